@@ -1,0 +1,59 @@
+"""spikec: a compiler from trained networks to spiking ones."""
+
+from importlib.metadata import version
+
+from spikec.accuracy import evaluate
+from spikec.backend import Backend
+from spikec.calibration import Calibration
+from spikec.driver import Compilation, Compiler, check, compile, load, save
+from spikec.errors import (
+    CalibrationError,
+    CompileError,
+    InvalidModelError,
+    MissingDependencyError,
+    Problem,
+    SpikecWarning,
+    TypeMismatchError,
+    UnsupportedOpError,
+    VerificationError,
+)
+from spikec.graph import Graph
+from spikec.interp import run
+from spikec.loader import backends as targets
+from spikec.normalization import Normalization
+from spikec.op import Op, Role, StatefulOp
+from spikec.passbase import Context, Pass
+from spikec.pipeline import Pipeline
+
+__version__ = version("spikec")
+
+__all__ = [
+    "Backend",
+    "Calibration",
+    "CalibrationError",
+    "Compilation",
+    "CompileError",
+    "Compiler",
+    "Context",
+    "Graph",
+    "InvalidModelError",
+    "MissingDependencyError",
+    "Normalization",
+    "Op",
+    "Pass",
+    "Pipeline",
+    "Problem",
+    "Role",
+    "SpikecWarning",
+    "StatefulOp",
+    "TypeMismatchError",
+    "UnsupportedOpError",
+    "VerificationError",
+    "check",
+    "compile",
+    "evaluate",
+    "load",
+    "run",
+    "save",
+    "targets",
+]

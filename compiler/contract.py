@@ -1,0 +1,194 @@
+"""Whether two graphs do the same: the checks behind the passes' contracts.
+
+Everything runs in float64 on a probe batch. A comparison that could not notice a wrong graph, because the
+output hardly varies over the probe, is an error and not a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikec.errors import Problem, VerificationError
+from spikec.graph import Graph
+from spikec.interp import outputs_over_time, run
+from spikec.op import StatefulOp, tensor, tensor_cache
+from spikec.ops import IF
+
+#: allowed difference of an exact pass, relative to the output's spread over the probe
+EXACT = 1e-9
+#: least spread over the probe, relative to the output's maximum
+SPREAD = 1e-3
+#: how close to its threshold a neuron must be for two different spikes to count as a tie
+TIE = 1e-9
+#: steps for which spiking graphs are compared
+STEPS = 16
+
+
+def probe(graph: Graph, samples: Sequence[Tensor] | None, seed: int) -> tuple[Tensor, ...]:
+    """A small float64 batch for every input.
+
+    Args:
+        graph: gives the shapes.
+        samples: real inputs [N, ...], of which six are taken, or None.
+        seed: of the random samples that are added: uniform over the range of the real ones, else in [0, 1).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batch = []
+    for i, name in enumerate(graph.inputs):
+        random = torch.rand((2, *graph.type(name).shape), dtype=torch.float64, generator=generator)
+        if samples is not None:
+            real = samples[i][:6].to("cpu", torch.float64)
+            low, high = real.min(), real.max()
+            batch.append(torch.cat([real, low + (high - low) * random]))
+        else:
+            batch.append(torch.cat([random, 1 - random.flip(0) ** 2, random * 0.5]))
+    count = min(len(x) for x in batch)
+    return tuple(x[:count] for x in batch)
+
+
+def outputs(graph: Graph, xs: Sequence[Tensor], timesteps: int) -> list[Tensor]:
+    """Each output in ANN units, averaged over time in an SNN."""
+    if not graph.is_spiking:
+        found = run(graph, xs)
+        return list(found) if isinstance(found, tuple) else [found]
+    sums: list[Tensor] = []
+    with torch.no_grad(), tensor_cache():
+        for step in outputs_over_time(graph, xs, timesteps):
+            sums = [a + b for a, b in zip(sums, step, strict=True)] if sums else list(step)
+        return [
+            total / timesteps * tensor(graph.type(name).scale, total)
+            for total, name in zip(sums, graph.outputs, strict=True)
+        ]
+
+
+def difference(before: Graph, after: Graph, xs: Sequence[Tensor], timesteps: int = STEPS) -> float:
+    """Largest difference of the outputs, relative to the spread of ``before`` over the probe.
+
+    Raises:
+        VerificationError: the probe's outputs vary too little to tell a right graph from a wrong one.
+    """
+    worst = 0.0
+    pairs = zip(outputs(before, xs, timesteps), outputs(after, xs, timesteps), before.outputs, strict=True)
+    for a, b, name in pairs:
+        spread = float((a - a.mean(0, keepdim=True)).abs().max())
+        if spread < SPREAD * float(a.abs().max()) or spread == 0:
+            raise VerificationError(
+                f"output %{name} hardly varies over the probe batch (by {spread:.2g}), which can check nothing",
+                hint="give calibration samples that differ, or verify='off'",
+            )
+        worst = max(worst, float((a - b).abs().max()) / spread)
+    return worst
+
+
+@attrs.frozen
+class SpikeDifference:
+    """The first spike in which two graphs differ."""
+
+    node: str
+    step: int
+    distance: float
+
+
+def first_difference(before: Graph, after: Graph, xs: Sequence[Tensor], steps: int) -> SpikeDifference | None:
+    """The first spike that differs, among the neurons that both graphs have.
+
+    Its ``distance`` is the neuron's distance from the threshold, relative to the threshold, in ``before``.
+    """
+    shared = [name for name in before if isinstance(before[name], IF) and name in after]
+    records: list[list[dict[str, tuple[Tensor, Tensor]]]] = []
+    for graph in (before, after):
+        history: list[dict[str, tuple[Tensor, Tensor]]] = []
+
+        def tap(
+            name: str,
+            value: Tensor,
+            state: Tensor | None,
+            operands: Sequence[Tensor],
+            /,
+            graph: Graph = graph,
+            history: list[dict[str, tuple[Tensor, Tensor]]] = history,
+        ) -> None:
+            op = graph[name]
+            if name == shared[0]:
+                history.append({})
+            if isinstance(op, IF) and name in shared and state is not None:
+                threshold = tensor(op.v_threshold, value)
+                history[-1][name] = (value, (state + operands[0] - threshold).abs() / threshold)
+
+        if shared:
+            run(graph, xs, steps, tap=tap)
+        records.append(history)
+    for step, (one, other) in enumerate(zip(*records, strict=True)):
+        for name in shared:
+            wrong = one[name][0] != other[name][0]
+            if bool(wrong.any()):
+                return SpikeDifference(name, step, float(one[name][1][wrong].max()))
+    return None
+
+
+def check_exact(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float:
+    """Hold a rewrite to ``exact``; returns the relative difference of the outputs.
+
+    ANN graphs are compared by value. SNN graphs are compared by value after the same number of steps, and
+    may differ only where the first different spike is a tie: a neuron within 1e-9 of its threshold.
+
+    Raises:
+        VerificationError: they differ.
+    """
+    found = difference(before, after, xs)
+    if found <= EXACT:
+        return found
+    if before.is_spiking:
+        first = first_difference(before, after, xs, STEPS)
+        if first is not None:
+            if first.distance < TIE:
+                return found
+            raise VerificationError(
+                before.problem(
+                    first.node,
+                    f"an exact pass changed a spike at step {first.step}, {first.distance:.2g} of the threshold "
+                    "away from a tie",
+                )
+            )
+    raise VerificationError(
+        Problem(f"an exact pass changed the output by {found:.2g} of its spread (allowed: {EXACT:g})")
+    )
+
+
+def check_rate(graph: Graph, name: str) -> None:
+    """Hold one neuron to ``rate``: alone, fed a constant current, its rate is the clipped ReLU to 1/T.
+
+    ``|scale N/T - clip(z, 0, scale)| <= (1 + 1e-6) scale/T`` for z in [-scale, 2 scale], T = 8 and 64.
+
+    Raises:
+        VerificationError: it is not.
+    """
+    op = graph[name]
+    if not isinstance(op, StatefulOp):
+        return
+    (operand,) = graph.operands(name)
+    shape = graph.type(operand).shape
+    threshold = np.broadcast_to(op.v_threshold, shape)
+    levels = torch.linspace(-1.0, 2.0, 61, dtype=torch.float64).reshape(-1, *[1] * len(shape))
+    scale = torch.tensor(threshold.copy())[None]
+    z = levels * scale
+    with torch.no_grad(), tensor_cache():
+        for steps in (8, 64):
+            state = op.initial(z)
+            count = torch.zeros_like(z)
+            for _ in range(steps):
+                state, spikes = op.step(state, z)
+                count += spikes
+            wanted = torch.minimum(z.clamp(min=0), scale)
+            error = ((count * scale / steps - wanted).abs() - (1 + 1e-6) * scale / steps).max()
+            if float(error) > 0:
+                raise VerificationError(
+                    graph.problem(
+                        name, f"its rate over T={steps} is not the clipped ReLU to 1/T (by {float(error):.2g})"
+                    )
+                )

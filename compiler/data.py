@@ -1,0 +1,119 @@
+"""Calibration data as it comes: tensors, loaders, tuples, dicts; out go tuples of input tensors."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikec.errors import CalibrationError, CompileError, InvalidModelError
+
+#: a single tensor is read in batches of this size
+TENSOR_BATCH = 256
+
+
+class Batches:
+    """Batches of model inputs, the first of which may be looked at before the pass over them.
+
+    Args:
+        data: a tensor or array [N, ...], or an iterable of batches: ``x``, ``(x, y)`` or a dict.
+        names: the model's input names; with n of them the first n elements of a tuple are inputs, and a
+            dict is read by name.
+
+    Raises:
+        CalibrationError: there is no batch, or a batch cannot be read.
+    """
+
+    def __init__(self, data: Any, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self._data = data
+        batches = self._read()
+        try:
+            self.first = next(batches)
+        except StopIteration:
+            raise CalibrationError(
+                "the calibration data is empty", hint="give at least one batch; 256 samples are plenty"
+            ) from None
+        self._again = None if isinstance(data, Iterator) else data
+        self._rest: Iterator[tuple[Tensor, ...]] | None = itertools.chain([self.first], batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        if self._rest is not None:
+            rest, self._rest = self._rest, None
+            return rest
+        if self._again is None:
+            raise CalibrationError(
+                "the calibration data is a generator, and it was read already", hint="give a list or a DataLoader"
+            )
+        return self._read()
+
+    def __len__(self) -> int:
+        if isinstance(self._data, (Tensor, np.ndarray)):
+            return -(-len(self._data) // TENSOR_BATCH)
+        try:
+            return len(self._data)
+        except TypeError:
+            return 0
+
+    def _read(self) -> Iterator[tuple[Tensor, ...]]:
+        data = self._data
+        if isinstance(data, np.ndarray):
+            data = torch.tensor(data)
+        if isinstance(data, Tensor):
+            data = data.split(TENSOR_BATCH) if len(data) else ()
+        try:
+            batches = iter(data)
+        except TypeError:
+            raise CalibrationError(
+                f"calibration is a {type(data).__name__}, which is not an iterable of batches",
+                hint="give a tensor [N, ...], a DataLoader, or a list of batches",
+            ) from None
+        for batch in batches:
+            yield self._inputs(batch)
+
+    def _inputs(self, batch: Any) -> tuple[Tensor, ...]:
+        if isinstance(batch, Mapping):
+            missing = [name for name in self.names if name not in batch]
+            if missing:
+                raise CalibrationError(
+                    f"a calibration batch has no key {missing[0]!r} (keys: {', '.join(map(str, batch))})",
+                    hint="the keys are the argument names of the model's forward",
+                )
+            found: list[Any] = [batch[name] for name in self.names]
+        elif isinstance(batch, (list, tuple)):
+            found = list(batch[: len(self.names)])
+        else:
+            found = [batch]
+        if len(found) < len(self.names):
+            raise CalibrationError(f"the model has {len(self.names)} inputs, a batch has {len(found)} elements")
+        return tuple(as_input(x, CalibrationError) for x in found)
+
+
+def as_input(x: Any, error: type[CompileError] = InvalidModelError) -> Tensor:
+    """A floating-point tensor with a batch dimension, or that error."""
+    if isinstance(x, np.ndarray):
+        x = torch.tensor(x)
+    if not isinstance(x, Tensor):
+        raise error(f"an input is a {type(x).__name__}, not a tensor", hint="give a tensor with a batch first")
+    if not x.dtype.is_floating_point:
+        raise error(
+            f"an input has dtype {str(x.dtype).removeprefix('torch.')}",
+            hint="give floating-point numbers, in the range that the model was trained on",
+        )
+    if x.ndim < 1 or len(x) == 0:
+        raise error(f"an input has shape {tuple(x.shape)}, which holds no sample", hint="give a batch first")
+    if not bool(torch.isfinite(x).all()):
+        raise error("an input holds NaN or infinity")
+    return x.detach()
+
+
+def examples(example_input: Any) -> tuple[Tensor, ...] | None:
+    """The user's example inputs as a tuple of tensors."""
+    if example_input is None:
+        return None
+    items: Iterable[Any] = example_input if isinstance(example_input, (tuple, list)) else (example_input,)
+    return tuple(as_input(x) for x in items)

@@ -1,0 +1,331 @@
+"""``compile`` and its parts: the only module that knows all rooms, and by name only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+from spikec import loader
+from spikec.backend import Backend
+from spikec.calibration import Calibration
+from spikec.contract import probe
+from spikec.data import Batches, examples
+from spikec.errors import CompileError, InvalidModelError, MissingDependencyError, Problem, UnsupportedOpError
+from spikec.files import replacing
+from spikec.frontend import Frontend
+from spikec.graph import Graph
+from spikec.ledger import Ledger
+from spikec.manager import Observer, StageRecord, run_pipeline
+from spikec.normalization import Normalization
+from spikec.observers import Dump, Numbers, Verify
+from spikec.passbase import Context, Pass, plain
+from spikec.pipeline import Pipeline
+from spikec.report import Report
+from spikec.stages import SPIKING
+
+#: what ``example_input`` and calibration batches may be
+Inputs = Tensor | Sequence[Tensor]
+
+
+@attrs.frozen(eq=False)
+class Compilation:
+    """Everything that one run of the compiler left.
+
+    Attributes:
+        artifact: the target's own object.
+        graph: the final graph; the interpreter on it is what the artifact is held to.
+        stages: the graph after the import and after every pass, with seconds and numeric check.
+        ledger: what became of every node of the model.
+        report: notes, checks and losses as text.
+        output_scale: for each output, what the time-average of the graph's raw output is multiplied by to
+            be in ANN units (an array that broadcasts over a sample); one array if there is one output.
+    """
+
+    artifact: Any
+    graph: Graph
+    stages: tuple[StageRecord, ...]
+    ledger: Ledger
+    report: Report
+
+    @property
+    def output_scale(self) -> Any:
+        """See the class."""
+        scales = tuple(self.graph.type(name).scale for name in self.graph.outputs)
+        return scales[0] if len(scales) == 1 else scales
+
+
+class Compiler:
+    """A target with its options; see :func:`compile` for what they mean."""
+
+    def __init__(
+        self,
+        target: str | Backend,
+        *,
+        example_input: Inputs | None = None,
+        calibration: Any = None,
+        normalization: str | float | Normalization | None = None,
+        timesteps: int | None = None,
+        pipeline: Pipeline | Iterable[Pass | str] | None = None,
+        verify: Verify = "end",
+        dump_dir: str | os.PathLike[str] | None = None,
+        progress: bool | None = None,
+        seed: int = 0,
+        **target_options: Any,
+    ) -> None:
+        if timesteps is not None and (not isinstance(timesteps, int) or timesteps < 1):
+            raise CompileError(f"timesteps is {timesteps!r}", hint="give a positive integer, or None")
+        if verify not in ("each", "end", "off"):
+            raise CompileError(f"verify is {verify!r}", hint='give "each", "end" or "off"')
+        if pipeline is not None and normalization is not None:
+            raise CompileError(
+                "both pipeline and normalization are given",
+                hint="say it in the pipeline: Pipeline.default(target, normalization=...)",
+            )
+        self.backend = _backend(target, target_options)
+        self.normalization = None if normalization is None else Normalization.parse(normalization)
+        if pipeline is None:
+            self.pipeline = None
+        else:
+            self.pipeline = pipeline if isinstance(pipeline, Pipeline) else Pipeline(pipeline)
+        self.example_input = example_input
+        self.calibration = calibration
+        self.timesteps = timesteps
+        self.verify = verify
+        self.dump_dir = dump_dir
+        self.progress = progress
+        self.seed = seed
+
+    def run(self, model: Any) -> Compilation:
+        """Compile one model; nothing is emitted before the whole graph is known to fit the target."""
+        graph, context = self._start(model)
+        pipeline = self._pipeline(graph, context)
+        records = run_pipeline(graph, pipeline, context, self._observers(graph, context))
+        final = records[-1].graph
+        problems = self.backend.check(final)
+        if problems:
+            raise UnsupportedOpError(problems)
+        context.running = self.backend.name
+        artifact = self.backend.emit(final, context)
+        ledger = Ledger.of(graph, final)
+        return Compilation(artifact, final, tuple(records), ledger, Report.of(records, context, self.backend))
+
+    def _start(self, model: Any) -> tuple[Graph, Context]:
+        data, statistics = self.calibration, None
+        if isinstance(data, Calibration):
+            data, statistics = None, data
+        frontend, model = find_frontend(model)
+        shapes = examples(self.example_input)
+        batches = None
+        if data is not None:
+            batches = Batches(data, frontend.input_names(model))
+            shapes = shapes or batches.first
+        graph = frontend.load(model, shapes)
+        context = Context(
+            graph,
+            timesteps=self.timesteps,
+            seed=self.seed,
+            batches=batches,
+            statistics=statistics,
+            track=_track if self.progress else plain,
+        )
+        return graph, context
+
+    def _pipeline(self, graph: Graph, context: Context) -> Pipeline:
+        if self.pipeline is not None:
+            return self.pipeline
+        normalization = self.normalization
+        if normalization is None and not context.has_data and not graph.is_spiking:
+            normalization = Normalization(method="model")
+        default = Pipeline.default(self.backend, normalization=normalization, timesteps=self.timesteps)
+        return default.from_stage(SPIKING) if graph.is_spiking else default
+
+    def _observers(self, graph: Graph, context: Context) -> list[Observer]:
+        observers: list[Observer] = []
+        if self.verify != "off":
+            samples = context.batches.first if context.batches is not None else examples(self.example_input)
+            xs = probe(graph, samples, self.seed)
+            observers.append(Numbers(graph, xs, each=self.verify == "each", timesteps=self.timesteps))
+        if self.dump_dir is not None:
+            observers.append(Dump(Path(self.dump_dir), graph))
+        return observers
+
+
+def compile(
+    model: Any,
+    target: str | Backend,
+    *,
+    example_input: Inputs | None = None,
+    calibration: Any = None,
+    normalization: str | float | Normalization | None = None,
+    timesteps: int | None = None,
+    pipeline: Pipeline | Iterable[Pass | str] | None = None,
+    verify: Verify = "end",
+    dump_dir: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+    seed: int = 0,
+    **target_options: Any,
+) -> Any:
+    """Turn a trained network into a spiking one for a target.
+
+    Args:
+        model: a ``torch.nn.Module`` or ``torch.fx.GraphModule``, a ``spikec.Graph``, or what another
+            installed frontend reads (a path, for instance).
+        target: name of a backend, or an instance of one of your own.
+        example_input: tensor [B, ...], or a tuple with one for each input; not needed where the
+            calibration data or the model itself gives the shapes.
+        calibration: a tensor [N, ...], a DataLoader or any iterable of batches (``x``, ``(x, y)``, or a
+            dict by forward's argument names), or a :class:`spikec.Calibration`. Without it thresholds
+            follow from the weights alone (Diehl et al. 2015, model-based), with a warning.
+        normalization: ``"max"``, a percentile such as ``"99.9%"``, or a float in (0, 1] that multiplies
+            the maximum, all per layer; a :class:`spikec.Normalization`; None for the 99.9th percentile of
+            each channel.
+        timesteps: the T that you mean to run.
+        pipeline: passes of your own; see :meth:`spikec.Pipeline.default`.
+        verify: hold exact passes to their contract one by one (``"each"``), each run of them as a whole
+            (``"end"``), or not (``"off"``). Types and structure are always checked.
+        dump_dir: write the graph after every pass there.
+        progress: show a progress bar.
+        seed: of everything random.
+        target_options: the fields of the target's backend.
+
+    Returns:
+        The target's own object: a ``torch.nn.Module`` for ``spikingjelly``, an ``nir.NIRGraph`` for
+        ``nir``, an integer model with ``save`` and ``run`` for ``netx``.
+
+    Raises:
+        CompileError: one of its subclasses, with every problem located in the model.
+    """
+    compiler = Compiler(
+        target,
+        example_input=example_input,
+        calibration=calibration,
+        normalization=normalization,
+        timesteps=timesteps,
+        pipeline=pipeline,
+        verify=verify,
+        dump_dir=dump_dir,
+        progress=progress,
+        seed=seed,
+        **target_options,
+    )
+    return compiler.run(model).artifact
+
+
+def load(model: Any, example_input: Inputs | None = None) -> Graph:
+    """The model as a graph, before any pass.
+
+    Args:
+        model: see :func:`compile`.
+        example_input: tensor [B, ...] or a tuple of them; see :func:`compile`.
+    """
+    frontend, model = find_frontend(model)
+    return frontend.load(model, examples(example_input))
+
+
+def check(model: Any, target: str | Backend, **options: Any) -> list[Problem]:
+    """Every problem that :func:`compile` would raise, without emitting anything; empty if there is none.
+
+    Args:
+        model, target, options: as for :func:`compile`.
+    """
+    compiler = Compiler(target, **options)
+    try:
+        graph, context = compiler._start(model)
+        records = run_pipeline(graph, compiler._pipeline(graph, context), context)
+        return compiler.backend.check(records[-1].graph)
+    except CompileError as error:
+        return list(error.problems)
+
+
+def save(artifact: Any, path: str | os.PathLike[str]) -> None:
+    """Write an artifact of any target; the file appears whole or not at all.
+
+    Args:
+        artifact: what :func:`compile` returned.
+        path: where to; its folder must exist.
+
+    Raises:
+        InvalidModelError: it is no target's artifact, or the folder does not exist.
+    """
+    if not Path(path).parent.is_dir():
+        raise InvalidModelError(f"the folder {Path(path).parent} does not exist", hint="make it first")
+    for name in loader.backends():
+        backend = loader.backend_named(name)()
+        if backend.owns(artifact):
+            with replacing(path) as part:
+                backend.save(artifact, part)
+            return
+    raise InvalidModelError(
+        f"a {type(artifact).__name__} is not an artifact of any target",
+        hint=f"targets: {', '.join(loader.backends())}",
+    )
+
+
+class _GraphFrontend(Frontend):
+    """A Graph is already one."""
+
+    name = "graph"
+    takes = "a spikec.Graph"
+
+    def accepts(self, model: Any) -> bool:
+        return isinstance(model, Graph)
+
+    def input_names(self, model: Graph) -> list[str]:
+        return list(model.inputs)
+
+    def load(self, model: Graph, examples: Sequence[Tensor] | None) -> Graph:
+        return model.copy()
+
+
+def find_frontend(model: Any) -> tuple[Frontend, Any]:
+    """The frontend that reads this kind of model, and the model (a path becomes a Path).
+
+    Raises:
+        InvalidModelError: nobody does.
+        MissingDependencyError: nobody does, and a frontend could not be loaded.
+    """
+    if isinstance(model, str):
+        model = Path(model)
+    if isinstance(model, Path) and not model.exists():
+        raise InvalidModelError(f"there is no file {model}")
+    known: list[Frontend] = [_GraphFrontend()]
+    missing: list[MissingDependencyError] = []
+    for _, found in loader.frontends():
+        if isinstance(found, MissingDependencyError):
+            missing.append(found)
+        else:
+            known.append(found)
+    for frontend in known:
+        if frontend.accepts(model):
+            return frontend, model
+    shown = f"the file {model}" if isinstance(model, Path) else f"a {type(model).__module__}.{type(model).__name__}"
+    problem = Problem(f"{shown} is not a model that spikec reads", hint="give " + ", ".join(f.takes for f in known))
+    if missing:
+        raise MissingDependencyError([problem, *(p for error in missing for p in error.problems)])
+    raise InvalidModelError(problem)
+
+
+def _backend(target: str | Backend, options: Mapping[str, Any]) -> Backend:
+    if isinstance(target, Backend):
+        if options:
+            raise CompileError(f"options {', '.join(options)} for a target that is an instance already")
+        return target
+    if not isinstance(target, str):
+        raise CompileError(f"target is a {type(target).__name__}", hint="give a name or an instance of a Backend")
+    backend = loader.backend_named(target)
+    known = [field.name for field in attrs.fields(backend)]
+    for name in options:
+        if name not in known:
+            raise loader.unknown(f"option of target {target}", name, known or ["none"])
+    return backend(**options)
+
+
+def _track(items: Iterable[Any], description: str, total: int) -> Iterable[Any]:
+    from rich.progress import track
+
+    return track(items, description, total or None)

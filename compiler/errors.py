@@ -1,0 +1,85 @@
+"""Everything spikec raises, laid out as cards: what is wrong, where in the user's model, what to do."""
+
+from collections.abc import Sequence
+
+import attrs
+
+
+@attrs.frozen
+class Problem:
+    """One located finding about a model.
+
+    Attributes:
+        message: what is wrong, in one sentence.
+        location: the user's module path or node name, with file and line where they are known.
+        op: the operation in the graph's own notation.
+        hint: what to do about it.
+    """
+
+    message: str
+    location: str = ""
+    op: str = ""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        lines += [
+            f"  {label:<3} {text}"
+            for label, text in (("at", self.location), ("op", self.op), ("try", self.hint))
+            if text
+        ]
+        return "\n".join(lines)
+
+
+class CompileError(Exception):
+    """A model, an option or a pass is refused.
+
+    Attributes:
+        problems: every finding, in the order of the model.
+        location: where the first one lies in the user's model, or ``""``.
+        hint: what to do about the first one, or ``""``.
+    """
+
+    def __init__(self, problem: str | Problem | Sequence[Problem], *, location: str = "", hint: str = "") -> None:
+        if isinstance(problem, str):
+            problem = Problem(problem, location=location, hint=hint)
+        self.problems = (problem,) if isinstance(problem, Problem) else tuple(problem)
+        super().__init__("\n".join(str(p) for p in self.problems))
+
+    @property
+    def location(self) -> str:
+        """Where the first problem lies."""
+        return self.problems[0].location
+
+    @property
+    def hint(self) -> str:
+        """What to do about the first problem."""
+        return self.problems[0].hint
+
+
+class UnsupportedOpError(CompileError):
+    """The model holds operations that have no spiking form, or that the target cannot carry."""
+
+
+class TypeMismatchError(CompileError):
+    """Shapes, dtypes or encodings do not fit together."""
+
+
+class InvalidModelError(CompileError):
+    """What was handed in is not a model that can be compiled: wrong kind, NaN weights, training mode."""
+
+
+class VerificationError(CompileError):
+    """A pass or a backend broke its contract; the graph before it was fine."""
+
+
+class CalibrationError(CompileError):
+    """Calibration data is missing, empty, or does not fit the model."""
+
+
+class MissingDependencyError(CompileError):
+    """A package that this frontend, backend or command needs is not installed."""
+
+
+class SpikecWarning(UserWarning):
+    """The result is correct but probably not what the user wants."""

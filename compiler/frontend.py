@@ -1,0 +1,43 @@
+"""What a frontend is: a model in, a Graph out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from spikec.graph import Graph
+
+
+class Frontend:
+    """Reads one kind of model. A file ``frontends/<name>.py`` holds one instance as ``frontend``.
+
+    Attributes:
+        name: the file's name.
+        takes: what it reads, for error messages.
+    """
+
+    name: ClassVar[str]
+    takes: ClassVar[str]
+
+    def accepts(self, model: Any) -> bool:
+        """True for a model of this kind."""
+        raise NotImplementedError
+
+    def input_names(self, model: Any) -> list[str]:
+        """Names of the model's inputs, in order: the keys that calibration dicts have."""
+        raise NotImplementedError
+
+    def load(self, model: Any, examples: Sequence[Tensor] | None) -> Graph:
+        """The model as a graph.
+
+        Args:
+            model: one that ``accepts``.
+            examples: an input [B, ...] each, or None where the format gives shapes.
+
+        Raises:
+            UnsupportedOpError: with every node that cannot be read.
+            InvalidModelError: the model itself is wrong, or its input's shape cannot be known.
+        """
+        raise NotImplementedError

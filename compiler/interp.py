@@ -1,0 +1,111 @@
+"""The reference interpreter: what a graph means, one op after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikec.errors import InvalidModelError
+from spikec.graph import Graph
+from spikec.op import StatefulOp, tensor_cache
+
+#: called with (node, result, state before the step, operands); the last two are None and () for a plain op
+Tap = Callable[[str, Tensor, "Tensor | None", Sequence[Tensor]], None]
+
+
+def run(graph: Graph, x: Tensor | Sequence[Tensor], timesteps: int | None = None, *, tap: Tap | None = None) -> Any:
+    """Run a graph.
+
+    Args:
+        graph: an ANN or an SNN.
+        x: one tensor an input. ANN: [B, ...]. SNN: [B, ...], fed at each of ``timesteps`` steps, or with
+            ``timesteps=None`` time-major [T, B, ...]. Its dtype is the dtype of the arithmetic.
+        timesteps: number of steps T of an SNN.
+        tap: called after every node of every step.
+
+    Returns:
+        ANN: [B, ...]. SNN: [T, B, ...] in the graph's own units (times the output's scale it is in ANN
+        units). One tensor, or a tuple with one an output.
+
+    Raises:
+        InvalidModelError: timesteps for an ANN, no step at all, or inputs that do not fit.
+    """
+    xs = [x] if isinstance(x, Tensor) else list(x)
+    if len(xs) != len(graph.inputs):
+        raise InvalidModelError(f"graph {graph.name} has {len(graph.inputs)} input(s), got {len(xs)}")
+    with torch.no_grad(), tensor_cache():
+        if graph.is_spiking:
+            steps = [tuple(step) for step in zip(*outputs_over_time(graph, xs, timesteps, tap), strict=True)]
+            results = tuple(torch.stack(step) for step in steps)
+        elif timesteps is not None:
+            raise InvalidModelError(
+                "timesteps are given, and the graph is an ANN", hint="an ANN runs in one pass; convert it first"
+            )
+        else:
+            values: dict[str, Tensor] = {}
+            _sweep(graph, list(graph), values, dict(zip(graph.inputs, xs, strict=True)), {}, tap)
+            results = tuple(values[name] for name in graph.outputs)
+    return results[0] if len(results) == 1 else results
+
+
+def outputs_over_time(
+    graph: Graph, xs: Sequence[Tensor], timesteps: int | None, tap: Tap | None = None
+) -> Iterator[tuple[Tensor, ...]]:
+    """The outputs of an SNN, step by step, with memory for one step only."""
+    names = graph.inputs
+    constant = timesteps is not None
+    count = timesteps if timesteps is not None else len(xs[0])
+    if count < 1:
+        raise InvalidModelError(f"an SNN runs at least one step, got timesteps={count}")
+    order = list(graph)
+    values: dict[str, Tensor] = {}
+    states: dict[str, Tensor] = {}
+    for t in range(count):
+        feeds = dict(zip(names, xs if constant else [x[t] for x in xs], strict=True))
+        _sweep(graph, order, values, feeds, states, tap)
+        yield tuple(values[name] for name in graph.outputs)
+        if constant and t == 0:
+            order = _in_time(graph, order)
+
+
+def _in_time(graph: Graph, order: Sequence[str]) -> list[str]:
+    """The nodes that change from step to step when the inputs do not."""
+    moving: set[str] = set()
+    for name in order:
+        if isinstance(graph[name], StatefulOp) or moving.intersection(graph.operands(name)):
+            moving.add(name)
+    return [name for name in order if name in moving]
+
+
+def _sweep(
+    graph: Graph,
+    order: Sequence[str],
+    values: dict[str, Tensor],
+    feeds: dict[str, Tensor],
+    states: dict[str, Tensor],
+    tap: Tap | None,
+) -> None:
+    registers: list[tuple[str, StatefulOp]] = []
+    like = next(iter(feeds.values()))
+    for name in order:
+        op = graph[name]
+        before: Tensor | None = None
+        operands: tuple[Tensor, ...] = ()
+        if isinstance(op, StatefulOp) and op.register:
+            before = states[name] if name in states else op.initial(like)
+            states[name] = values[name] = before
+            registers.append((name, op))
+        elif isinstance(op, StatefulOp):
+            operands = tuple(values[x] for x in graph.operands(name))
+            before = states[name] if name in states else op.initial(*operands)
+            states[name], values[name] = op.step(before, *operands)
+        else:
+            operands = (feeds[name],) if name in feeds else tuple(values[x] for x in graph.operands(name))
+            values[name] = graph.explain(name, op.eval, *operands)
+        if tap is not None:
+            tap(name, values[name], before, operands)
+    for name, op in registers:
+        states[name], _ = op.step(states[name], *(values[x] for x in graph.operands(name)))

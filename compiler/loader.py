@@ -1,0 +1,111 @@
+"""Finds passes, frontends and backends by the names of their files."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+from typing import Any
+
+from spikec.backend import Backend
+from spikec.errors import CompileError, MissingDependencyError
+from spikec.frontend import Frontend
+from spikec.passbase import Pass
+
+#: which extra brings a package that a file of ours imports
+_EXTRAS = {"onnx": "onnx", "lava": "lava", "matplotlib": "demo", "mlxtend": "demo", "sklearn": "demo"}
+
+
+def names(room: str) -> list[str]:
+    """Names of the files in ``passes``, ``frontends`` or ``backends``, sorted."""
+    package = importlib.import_module(f"spikec.{room}")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def module(room: str, name: str) -> ModuleType:
+    """Import one file.
+
+    Raises:
+        MissingDependencyError: it needs a package that is not installed.
+    """
+    try:
+        return importlib.import_module(f"spikec.{room}.{name}")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing in ("", "spikec"):
+            raise
+        raise missing_package(missing, f"{room}/{name}.py") from error
+
+
+def missing_package(package: str, needed_by: str) -> MissingDependencyError:
+    """The error for a package that is not installed, with the command that installs it."""
+    wanted = f"spikec[{_EXTRAS[package]}]" if package in _EXTRAS else package
+    return MissingDependencyError(
+        f"{needed_by} needs the package {package}, which is not installed", hint=f'pip install "{wanted}"'
+    )
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> CompileError:
+    """The error for a name nobody has."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return CompileError(f"there is no {what} {name!r}", hint=f"{meant}known: {', '.join(known)}")
+
+
+def pass_named(name: str, **options: Any) -> Pass:
+    """The pass in ``passes/<name>.py`` with these options."""
+    stem = name.replace("-", "_")
+    if stem not in names("passes"):
+        raise unknown("pass", name, (each.replace("_", "-") for each in names("passes")))
+    found = [
+        value
+        for value in vars(module("passes", stem)).values()
+        if isinstance(value, type) and issubclass(value, Pass) and getattr(value, "name", None) == name
+    ]
+    if len(found) != 1:
+        raise CompileError(f"passes/{stem}.py holds {len(found)} passes named {name!r}, it must hold one")
+    result: Pass = found[0](**options)
+    return result
+
+
+def mains(room: str) -> list[str]:
+    """The files of a room that are not parts: ``netx_model`` is a part where there is a ``netx``."""
+    known = names(room)
+    return [name for name in known if not any(name.startswith(f"{other}_") for other in known)]
+
+
+def backends() -> list[str]:
+    """Names of the targets."""
+    return mains("backends")
+
+
+def backend_named(name: str) -> type[Backend]:
+    """The backend in ``backends/<name>.py``."""
+    if name not in backends():
+        raise unknown("target", name, backends())
+    loaded = module("backends", name)
+    load_parts("backends", name)
+    result: type[Backend] = loaded.backend
+    return result
+
+
+def frontends() -> Iterator[tuple[str, Frontend | MissingDependencyError]]:
+    """Each frontend by name, or why it cannot be loaded."""
+    for name in mains("frontends"):
+        try:
+            loaded = module("frontends", name)
+            load_parts("frontends", name)
+        except MissingDependencyError as error:
+            yield name, error
+        else:
+            yield name, loaded.frontend
+
+
+def load_parts(room: str, name: str) -> None:
+    """Import ``<name>_*.py``: the files that add converters or emitters to a frontend or backend."""
+    for each in names(room):
+        if each.startswith(f"{name}_"):
+            module(room, each)

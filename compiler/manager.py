@@ -1,0 +1,100 @@
+"""Runs the passes: a copy for each, verified before the first and after every one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from spikec.errors import CompileError, VerificationError
+from spikec.graph import Graph
+from spikec.passbase import Context, Note, Pass
+from spikec.pipeline import Pipeline
+from spikec.verify import verify
+
+
+@attrs.frozen
+class Step:
+    """What one pass did.
+
+    Attributes:
+        index: from 1; ``last`` is True for the end of the pipeline.
+        check: what the observers before this one found.
+    """
+
+    index: int
+    by: Pass
+    before: Graph
+    after: Graph
+    changes: int
+    seconds: float
+    notes: tuple[Note, ...]
+    last: bool = False
+    check: str = ""
+
+
+#: looks at each step; what it returns becomes the step's check
+Observer = Callable[[Step], "str | None"]
+
+
+@attrs.frozen
+class StageRecord:
+    """The graph after one pass (or after the import).
+
+    Attributes:
+        name: the pass.
+        graph: the graph after it.
+        changes: how many changes it made.
+        seconds: how long it took.
+        check: what the numeric check found, or ``""``.
+    """
+
+    name: str
+    graph: Graph
+    changes: int = 0
+    seconds: float = 0.0
+    check: str = ""
+
+
+def run_pipeline(
+    graph: Graph, pipeline: Pipeline, context: Context, observers: Sequence[Observer] = ()
+) -> list[StageRecord]:
+    """Run every pass on its own copy.
+
+    Raises:
+        CompileError: from a pass or from the verifier; it names the pass and those that ran before it.
+    """
+    sources = graph.sources
+    stage = pipeline.start
+    verify(graph, stage, sources)
+    records = [StageRecord("import", graph)]
+    for index, each in enumerate(pipeline, start=1):
+        after = graph.copy()
+        context.running = each.name
+        noted = len(context.notes)
+        started = time.perf_counter()
+        try:
+            changes = each.run(after, context)
+            if not isinstance(changes, int) or (changes == 0) != after.same_as(graph):
+                raise VerificationError(
+                    f"pass {each.name} reports {changes} change(s), and the graph says otherwise",
+                    hint="return the number of changes from run",
+                )
+            stage = each.gives or stage
+            verify(after, stage, sources)
+            seconds = time.perf_counter() - started
+            notes, last = tuple(context.notes[noted:]), index == len(pipeline)
+            step = Step(index, each, graph, after, changes, seconds, notes, last)
+            for observer in observers:
+                if found := observer(step):
+                    step = attrs.evolve(step, check=found)
+        except CompileError as error:
+            done = ", ".join(record.name for record in records[1:]) or "nothing"
+            if hasattr(error, "add_note"):
+                error.add_note(f"in pass {index} of {len(pipeline)}, {each}; run before it: {done}")
+            raise
+        records.append(StageRecord(each.name, after, changes, seconds, step.check))
+        graph = after
+    context.running = ""
+    return records

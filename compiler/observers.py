@@ -1,0 +1,102 @@
+"""What may look at a step of the pipeline: numeric checks and dumps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from spikec.contract import STEPS, check_exact, check_rate, difference
+from spikec.graph import Graph
+from spikec.manager import Step
+from spikec.op import Role
+from spikec.printer import diff, show
+
+Verify = Literal["each", "end", "off"]
+
+
+class Numbers:
+    """Holds passes to their contracts on a probe batch.
+
+    Args:
+        start: the imported graph.
+        xs: the probe, see :func:`spikec.contract.probe`.
+        each: check every exact pass by itself, or each run of exact passes as a whole.
+        timesteps: the T at which inexact passes are measured.
+    """
+
+    def __init__(self, start: Graph, xs: Sequence[Tensor], *, each: bool, timesteps: int | None) -> None:
+        self.anchor = start
+        self.xs = xs
+        self.each = each
+        self.timesteps = timesteps or 2 * STEPS
+
+    def __call__(self, step: Step) -> str | None:
+        """The check or the measurement of one step."""
+        found: list[str] = []
+        if step.by.contract == "exact":
+            if self.each or step.last:
+                found += self._exact(step.after)
+        elif step.changes:
+            found += self._exact(step.before)
+            self.anchor = step.after
+            if step.by.contract == "rate":
+                for node in step.after.with_role(Role.NEURON):
+                    check_rate(step.after, node.name)
+            measured = difference(step.before, step.after, self.xs, self.timesteps)
+            found.append(f"{step.by.contract}: {measured:.1e} of the output's spread at T={self.timesteps}")
+        return "; ".join(found) or None
+
+    def _exact(self, last: Graph) -> list[str]:
+        """Check the run of exact passes that ends here."""
+        if last.same_as(self.anchor):
+            return []
+        found = check_exact(self.anchor, last, self.xs)
+        self.anchor = last
+        return [f"exact: {found:.1e}"]
+
+
+class Dump:
+    """Writes ``NN-pass.txt`` and ``NN-pass.diff`` for each pass that changed something, and ``index.tsv``.
+
+    Args:
+        folder: made if it is missing; dumps of an earlier run in it are overwritten.
+        start: the imported graph.
+    """
+
+    _HEAD = ("pass", "changes", "ops before", "ops after", "seconds", "check", "not done, because")
+
+    def __init__(self, folder: Path, start: Graph) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in (*folder.glob("[0-9][0-9]-*.txt"), *folder.glob("[0-9][0-9]-*.diff")):
+            old.unlink()
+        (folder / "00-import.txt").write_text(show(start))
+        self.rows: list[tuple[str, ...]] = [("00-import", "", "", str(len(start)), "", "", "")]
+        self._write()
+
+    def __call__(self, step: Step) -> None:
+        """Write one step."""
+        stem = f"{step.index:02d}-{step.by.name}"
+        if step.changes:
+            (self.folder / f"{stem}.txt").write_text(show(step.after))
+            (self.folder / f"{stem}.diff").write_text(diff(step.before, step.after))
+        why = " | ".join(f"%{note.node}: {note.reason}" if note.node else note.reason for note in step.notes)
+        self.rows.append(
+            (
+                stem,
+                str(step.changes),
+                str(len(step.before)),
+                str(len(step.after)),
+                f"{step.seconds:.3f}",
+                step.check,
+                why,
+            )
+        )
+        self._write()
+
+    def _write(self) -> None:
+        lines = ["\t".join(row).replace("\n", " ") for row in (self._HEAD, *self.rows)]
+        (self.folder / "index.tsv").write_text("\n".join([*lines, ""]))

@@ -1,0 +1,95 @@
+"""Non-linear ops of the ANN; none of them may reach a spiking graph."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import attrs
+import torch.nn.functional as F
+from torch import Tensor
+
+from spikec.errors import TypeMismatchError
+from spikec.op import Op, Role, array
+from spikec.ops.weighted import Pairs, pad_list, pairs
+from spikec.types import Array, Real, Type
+
+
+@attrs.frozen(eq=False)
+class _Activation(Op):
+    role: ClassVar[Role] = Role.ACTIVATION
+
+    def infer(self, *operands: Type) -> Type:
+        """The operand's type with the result's shape; the operand must be real."""
+        if not isinstance(operands[0].encoding, Real):
+            raise TypeMismatchError(
+                f"{self.kind} of a rate-coded signal",
+                hint="a non-linear op on spikes has no meaning here; replace it by a neuron",
+            )
+        return attrs.evolve(operands[0], shape=self.shape_of(*operands))
+
+
+@attrs.frozen(eq=False)
+class Relu(_Activation):
+    """``y = min(max(x, 0), cap)``.
+
+    Attributes:
+        cap: upper bound, or None for a plain ReLU.
+        scale: once calibrated, the value that a neuron firing at every step stands for: positive, of the
+            sample's rank, each axis 1 or full. It does not change the meaning.
+    """
+
+    kind: ClassVar[str] = "relu"
+
+    cap: float | None = None
+    scale: Array | None = array(default=None)
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's clamp."""
+        return xs[0].clamp(min=0, max=self.cap)
+
+
+@attrs.frozen(eq=False)
+class Clamp(_Activation):
+    """``y = min(max(x, low), high)``; a bound of None is absent."""
+
+    kind: ClassVar[str] = "clamp"
+
+    low: float | None
+    high: float | None
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's clamp."""
+        return xs[0].clamp(min=self.low, max=self.high)
+
+
+_MAX_POOL: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+
+
+@attrs.frozen(eq=False)
+class MaxPool(_Activation):
+    """Maximum over windows; padding stands for minus infinity.
+
+    Attributes:
+        kernel, stride, dilation: one number a spatial axis.
+        padding: pairs (before, after), one a spatial axis.
+        ceil_mode: windows may start inside the map and end outside of it.
+    """
+
+    kind: ClassVar[str] = "maxpool"
+
+    kernel: tuple[int, ...] = attrs.field(converter=tuple)
+    stride: tuple[int, ...] = attrs.field(converter=tuple)
+    padding: Pairs = attrs.field(converter=pairs)
+    dilation: tuple[int, ...] = attrs.field(converter=tuple)
+    ceil_mode: bool = False
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's max-pool."""
+        (x,) = xs
+        padding: Any = tuple(before for before, _ in self.padding)
+        if any(before != after for before, after in self.padding):
+            x, padding = F.pad(x, pad_list(self.padding), value=float("-inf")), 0
+        result: Tensor = _MAX_POOL[len(self.kernel)](
+            x, self.kernel, self.stride, padding, self.dilation, self.ceil_mode
+        )
+        return result

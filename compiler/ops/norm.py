@@ -1,0 +1,53 @@
+"""Batch normalization with its running statistics."""
+
+from typing import ClassVar
+
+import attrs
+import numpy as np
+from torch import Tensor
+
+from spikec.errors import TypeMismatchError
+from spikec.op import Op, Role, array, tensor
+from spikec.types import Array, Real, Type
+
+
+@attrs.frozen(eq=False)
+class BatchNorm(Op):
+    """``y = weight (x - mean) / sqrt(var + eps) + bias`` per channel (axis 0 of a sample); vectors [C].
+
+    Ioffe and Szegedy 2015, algorithm 2 (inference).
+    """
+
+    kind: ClassVar[str] = "batchnorm"
+    role: ClassVar[Role] = Role.NORM
+
+    weight: Array = array()
+    bias: Array = array()
+    mean: Array = array()
+    var: Array = array()
+    eps: float = 1e-5
+
+    @property
+    def gain(self) -> Array:
+        """``weight / sqrt(var + eps)``, float64."""
+        return self.weight.astype(np.float64) / np.sqrt(self.var.astype(np.float64) + self.eps)
+
+    @property
+    def shift(self) -> Array:
+        """``bias - mean * gain``, float64."""
+        return self.bias.astype(np.float64) - self.mean.astype(np.float64) * self.gain
+
+    def infer(self, *operands: Type) -> Type:
+        """The operand's type, which must be real and have as many channels."""
+        (x,) = operands
+        if not isinstance(x.encoding, Real):
+            raise TypeMismatchError("batch norm of a rate-coded signal", hint="fold it before relu-to-if")
+        if not x.shape or x.shape[0] != len(self.weight):
+            raise TypeMismatchError(f"batch norm has {len(self.weight)} channels, operand has shape {x.shape}")
+        return x
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """The equation above, as one gain and one shift."""
+        (x,) = xs
+        ones = [1] * (x.ndim - 2)
+        return x * tensor(self.gain, x).reshape(-1, *ones) + tensor(self.shift, x).reshape(-1, *ones)

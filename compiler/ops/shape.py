@@ -1,0 +1,86 @@
+"""Ops that only move numbers about."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spikec.op import Movement
+from spikec.ops.weighted import Pairs, pad_list, pairs
+
+
+@attrs.frozen(eq=False)
+class Flatten(Movement):
+    """Axes ``start`` to ``end`` of a sample become one (batch is not an axis of a sample)."""
+
+    kind: ClassVar[str] = "flatten"
+
+    start: int = 0
+    end: int = -1
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's flatten, past the batch."""
+        end = self.end + 1 if self.end >= 0 else self.end
+        return xs[0].flatten(self.start + 1, end)
+
+
+@attrs.frozen(eq=False)
+class Reshape(Movement):
+    """The sample in another shape of as many elements, row-major; one size may be -1."""
+
+    kind: ClassVar[str] = "reshape"
+
+    shape: tuple[int, ...] = attrs.field(converter=tuple)
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's reshape, past the batch."""
+        return xs[0].reshape(xs[0].shape[0], *self.shape)
+
+
+@attrs.frozen(eq=False)
+class Pad(Movement):
+    """Padding of the trailing axes.
+
+    Attributes:
+        padding: pairs (before, after), one a trailing axis; negative sizes crop.
+        mode: ``constant`` (zeros), ``reflect``, ``replicate`` or ``circular``, as in torch.
+    """
+
+    kind: ClassVar[str] = "pad"
+
+    padding: Pairs = attrs.field(converter=pairs)
+    mode: str = attrs.field(
+        default="constant", validator=attrs.validators.in_(("constant", "reflect", "replicate", "circular"))
+    )
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's pad."""
+        return F.pad(xs[0], pad_list(self.padding), mode=self.mode)
+
+    def move_scale(self, *scales: Tensor) -> Tensor:
+        """Cells padded with zeros take the nearest cell's scale: zero is zero in every scale."""
+        (scale,) = scales
+        for axis, (before, after) in enumerate(self.padding, start=scale.ndim - len(self.padding)):
+            cells = np.clip(np.arange(-before, scale.shape[axis] + after), 0, scale.shape[axis] - 1)
+            if self.mode == "constant":
+                scale = scale.index_select(axis, torch.from_numpy(cells))
+        return scale if self.mode == "constant" else self.eval(scale)
+
+
+@attrs.frozen(eq=False)
+class Concat(Movement):
+    """Operands side by side along one axis of the sample."""
+
+    kind: ClassVar[str] = "concat"
+    arity: ClassVar[int | None] = None
+
+    axis: int = 0
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's cat, past the batch."""
+        return torch.cat(xs, self.axis + 1 if self.axis >= 0 else self.axis)

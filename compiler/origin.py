@@ -1,0 +1,67 @@
+"""Where an operation comes from in the user's model."""
+
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable
+
+import attrs
+
+
+@attrs.frozen
+class Source:
+    """One node of the model as the user wrote it.
+
+    Attributes:
+        node: name of the node in the source graph, unique there (a module called twice is two nodes).
+        path: module path in torch, node name in ONNX and NIR; may be empty for a bare function call.
+        kind: what the user wrote, such as ``nn.Conv2d`` or ``torch.relu``.
+        file, line: the user's line, where the frontend knows it.
+    """
+
+    node: str
+    path: str = ""
+    kind: str = ""
+    file: str = ""
+    line: int = 0
+
+    @property
+    def label(self) -> str:
+        """The short name that dumps and errors use."""
+        return self.path or self.node
+
+    def __str__(self) -> str:
+        where = f" ({os.path.basename(self.file)}:{self.line})" if self.file else ""
+        return f"{self.label}{where}"
+
+
+Origin = tuple[Source, ...]
+
+
+def merge(*origins: Iterable[Source]) -> Origin:
+    """All sources of several operations, each once, in order."""
+    return tuple(dict.fromkeys(source for origin in origins for source in origin))
+
+
+def label(origin: Origin) -> str:
+    """``features.0+features.1``: the sources of one operation, for dumps."""
+    return "+".join(source.label for source in origin)
+
+
+def describe(origin: Origin) -> str:
+    """``features.0 (net.py:12), features.1 (net.py:12)``: the same with lines, for errors."""
+    return ", ".join(str(source) for source in origin)
+
+
+_LIBRARIES = tuple(
+    os.path.realpath(path) + os.sep
+    for path in (*sysconfig.get_paths().values(), os.path.dirname(__file__), os.path.dirname(os.__file__))
+    if path and os.path.realpath(path) not in (os.path.realpath(sys.prefix), os.path.realpath(sys.exec_prefix))
+)
+
+
+def is_user_file(filename: str) -> bool:
+    """True for code that is neither torch, spikec, an installed package nor the standard library."""
+    if not filename or filename.startswith("<"):
+        return False
+    return not os.path.realpath(filename).startswith(_LIBRARIES) and f"{os.sep}site-packages{os.sep}" not in filename

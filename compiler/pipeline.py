@@ -1,0 +1,103 @@
+"""An ordered list of passes, edited by making another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from spikec.backend import Backend
+from spikec.errors import CompileError
+from spikec.loader import backend_named, pass_named, unknown
+from spikec.normalization import Normalization
+from spikec.passbase import Pass
+from spikec.pipelines import COMMON, options
+from spikec.stages import IMPORTED, Stage
+
+
+class Pipeline:
+    """Passes in order; a wrong order is refused here, not when it runs.
+
+    Args:
+        passes: names or instances.
+        start: the stage of the graph that it is run on.
+
+    Raises:
+        CompileError: an unknown name, or a pass at a stage that it does not take.
+    """
+
+    def __init__(self, passes: Iterable[Pass | str], start: Stage = IMPORTED) -> None:
+        self.start = start
+        self.passes: tuple[Pass, ...] = tuple(pass_named(p) if isinstance(p, str) else p for p in passes)
+        for each in self.passes:
+            if not isinstance(each, Pass):
+                raise CompileError(f"{each!r} is not a pass", hint="give names or instances of spikec.Pass")
+        stage, by = start, "the import"
+        for each in self.passes:
+            if stage not in each.needs:
+                wanted = " or ".join(s.name for s in each.needs)
+                raise CompileError(
+                    f"pass {each.name} runs on a graph that is {wanted}; here it is {stage.name} (since {by})",
+                    hint=f"move {each.name}, or put the pass that is missing before it",
+                )
+            if each.gives is not None:
+                stage, by = each.gives, each.name
+
+    @classmethod
+    def default(
+        cls,
+        target: str | Backend,
+        *,
+        normalization: Normalization | None = None,
+        timesteps: int | None = None,
+    ) -> Pipeline:
+        """The recommended passes for a target."""
+        backend = backend_named(target)() if isinstance(target, str) else target
+        chosen = options(normalization or Normalization())
+        common = [pass_named(name, **chosen.get(name, {})) for name in COMMON]
+        return cls([*common, *backend.passes(timesteps)])
+
+    def __iter__(self) -> Iterator[Pass]:
+        return iter(self.passes)
+
+    def __len__(self) -> int:
+        return len(self.passes)
+
+    def __str__(self) -> str:
+        return " -> ".join(str(p) for p in self.passes)
+
+    def __add__(self, other: Iterable[Pass | str]) -> Pipeline:
+        return Pipeline([*self.passes, *other], self.start)
+
+    def _at(self, name: str) -> int:
+        for i, each in enumerate(self.passes):
+            if each.name == name:
+                return i
+        raise unknown("pass in this pipeline", name, (p.name for p in self.passes))
+
+    def insert_before(self, name: str, *passes: Pass | str) -> Pipeline:
+        """These passes in front of the named one."""
+        i = self._at(name)
+        return Pipeline([*self.passes[:i], *passes, *self.passes[i:]], self.start)
+
+    def insert_after(self, name: str, *passes: Pass | str) -> Pipeline:
+        """These passes behind the named one."""
+        i = self._at(name) + 1
+        return Pipeline([*self.passes[:i], *passes, *self.passes[i:]], self.start)
+
+    def replace(self, name: str, *passes: Pass | str) -> Pipeline:
+        """These passes instead of the named one."""
+        i = self._at(name)
+        return Pipeline([*self.passes[:i], *passes, *self.passes[i + 1 :]], self.start)
+
+    def without(self, *names: str) -> Pipeline:
+        """All passes but these."""
+        positions = {self._at(name) for name in names}
+        return Pipeline((p for i, p in enumerate(self.passes) if i not in positions), self.start)
+
+    def from_stage(self, stage: Stage) -> Pipeline:
+        """For a graph that has reached a stage already: the passes that still apply to it."""
+        kept, reached = [], stage
+        for each in self.passes:
+            if reached in each.needs:
+                kept.append(each)
+                reached = each.gives or reached
+        return Pipeline(kept, stage)
