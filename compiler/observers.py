@@ -24,11 +24,13 @@ class Numbers:
         start: the imported graph.
         xs: the probe, see :func:`spikec.contract.probe`.
         each: check every exact pass by itself, or each run of exact passes as a whole.
-        timesteps: the T at which inexact passes are measured.
+        timesteps: the T at which inexact passes are measured: ``rate`` against the ANN, others against the
+            graph before.
     """
 
     def __init__(self, start: Graph, xs: Sequence[Tensor], *, each: bool, timesteps: int | None) -> None:
         self.anchor = start
+        self.ann = start
         self.xs = xs
         self.each = each
         self.timesteps = timesteps or 2 * STEPS
@@ -45,8 +47,11 @@ class Numbers:
             if step.by.contract == "rate":
                 for node in step.after.with_role(Role.NEURON):
                     check_rate(step.after, node.name)
-            measured = difference(step.before, step.after, self.xs, self.timesteps)
+            against = self.ann if step.by.contract == "rate" else step.before
+            measured = difference(against, step.after, self.xs, self.timesteps)
             found.append(f"{step.by.contract}: {measured:.1e} of the output's spread at T={self.timesteps}")
+        if not step.after.is_spiking:
+            self.ann = step.after
         return "; ".join(found) or None
 
     def _exact(self, last: Graph) -> list[str]:

@@ -32,7 +32,7 @@ class Role(enum.Enum):
 
 def array(**options: Any) -> Any:
     """An attrs field that holds a read-only numpy array."""
-    return attrs.field(converter=attrs.converters.optional(readonly), **options)
+    return attrs.field(converter=attrs.converters.optional(readonly), metadata={"array": True}, **options)
 
 
 _tensors: contextvars.ContextVar[dict[tuple[int, torch.dtype, torch.device], tuple[Array, Tensor]] | None]
@@ -84,6 +84,12 @@ class Op:
     def eval(self, *xs: Tensor) -> Tensor:
         """The meaning: [B, ...] tensors in, [B, ...] out, in the dtype and on the device of the operands."""
         raise NotImplementedError
+
+    def on_arrays(self, *xs: Array) -> Array:
+        """The meaning for one sample, in float64."""
+        tensors = [torch.tensor(x, dtype=torch.float64)[None] for x in xs]
+        with torch.no_grad():
+            return np.asarray(self.eval(*tensors)[0].numpy())
 
     def parameters(self) -> dict[str, Any]:
         """Field values by name, without the origin."""

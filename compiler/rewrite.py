@@ -1,0 +1,33 @@
+"""Patterns for passes: chains of ops that nobody else looks into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from spikec.graph import Graph, Node
+from spikec.op import Op
+
+
+def chains(graph: Graph, *kinds: type[Op]) -> list[tuple[Node[Any], ...]]:
+    """Every run of ops of these classes, producer first, in which each result but the last has one user."""
+    found = []
+    for last in graph.match(kinds[-1]):
+        chain: list[Node[Any]] = [last]
+        for kind in reversed(kinds[:-1]):
+            operands = graph.operands(chain[0].name)
+            if len(operands) != 1 or not isinstance(graph[operands[0]], kind) or len(graph.users(operands[0])) != 1:
+                break
+            chain.insert(0, Node(operands[0], graph[operands[0]]))
+        else:
+            found.append(tuple(chain))
+    return found
+
+
+def rewrite(graph: Graph, kinds: tuple[type[Op], ...], function: Callable[..., bool]) -> int:
+    """Call ``function(*nodes)`` on every chain that still stands; returns how often it returned True."""
+    changes = 0
+    for chain in chains(graph, *kinds):
+        if all(node.name in graph and graph[node.name] is node.op for node in chain):
+            changes += bool(function(*chain))
+    return changes

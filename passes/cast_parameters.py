@@ -1,0 +1,36 @@
+"""Parameters are rounded to the dtype that will be written."""
+
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+
+from spikec.graph import Graph
+from spikec.op import Op
+from spikec.passbase import Context, Contract, Pass
+from spikec.stages import FINAL, Stage
+from spikec.types import readonly
+
+
+@attrs.frozen
+class CastParameters(Pass):
+    """Passes compute in float64; the model's own dtype is what a target stores, so the final graph has it too."""
+
+    name: ClassVar[str] = "cast-parameters"
+    contract: ClassVar[Contract] = "approximate"
+    needs: ClassVar[tuple[Stage, ...]] = (FINAL,)
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """Round every array parameter; scales are types and stay exact."""
+        dtype = np.dtype(graph.type(graph.inputs[0]).dtype)
+        changes = 0
+        for node in graph.match(Op):
+            rounded: dict[str, Any] = {}
+            for field in attrs.fields(type(node.op)):
+                value = getattr(node.op, field.name)
+                if field.metadata.get("array") and value is not None and value.dtype != dtype:
+                    rounded[field.name] = readonly(value, dtype)
+            if rounded:
+                graph.set_op(node.name, attrs.evolve(node.op, **rounded))
+                changes += 1
+        return changes

@@ -1,0 +1,34 @@
+"""Neurons start part of the way to their threshold."""
+
+from typing import ClassVar
+
+import attrs
+
+from spikec.graph import Graph
+from spikec.ops import IF
+from spikec.passbase import Context, Contract, Pass
+from spikec.stages import SPIKING, Stage
+
+
+@attrs.frozen
+class InitPotential(Pass):
+    """``v_init = fraction * v_threshold``; 1/2 rounds the spike count instead of flooring it (Bu et al. 2022).
+
+    Attributes:
+        fraction: of the threshold.
+    """
+
+    name: ClassVar[str] = "init-potential"
+    contract: ClassVar[Contract] = "rate"
+    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+
+    fraction: float = 0.5
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """Set v_init on every neuron."""
+        if self.fraction == 0:
+            return 0
+        nodes = graph.match(IF)
+        for node in nodes:
+            graph.set_op(node.name, attrs.evolve(node.op, v_init=self.fraction * node.op.v_threshold))
+        return len(nodes)

@@ -1,0 +1,133 @@
+"""Every ReLU gets the scale that its neuron's spikes will stand for."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+import numpy as np
+
+from spikec.calibration import Statistics
+from spikec.errors import CalibrationError, InvalidModelError
+from spikec.graph import Graph, Node
+from spikec.normalization import Normalization
+from spikec.op import Role
+from spikec.ops import Input, Relu, Weighted
+from spikec.passbase import Context, Pass
+from spikec.stages import CALIBRATED, FOLDED, Stage
+from spikec.types import Array, on_axis
+
+#: no channel's scale is below this share of its layer's
+FLOOR = 1e-3
+
+
+@attrs.frozen
+class Normalize(Pass):
+    """Choose scales by a statistic of each ReLU's values on calibration data, or from the weights alone.
+
+    A scale never exceeds a clip's bound. A channel whose percentile is 0 takes its maximum, a silent one
+    its layer's scale, a silent layer 1; no scale is below 1e-3 of its layer's.
+    """
+
+    name: ClassVar[str] = "normalize"
+    needs: ClassVar[tuple[Stage, ...]] = (FOLDED,)
+    gives: ClassVar[Stage | None] = CALIBRATED
+
+    normalization: Normalization = Normalization()
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """Set ``scale`` on every ReLU."""
+        nodes = graph.match(Relu)
+        chosen = self._from_weights(graph, context) if self.normalization.method == "model" else None
+        if chosen is None:
+            chosen = self._from_data(graph, context, nodes)
+        for node in nodes:
+            scale = chosen[node.name]
+            if not np.isfinite(scale).all():
+                raise InvalidModelError(graph.problem(node.name, "its values on the calibration data are not finite"))
+            scale = np.minimum(scale, np.inf if node.op.cap is None else node.op.cap)
+            rank = len(graph.type(node.name).shape)
+            graph.set_op(node.name, attrs.evolve(node.op, scale=on_axis(scale, rank, _axis(graph, node.name))))
+        return len(nodes)
+
+    def _from_data(self, graph: Graph, context: Context, nodes: list[Node[Relu]]) -> dict[str, Array]:
+        statistics = context.gather(graph, {node.name: _axis(graph, node.name) for node in nodes})
+        found = {}
+        for node in nodes:
+            channels = statistics.nodes[node.name]
+            expected = graph.type(node.name).shape[_axis(graph, node.name)]
+            if len(channels.maximum) != expected:
+                raise CalibrationError(
+                    graph.problem(
+                        node.name,
+                        f"the calibration has {len(channels.maximum)} channels for it, the model {expected}",
+                        "calibrate this model",
+                    )
+                )
+            layer = float(self._statistic(channels.layer())[0])
+            scale = self._statistic(channels) if self.normalization.per_channel else np.array([layer])
+            found[node.name] = self._guarded(scale, layer, node.name, context)
+        return found
+
+    def _statistic(self, statistics: Statistics) -> Array:
+        chosen = self.normalization
+        if chosen.method == "max":
+            return statistics.maximum * chosen.factor
+        value = statistics.percentile(chosen.percentile)
+        return np.where(value > 0, value, statistics.maximum) * chosen.factor
+
+    @staticmethod
+    def _guarded(scale: Array, layer: float, name: str, context: Context) -> Array:
+        if layer <= 0:
+            context.warn(f"%{name} is silent on the calibration data; its scale is 1", name)
+            return np.ones_like(scale)
+        return np.maximum(np.where(scale > 0, scale, layer), FLOOR * layer)
+
+    def _from_weights(self, graph: Graph, context: Context) -> dict[str, Array]:
+        context.warn(
+            "no calibration data: thresholds follow from the weights alone, for inputs in [0, 1] "
+            "(Diehl et al. 2015, model-based); expect to need many time-steps, or pass calibration="
+        )
+        bounds = _bounds(graph)
+        found = {}
+        for node in graph.match(Relu):
+            axis = _axis(graph, node.name)
+            upper = np.moveaxis(bounds[node.name][1], axis, 0)
+            channels = upper.reshape(len(upper), -1).max(1) * self.normalization.factor
+            layer = float(channels.max())
+            scale = channels if self.normalization.per_channel else np.array([layer])
+            found[node.name] = self._guarded(scale, layer, node.name, context)
+        return found
+
+
+def _axis(graph: Graph, name: str) -> int:
+    """The axis of a sample that holds a ReLU's channels: the feature axis of the affine op before it."""
+    rank = len(graph.type(name).shape)
+    while graph[name].role is not Role.IO and len(graph.type(name).shape) == rank:
+        op = graph[name]
+        if isinstance(op, Weighted):
+            return op.axis % rank
+        name = graph.operands(name)[0]
+    return 0
+
+
+def _bounds(graph: Graph) -> dict[str, tuple[Array, Array]]:
+    """Least and greatest value of every signal for inputs in [0, 1]: interval arithmetic through the graph."""
+    found: dict[str, tuple[Array, Array]] = {}
+    for name in graph:
+        op = graph[name]
+        if isinstance(op, Input):
+            found[name] = np.zeros(op.shape), np.ones(op.shape)
+            continue
+        lows = [found[x][0] for x in graph.operands(name)]
+        highs = [found[x][1] for x in graph.operands(name)]
+        if isinstance(op, Weighted):
+            positive = attrs.evolve(op, weight=np.maximum(op.weight, 0))
+            negative = attrs.evolve(op, weight=np.minimum(op.weight, 0), bias=None)
+            found[name] = (
+                positive.on_arrays(*lows) + negative.on_arrays(*highs),
+                positive.on_arrays(*highs) + negative.on_arrays(*lows),
+            )
+        else:
+            found[name] = op.on_arrays(*lows), op.on_arrays(*highs)
+    return found

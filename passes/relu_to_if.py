@@ -1,0 +1,39 @@
+"""ReLUs become integrate-and-fire neurons, and the whole graph rate-coded."""
+
+from typing import ClassVar
+
+import attrs
+import numpy as np
+
+from spikec.graph import Graph
+from spikec.ops import IF, Input, Relu, Rescale
+from spikec.passbase import Context, Contract, Pass
+from spikec.stages import CALIBRATED, SPIKING, Stage
+
+
+@attrs.frozen
+class ReluToIF(Pass):
+    """``relu(scale=s)`` becomes ``rescale(1/s) -> if(v_threshold=1), soft reset -> rescale(s)``.
+
+    The rate of the neuron is ``clip(z / s, 0, 1)`` to 1/T (Rueckauer et al. 2017, eq. 4); the rescales
+    state the units and are folded into the weights later. Inputs become Rate(1).
+    """
+
+    name: ClassVar[str] = "relu-to-if"
+    contract: ClassVar[Contract] = "rate"
+    needs: ClassVar[tuple[Stage, ...]] = (CALIBRATED,)
+    gives: ClassVar[Stage | None] = SPIKING
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """Replace every ReLU and every input."""
+        relus, inputs = graph.match(Relu), graph.match(Input)
+        for node in relus:
+            scale = node.op.scale
+            assert scale is not None
+            threshold = np.ones((1,) * scale.ndim)
+            graph.insert_before(node.name, 0, Rescale(1 / scale), new=f"{node.name}_in")
+            graph.set_op(node.name, IF(threshold, origin=node.op.origin))
+            graph.insert_after(node.name, Rescale(scale), new=f"{node.name}_out")
+        for entry in inputs:
+            graph.set_op(entry.name, attrs.evolve(entry.op, rate=True))
+        return len(relus) + len(inputs)
