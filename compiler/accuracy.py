@@ -62,13 +62,14 @@ def _outputs(snn: nn.Module | Graph, x: Tensor, timesteps: int) -> Iterable[Tens
             for (out,) in outputs_over_time(snn, [x], timesteps):
                 yield out * tensor(snn.type(snn.outputs[0]).scale, out)
         return
-    if not isinstance(snn, nn.Module) or not callable(getattr(snn, "reset", None)):
+    reset = getattr(snn, "reset", None)
+    if not isinstance(snn, nn.Module) or not callable(reset):
         raise InvalidModelError(
             f"a {type(snn).__name__} is neither a Graph nor a spiking module with reset()",
             hint="give what compile(..., target='spikingjelly') returned",
         )
-    snn.reset()
+    reset()
     with torch.no_grad():
         for _ in range(timesteps):
             yield snn(x)
-    snn.reset()
+    reset()

@@ -78,7 +78,7 @@ class Statistics:
         last = self.counts[0].sum() - 1
         rank = q / 100 * last
         low, high = self._ordered(np.floor(rank)), self._ordered(np.ceil(rank))
-        return low + (rank - np.floor(rank)) * (high - low)
+        return np.asarray(low + (rank - np.floor(rank)) * (high - low))
 
     def _ordered(self, k: float) -> Array:
         """[C]: the k-th smallest value, placed linearly within its bin."""

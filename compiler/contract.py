@@ -16,7 +16,7 @@ from torch import Tensor
 from spikec.errors import Problem, VerificationError
 from spikec.graph import Graph
 from spikec.interp import outputs_over_time, run
-from spikec.op import StatefulOp, tensor, tensor_cache
+from spikec.op import tensor, tensor_cache
 from spikec.ops import IF
 
 #: allowed difference of an exact pass, relative to the output's spread over the probe
@@ -169,7 +169,7 @@ def check_rate(graph: Graph, name: str) -> None:
         VerificationError: it is not.
     """
     op = graph[name]
-    if not isinstance(op, StatefulOp):
+    if not isinstance(op, IF):
         return
     (operand,) = graph.operands(name)
     shape = graph.type(operand).shape

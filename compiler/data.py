@@ -64,7 +64,7 @@ class Batches:
         if isinstance(data, np.ndarray):
             data = torch.tensor(data)
         if isinstance(data, Tensor):
-            data = data.split(TENSOR_BATCH) if len(data) else ()
+            data = torch.split(data, TENSOR_BATCH) if len(data) else ()
         try:
             batches = iter(data)
         except TypeError:

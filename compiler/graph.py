@@ -130,7 +130,8 @@ class Graph:
     def _infer(self, name: str) -> Type:
         op = self[name]
         operands = [] if _is_register(op) else [self._types[x] for x in self.operands(name)]
-        return self.explain(name, op.infer, *operands)
+        inferred: Type = self.explain(name, op.infer, *operands)
+        return inferred
 
     def explain(self, name: str, rule: Any, *args: Any) -> Any:
         """Call a rule of the named op; a TypeMismatchError from it gets the user's location and the op's line."""

@@ -40,9 +40,11 @@ _tensors = contextvars.ContextVar("tensors", default=None)
 
 
 @contextlib.contextmanager
-def tensor_cache() -> Iterator[None]:
-    """Within it, each parameter becomes a tensor once; leaving it frees them."""
-    token = _tensors.set(_tensors.get() or {})
+def tensor_cache(*given: tuple[Array, Tensor]) -> Iterator[None]:
+    """Within it, each parameter becomes a tensor once; leaving it frees them. ``given`` are there already."""
+    cache = dict(_tensors.get() or {})
+    cache.update({(id(array), found.dtype, found.device): (array, found) for array, found in given})
+    token = _tensors.set(cache)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -23,6 +24,11 @@ def readonly(value: Any, dtype: Any = None) -> Array:
         array = array.copy()
         array.flags.writeable = False
     return array
+
+
+def ints(sizes: Iterable[int]) -> tuple[int, ...]:
+    """One number an axis, as a tuple of plain ints."""
+    return tuple(int(size) for size in sizes)
 
 
 def compress(array: Array) -> Array:
@@ -49,6 +55,10 @@ def _positive(_: Any, __: Any, scale: Array) -> None:
         )
 
 
+def _scale(value: Any) -> Array:
+    return readonly(compress(np.asarray(value, dtype=np.float64)))
+
+
 @attrs.frozen(eq=False)
 class Rate:
     """The average over time of the signal, times ``scale``, is the ANN's value.
@@ -57,9 +67,7 @@ class Rate:
         scale: float64, of the sample's rank, each axis of length 1 or full.
     """
 
-    scale: Array = attrs.field(
-        converter=lambda value: readonly(compress(np.asarray(value, dtype=np.float64))), validator=_positive
-    )
+    scale: Array = attrs.field(converter=_scale, validator=_positive)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Rate) or self.scale.ndim != other.scale.ndim:

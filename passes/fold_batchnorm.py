@@ -91,4 +91,4 @@ def _through(op: Weighted, shift: Array) -> Array:
     if not isinstance(op, Conv):
         return np.asarray(per_tap @ shift)
     groups = per_tap.reshape(op.groups, -1, per_tap.shape[1])
-    return np.einsum("goi,gi->go", groups, shift.reshape(op.groups, -1)).reshape(-1)
+    return np.asarray(np.einsum("goi,gi->go", groups, shift.reshape(op.groups, -1)).reshape(-1))

@@ -43,7 +43,7 @@ def _window(size: int, wanted: int) -> tuple[int, int] | None:
     ends = [-(-(i + 1) * size // wanted) for i in range(wanted)]
     kernels = {end - start for start, end in zip(starts, ends, strict=True)}
     steps = {b - a for a, b in itertools.pairwise(starts)}
-    if len(kernels) > 1 or len(steps) > 1:
+    if len(kernels) > 1 or len(steps) > 1 or wanted > size:
         return None
     (kernel,) = kernels
     return kernel, steps.pop() if steps else kernel

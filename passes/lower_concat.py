@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -83,7 +83,7 @@ def _per_part(op: Op, types: Sequence[Type]) -> list[Op]:
     """The op on each part: parameters that differ by channel are cut along axis 0."""
     made = []
     for rows in _slices(types):
-        cut = {}
+        cut: dict[str, Any] = {}
         for field in attrs.fields(type(op)):
             value = getattr(op, field.name)
             if isinstance(value, np.ndarray) and value.ndim and value.shape[0] > 1:

@@ -11,7 +11,7 @@ from torch import Tensor
 from spikec.errors import TypeMismatchError
 from spikec.op import Op, Role, array
 from spikec.ops.weighted import Pairs, pad_list, pairs
-from spikec.types import Array, Real, Type
+from spikec.types import Array, Real, Type, ints
 
 
 @attrs.frozen(eq=False)
@@ -77,10 +77,10 @@ class MaxPool(_Activation):
 
     kind: ClassVar[str] = "maxpool"
 
-    kernel: tuple[int, ...] = attrs.field(converter=tuple)
-    stride: tuple[int, ...] = attrs.field(converter=tuple)
+    kernel: tuple[int, ...] = attrs.field(converter=ints)
+    stride: tuple[int, ...] = attrs.field(converter=ints)
     padding: Pairs = attrs.field(converter=pairs)
-    dilation: tuple[int, ...] = attrs.field(converter=tuple)
+    dilation: tuple[int, ...] = attrs.field(converter=ints)
     ceil_mode: bool = False
 
     def eval(self, *xs: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from spikec.errors import TypeMismatchError
 from spikec.op import Op, Role
-from spikec.types import Real, Type, unit_rate
+from spikec.types import Real, Type, ints, unit_rate
 
 
 @attrs.frozen(eq=False)
@@ -25,7 +25,7 @@ class Input(Op):
     role: ClassVar[Role] = Role.IO
     arity: ClassVar[int | None] = 0
 
-    shape: tuple[int, ...] = attrs.field(converter=tuple)
+    shape: tuple[int, ...] = attrs.field(converter=ints)
     dtype: str = attrs.field(default="float32", validator=attrs.validators.in_(("float32", "float64")))
     rate: bool = False
 

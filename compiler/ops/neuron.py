@@ -56,8 +56,8 @@ class IF(StatefulOp):
             )
         for name in ("v_threshold", "v_init", "v_reset"):
             value = getattr(self, name)
-            if value is not None and np.broadcast_shapes(np.shape(value), x.shape) != x.shape:
-                raise TypeMismatchError(f"{name} of shape {np.shape(value)} for a sample of shape {x.shape}")
+            if value is not None and not _broadcasts(value.shape, x.shape):
+                raise TypeMismatchError(f"{name} of shape {value.shape} for a sample of shape {x.shape}")
         return x.with_scale(compress(x.scale * self.v_threshold))
 
     def initial(self, *xs: Tensor) -> Tensor:
@@ -75,3 +75,10 @@ class IF(StatefulOp):
         if self.v_reset is None:
             return v - threshold * spikes, spikes
         return torch.where(fired, tensor(self.v_reset, z), v), spikes
+
+
+def _broadcasts(shape: tuple[int, ...], onto: tuple[int, ...]) -> bool:
+    """True where an array of one shape broadcasts to exactly the other."""
+    return len(shape) <= len(onto) and all(
+        size in (1, full) for size, full in zip(reversed(shape), reversed(onto), strict=False)
+    )

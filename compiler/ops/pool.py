@@ -12,7 +12,7 @@ from torch import Tensor
 from spikec.errors import TypeMismatchError
 from spikec.op import Op, Role
 from spikec.ops.weighted import Pairs, pad_list, pairs
-from spikec.types import Array, Rate, Real, Type, channel_scale, on_axis
+from spikec.types import Array, Rate, Real, Type, channel_scale, ints, on_axis
 
 
 @attrs.frozen(eq=False)
@@ -50,9 +50,9 @@ class AvgPool(_Pool):
 
     kind: ClassVar[str] = "avgpool"
 
-    kernel: tuple[int, ...] = attrs.field(converter=tuple)
-    stride: tuple[int, ...] = attrs.field(converter=tuple)
-    padding: tuple[int, ...] = attrs.field(converter=tuple)
+    kernel: tuple[int, ...] = attrs.field(converter=ints)
+    stride: tuple[int, ...] = attrs.field(converter=ints)
+    padding: tuple[int, ...] = attrs.field(converter=ints)
     ceil_mode: bool = False
     count_include_pad: bool = True
 
@@ -73,7 +73,7 @@ class AdaptiveAvgPool(_Pool):
 
     kind: ClassVar[str] = "adaptiveavgpool"
 
-    size: tuple[int | None, ...] = attrs.field(converter=tuple)
+    size: tuple[int | None, ...]
 
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's adaptive average pool."""
@@ -94,8 +94,8 @@ class SumPool(_Pool):
 
     kind: ClassVar[str] = "sumpool"
 
-    kernel: tuple[int, ...] = attrs.field(converter=tuple)
-    stride: tuple[int, ...] = attrs.field(converter=tuple)
+    kernel: tuple[int, ...] = attrs.field(converter=ints)
+    stride: tuple[int, ...] = attrs.field(converter=ints)
     padding: Pairs = attrs.field(converter=pairs)
 
     @property

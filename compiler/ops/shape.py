@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spikec.op import Movement
 from spikec.ops.weighted import Pairs, pad_list, pairs
+from spikec.types import ints
 
 
 @attrs.frozen(eq=False)
@@ -35,7 +36,7 @@ class Reshape(Movement):
 
     kind: ClassVar[str] = "reshape"
 
-    shape: tuple[int, ...] = attrs.field(converter=tuple)
+    shape: tuple[int, ...] = attrs.field(converter=ints)
 
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's reshape, past the batch."""

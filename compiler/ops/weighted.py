@@ -12,14 +12,14 @@ from typing_extensions import Self
 
 from spikec.errors import TypeMismatchError
 from spikec.op import Op, Role, array, tensor
-from spikec.types import SCALE_RTOL, Array, Rate, Real, Type, channel_scale, on_axis
+from spikec.types import SCALE_RTOL, Array, Rate, Real, Type, channel_scale, ints, on_axis
 
 _ONE = np.ones(1)
 _ONE.flags.writeable = False
 
 
 def _vector(value: Any) -> Array:
-    vector = np.asarray(value, dtype=np.float64).reshape(-1)
+    vector: Array = np.asarray(value, dtype=np.float64).reshape(-1)
     if vector.size > 1 and bool((vector == vector[0]).all()):
         vector = vector[:1]
     vector = vector.copy()
@@ -161,9 +161,9 @@ class Conv(Weighted):
     kind: ClassVar[str] = "conv"
     axis: ClassVar[int] = 0
 
-    stride: tuple[int, ...] = attrs.field(converter=tuple, kw_only=True)
+    stride: tuple[int, ...] = attrs.field(converter=ints, kw_only=True)
     padding: Pairs = attrs.field(converter=pairs, kw_only=True)
-    dilation: tuple[int, ...] = attrs.field(converter=tuple, kw_only=True)
+    dilation: tuple[int, ...] = attrs.field(converter=ints, kw_only=True)
     groups: int = attrs.field(default=1, kw_only=True)
 
     @property

@@ -1,0 +1,114 @@
+"""The checks themselves: each is seen to fire on a graph that is wrong by a little."""
+
+import attrs
+import numpy as np
+import pytest
+import torch
+
+import build
+from spikec import Compiler, Graph, VerificationError
+from spikec.contract import check_exact, check_rate, difference, first_difference, probe
+from spikec.ops import IF, Input, Linear, Output, Weighted
+
+X = torch.rand(40, 2, 8, 6)
+
+
+@pytest.fixture(scope="module")
+def spiking():
+    return Compiler(build.GraphTarget(), calibration=X).run(build.residual()).graph
+
+
+def scaled(graph, name, gain):
+    other = graph.copy()
+    op = other[name]
+    other.set_op(name, attrs.evolve(op, weight=op.weight * gain))
+    return other
+
+
+@pytest.mark.parametrize("gain", [0.5, 0.999, 1 + 1e-7, 2.0])
+def test_exact_notices_a_wrong_weight_in_an_ann(gain):
+    g = build.residual()
+    xs = probe(g, [X], 0)
+    assert check_exact(g, g.copy(), xs) == 0
+    with pytest.raises(VerificationError, match="changed the output"):
+        check_exact(g, scaled(g, "conv2", gain), xs)
+
+
+@pytest.mark.parametrize("gain", [0.5, 0.9, 1.1, 2.0])
+@pytest.mark.parametrize("name", ["conv1", "conv3", "fc"])
+def test_exact_notices_a_wrong_weight_in_an_snn(spiking, gain, name):
+    xs = probe(spiking, [X], 0)
+    assert check_exact(spiking, spiking.copy(), xs) == 0
+    with pytest.raises(VerificationError, match="changed (a spike|the output)"):
+        check_exact(spiking, scaled(spiking, name, gain), xs)
+
+
+def test_exact_names_the_neuron_that_differs_first(spiking):
+    with pytest.raises(VerificationError) as caught:
+        check_exact(spiking, scaled(spiking, "conv3", 1.2), probe(spiking, [X], 0))
+    assert caught.value.location == "relu3"
+
+
+def neuron(weight, **options):
+    g = Graph()
+    x = g.add(Input((1,), "float64", rate=True), name="x")
+    spikes = g.add(IF(np.ones(1), **options), g.add(Linear(np.array([[weight]])), x), name="if")
+    g.add(Output(), spikes)
+    return g
+
+
+def test_a_tie_is_no_difference_and_a_near_tie_is_one():
+    """Inputs of 1/4 reach the threshold exactly at every fourth step."""
+    xs = (torch.tensor([[0.25], [0.7], [0.1]], dtype=torch.float64),)
+    before, tie = neuron(1.0), neuron(1 - 1e-15)
+    first = first_difference(before, tie, xs, 16)
+    assert (first.node, first.step) == ("if", 3)
+    check_exact(before, tie, xs)
+    with pytest.raises(VerificationError, match="step 3"):
+        check_exact(neuron(1 + 1e-6), neuron(1 - 1e-6), xs)
+
+
+def test_a_probe_that_cannot_tell_is_an_error():
+    g = build.mlp()
+    g.set_op("fc3", Linear(np.full((4, 7), 1e-9), np.ones(4), origin=g["fc3"].origin))
+    with pytest.raises(VerificationError, match="hardly varies"):
+        difference(g, g.copy(), probe(g, None, 0))
+
+
+@pytest.mark.parametrize(
+    ("options", "holds"),
+    [
+        ({}, True),
+        ({"v_init": np.array(0.5)}, True),
+        ({"v_init": np.array(1.0)}, True),
+        ({"v_init": np.array(2.5)}, False),
+        ({"v_init": np.array(-1.5)}, False),
+        ({"v_reset": np.array(0.0)}, False),
+    ],
+)
+def test_rate_is_seen_to_fail(options, holds):
+    g = neuron(1.0, **options)
+    if holds:
+        check_rate(g, "if")
+    else:
+        with pytest.raises(VerificationError, match="clipped ReLU"):
+            check_rate(g, "if")
+
+
+def test_the_probe_holds_real_and_random_samples():
+    g = build.residual()
+    (x,) = probe(g, [X], 0)
+    assert x.dtype == torch.float64
+    assert torch.equal(x[:6].float(), X[:6])
+    assert len(x) == 8
+    assert torch.equal(x, probe(g, [X], 0)[0])
+    (single,) = probe(g, [X[:1]], 0)
+    assert len(single) == 3
+
+
+def test_every_sum_of_weights_is_covered(spiking):
+    """Sabotage each affine op in turn; none may hide from the check."""
+    xs = probe(spiking, [X], 0)
+    for node in spiking.match(Weighted):
+        with pytest.raises(VerificationError):
+            check_exact(spiking, scaled(spiking, node.name, 1.3), xs)

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+
+import build
+from spikec import Compiler, Graph, InvalidModelError, TypeMismatchError, run
+from spikec.ops import IF, Input, Output
+
+
+def neuron(op, shape=(3,)):
+    g = Graph()
+    x = g.add(Input(shape, "float64", rate=True))
+    g.add(Output(), g.add(op, x, name="if"))
+    return g
+
+
+def loop(currents, threshold, reset, v, strict):
+    """The equations of integrate-and-fire, one neuron at a time."""
+    trains = []
+    for current in currents.reshape(len(currents), -1).T:
+        potential, train = v, []
+        for z in current:
+            potential += z
+            fired = potential > threshold if strict else potential >= threshold
+            if fired:
+                potential = potential - threshold if reset is None else reset
+            train.append(float(fired))
+        trains.append(train)
+    return np.array(trains).T.reshape(currents.shape)
+
+
+@pytest.mark.parametrize("reset", [None, 0.0, -0.25])
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("v_init", [0.0, 0.5, -1.0])
+def test_if_is_its_equation(reset, strict, v_init):
+    rng = np.random.default_rng(1)
+    currents = rng.integers(-2, 4, size=(40, 2, 3)) / 4  # quarters: ties happen
+    op = IF(np.ones(1), v_init=np.array(v_init), v_reset=None if reset is None else np.array(reset), strict=strict)
+    found = run(neuron(op), torch.tensor(currents)).numpy()
+    np.testing.assert_array_equal(found, loop(currents, 1.0, reset, v_init, strict))
+    assert 0.05 < found.mean() < 0.6
+
+
+def test_the_rate_under_constant_current_is_the_closed_form():
+    """N(T) = clip(floor((T z + v_init) / threshold), 0, T), Bu et al. 2022, eq. 5."""
+    z = torch.linspace(-0.5, 2.5, 301, dtype=torch.float64)[:, None] + 1e-4 * np.pi
+    steps, threshold, v_init = 13, 0.75, 0.31
+    op = IF(np.array([threshold]), v_init=np.array([v_init]))
+    count = run(neuron(op, (1,)), z, steps).sum(0)
+    assert torch.equal(count, ((steps * z + v_init) / threshold).floor().clamp(0, steps))
+
+
+def test_membrane_identity_holds_for_any_input():
+    """rate = mean input - (v(T) - v(0)) / T."""
+    currents = torch.rand(50, 4, 3, dtype=torch.float64) * 2 - 0.5
+    states = []
+    g = neuron(IF(np.ones(1), v_init=np.array([0.5])))
+
+    def tap(name, value, state, operands):
+        if name == "if":
+            states.append(state + operands[0] - value)
+
+    out = run(g, currents, tap=tap)
+    torch.testing.assert_close(out.mean(0), currents.mean(0) - (states[-1] - 0.5) / 50, rtol=0, atol=1e-12)
+
+
+def test_constant_and_time_major_input_agree():
+    c = Compiler(build.GraphTarget(), calibration=torch.rand(40, 2, 8, 6)).run(build.residual())
+    x = torch.rand(3, 2, 8, 6, dtype=torch.float64)
+    constant = run(c.graph, x, 9)
+    assert torch.equal(constant, run(c.graph, x.expand(9, *x.shape)))
+    assert constant.shape == (9, 3, 5)
+
+
+def test_wrong_calls():
+    ann, snn = build.mlp(), neuron(IF(np.ones(1)))
+    with pytest.raises(InvalidModelError, match="timesteps"):
+        run(ann, torch.rand(2, 6, dtype=torch.float64), 3)
+    with pytest.raises(InvalidModelError, match="at least one step"):
+        run(snn, torch.rand(2, 3, dtype=torch.float64), 0)
+    with pytest.raises(InvalidModelError, match="1 input"):
+        run(ann, [torch.rand(2, 6)] * 2)
+    with pytest.raises(TypeMismatchError, match=r"the input is \[B, 6\], got \[2, 7\]"):
+        run(ann, torch.rand(2, 7))
+    with pytest.raises(TypeMismatchError, match="the input is"):
+        run(snn, torch.rand(2, 3), None)

@@ -1,0 +1,156 @@
+import attrs
+import pytest
+import torch
+
+import build
+from spikec import CompileError, Compiler, Pass, Pipeline, VerificationError
+from spikec.contract import probe
+from spikec.loader import names, pass_named
+from spikec.normalization import Normalization
+from spikec.ops import Linear
+from spikec.stages import FOLDED, SPIKING
+
+X = torch.rand(30, 2, 8, 6)
+TARGET = build.GraphTarget()
+
+
+@attrs.frozen
+class Sabotage(Pass):
+    """Claims to be exact and is not."""
+
+    name = "sabotage"
+    needs = (FOLDED,)
+    gain: float = 1.5
+
+    def run(self, graph, context):
+        for node in graph.match(Linear):
+            graph.set_op(node.name, attrs.evolve(node.op, weight=node.op.weight * self.gain))
+        return 1
+
+
+@attrs.frozen
+class Liar(Pass):
+    name = "liar"
+
+    def run(self, graph, context):
+        return 3
+
+
+def names_of(pipeline):
+    return [p.name for p in pipeline]
+
+
+def test_editing_makes_another_pipeline():
+    default = Pipeline.default(TARGET)
+    edited = default.insert_after("fold-batchnorm", Sabotage()).without("eliminate-identity")
+    assert "sabotage" not in names_of(default)
+    assert names_of(edited)[3:5] == ["fold-batchnorm", "sabotage"]
+    assert names_of(default.insert_before("normalize", Sabotage()))[5] == "sabotage"
+    assert names_of(default.replace("normalize", "normalize")) == names_of(default)
+    assert names_of(default + ["cast-parameters"])[-2:] == ["cast-parameters"] * 2
+
+
+def test_a_wrong_order_is_refused_when_it_is_built():
+    with pytest.raises(CompileError, match=r"relu-to-if runs on a graph that is calibrated; here it is folded"):
+        Pipeline(["fold-batchnorm", "relu-to-if"])
+    with pytest.raises(CompileError, match="normalize runs on a graph that is folded; here it is spiking"):
+        Pipeline(["fold-batchnorm", "normalize", "relu-to-if", "normalize"])
+
+
+def test_unknown_names_get_a_suggestion():
+    with pytest.raises(CompileError, match="did you mean 'fold-batchnorm'"):
+        Pipeline(["fold-batchnrm"])
+    with pytest.raises(CompileError, match="did you mean 'normalize'"):
+        Pipeline.default(TARGET).without("normalise")
+    with pytest.raises(CompileError, match="not a pass"):
+        Pipeline([3])
+
+
+def test_only_passes_for_its_stage_remain_for_a_spiking_graph():
+    kept = names_of(Pipeline.default(TARGET).from_stage(SPIKING))
+    assert kept == ["init-potential", "avgpool-to-sumpool", "fold-rescale", "cast-parameters"]
+
+
+def test_every_file_is_a_pass_of_its_name():
+    for stem in names("passes"):
+        assert pass_named(stem.replace("_", "-")).name == stem.replace("_", "-")
+
+
+def test_a_pass_prints_its_options():
+    assert str(Sabotage(gain=2.0)) == "sabotage(gain=2.0)"
+    assert str(Sabotage()) == "sabotage"
+
+
+@pytest.mark.parametrize("verify", ["each", "end"])
+def test_a_pass_that_breaks_its_contract_is_named(verify):
+    pipeline = Pipeline.default(TARGET).insert_after("fold-batchnorm", Sabotage())
+    with pytest.raises(VerificationError, match="exact pass changed the output") as caught:
+        Compiler(TARGET, calibration=X, pipeline=pipeline, verify=verify).run(build.residual())
+    if verify == "each" and hasattr(caught.value, "__notes__"):
+        assert "sabotage; run before it: eliminate-identity" in caught.value.__notes__[0]
+
+
+def test_verify_off_does_not_look():
+    pipeline = Pipeline.default(TARGET).insert_after("fold-batchnorm", Sabotage())
+    Compiler(TARGET, calibration=X, pipeline=pipeline, verify="off").run(build.residual())
+
+
+def test_a_wrong_count_of_changes_is_refused():
+    pipeline = Pipeline.default(TARGET).insert_after("fold-batchnorm", Liar())
+    with pytest.raises(VerificationError, match=r"reports 3 change\(s\)"):
+        Compiler(TARGET, calibration=X, pipeline=pipeline).run(build.residual())
+
+
+def test_pipeline_and_normalization_together_are_refused():
+    with pytest.raises(CompileError, match="both pipeline and normalization"):
+        Compiler(TARGET, pipeline=Pipeline.default(TARGET), normalization="max")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"timesteps": 0},
+        {"timesteps": 1.5},
+        {"verify": "maybe"},
+        {"normalization": 1.5},
+        {"normalization": "most"},
+        {"normalization": True},
+        {"normalization": "120%"},
+    ],
+)
+def test_wrong_options(wrong):
+    with pytest.raises(CompileError):
+        Compiler(TARGET, **wrong)
+
+
+def test_normalization_spellings():
+    assert Normalization.parse("max") == Normalization(method="max", per_channel=False)
+    assert Normalization.parse("99.9%") == Normalization(percentile=99.9, per_channel=False)
+    assert Normalization.parse(1 / 3) == Normalization(method="max", factor=1 / 3, per_channel=False)
+    assert Normalization().v_init == 0.5
+
+
+def test_dumps_diff_and_hold_no_addresses(tmp_path):
+    for folder in ("one", "two"):
+        Compiler(TARGET, calibration=X, dump_dir=tmp_path / folder).run(build.residual())
+    one, two = (sorted(p for p in (tmp_path / f).iterdir() if p.name != "index.tsv") for f in ("one", "two"))
+    assert [p.name for p in one] == [p.name for p in two]
+    assert all(a.read_text() == b.read_text() for a, b in zip(one, two, strict=True))
+    assert (tmp_path / "one" / "00-import.txt").read_text().startswith("graph test {")
+    assert "05-fold-batchnorm.diff" in [p.name for p in one]
+    assert "03-canonicalize-activations.txt" not in [p.name for p in one]
+    index = (tmp_path / "one" / "index.tsv").read_text().splitlines()
+    assert len(index) == 2 + len(Pipeline.default(TARGET))
+    assert "became an affine op of its own" in next(row for row in index if row.startswith("05-"))
+    assert str(tmp_path) not in "".join(p.read_text() for p in one)
+
+
+def test_a_second_run_leaves_no_stale_dumps(tmp_path):
+    Compiler(TARGET, calibration=X, dump_dir=tmp_path).run(build.residual())
+    Compiler(TARGET, calibration=torch.rand(9, 6), dump_dir=tmp_path).run(build.mlp())
+    assert not (tmp_path / "01-eliminate-identity.txt").exists()
+    assert (tmp_path / "05-fold-batchnorm.txt").exists()
+
+
+def test_the_probe_is_of_the_graph():
+    assert probe(build.mlp(), None, 3)[0].shape[1:] == (6,)

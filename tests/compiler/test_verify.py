@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+
+import build
+from spikec import Graph, UnsupportedOpError, VerificationError
+from spikec.ops import IF, Clamp, Conv, Identity, Input, Linear, Output, Relu, Rescale
+from spikec.stages import CALIBRATED, FINAL, FOLDED, IMPORTED, SPIKING
+from spikec.verify import verify
+
+
+def chain(*ops, rate=False):
+    b = build.Builder(4)
+    b.graph.set_op("x", Input((4,), "float64", rate, origin=build.source("x")))
+    x = b.x
+    for i, op in enumerate(ops):
+        x = b.add(op, x, name=f"op{i}")
+    return b.done(x)
+
+
+def test_a_sound_graph_passes():
+    verify(build.residual(), IMPORTED, build.residual().sources)
+
+
+def test_no_output():
+    g = Graph()
+    g.add(Input((3,)))
+    with pytest.raises(VerificationError, match="no output"):
+        verify(g, IMPORTED)
+
+
+def test_a_result_nobody_uses():
+    g = build.mlp()
+    g.add(Relu(), "relu1", name="lost")
+    with pytest.raises(VerificationError, match="nobody uses"):
+        verify(g, IMPORTED)
+
+
+def test_a_missing_operand():
+    g = build.mlp()
+    g.set_operands("relu2")
+    g.add(Output(), "fc2")
+    with pytest.raises(VerificationError, match=r"takes 1 operand\(s\), has 0"):
+        verify(g, IMPORTED)
+
+
+def test_a_vanished_source_is_named():
+    g = build.mlp()
+    sources = g.sources
+    g.bypass("bn1")
+    with pytest.raises(VerificationError, match="vanished") as caught:
+        verify(g, IMPORTED, sources)
+    assert caught.value.location == "bn1"
+
+
+def test_a_dropped_source_needs_a_reason():
+    g = build.mlp()
+    sources = g.sources
+    g.bypass("bn1", "for this test")
+    verify(g, IMPORTED, sources)
+
+
+ONES = np.ones((1,))
+
+
+@pytest.mark.parametrize(
+    ("stage", "graph", "error", "message"),
+    [
+        (FOLDED, chain(Identity()), UnsupportedOpError, "identity"),
+        (FOLDED, build.mlp(), UnsupportedOpError, "batchnorm"),
+        (FOLDED, chain(Clamp(-1, 1)), UnsupportedOpError, "clamp has no spiking form"),
+        (FOLDED, chain(Relu(), rate=False), None, ""),
+        (FOLDED, chain(IF(ONES), rate=True), UnsupportedOpError, "is rate"),
+        (CALIBRATED, chain(Relu()), VerificationError, "without a scale"),
+        (CALIBRATED, chain(Relu(scale=ONES)), None, ""),
+        (SPIKING, chain(Relu()), VerificationError, "non-linear"),
+        (SPIKING, chain(Linear(np.eye(4))), VerificationError, "every signal is rate"),
+        (SPIKING, chain(Rescale(2 * ONES), rate=True), None, ""),
+        (FINAL, chain(Rescale(2 * ONES), rate=True), VerificationError, "fold-rescale"),
+        (FINAL, chain(IF(ONES), rate=True), None, ""),
+    ],
+)
+def test_each_stage_rule_can_be_broken(stage, graph, error, message):
+    if error is None:
+        verify(graph, stage)
+    else:
+        with pytest.raises(error, match=message):
+            verify(graph, stage)
+
+
+def test_all_problems_come_at_once():
+    with pytest.raises(UnsupportedOpError) as caught:
+        verify(chain(Clamp(-1, 1), Linear(np.eye(4)), Clamp(-2, 2)), FOLDED)
+    assert [p.location for p in caught.value.problems] == ["op0", "op2"]
+
+
+def test_a_conv_of_another_rank_is_located():
+    conv = Conv(np.ones((1, 1, 3)), stride=(1,), padding=(0,), dilation=(1,))
+    with pytest.raises(Exception, match="1d convolution takes samples of rank 2") as caught:
+        verify(chain(conv), IMPORTED)
+    assert caught.value.location == "op0"

@@ -1,0 +1,222 @@
+"""Passes on ANN graphs: before, after, and numbers against torch where torch has the op."""
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import build
+from spikec import UnsupportedOpError, run
+from spikec.contract import check_exact, probe
+from spikec.loader import pass_named
+from spikec.ops import (
+    AdaptiveAvgPool,
+    AvgPool,
+    BatchNorm,
+    Clamp,
+    Conv,
+    Flatten,
+    Identity,
+    Linear,
+    Relu,
+    Reshape,
+)
+from spikec.passbase import Context
+from spikec.stages import FOLDED, IMPORTED
+from spikec.verify import verify
+
+
+def apply(name, graph, **options):
+    """Run one pass as the manager does; returns the graph after it, the changes and the context."""
+    context = Context(graph)
+    after = graph.copy()
+    changes = pass_named(name, **options).run(after, context)
+    assert (changes == 0) == after.same_as(graph)
+    verify(after, IMPORTED, graph.sources)
+    if changes:
+        check_exact(graph, after, probe(graph, None, 0))
+    again = after.copy()
+    assert pass_named(name, **options).run(again, Context(after)) == 0
+    return after, changes, context
+
+
+def kinds(graph):
+    return [graph[name].kind for name in graph]
+
+
+def test_identities_disappear_with_a_reason():
+    b = build.Builder(3)
+    g = b.done(b.linear(b.add(Identity(), b.add(Identity(), b.x, name="drop1"), name="drop2"), 4, "fc"))
+    after, changes, _ = apply("eliminate-identity", g)
+    assert changes == 2
+    assert kinds(after) == ["input", "linear", "output"]
+    assert {s.node: why for s, why in after.dropped.items()} == {
+        "drop1": "does nothing in evaluation mode",
+        "drop2": "does nothing in evaluation mode",
+    }
+
+
+def test_reshapes_become_numbers_or_flatten():
+    b = build.Builder(2, 3, 4)
+    same = b.add(Reshape((2, 3, 4)), b.x, name="same")
+    two = b.add(Reshape((6, -1)), same, name="two")
+    flat = b.add(Reshape((-1,)), two, name="flat")
+    g = b.done(b.linear(b.add(Flatten(), flat, name="again"), 5, "fc"))
+    after, changes, _ = apply("infer-types", g)
+    assert changes == 4
+    assert kinds(after) == ["input", "reshape", "flatten", "linear", "output"]
+    assert after["two"].shape == (6, 4)
+
+
+@pytest.mark.parametrize(("low", "high", "cap"), [(0, None, None), (0, 6.0, 6.0), (0.0, 1.0, 1.0)])
+def test_clamps_become_clipped_relus(low, high, cap):
+    b = build.Builder(3)
+    g = b.done(b.linear(b.add(Clamp(low, high), b.x, name="act"), 4, "fc"))
+    after, changes, _ = apply("canonicalize-activations", g)
+    assert changes == 1
+    assert isinstance(after["act"], Relu)
+    assert after["act"].cap == cap
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (None, 6), (0, 0), (0, -2), (0.5, 2)])
+def test_other_clamps_stay_and_are_refused_by_the_next_stage(low, high):
+    b = build.Builder(3)
+    g = b.done(b.linear(b.add(Clamp(low, high), b.x, name="act"), 4, "fc"))
+    after, changes, context = apply("canonicalize-activations", g)
+    assert changes == 0
+    assert context.notes[0].node == "act"
+    with pytest.raises(UnsupportedOpError, match="clamp has no spiking form"):
+        verify(after, FOLDED)
+
+
+def test_three_relus_in_a_row_become_one():
+    b = build.Builder(3)
+    x = b.relu(b.relu(b.relu(b.x, "a", 5.0), "b"), "c", 2.0)
+    after, changes, _ = apply("canonicalize-activations", b.done(b.linear(x, 2, "fc")))
+    assert changes == 2
+    assert [node.op.cap for node in after.match(Relu)] == [2.0]
+    assert [s.node for s in after["c"].origin] == ["a", "b", "c"]
+
+
+def test_a_relu_with_two_users_is_not_joined():
+    b = build.Builder(3)
+    first = b.relu(b.x, "a")
+    g = b.done(b.relu(first, "b"), b.linear(first, 2, "fc"))
+    assert apply("canonicalize-activations", g)[1] == 0
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+@pytest.mark.parametrize("wanted", range(1, 9))
+def test_adaptive_pools_with_even_windows_become_ordinary(size, wanted):
+    x = torch.rand(2, 3, size, 7, dtype=torch.float64)
+    b = build.Builder(3, size, 7)
+    g = b.done(b.add(AdaptiveAvgPool((wanted, None)), b.x, name="pool"))
+    after, changes, context = apply("lower-adaptive-pool", g)
+    torch.testing.assert_close(run(after, x), nn.AdaptiveAvgPool2d((wanted, None))(x), rtol=0, atol=1e-14)
+    assert isinstance(after["pool"], AvgPool) == bool(changes)
+    assert bool(changes) != bool(context.notes)
+    if size % wanted == 0:
+        assert changes == 1
+
+
+def test_uneven_windows_stay():
+    b = build.Builder(3, 5, 7)
+    g = b.done(b.add(AdaptiveAvgPool((4, 3)), b.x, name="pool"))
+    after, changes, _ = apply("lower-adaptive-pool", g)
+    assert (changes, after["pool"].kernel, after["pool"].stride) == (1, (2, 3), (1, 2))
+    b = build.Builder(3, 5, 7)
+    g = b.done(b.add(AdaptiveAvgPool((3, 3)), b.x, name="pool"))
+    _, changes, context = apply("lower-adaptive-pool", g)
+    assert changes == 0
+    assert "uneven" in context.notes[0].reason
+
+
+def torch_batchnorm(op, layer):
+    """torch's own module with the op's parameters."""
+    module = layer(len(op.mean), eps=op.eps).double().eval()
+    with torch.no_grad():
+        for mine, name in (
+            (op.weight, "weight"),
+            (op.bias, "bias"),
+            (op.mean, "running_mean"),
+            (op.var, "running_var"),
+        ):
+            getattr(module, name).copy_(torch.tensor(mine))
+    return module
+
+
+@pytest.mark.parametrize(
+    ("shape", "layer"),
+    [((3,), nn.BatchNorm1d), ((3, 5), nn.BatchNorm1d), ((3, 5, 4), nn.BatchNorm2d), ((3, 2, 3, 2), nn.BatchNorm3d)],
+)
+def test_batchnorm_alone_is_an_affine_op_and_equals_torch(shape, layer):
+    b = build.Builder(*shape)
+    g = b.done(b.batchnorm(b.x, "bn"))
+    after, _, context = apply("fold-batchnorm", g)
+    x = torch.randn(4, *shape, dtype=torch.float64)
+    torch.testing.assert_close(run(after, x), torch_batchnorm(g["bn"], layer)(x), rtol=0, atol=1e-13)
+    assert isinstance(after["bn"], Linear if len(shape) == 1 else Conv)
+    assert "affine op of its own" in context.notes[0].reason
+
+
+def fold_case(where, padding=(0, 0), shift=True, groups=1):
+    b = build.Builder(4, 6, 5)
+    if where == "behind":
+        x = b.batchnorm(b.conv(b.x, 6, "conv", (3, 2), padding, groups), "bn")
+    else:
+        x = b.conv(b.batchnorm(b.x, "bn"), 6, "conv", (3, 2), padding, groups)
+    if not shift:
+        op = b.graph["bn"]
+        b.graph.set_op("bn", BatchNorm(op.weight, np.zeros(4), np.zeros(4), op.var, origin=op.origin))
+    return b.done(x)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("where", ["behind", "before"])
+def test_batchnorm_folds_into_a_conv(where, groups):
+    after, _, context = apply("fold-batchnorm", fold_case(where, groups=groups))
+    assert kinds(after) == ["input", "conv", "output"]
+    assert {s.node for s in after["conv"].origin} == {"conv", "bn"}
+    assert not context.notes
+
+
+def test_a_shift_before_a_padded_conv_does_not_fold():
+    after, _, context = apply("fold-batchnorm", fold_case("before", padding=(1, 0)))
+    assert kinds(after) == ["input", "conv", "conv", "output"]
+    assert "pads with zeros" in context.notes[0].reason
+
+
+def test_a_gain_alone_before_a_padded_conv_folds():
+    assert len(apply("fold-batchnorm", fold_case("before", padding=(1, 0), shift=False))[0]) == 3
+
+
+def test_batchnorm_behind_a_conv_with_other_users_folds_forward():
+    b = build.Builder(4, 6, 5)
+    conv = b.conv(b.x, 4, "conv", (3, 3), (1, 1))
+    bn = b.batchnorm(conv, "bn")
+    g = b.done(b.conv(bn, 2, "a", (3, 3), (0, 0)), b.conv(bn, 3, "b", (1, 2), (0, 0)), conv)
+    after, _, _ = apply("fold-batchnorm", g)
+    assert "bn" not in after
+    assert {s.node for s in after["b"].origin} == {"b", "bn"}
+
+
+def test_batchnorm_around_linear():
+    b = build.Builder(5)
+    x = b.linear(b.relu(b.batchnorm(b.linear(b.batchnorm(b.x, "bn0"), 4, "fc1"), "bn1"), "relu"), 3, "fc2")
+    after, changes, _ = apply("fold-batchnorm", b.done(x))
+    assert changes == 2
+    assert kinds(after) == ["input", "linear", "relu", "linear", "output"]
+
+
+def test_the_wrong_gain_is_noticed(monkeypatch):
+    """Break the fold on purpose: the contract must go red."""
+    monkeypatch.setattr(BatchNorm, "gain", property(lambda self: self.weight / np.sqrt(self.var)), raising=True)
+    g = fold_case("behind")
+    right = attrs.evolve(g["bn"], eps=0.0)
+    assert np.allclose(right.gain, g["bn"].gain)
+    after = g.copy()
+    pass_named("fold-batchnorm").run(after, Context(g))
+    monkeypatch.undo()
+    with pytest.raises(Exception, match="exact pass changed"):
+        check_exact(g, after, probe(g, None, 0))
