@@ -1,5 +1,6 @@
 """Where an operation comes from in the user's model."""
 
+import functools
 import os
 import sys
 import sysconfig
@@ -55,13 +56,16 @@ def describe(origin: Origin) -> str:
 
 _LIBRARIES = tuple(
     os.path.realpath(path) + os.sep
-    for path in (*sysconfig.get_paths().values(), os.path.dirname(__file__), os.path.dirname(os.__file__))
-    if path and os.path.realpath(path) not in (os.path.realpath(sys.prefix), os.path.realpath(sys.exec_prefix))
+    for path in {*sysconfig.get_paths().values(), os.path.dirname(os.__file__)}
+    if os.path.realpath(path) not in (os.path.realpath(sys.prefix), os.path.realpath(sys.exec_prefix))
 )
 
 
+@functools.cache
 def is_user_file(filename: str) -> bool:
     """True for code that is neither torch, spikec, an installed package nor the standard library."""
     if not filename or filename.startswith("<"):
         return False
-    return not os.path.realpath(filename).startswith(_LIBRARIES) and f"{os.sep}site-packages{os.sep}" not in filename
+    real = os.path.realpath(filename)
+    ours = {getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith("spikec.")}
+    return not real.startswith(_LIBRARIES) and f"{os.sep}site-packages{os.sep}" not in real and filename not in ours

@@ -9,6 +9,7 @@ COMMON: tuple[str, ...] = (
     "eliminate-identity",
     "infer-types",
     "canonicalize-activations",
+    "lower-maxpool",
     "lower-adaptive-pool",
     "fold-batchnorm",
     "normalize",

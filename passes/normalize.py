@@ -42,7 +42,7 @@ class Normalize(Pass):
         if chosen is None:
             chosen = self._from_data(graph, context, nodes)
         for node in nodes:
-            scale = chosen[node.name]
+            scale = chosen[_compared(graph, node)]
             if not np.isfinite(scale).all():
                 raise InvalidModelError(graph.problem(node.name, "its values on the calibration data are not finite"))
             scale = np.minimum(scale, np.inf if node.op.cap is None else node.op.cap)
@@ -98,6 +98,21 @@ class Normalize(Pass):
             scale = channels if self.normalization.per_channel else np.array([layer])
             found[node.name] = self._guarded(scale, layer, node.name, context)
         return found
+
+
+def _compared(graph: Graph, node: Node[Relu]) -> str:
+    """The ReLU whose statistic counts: for one that compares, the nearest before it with as many channels."""
+    if not node.op.compares:
+        return node.name
+    channels = graph.type(node.name).shape[_axis(graph, node.name)]
+    todo = list(graph.operands(node.name))
+    while todo:
+        name = todo.pop(0)
+        op = graph[name]
+        if isinstance(op, Relu) and not op.compares and graph.type(name).shape[_axis(graph, name)] == channels:
+            return name
+        todo += graph.operands(name)
+    return node.name
 
 
 def _axis(graph: Graph, name: str) -> int:

@@ -36,12 +36,14 @@ class Relu(_Activation):
         cap: upper bound, or None for a plain ReLU.
         scale: once calibrated, the value that a neuron firing at every step stands for: positive, of the
             sample's rank, each axis 1 or full. It does not change the meaning.
+        compares: its operand is the difference of two signals of one scale, and that scale is its own too.
     """
 
     kind: ClassVar[str] = "relu"
 
     cap: float | None = None
     scale: Array | None = array(default=None)
+    compares: bool = False
 
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's clamp."""
@@ -76,6 +78,7 @@ class MaxPool(_Activation):
     """
 
     kind: ClassVar[str] = "maxpool"
+    hint: ClassVar[str] = "put the max-pool behind a ReLU, or use an average pool"
 
     kernel: tuple[int, ...] = attrs.field(converter=ints)
     stride: tuple[int, ...] = attrs.field(converter=ints)

@@ -1,0 +1,123 @@
+"""Max-pools become ReLUs, sums and convolutions, which every target has."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import ClassVar
+
+import attrs
+import numpy as np
+
+from spikec.graph import Graph, Node
+from spikec.ops import AdaptiveAvgPool, Add, AvgPool, Concat, Conv, Flatten, MaxPool, Pad, Relu
+from spikec.ops.weighted import Pairs, diagonal
+from spikec.passbase import Context, Pass
+from spikec.rewrite import rewrite
+from spikec.stages import IMPORTED, Stage
+
+#: a cell of the window, or a node that holds the maximum of several
+Item = tuple[int, ...] | str
+
+
+@attrs.frozen
+class LowerMaxPool(Pass):
+    """``max(a, b) = b + relu(a - b)``, as a tournament over the cells of the window.
+
+    A cell is picked by a depthwise convolution with a single 1. A ReLU behind the pool moves in front of
+    it first, because ``relu(max(x)) = max(relu(x))``. Padding and windows that reach beyond the map see
+    zeros, which is right for a signal that is never negative; others are left, and refused later.
+    """
+
+    name: ClassVar[str] = "lower-maxpool"
+    needs: ClassVar[tuple[Stage, ...]] = (IMPORTED,)
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """Commute ReLUs, then lower every pool."""
+
+        def commute(pool: Node[MaxPool], relu: Node[Relu]) -> bool:
+            (source,) = graph.operands(pool.name)
+            graph.bypass(pool.name)
+            graph.set_operands(relu.name, source)
+            graph.insert_after(relu.name, pool.op, new=pool.name)
+            return True
+
+        changes = rewrite(graph, (MaxPool, Relu), commute)
+        for node in graph.match(MaxPool):
+            (source,) = graph.operands(node.name)
+            padding = _padding(node.op, graph.type(source).shape, graph.type(node.name).shape)
+            if any(map(any, padding)) and not _never_negative(graph, source):
+                context.note(node.name, "its windows reach beyond the map, and its operand may be negative")
+                continue
+            graph.replace_uses(node.name, _tournament(graph, node, source, padding))
+            graph.remove(node.name)
+            changes += 1
+        return changes
+
+
+def _padding(op: MaxPool, before: Sequence[int], after: Sequence[int]) -> Pairs:
+    """The padding with which every window lies inside; behind the map, windows of ceil_mode need more."""
+    found = []
+    for i, (low, _) in enumerate(op.padding):
+        extent = op.dilation[i] * (op.kernel[i] - 1) + 1
+        needed = (after[i + 1] - 1) * op.stride[i] + extent - before[i + 1] - low
+        found.append((low, max(needed, 0)))
+    return tuple(found)
+
+
+def _never_negative(graph: Graph, name: str) -> bool:
+    op = graph[name]
+    if isinstance(op, Relu):
+        return True
+    keeps_sign = isinstance(op, (AvgPool, AdaptiveAvgPool, MaxPool, Flatten, Concat, Add, Pad))
+    return keeps_sign and all(_never_negative(graph, x) for x in graph.operands(name))
+
+
+def _tournament(graph: Graph, node: Node[MaxPool], source: str, padding: Pairs) -> str:
+    pool = _Picker(graph, node, source, padding)
+    items: list[Item] = list(itertools.product(*map(range, node.op.kernel)))
+    while len(items) > 1:
+        paired = [pool.larger(a, b) for a, b in zip(items[::2], items[1::2], strict=False)]
+        items = [*paired, *items[len(paired) * 2 :]]
+    return pool.as_node(items[0])
+
+
+class _Picker:
+    """Builds the ops of one tournament."""
+
+    def __init__(self, graph: Graph, node: Node[MaxPool], source: str, padding: Pairs) -> None:
+        self.graph, self.node, self.source, self.padding = graph, node, source, padding
+        self.shape = graph.type(source).shape
+
+    def larger(self, a: Item, b: Item) -> str:
+        """``b + relu(a - b)``."""
+        last = self.as_node(b)
+        if isinstance(a, str) or isinstance(b, str):
+            minus = self.graph.add(diagonal(-np.ones(self.shape[0]), None, len(self.shape)), last, name=f"{last}_minus")
+            difference = self._add(Add(origin=self.node.op.origin), self.as_node(a), minus, tag="difference")
+        else:
+            difference = self._pick({a: 1.0, b: -1.0})
+        excess = self._add(Relu(compares=True, origin=self.node.op.origin), difference, tag="excess")
+        return self._add(Add(origin=self.node.op.origin), last, excess, tag="larger")
+
+    def as_node(self, item: Item) -> str:
+        """The signal of one cell of every window, or of a maximum."""
+        return item if isinstance(item, str) else self._pick({item: 1.0})
+
+    def _pick(self, cells: dict[tuple[int, ...], float]) -> str:
+        op = self.node.op
+        weight = np.zeros((self.shape[0], 1, *op.kernel))
+        for cell, value in cells.items():
+            weight[(slice(None), 0, *cell)] = value
+        conv = Conv(
+            weight,
+            stride=op.stride,
+            padding=self.padding,
+            dilation=op.dilation,
+            groups=self.shape[0],
+            origin=op.origin,
+        )
+        return self._add(conv, self.source, tag="cell")
+
+    def _add(self, op: Add | Relu | Conv, *operands: str, tag: str) -> str:
+        return self.graph.add(op, *operands, name=f"{self.node.name}_{tag}")
