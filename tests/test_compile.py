@@ -1,0 +1,241 @@
+"""``spikec.compile`` as users meet it: what it takes, what it refuses, and that nothing is left half."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import build
+import nets
+import spikec
+from spikec import CalibrationError, CompileError, InvalidModelError, TypeMismatchError, UnsupportedOpError
+
+TARGETS = ["spikingjelly", "nir", "netx"]
+
+
+def conv_net(*extra):
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), *extra, nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+
+
+IMAGES = torch.rand(20, 1, 8, 8)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_linear_first_needs_nothing_else(target):
+    with pytest.warns(spikec.SpikecWarning, match="weights alone"):
+        artifact = spikec.compile(nets.build("mlp"), target)
+    assert artifact is not None
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_conv_first_says_exactly_what_to_pass(target):
+    with pytest.raises(InvalidModelError, match="shape") as caught:
+        spikec.compile(conv_net(), target)
+    assert "example_input=torch" in caught.value.hint
+    assert "1, 1, " in caught.value.hint
+
+
+def test_an_example_is_enough():
+    with pytest.warns(spikec.SpikecWarning):
+        spikec.compile(conv_net(), "nir", example_input=torch.rand(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_unknown_op_is_refused_with_all_its_places(target):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = conv_net(nn.GELU())
+            self.head = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return torch.tanh(self.head(self.body(x)))
+
+    with pytest.raises(UnsupportedOpError) as caught:
+        spikec.compile(Net().eval(), target, calibration=IMAGES)
+    places = [problem.location for problem in caught.value.problems]
+    assert len(places) == 2
+    assert "body.2" in places[0]
+    assert "test_compile.py" in places[1]
+    assert all(problem.hint for problem in caught.value.problems)
+
+
+def broken(value):
+    model = conv_net()
+    with torch.no_grad():
+        model[0].weight[0, 0, 0, 0] = value
+    return model
+
+
+def training(*extra):
+    return conv_net(*extra).train()
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "error", "message"),
+    [
+        (broken(float("nan")), {"calibration": IMAGES}, InvalidModelError, "NaN"),
+        (broken(float("inf")), {"calibration": IMAGES}, InvalidModelError, "inf"),
+        (conv_net(), {"calibration": []}, CalibrationError, "empty"),
+        (conv_net(), {"calibration": torch.rand(0, 1, 8, 8)}, CalibrationError, "empty"),
+        (conv_net(), {"calibration": torch.rand(4, 1, 9, 9)}, CompileError, "features|144"),
+        (conv_net(), {"calibration": torch.rand(4, 3, 8, 8)}, CompileError, "channels|features"),
+        (conv_net(), {"calibration": torch.ones(4, 1, 8, 8, dtype=torch.int64)}, CalibrationError, "int64"),
+        (conv_net(), {"calibration": torch.ones(4, 1, 8, 8, dtype=torch.uint8)}, CalibrationError, "uint8"),
+        (conv_net(), {"calibration": [IMAGES, torch.rand(4, 1, 9, 9)]}, CompileError, r"\[B, 1, 8, 8\]"),
+        (conv_net(), {"calibration": 5}, CalibrationError, "iterable"),
+        (conv_net(), {"example_input": torch.ones(1, 1, 8, 8, dtype=torch.int32)}, InvalidModelError, "int32"),
+        (conv_net(), {"example_input": "image"}, InvalidModelError, "str"),
+        (training(nn.Dropout(0.5)), {"calibration": IMAGES}, InvalidModelError, r"eval\(\)"),
+        (training(nn.BatchNorm2d(4)), {"calibration": IMAGES}, InvalidModelError, r"eval\(\)"),
+        (lambda x: x, {"calibration": IMAGES}, InvalidModelError, "not a model"),
+        (np.ones(3), {}, InvalidModelError, "not a model"),
+        (None, {}, InvalidModelError, "not a model"),
+        ("nowhere.nir", {}, InvalidModelError, "no file"),
+        (nn.Linear, {}, InvalidModelError, "not a model"),
+    ],
+)
+def test_bad_input_gets_its_own_error(model, options, error, message):
+    with pytest.raises(error, match=message) as caught:
+        spikec.compile(model, "spikingjelly", **options)
+    assert type(caught.value) is not CompileError
+
+
+def test_training_mode_without_dropout_or_batch_norm_is_fine():
+    spikec.compile(training(), "spikingjelly", calibration=IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        ("nirr", {}, "did you mean 'nir'"),
+        (3, {}, "target is a int"),
+        ("nir", {"dtt": 1e-4}, "did you mean 'dt'"),
+        ("nir", {"profile": "sinabs"}, "portable"),
+        (build.GraphTarget(), {"dt": 1}, "instance already"),
+    ],
+)
+def test_wrong_targets_and_options(target, options, message):
+    with pytest.raises(CompileError, match=message):
+        spikec.compile(conv_net(), target, calibration=IMAGES, **options)
+
+
+def test_check_lists_without_raising():
+    problems = spikec.check(conv_net(nn.GELU(), nn.SiLU()), "nir", calibration=IMAGES)
+    assert [p.location.split()[0] for p in problems] == ["2", "3"]
+    assert spikec.check(conv_net(), "nir", calibration=IMAGES) == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_model_is_left_as_it_was(target):
+    model = nets.build("cnn")
+    before = copy.deepcopy(model.state_dict())
+    spikec.compile(model, target, calibration=nets.batch("cnn", 8))
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert not model.training
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_two_runs_are_alike(target):
+    texts = set()
+    for _ in range(2):
+        compilation = spikec.Compiler(target, calibration=nets.batch("cnn", 8), timesteps=8).run(nets.build("cnn"))
+        texts.add(str(compilation.graph))
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("name", list(nets.ZOO))
+def test_every_source_node_has_a_fate(name):
+    model, x = nets.build(name), nets.batch(name, 16)
+    compilation = spikec.Compiler("spikingjelly", calibration=[x], verify="each").run(model)
+    imported = compilation.stages[0].graph
+    assert {entry.source for entry in compilation.ledger} == imported.sources
+    assert len(compilation.ledger) > 3
+    report = str(compilation.report)
+    assert "fold-rescale" in report
+    assert report.count("exact") >= 2
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet", "concat", "grouped", "maxpool"])
+def test_rates_converge_to_the_ann(name):
+    """Against torch itself, in the module's own units: four times the steps, a quarter of the error."""
+    model, x = nets.build(name), nets.batch(name, 64)
+    snn = spikec.compile(model, "spikingjelly", calibration=x, normalization=spikec.Normalization(method="max"))
+    with torch.no_grad():
+        ann = model(x)
+        total, errors = torch.zeros_like(ann), []
+        for t in range(1, 257):
+            total += snn(x)
+            if t in (16, 64, 256):
+                errors.append(float((total / t - ann).abs().mean() / ann.abs().mean()))
+    assert errors[2] < 5e-3
+    assert errors[0] > 2.5 * errors[1] > 2.5**2 * errors[2]
+
+
+@pytest.mark.parametrize(("target", "name"), [("spikingjelly", "m.pt"), ("nir", "m.nir"), ("netx", "m.net")])
+def test_files_appear_whole_or_not_at_all(target, name, tmp_path, monkeypatch):
+    artifact = spikec.compile(nets.build("mlp"), target, calibration=nets.batch("mlp", 16))
+    spikec.save(artifact, tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    before = (tmp_path / name).read_bytes()
+    backend = spikec.loader.backend_named(target)
+
+    def interrupted(self, artifact, path):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(backend, "save", interrupted)
+    with pytest.raises(OSError, match="disk full"):
+        spikec.save(artifact, tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_saving_what_is_no_artifact(tmp_path):
+    with pytest.raises(InvalidModelError, match="not an artifact"):
+        spikec.save(nn.Linear(2, 2), tmp_path / "x")
+    with pytest.raises(InvalidModelError, match="does not exist"):
+        spikec.save(nn.Linear(2, 2), tmp_path / "no" / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluate_counts_what_torch_counts():
+    torch.manual_seed(0)
+    model, x = nets.build("mlp"), torch.rand(200, 7)
+    labels = model(x).argmax(1)
+    snn = spikec.compile(model, "spikingjelly", calibration=x)
+    curve = spikec.evaluate(snn, [(x[:90], labels[:90]), (x[90:], labels[90:])], 20)
+    with torch.no_grad():
+        total = sum(snn(x) for _ in range(20))
+    assert curve.shape == (20,)
+    assert curve[-1] == pytest.approx(float((total.argmax(1) == labels).double().mean()))
+    compilation = spikec.Compiler("spikingjelly", calibration=x).run(model)
+    np.testing.assert_allclose(spikec.evaluate(compilation.graph, [(x, labels)], 20), curve, atol=0.011)
+    assert spikec.evaluate(spikec.load(model), [(x, labels)], 3).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("loader", "error", "message"),
+    [([], CalibrationError, "empty"), ([torch.rand(3, 7)], CalibrationError, "pair")],
+)
+def test_evaluate_refuses(loader, error, message):
+    with pytest.raises(error, match=message):
+        spikec.evaluate(spikec.load(nets.build("mlp")), loader, 3)
+    with pytest.raises(InvalidModelError, match="neither"):
+        spikec.evaluate(nets.build("mlp"), [(torch.rand(3, 7), torch.zeros(3))], 3)
+
+
+def test_a_wrong_shape_names_the_first_layer_that_does_not_fit():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(5, 2)).eval()
+    with pytest.raises((TypeMismatchError, InvalidModelError)) as caught:
+        spikec.compile(model, "nir", example_input=torch.rand(2, 4))
+    assert caught.value.location.startswith("2")
+
+
+def test_nothing_warns_on_the_plain_path():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spikec.compile(nets.build("cnn"), "nir", calibration=nets.batch("cnn", 8), timesteps=16)

@@ -1,0 +1,22 @@
+"""Every Python block of every README runs, in order, in one namespace a file."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+READMES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("[bcfp]*/README.md")])
+
+
+@pytest.mark.parametrize("readme", READMES, ids=str)
+def test_the_examples_run(readme, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / readme).read_text(), re.M | re.S)
+    scope = {"__name__": "example"}
+    for block in blocks:
+        exec(compile(block, str(readme), "exec"), scope)
+
+
+def test_there_is_something_to_run():
+    assert {str(p) for p in READMES} >= {"README.md", "compiler/README.md", "passes/README.md"}
