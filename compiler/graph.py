@@ -122,7 +122,8 @@ class Graph:
             TypeMismatchError: with the user's layer, where operands do not fit.
         """
         if name not in self._types:
-            for each in self:
+            ready = _is_register(self[name]) or all(x in self._types for x in self.operands(name))
+            for each in (name,) if ready else self:
                 if each not in self._types:
                     self._types[each] = self._infer(each)
         return self._types[name]

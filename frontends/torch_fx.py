@@ -1,0 +1,66 @@
+"""Reads torch modules through torch.fx; ``README.md`` says how to add a converter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from spikec.errors import InvalidModelError
+from spikec.frontend import Frontend
+from spikec.frontends.torch_fx_call import BATCH, Call, Signal, as_array, methods, rules
+from spikec.frontends.torch_fx_check import check_model, dtype_of, input_shapes
+from spikec.frontends.torch_fx_trace import required, trace
+from spikec.frontends.torch_fx_walk import Walk
+from spikec.graph import Graph
+from spikec.op import Role
+from spikec.ops import Input
+
+__all__ = ["BATCH", "Call", "Signal", "TorchFx", "as_array", "frontend", "methods", "rules"]
+
+
+class TorchFx(Frontend):
+    """``torch.nn.Module`` and ``torch.fx.GraphModule``, in evaluation mode; the module is not changed."""
+
+    name: ClassVar[str] = "torch_fx"
+    takes: ClassVar[str] = "a torch.nn.Module"
+
+    def accepts(self, model: Any) -> bool:
+        """True for any module; what it holds is judged by :meth:`load`."""
+        return isinstance(model, nn.Module)
+
+    def input_names(self, model: nn.Module) -> list[str]:
+        """Names of forward's arguments that have no default value."""
+        check_model(model)
+        return required(model)
+
+    def load(self, model: nn.Module, examples: Sequence[Tensor] | None) -> Graph:
+        """The module as a graph; an argument of forward that has a default value keeps it.
+
+        Raises:
+            UnsupportedOpError: with every call that has no converter.
+            TypeMismatchError: a layer does not take what it is given.
+            InvalidModelError: hooks, NaN, training mode, control flow on data, or an input of unknown shape.
+        """
+        check_model(model)
+        traced = trace(model)
+        shapes = input_shapes(traced, examples)
+        dtype = dtype_of(model, examples)
+        graph = Graph(type(model).__name__)
+        names = required(model)
+        inputs = {
+            name: Signal(graph.add(Input(shape, dtype), name=name)) for name, shape in zip(names, shapes, strict=True)
+        }
+        Walk(traced, graph).run(inputs)
+        for name in reversed(list(graph)):
+            if graph[name].role is not Role.IO and not graph.users(name):
+                graph.remove(name, "its result is not used")
+        if all(graph[name].role is Role.IO for name in graph):
+            raise InvalidModelError(
+                "the model has no operation: its output is its input", location=type(model).__name__
+            )
+        return graph
+
+
+frontend = TorchFx()

@@ -1,0 +1,145 @@
+"""What must hold of a module before it is traced, and the shapes of its inputs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from spikec.errors import InvalidModelError, Problem
+from spikec.frontends.torch_fx_trace import Traced, required
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse a module that no graph could stand for.
+
+    Raises:
+        InvalidModelError: with all findings: forward's arguments, hooks, numbers that are not, training mode.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InvalidModelError("a TorchScript module has no forward to trace", hint="give the nn.Module it came from")
+    problems = [*_arguments(model), *_layers(model), *_numbers(model)]
+    if problems:
+        raise InvalidModelError(problems)
+
+
+def _arguments(model: nn.Module) -> Iterator[Problem]:
+    if type(model).forward is nn.Module.forward and "forward" not in vars(model):
+        yield Problem("the module has no forward", type(model).__name__, hint="define forward(self, x)")
+        return
+    for p in inspect.signature(model.forward).parameters.values():
+        if p.kind is p.VAR_POSITIONAL or (p.kind is p.KEYWORD_ONLY and p.default is p.empty):
+            star = "*" if p.kind is p.VAR_POSITIONAL else "keyword-only "
+            yield Problem(
+                f"forward takes {star}{p.name}, so its inputs cannot be known",
+                type(model).__name__,
+                hint="name them: forward(self, x, y)",
+            )
+            return
+    if not required(model):
+        yield Problem("forward has no argument without a default value: the model has no input", type(model).__name__)
+
+
+def _layers(model: nn.Module) -> Iterator[Problem]:
+    for name, module in model.named_modules():
+        where = f"{name or type(model).__name__} (nn.{type(module).__name__})"
+        if module._forward_pre_hooks or module._forward_hooks:
+            yield Problem(
+                "the module has forward hooks, which may change what it computes",
+                where,
+                hint="remove them: handle.remove(), torch.nn.utils.remove_weight_norm, prune.remove",
+            )
+        dropout = isinstance(module, _DropoutNd) and module.p > 0
+        if module.training and (dropout or isinstance(module, _BatchNorm)):
+            yield Problem("the module is in training mode", where, hint="call model.eval() before compiling")
+
+
+def _numbers(model: nn.Module) -> Iterator[Problem]:
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(value, (UninitializedParameter, UninitializedBuffer)) or value.is_meta:
+            yield Problem("the parameter holds no numbers yet", name, hint="run the model once, or load its weights")
+        elif value.is_complex() or value.is_quantized:
+            yield Problem(f"the parameter is {str(value.dtype).removeprefix('torch.')}", name, hint="use float32")
+        elif value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            count = int((~torch.isfinite(value)).sum())
+            yield Problem(
+                f"{count} of {value.numel()} numbers are NaN or infinite", name, hint="the training diverged; retrain"
+            )
+
+
+def dtype_of(model: nn.Module, examples: Sequence[Tensor] | None) -> str:
+    """``float64`` for a float64 model, else ``float32``; without parameters the example decides."""
+    found = [p.dtype for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()]
+    if not found:
+        found = [x.dtype for x in examples or ()]
+    return "float64" if torch.float64 in found else "float32"
+
+
+def input_shapes(traced: Traced, examples: Sequence[Tensor] | None) -> list[tuple[int, ...]]:
+    """The shape of a sample of each input.
+
+    Raises:
+        InvalidModelError: the examples do not fit forward's arguments; or there is none, and the first
+            layers do not tell.
+    """
+    names = required(traced.root)
+    if examples is None:
+        return _from_layers(traced, names)
+    if len(examples) != len(names):
+        raise InvalidModelError(
+            f"forward takes {len(names)} input(s) ({', '.join(names)}), {len(examples)} given",
+            hint=f"example_input=({', '.join(names)},) with a batch each",
+        )
+    if len({len(x) for x in examples}) > 1:
+        sizes = ", ".join(f"{name}: {len(x)}" for name, x in zip(names, examples, strict=True))
+        raise InvalidModelError(f"the inputs have different batch sizes ({sizes})", hint="give the same for all")
+    return [tuple(x.shape[1:]) for x in examples]
+
+
+def _from_layers(traced: Traced, names: Sequence[str]) -> list[tuple[int, ...]]:
+    inputs = [node for node in traced.graph.nodes if node.op == "placeholder" and not node.args]
+    firsts = [_first_layer(traced, node) for node in inputs]
+    if all(isinstance(layer, nn.Linear) for layer in firsts):
+        return [(layer.in_features,) for layer in firsts if isinstance(layer, nn.Linear)]
+    templates = [f"torch.zeros({_template(layer)})" for layer in firsts]
+    call = templates[0] if len(templates) == 1 else f"({', '.join(templates)})"
+    raise InvalidModelError(
+        f"the shape of the input ({', '.join(names)}) cannot be known from the model alone",
+        location=type(traced.root).__name__,
+        hint=f"pass example_input={call} with your data's sizes filled in, or calibration data",
+    )
+
+
+_SAME_SHAPE = (nn.Identity, nn.ReLU, nn.ReLU6, nn.Hardtanh, _DropoutNd)
+_SAME_SHAPE_CALLS = (F.relu, torch.relu, F.dropout, torch.clamp, F.relu6, F.hardtanh, "relu", "clamp", "contiguous")
+
+
+def _first_layer(traced: Traced, node: fx.Node) -> nn.Module | None:
+    """The first layer behind an input that says something about shapes."""
+    for user in node.users:
+        module = traced.module(user)
+        if module is None and user.target not in _SAME_SHAPE_CALLS:
+            continue
+        if module is not None and not isinstance(module, _SAME_SHAPE):
+            return module
+        found = _first_layer(traced, user)
+        if found is not None:
+            return found
+    return None
+
+
+_AXES = {1: "L", 2: "H, W", 3: "D, H, W"}
+
+
+def _template(layer: nn.Module | None) -> str:
+    if isinstance(layer, nn.Linear):
+        return f"1, {layer.in_features}"
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return f"1, {layer.in_channels}, {_AXES[layer.weight.ndim - 2]}"
+    return "1, ..."

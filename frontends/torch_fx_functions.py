@@ -1,0 +1,270 @@
+"""Converters of functions and methods; parameters are called as torch calls them."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spikec.errors import InvalidModelError
+from spikec.frontends.torch_fx import Call, Signal, as_array, methods, rules
+from spikec.ops import (
+    AdaptiveAvgPool,
+    Add,
+    AvgPool,
+    BatchNorm,
+    Clamp,
+    Conv,
+    Flatten,
+    Identity,
+    Linear,
+    MaxPool,
+    Relu,
+)
+
+
+def sizes(value: Any, rank: int) -> tuple[int, ...]:
+    """One number an axis, as torch reads ``2`` or ``(2, 3)``."""
+    items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return tuple(int(x) for x in (items * rank if len(items) == 1 else items))
+
+
+# --------------------------------------------------------------- activations
+
+
+@rules(F.relu, torch.relu, torch.relu_, *methods("relu", "relu_"))
+def _relu(at: Call, input: Signal, inplace: bool = False) -> Signal:
+    return at.add(Relu(), input)
+
+
+@rules(torch.clamp, torch.clamp_, torch.clip, torch.clip_, *methods("clamp", "clamp_", "clip", "clip_"))
+def clamp(at: Call, input: Signal, min: Any = None, max: Any = None) -> Signal:
+    """Bounds that are one number each, or None."""
+    return at.add(Clamp(_bound(at, min), _bound(at, max)), input)
+
+
+@rules(torch.clamp_min, torch.clamp_min_, *methods("clamp_min", "clamp_min_"))
+def _clamp_min(at: Call, input: Signal, min: Any) -> Signal:
+    return clamp(at, input, min)
+
+
+@rules(F.hardtanh, F.hardtanh_)
+def _hardtanh(at: Call, input: Signal, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Signal:
+    return clamp(at, input, min_val, max_val)
+
+
+@rules(F.relu6)
+def _relu6(at: Call, input: Signal, inplace: bool = False) -> Signal:
+    return clamp(at, input, 0, 6)
+
+
+def _bound(at: Call, value: Any) -> float | None:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if value is not None and not isinstance(value, (int, float)):
+        at.refuse("a bound that is a tensor is not supported", "give one number for all channels")
+    return None if value is None else float(value)
+
+
+# ------------------------------------------------------------ weights, sums
+
+
+@rules(F.linear)
+def _linear(at: Call, input: Signal, weight: Tensor, bias: Tensor | None = None) -> Signal:
+    return at.add(Linear(_constant(at, weight), None if bias is None else _constant(at, bias)), input)
+
+
+def conv(rank: int) -> Callable[..., Signal]:
+    """The converter of a functional convolution."""
+
+    def convert(
+        at: Call,
+        input: Signal,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Signal:
+        spread = sizes(dilation, rank)
+        op = Conv(
+            _constant(at, weight),
+            None if bias is None else _constant(at, bias),
+            stride=sizes(stride, rank),
+            padding=conv_padding(padding, tuple(weight.shape[2:]), spread),
+            dilation=spread,
+            groups=groups,
+        )
+        return at.add(op, input)
+
+    return convert
+
+
+def conv_padding(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Pairs (before, after); ``"same"`` puts the odd cell behind, as torch does."""
+    if padding == "valid":
+        padding = 0
+    if padding == "same":
+        total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        return tuple((t // 2, t - t // 2) for t in total)
+    return tuple((p, p) for p in sizes(padding, len(kernel)))
+
+
+def _constant(at: Call, value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        at.refuse("the weight is computed from the model's input", "only constant weights can be compiled")
+    return as_array(value)
+
+
+@rules(F.batch_norm)
+def batch_norm(
+    at: Call,
+    input: Signal,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Signal:
+    """With running statistics; a missing weight is one, a missing bias zero."""
+    if training or running_mean is None or running_var is None:
+        at.refuse(
+            "batch norm without running statistics normalizes each batch by itself",
+            "train it with track_running_stats=True",
+        )
+    mean, var = _constant(at, running_mean), _constant(at, running_var)
+    gain = np.ones_like(mean) if weight is None else _constant(at, weight)
+    shift = np.zeros_like(mean) if bias is None else _constant(at, bias)
+    return at.add(BatchNorm(gain, shift, mean, var, eps), input)
+
+
+@rules(operator.add, operator.iadd, torch.add, *methods("add", "add_"))
+def _add(at: Call, input: Any, other: Any, *, alpha: float = 1) -> Signal:
+    if alpha != 1:
+        at.refuse(f"a sum with alpha={alpha} is not supported", "scale the operand's last layer instead")
+    signals = [x for x in (input, other) if isinstance(x, Signal)]
+    if len(signals) == 1:
+        constant = other if input is signals[0] else input
+        if isinstance(constant, Tensor) or constant != 0:
+            at.refuse("a sum with a constant is not supported", "put it into the bias of the layer before")
+        return at.add(Identity(), signals[0])
+    return at.add(Add(), *signals)
+
+
+# -------------------------------------------------------------------- pools
+
+
+def avg_pool(rank: int) -> Callable[..., Signal]:
+    """The converter of an average pool."""
+
+    def convert(
+        at: Call,
+        input: Signal,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Signal:
+        at.expect_rank(input, rank + 1)
+        kernel = sizes(kernel_size, rank)
+        if divisor_override not in (None, math.prod(kernel)):
+            at.refuse("divisor_override is not supported", "scale the next layer's weights instead")
+        step = sizes(stride, rank) if stride else kernel
+        return at.add(AvgPool(kernel, step, sizes(padding, rank), ceil_mode, count_include_pad), input)
+
+    return convert
+
+
+def max_pool(rank: int) -> Callable[..., Signal]:
+    """The converter of a max-pool."""
+
+    def convert(
+        at: Call,
+        input: Signal,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Signal:
+        at.expect_rank(input, rank + 1)
+        if return_indices:
+            at.refuse("return_indices=True is not supported", "indices have no spiking form; leave it out")
+        kernel = sizes(kernel_size, rank)
+        step = sizes(stride, rank) if stride else kernel
+        return at.add(MaxPool(kernel, step, sizes(padding, rank), sizes(dilation, rank), ceil_mode), input)
+
+    return convert
+
+
+def adaptive_avg_pool(rank: int) -> Callable[..., Signal]:
+    """The converter of an adaptive average pool."""
+
+    def convert(at: Call, input: Signal, output_size: Any) -> Signal:
+        at.expect_rank(input, rank + 1)
+        size: tuple[int | None, ...] = (output_size,) * rank
+        if isinstance(output_size, (tuple, list)):
+            size = tuple(output_size)
+        return at.add(AdaptiveAvgPool(size), input)
+
+    return convert
+
+
+@rules(torch.mean, *methods("mean"))
+def _mean(at: Call, input: Signal, dim: Any = None, keepdim: bool = False) -> Signal:
+    rank = len(at.shape(input)) + 1
+    axes = sorted(x % rank for x in (dim if isinstance(dim, (tuple, list)) else (dim,)) if x is not None)
+    if rank not in (3, 4, 5) or axes != list(range(2, rank)):
+        at.refuse("only a mean over all spatial axes is supported", f"x.mean({list(range(2, max(rank, 4)))})")
+    pooled = at.add(AdaptiveAvgPool((1,) * (rank - 2)), input, part="" if keepdim else "pool")
+    return pooled if keepdim else at.add(Flatten(), pooled)
+
+
+for _rank, _conv, _avg, _adaptive, _max in (
+    (1, F.conv1d, F.avg_pool1d, F.adaptive_avg_pool1d, (F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d)),
+    (2, F.conv2d, F.avg_pool2d, F.adaptive_avg_pool2d, (F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d)),
+    (3, F.conv3d, F.avg_pool3d, F.adaptive_avg_pool3d, (F.max_pool3d, F.max_pool3d_with_indices, torch.max_pool3d)),
+):
+    rules(_conv)(conv(_rank))
+    rules(_avg)(avg_pool(_rank))
+    rules(_adaptive)(adaptive_avg_pool(_rank))
+    rules(*_max)(max_pool(_rank))
+
+
+# --------------------------------------------------------------- identities
+
+
+@rules(*methods("contiguous", "detach", "clone"), torch.clone, torch.detach)
+def _identity(at: Call, input: Signal) -> Signal:
+    return at.add(Identity(), input)
+
+
+@rules(
+    F.dropout,
+    F.dropout1d,
+    F.dropout2d,
+    F.dropout3d,
+    F.alpha_dropout,
+    F.feature_alpha_dropout,
+    torch.dropout,
+)
+def _dropout(at: Call, input: Signal, p: float = 0.5, training: bool = True, inplace: bool = False) -> Signal:
+    if training and p > 0:
+        raise InvalidModelError(
+            at.problem(
+                f"{at.source.kind} is active whatever the mode of the model", f"{at.source.kind}(x, p, self.training)"
+            )
+        )
+    return at.add(Identity(), input)

@@ -1,0 +1,135 @@
+"""Converters of torch's layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from spikec.frontends.torch_fx import Call, Signal, as_array, rules
+from spikec.frontends.torch_fx_functions import (
+    adaptive_avg_pool,
+    avg_pool,
+    batch_norm,
+    clamp,
+    conv_padding,
+    max_pool,
+)
+from spikec.frontends.torch_fx_shapes import flatten, pad
+from spikec.ops import Conv, Identity, Linear, Pad, Relu
+
+
+@rules(nn.Linear)
+def _linear(module: nn.Linear, at: Call) -> Signal:
+    return at.add(Linear(as_array(module.weight), _bias(module)), at.operand)
+
+
+@rules(nn.Conv1d, nn.Conv2d, nn.Conv3d)
+def _conv(module: nn.Conv2d, at: Call) -> Signal:
+    x = at.operand
+    padding = conv_padding(module.padding, module.kernel_size, module.dilation)
+    if module.padding_mode != "zeros" and any(any(pair) for pair in padding):
+        at.expect_rank(x, len(padding) + 1)
+        x = at.add(Pad(padding, module.padding_mode), x, part="pad")
+        padding = ((0, 0),) * len(padding)
+    op = Conv(
+        as_array(module.weight),
+        _bias(module),
+        stride=module.stride,
+        padding=padding,
+        dilation=module.dilation,
+        groups=module.groups,
+    )
+    return at.add(op, x)
+
+
+def _bias(module: Any) -> Any:
+    return None if module.bias is None else as_array(module.bias)
+
+
+_BATCHNORM_RANKS: dict[type[nn.Module], tuple[int, ...]] = {
+    nn.BatchNorm1d: (1, 2),
+    nn.BatchNorm2d: (3,),
+    nn.BatchNorm3d: (4,),
+    nn.SyncBatchNorm: (1, 2, 3, 4),
+}
+
+
+@rules(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+def _batchnorm(module: Any, at: Call) -> Signal:
+    at.expect_rank(at.operand, *next(r for cls, r in _BATCHNORM_RANKS.items() if isinstance(module, cls)))
+    statistics = (module.running_mean, module.running_var)
+    return batch_norm(at, at.operand, *statistics, module.weight, module.bias, eps=module.eps)
+
+
+@rules(nn.ReLU)
+def _relu(module: nn.ReLU, at: Call) -> Signal:
+    return at.add(Relu(), at.operand)
+
+
+@rules(nn.Hardtanh, nn.ReLU6)
+def _hardtanh(module: nn.Hardtanh, at: Call) -> Signal:
+    return clamp(at, at.operand, module.min_val, module.max_val)
+
+
+@rules(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+def _average_pool(module: Any, at: Call) -> Signal:
+    rank = _rank(module, nn.AvgPool1d, nn.AvgPool2d)
+    divisor = getattr(module, "divisor_override", None)
+    window = (module.kernel_size, module.stride, module.padding, module.ceil_mode, module.count_include_pad)
+    return avg_pool(rank)(at, at.operand, *window, divisor)
+
+
+@rules(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+def _maximum_pool(module: Any, at: Call) -> Signal:
+    rank = _rank(module, nn.MaxPool1d, nn.MaxPool2d)
+    window = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
+    return max_pool(rank)(at, at.operand, *window, module.return_indices)
+
+
+@rules(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+def _adaptive_pool(module: Any, at: Call) -> Signal:
+    rank = _rank(module, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
+    return adaptive_avg_pool(rank)(at, at.operand, module.output_size)
+
+
+def _rank(module: nn.Module, one: type[nn.Module], two: type[nn.Module]) -> int:
+    return 1 if isinstance(module, one) else 2 if isinstance(module, two) else 3
+
+
+@rules(nn.Flatten)
+def _flat(module: nn.Flatten, at: Call) -> Signal:
+    return flatten(at, at.operand, module.start_dim, module.end_dim)
+
+
+@rules(
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
+def _identity(module: nn.Module, at: Call) -> Signal:
+    return at.add(Identity(), at.operand)
+
+
+@rules(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
+def _constant_pad(module: Any, at: Call) -> Signal:
+    return pad(at, at.operand, module.padding, "constant", module.value)
+
+
+@rules(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d)
+def _reflection_pad(module: Any, at: Call) -> Signal:
+    return pad(at, at.operand, module.padding, "reflect")
+
+
+@rules(nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d)
+def _replication_pad(module: Any, at: Call) -> Signal:
+    return pad(at, at.operand, module.padding, "replicate")
+
+
+@rules(nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d)
+def _circular_pad(module: Any, at: Call) -> Signal:
+    return pad(at, at.operand, module.padding, "circular")

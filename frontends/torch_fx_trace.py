@@ -1,0 +1,206 @@
+"""From a module to a torch.fx graph whose every node knows the user's line."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+import re
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from spikec.errors import InvalidModelError, Problem
+from spikec.frontends.torch_fx_call import layer_rule, qualified
+from spikec.origin import Source, is_user_file
+
+_user_file = functools.cache(is_user_file)
+_FRAME = re.compile(r'File "(.+?)", line (\d+)')
+#: some versions of torch record the callers of the tracer too
+_OUTSIDE = re.compile(r'.*torch_fx_trace\.py", line \d+, in trace\n', re.DOTALL)
+
+
+class _Proxy(fx.Proxy):
+    """``x += y`` changes x in torch; fx would record it as a sum."""
+
+    def __iadd__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+
+class _Tracer(fx.Tracer):
+    """Layers that have a converter are leaves, and so are torch's own; everything else is traced through.
+
+    Arguments of forward that have a default value keep it. Tensors that forward makes itself are kept in
+    ``constants`` and not on the user's module.
+    """
+
+    record_stack_traces = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.constants: dict[str, Tensor] = {}
+        self.failed_in = ""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return "forward" not in vars(m) and (
+            layer_rule(m) is not None or super().is_leaf_module(m, module_qualified_name)
+        )
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        names = required(self.root)
+        return lambda root, *xs: root.forward(*xs), [
+            self.root,
+            *(self.create_proxy("placeholder", name, (), {}) for name in names),
+        ]
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        if not isinstance(a, Tensor):
+            return super().create_arg(a)
+        for name, known in (*self.root.named_parameters(), *self.root.named_buffers(), *self.constants.items()):
+            if known is a:
+                return self.create_node("get_attr", name, (), {})
+        name = f"constant {len(self.constants)}"
+        self.constants[name] = a
+        return self.create_node("get_attr", name, (), {}, name="constant")
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed_in = self.failed_in or next((n for n, each in self.root.named_modules() if each is m), "")
+            raise
+
+
+@attrs.frozen(eq=False)
+class Traced:
+    """A module and what it does.
+
+    Attributes:
+        root: the user's module.
+        graph: its fx graph.
+        constants: tensors that are no attribute of the module, by the target of their ``get_attr``.
+    """
+
+    root: nn.Module
+    graph: fx.Graph
+    constants: dict[str, Tensor]
+
+    def attribute(self, target: str) -> Any:
+        """What a ``get_attr`` node stands for."""
+        if target in self.constants:
+            return self.constants[target]
+        return functools.reduce(getattr, target.split("."), self.root)
+
+    def module(self, node: fx.Node) -> nn.Module | None:
+        """The layer that a node calls, or None."""
+        return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def source(self, node: fx.Node) -> Source:
+        """Where a node stands in the user's model."""
+        module = self.module(node)
+        stack = node.meta.get("nn_module_stack") or {}
+        path = str(node.target) if module is not None else next((str(v[0]) for v in reversed(stack.values())), "")
+        frames = _FRAME.findall(_OUTSIDE.sub("", node.stack_trace or ""))
+        file, line = next(((f, int(n)) for f, n in reversed(frames) if _user_file(f)), ("", 0))
+        return Source(node.name, path, kind(node, module), file, line)
+
+
+def trace(model: nn.Module) -> Traced:
+    """Trace a module; a GraphModule is taken as it is.
+
+    Raises:
+        InvalidModelError: its forward cannot be traced, with the line where that ends.
+    """
+    if isinstance(model, fx.GraphModule):
+        return Traced(model, model.graph, {})
+    tracer = _Tracer()
+    if tracer.is_leaf_module(model, ""):
+        return Traced(model, _single(model), {})
+    try:
+        with torch.no_grad():
+            graph = tracer.trace(model)
+    except Exception as error:
+        raise InvalidModelError(_untraceable(error, tracer.failed_in)) from error
+    return Traced(model, graph, tracer.constants)
+
+
+def required(model: nn.Module) -> list[str]:
+    """Names of the arguments that forward must be given: the model's inputs."""
+    if isinstance(model, fx.GraphModule):
+        return [str(node.target) for node in model.graph.nodes if node.op == "placeholder" and not node.args]
+    parameters = inspect.signature(model.forward).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def _single(model: nn.Module) -> fx.Graph:
+    """The graph of a model that is one layer."""
+    graph = fx.Graph()
+    inputs = tuple(graph.placeholder(name) for name in required(model))
+    graph.output(graph.create_node("call_module", "", inputs, {}, name=type(model).__name__.lower()))
+    return graph
+
+
+def _untraceable(error: Exception, path: str) -> Problem:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _user_file(frame.filename)]
+    where = Source(path or "forward", path)
+    if frames:
+        where = attrs.evolve(where, file=frames[-1].filename, line=frames[-1].lineno or 0)
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    line = (frames[-1].line or "") if frames else ""
+    if isinstance(error, fx.proxy.TraceError):
+        return Problem(
+            f"what the model does depends on its data or its shape: {reason}",
+            str(where),
+            line,
+            "a compiled network does the same on every input: take the condition or loop out of forward, or "
+            "decide it in __init__",
+        )
+    return Problem(
+        f"forward cannot be traced: {type(error).__name__}: {reason}",
+        str(where),
+        line,
+        "write forward with tensor operations only, or put this part into a module that has a converter",
+    )
+
+
+def kind(node: fx.Node, module: nn.Module | None) -> str:
+    """What the user wrote: ``nn.Conv2d``, ``F.relu``, ``torch.cat``, ``Tensor.view``, ``+``."""
+    if module is not None:
+        cls = type(module)
+        return f"nn.{cls.__name__}" if cls.__module__.startswith("torch.nn.modules") else cls.__name__
+    if node.op == "call_method":
+        return f"Tensor.{node.target}"
+    if node.target is getattr:
+        return f"Tensor.{node.args[1]}"
+    if node.target in _SIGNS:
+        return _SIGNS[node.target]
+    for prefix, room in (("torch", torch), ("F", F)):
+        for name in (getattr(node.target, "__name__", ""), re.sub(r"_\d+$", "", node.name)):
+            if getattr(room, name, None) is node.target:
+                return f"{prefix}.{name}"
+    return qualified(node.target)
+
+
+_SIGNS: dict[Any, str] = {
+    operator.add: "+",
+    operator.iadd: "+=",
+    operator.sub: "-",
+    operator.mul: "*",
+    operator.truediv: "/",
+    operator.floordiv: "//",
+    operator.matmul: "@",
+    operator.neg: "-",
+    operator.getitem: "[]",
+}

@@ -1,0 +1,110 @@
+"""The README's examples run, and do what it says."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import spikec
+from spikec.errors import CompileError, UnsupportedOpError
+from spikec.stages import IMPORTED
+from spikec.verify import verify
+
+README = Path(__file__).parents[2] / "frontends" / "README.md"
+
+
+def run_examples():
+    names = {"__name__": "readme_of_frontends"}
+    text = README.read_text()
+    for found in re.finditer(r"```python\n(.*?)```", text, re.DOTALL):
+        line = text.count("\n", 0, found.start(1))
+        exec(compile("\n" * line + found.group(1), str(README), "exec"), names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def names():
+    return run_examples()
+
+
+def test_a_users_converter(names):
+    graph = names["graph"]
+    verify(graph, IMPORTED, graph.sources)
+    x = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(spikec.run(graph, x), names["model"](x), atol=1e-6)
+    assert [s.kind for s in graph["affine_1"].origin] == ["Affine"]
+
+
+def test_a_users_function(names):
+    class Net(torch.nn.Module):
+        def __init__(self, at):
+            super().__init__()
+            self.at = at
+
+        def forward(self, x):
+            return torch.nn.functional.threshold(x, self.at, 0)
+
+    x = torch.randn(2, 3)
+    assert torch.equal(spikec.run(spikec.load(Net(0), x), x), x.relu())
+    with pytest.raises(UnsupportedOpError, match="only threshold"):
+        spikec.load(Net(1), x)
+
+
+def test_a_users_frontend(names):
+    model = [np.full((3, 2), 0.5, np.float32), np.ones((1, 3), np.float32)]
+    graph = names["frontend"].load(model, None)
+    verify(graph, IMPORTED, graph.sources)
+    assert spikec.run(graph, torch.tensor([[1.0, 3.0]])).tolist() == [[6.0]]
+    assert names["frontend"].accepts(model)
+
+
+def test_registering_again_from_the_same_line_is_fine_and_from_another_is_an_error(names):
+    run_examples()
+    rules, layer = names["rules"], names["Affine"]
+    rules(layer)(names["affine"])
+    with pytest.raises(CompileError, match="two torch.fx converters"):
+
+        @rules(layer)
+        def other(module, at):
+            return at.operand
+
+
+def test_a_converter_by_qualified_name_that_does_nothing():
+    from spikec.frontends.torch_fx import rules
+
+    class Nothing(torch.nn.Module):
+        def forward(self, x):
+            return x * 1
+
+    @rules(f"{Nothing.__module__}.{Nothing.__qualname__}")
+    def nothing(module, at):
+        return at.operand
+
+    graph = spikec.load(torch.nn.Sequential(torch.nn.ReLU(), Nothing()), torch.zeros(1, 2))
+    assert {source.path: reason for source, reason in graph.dropped.items()} == {"1": "does nothing"}
+
+
+def test_a_converter_whose_layer_is_called_with_more_than_it_takes():
+    from spikec.frontends.torch_fx import rules
+
+    class Gated(torch.nn.Module):
+        def forward(self, x, gate):
+            return x * gate
+
+    @rules(Gated)
+    def gated(module, at):
+        return at.operand
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gated = Gated()
+
+        def forward(self, x):
+            return self.gated(x, x.relu())
+
+    with pytest.raises(UnsupportedOpError, match=r"takes one tensor here, and is called with %x, %relu"):
+        spikec.load(Net(), torch.zeros(1, 2))

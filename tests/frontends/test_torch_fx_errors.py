@@ -1,0 +1,354 @@
+"""Bad models and bad examples: each is refused with its place and what to do."""
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import nets
+import spikec
+from spikec.errors import CompileError, InvalidModelError, TypeMismatchError, UnsupportedOpError
+from spikec.frontends.torch_fx import frontend
+
+
+class Calls(nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+        self.call = call
+        self.eval()
+
+    def forward(self, x):
+        return self.call(self.fc(x))
+
+
+def refusal(error, model, *shapes):
+    with pytest.raises(error) as caught:
+        spikec.load(model, tuple(torch.zeros(2, *shape) for shape in shapes) or None)
+    assert type(caught.value) is error
+    return caught.value
+
+
+def place(function, mark):
+    source, start = inspect.getsourcelines(function)
+    return f"test_torch_fx_errors.py:{start + next(i for i, text in enumerate(source) if mark in text)}"
+
+
+# ------------------------------------------------------------- unsupported
+
+
+def test_all_unsupported_calls_are_listed_at_once():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 4))
+            self.norm = nn.LayerNorm(4)
+
+        def forward(self, x):
+            x = self.features(x)
+            x = F.silu(x)  # here
+            x = x.softmax(-1)
+            x = self.norm(x) * 2
+            return torch.relu(x)[:, 1:]
+
+    error = refusal(UnsupportedOpError, Net(), (3,))
+    found = [(p.message, p.location.split(" ")[0]) for p in error.problems]
+    assert found == [
+        ("nn.GELU is not supported", "features.1"),
+        ("F.silu is not supported", "silu"),
+        ("Tensor.softmax is not supported", "softmax"),
+        ("nn.LayerNorm is not supported", "norm"),
+        ("* is not supported", "mul"),
+    ]
+    assert "replace nn.GELU by nn.ReLU" in error.hint
+    assert "@rules(nn.GELU)" in error.hint
+    assert place(Net, "# here") in error.problems[1].location
+    assert '@rules(("method", "softmax"))' in error.problems[2].hint
+    assert "operator.mul" in error.problems[4].hint
+    assert "replace" not in error.problems[2].hint
+
+
+def test_relatives_of_relu_are_said_to_be_so():
+    error = refusal(UnsupportedOpError, nn.Sequential(nn.LeakyReLU(), Calls(F.leaky_relu)), (3,))
+    assert [p.hint.split(" and ")[0] for p in error.problems] == [
+        "replace nn.LeakyReLU by nn.ReLU",
+        "replace F.leaky_relu by torch.relu",
+    ]
+
+
+def test_a_layer_twice_is_listed_twice():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh())
+    assert [p.location for p in refusal(UnsupportedOpError, model, (3,)).problems] == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda y: y + 1, "sum with a constant"),
+        (lambda y: y + torch.ones(4), "sum with a constant"),
+        (lambda y: torch.add(y, y, alpha=2), "alpha=2"),
+        (lambda y: y[:, 0], "indexing"),
+        (lambda y: y.T + y, "Tensor.T is not supported"),
+        (lambda y: y.clamp(min=torch.zeros(4)), "bound that is a tensor"),
+        (lambda y: torch.clamp(y, min=0, out=None), "with these arguments"),
+        (lambda y: F.linear(y, y), "computed from the model's input"),
+        (lambda y: torch.cat([y, torch.zeros(1, 4)], 1), "constant Tensor where a signal must be"),
+        (lambda y: torch.cat([torch.zeros(1, 4), y], 1), "does not depend on the model's input"),
+        (lambda y: y.view(torch.float64), "only sizes"),
+        (lambda y: F.pad(y, (1, 1), value=2.0), "padding with 2.0"),
+        (lambda y: y.mean(), "mean over all spatial axes"),
+        (lambda y: y.mean(1), "mean over all spatial axes"),
+    ],
+)
+def test_an_argument_that_cannot_be_converted(call, match):
+    error = refusal(UnsupportedOpError, Calls(call), (3,))
+    assert match in str(error)
+    assert "test_torch_fx_errors.py" in error.location
+
+
+def test_one_problem_does_not_hide_the_next():
+    error = refusal(UnsupportedOpError, Calls(lambda y: F.gelu(F.relu(y + 1))), (3,))
+    assert [p.message.split(" ")[0] for p in error.problems] == ["a", "F.gelu"]
+
+
+# ------------------------------------------------------------ not traceable
+
+
+def test_control_flow_on_data_says_where():
+    class Gate(nn.Module):
+        def forward(self, x):
+            if x.sum() > 0:  # here
+                return x
+            return -x
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 4)
+            self.gate = Gate()
+
+        def forward(self, x):
+            return self.gate(self.fc(x))
+
+    error = refusal(InvalidModelError, Net(), (3,))
+    assert "depends on its data" in str(error)
+    assert error.location == f"gate ({place(Gate, '# here')})"
+    assert error.problems[0].op == "if x.sum() > 0:  # here"
+    assert error.__cause__ is not None
+
+
+def test_any_other_failure_of_forward_says_where():
+    class Net(nn.Module):
+        def forward(self, x):
+            return self.fc(x)  # here
+
+    error = refusal(InvalidModelError, Net(), (3,))
+    assert "AttributeError" in str(error)
+    assert place(Net, "# here") in error.location
+
+
+def test_a_computation_on_shapes_that_fails_is_located():
+    error = refusal(InvalidModelError, Calls(lambda y: y.view(y.size(0) // 0, -1)), (3,))
+    assert "ZeroDivisionError" in str(error)
+    assert "test_torch_fx_errors.py" in error.location
+
+
+# ------------------------------------------------------------ invalid models
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_numbers(value):
+    model = nets.build("cnn")
+    with torch.no_grad():
+        model[4].weight[0, 0, 0, 0] = value
+        model[5].running_var[1] = value
+    error = refusal(InvalidModelError, model, (1, 28, 28))
+    assert [p.location for p in error.problems] == ["4.weight", "5.running_var"]
+    assert "1 of 576 numbers are NaN or infinite" in str(error)
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(), nn.Dropout2d(), nn.BatchNorm1d(3)])
+def test_training_mode_with_a_layer_that_minds(layer):
+    error = refusal(InvalidModelError, nn.Sequential(nn.Linear(3, 3), layer).train(), (3,))
+    assert error.location.startswith("1 ")
+    assert "model.eval()" in error.hint
+
+
+def test_training_mode_without_such_a_layer_is_fine():
+    spikec.load(nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Dropout(0.0)).train())
+
+
+@pytest.mark.parametrize("call", [F.dropout, lambda y: F.dropout2d(y, 0.5, training=True)])
+def test_functional_dropout_that_is_always_active(call):
+    error = refusal(InvalidModelError, Calls(call), (3,))
+    assert "self.training" in error.hint
+    assert "test_torch_fx_errors.py" in error.location
+
+
+def test_hooks_are_named():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    model[0].register_forward_hook(lambda module, args, output: 2 * output)
+    model[1].register_forward_pre_hook(lambda module, args: None)
+    error = refusal(InvalidModelError, model, (3,))
+    assert [p.location for p in error.problems] == ["0 (nn.Linear)", "1 (nn.ReLU)"]
+    assert "remove" in error.hint
+
+
+def test_lazy_and_meta_parameters():
+    assert "no numbers yet" in str(refusal(InvalidModelError, nn.Sequential(nn.Linear(3, 4, device="meta")), (3,)))
+    with pytest.raises(InvalidModelError, match="no numbers yet"):
+        spikec.load(nn.Sequential(nn.LazyLinear(4)), torch.zeros(1, 3))
+
+
+def test_complex_parameters():
+    assert "complex64" in str(refusal(InvalidModelError, nn.Linear(3, 4, dtype=torch.complex64), (3,)))
+
+
+class Star(nn.Module):
+    def forward(self, *xs):
+        return xs[0]
+
+
+class KeywordOnly(nn.Module):
+    def forward(self, x, *, y):
+        return x + y
+
+
+class NoInput(nn.Module):
+    def forward(self, x=None):
+        return torch.ones(1)
+
+
+class NoForward(nn.Module):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (Star(), "forward takes *xs"),
+        (KeywordOnly(), "forward takes keyword-only y"),
+        (NoInput(), "the model has no input"),
+        (NoForward(), "no forward"),
+        (nn.Sequential(), "no operation"),
+        (nn.ModuleList([nn.ReLU()]), "no forward"),
+    ],
+)
+def test_modules_that_are_no_model(model, match):
+    assert match in str(refusal(InvalidModelError, model, (3,)))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_torchscript():
+    assert "TorchScript" in str(refusal(InvalidModelError, torch.jit.script(nn.Linear(3, 4)), (3,)))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda y: (y, None), lambda y: {"y": y, "n": 3}, lambda y: torch.ones(2), lambda y: ()]
+)
+def test_outputs_that_are_no_signal(make):
+    assert "does not depend on its input" in str(refusal(InvalidModelError, Calls(make), (3,)))
+
+
+# ------------------------------------------------------------------ examples
+
+
+def test_a_wrong_shape_is_located_at_the_first_layer_that_minds():
+    error = refusal(TypeMismatchError, nets.build("cnn"), (1, 20, 20))
+    assert error.location == "13"
+    assert "the inputs were input: [B, 1, 20, 20]" in error.hint
+
+
+def test_wrong_channels_and_a_missing_batch():
+    assert refusal(TypeMismatchError, nets.build("cnn"), (3, 28, 28)).location == "0"
+    assert refusal(TypeMismatchError, nets.build("cnn"), (28, 28)).location == "0"
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.BatchNorm2d(3), (3, 4)),
+        (nn.AvgPool2d(2), (4, 4)),
+        (nn.MaxPool3d(2), (2, 4, 4)),
+        (nn.AdaptiveAvgPool1d(2), (2, 4, 4)),
+    ],
+)
+def test_a_sample_of_the_wrong_rank(layer, shape):
+    assert "samples of rank" in str(refusal(TypeMismatchError, nn.Sequential(nn.ReLU(), layer).eval(), shape))
+
+
+def test_sums_of_different_shapes():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(3, 1)
+
+        def forward(self, x):
+            return self.a(x) + self.b(x)  # here
+
+    error = refusal(TypeMismatchError, Net(), (3,))
+    assert place(Net, "# here") in error.location
+
+
+def test_integers_nan_and_no_tensor():
+    with pytest.raises(InvalidModelError, match="int64"):
+        spikec.load(nets.build("mlp"), torch.zeros(2, 7, dtype=torch.int64))
+    with pytest.raises(InvalidModelError, match="NaN"):
+        spikec.load(nets.build("mlp"), torch.full((2, 7), float("nan")))
+
+
+def test_as_many_examples_as_inputs_of_one_batch_size():
+    model = nets.build("two_inputs")
+    with pytest.raises(InvalidModelError, match=r"2 input\(s\) \(left, right\), 1 given") as error:
+        spikec.load(model, torch.zeros(2, 5))
+    assert "left, right" in error.value.hint
+    with pytest.raises(InvalidModelError, match="different batch sizes"):
+        spikec.load(model, (torch.zeros(2, 5), torch.zeros(3, 3)))
+
+
+@pytest.mark.parametrize("name", ["mlp", "mlp_batchnorm", "two_inputs", "two_outputs"])
+def test_linear_first_needs_no_example(name):
+    model = nets.build(name)
+    assert str(spikec.load(model)) == str(spikec.load(model, nets.batch(name)))
+
+
+def test_linear_behind_layers_that_keep_the_shape_needs_no_example():
+    model = nn.Sequential(nn.Dropout(), Calls(F.relu), nn.Linear(4, 2)).eval()
+    assert spikec.load(model).type("input").shape == (3,)
+
+
+class FunctionFirst(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, y):
+        return self.layer(F.relu(x)), y.view(y.size(0), -1)
+
+
+@pytest.mark.parametrize(
+    ("model", "call"),
+    [
+        (nets.build("cnn"), "example_input=torch.zeros(1, 1, H, W) "),
+        (nets.build("conv1d"), "example_input=torch.zeros(1, 3, L) "),
+        (nets.build("conv3d"), "example_input=torch.zeros(1, 2, D, H, W) "),
+        (nn.Sequential(nn.Flatten(), nn.Linear(6, 2)), "example_input=torch.zeros(1, ...) "),
+        (FunctionFirst(nn.Linear(4, 2)), "example_input=(torch.zeros(1, 4), torch.zeros(1, ...)) "),
+    ],
+)
+def test_otherwise_the_error_says_what_to_pass(model, call):
+    error = refusal(InvalidModelError, model)
+    assert call in error.hint
+    assert "calibration" in error.hint
+
+
+def test_input_names():
+    assert frontend.input_names(nets.build("two_inputs")) == ["left", "right"]
+    assert frontend.input_names(nets.build("mlp")) == ["input"]
+    assert frontend.input_names(torch.fx.symbolic_trace(nets.build("two_inputs"))) == ["left", "right"]
+    with pytest.raises(CompileError):
+        frontend.input_names(Star())
+    assert frontend.accepts(nn.Linear(2, 2))
+    assert not frontend.accepts(torch.zeros(1))
