@@ -21,7 +21,7 @@ from spikec.graph import Graph
 from spikec.interp import run
 from spikec.loader import backends as targets
 from spikec.normalization import Normalization
-from spikec.op import Op, Role, StatefulOp
+from spikec.op import Movement, Op, Role, StatefulOp
 from spikec.passbase import Context, Pass
 from spikec.pipeline import Pipeline
 
@@ -38,6 +38,7 @@ __all__ = [
     "Graph",
     "InvalidModelError",
     "MissingDependencyError",
+    "Movement",
     "Normalization",
     "Op",
     "Pass",

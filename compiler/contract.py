@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spikec.errors import Problem, VerificationError
+from spikec.frontend import Reference
 from spikec.graph import Graph
 from spikec.interp import outputs_over_time, run
 from spikec.op import tensor, tensor_cache
@@ -21,6 +22,8 @@ from spikec.ops import IF
 
 #: allowed difference of an exact pass, relative to the output's spread over the probe
 EXACT = 1e-9
+#: allowed difference of an imported graph from the model, likewise
+IMPORT = 1e-4
 #: least spread over the probe, relative to the output's maximum
 SPREAD = 1e-3
 #: how close to its threshold a neuron must be for two different spikes to count as a tie
@@ -82,6 +85,28 @@ def difference(before: Graph, after: Graph, xs: Sequence[Tensor], timesteps: int
                 hint="give calibration samples that differ, or verify='off'",
             )
         worst = max(worst, float((a - b).abs().max()) / spread)
+    return worst
+
+
+def check_import(graph: Graph, reference: Reference, xs: Sequence[Tensor]) -> float:
+    """Hold an imported ANN to the model it was read from, in the model's own dtype.
+
+    Raises:
+        VerificationError: they differ by more than 1e-4 of the output's spread over the probe.
+    """
+    wanted = reference(xs)
+    dtype = wanted[0].dtype
+    if dtype not in (torch.float32, torch.float64):
+        return 0.0
+    worst = 0.0
+    for a, b in zip(wanted, outputs(graph, [x.to(dtype) for x in xs], 1), strict=True):
+        spread = float((a - a.mean(0, keepdim=True)).abs().max())
+        worst = max(worst, float((a - b).abs().max()) / max(spread, SPREAD * float(a.abs().max()), 1e-30))
+    if not worst <= IMPORT:
+        raise VerificationError(
+            f"the imported graph differs from the model by {worst:.2g} of its output's spread (allowed: {IMPORT:g})",
+            hint="a converter reads a layer wrongly: compare spikec.run(spikec.load(part), x) with part(x)",
+        )
     return worst
 
 

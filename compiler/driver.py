@@ -13,11 +13,11 @@ from torch import Tensor
 from spikec import loader
 from spikec.backend import Backend
 from spikec.calibration import Calibration
-from spikec.contract import probe
+from spikec.contract import check_import, probe
 from spikec.data import Batches, examples
 from spikec.errors import CompileError, InvalidModelError, MissingDependencyError, Problem, UnsupportedOpError
 from spikec.files import replacing
-from spikec.frontend import Frontend
+from spikec.frontend import Frontend, Reference
 from spikec.graph import Graph
 from spikec.ledger import Ledger
 from spikec.manager import Observer, StageRecord, run_pipeline
@@ -26,7 +26,7 @@ from spikec.observers import Dump, Numbers, Verify
 from spikec.passbase import Context, Pass, plain
 from spikec.pipeline import Pipeline
 from spikec.report import Report
-from spikec.stages import SPIKING
+from spikec.stages import IMPORTED, SPIKING
 
 #: what ``example_input`` and calibration batches may be
 Inputs = Tensor | Sequence[Tensor]
@@ -88,10 +88,7 @@ class Compiler:
             )
         self.backend = _backend(target, target_options)
         self.normalization = None if normalization is None else Normalization.parse(normalization)
-        if pipeline is None:
-            self.pipeline = None
-        else:
-            self.pipeline = pipeline if isinstance(pipeline, Pipeline) else Pipeline(pipeline)
+        self.pipeline = pipeline if pipeline is None or isinstance(pipeline, Pipeline) else list(pipeline)
         self.example_input = example_input
         self.calibration = calibration
         self.timesteps = timesteps
@@ -102,9 +99,9 @@ class Compiler:
 
     def run(self, model: Any) -> Compilation:
         """Compile one model; nothing is emitted before the whole graph is known to fit the target."""
-        graph, context = self._start(model)
+        graph, context, reference = self._start(model)
         pipeline = self._pipeline(graph, context)
-        records = run_pipeline(graph, pipeline, context, self._observers(graph, context))
+        records = run_pipeline(graph, pipeline, context, self._observers(graph, context, reference))
         final = records[-1].graph
         problems = self.backend.check(final)
         if problems:
@@ -114,7 +111,7 @@ class Compiler:
         ledger = Ledger.of(graph, final)
         return Compilation(artifact, final, tuple(records), ledger, Report.of(records, context, self.backend))
 
-    def _start(self, model: Any) -> tuple[Graph, Context]:
+    def _start(self, model: Any) -> tuple[Graph, Context, Reference | None]:
         data, statistics = self.calibration, None
         if isinstance(data, Calibration):
             data, statistics = None, data
@@ -133,22 +130,28 @@ class Compiler:
             statistics=statistics,
             track=_track if self.progress else plain,
         )
-        return graph, context
+        return graph, context, frontend.reference(model)
 
     def _pipeline(self, graph: Graph, context: Context) -> Pipeline:
         if self.pipeline is not None:
-            return self.pipeline
+            if isinstance(self.pipeline, Pipeline):
+                return self.pipeline
+            return Pipeline(self.pipeline, SPIKING if graph.is_spiking else IMPORTED)
         normalization = self.normalization
         if normalization is None and not context.has_data and not graph.is_spiking:
             normalization = Normalization(method="model")
         default = Pipeline.default(self.backend, normalization=normalization, timesteps=self.timesteps)
-        return default.from_stage(SPIKING) if graph.is_spiking else default
+        if graph.is_spiking:  # its neurons state where they start
+            return default.from_stage(SPIKING).without("init-potential")
+        return default
 
-    def _observers(self, graph: Graph, context: Context) -> list[Observer]:
+    def _observers(self, graph: Graph, context: Context, reference: Reference | None) -> list[Observer]:
         observers: list[Observer] = []
         if self.verify != "off":
             samples = context.batches.first if context.batches is not None else examples(self.example_input)
             xs = probe(graph, samples, self.seed)
+            if reference is not None:
+                check_import(graph, reference, xs)
             observers.append(Numbers(graph, xs, each=self.verify == "each", timesteps=self.timesteps))
         if self.dump_dir is not None:
             observers.append(Dump(Path(self.dump_dir), graph))
@@ -235,7 +238,7 @@ def check(model: Any, target: str | Backend, **options: Any) -> list[Problem]:
     """
     compiler = Compiler(target, **options)
     try:
-        graph, context = compiler._start(model)
+        graph, context, _ = compiler._start(model)
         records = run_pipeline(graph, compiler._pipeline(graph, context), context)
         return compiler.backend.check(records[-1].graph)
     except CompileError as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from spikec.graph import Graph
+
+#: the model itself: inputs [B, ...] in, its outputs in order out
+Reference = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
 class Frontend:
@@ -41,3 +44,7 @@ class Frontend:
             InvalidModelError: the model itself is wrong, or its input's shape cannot be known.
         """
         raise NotImplementedError
+
+    def reference(self, model: Any) -> Reference | None:
+        """The model as it runs by itself, which the imported graph is compared with; None if it cannot."""
+        return None

@@ -35,12 +35,14 @@ class Graph:
         name: of the model, for dumps.
         dropped: source nodes that stand for nothing any more, and why (dropout, identity).
         structure: the model's own output container, with the outputs' positions as leaves.
+        device: where the model's parameters were, as torch writes it.
     """
 
     def __init__(self, name: str = "graph") -> None:
         self.name = name
         self.dropped: dict[Source, str] = {}
         self.structure: Any = 0
+        self.device = "cpu"
         self._g = nx.MultiDiGraph()
         self._types: dict[str, Type] = {}
         self._order: tuple[str, ...] | None = None
@@ -244,6 +246,7 @@ class Graph:
         other = Graph(self.name)
         other.dropped = dict(self.dropped)
         other.structure = self.structure
+        other.device = self.device
         other._g = self._g.copy()
         other._types = dict(self._types)
         other._order = self._order

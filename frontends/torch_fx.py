@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from spikec.errors import InvalidModelError
-from spikec.frontend import Frontend
-from spikec.frontends.torch_fx_call import BATCH, Call, Signal, as_array, methods, rules
+from spikec.frontend import Frontend, Reference
+from spikec.frontends.torch_fx_call import BATCH, Call, Signal, as_array, leaves, methods, rules
 from spikec.frontends.torch_fx_check import check_model, dtype_of, input_shapes
 from spikec.frontends.torch_fx_trace import required, trace
 from spikec.frontends.torch_fx_walk import Walk
@@ -48,6 +49,7 @@ class TorchFx(Frontend):
         shapes = input_shapes(traced, examples)
         dtype = dtype_of(model, examples)
         graph = Graph(type(model).__name__)
+        graph.device = str(next((p.device for p in (*model.parameters(), *model.buffers())), "cpu"))
         names = required(model)
         inputs = {
             name: Signal(graph.add(Input(shape, dtype), name=name)) for name, shape in zip(names, shapes, strict=True)
@@ -61,6 +63,17 @@ class TorchFx(Frontend):
                 "the model has no operation: its output is its input", location=type(model).__name__
             )
         return graph
+
+    def reference(self, model: nn.Module) -> Reference:
+        """The module itself, in its own dtype and on its own device, without gradients."""
+
+        def run(xs: Sequence[Tensor]) -> list[Tensor]:
+            like = next((p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()), xs[0])
+            with torch.no_grad():
+                result = model(*[x.to(like.device, like.dtype) for x in xs])
+            return [leaf.cpu() for leaf in leaves(result) if isinstance(leaf, Tensor)]
+
+        return run
 
 
 frontend = TorchFx()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -108,7 +108,8 @@ class _Picker:
         op = self.node.op
         weight = np.zeros((self.shape[0], 1, *op.kernel))
         for cell, value in cells.items():
-            weight[(slice(None), 0, *cell)] = value
+            at: Any = (slice(None), 0, *cell)
+            weight[at] = value
         conv = Conv(
             weight,
             stride=op.stride,

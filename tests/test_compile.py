@@ -11,7 +11,16 @@ from torch import nn
 import build
 import nets
 import spikec
-from spikec import CalibrationError, CompileError, InvalidModelError, TypeMismatchError, UnsupportedOpError
+from spikec import (
+    CalibrationError,
+    CompileError,
+    InvalidModelError,
+    TypeMismatchError,
+    UnsupportedOpError,
+    VerificationError,
+)
+from spikec.frontends.torch_fx import rules
+from spikec.ops import Identity
 
 TARGETS = ["spikingjelly", "nir", "netx"]
 
@@ -233,6 +242,39 @@ def test_a_wrong_shape_names_the_first_layer_that_does_not_fit():
     with pytest.raises((TypeMismatchError, InvalidModelError)) as caught:
         spikec.compile(model, "nir", example_input=torch.rand(2, 4))
     assert caught.value.location.startswith("2")
+
+
+class Doubling(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+def test_an_import_that_differs_from_the_model_is_noticed():
+    """A converter that reads a layer as something else."""
+
+    @rules(Doubling)
+    def doubling(module, at):
+        return at.add(Identity(), at.operand)
+
+    with pytest.raises(VerificationError, match="imported graph differs from the model by"):
+        spikec.compile(conv_net(Doubling()), "spikingjelly", calibration=IMAGES)
+    spikec.compile(conv_net(Doubling()), "spikingjelly", calibration=IMAGES, verify="off")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_module_has_the_models_dtype(dtype):
+    wanted = torch.float64 if dtype is torch.float64 else torch.float32
+    snn = spikec.compile(conv_net().to(dtype), "spikingjelly", calibration=IMAGES)
+    assert {t.dtype for t in (*snn.parameters(), *snn.buffers())} == {wanted}
+    assert snn(IMAGES.to(wanted)).dtype == wanted
+
+
+def test_the_module_is_on_the_models_device():
+    graph = spikec.load(nets.build("mlp"))
+    assert graph.device == "cpu"
+    graph.device = "meta"
+    snn = spikec.compile(graph, "spikingjelly", calibration=nets.batch("mlp", 16))
+    assert {p.device.type for p in snn.parameters()} == {"meta"}
 
 
 def test_nothing_warns_on_the_plain_path():

@@ -1,0 +1,182 @@
+"""The target ``nir``: an ``nir.NIRGraph`` that every importer reads the same way."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import nir
+import numpy as np
+
+import spikec
+from spikec.backend import Backend
+from spikec.backends.nir_nodes import emitter, node_for
+from spikec.errors import CompileError, Problem, UnsupportedOpError
+from spikec.graph import Graph
+from spikec.loader import pass_named
+from spikec.ops import IF, Add, Input, Output, Weighted
+from spikec.passbase import Context, Pass
+from spikec.stages import FINAL
+from spikec.types import Array
+
+__all__ = ["Nir", "backend", "emitter"]
+
+_PROFILES = ("portable",)
+
+
+def _known_profile(_: Any, __: Any, value: str) -> None:
+    if value not in _PROFILES:
+        raise CompileError(
+            f"profile {value!r} is not yet available", hint=f"use profile={_PROFILES[0]!r}, which readers share"
+        )
+
+
+def _positive(_: Any, __: Any, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise CompileError(f"dt is {value!r}", hint="give the length of a time-step in seconds, such as 1e-4")
+
+
+@attrs.frozen
+class Nir(Backend):
+    """Emits an ``nir.NIRGraph``: IF with unit gain, Affine, Conv1d, Conv2d, SumPool2d and Flatten.
+
+    Attributes:
+        dt: seconds a time-step; metadata only, as IF with r = 1 counts steps.
+        profile: for which readers; ``portable`` is what they have in common.
+    """
+
+    name: ClassVar[str] = "nir"
+    suffix: ClassVar[str] = ".nir"
+
+    dt: float = attrs.field(default=1e-4, validator=_positive)
+    profile: str = attrs.field(default="portable", validator=_known_profile)
+
+    def passes(self, timesteps: int | None) -> tuple[Pass | str, ...]:
+        """One threshold a layer, no initial potential where T is known, no op that NIR lacks."""
+        return (
+            "lower-concat",
+            pass_named("fold-rescale", thresholds="uniform"),
+            pass_named("lower-v-init", timesteps=timesteps),
+            "legalize-nir",
+            "cast-parameters",
+            "strict-threshold",
+        )
+
+    def check(self, graph: Graph) -> list[Problem]:
+        """Every op that has no node in portable NIR, and every sum that is no fan-in."""
+        problems = FINAL.problems(graph)
+        problems += [
+            graph.problem(name, "an input that nothing uses", "remove it from the model")
+            for name in graph.inputs
+            if not graph.users(name)
+        ]
+        for name in graph:
+            try:
+                self._checked(graph, name)
+            except CompileError as error:
+                problems.append(graph.problem(name, error.problems[0].message, error.hint))
+        soft = {node.op.v_reset is None for node in graph.match(IF)}
+        if len(soft) > 1:
+            problems.append(Problem("some neurons have soft and some hard reset", hint="NIR states one for all"))
+        return problems
+
+    @staticmethod
+    def _checked(graph: Graph, name: str) -> None:
+        if not isinstance(graph[name], Add):
+            _node(graph, name)
+            return
+        users = [graph[user] for user, _ in graph.users(name)]
+        operands = graph.operands(name)
+        if not all(isinstance(op, (Weighted, IF)) for op in users) or len(set(operands)) < len(operands):
+            raise UnsupportedOpError("a sum that is not the fan-in of a layer", hint="run legalize-nir before")
+
+    def emit(self, graph: Graph, context: Context) -> Any:
+        """The graph, type-checked by nir."""
+        names = _names(graph)
+        nodes = {names[name]: _node(graph, name) for name in names}
+        metadata = self._metadata(graph, names, context)
+        if "v_init" not in metadata:
+            for node in graph.match(IF):
+                start = np.broadcast_to(node.op.v_init, graph.type(node.name).shape)
+                nodes[names[node.name]].metadata["v_init"] = np.array(start)
+        return nir.NIRGraph(nodes=nodes, edges=_edges(graph, names), metadata=metadata)
+
+    def _metadata(self, graph: Graph, names: dict[str, str], context: Context) -> dict[str, Any]:
+        """What NIR has no field for; a v_init that differs from neuron to neuron stands at the neurons."""
+        neurons = [node.op for node in graph.match(IF)]
+        scales = {names[name]: _plain(graph.type(name).scale) for name in graph.outputs}
+        start = {float(value) for op in neurons for value in op.v_init.flat}
+        found: dict[str, Any] = {
+            "dt": self.dt,
+            "reset": "subtract" if all(op.v_reset is None for op in neurons) else "value",
+            "fire": ">",
+            "spikes": "binary",
+            "gain": "unit",
+            "output_scale": scales if len(scales) > 1 else next(iter(scales.values())),
+            "producer": f"spikec {spikec.__version__}",
+        }
+        if len(start) == 1:
+            found["v_init"] = start.pop()
+        if context.timesteps is not None:
+            found["timesteps"] = context.timesteps
+        return found
+
+    def owns(self, artifact: Any) -> bool:
+        """True for any NIRGraph."""
+        return isinstance(artifact, nir.NIRGraph)
+
+    def save(self, artifact: Any, path: Path) -> None:
+        """``nir.write``."""
+        nir.write(path, artifact)
+
+
+def _node(graph: Graph, name: str) -> Any:
+    result = graph.type(name)
+    operand = graph.type(graph.operands(name)[0]) if graph.operands(name) else result
+    return node_for(graph[name], operand, result)
+
+
+def _plain(scale: Array) -> Any:
+    return float(scale.item()) if scale.size == 1 else np.array(scale)
+
+
+_NUMBER = re.compile(r"n\d+_")
+
+
+def _names(graph: Graph) -> dict[str, str]:
+    """NIR names: alphabetical order, in which files are read back, is topological order.
+
+    Terminals are ``input`` and ``output`` (``input_0``, ... if there are several); the others have a number
+    in front, which replaces that of a file that was written like this.
+    """
+    names: dict[str, str] = {}
+    inner = [name for name in graph if not isinstance(graph[name], (Input, Output, Add))]
+    numbered = all(_NUMBER.match(name) for name in inner)
+    for kind, group in (("input", graph.inputs), ("output", graph.outputs)):
+        width = len(str(len(group) - 1))
+        names.update({name: f"{kind}_{i:0{width}d}" if len(group) > 1 else kind for i, name in enumerate(group)})
+    width = len(str(len(inner) - 1))
+    for i, name in enumerate(inner):
+        own = _NUMBER.sub("", name, count=1) if numbered else name
+        names[name] = f"n{i:0{width}d}_{re.sub(r'[^0-9A-Za-z_]', '_', own)}"
+    return {name: names[name] for name in graph if name in names}
+
+
+def _edges(graph: Graph, names: dict[str, str]) -> list[tuple[str, str]]:
+    """Main branches first: some readers take the last edge into a node for a skip."""
+    main: list[tuple[str, str]] = []
+    skips: list[tuple[str, str]] = []
+    for name in names:
+        for slot, operand in enumerate(_producers(graph, name)):
+            (skips if slot else main).append((names[operand], names[name]))
+    return main + skips
+
+
+def _producers(graph: Graph, name: str) -> tuple[str, ...]:
+    operands = graph.operands(name)
+    return graph.operands(operands[0]) if operands and isinstance(graph[operands[0]], Add) else operands
+
+
+backend = Nir

@@ -1,0 +1,139 @@
+"""What each op of a final graph becomes in NIR, in the form that every reader takes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import nir
+import numpy as np
+
+from spikec.errors import CompileError, UnsupportedOpError
+from spikec.op import Op
+from spikec.ops import IF, Conv, Flatten, Input, Linear, Output, SumPool
+from spikec.rules import Rules
+from spikec.types import Type
+
+#: called with (op, the type of its operand, the type of its result); raises UnsupportedOpError
+Emit = Callable[[Any, Type, Type], Any]
+
+emitter: Rules[Emit] = Rules("emitter")
+
+_HINTS = {
+    "concat": "NIR has no concat; only one along the channels can be folded into the next layer",
+    "avgpool": "NIR readers have no average pool with these options: use ceil_mode=False, count_include_pad=True",
+    "adaptiveavgpool": "choose an output size that divides the input's",
+    "pad": "only zero padding in front of a convolution or sum-pool goes into NIR",
+    "reshape": "NIR has Flatten only",
+    "delay": "write the recurrent layer by hand in NIR",
+}
+
+
+def node_for(op: Op, operand: Type, result: Type) -> Any:
+    """The NIR node for an op.
+
+    Raises:
+        UnsupportedOpError: there is none.
+    """
+    emit = emitter.first(type(op).__mro__)
+    if emit is None:
+        hint = _HINTS.get(op.kind, "register an emitter for it, or replace the layer")
+        raise UnsupportedOpError(f"portable NIR has no {op.kind}", hint=hint)
+    return emit(op, operand, result)
+
+
+def _shape(signal: Type) -> Any:
+    return np.array(signal.shape)
+
+
+@emitter(Input)
+def _input(op: Input, operand: Type, result: Type) -> Any:
+    return nir.Input(input_type={"input": _shape(result)})
+
+
+@emitter(Output)
+def _output(op: Output, operand: Type, result: Type) -> Any:
+    return nir.Output(output_type={"output": _shape(result)})
+
+
+@emitter(Linear)
+def _linear(op: Linear, operand: Type, result: Type) -> Any:
+    if len(operand.shape) != 1:
+        raise UnsupportedOpError(
+            f"Affine in NIR takes a vector, this layer takes samples of shape {operand.shape}",
+            hint="flatten before it, or use a convolution with a kernel of 1",
+        )
+    return nir.Affine(weight=np.array(op.weight), bias=np.array(_bias(op)))
+
+
+def _bias(op: Linear | Conv) -> Any:
+    if op.bias is None:
+        raise CompileError("an affine op without a bias", hint="run legalize-nir before")
+    return op.bias
+
+
+@emitter(Conv)
+def _conv(op: Conv, operand: Type, result: Type) -> Any:
+    axes = len(op.kernel)
+    if axes > 2:
+        raise UnsupportedOpError(f"NIR has no {axes}d convolution", hint="use Conv1d or Conv2d")
+    if len(set(op.kernel)) > 1:
+        shown = "x".join(map(str, op.kernel))
+        raise UnsupportedOpError(
+            f"nir takes square kernels only, and no zeros make this {shown} kernel square at stride {op.stride}",
+            hint="use kernel sizes that are both odd or both even",
+        )
+    if op.groups != 1 or any(before != after for before, after in op.padding):
+        raise CompileError("a convolution with groups or uneven padding", hint="run legalize-nir before")
+    fields = {"stride": op.stride, "padding": tuple(before for before, _ in op.padding), "dilation": op.dilation}
+    make, size = (nir.Conv2d, operand.shape[1:]) if axes == 2 else (nir.Conv1d, operand.shape[1])
+    return make(
+        input_shape=size,
+        weight=np.array(op.weight),
+        bias=np.array(_bias(op)),
+        groups=1,
+        **{key: value if axes == 2 else value[0] for key, value in fields.items()},
+    )
+
+
+@emitter(SumPool)
+def _sum_pool(op: SumPool, operand: Type, result: Type) -> Any:
+    if len(op.kernel) != 2:
+        raise UnsupportedOpError(f"NIR has no {len(op.kernel)}d pool", hint="use a 1d or 2d pool")
+    if any(side for pair in op.padding for side in pair):
+        raise CompileError("a sum-pool with padding, which readers ignore", hint="run legalize-nir before")
+    return nir.SumPool2d(
+        kernel_size=np.array(op.kernel), stride=np.array(op.stride), padding=np.zeros(2, dtype=np.int64)
+    )
+
+
+@emitter(Flatten)
+def _flatten(op: Flatten, operand: Type, result: Type) -> Any:
+    if len(result.shape) != 1:
+        raise UnsupportedOpError("readers disagree about a Flatten of some axes", hint="flatten the whole sample")
+    return nir.Flatten(input_type={"input": _shape(operand)}, start_dim=0, end_dim=-1)
+
+
+@emitter(IF)
+def _if(op: IF, operand: Type, result: Type) -> Any:
+    if not op.strict:
+        raise CompileError("a neuron that fires at its threshold; NIR's fire above it", hint="run strict-threshold")
+    full = functools.partial(_full, shape=result.shape, dtype=np.dtype(result.dtype))
+    node = nir.IF(
+        r=full(1.0), v_threshold=full(op.v_threshold), v_reset=full(0.0 if op.v_reset is None else op.v_reset)
+    )
+    if op.v_reset is None:
+        node.to_dict = functools.partial(_without_v_reset, node)
+    return node
+
+
+def _full(value: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    return np.array(np.broadcast_to(value, shape), dtype=dtype)
+
+
+def _without_v_reset(node: Any) -> dict[str, Any]:
+    """What is written of a soft-reset neuron: without v_reset, which is zero, every version of nir reads it."""
+    fields: dict[str, Any] = type(node).to_dict(node)
+    del fields["v_reset"]
+    return fields

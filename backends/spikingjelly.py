@@ -1,0 +1,69 @@
+"""The target ``spikingjelly``: a self-contained ``torch.nn.Module`` in SpikingJelly's habits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import nn
+
+from spikec.backend import Backend
+from spikec.backends.spikingjelly_emitters import emitter, module_for
+from spikec.backends.spikingjelly_modules import IFNode
+from spikec.backends.spikingjelly_network import Call, SpikingNetwork
+from spikec.errors import Problem
+from spikec.graph import Graph
+from spikec.loader import pass_named
+from spikec.passbase import Context, Pass
+from spikec.stages import FINAL
+
+__all__ = ["IFNode", "SpikingJelly", "SpikingNetwork", "backend", "emitter"]
+
+
+@attrs.frozen
+class SpikingJelly(Backend):
+    """Emits a :class:`SpikingNetwork`; thresholds may have any shape, and every op of the graph runs."""
+
+    name: ClassVar[str] = "spikingjelly"
+    suffix: ClassVar[str] = ".pt"
+
+    def passes(self, timesteps: int | None) -> tuple[Pass | str, ...]:
+        """Fold every scale, and round to the model's dtype."""
+        return (pass_named("fold-rescale", thresholds="any"), "cast-parameters")
+
+    def check(self, graph: Graph) -> list[Problem]:
+        """What may not be in a final graph."""
+        return FINAL.problems(graph)
+
+    def emit(self, graph: Graph, context: Context) -> SpikingNetwork:
+        """The module, on the model's device, in evaluation mode and step mode ``"s"``."""
+        plan: list[Call] = []
+        parts: dict[str, nn.Module] = {}
+        for name in graph:
+            part = _attribute(name, parts)
+            parts[part] = module_for(graph[name], graph.type(name))
+            plan.append(Call(name, part, graph.operands(name)))
+        network = SpikingNetwork(graph.name, plan, parts, graph.inputs, graph.outputs, graph.structure)
+        return network.eval().to(graph.device)
+
+    def owns(self, artifact: Any) -> bool:
+        """True for a SpikingNetwork."""
+        return isinstance(artifact, SpikingNetwork)
+
+    def save(self, artifact: Any, path: Path) -> None:
+        """The whole module; read it with ``torch.load(path, weights_only=False)``."""
+        torch.save(artifact, path)
+
+
+def _attribute(name: str, taken: dict[str, nn.Module]) -> str:
+    """The node's name, with underscores behind it where the module has an attribute of that name."""
+    while name in taken or name in _RESERVED:
+        name += "_"
+    return name
+
+
+_RESERVED = frozenset(dir(SpikingNetwork("", (), {}, (), (), 0)))
+
+backend = SpikingJelly

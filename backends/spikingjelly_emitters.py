@@ -1,0 +1,112 @@
+"""What each op becomes; an op that is not in the table runs by its own meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikec.backends.spikingjelly_modules import IFNode, InputPort, OpModule, Readout, StatefulOpModule
+from spikec.op import Op, StatefulOp
+from spikec.ops import IF, AdaptiveAvgPool, AvgPool, Conv, Flatten, Input, Linear, Output
+from spikec.ops.weighted import pad_list
+from spikec.rules import Rules
+from spikec.types import Array, Type
+
+#: called with (op, the type of its result); the dtype of its parameters is the type's
+Emit = Callable[[Any, Type], nn.Module]
+
+emitter: Rules[Emit] = Rules("emitter")
+
+
+def module_for(op: Op, result: Type) -> nn.Module:
+    """The module for an op: its class's emitter, or that of a base class, or a wrapper around its meaning."""
+    emit = emitter.first(type(op).__mro__)
+    if emit is not None:
+        return emit(op, result)
+    dtype = getattr(torch, result.dtype)
+    return StatefulOpModule(op, dtype) if isinstance(op, StatefulOp) else OpModule(op, dtype)
+
+
+def _tensor(value: Array, like: Type) -> Tensor:
+    return torch.tensor(value, dtype=getattr(torch, like.dtype))
+
+
+def _optional(value: Array | None, like: Type) -> Tensor | None:
+    return None if value is None else _tensor(value, like)
+
+
+def _fill(module: nn.Module, op: Linear | Conv, like: Type) -> nn.Module:
+    module.weight = nn.Parameter(_tensor(op.weight, like))
+    if op.bias is not None:
+        module.bias = nn.Parameter(_tensor(op.bias, like))
+    return module
+
+
+@emitter(Input)
+def _input(op: Input, result: Type) -> nn.Module:
+    return InputPort(op.shape)
+
+
+@emitter(Output)
+def _output(op: Output, result: Type) -> nn.Module:
+    scale = result.scale
+    return Readout(None if bool((scale == 1).all()) else _tensor(scale, result))
+
+
+@emitter(Linear)
+def _linear(op: Linear, result: Type) -> nn.Module:
+    made = nn.Linear(op.in_features, op.out_features, bias=op.bias is not None, device="meta")
+    return _fill(made, op, result)
+
+
+_CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_ZEROS: dict[int, Any] = {1: nn.ConstantPad1d, 2: nn.ConstantPad2d, 3: nn.ConstantPad3d}
+
+
+@emitter(Conv)
+def _conv(op: Conv, result: Type) -> nn.Module:
+    uneven = any(before != after for before, after in op.padding)
+    made = _CONV[len(op.kernel)](
+        op.in_features,
+        op.out_features,
+        op.kernel,
+        op.stride,
+        0 if uneven else tuple(before for before, _ in op.padding),
+        op.dilation,
+        op.groups,
+        bias=op.bias is not None,
+        device="meta",
+    )
+    conv = _fill(made, op, result)
+    return nn.Sequential(_ZEROS[len(op.kernel)](tuple(pad_list(op.padding)), 0.0), conv) if uneven else conv
+
+
+_AVG_POOL: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+_ADAPTIVE: dict[int, Any] = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
+
+
+@emitter(AvgPool)
+def _avg_pool(op: AvgPool, result: Type) -> nn.Module:
+    pool: nn.Module = _AVG_POOL[len(op.kernel)](op.kernel, op.stride, op.padding, op.ceil_mode, op.count_include_pad)
+    return pool
+
+
+@emitter(AdaptiveAvgPool)
+def _adaptive(op: AdaptiveAvgPool, result: Type) -> nn.Module:
+    pool: nn.Module = _ADAPTIVE[len(op.size)](result.shape[-len(op.size) :])
+    return pool
+
+
+@emitter(Flatten)
+def _flatten(op: Flatten, result: Type) -> nn.Module:
+    return nn.Flatten(op.start + 1, op.end + 1 if op.end >= 0 else op.end)
+
+
+@emitter(IF)
+def _if(op: IF, result: Type) -> nn.Module:
+    return IFNode(
+        _tensor(op.v_threshold, result), _optional(op.v_reset, result), _tensor(op.v_init, result), strict=op.strict
+    )

@@ -1,0 +1,262 @@
+"""The graph in the forms that NIR and its readers have."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+import numpy as np
+
+from spikec.graph import Graph, Node
+from spikec.ops import IF, Add, Conv, Flatten, Linear, Pad, Reshape, SumPool, Weighted
+from spikec.ops.weighted import diagonal
+from spikec.origin import merge
+from spikec.passbase import Context, Pass
+from spikec.stages import FINAL, Stage
+from spikec.types import Array, channel_scale
+
+Kernel = tuple[Array, tuple[tuple[int, int], ...], tuple[int, ...]]
+
+
+@attrs.frozen
+class LegalizeNir(Pass):
+    """Rewrite what NIR has no node for, or no reader gets right; the function stays the same.
+
+    Grouped convolutions become block-diagonal ones, kernels square with even padding (zeros around them),
+    padded or one-dimensional sum-pools convolutions with ones, zero pads the next convolution's padding,
+    reshapes to a vector Flatten. A sum is several edges into an affine op or a neuron: elsewhere, and where
+    it takes one operand twice, an identity is inserted. Every affine op gets a bias.
+    """
+
+    name: ClassVar[str] = "legalize-nir"
+    needs: ClassVar[tuple[Stage, ...]] = (FINAL,)
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """All rewrites, in an order in which none makes work for an earlier one."""
+        rewrites = (_flatten, _pools, _pads, _splice_sums, _separate_sums, _order_sums, _convs, _biases)
+        return sum(rewrite(graph, context) for rewrite in rewrites)
+
+
+def _flatten(graph: Graph, context: Context) -> int:
+    """Reshape or partial Flatten to a vector: Flatten; of a vector: nothing."""
+    changes = 0
+    for node in [*graph.match(Reshape), *graph.match(Flatten)]:
+        before, after = graph.type(graph.operands(node.name)[0]).shape, graph.type(node.name).shape
+        if before == after:
+            graph.bypass(node.name, "the sample has that shape already")
+            changes += 1
+        elif len(after) == 1 and not (isinstance(node.op, Flatten) and (node.op.start, node.op.end) == (0, -1)):
+            graph.set_op(node.name, Flatten(origin=node.op.origin))
+            changes += 1
+    return changes
+
+
+def _pools(graph: Graph, context: Context) -> int:
+    """SumPool that is padded or has one spatial axis: a depthwise convolution with ones."""
+    changes = 0
+    for node in graph.match(SumPool):
+        (operand,) = graph.operands(node.name)
+        padded = any(side for pair in node.op.padding for side in pair) or isinstance(graph[operand], Pad)
+        if len(node.op.kernel) == 1 or (len(node.op.kernel) == 2 and padded):
+            graph.set_op(node.name, _ones(graph, node, operand))
+            changes += 1
+    return changes
+
+
+def _ones(graph: Graph, node: Node[SumPool], operand: str) -> Conv:
+    op, channels = node.op, graph.type(operand).shape[0]
+    scale = channel_scale(graph.type(operand), 0, op.kind)
+    return Conv(
+        np.ones((channels, 1, *op.kernel)),
+        stride=op.stride,
+        padding=op.padding,
+        dilation=(1,) * len(op.kernel),
+        groups=channels,
+        in_scale=scale,
+        out_scale=scale / op.gain,
+        origin=op.origin,
+    )
+
+
+def _pads(graph: Graph, context: Context) -> int:
+    """Zeros in front of a convolution: its own padding."""
+    changes = 0
+    for conv in graph.match(Conv):
+        (operand,) = graph.operands(conv.name)
+        pad = graph[operand]
+        if not isinstance(pad, Pad) or not _is_zero_border(pad, len(conv.op.kernel)):
+            continue
+        missing = ((0, 0),) * (len(conv.op.kernel) - len(pad.padding))
+        total = tuple((a + c, b + d) for (a, b), (c, d) in zip(conv.op.padding, missing + pad.padding, strict=True))
+        graph.set_op(conv.name, attrs.evolve(conv.op, padding=total, origin=merge(conv.op.origin, pad.origin)))
+        graph.set_operand(conv.name, 0, graph.operands(operand)[0])
+        graph.remove_dead(operand)
+        changes += 1
+    return changes
+
+
+def _is_zero_border(pad: Pad, axes: int) -> bool:
+    sides = [side for pair in pad.padding for side in pair]
+    return pad.mode == "constant" and len(pad.padding) <= axes and min(sides) >= 0
+
+
+def _splice_sums(graph: Graph, context: Context) -> int:
+    """A sum of sums: one sum."""
+    changes = 0
+    for outer in graph.match(Add):
+        operands = graph.operands(outer.name)
+        inner = [x for x in operands if isinstance(graph[x], Add)]
+        if not inner:
+            continue
+        flat = [y for x in operands for y in (graph.operands(x) if x in inner else (x,))]
+        origins = [graph[x].origin for x in inner if len(graph.users(x)) == 1]
+        graph.set_op(outer.name, attrs.evolve(outer.op, origin=merge(outer.op.origin, *origins)))
+        graph.set_operands(outer.name, *flat)
+        for x in dict.fromkeys(inner):
+            graph.remove_dead(x)
+        changes += 1
+    return changes
+
+
+def _separate_sums(graph: Graph, context: Context) -> int:
+    """Identities behind a sum that feeds a pool, shape or output, and in front of a repeated operand."""
+    changes = 0
+    for node in graph.match(Add):
+        operands = graph.operands(node.name)
+        for slot, operand in enumerate(operands):
+            if operand in operands[:slot]:
+                graph.insert_before(node.name, slot, _identity(graph, operand), new=f"{operand}_copy")
+                changes += 1
+        if not all(isinstance(graph[user], (Weighted, IF)) for user, _ in graph.users(node.name)):
+            graph.insert_after(node.name, _identity(graph, node.name), new=f"{node.name}_sum")
+            changes += 1
+    return changes
+
+
+def _identity(graph: Graph, operand: str) -> Weighted:
+    signal = graph.type(operand)
+    scale = channel_scale(signal, 0, "identity")
+    return diagonal(np.ones(signal.shape[0]), None, len(signal.shape), in_scale=scale, out_scale=scale)
+
+
+def _order_sums(graph: Graph, context: Context) -> int:
+    """The latest operand first: some readers take the first edge for the main branch."""
+    position = {name: i for i, name in enumerate(graph)}
+    changes = 0
+    for node in graph.match(Add):
+        operands = graph.operands(node.name)
+        ordered = tuple(sorted(operands, key=position.__getitem__, reverse=True))
+        if ordered != operands:
+            graph.set_operands(node.name, *ordered)
+            changes += 1
+    return changes
+
+
+def _convs(graph: Graph, context: Context) -> int:
+    """One group, even padding, square kernels, in one and two dimensions."""
+    changes = 0
+    for node in graph.match(Conv):
+        if len(node.op.kernel) > 2:
+            continue
+        shape = graph.type(graph.operands(node.name)[0]).shape
+        even = _even(_dense(node.op), node.op.padding, node.op.dilation)
+        legal = _square(*even, shape[1:], node.op.stride) or _square(*_solid(even), shape[1:], node.op.stride)
+        if legal is None:
+            kernel = "x".join(map(str, node.op.kernel))
+            context.note(node.name, f"no zeros make a {kernel} kernel square without moving the result")
+            continue
+        weight, padding, dilation = legal
+        if weight.shape != node.op.weight.shape or padding != node.op.padding:
+            op = attrs.evolve(node.op, weight=weight, padding=padding, dilation=dilation, groups=1)
+            graph.set_op(node.name, op)
+            changes += 1
+    return changes
+
+
+def _dense(op: Conv) -> Array:
+    """The weight with its groups as blocks on the diagonal."""
+    if op.groups == 1:
+        return op.weight
+    rows, columns = op.out_features // op.groups, op.weight.shape[1]
+    dense = np.zeros((op.out_features, op.in_features, *op.kernel), op.weight.dtype)
+    for group in range(op.groups):
+        row, column = group * rows, group * columns
+        dense[row : row + rows, column : column + columns] = op.weight[row : row + rows]
+    return dense
+
+
+def _even(weight: Array, padding: tuple[tuple[int, int], ...], dilation: tuple[int, ...]) -> Kernel:
+    """Zeros in the kernel instead of uneven padding."""
+    sides, steps = list(padding), list(dilation)
+    for i, (before, after) in enumerate(padding):
+        if (before - after) % steps[i]:
+            weight, steps[i] = _undilated(weight, i + 2, steps[i]), 1
+        taps = abs(before - after) // steps[i]
+        weight = _widened(weight, i + 2, taps if after > before else 0, taps if before > after else 0)
+        sides[i] = (max(before, after),) * 2
+    return weight, tuple(sides), tuple(steps)
+
+
+def _solid(kernel: Kernel) -> Kernel:
+    """The kernel with zeros for its dilation."""
+    weight, padding, dilation = kernel
+    for i, step in enumerate(dilation):
+        weight = _undilated(weight, i + 2, step)
+    return weight, padding, (1,) * len(dilation)
+
+
+def _square(
+    weight: Array,
+    padding: tuple[tuple[int, int], ...],
+    dilation: tuple[int, ...],
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+) -> Kernel | None:
+    """Zeros around the kernel and as much padding; None where the sides' parities forbid it."""
+    kernel = weight.shape[2:]
+    for side in range(max(kernel), max(kernel) + 2):
+        borders = [
+            _border(side - kernel[i], dilation[i], size[i] + 2 * padding[i][0] - dilation[i] * (kernel[i] - 1) - 1, s)
+            for i, s in enumerate(stride)
+        ]
+        if all(border is not None for border in borders):
+            sides = list(padding)
+            for i, front in enumerate(borders):
+                assert front is not None
+                weight = _widened(weight, i + 2, front, side - kernel[i] - front)
+                sides[i] = (padding[i][0] + front * dilation[i],) * 2
+            return weight, tuple(sides), dilation
+    return None
+
+
+def _border(taps: int, dilation: int, reach: int, stride: int) -> int | None:
+    """How many of the new taps go in front, with as much padding on both sides, for as many results.
+
+    ``reach`` is the way of the window over the padded axis; ``reach // stride`` may not change.
+    """
+    for front in (taps // 2, taps - taps // 2):
+        if (reach + (2 * front - taps) * dilation) // stride == reach // stride:
+            return front
+    return None
+
+
+def _undilated(weight: Array, axis: int, dilation: int) -> Array:
+    shape = list(weight.shape)
+    shape[axis] = dilation * (shape[axis] - 1) + 1
+    spread = np.zeros(shape, weight.dtype)
+    spread[(slice(None),) * axis + (slice(None, None, dilation),)] = weight
+    return spread
+
+
+def _widened(weight: Array, axis: int, front: int, back: int) -> Array:
+    widths = [(0, 0)] * weight.ndim
+    widths[axis] = (front, back)
+    return np.pad(weight, widths) if front or back else weight
+
+
+def _biases(graph: Graph, context: Context) -> int:
+    """Zeros where there is no bias: every reader has Affine, not every one Linear."""
+    nodes = [node for node in graph.match(Weighted) if node.op.bias is None and isinstance(node.op, (Linear, Conv))]
+    for node in nodes:
+        graph.set_op(node.name, attrs.evolve(node.op, bias=np.zeros(node.op.out_features)))
+    return len(nodes)

@@ -1,0 +1,312 @@
+"""What is written as NIR, against plain numpy and nir's own checks."""
+
+import copy
+
+import h5py
+import nir
+import numpy as np
+import pytest
+import torch
+
+import build
+import nets
+import spikec
+from nir_numpy import evaluate
+from spikec.backends.nir import Nir
+from spikec.ops import IF, Add, AvgPool, Concat, Conv, Flatten, Input, Linear, MaxPool, Output, Pad, Reshape, SumPool
+
+T = 32
+ZOO = ["mlp_batchnorm", "cnn", "resnet", "grouped", "conv1d", "strided", "concat", "functional", "two_inputs"]
+
+
+def compiled(name, dtype=torch.float64, timesteps=16):
+    x = nets.batch(name, dtype=dtype)
+    run = spikec.Compiler("nir", calibration=[x], timesteps=timesteps).run(nets.build(name, dtype=dtype))
+    xs = x if isinstance(x, tuple) else (x,)
+    return run, tuple(torch.rand(T, *each.shape, dtype=torch.float64) for each in xs)
+
+
+def read(graph, folder):
+    spikec.save(graph, folder / "net.nir")
+    return nir.read(folder / "net.nir")
+
+
+def agree(graph, written, xs):
+    """Outputs and all spikes of the interpreter and the evaluator."""
+    spikes = {node.name: [] for node in graph.match(IF)}
+    y = spikec.run(graph, xs, tap=lambda name, value, *_: spikes[name].append(value) if name in spikes else None)
+    start = written.metadata.get("v_init", 0.0)
+    found = evaluate(written, {k: x.numpy() for k, x in zip(sorted(written.inputs), xs, strict=True)}, v_init=start)
+    for name, steps in spikes.items():
+        (key,) = [key for key in found if key.split("_", 1)[-1] == name]
+        assert np.array_equal(found[key], torch.stack(steps).numpy()), name
+    assert sum(float(torch.stack(steps).sum()) for steps in spikes.values()) > 100
+    for key, expected in zip(sorted(written.outputs), y if isinstance(y, tuple) else (y,), strict=True):
+        assert np.allclose(found[key], expected.numpy(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "timesteps"), [*((name, 16) for name in [*ZOO, "two_outputs"]), ("mlp", None), ("resnet", None)]
+)
+def test_file_equals_the_interpreter_spike_for_spike(name, timesteps, tmp_path):
+    run, xs = compiled(name, timesteps=timesteps)
+    agree(run.graph, run.artifact, xs)
+    agree(run.graph, read(run.artifact, tmp_path), xs)
+
+
+@pytest.mark.parametrize("name", ["mlp_batchnorm", "grouped", "resnet"])
+def test_float32_file_means_the_float32_graph(name, tmp_path):
+    run, xs = compiled(name, torch.float32)
+    found = read(run.artifact, tmp_path)
+    arrays = [a for node in found.nodes.values() for a in vars(node).values() if isinstance(a, np.ndarray)]
+    assert {a.dtype for a in arrays if a.dtype.kind == "f"} == {np.dtype("float32")}
+    agree(run.graph, found, xs)
+
+
+def test_a_wrong_weight_is_noticed(tmp_path):
+    run, xs = compiled("grouped")
+    found = read(run.artifact, tmp_path)
+    next(n for n in found.nodes.values() if isinstance(n, nir.Conv2d)).weight[...] *= 1.01
+    with pytest.raises(AssertionError):
+        agree(run.graph, found, xs)
+
+
+# ------------------------------------------------------------------ the form
+
+
+def test_form_of_the_nodes(tmp_path):
+    run, _ = compiled("grouped")
+    for graph in (run.artifact, read(run.artifact, tmp_path)):
+        assert graph.check_types()
+        kinds = {type(node) for node in graph.nodes.values()}
+        assert kinds == {nir.Input, nir.Output, nir.Conv2d, nir.IF, nir.SumPool2d, nir.Flatten, nir.Affine}
+        for name, node in graph.nodes.items():
+            if isinstance(node, nir.Conv2d):
+                assert node.groups == 1
+                assert node.weight.shape[2] == node.weight.shape[3]
+                assert node.bias.shape == node.weight.shape[:1]
+            if isinstance(node, nir.IF):
+                (producer,) = [a for a, b in graph.edges if b == name]
+                shape = tuple(graph.nodes[producer].output_type["output"])
+                assert node.r.shape == node.v_threshold.shape == node.v_reset.shape == shape
+                assert (node.r == 1).all()
+                assert node.v_threshold.flat[0] == np.nextafter(1.0, 0)
+            if isinstance(node, nir.Flatten):
+                assert (node.start_dim, node.end_dim) == (0, -1)
+
+
+def test_v_reset_is_not_written_and_every_reader_knows_the_class(tmp_path):
+    run, _ = compiled("mlp")
+    neurons = [node for node in run.artifact.nodes.values() if isinstance(node, nir.IF)]
+    assert {type(node) for node in neurons} == {nir.IF}, "importers look nodes up by exact class"
+    Nir().save(copy.deepcopy(run.artifact), tmp_path / "net.nir")
+    with h5py.File(tmp_path / "net.nir") as file:
+        fields = [set(node) for node in file["node/nodes"].values() if node["type"][()] == b"IF"]
+    assert fields == [{"type", "r", "v_threshold"}] * len(neurons)
+    assert not nir.read(tmp_path / "net.nir").nodes["n1_relu_1"].v_reset.any()
+
+
+def test_hard_reset_is_written():
+    graph = hand(IF(np.ones((1,)), v_reset=np.zeros((1,)), strict=True))
+    written = Nir().emit(graph, spikec.Context(graph))
+    assert "v_reset" in written.nodes["n0_if"].to_dict()
+    assert written.metadata["reset"] == "value"
+
+
+def test_names_sort_into_topological_order(tmp_path):
+    run, _ = compiled("resnet")
+    found = read(run.artifact, tmp_path)
+    assert list(found.nodes) == sorted(found.nodes) == list(run.artifact.nodes)
+    place = {name: i for i, name in enumerate(found.nodes)}
+    assert all(place[a] < place[b] for a, b in found.edges)
+    first, second, *_, last = found.nodes
+    assert (first, second, last) == ("input", "n00_conv1", "output")
+
+
+def test_edges_of_skips_come_last():
+    run, _ = compiled("resnet")
+    edges = run.artifact.edges
+    place = {name: i for i, name in enumerate(run.artifact.nodes)}
+    fed = [b for _, b in edges]
+    skips = [edge for i, edge in enumerate(edges) if edge[1] in fed[:i]]
+    assert len(skips) == 3
+    assert edges[-len(skips) :] == skips
+    for a, b in skips:
+        main = next(x for x, y in edges if y == b)
+        assert place[main] > place[a]
+
+
+def test_several_ports(tmp_path):
+    run, _ = compiled("two_outputs")
+    assert list(read(run.artifact, tmp_path).outputs) == ["output_0", "output_1"]
+    run, _ = compiled("two_inputs")
+    assert list(read(run.artifact, tmp_path).inputs) == ["input_0", "input_1"]
+
+
+def test_metadata_survive(tmp_path):
+    run, _ = compiled("two_outputs")
+    found = read(run.artifact, tmp_path).metadata
+    assert found == run.artifact.metadata
+    assert (found["dt"], found["reset"], found["fire"], found["spikes"]) == (1e-4, "subtract", ">", "binary")
+    assert (found["v_init"], found["timesteps"], found["gain"]) == (0, 16, "unit")
+    assert found["output_scale"] == {"output_0": 1.0, "output_1": 1.0}
+    assert found["producer"] == f"spikec {spikec.__version__}"
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU()).eval()
+    run = spikec.Compiler("nir", calibration=torch.rand(50, 3), dt=2e-3).run(model)
+    found = read(run.artifact, tmp_path).metadata
+    assert found["dt"] == 2e-3
+    assert found["v_init"] == 0.5
+    assert "timesteps" not in found
+    assert np.array_equal(found["output_scale"], run.output_scale)
+    assert found["output_scale"].shape == (4,)
+
+
+def test_potentials_that_differ_stand_at_the_neurons(tmp_path):
+    graph = hand(IF(np.ones((1,)), v_init=np.array([0.1, 0.2, 0.3]), strict=True))
+    found = read(Nir().emit(graph, spikec.Context(graph)), tmp_path)
+    assert "v_init" not in found.metadata
+    assert np.array_equal(found.nodes["n0_if"].metadata["v_init"], [0.1, 0.2, 0.3])
+
+
+def test_the_loss_without_timesteps_is_reported():
+    run, _ = compiled("mlp", timesteps=None)
+    (note,) = [note for note in run.report.notes if note.by == "lower-v-init"]
+    assert "compile with timesteps=" in str(note)
+    run, _ = compiled("mlp")
+    assert not [note for note in run.report.notes if note.by == "lower-v-init"]
+    assert any("one float64 lower" in str(note) for note in run.report.notes)
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def hand(*ops, shape=(3,)):
+    graph = spikec.Graph("hand")
+    x = graph.add(Input(shape, "float64", rate=True), name="x")
+    for op in ops:
+        x = graph.add(op, x)
+    graph.add(Output(), x, name="output")
+    return graph
+
+
+def conv(shape, **options):
+    axes = len(shape) - 2
+    fields = {"stride": (1,) * axes, "padding": (0,) * axes, "dilation": (1,) * axes, **options}
+    return Conv(np.ones(shape), np.zeros(shape[0]), **fields)
+
+
+def legal(graph):
+    context = spikec.Context(graph)
+    spikec.loader.pass_named("legalize-nir").run(graph, context)
+    spikec.loader.pass_named("strict-threshold").run(graph, context)
+    return graph
+
+
+IMAGE = (2, 8, 6)
+REFUSED = {
+    "no 3d convolution": hand(conv((2, 2, 3, 3, 3)), shape=(2, 5, 5, 5)),
+    "no 3d pool": hand(SumPool((2, 2, 2), (2, 2, 2), (0, 0, 0)), shape=(2, 4, 4, 4)),
+    "no zeros make this 3x4 kernel square": hand(conv((2, 2, 3, 4)), shape=IMAGE),
+    "Affine in NIR takes a vector": hand(Linear(np.ones((2, 6)), None), shape=(4, 6)),
+    "disagree about a Flatten": hand(Flatten(1, 2), shape=IMAGE),
+    "has no reshape": hand(Reshape((8, 12)), shape=IMAGE),
+    "has no pad": hand(Pad((1, 1), mode="reflect"), conv((2, 2, 3, 3)), shape=IMAGE),
+    "has no avgpool": hand(AvgPool((2, 2), (2, 2), (1, 1), count_include_pad=False), shape=IMAGE),
+    "maxpool .* may not exist": None,
+}
+
+
+@pytest.mark.parametrize("message", [m for m, graph in REFUSED.items() if graph is not None])
+def test_what_nir_has_not_is_refused(message):
+    graph = legal(REFUSED[message].copy())
+    problems = Nir().check(graph)
+    assert len(problems) == 1, problems
+    assert message in problems[0].message
+    assert problems[0].hint
+    assert problems[0].op
+
+
+def test_all_refusals_come_at_once_and_name_the_layers():
+    b = build.Builder(2, 6, 6, 6)
+    h = b.relu(b.conv(b.x, 3, "conv1", kernel=(1, 1, 1), padding=(0, 0, 0), stride=(1, 1, 1)), "relu1")
+    h = b.add(AvgPool((2, 2, 2), (2, 2, 2), (0, 0, 0)), h, name="pool")
+    graph = b.done(b.linear(b.add(Flatten(), h, name="flatten"), 3, "fc"))
+    x = torch.rand(4, 2, 6, 6, 6, dtype=torch.float64)
+    with pytest.raises(spikec.UnsupportedOpError) as error:
+        spikec.compile(graph, "nir", calibration=x)
+    assert [problem.location for problem in error.value.problems] == ["conv1", "pool"]
+    assert [p.location for p in spikec.check(graph, "nir", calibration=x)] == ["conv1", "pool"]
+
+
+def test_maxpool_is_refused():
+    graph = hand(MaxPool((2, 2), (2, 2), (0, 0), (1, 1)), shape=IMAGE)
+    with pytest.raises(spikec.TypeMismatchError, match="maxpool of a rate-coded signal"):
+        Nir().check(graph)
+
+
+def test_concat_along_another_axis_is_refused():
+    graph = spikec.Graph("hand")
+    x = graph.add(Input(IMAGE, "float64", rate=True), name="x")
+    graph.add(Output(), graph.add(Concat(1), x, graph.add(IF(np.ones((1, 1, 1)), strict=True), x)), name="y")
+    (problem,) = Nir().check(graph)
+    assert "has no concat" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("op", "message"),
+    [
+        (conv((4, 1, 3, 3), groups=2), "groups"),
+        (conv((4, 2, 3, 3), padding=((0, 1), (0, 1))), "uneven padding"),
+        (Conv(np.ones((4, 2, 3, 3)), None, stride=(1, 1), padding=(0, 0), dilation=(1, 1)), "without a bias"),
+        (SumPool((2, 2), (2, 2), (1, 1)), "padding"),
+        (IF(np.ones((1, 1, 1))), "fires at its threshold"),
+    ],
+)
+def test_what_legalize_would_have_mended_is_refused_without_it(op, message):
+    (problem,) = Nir().check(hand(op, shape=IMAGE))
+    assert message in problem.message
+    assert "run " in problem.hint
+    assert not Nir().check(legal(hand(op, shape=IMAGE)))
+
+
+def test_sums_must_be_fan_in():
+    for operands in (("a", "b"), ("a", "a")):
+        graph = spikec.Graph("hand")
+        graph.add(Input((3,), "float64", rate=True), name="x")
+        for name in ("a", "b"):
+            graph.add(Linear(np.eye(3), np.zeros(3)), "x", name=name)
+        total = graph.add(Add(), *operands, name="sum")
+        graph.add(Output(), "b", name="other")
+        graph.add(Output(), total, name="y")
+        (problem,) = Nir().check(graph)
+        assert "not the fan-in" in problem.message
+        assert not Nir().check(legal(graph))
+        Nir().emit(graph, spikec.Context(graph))
+
+
+def test_an_unused_input_is_refused():
+    graph = hand(Linear(np.eye(3), np.zeros(3)))
+    graph.add(Input((2,), "float64", rate=True), name="idle")
+    (problem,) = Nir().check(graph)
+    assert "nothing uses" in problem.message
+    assert "%idle" in problem.op
+
+
+def test_mixed_resets_are_refused():
+    soft, hard = IF(np.ones((1,)), strict=True), IF(np.ones((1,)), v_reset=np.zeros((1,)), strict=True)
+    (problem,) = Nir().check(hand(soft, hard))
+    assert "some hard reset" in problem.message
+
+
+def test_options():
+    with pytest.raises(spikec.CompileError, match="'sinabs' is not yet available\n.*portable"):
+        spikec.Compiler("nir", profile="sinabs")
+    for dt in (0, -1e-3, float("inf"), float("nan")):
+        with pytest.raises(spikec.CompileError, match="dt is"):
+            Nir(dt=dt)
+
+
+def test_owns_graphs_only():
+    graph = hand(Linear(np.eye(3), np.zeros(3)))
+    assert Nir().owns(Nir().emit(graph, spikec.Context(graph)))
+    assert not Nir().owns(graph)

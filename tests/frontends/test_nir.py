@@ -1,0 +1,326 @@
+"""NIR in: against plain numpy, on graphs written by hand and on our own files."""
+
+import itertools
+import warnings
+
+import h5py
+import nir
+import numpy as np
+import pytest
+import torch
+
+import nets
+import spikec
+from nir_numpy import evaluate
+from spikec.backends.nir import Nir
+from spikec.ops import IF, Add, Conv
+
+T = 32
+RNG = np.random.default_rng(0)
+
+
+def neuron(*shape, threshold=1.0, r=1.0, **fields):
+    return nir.IF(r=np.full(shape, r), v_threshold=np.broadcast_to(threshold, shape).copy(), **fields)
+
+
+def affine(out, inputs):
+    return nir.Affine(weight=RNG.normal(size=(out, inputs)), bias=RNG.normal(size=out) * 0.3)
+
+
+def conv2d(out, inputs, kernel, padding=0, stride=1, dilation=1, groups=1, size=None):
+    return nir.Conv2d(
+        input_shape=size,
+        weight=RNG.normal(size=(out, inputs // groups, *kernel)),
+        bias=RNG.normal(size=out) * 0.3,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+    )
+
+
+def graph(edges=None, shape=(3,), out=None, metadata=None, check=False, **nodes):
+    nodes = {"input": nir.Input(np.array(shape)), **nodes, "output": nir.Output(None if out is None else np.array(out))}
+    names = list(nodes)
+    edges = list(itertools.pairwise(names)) if edges is None else edges
+    return nir.NIRGraph(nodes, edges, metadata=metadata or {"reset": "subtract"}, type_check=check)
+
+
+def agree(source, soft=True, path=None):
+    loaded = spikec.load(path or source)
+    x = torch.rand(T, 3, *loaded.type(loaded.inputs[0]).shape, dtype=torch.float64) * 2 - 0.5
+    spikes = {node.name: [] for node in loaded.match(IF)}
+    y = spikec.run(loaded, x, tap=lambda name, value, *_: spikes[name].append(value) if name in spikes else None)
+    found = evaluate(source, x.numpy(), soft=soft)
+    for name, steps in spikes.items():
+        assert np.array_equal(found[name], torch.stack(steps).numpy()), name
+        assert torch.stack(steps).any()
+    assert np.allclose(found[next(iter(source.outputs))], y.numpy(), rtol=0, atol=1e-12)
+    return loaded
+
+
+# ------------------------------------------------------------------ own files
+
+
+@pytest.mark.parametrize("timesteps", [16, None])
+@pytest.mark.parametrize("name", ["mlp_batchnorm", "resnet", "grouped", "conv1d", "two_inputs", "two_outputs"])
+def test_read_back_equals_what_was_written(name, timesteps, tmp_path):
+    x = nets.batch(name, dtype=torch.float64)
+    run = spikec.Compiler("nir", calibration=[x], timesteps=timesteps).run(nets.build(name, dtype=torch.float64))
+    spikec.save(run.artifact, tmp_path / "net.nir")
+    xs = x if isinstance(x, tuple) else (x,)
+    expected = spikec.run(run.graph, xs, T)
+    for model in (run.artifact, tmp_path / "net.nir", str(tmp_path / "net.nir")):
+        loaded = spikec.load(model)
+        y = spikec.run(loaded, xs, T)
+        for a, b in zip(*((v if isinstance(v, tuple) else (v,)) for v in (y, expected)), strict=True):
+            assert torch.equal(a, b)
+        for a, b in zip(loaded.outputs, run.graph.outputs, strict=True):
+            assert loaded.type(a) == run.graph.type(b)
+        assert len(loaded) == len(run.graph)
+        back, context = loaded.copy(), spikec.Context(loaded)
+        assert spikec.loader.pass_named("legalize-nir").run(back, context) == 0
+        again = Nir().emit(back, context)
+        assert list(again.nodes) == list(run.artifact.nodes)
+        assert again.edges == run.artifact.edges
+
+
+@pytest.mark.parametrize("target", ["spikingjelly", "nir"])
+@pytest.mark.parametrize("timesteps", [16, None])
+def test_a_file_compiles_for_every_target_and_stays_what_it_is(target, timesteps, tmp_path):
+    x = nets.batch("resnet", dtype=torch.float64)
+    run = spikec.Compiler("nir", calibration=[x], timesteps=timesteps).run(nets.build("resnet", dtype=torch.float64))
+    spikec.save(run.artifact, tmp_path / "net.nir")
+    again = spikec.Compiler(target, verify="each").run(tmp_path / "net.nir")
+    assert torch.equal(spikec.run(again.graph, x, T), spikec.run(run.graph, x, T))
+    if target == "nir":
+        assert list(again.artifact.nodes) == list(run.artifact.nodes)
+        assert again.artifact.metadata["v_init"] == run.artifact.metadata["v_init"]
+
+
+def test_float32_stays_float32(tmp_path):
+    run = spikec.Compiler("nir", calibration=[nets.batch("mlp")], timesteps=8).run(nets.build("mlp"))
+    loaded = spikec.load(run.artifact)
+    assert loaded.type(loaded.outputs[0]).dtype == "float32"
+    first = list(loaded)[1]
+    assert first.startswith("n0_")
+    assert loaded[first].origin[0].kind == "nir.Affine"
+    assert loaded.location(first) == first
+
+
+def test_output_in_other_units():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU()).eval()
+    run = spikec.Compiler("nir", calibration=torch.rand(50, 3), timesteps=8).run(model)
+    loaded = spikec.load(run.artifact)
+    assert np.ptp(run.output_scale) > 0
+    assert np.array_equal(loaded.type("output").scale, run.output_scale)
+    x = torch.rand(4, 3)
+    assert torch.equal(spikec.run(loaded, x, T), spikec.run(run.graph, x, T))
+
+
+# ------------------------------------------------------------------ by hand
+
+
+def test_every_node():
+    loaded = agree(
+        graph(
+            shape=(4, 9, 7),
+            c1=conv2d(6, 4, (3, 3), padding=(1, 1), groups=2),
+            n1=neuron(6, 9, 7, threshold=0.9),
+            pool=nir.SumPool2d(np.array([2, 3]), np.array([2, 1]), np.array([1, 0])),
+            c2=conv2d(5, 6, (1, 3), dilation=(1, 2), padding=(0, 2)),
+            n2=neuron(5, 5, 5, threshold=0.7),
+            avg=nir.AvgPool2d(np.array([2, 2]), np.array([2, 2]), np.array([1, 1])),
+            flat=nir.Flatten({"input": np.array([5, 3, 3])}, 0, -1),
+            fc1=nir.Linear(RNG.normal(size=(6, 45))),
+            n3=neuron(6, threshold=RNG.uniform(0.5, 2, 6)),
+            fc2=affine(4, 6),
+        )
+    )
+    assert loaded["c1"].groups == 2
+    assert loaded.structure == 0
+
+
+def test_conv1d_and_scale():
+    gain = np.array([0.5, 2.0])
+    conv = nir.Conv1d(None, RNG.normal(size=(4, 2, 3)), 2, 1, 2, 1, RNG.normal(size=4))
+    source = graph(shape=(2, 9), scale=nir.Scale(np.repeat(gain[:, None], 9, 1)), conv=conv, n=neuron(4, 4))
+    loaded = spikec.load(source)
+    x = torch.rand(5, 2, 9, dtype=torch.float64)
+    plain = graph(shape=(2, 9), conv=conv, n=neuron(4, 4))
+    assert torch.equal(spikec.run(loaded, x, T), spikec.run(agree(plain), x * torch.tensor(gain)[:, None], T))
+
+
+@pytest.mark.parametrize("padding", ["same", b"valid", "valid"])
+@pytest.mark.parametrize("kernel", [(3, 3), (2, 4)])
+def test_padding_by_name(padding, kernel):
+    source = graph(shape=(2, 7, 5), conv=conv2d(3, 2, kernel, padding=padding), n=neuron(3, 7, 5))
+    conv = spikec.load(source if padding == "same" else graph(shape=(2, 7, 5), conv=source.nodes["conv"]))["conv"]
+    text = padding if isinstance(padding, str) else padding.decode()
+    warnings.filterwarnings("ignore", "Using padding='same'")
+    module = torch.nn.Conv2d(2, 3, kernel, padding=text, dtype=torch.float64)
+    module.weight.data = torch.tensor(conv.weight)
+    module.bias.data = torch.tensor(conv.bias)
+    x = torch.rand(2, 2, 7, 5, dtype=torch.float64)
+    assert torch.allclose(conv.eval(x), module(x))
+
+
+def test_same_with_stride_is_refused():
+    with pytest.raises(spikec.UnsupportedOpError, match="padding 'same' with stride") as error:
+        spikec.load(graph(shape=(2, 8, 8), conv=conv2d(3, 2, (3, 3), padding="same", stride=2)))
+    assert error.value.location == "conv"
+
+
+def test_scale_within_a_channel_is_refused():
+    with pytest.raises(spikec.UnsupportedOpError, match="differs within a channel"):
+        spikec.load(graph(shape=(2, 3), scale=nir.Scale(np.arange(6.0).reshape(2, 3))))
+
+
+def fan_in(*extra, **nodes):
+    return graph(
+        shape=(2, 6, 6),
+        edges=[("input", "a"), ("input", "b"), ("a", "n"), ("b", "n"), ("n", "c"), ("c", "m"), *extra, ("m", "output")],
+        a=conv2d(3, 2, (3, 3), padding=1),
+        b=conv2d(3, 2, (1, 1)),
+        n=neuron(3, 6, 6, threshold=0.8),
+        c=conv2d(3, 3, (3, 3), padding=1),
+        m=neuron(3, 6, 6, threshold=1.2),
+        **nodes,
+    )
+
+
+def test_fan_in_is_a_sum():
+    loaded = agree(fan_in(("n", "m")))
+    assert [node.name for node in loaded.match(Add)] == ["n_in", "m_in"]
+
+
+def test_fan_in_of_signals_in_different_units():
+    source = graph(
+        shape=(2, 4, 4),
+        edges=[("input", "n"), ("n", "m"), ("input", "k"), ("m", "k"), ("n", "k"), ("k", "output")],
+        n=neuron(2, 4, 4, threshold=0.5),
+        m=neuron(2, 4, 4, threshold=0.7),
+        k=neuron(2, 4, 4, threshold=1.5),
+    )
+    loaded = agree(source)
+    assert len(loaded.match(Conv)) == 2, "two operands get a unit of their own"
+
+
+def test_order_of_edges_does_not_matter():
+    one, other = fan_in(("n", "m")), fan_in(("n", "m"))
+    other.nodes = one.nodes
+    other.edges = one.edges[::-1]
+    x = torch.rand(3, 2, 6, 6, dtype=torch.float64)
+    assert torch.equal(spikec.run(spikec.load(one), x, T), spikec.run(spikec.load(other), x, T))
+
+
+# ------------------------------------------------------------------ reset, gain, potential
+
+
+def small(metadata=None, **fields):
+    return graph(fc=affine(5, 3), n=neuron(5, **fields), out=(5,), metadata=metadata)
+
+
+def test_reset_from_metadata_or_a_missing_field(tmp_path):
+    stored = small({"dt": 1.0})
+    with pytest.warns(spikec.SpikecWarning, match="stores v_reset = 0"):
+        agree(stored, soft=False)
+    agree(small({"reset": "subtract"}), soft=True)
+    agree(small({"reset": "value"}), soft=False)
+    agree(small({"reset": "subtract"}, v_reset=np.full(5, -0.25)), soft=False)
+    nir.write(tmp_path / "zero.nir", stored)
+    with pytest.warns(spikec.SpikecWarning):
+        agree(stored, soft=False, path=tmp_path / "zero.nir")
+    nir.write(tmp_path / "none.h5", stored)
+    with h5py.File(tmp_path / "none.h5", "a") as file:
+        del file["node/nodes/n/v_reset"]
+    agree(stored, soft=True, path=tmp_path / "none.h5")
+
+
+def test_gain():
+    agree(small())
+    x = torch.rand(4, 3, dtype=torch.float64)
+    source = small()
+    expected = spikec.run(spikec.load(source), x, T)
+    for r, metadata in ((1e4, {"reset": "subtract"}), (500.0, {"reset": "subtract", "dt": 2e-3})):
+        source.nodes["n"].r = np.full(5, r)
+        source.metadata = metadata
+        assert torch.equal(spikec.run(spikec.load(source), x, T), expected)
+    source.metadata = {"reset": "subtract", "dt": 1e-4}
+    for r in (np.full(5, 500.0), np.array([1.0, 1, 1, 1, 2]), np.zeros(5)):
+        source.nodes["n"].r = r
+        with pytest.raises(spikec.UnsupportedOpError, match="gain r dt") as error:
+            spikec.load(source)
+        assert error.value.location == "n"
+
+
+def test_initial_potential_from_metadata():
+    source = small({"reset": "subtract", "v_init": 0.5})
+    assert spikec.load(source)["n"].v_init == 0.5
+    source.nodes["n"].metadata["v_init"] = np.linspace(0, 0.4, 5)
+    agree(source)
+    assert np.array_equal(spikec.load(source)["n"].v_init, np.linspace(0, 0.4, 5))
+
+
+def test_it_fires_above_the_threshold_only():
+    source = graph(n=neuron(3, threshold=0.5), out=(3,))
+    y = spikec.run(spikec.load(source), torch.tensor([[0.5, np.nextafter(0.5, 1), 0.6]], dtype=torch.float64), 1)
+    assert y.tolist() == [[[0, 1, 1]]]
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def test_unknown_nodes_come_all_at_once():
+    one = np.ones(3)
+    source = graph(
+        a=nir.LIF(tau=one, r=one, v_leak=one, v_threshold=one),
+        n=neuron(3, r=7.0),
+        d=nir.Delay(one),
+        metadata={"dt": 1.0},
+    )
+    with pytest.raises(spikec.UnsupportedOpError) as error:
+        spikec.load(source)
+    assert [p.location for p in error.value.problems] == ["a", "n", "d"]
+    assert error.value.problems[0].message == "nir.LIF cannot be read"
+    assert "Affine" in error.value.hint
+    assert "Conv2d" in error.value.hint
+
+
+def test_structure_is_checked():
+    nodes = {"a": affine(3, 3), "b": affine(3, 3), "n": neuron(3)}
+    chain = [("input", "a"), ("a", "n"), ("n", "output")]
+    for edges, message in (
+        ([*chain, ("n", "b"), ("b", "n")], "recurrent graphs cannot be read"),
+        ([*chain, ("input", "b"), ("b", "n"), ("b", "n")], "stands twice"),
+        ([*chain, ("input", "b"), ("b", "nobody")], "not in the graph"),
+        (chain, "nothing feeds this node"),
+    ):
+        with pytest.raises(spikec.CompileError, match=message):
+            spikec.load(graph(edges=edges, **nodes))
+    silent = nir.NIRGraph({"input": nir.Input(np.array([3])), "n": neuron(3)}, [("input", "n")], type_check=False)
+    with pytest.raises(spikec.InvalidModelError, match="no Output"), pytest.warns(spikec.SpikecWarning):
+        spikec.load(silent)
+
+
+def test_shapes_are_checked_and_located():
+    with pytest.raises(spikec.TypeMismatchError, match="takes 4 features") as error:
+        spikec.load(graph(fc=affine(5, 4)))
+    assert error.value.location == "fc"
+    with pytest.raises(spikec.InvalidModelError, match=r"declared as \(7,\), and gets \(5,\)"):
+        spikec.load(graph(fc=affine(5, 3), out=(7,)))
+    with pytest.raises(spikec.TypeMismatchError, match=r"\(4,\) neurons for a signal of shape \(5,\)") as error:
+        spikec.load(graph(fc=affine(5, 3), n=neuron(4)))
+    assert error.value.location == "n"
+
+
+def test_files_that_are_none(tmp_path):
+    (tmp_path / "text.nir").write_text("hello")
+    with pytest.raises(spikec.InvalidModelError, match=r"text.nir cannot be read as NIR"):
+        spikec.load(tmp_path / "text.nir")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = 1
+    with pytest.raises(spikec.InvalidModelError, match=r"other.h5 cannot be read as NIR"):
+        spikec.load(tmp_path / "other.h5")
+    with pytest.raises(spikec.InvalidModelError, match="there is no file"):
+        spikec.load(tmp_path / "missing.nir")
