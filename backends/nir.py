@@ -16,7 +16,7 @@ from spikec.backends.nir_nodes import emitter, node_for
 from spikec.errors import CompileError, Problem, UnsupportedOpError
 from spikec.graph import Graph
 from spikec.loader import pass_named
-from spikec.ops import IF, Add, Input, Output, Weighted
+from spikec.ops import Add, Input, Neuron, Output, Weighted
 from spikec.passbase import Context, Pass
 from spikec.stages import FINAL
 from spikec.types import Array
@@ -77,7 +77,7 @@ class Nir(Backend):
                 self._checked(graph, name)
             except CompileError as error:
                 problems.append(graph.problem(name, error.problems[0].message, error.hint))
-        soft = {node.op.v_reset is None for node in graph.match(IF)}
+        soft = {node.op.v_reset is None for node in graph.match(Neuron)}
         if len(soft) > 1:
             problems.append(Problem("some neurons have soft and some hard reset", hint="NIR states one for all"))
         return problems
@@ -89,7 +89,7 @@ class Nir(Backend):
             return
         users = [graph[user] for user, _ in graph.users(name)]
         operands = graph.operands(name)
-        if not all(isinstance(op, (Weighted, IF)) for op in users) or len(set(operands)) < len(operands):
+        if not all(isinstance(op, (Weighted, Neuron)) for op in users) or len(set(operands)) < len(operands):
             raise UnsupportedOpError("a sum that is not the fan-in of a layer", hint="run legalize-nir before")
 
     def emit(self, graph: Graph, context: Context) -> Any:
@@ -98,14 +98,14 @@ class Nir(Backend):
         nodes = {names[name]: _node(graph, name) for name in names}
         metadata = self._metadata(graph, names, context)
         if "v_init" not in metadata:
-            for node in graph.match(IF):
+            for node in graph.match(Neuron):
                 start = np.broadcast_to(node.op.v_init, graph.type(node.name).shape)
                 nodes[names[node.name]].metadata["v_init"] = np.array(start)
         return nir.NIRGraph(nodes=nodes, edges=_edges(graph, names), metadata=metadata)
 
     def _metadata(self, graph: Graph, names: dict[str, str], context: Context) -> dict[str, Any]:
         """What NIR has no field for; a v_init that differs from neuron to neuron stands at the neurons."""
-        neurons = [node.op for node in graph.match(IF)]
+        neurons = [node.op for node in graph.match(Neuron)]
         scales = {names[name]: _plain(graph.type(name).scale) for name in graph.outputs}
         start = {float(value) for op in neurons for value in op.v_init.flat}
         found: dict[str, Any] = {

@@ -13,11 +13,8 @@ from spikec.backend import Backend
 from spikec.backends.spikingjelly_emitters import emitter, module_for
 from spikec.backends.spikingjelly_modules import IFNode
 from spikec.backends.spikingjelly_network import Call, SpikingNetwork
-from spikec.errors import Problem
 from spikec.graph import Graph
-from spikec.loader import pass_named
-from spikec.passbase import Context, Pass
-from spikec.stages import FINAL
+from spikec.passbase import Context
 
 __all__ = ["IFNode", "SpikingJelly", "SpikingNetwork", "backend", "emitter"]
 
@@ -28,14 +25,6 @@ class SpikingJelly(Backend):
 
     name: ClassVar[str] = "spikingjelly"
     suffix: ClassVar[str] = ".pt"
-
-    def passes(self, timesteps: int | None) -> tuple[Pass | str, ...]:
-        """Fold every scale, and round to the model's dtype."""
-        return (pass_named("fold-rescale", thresholds="any"), "cast-parameters")
-
-    def check(self, graph: Graph) -> list[Problem]:
-        """What may not be in a final graph."""
-        return FINAL.problems(graph)
 
     def emit(self, graph: Graph, context: Context) -> SpikingNetwork:
         """The module, on the model's device, in evaluation mode and step mode ``"s"``."""

@@ -47,7 +47,7 @@ def _fill(module: nn.Module, op: Linear | Conv, like: Type) -> nn.Module:
 
 @emitter(Input)
 def _input(op: Input, result: Type) -> nn.Module:
-    return InputPort(op.shape)
+    return InputPort(op.shape, getattr(torch, op.dtype))
 
 
 @emitter(Output)

@@ -222,11 +222,14 @@ class Readout(nn.Module):
 
 
 class InputPort(nn.Module):
-    """Checks that samples have the shape the model was converted for."""
+    """Checks that samples have the shape the model was converted for, and the module's dtype."""
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    like: Tensor
+
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype) -> None:
         super().__init__()
         self.shape = tuple(shape)
+        self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """The input."""
@@ -235,6 +238,10 @@ class InputPort(nn.Module):
             raise InvalidModelError(
                 f"a step's input is [B, {size}], got {list(x.shape)}",
                 hint=f'in step_mode "s" give [B, {size}], in step_mode "m" [T, B, {size}]',
+            )
+        if x.dtype != self.like.dtype:
+            raise InvalidModelError(
+                f"the input is {x.dtype}, the module is {self.like.dtype}", hint="convert one of them with .to(dtype)"
             )
         return x
 

@@ -82,6 +82,9 @@ class SpikingNetwork(nn.Module):
         """One step or all, by ``step_mode``; one tensor an input."""
         if len(xs) != len(self.inputs):
             raise InvalidModelError(f"the model has {len(self.inputs)} input(s), got {len(xs)}")
+        if len({x.shape[: 1 if self.step_mode == "s" else 2] for x in xs}) > 1:
+            found = ", ".join(str(list(x.shape)) for x in xs)
+            raise InvalidModelError(f"the inputs differ in batch size or steps: {found}")
         if self.step_mode == "s":
             results = self._sweep(xs, 0)
         elif any(self._is_register(call) for call in self.plan):

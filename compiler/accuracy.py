@@ -38,6 +38,11 @@ def evaluate(snn: nn.Module | Graph, loader: Iterable[Any], timesteps: int) -> A
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise CalibrationError("a batch is not a pair (x, labels)", hint="give a loader of (x, labels)")
         x, labels = as_input(batch[0]), torch.as_tensor(batch[1])
+        if labels.shape != x.shape[:1] or labels.dtype.is_floating_point:
+            raise CalibrationError(
+                f"labels are {list(labels.shape)} {str(labels.dtype).removeprefix('torch.')} for {len(x)} samples",
+                hint="give one class number for each sample",
+            )
         mean: Tensor | None = None
         for t, out in enumerate(_outputs(snn, x, timesteps)):
             if out.ndim != 2:
@@ -68,6 +73,8 @@ def _outputs(snn: nn.Module | Graph, x: Tensor, timesteps: int) -> Iterable[Tens
             f"a {type(snn).__name__} is neither a Graph nor a spiking module with reset()",
             hint="give what compile(..., target='spikingjelly') returned",
         )
+    like = next((t for t in (*snn.parameters(), *snn.buffers())), x)
+    x = x.to(like.device, like.dtype)
     reset()
     with torch.no_grad():
         for _ in range(timesteps):

@@ -10,6 +10,7 @@ import attrs
 from spikec.errors import Problem
 from spikec.graph import Graph
 from spikec.passbase import Context, Pass
+from spikec.stages import FINAL
 
 
 @attrs.frozen
@@ -28,11 +29,11 @@ class Backend:
 
     def passes(self, timesteps: int | None) -> tuple[Pass | str, ...]:
         """What must still be done to a spiking graph before this target can carry it, in order."""
-        return ("cast-parameters",)
+        return ("fold-rescale", "cast-parameters")
 
     def check(self, graph: Graph) -> list[Problem]:
-        """Every reason why this target cannot carry the final graph."""
-        return []
+        """Every reason why this target cannot carry the final graph; a cast between scales is one."""
+        return FINAL.problems(graph)
 
     def emit(self, graph: Graph, context: Context) -> Any:
         """The artifact; called only with a graph in which ``check`` finds nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Iterable, Sequence
@@ -98,6 +99,11 @@ def _edge(number: Array) -> Array:
     return (number.astype(np.int32) << _BITS).view(np.float32).astype(np.float64)
 
 
+def digest(graph: Graph) -> str:
+    """Of a graph's ops, parameters and wiring."""
+    return hashlib.sha256(str(graph).encode()).hexdigest()[:16]
+
+
 @attrs.define(eq=False)
 class Calibration:
     """Statistics of every ReLU, gathered in one pass over the data.
@@ -105,10 +111,12 @@ class Calibration:
     Attributes:
         nodes: statistics by node name.
         samples: how many samples were seen.
+        model: digest of the ANN graph that they ran through.
     """
 
     nodes: dict[str, Statistics] = attrs.field(factory=dict)
     samples: int = 0
+    model: str = ""
 
     @classmethod
     def gather(cls, graph: Graph, axes: dict[str, int], batches: Iterable[Sequence[Tensor]]) -> Calibration:
@@ -119,7 +127,7 @@ class Calibration:
             axes: the nodes to watch, each with the axis of a sample that is its channel.
             batches: tuples of inputs [B, ...].
         """
-        total = cls()
+        total = cls(model=digest(graph))
         dtype = getattr(torch, graph.type(graph.inputs[0]).dtype)
         for batch in batches:
             seen: dict[str, Statistics] = {}
@@ -129,19 +137,25 @@ class Calibration:
                     seen[name] = Statistics.of(value, axes[name])
 
             run(graph, [x.to(dtype) for x in batch], tap=tap)
-            total = total.merge(cls(seen, len(batch[0])))
+            total = total.merge(cls(seen, len(batch[0]), total.model))
         return total
 
     def merge(self, other: Calibration) -> Calibration:
-        """Of both sets of samples."""
+        """Of both sets of samples.
+
+        Raises:
+            CalibrationError: they are of different models.
+        """
+        if self.model != other.model:
+            raise CalibrationError("calibrations of different models cannot be merged")
         nodes = dict(self.nodes)
         for name, statistics in other.nodes.items():
             nodes[name] = nodes[name].merge(statistics) if name in nodes else statistics
-        return Calibration(nodes, self.samples + other.samples)
+        return Calibration(nodes, self.samples + other.samples, self.model)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to an ``.npz``; it appears whole or not at all."""
-        arrays: dict[str, Any] = {"samples": np.int64(self.samples)}
+        arrays: dict[str, Any] = {"samples": np.int64(self.samples), "model": np.array(self.model)}
         for name, statistics in self.nodes.items():
             for field in ("maximum", "counts", "first"):
                 arrays[f"{name}/{field}"] = np.asarray(getattr(statistics, field))
@@ -164,6 +178,6 @@ class Calibration:
                     name: Statistics(arrays[f"{name}/maximum"], arrays[f"{name}/counts"], int(arrays[f"{name}/first"]))
                     for name in names
                 }
-                return cls(nodes, int(arrays["samples"]))
+                return cls(nodes, int(arrays["samples"]), str(arrays["model"]))
         except (OSError, KeyError, ValueError) as error:
             raise CalibrationError(f"{os.fspath(path)} is not a saved calibration: {error}") from None

@@ -18,14 +18,16 @@ from spikec.frontend import Reference
 from spikec.graph import Graph
 from spikec.interp import outputs_over_time, run
 from spikec.op import tensor, tensor_cache
-from spikec.ops import IF
+from spikec.ops import IF, Neuron
 
 #: allowed difference of an exact pass, relative to the output's spread over the probe
 EXACT = 1e-9
 #: allowed difference of an imported graph from the model, likewise
 IMPORT = 1e-4
-#: least spread over the probe, relative to the output's maximum
-SPREAD = 1e-3
+#: least spread over the probe, relative to the output's maximum, at which float64 still resolves EXACT
+SPREAD = 1e-6
+#: the same for an import in float32
+IMPORT_SPREAD = 1e-3
 #: how close to its threshold a neuron must be for two different spikes to count as a tie
 TIE = 1e-9
 #: steps for which spiking graphs are compared
@@ -101,7 +103,7 @@ def check_import(graph: Graph, reference: Reference, xs: Sequence[Tensor]) -> fl
     worst = 0.0
     for a, b in zip(wanted, outputs(graph, [x.to(dtype) for x in xs], 1), strict=True):
         spread = float((a - a.mean(0, keepdim=True)).abs().max())
-        worst = max(worst, float((a - b).abs().max()) / max(spread, SPREAD * float(a.abs().max()), 1e-30))
+        worst = max(worst, float((a - b).abs().max()) / max(spread, IMPORT_SPREAD * float(a.abs().max()), 1e-30))
     if not worst <= IMPORT:
         raise VerificationError(
             f"the imported graph differs from the model by {worst:.2g} of its output's spread (allowed: {IMPORT:g})",
@@ -124,7 +126,7 @@ def first_difference(before: Graph, after: Graph, xs: Sequence[Tensor], steps: i
 
     Its ``distance`` is the neuron's distance from the threshold, relative to the threshold, in ``before``.
     """
-    shared = [name for name in before if isinstance(before[name], IF) and name in after]
+    shared = [name for name in before if isinstance(before[name], Neuron) and name in after]
     records: list[list[dict[str, tuple[Tensor, Tensor]]]] = []
     for graph in (before, after):
         history: list[dict[str, tuple[Tensor, Tensor]]] = []
@@ -141,9 +143,8 @@ def first_difference(before: Graph, after: Graph, xs: Sequence[Tensor], steps: i
             op = graph[name]
             if name == shared[0]:
                 history.append({})
-            if isinstance(op, IF) and name in shared and state is not None:
-                threshold = tensor(op.v_threshold, value)
-                history[-1][name] = (value, (state + operands[0] - threshold).abs() / threshold)
+            if isinstance(op, Neuron) and name in shared and state is not None:
+                history[-1][name] = (value, _distance(op, state, operands[0]))
 
         if shared:
             run(graph, xs, steps, tap=tap)
@@ -154,6 +155,14 @@ def first_difference(before: Graph, after: Graph, xs: Sequence[Tensor], steps: i
             if bool(wrong.any()):
                 return SpikeDifference(name, step, float(one[name][1][wrong].max()))
     return None
+
+
+def _distance(op: Neuron, state: Tensor, current: Tensor) -> Tensor:
+    """From the threshold, relative to it; infinite for a neuron whose potential is not the sum of its currents."""
+    threshold = tensor(op.v_threshold, current)
+    if not isinstance(op, IF):
+        return torch.full_like(current, torch.inf)
+    return (state + current - threshold).abs() / threshold
 
 
 def check_exact(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float:
@@ -194,8 +203,10 @@ def check_rate(graph: Graph, name: str) -> None:
         VerificationError: it is not.
     """
     op = graph[name]
-    if not isinstance(op, IF):
-        return
+    if not isinstance(op, Neuron):
+        raise VerificationError(
+            graph.problem(name, "its rate cannot be checked: it has no threshold", "derive it from spikec.ops.Neuron")
+        )
     (operand,) = graph.operands(name)
     shape = graph.type(operand).shape
     threshold = np.broadcast_to(op.v_threshold, shape)
@@ -217,3 +228,17 @@ def check_rate(graph: Graph, name: str) -> None:
                         name, f"its rate over T={steps} is not the clipped ReLU to 1/T (by {float(error):.2g})"
                     )
                 )
+
+
+def agreement(graph: Graph, ann: Graph, samples: Sequence[Tensor], timesteps: int) -> tuple[float, float]:
+    """How near a graph is to the ANN on samples: (share with the same argmax, minus the mean error).
+
+    Both are over all outputs; tuples compare, so that the error decides where the argmax does not.
+    """
+    same, error, count = 0.0, 0.0, 0
+    xs = [x.to(torch.float32) for x in samples]
+    for a, b in zip(outputs(ann, xs, timesteps), outputs(graph, xs, timesteps), strict=True):
+        same += float((a.flatten(1).argmax(1) == b.flatten(1).argmax(1)).double().sum())
+        error += float((a - b).abs().mean())
+        count += len(a)
+    return same / count, -error

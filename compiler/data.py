@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import operator
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,12 +33,14 @@ class Batches:
     def __init__(self, data: Any, names: Sequence[str]) -> None:
         self.names = list(names)
         self._data = data
+        self.shapes: list[torch.Size] | None = None
         batches = self._read()
         try:
             self.first = next(batches)
         except StopIteration:
             raise CalibrationError(
-                "the calibration data is empty", hint="give at least one batch; 256 samples are plenty"
+                "the calibration data is empty",
+                hint="give at least one batch, 256 samples are plenty; a generator can be read once only",
             ) from None
         self._again = None if isinstance(data, Iterator) else data
         self._rest: Iterator[tuple[Tensor, ...]] | None = itertools.chain([self.first], batches)
@@ -61,6 +65,13 @@ class Batches:
 
     def _read(self) -> Iterator[tuple[Tensor, ...]]:
         data = self._data
+        if isinstance(data, (str, os.PathLike, Mapping)):
+            raise CalibrationError(
+                f"calibration is a {type(data).__name__}",
+                hint="give tensors: one [N, ...], or a list of batches, each x, (x, y) or a dict by argument name",
+            )
+        if isinstance(data, tuple) and len(data) > 1 and len({np.ndim(x) for x in data}) > 1:
+            raise CalibrationError("calibration is a tuple, read as batches that differ", hint="give [(x, y)] or x")
         if isinstance(data, np.ndarray):
             data = torch.tensor(data)
         if isinstance(data, Tensor):
@@ -73,7 +84,17 @@ class Batches:
                 hint="give a tensor [N, ...], a DataLoader, or a list of batches",
             ) from None
         for batch in batches:
-            yield self._inputs(batch)
+            inputs = self._inputs(batch)
+            if self.shapes is None:
+                self.shapes = [x.shape[1:] for x in inputs]
+            elif self.shapes != [x.shape[1:] for x in inputs]:
+                found = " and ".join(str(list(x.shape)) for x in inputs)
+                first = " and ".join(str(["B", *shape]) for shape in self.shapes)
+                raise CalibrationError(
+                    f"a calibration batch is {found}, the first one was {first}".replace("'", ""),
+                    hint="all batches hold samples of one shape, batch first; wrap single samples in a DataLoader",
+                )
+            yield inputs
 
     def _inputs(self, batch: Any) -> tuple[Tensor, ...]:
         if isinstance(batch, Mapping):
@@ -109,6 +130,21 @@ def as_input(x: Any, error: type[CompileError] = InvalidModelError) -> Tensor:
     if not bool(torch.isfinite(x).all()):
         raise error("an input holds NaN or infinity")
     return x.detach()
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """An integer of any kind, numpy's too, as an int.
+
+    Raises:
+        CompileError: it is none, or below ``least``.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(value, bool):
+        raise CompileError(f"{name} is {value!r}", hint=f"give an integer, at least {least}")
+    return number
 
 
 def examples(example_input: Any) -> tuple[Tensor, ...] | None:

@@ -14,8 +14,15 @@ from spikec import loader
 from spikec.backend import Backend
 from spikec.calibration import Calibration
 from spikec.contract import check_import, probe
-from spikec.data import Batches, examples
-from spikec.errors import CompileError, InvalidModelError, MissingDependencyError, Problem, UnsupportedOpError
+from spikec.data import Batches, examples, whole_number
+from spikec.errors import (
+    CalibrationError,
+    CompileError,
+    InvalidModelError,
+    MissingDependencyError,
+    Problem,
+    UnsupportedOpError,
+)
 from spikec.files import replacing
 from spikec.frontend import Frontend, Reference
 from spikec.graph import Graph
@@ -23,7 +30,7 @@ from spikec.ledger import Ledger
 from spikec.manager import Observer, StageRecord, run_pipeline
 from spikec.normalization import Normalization
 from spikec.observers import Dump, Numbers, Verify
-from spikec.passbase import Context, Pass, plain
+from spikec.passbase import RETAINED, Context, Pass, plain
 from spikec.pipeline import Pipeline
 from spikec.report import Report
 from spikec.stages import IMPORTED, SPIKING
@@ -44,6 +51,8 @@ class Compilation:
         report: notes, checks and losses as text.
         output_scale: for each output, what the time-average of the graph's raw output is multiplied by to
             be in ANN units (an array that broadcasts over a sample); one array if there is one output.
+        calibration: the statistics that thresholds were chosen from, to ``save`` and to use again for the
+            same model; None where there was no data.
     """
 
     artifact: Any
@@ -51,6 +60,7 @@ class Compilation:
     stages: tuple[StageRecord, ...]
     ledger: Ledger
     report: Report
+    calibration: Calibration | None
 
     @property
     def output_scale(self) -> Any:
@@ -77,8 +87,7 @@ class Compiler:
         seed: int = 0,
         **target_options: Any,
     ) -> None:
-        if timesteps is not None and (not isinstance(timesteps, int) or timesteps < 1):
-            raise CompileError(f"timesteps is {timesteps!r}", hint="give a positive integer, or None")
+        timesteps = None if timesteps is None else whole_number("timesteps", timesteps, 1)
         if verify not in ("each", "end", "off"):
             raise CompileError(f"verify is {verify!r}", hint='give "each", "end" or "off"')
         if pipeline is not None and normalization is not None:
@@ -88,6 +97,8 @@ class Compiler:
             )
         self.backend = _backend(target, target_options)
         self.normalization = None if normalization is None else Normalization.parse(normalization)
+        if isinstance(pipeline, str):
+            raise CompileError(f"pipeline is the string {pipeline!r}", hint="give a Pipeline, or a list of passes")
         self.pipeline = pipeline if pipeline is None or isinstance(pipeline, Pipeline) else list(pipeline)
         self.example_input = example_input
         self.calibration = calibration
@@ -95,21 +106,26 @@ class Compiler:
         self.verify = verify
         self.dump_dir = dump_dir
         self.progress = progress
-        self.seed = seed
+        self.seed = whole_number("seed", seed, 0)
 
     def run(self, model: Any) -> Compilation:
         """Compile one model; nothing is emitted before the whole graph is known to fit the target."""
-        graph, context, reference = self._start(model)
-        pipeline = self._pipeline(graph, context)
-        records = run_pipeline(graph, pipeline, context, self._observers(graph, context, reference))
-        final = records[-1].graph
-        problems = self.backend.check(final)
+        graph, context, records, problems = self.lower(model)
         if problems:
             raise UnsupportedOpError(problems)
+        final = records[-1].graph
         context.running = self.backend.name
         artifact = self.backend.emit(final, context)
         ledger = Ledger.of(graph, final)
-        return Compilation(artifact, final, tuple(records), ledger, Report.of(records, context, self.backend))
+        report = Report.of(records, context, self.backend)
+        return Compilation(artifact, final, tuple(records), ledger, report, context.statistics)
+
+    def lower(self, model: Any) -> tuple[Graph, Context, list[StageRecord], list[Problem]]:
+        """All of :meth:`run` but emitting: the imported graph, the context, the stages, what the target refuses."""
+        graph, context, reference = self._start(model)
+        pipeline = self._pipeline(graph, context)
+        records = run_pipeline(graph, pipeline, context, self._observers(graph, context, reference))
+        return graph, context, records, self.backend.check(records[-1].graph)
 
     def _start(self, model: Any) -> tuple[Graph, Context, Reference | None]:
         data, statistics = self.calibration, None
@@ -120,7 +136,11 @@ class Compiler:
         batches = None
         if data is not None:
             batches = Batches(data, frontend.input_names(model))
-            shapes = shapes or batches.first
+            if shapes is None:
+                shapes = batches.first
+            elif [x.shape[1:] for x in shapes] != [x.shape[1:] for x in batches.first]:
+                data, example = _shapes(batches.first), _shapes(shapes)
+                raise CalibrationError(f"a sample is {data} in the calibration data, and {example} in example_input")
         graph = frontend.load(model, shapes)
         context = Context(
             graph,
@@ -129,6 +149,7 @@ class Compiler:
             batches=batches,
             statistics=statistics,
             track=_track if self.progress else plain,
+            samples=tuple(x[:RETAINED] for x in batches.first) if batches is not None else (),
         )
         return graph, context, frontend.reference(model)
 
@@ -238,9 +259,7 @@ def check(model: Any, target: str | Backend, **options: Any) -> list[Problem]:
     """
     compiler = Compiler(target, **options)
     try:
-        graph, context, _ = compiler._start(model)
-        records = run_pipeline(graph, compiler._pipeline(graph, context), context)
-        return compiler.backend.check(records[-1].graph)
+        return compiler.lower(model)[3]
     except CompileError as error:
         return list(error.problems)
 
@@ -250,15 +269,16 @@ def save(artifact: Any, path: str | os.PathLike[str]) -> None:
 
     Args:
         artifact: what :func:`compile` returned.
-        path: where to; its folder must exist.
+        path: where to; its folder must exist. A link is followed.
 
     Raises:
         InvalidModelError: it is no target's artifact, or the folder does not exist.
     """
     if not Path(path).parent.is_dir():
         raise InvalidModelError(f"the folder {Path(path).parent} does not exist", hint="make it first")
-    for name in loader.backends():
-        backend = loader.backend_named(name)()
+    if Path(path).is_dir():
+        raise InvalidModelError(f"{path} is a folder", hint="name a file in it")
+    for backend in loader.known_backends():
         if backend.owns(artifact):
             with replacing(path) as part:
                 backend.save(artifact, part)
@@ -311,6 +331,10 @@ def find_frontend(model: Any) -> tuple[Frontend, Any]:
     if missing:
         raise MissingDependencyError([problem, *(p for error in missing for p in error.problems)])
     raise InvalidModelError(problem)
+
+
+def _shapes(xs: Sequence[Tensor]) -> str:
+    return " and ".join(str(list(x.shape[1:])) for x in xs)
 
 
 def _backend(target: str | Backend, options: Mapping[str, Any]) -> Backend:

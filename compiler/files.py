@@ -10,7 +10,7 @@ from pathlib import Path
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside ``path``, moved onto it at the end; on an error nothing is left."""
-    target = Path(path)
+    target = Path(path).resolve()
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
     os.close(handle)
     part = Path(name)

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 import networkx as nx
+import numpy as np
 
 from spikec.errors import CompileError, Problem, TypeMismatchError
 from spikec.op import Op, Role, StatefulOp
@@ -45,6 +46,7 @@ class Graph:
         self.device = "cpu"
         self._g = nx.MultiDiGraph()
         self._types: dict[str, Type] = {}
+        self._stale: set[str] = set()
         self._order: tuple[str, ...] | None = None
 
     # ------------------------------------------------------------------ look
@@ -123,12 +125,22 @@ class Graph:
         Raises:
             TypeMismatchError: with the user's layer, where operands do not fit.
         """
-        if name not in self._types:
-            ready = _is_register(self[name]) or all(x in self._types for x in self.operands(name))
-            for each in (name,) if ready else self:
-                if each not in self._types:
-                    self._types[each] = self._infer(each)
+        if self._stale:
+            self._refresh(name)
         return self._types[name]
+
+    def _refresh(self, name: str) -> None:
+        """Infer again what changed upstream; where a type comes out the same, its users are not looked at."""
+        upstream = {name, *nx.ancestors(self._forward(), name)}
+        if not upstream & self._stale:
+            return
+        for each in self:
+            if each in upstream and each in self._stale:
+                found, known = self._infer(each), self._types.get(each)
+                self._types[each] = found
+                self._stale.discard(each)
+                if known is None or not _identical(found, known):
+                    self._stale.update(user for user, _ in self.users(each))
 
     def _infer(self, name: str) -> Type:
         op = self[name]
@@ -176,7 +188,7 @@ class Graph:
     def set_op(self, name: str, op: Op) -> None:
         """Another op under the same name and wiring."""
         self._g.nodes[name]["op"] = op
-        self._forget(name)
+        self._stale.add(name)
 
     def set_operands(self, name: str, *operands: str) -> None:
         """Rewire a node's operands."""
@@ -224,9 +236,9 @@ class Graph:
             raise CompileError(self.problem(name, "a node with users cannot be removed"))
         if reason:
             self.drop(self[name].origin, reason)
-        self._forget(name)
         self._g.remove_node(name)
         self._types.pop(name, None)
+        self._stale.discard(name)
         self._order = None
 
     def remove_dead(self, name: str) -> None:
@@ -241,6 +253,9 @@ class Graph:
         """State that these source nodes do nothing in the graph, and why."""
         self.dropped.update(dict.fromkeys(origin, reason))
 
+    def __deepcopy__(self, memo: Any) -> Graph:
+        return self.copy()
+
     def copy(self) -> Graph:
         """Another graph with the same ops; no array is copied."""
         other = Graph(self.name)
@@ -249,6 +264,7 @@ class Graph:
         other.device = self.device
         other._g = self._g.copy()
         other._types = dict(self._types)
+        other._stale = set(self._stale)
         other._order = self._order
         return other
 
@@ -285,13 +301,13 @@ class Graph:
             if operand not in self._g:
                 raise CompileError(f"%{name} takes %{operand}, which is not in graph {self.name}")
             self._g.add_edge(operand, name, key=slot)
-        self._forget(name)
+        self._stale.add(name)
         self._order = None
 
-    def _forget(self, name: str) -> None:
-        if name in self._types:
-            for node in (name, *nx.descendants(self._g, name)):
-                self._types.pop(node, None)
+
+def _identical(one: Type, other: Type) -> bool:
+    """The same to the last bit, where ``==`` forgives a scale some rounding."""
+    return one == other and np.array_equal(one.scale, other.scale)
 
 
 def _is_register(op: Op) -> bool:

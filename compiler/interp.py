@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spikec.data import as_input, whole_number
 from spikec.errors import InvalidModelError
 from spikec.graph import Graph
 from spikec.op import StatefulOp, tensor_cache
@@ -33,9 +34,15 @@ def run(graph: Graph, x: Tensor | Sequence[Tensor], timesteps: int | None = None
     Raises:
         InvalidModelError: timesteps for an ANN, no step at all, or inputs that do not fit.
     """
-    xs = [x] if isinstance(x, Tensor) else list(x)
+    if not isinstance(graph, Graph):
+        raise InvalidModelError(f"a {type(graph).__name__} is not a Graph", hint="spikec.load makes one of a model")
+    xs = [as_input(each) for each in (x if isinstance(x, (list, tuple)) else (x,))]
     if len(xs) != len(graph.inputs):
         raise InvalidModelError(f"graph {graph.name} has {len(graph.inputs)} input(s), got {len(xs)}")
+    if len({(len(each), each.dtype) for each in xs}) > 1:
+        found = ", ".join(f"{list(each.shape)} {each.dtype}" for each in xs)
+        raise InvalidModelError(f"the inputs differ in batch size or dtype: {found}")
+    timesteps = None if timesteps is None else whole_number("timesteps", timesteps, 1)
     with torch.no_grad(), tensor_cache():
         if graph.is_spiking:
             steps = [tuple(step) for step in zip(*outputs_over_time(graph, xs, timesteps, tap), strict=True)]
@@ -58,8 +65,6 @@ def outputs_over_time(
     names = graph.inputs
     constant = timesteps is not None
     count = timesteps if timesteps is not None else len(xs[0])
-    if count < 1:
-        raise InvalidModelError(f"an SNN runs at least one step, got timesteps={count}")
     order = list(graph)
     values: dict[str, Tensor] = {}
     states: dict[str, Tensor] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import pkgutil
@@ -90,6 +91,19 @@ def backend_named(name: str) -> type[Backend]:
     load_parts("backends", name)
     result: type[Backend] = loaded.backend
     return result
+
+
+def known_backends() -> Iterator[Backend]:
+    """One of each backend that is loaded: ours, where their packages are installed, and users' own classes."""
+    for name in backends():
+        with contextlib.suppress(MissingDependencyError):
+            backend_named(name)
+    todo = list(Backend.__subclasses__())
+    while todo:
+        each = todo.pop()
+        todo += each.__subclasses__()
+        with contextlib.suppress(TypeError):
+            yield each()
 
 
 def frontends() -> Iterator[tuple[str, Frontend | MissingDependencyError]]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from spikec.errors import CompileError, VerificationError
+from spikec.contract import agreement
+from spikec.errors import VerificationError
 from spikec.graph import Graph
 from spikec.passbase import Context, Note, Pass
 from spikec.pipeline import Pipeline
@@ -33,6 +34,9 @@ class Step:
     last: bool = False
     check: str = ""
 
+
+#: steps at which a tuned pass is judged when the user named none
+DEFAULT_TIMESTEPS = 32
 
 #: looks at each step; what it returns becomes the step's check
 Observer = Callable[[Step], "str | None"]
@@ -63,7 +67,8 @@ def run_pipeline(
     """Run every pass on its own copy.
 
     Raises:
-        CompileError: from a pass or from the verifier; it names the pass and those that ran before it.
+        CompileError: from a pass or from the verifier. A note on it, as on any other exception of a pass,
+            names the pass and those that ran before it.
     """
     sources = graph.sources
     stage = pipeline.start
@@ -75,21 +80,23 @@ def run_pipeline(
         noted = len(context.notes)
         started = time.perf_counter()
         try:
-            changes = each.run(after, context)
-            if not isinstance(changes, int) or (changes == 0) != after.same_as(graph):
+            changes = int(each.run(after, context))
+            if (changes == 0) != after.same_as(graph):
                 raise VerificationError(
                     f"pass {each.name} reports {changes} change(s), and the graph says otherwise",
                     hint="return the number of changes from run",
                 )
             stage = each.gives or stage
             verify(after, stage, sources)
+            if each.contract == "tuned" and changes:
+                after, changes = _kept(graph, after, changes, context)
             seconds = time.perf_counter() - started
             notes, last = tuple(context.notes[noted:]), index == len(pipeline)
             step = Step(index, each, graph, after, changes, seconds, notes, last)
             for observer in observers:
                 if found := observer(step):
                     step = attrs.evolve(step, check=found)
-        except CompileError as error:
+        except Exception as error:
             done = ", ".join(record.name for record in records[1:]) or "nothing"
             if hasattr(error, "add_note"):
                 error.add_note(f"in pass {index} of {len(pipeline)}, {each}; run before it: {done}")
@@ -98,3 +105,17 @@ def run_pipeline(
         graph = after
     context.running = ""
     return records
+
+
+def _kept(before: Graph, after: Graph, changes: int, context: Context) -> tuple[Graph, int]:
+    """A tuned pass's graph if it agrees with the ANN no worse than the one before, else that one."""
+    if not context.samples:
+        context.note("", "there are no samples to tune on; left out")
+        return before, 0
+    timesteps = context.timesteps or DEFAULT_TIMESTEPS
+    was = agreement(before, context.reference, context.samples, timesteps)
+    now = agreement(after, context.reference, context.samples, timesteps)
+    if now >= was:
+        return after, changes
+    context.note("", f"agreement with the ANN fell from {was[0]:.4g} to {now[0]:.4g} at T={timesteps}; left out")
+    return before, 0

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import attrs
 from torch import Tensor
 
 from spikec.contract import STEPS, check_exact, check_rate, difference
+from spikec.errors import CompileError, VerificationError
 from spikec.graph import Graph
 from spikec.manager import Step
 from spikec.op import Role
@@ -58,7 +60,13 @@ class Numbers:
         """Check the run of exact passes that ends here."""
         if last.same_as(self.anchor):
             return []
-        found = check_exact(self.anchor, last, self.xs)
+        try:
+            found = check_exact(self.anchor, last, self.xs)
+        except VerificationError as error:
+            if self.each:
+                raise
+            where = "one of the passes since the last check did it; verify='each' says which"
+            raise VerificationError([attrs.evolve(p, hint=p.hint or where) for p in error.problems]) from None
         self.anchor = last
         return [f"exact: {found:.1e}"]
 
@@ -75,9 +83,11 @@ class Dump:
 
     def __init__(self, folder: Path, start: Graph) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in (*folder.glob("[0-9][0-9]-*.txt"), *folder.glob("[0-9][0-9]-*.diff")):
-            old.unlink()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CompileError(f"the folder {folder} cannot be made: {error.strerror}") from None
+        self._remove_earlier()
         (folder / "00-import.txt").write_text(show(start))
         self.rows: list[tuple[str, ...]] = [("00-import", "", "", str(len(start)), "", "", "")]
         self._write()
@@ -101,6 +111,15 @@ class Dump:
             )
         )
         self._write()
+
+    def _remove_earlier(self) -> None:
+        """Remove the dumps that an index.tsv of ours lists, and nothing else."""
+        index = self.folder / "index.tsv"
+        lines = index.read_text().splitlines() if index.exists() else []
+        if lines and lines[0].split("\t") == list(self._HEAD):
+            for stem in (line.split("\t")[0] for line in lines[1:]):
+                for suffix in ("txt", "diff"):
+                    (self.folder / f"{stem}.{suffix}").unlink(missing_ok=True)
 
     def _write(self) -> None:
         lines = ["\t".join(row).replace("\n", " ") for row in (self._HEAD, *self.rows)]

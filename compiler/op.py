@@ -12,6 +12,7 @@ import attrs
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from spikec.errors import TypeMismatchError
 from spikec.origin import Origin
@@ -92,6 +93,9 @@ class Op:
         tensors = [torch.tensor(x, dtype=torch.float64)[None] for x in xs]
         with torch.no_grad():
             return np.asarray(self.eval(*tensors)[0].numpy())
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
 
     def parameters(self) -> dict[str, Any]:
         """Field values by name, without the origin."""

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import attrs
 import torch
 from torch import Tensor
 
-from spikec.calibration import Calibration
+from spikec.calibration import Calibration, digest
 from spikec.data import Batches
-from spikec.errors import CalibrationError, SpikecWarning
+from spikec.errors import CalibrationError, CompileError, SpikecWarning
 from spikec.graph import Graph
 from spikec.stages import EVERY, Stage
 
 #: ``exact``: the same function. ``rate``: each neuron's rate is the clipped ReLU to 1/T. ``tuned``: kept
 #: only if agreement with the ANN does not fall. ``approximate``: changes the function, and is measured.
 Contract = Literal["exact", "rate", "tuned", "approximate"]
+CONTRACTS: tuple[str, ...] = get_args(Contract)
 
 #: how many samples are kept for passes that look at data themselves
 RETAINED = 256
@@ -51,7 +52,8 @@ class Context:
         seed: for everything random.
         batches: the calibration data, or None.
         notes: in order; see :meth:`note`.
-        samples: a tensor [N, ...] an input, N at most 256; empty without data.
+        samples: a tensor [N, ...] an input, N at most 256: of the first batch until a pass gathers
+            statistics, then of all; empty without data.
         track: wraps an iterable in a progress bar: (items, description, total).
     """
 
@@ -80,7 +82,7 @@ class Context:
         return self.batches is not None or self.statistics is not None
 
     def gather(self, graph: Graph, axes: dict[str, int]) -> Calibration:
-        """Statistics of these nodes of an ANN graph, from the data or as saved.
+        """Statistics of these nodes of an ANN graph: from the data, or as saved for just this graph.
 
         Args:
             graph: an ANN graph.
@@ -89,20 +91,18 @@ class Context:
         Raises:
             CalibrationError: there is no data, or the saved statistics are of another model.
         """
-        if self.statistics is None:
-            if self.batches is None:
-                raise CalibrationError(
-                    "no calibration data", hint="pass calibration=: a tensor, a DataLoader, or a Calibration"
-                )
-            kept: list[tuple[Tensor, ...]] = []
-            batches = self._retaining(self.track(self.batches, "calibrating", len(self.batches)), kept)
-            self.statistics = Calibration.gather(graph, axes, batches)
-            self.samples = tuple(torch.cat(column)[:RETAINED] for column in zip(*kept, strict=True))
-        missing = [name for name in axes if name not in self.statistics.nodes]
-        if missing:
+        known = self.statistics
+        if known is not None and known.model == digest(graph) and axes.keys() <= known.nodes.keys():
+            return known
+        if self.batches is None:
             raise CalibrationError(
-                graph.problem(missing[0], "the calibration has no statistics of this node", "calibrate this model")
+                "the calibration given is of another model" if known else "no calibration data",
+                hint="pass calibration=: a tensor, a DataLoader, or the calibration of a Compilation of this model",
             )
+        kept: list[tuple[Tensor, ...]] = []
+        batches = self._retaining(self.track(self.batches, "calibrating", len(self.batches)), kept)
+        self.statistics = Calibration.gather(graph, axes, batches)
+        self.samples = tuple(torch.cat(column)[:RETAINED] for column in zip(*kept, strict=True))
         return self.statistics
 
     @staticmethod
@@ -134,6 +134,14 @@ class Pass:
     def run(self, graph: Graph, context: Context) -> int:
         """Change the graph, which is this pass's own cheap copy; return the number of changes."""
         raise NotImplementedError
+
+    def __init_subclass__(cls) -> None:
+        if not isinstance(getattr(cls, "name", None), str):
+            raise CompileError(f"pass {cls.__qualname__} has no name", hint='give it one: name = "my-pass"')
+        if cls.contract not in CONTRACTS:
+            raise CompileError(
+                f"pass {cls.name} has contract {cls.contract!r}", hint=f"contracts: {', '.join(CONTRACTS)}"
+            )
 
     def __str__(self) -> str:
         options = []

@@ -12,7 +12,10 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 class Rules(Generic[F]):
-    """``@rules(Conv, Linear)`` above a function registers it; two functions for one key are an error."""
+    """``@rules(Conv, Linear)`` above a function registers it; two functions for one key are an error.
+
+    A function of the same module and name replaces the earlier one, as when a notebook cell is run again.
+    """
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -24,7 +27,7 @@ class Rules(Generic[F]):
         def register(function: F) -> F:
             for key in keys:
                 known = self._table.get(key)
-                if known is not None and _place(known) != _place(function):
+                if known is not None and not _again(known, function):
                     raise CompileError(
                         f"two {self.what}s for {key!r}: {_place(known)} and {_place(function)}",
                         hint="remove one of them",
@@ -47,6 +50,12 @@ class Rules(Generic[F]):
         return list(self._table)
 
 
+def _again(known: Callable[..., object], function: Callable[..., object]) -> bool:
+    """True where a file or a notebook cell is run again."""
+    names = [(getattr(f, "__module__", None), getattr(f, "__qualname__", None)) for f in (known, function)]
+    return names[0] == names[1] and None not in names[0]
+
+
 def _place(function: Callable[..., object]) -> str:
-    code = inspect.unwrap(function).__code__
-    return f"{code.co_filename}:{code.co_firstlineno}"
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)

@@ -15,6 +15,8 @@ Array = npt.NDArray[Any]
 
 #: Two scales closer than this are one scale; float32 parameters put out 6e-8.
 SCALE_RTOL = 1e-6
+#: scales that differ by the rounding of a few float64 products are written as one number
+_ROUNDING = 1e-14
 
 
 def readonly(value: Any, dtype: Any = None) -> Array:
@@ -31,11 +33,11 @@ def ints(sizes: Iterable[int]) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes)
 
 
-def compress(array: Array) -> Array:
-    """Shrink every axis along which the array is constant to length 1."""
+def compress(array: Array, rtol: float = 0.0) -> Array:
+    """Shrink every axis along which the array is constant, up to ``rtol``, to length 1."""
     for axis in range(array.ndim):
         first = np.take(array, [0], axis=axis)
-        if array.shape[axis] > 1 and bool((array == first).all()):
+        if array.shape[axis] > 1 and bool((np.abs(array - first) <= rtol * np.abs(first)).all()):
             array = first
     return array
 
@@ -56,7 +58,7 @@ def _positive(_: Any, __: Any, scale: Array) -> None:
 
 
 def _scale(value: Any) -> Array:
-    return readonly(compress(np.asarray(value, dtype=np.float64)))
+    return readonly(compress(np.asarray(value, dtype=np.float64), _ROUNDING))
 
 
 @attrs.frozen(eq=False)

@@ -27,11 +27,12 @@ def verify(graph: Graph, stage: Stage, sources: Collection[Source] = ()) -> None
         if isinstance(op, StatefulOp) and op.register:
             graph.explain(name, op.infer, *(graph.type(x) for x in graph.operands(name)))
     _raise(stage.problems(graph), stage.error)
+    held = graph.sources
     _raise(
         [
             Problem("a source node vanished", str(source), hint="carry its origin, or graph.drop it with a reason")
             for source in sources
-            if source not in graph.sources
+            if source not in held
         ],
         VerificationError,
     )

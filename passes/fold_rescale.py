@@ -10,7 +10,7 @@ import numpy as np
 from spikec.errors import TypeMismatchError, UnsupportedOpError
 from spikec.graph import Graph, Node
 from spikec.op import Op, Role, StatefulOp
-from spikec.ops import IF, Concat, Output, Rescale, Weighted
+from spikec.ops import Concat, Neuron, Output, Rescale, Weighted
 from spikec.ops.weighted import diagonal
 from spikec.passbase import Context, Pass
 from spikec.stages import FINAL, SPIKING, Stage
@@ -88,7 +88,7 @@ class FoldRescale(Pass):
             edits[name] = op.scale_input(_vector(factor, graph.type(graph.operands(name)[slot]), op, name))
         elif isinstance(op, Rescale):
             edits[name] = attrs.evolve(op, factor=op.factor * factor)
-        elif isinstance(op, IF):
+        elif isinstance(op, Neuron):
             edits[name] = self._threshold(op, name, factor)
         elif isinstance(op, StatefulOp):
             raise BlockedError(f"%{name} ({op.kind}) has a state in its operand's units")
@@ -98,13 +98,11 @@ class FoldRescale(Pass):
             for user, position in graph.users(name):
                 self._sink(graph, user, position, gain, edits)
 
-    def _threshold(self, op: IF, name: str, factor: Array) -> IF:
-        threshold = compress(op.v_threshold / factor)
-        if self.thresholds == "uniform" and threshold.size > 1:
+    def _threshold(self, op: Neuron, name: str, factor: Array) -> Neuron:
+        scaled = op.scale_input(factor)
+        if self.thresholds == "uniform" and scaled.v_threshold.size > 1:
             raise BlockedError(f"%{name} would have different thresholds, the target takes one")
-        reset = None if op.v_reset is None else compress(op.v_reset / factor)
-        v_init = op.v_init if not op.v_init.any() else compress(op.v_init / factor)
-        return attrs.evolve(op, v_threshold=threshold, v_reset=reset, v_init=v_init)
+        return scaled
 
     def _pass_through(self, graph: Graph, name: str, slot: int, factor: Array, edits: Edits) -> Array:
         """The factor behind a pool, shape or sum, once one operand lost it; a sum's others give it up too."""

@@ -5,7 +5,7 @@ from typing import ClassVar
 import attrs
 
 from spikec.graph import Graph
-from spikec.ops import IF
+from spikec.ops import Neuron
 from spikec.passbase import Context, Contract, Pass
 from spikec.stages import SPIKING, Stage
 
@@ -28,7 +28,7 @@ class InitPotential(Pass):
         """Set v_init on every neuron."""
         if self.fraction == 0:
             return 0
-        nodes = graph.match(IF)
+        nodes = graph.match(Neuron)
         for node in nodes:
             graph.set_op(node.name, attrs.evolve(node.op, v_init=self.fraction * node.op.v_threshold))
         return len(nodes)

@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from spikec.graph import Graph, Node
-from spikec.ops import IF, Add, Conv, Flatten, Linear, Pad, Reshape, SumPool, Weighted
+from spikec.ops import Add, Conv, Flatten, Linear, Neuron, Pad, Reshape, SumPool, Weighted
 from spikec.ops.weighted import diagonal
 from spikec.origin import merge
 from spikec.passbase import Context, Pass
@@ -127,7 +127,7 @@ def _separate_sums(graph: Graph, context: Context) -> int:
             if operand in operands[:slot]:
                 graph.insert_before(node.name, slot, _identity(graph, operand), new=f"{operand}_copy")
                 changes += 1
-        if not all(isinstance(graph[user], (Weighted, IF)) for user, _ in graph.users(node.name)):
+        if not all(isinstance(graph[user], (Weighted, Neuron)) for user, _ in graph.users(node.name)):
             graph.insert_after(node.name, _identity(graph, node.name), new=f"{node.name}_sum")
             changes += 1
     return changes

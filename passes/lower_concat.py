@@ -10,7 +10,7 @@ import numpy as np
 
 from spikec.graph import Graph, Node
 from spikec.op import Op
-from spikec.ops import IF, AdaptiveAvgPool, Add, AvgPool, Concat, Conv, Flatten, Linear, Rescale, SumPool, Weighted
+from spikec.ops import AdaptiveAvgPool, Add, AvgPool, Concat, Conv, Flatten, Linear, Neuron, Rescale, SumPool, Weighted
 from spikec.origin import merge
 from spikec.passbase import Context, Pass
 from spikec.stages import SPIKING, Stage
@@ -48,7 +48,7 @@ def _over_channels(graph: Graph, node: Node[Concat]) -> bool:
 def _lower(graph: Graph, node: Node[Concat], user: str) -> None:
     op, parts = graph[user], graph.operands(node.name)
     types = [graph.type(part) for part in parts]
-    if isinstance(op, (Rescale, IF, SumPool, AvgPool, AdaptiveAvgPool)) or _flattens_all(op):
+    if isinstance(op, (Rescale, Neuron, SumPool, AvgPool, AdaptiveAvgPool)) or _flattens_all(op):
         _replace(graph, user, _per_part(op, types), parts, Concat(origin=node.op.origin))
     elif isinstance(op, Linear) or (isinstance(op, Conv) and op.groups == 1):
         _replace(graph, user, _columns(op, types), parts, Add(origin=merge(op.origin, node.op.origin)))

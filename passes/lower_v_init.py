@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from spikec.graph import Graph, Node
-from spikec.ops import IF, Add, Weighted
+from spikec.ops import Add, Neuron, Weighted
 from spikec.ops.weighted import diagonal
 from spikec.passbase import Context, Contract, Pass
 from spikec.stages import FINAL, Stage
@@ -35,7 +35,7 @@ class LowerVInit(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """Lower the potential of every neuron that has one."""
-        nodes = [node for node in graph.match(IF) if node.op.v_init.any()]
+        nodes = [node for node in graph.match(Neuron) if node.op.v_init.any()]
         if nodes and self.timesteps is None:
             context.note(
                 "",
@@ -46,7 +46,7 @@ class LowerVInit(Pass):
             return 0
         return sum(self._lower(graph, node, context) for node in nodes)
 
-    def _lower(self, graph: Graph, node: Node[IF], context: Context) -> int:
+    def _lower(self, graph: Graph, node: Node[Neuron], context: Context) -> int:
         assert self.timesteps is not None
         (current,) = graph.operands(node.name)
         shape = graph.type(current).shape

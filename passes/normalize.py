@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from spikec.calibration import Statistics
-from spikec.errors import CalibrationError, InvalidModelError
+from spikec.errors import InvalidModelError, TypeMismatchError
 from spikec.graph import Graph, Node
 from spikec.normalization import Normalization
 from spikec.op import Role
@@ -55,15 +55,6 @@ class Normalize(Pass):
         found = {}
         for node in nodes:
             channels = statistics.nodes[node.name]
-            expected = graph.type(node.name).shape[_axis(graph, node.name)]
-            if len(channels.maximum) != expected:
-                raise CalibrationError(
-                    graph.problem(
-                        node.name,
-                        f"the calibration has {len(channels.maximum)} channels for it, the model {expected}",
-                        "calibrate this model",
-                    )
-                )
             layer = float(self._statistic(channels.layer())[0])
             scale = self._statistic(channels) if self.normalization.per_channel else np.array([layer])
             found[node.name] = self._guarded(scale, layer, node.name, context)
@@ -116,14 +107,30 @@ def _compared(graph: Graph, node: Node[Relu]) -> str:
 
 
 def _axis(graph: Graph, name: str) -> int:
-    """The axis of a sample that holds a ReLU's channels: the feature axis of the affine op before it."""
-    rank = len(graph.type(name).shape)
-    while graph[name].role is not Role.IO and len(graph.type(name).shape) == rank:
-        op = graph[name]
-        if isinstance(op, Weighted):
-            return op.axis % rank
+    """The axis of a sample that holds a ReLU's channels.
+
+    The feature axis of the affine op before it is marked with a scale that varies, and followed through the
+    ops in between by their own type rules.
+    """
+    between: list[str] = []
+    while not isinstance(graph[name], Weighted):
+        if graph[name].role is Role.IO:
+            return 0
+        between.append(name)
         name = graph.operands(name)[0]
-    return 0
+    op, signal = graph[name], graph.type(name)
+    assert isinstance(op, Weighted)
+    axis = op.axis % len(signal.shape)
+    marked = signal.with_scale(on_axis(np.arange(1.0, signal.shape[axis] + 1), len(signal.shape), axis))
+    for each in reversed(between):
+        step = graph[each]
+        if step.role is Role.LINEAR:
+            try:
+                marked = step.infer(*[marked] * len(graph.operands(each)))
+            except TypeMismatchError:
+                return 0
+    varying = [i for i, size in enumerate(marked.scale.shape) if size > 1]
+    return varying[0] if len(varying) == 1 else 0
 
 
 def _bounds(graph: Graph) -> dict[str, tuple[Array, Array]]:

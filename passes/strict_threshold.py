@@ -6,7 +6,7 @@ import attrs
 import numpy as np
 
 from spikec.graph import Graph
-from spikec.ops import IF
+from spikec.ops import Neuron
 from spikec.passbase import Context, Contract, Pass
 from spikec.stages import FINAL, Stage
 
@@ -26,7 +26,7 @@ class StrictThreshold(Pass):
     def run(self, graph: Graph, context: Context) -> int:
         """Lower every threshold by one float."""
         dtype = np.dtype(graph.type(graph.inputs[0]).dtype)
-        nodes = [node for node in graph.match(IF) if not node.op.strict]
+        nodes = [node for node in graph.match(Neuron) if not node.op.strict]
         for node in nodes:
             lower = np.nextafter(node.op.v_threshold.astype(dtype), dtype.type(0))
             graph.set_op(node.name, attrs.evolve(node.op, v_threshold=lower, strict=True))

@@ -3,6 +3,7 @@
 import copy
 import warnings
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,7 @@ from spikec import (
     VerificationError,
 )
 from spikec.frontends.torch_fx import rules
-from spikec.ops import Identity
+from spikec.ops import Identity, Weighted
 
 TARGETS = ["spikingjelly", "nir", "netx"]
 
@@ -234,7 +235,62 @@ def test_evaluate_refuses(loader, error, message):
     with pytest.raises(error, match=message):
         spikec.evaluate(spikec.load(nets.build("mlp")), loader, 3)
     with pytest.raises(InvalidModelError, match="neither"):
-        spikec.evaluate(nets.build("mlp"), [(torch.rand(3, 7), torch.zeros(3))], 3)
+        spikec.evaluate(nets.build("mlp"), [(torch.rand(3, 7), torch.zeros(3, dtype=torch.int64))], 3)
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(3, 1, dtype=int), torch.zeros(1, dtype=int), torch.zeros(3), 5])
+def test_labels_that_do_not_fit_are_refused_and_never_broadcast(labels):
+    with pytest.raises(CalibrationError, match="labels are"):
+        spikec.evaluate(spikec.load(nets.build("mlp")), [(torch.rand(3, 7), labels)], 3)
+
+
+def test_a_large_offset_is_no_reason_to_refuse():
+    model = nets.build("mlp")
+    with torch.no_grad():
+        model[-1].bias.fill_(2000.0)
+    spikec.compile(model, "spikingjelly", calibration=nets.batch("mlp", 32), verify="each")
+
+
+def test_example_and_calibration_must_agree():
+    with pytest.raises(CalibrationError, match=r"\[1, 8, 8\] in the calibration data, and \[1, 9, 9\]"):
+        spikec.compile(conv_net(), "nir", calibration=IMAGES, example_input=torch.rand(1, 1, 9, 9))
+
+
+def test_numpy_integers_are_integers():
+    spikec.compile(nets.build("mlp"), "nir", calibration=nets.batch("mlp", 8), timesteps=np.int64(4), seed=np.int32(1))
+
+
+def test_an_artifact_of_a_users_own_target_can_be_saved(tmp_path):
+    @attrs.frozen
+    class Text(spikec.Backend):
+        name = "text"
+
+        def emit(self, graph, context):
+            return Listing(str(graph))
+
+        def owns(self, artifact):
+            return isinstance(artifact, Listing)
+
+        def save(self, artifact, path):
+            path.write_text(artifact)
+
+    class Listing(str):
+        pass
+
+    spikec.save(spikec.compile(nets.build("mlp"), Text(), calibration=nets.batch("mlp", 8)), tmp_path / "x.txt")
+    assert (tmp_path / "x.txt").read_text().startswith("graph Sequential {")
+    (tmp_path / "link").symlink_to(tmp_path / "x.txt")
+    spikec.save(Listing("new"), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "x.txt").read_text() == "new"
+    with pytest.raises(InvalidModelError, match="folder"):
+        spikec.save(Listing("new"), tmp_path)
+
+
+def test_a_copied_graph_is_as_frozen_as_the_first():
+    graph = copy.deepcopy(spikec.load(nets.build("mlp")))
+    with pytest.raises(ValueError, match="read-only"):
+        graph.match(Weighted)[0].op.weight[0, 0] = 1
 
 
 def test_a_wrong_shape_names_the_first_layer_that_does_not_fit():

@@ -4,7 +4,7 @@ from spikec.ops.activation import Clamp, MaxPool, Relu
 from spikec.ops.arith import Add, Identity, Rescale
 from spikec.ops.delay import Delay
 from spikec.ops.io import Input, Output
-from spikec.ops.neuron import IF
+from spikec.ops.neuron import IF, Neuron
 from spikec.ops.norm import BatchNorm
 from spikec.ops.pool import AdaptiveAvgPool, AvgPool, SumPool
 from spikec.ops.shape import Concat, Flatten, Pad, Reshape
@@ -25,6 +25,7 @@ __all__ = [
     "Input",
     "Linear",
     "MaxPool",
+    "Neuron",
     "Output",
     "Pad",
     "Relu",

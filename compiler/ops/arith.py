@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spikec.errors import TypeMismatchError
 from spikec.op import Op, Role, array, tensor
-from spikec.types import Array, Rate, Type, compress
+from spikec.types import Array, Rate, Type
 
 
 @attrs.frozen(eq=False)
@@ -78,7 +78,7 @@ class Rescale(Op):
             raise TypeMismatchError("rescale of a real signal")
         if self.factor.ndim != len(x.shape):
             raise TypeMismatchError(f"a factor of rank {self.factor.ndim} for a sample of shape {x.shape}")
-        return x.with_scale(compress(x.scale / self.factor))
+        return x.with_scale(x.scale / self.factor)
 
     def eval(self, *xs: Tensor) -> Tensor:
         """``factor * x``."""

@@ -1,11 +1,13 @@
+import attrs
 import numpy as np
 import pytest
 import torch
 
 import build
-from spikec import Calibration, CalibrationError, Compiler
+from spikec import Calibration, CalibrationError, Compiler, Normalization, Pass, Pipeline
 from spikec.calibration import Statistics
 from spikec.data import Batches
+from spikec.stages import FOLDED
 
 RELUS = {"relu1": 0, "relu2": 0, "relu3": 0}
 
@@ -82,8 +84,42 @@ def test_a_calibration_of_another_model():
     mlp = Compiler(build.GraphTarget(), calibration=x).run(build.mlp())
     folded = next(s.graph for s in mlp.stages if s.name == "fold-batchnorm")
     gathered = Calibration.gather(folded, {"relu1": 0, "relu2": 0}, [(x,)])
-    with pytest.raises(CalibrationError, match="relu1|no statistics"):
+    with pytest.raises(CalibrationError, match="of another model"):
         Compiler(build.GraphTarget(), calibration=gathered, verify="off").run(build.residual())
+
+
+def test_a_pass_may_gather_other_nodes_or_change_weights_before_normalize():
+    """Statistics are of the very graph that asks for them, however often that is."""
+
+    @attrs.frozen
+    class Louder(Pass):
+        name = "louder"
+        contract = "approximate"
+        needs = (FOLDED,)
+
+        def run(self, graph, context):
+            before = context.gather(graph, {"relu1": 0}).nodes["relu1"].maximum
+            graph.set_op("fc1", graph["fc1"].affine(np.full(8, 10.0), np.zeros(8)))
+            self.seen.append((before, context.gather(graph, {"relu1": 0}).nodes["relu1"].maximum))
+            return 1
+
+        seen = []
+
+    x = torch.rand(50, 6)
+    pipeline = Pipeline.default(build.GraphTarget(), normalization=Normalization(method="max")).insert_before(
+        "normalize", Louder()
+    )
+    c = Compiler(build.GraphTarget(), calibration=x, pipeline=pipeline).run(build.mlp())
+    ((before, after),) = Louder.seen
+    np.testing.assert_allclose(after, before * 10, rtol=1e-5)
+    np.testing.assert_allclose(c.graph.type("relu1").scale.max(), after.max(), rtol=1e-5)
+    assert c.calibration.nodes.keys() == {"relu1", "relu2"}
+
+
+def test_merging_calibrations_of_different_models():
+    one, other = (Calibration(model=name) for name in ("a", "b"))
+    with pytest.raises(CalibrationError, match="different models"):
+        one.merge(other)
 
 
 def test_a_file_that_is_no_calibration(tmp_path):
@@ -112,6 +148,9 @@ def test_batches_take_what_users_have():
         ([{"image": torch.rand(3, 6)}], "no key 'x'"),
         (7, "not an iterable"),
         (["text"], "not a tensor"),
+        ("images.npz", "calibration is a str"),
+        ({"x": torch.rand(3, 6)}, "calibration is a dict"),
+        ((torch.rand(3, 6), torch.zeros(3)), r"\[\(x, y\)\]"),
         ([torch.full((2, 6), float("nan"))], "NaN"),
         ([()], "0 elements"),
     ],
@@ -119,6 +158,12 @@ def test_batches_take_what_users_have():
 def test_bad_calibration_data(data, message):
     with pytest.raises(CalibrationError, match=message):
         Batches(data, ["x"])
+
+
+def test_batches_of_different_samples():
+    for data in ([torch.rand(2, 6), torch.rand(2, 7)], [(torch.rand(2, 6), 1), (torch.rand(2, 5), 1)]):
+        with pytest.raises(CalibrationError, match=r"is \[2, [57]\], the first one was \[B, 6\]"):
+            list(Batches(data, ["x"]))
 
 
 def test_a_generator_can_be_read_once():

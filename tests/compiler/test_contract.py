@@ -8,7 +8,7 @@ import torch
 import build
 from spikec import Compiler, Graph, VerificationError
 from spikec.contract import check_exact, check_rate, difference, first_difference, probe
-from spikec.ops import IF, Input, Linear, Output, Weighted
+from spikec.ops import IF, Input, Linear, Neuron, Output, Weighted
 
 X = torch.rand(40, 2, 8, 6)
 
@@ -93,6 +93,20 @@ def test_rate_is_seen_to_fail(options, holds):
     else:
         with pytest.raises(VerificationError, match="clipped ReLU"):
             check_rate(g, "if")
+
+
+def test_a_neuron_that_is_no_if_is_held_to_the_same_rate():
+    @attrs.frozen(eq=False)
+    class Leaky(Neuron):
+        kind = "leaky"
+
+        def step(self, state, *xs):
+            return self.fire(0.5 * state + xs[0])
+
+    g = neuron(1.0)
+    g.set_op("if", Leaky(np.ones(1)))
+    with pytest.raises(VerificationError, match="clipped ReLU"):
+        check_rate(g, "if")
 
 
 def test_the_probe_holds_real_and_random_samples():

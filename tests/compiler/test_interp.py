@@ -3,8 +3,8 @@ import pytest
 import torch
 
 import build
-from spikec import Compiler, Graph, InvalidModelError, TypeMismatchError, run
-from spikec.ops import IF, Input, Output
+from spikec import CompileError, Compiler, Graph, InvalidModelError, TypeMismatchError, run
+from spikec.ops import IF, Add, Input, Output
 
 
 def neuron(op, shape=(3,)):
@@ -72,12 +72,27 @@ def test_constant_and_time_major_input_agree():
     assert constant.shape == (9, 3, 5)
 
 
+def two_inputs():
+    g = Graph()
+    g.add(Output(), g.add(Add(), g.add(Input((3,))), g.add(Input((3,)))))
+    return g
+
+
 def test_wrong_calls():
     ann, snn = build.mlp(), neuron(IF(np.ones(1)))
     with pytest.raises(InvalidModelError, match="timesteps"):
         run(ann, torch.rand(2, 6, dtype=torch.float64), 3)
-    with pytest.raises(InvalidModelError, match="at least one step"):
-        run(snn, torch.rand(2, 3, dtype=torch.float64), 0)
+    for wrong in (0, -1, 2.5, True):
+        with pytest.raises(CompileError, match="timesteps is"):
+            run(snn, torch.rand(2, 3, dtype=torch.float64), wrong)
+    with pytest.raises(InvalidModelError, match="int64"):
+        run(snn, torch.ones(2, 3, dtype=torch.int64), 4)
+    with pytest.raises(InvalidModelError, match="not a Graph"):
+        run(torch.nn.Linear(2, 2), torch.rand(2, 2))
+    with pytest.raises(InvalidModelError, match="dict"):
+        run(ann, {"x": torch.rand(2, 6)})
+    with pytest.raises(InvalidModelError, match="differ in batch size"):
+        run(two_inputs(), [torch.rand(2, 3), torch.rand(4, 3)])
     with pytest.raises(InvalidModelError, match="1 input"):
         run(ann, [torch.rand(2, 6)] * 2)
     with pytest.raises(TypeMismatchError, match=r"the input is \[B, 6\], got \[2, 7\]"):

@@ -1,9 +1,10 @@
 import attrs
+import numpy as np
 import pytest
 import torch
 
 import build
-from spikec import CompileError, Compiler, Pass, Pipeline, VerificationError
+from spikec import CompileError, Compiler, Pass, Pipeline, SpikecWarning, VerificationError
 from spikec.contract import probe
 from spikec.loader import names, pass_named
 from spikec.normalization import Normalization
@@ -101,6 +102,74 @@ def test_a_wrong_count_of_changes_is_refused():
     pipeline = Pipeline.default(TARGET).insert_after("fold-batchnorm", Liar())
     with pytest.raises(VerificationError, match=r"reports 3 change\(s\)"):
         Compiler(TARGET, calibration=X, pipeline=pipeline).run(build.residual())
+
+
+@attrs.frozen
+class Nudge(Pass):
+    """A tuned pass that helps or harms: all biases of the last layer move."""
+
+    name = "nudge"
+    contract = "tuned"
+    needs = (SPIKING,)
+    by: float = 0.0
+
+    def run(self, graph, context):
+        op = graph["fc"]
+        graph.set_op("fc", op.affine(np.ones(1), np.array([self.by, 0, 0, 0, 0])))
+        return 1
+
+
+@pytest.mark.parametrize(("by", "kept"), [(0.0, True), (50.0, False)])
+def test_a_tuned_pass_is_kept_only_if_agreement_does_not_fall(by, kept):
+    pipeline = Pipeline.default(TARGET).insert_after("init-potential", Nudge(by=by))
+    c = Compiler(TARGET, calibration=X, pipeline=pipeline, timesteps=8).run(build.residual())
+    record = next(r for r in c.stages if r.name == "nudge")
+    assert record.changes == int(kept)
+    assert any("agreement with the ANN fell" in note.reason for note in c.report.notes) != kept
+
+
+def test_a_tuned_pass_without_samples_is_left_out_and_noted():
+    pipeline = Pipeline.default(TARGET, normalization=Normalization(method="model")).insert_after(
+        "init-potential", Nudge(by=1.0)
+    )
+    with pytest.warns(SpikecWarning):
+        c = Compiler(TARGET, pipeline=pipeline).run(build.residual())
+    assert any("no samples to tune on" in note.reason for note in c.report.notes)
+
+
+def test_a_pass_needs_a_name_and_a_known_contract():
+    with pytest.raises(CompileError, match="has no name"):
+
+        class Nameless(Pass):
+            pass
+
+    with pytest.raises(CompileError, match="contract 'exakt'"):
+
+        class Typo(Pass):
+            name = "typo"
+            contract = "exakt"
+
+
+def test_an_ordinary_exception_in_a_pass_keeps_its_type_and_names_the_pass():
+    @attrs.frozen
+    class Broken(Pass):
+        name = "broken"
+
+        def run(self, graph, context):
+            return 1 // 0
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        Compiler(TARGET, calibration=X, pipeline=[Broken()]).run(build.residual())
+    assert "in pass 1 of 1, broken" in getattr(caught.value, "__notes__", ["in pass 1 of 1, broken"])[0]
+
+
+def test_dumps_remove_only_what_they_wrote(tmp_path):
+    (tmp_path / "01-notes.txt").write_text("mine")
+    for _ in range(2):
+        Compiler(TARGET, calibration=X, dump_dir=tmp_path).run(build.residual())
+    assert (tmp_path / "01-notes.txt").read_text() == "mine"
+    with pytest.raises(CompileError, match="cannot be made"):
+        Compiler(TARGET, calibration=X, dump_dir=tmp_path / "01-notes.txt").run(build.residual())
 
 
 def test_pipeline_and_normalization_together_are_refused():

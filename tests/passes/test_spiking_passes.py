@@ -6,10 +6,10 @@ import torch
 
 import build
 from spikec import (
-    Calibration,
     CalibrationError,
     Compiler,
     InvalidModelError,
+    Movement,
     Normalization,
     SpikecWarning,
     UnsupportedOpError,
@@ -118,12 +118,30 @@ def test_values_that_overflow_are_located():
     assert caught.value.location == "act"
 
 
-def test_a_saved_calibration_with_other_channels_is_refused():
-    x = torch.rand(20, 1, dtype=torch.float64)
-    g = one_relu([[1.0], [2.0]], [0.0, 0.0])
-    saved = Calibration.gather(g, {"act": 0}, [(x,)])
-    with pytest.raises(CalibrationError, match="2 channels for it, the model 3"):
-        Compiler(build.GraphTarget(), calibration=saved).run(one_relu([[1.0]] * 3, [0.0] * 3))
+class Transpose(Movement):
+    """Two axes of the sample change places."""
+
+    kind = "transpose"
+
+    def eval(self, *xs):
+        return xs[0].transpose(1, 2)
+
+
+def test_the_channel_axis_is_followed_through_what_moves_it():
+    b = build.Builder(3, 4)
+    x = b.add(Transpose(), b.linear(b.x, 5, "fc"), name="turn")
+    g = b.done(b.relu(x, "relu"))
+    found, _ = scales(g, torch.rand(50, 3, 4, dtype=torch.float64), None)
+    assert found["relu"].shape == (5, 1)
+
+
+def test_a_concat_in_space_of_scaled_neurons():
+    """Casts multiply and divide by the same scale; the rounding that is left must not look like a scale."""
+    b = build.Builder(2, 4, 6)
+    parts = [b.relu(b.conv(b.x, 5, f"conv{i}"), f"relu{i}") for i in range(2)]
+    g = b.done(b.conv(b.add(Concat(1), *parts, name="cat"), 2, "out"))
+    c = compiled(g, torch.rand(40, 2, 4, 6, dtype=torch.float64))
+    assert error(c, g, torch.rand(20, 2, 4, 6, dtype=torch.float64), 512) < 0.05
 
 
 # ------------------------------------------------------------------ neurons
