@@ -1,0 +1,87 @@
+"""Inputs become spikes on the host, so that every signal behind them is one."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+import numpy as np
+from torch import Tensor
+
+from spikec.errors import CalibrationError
+from spikec.graph import Graph, Node
+from spikec.ops import IF, Conv, Input, Linear, Rescale, Weighted
+from spikec.passbase import Context, Contract, Pass
+from spikec.stages import SPIKING, Stage
+from spikec.types import Array
+
+
+@attrs.frozen
+class EncodeInput(Pass):
+    """``input`` becomes ``input -> if(v_threshold=m, v_init=m/2) -> rescale(m)``, m the largest calibrated value.
+
+    With negative values, x is first split into ``(x_c, -x_c)`` for every channel c, interleaved, and behind
+    the neurons joined again as ``m (s_2c - s_2c+1)``: two 1x1 depthwise convolutions, matrices at rank 1.
+    The rates are the clipped inputs to 1/(2T).
+    """
+
+    name: ClassVar[str] = "encode-input"
+    contract: ClassVar[Contract] = "approximate"
+    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """Encode every input."""
+        nodes = graph.match(Input)
+        for position, node in enumerate(nodes):
+            low, high = _range(graph, node, position, context)
+            name, rank = node.name, len(node.op.shape)
+            peak = np.full((1,) * rank, max(high, -low))
+            neuron = IF(peak, v_init=peak / 2)
+            last = name
+            if low < 0:
+                signs = np.tile([1.0, -1.0], node.op.shape[0])
+                last = graph.insert_after(last, _split(signs, rank), new=f"{name}_split")
+                last = graph.insert_after(last, neuron, new=f"{name}_spikes")
+                graph.insert_after(last, _join(signs * peak.item(), rank, peak.item()), new=f"{name}_join")
+            else:
+                last = graph.insert_after(last, neuron, new=f"{name}_spikes")
+                graph.insert_after(last, Rescale(peak), new=f"{name}_value")
+        return len(nodes)
+
+
+def _range(graph: Graph, node: Node[Input], position: int, context: Context) -> tuple[float, float]:
+    """Smallest and largest value seen, or (0, 1)."""
+    samples: Tensor | None = None
+    if context.samples:
+        samples = context.samples[position]
+    elif context.batches is not None:
+        samples = context.batches.first[position]
+    if samples is None:
+        context.note(node.name, "no calibration samples: its values are taken to lie in [0, 1]; others are clipped")
+        return 0.0, 1.0
+    low, high = float(samples.min()), float(samples.max())
+    if low == high == 0:
+        raise CalibrationError(
+            graph.problem(node.name, "every calibration sample is zero here", "calibrate on real data")
+        )
+    return min(low, 0.0), high
+
+
+def _split(signs: Array, rank: int) -> Weighted:
+    """[C, ...] -> [2C, ...]: a channel, and its negative."""
+    channels = len(signs) // 2
+    if rank == 1:
+        return Linear(np.eye(channels).repeat(2, axis=0) * signs[:, None])
+    ones = (1,) * (rank - 1)
+    weight = signs.reshape(-1, 1, *ones)
+    return Conv(weight, stride=ones, padding=(0,) * len(ones), dilation=ones, groups=channels)
+
+
+def _join(weights: Array, rank: int, scale: float) -> Weighted:
+    """[2C, ...] -> [C, ...]: differences of neighbours, for spikes of that scale."""
+    channels = len(weights) // 2
+    if rank == 1:
+        return Linear((np.eye(channels).repeat(2, axis=0) * weights[:, None]).T, in_scale=scale)
+    ones = (1,) * (rank - 1)
+    weight = weights.reshape(channels, 2, *ones)
+    return Conv(weight, stride=ones, padding=(0,) * len(ones), dilation=ones, groups=channels, in_scale=scale)

@@ -1,0 +1,243 @@
+"""Integer weights, thresholds and biases as Loihi and netx have them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikec.errors import Problem, UnsupportedOpError
+from spikec.graph import Graph, Node
+from spikec.interp import run as interpret
+from spikec.op import Op
+from spikec.ops import IF, Conv, Flatten, Output, Reshape, Weighted
+from spikec.passbase import Context, Contract, Pass
+from spikec.stages import FINAL, Stage
+from spikec.types import Array
+
+#: weights are even and within this; -256 is a special case of the format
+WEIGHT = 254
+#: a membrane or the sum of a step must stay below this
+STATE = 131_070
+#: what a bias may be on the chip
+BIAS = 4094
+#: hard reset that starts off zero takes one input for every 254 of the threshold: at most this many
+PULSES = 8
+#: membranes may grow to this many times what the calibration samples show
+MARGIN = 2.0
+#: the T that membranes are made for if the user names none
+TIMESTEPS = 64
+_PROBED = 32
+_STEPS = 16
+
+
+@attrs.frozen
+class QuantizeNetx(Pass):
+    """Replace every layer behind the host's encoder by integers, one scale S a layer::
+
+        w = 2 round(S W / (2 theta)), at most 254     b = 2 round(S b / (2 theta))
+        v_threshold = S, a multiple of 2 (hard reset) or 4 (soft); v_init in the same units, even
+
+    A neuron allows the largest S for which its weights reach 254, its bias fits, and neither the sum of a step
+    nor its membrane after T steps reaches 2^17; feedback of soft reset allows 254. S is what all neurons of
+    the layer allow. Where single ones allow less than half of the median, S is that half, and their theta grows
+    until they allow it (the next layer's weights grow with it): one small channel must not cost all others
+    their resolution.
+    """
+
+    name: ClassVar[str] = "quantize-netx"
+    contract: ClassVar[Contract] = "approximate"
+    needs: ClassVar[tuple[Stage, ...]] = (FINAL,)
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """Layers that feed a neuron or an output; anything else is left for the backend to refuse."""
+        neurons = graph.match(IF)
+        if not neurons:
+            return 0
+        if context.timesteps is None:
+            context.note("", f"timesteps is not given: membranes are made for T={TIMESTEPS}")
+        layers = [
+            (node.name, reader)
+            for node in graph.match(Weighted)
+            if (reader := _next(graph, node.name, (IF, Output))) is not None
+            and reader != neurons[0].name
+            and (isinstance(node.op, Conv) or len(graph.type(node.name).shape) == 1)
+        ]
+        growth = _growth(graph, [reader for _, reader in layers], neurons[0], context)
+        problems: list[Problem] = []
+        for name, reader in layers:
+            try:
+                _quantize(graph, name, reader, growth[reader], context)
+            except UnsupportedOpError as error:
+                problems += error.problems
+        if problems:
+            raise UnsupportedOpError(problems)
+        return len(layers)
+
+
+def _next(graph: Graph, name: str, kinds: tuple[type[Op], ...]) -> str | None:
+    """The first node of those kinds behind this one, if the way there neither forks nor computes."""
+    while len(graph.users(name)) == 1:
+        ((name, _),) = graph.users(name)
+        if isinstance(graph[name], kinds):
+            return name
+        if not isinstance(graph[name], (Flatten, Reshape)):
+            return None
+    return None
+
+
+def _growth(graph: Graph, readers: Sequence[str], encoder: Node[IF], context: Context) -> dict[str, Array]:
+    """How far each membrane (in thresholds) or output's sum gets from zero, a step, on calibration samples."""
+    steps = min(context.timesteps or TIMESTEPS, _STEPS)
+    worst: dict[str, Array] = {}
+    sums: dict[str, Tensor] = {}
+
+    def tap(name: str, value: Tensor, state: Tensor | None, operands: Sequence[Tensor]) -> None:
+        if name not in readers:
+            return
+        op = graph[name]
+        if isinstance(op, IF) and state is not None:
+            reached = (state + operands[0]) / torch.tensor(np.asarray(op.v_threshold, dtype=np.float64))
+        else:
+            reached = sums[name] = sums[name] + value if name in sums else value
+        most = reached.abs().amax(0).numpy() / steps
+        worst[name] = np.maximum(worst[name], most) if name in worst else most
+
+    interpret(graph, _probe(graph, encoder, context), steps, tap=tap)
+    return worst
+
+
+def _probe(graph: Graph, encoder: Node[IF], context: Context) -> list[Tensor]:
+    samples = context.samples or (context.batches.first if context.batches is not None else ())
+    if samples:
+        return [x[:_PROBED].to("cpu", torch.float64) for x in samples]
+    generator = torch.Generator().manual_seed(context.seed)
+    peak = float(np.max(encoder.op.v_threshold))
+    return [
+        torch.rand((_PROBED, *graph.type(name).shape), dtype=torch.float64, generator=generator) * peak
+        for name in graph.inputs
+    ]
+
+
+def _quantize(graph: Graph, name: str, reader: str, growth: Array, context: Context) -> None:
+    op, neuron, shape = graph[name], graph[reader], graph.type(reader).shape
+    assert isinstance(op, Weighted)
+    if not op.weight.any():
+        raise UnsupportedOpError(
+            graph.problem(name, "all its weights are zero, which netx cannot load", "remove the layer")
+        )
+    threshold = np.ones(1)
+    if isinstance(neuron, IF):
+        threshold = _features(graph, name, reader, neuron.v_threshold)
+    allowed = _allowed(op, threshold, _reach(op, growth) * (context.timesteps or TIMESTEPS))
+    factor = np.ones(1)
+    if isinstance(neuron, IF):
+        multiple, most = (
+            (4, WEIGHT) if neuron.v_reset is None else (2, PULSES * WEIGHT if neuron.v_init.any() else STATE)
+        )
+        scale, factor = _shared(allowed, most, multiple, _can_grow(graph, reader))
+        threshold = threshold * factor
+    else:
+        scale = float(allowed.min())
+    weight = np.clip(2 * np.round(_rows(op.weight, scale / threshold) / 2), -WEIGHT, WEIGHT)
+    if not weight.any():
+        raise UnsupportedOpError(
+            graph.problem(
+                name,
+                f"no integer scale is left for it: weights times {scale:.3g} round to 0 (limits: weights {WEIGHT}, "
+                f"the sum of a step and {context.timesteps or TIMESTEPS} steps of its membranes 2^17)",
+                "mean fewer timesteps, and give calibration data that is typical",
+            )
+        )
+    largest = int(np.abs(weight).max())
+    if largest < 32:
+        context.note(name, f"coarse: the largest of its integer weights is {largest}, of {WEIGHT}")
+    bias = None if op.bias is None else 2 * np.round(op.shift * scale / threshold / 2)
+    if isinstance(neuron, IF):
+        graph.set_op(reader, _integer_neuron(graph, reader, neuron, scale))
+    if (factor > 1).any():
+        _grow_next(graph, reader, shape, factor)
+        context.note(reader, f"{(factor > 1).sum()} of {factor.size} thresholds grown, by up to {factor.max():.3g}")
+    graph.set_op(name, attrs.evolve(op, weight=weight, bias=bias, out_scale=op.out_scale * threshold / scale))
+
+
+def _rows(weight: Array, factor: Array) -> Array:
+    """A factor for each output feature."""
+    return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def _features(graph: Graph, name: str, reader: str, threshold: Array) -> Array:
+    """The threshold as a vector over the layer's output features."""
+    if threshold.size == 1:
+        return threshold.reshape(-1)
+    full = np.broadcast_to(threshold, graph.type(reader).shape)
+    if not isinstance(graph[name], Conv):
+        return full.reshape(-1)
+    rows: Array = full.reshape(len(full), -1)
+    if not (rows == rows[:, :1]).all():
+        raise UnsupportedOpError(
+            graph.problem(reader, "thresholds that differ within a channel", 'use reset="soft", which unrolls it')
+        )
+    return rows[:, 0]
+
+
+def _reach(op: Weighted, growth: Array) -> Array:
+    """The largest growth of each output feature."""
+    result: Array = growth.reshape(op.out_features, -1).max(1)
+    return result
+
+
+def _allowed(op: Weighted, threshold: Array, reach: Array) -> Array:
+    """[O]: the largest integer scale that each output feature's limits allow; infinite for a dead one."""
+    weight, bias = _rows(op.weight, 1 / threshold), np.abs(op.shift / threshold)
+    axes = tuple(range(1, weight.ndim))
+    step = np.maximum(np.maximum(weight, 0).sum(axes), np.maximum(-weight, 0).sum(axes)) + bias
+    with np.errstate(divide="ignore"):
+        limits = (WEIGHT / np.abs(weight).max(axes), BIAS / bias, STATE / (step + 1), STATE / (MARGIN * reach))
+    result: Array = np.minimum.reduce(limits)
+    return result
+
+
+def _shared(allowed: Array, most: int, multiple: int, can_grow: bool) -> tuple[float, Array]:
+    """The layer's scale, a multiple and no larger than ``most``, and by how much each threshold grows for it."""
+    scale = float(allowed.min())
+    if can_grow:
+        scale = max(scale, float(np.median(allowed)) / 2)
+    scale = multiple * np.floor(min(scale, most) / multiple)
+    return float(scale), np.maximum(scale / allowed, 1.0)
+
+
+def _can_grow(graph: Graph, reader: str) -> bool:
+    return _next(graph, reader, (Weighted,)) is not None
+
+
+def _grow_next(graph: Graph, reader: str, shape: tuple[int, ...], factor: Array) -> None:
+    """The next layer reads spikes that stand for more."""
+    user = _next(graph, reader, (Weighted,))
+    assert user is not None
+    op = graph[user]
+    assert isinstance(op, Weighted)
+    spread = factor.reshape(shape if len(factor) == np.prod(shape) else (-1, *[1] * (len(shape) - 1)))
+    rows = np.broadcast_to(spread, shape)
+    graph.set_op(user, op.scale_input(rows.reshape(len(rows), -1)[:, 0] if isinstance(op, Conv) else rows.reshape(-1)))
+
+
+def _integer_neuron(graph: Graph, name: str, op: IF, scale: float) -> IF:
+    v_init = np.asarray(op.v_init / op.v_threshold, dtype=np.float64)
+    if v_init.min() != v_init.max() or v_init.min() >= 1:
+        raise UnsupportedOpError(
+            graph.problem(
+                name,
+                "v_init must be one fraction of the threshold for the layer, below 1",
+                "use Normalization(v_init=...) for all neurons",
+            )
+        )
+    if op.v_reset is not None and op.v_reset.any():
+        raise UnsupportedOpError(graph.problem(name, "hard reset in netx is to zero", 'leave it to pass "reset-netx"'))
+    ones = (1,) * op.v_threshold.ndim
+    start = 2 * round(float(v_init.min()) * scale / 2)
+    return attrs.evolve(op, v_threshold=np.full(ones, scale), v_init=np.full(ones, float(start)))

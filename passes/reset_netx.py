@@ -1,0 +1,103 @@
+"""Neurons of layers that netx can only reset to zero."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import attrs
+import numpy as np
+
+from spikec.graph import Graph, Node
+from spikec.ops import IF, Conv, Flatten, Reshape, Weighted
+from spikec.passbase import Context, Contract, Pass
+from spikec.stages import FINAL, Stage
+
+
+@attrs.frozen
+class ResetNetx(Pass):
+    """Hard reset in every layer of the file, if there is a convolution in it or the user asks for hard reset.
+
+    A neuron that is reset to zero loses what lies above its threshold, less of it the rarer it fires: the
+    threshold (and v_init) becomes ``ratio`` times what soft reset has, and the next weights too (the SNN toolbox
+    calls it ``desired_threshold_to_input_ratio``). To start at v_init a neuron takes a pulse at step 0, over a cell
+    of the kernel that never lies on padding; from the first convolution on that has none, neurons start at 0.
+
+    Attributes:
+        reset: ``auto``, ``soft`` or ``hard``.
+        ratio: None for T/8, but within 2 and 8, and 3 where no T is given: eight spikes a neuron at most. Where
+            neurons start at 0, None is 2, and 1 below 32 steps.
+    """
+
+    name: ClassVar[str] = "reset-netx"
+    contract: ClassVar[Contract] = "approximate"
+    needs: ClassVar[tuple[Stage, ...]] = (FINAL,)
+
+    reset: Literal["auto", "soft", "hard"] = "auto"
+    ratio: float | None = None
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """All layers or none; the first neurons are the host's, which resets by subtraction."""
+        hidden = graph.match(IF)[1:]
+        if self.reset == "soft" or (self.reset == "auto" and not any(_has_conv(graph, node.name) for node in hidden)):
+            return 0
+        readers = [_reader(graph, node.name) for node in hidden]
+        if None in readers:
+            return 0
+        charged = next((i for i, node in enumerate(hidden) if not _carries(graph, node.name)), len(hidden))
+        if charged < len(hidden):
+            context.note(hidden[charged].name, "no cell of the kernel stays on the map: from here on v_init is 0")
+        ratio = self.ratio or _ratio(context.timesteps, charged == len(hidden))
+        for i, (node, reader) in enumerate(zip(hidden, readers, strict=True)):
+            assert reader is not None
+            graph.set_op(
+                node.name,
+                attrs.evolve(
+                    node.op,
+                    v_threshold=node.op.v_threshold * ratio,
+                    v_reset=np.zeros(()),
+                    v_init=node.op.v_init * ratio if i < charged else np.zeros(()),
+                ),
+            )
+            weighted = graph[reader.name]
+            assert isinstance(weighted, Weighted)
+            graph.set_op(reader.name, weighted.scale_input(np.full(1, ratio)))
+        if hidden:
+            context.note("", f"hard reset to zero in {len(hidden)} layer(s), thresholds times {ratio:g}")
+        return len(hidden)
+
+
+def _ratio(timesteps: int | None, charged: bool) -> float:
+    if charged:
+        return 3.0 if timesteps is None else min(max(timesteps / 8, 2.0), 8.0)
+    return 1.0 if timesteps is not None and timesteps < 32 else 2.0
+
+
+def _carries(graph: Graph, name: str) -> bool:
+    """True if one cell of the kernel reads the map, never the padding, for every neuron."""
+    (source,) = graph.operands(name)
+    op = graph[source]
+    if not isinstance(op, Conv):
+        return True
+    operand, result = graph.type(graph.operands(source)[0]).shape, graph.type(source).shape
+    for i, (k, s, d, (pad, _)) in enumerate(zip(op.kernel, op.stride, op.dilation, op.padding, strict=True), start=1):
+        last = operand[i] - 1 + pad - (result[i] - 1) * s
+        if not any(pad <= j * d <= last for j in range(k)):
+            return False
+    return True
+
+
+def _has_conv(graph: Graph, name: str) -> bool:
+    (source,) = graph.operands(name)
+    return isinstance(graph[source], Conv)
+
+
+def _reader(graph: Graph, name: str) -> Node[Weighted] | None:
+    """The affine op that alone takes these spikes."""
+    while len(graph.users(name)) == 1:
+        ((name, _),) = graph.users(name)
+        op = graph[name]
+        if isinstance(op, Weighted):
+            return Node(name, op)
+        if not isinstance(op, (Flatten, Reshape)):
+            return None
+    return None

@@ -1,0 +1,430 @@
+"""The netx target: the integer model against the interpreter, the file, and every refusal."""
+
+import attrs
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import nets
+import spikec
+from build import Builder
+from spikec import InvalidModelError, SpikecWarning, UnsupportedOpError, run
+from spikec.backends.netx import Netx, NetxModel
+from spikec.backends.netx_sim import Layer, respond
+from spikec.ops import IF, Conv, Linear, Reshape, Weighted
+
+T = 32
+
+
+class SmallCNN(nn.Module):
+    """Convolution, batch norm, average pool, twice; biases; a map that is not square."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(2, 5, (3, 2), padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.AvgPool2d(2),
+            nn.Conv2d(5, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.AvgPool2d((2, 1)),
+        )  # fmt: skip
+        self.fc = nn.Linear(6 * 2 * 4, 4)
+
+    def forward(self, x):
+        return self.fc(self.features(x).flatten(1))
+
+
+def small_cnn():
+    torch.manual_seed(3)
+    return nets.randomize(SmallCNN()), torch.rand(12, 2, 8, 7)
+
+
+def compiled(name, reset, low=0.0, timesteps=T):
+    model, x = small_cnn() if name == "small_cnn" else (nets.build(name), nets.batch(name, 12))
+    x = x + low
+    found = spikec.Compiler("netx", calibration=x, timesteps=timesteps, reset=reset).run(model)
+    return found, x, model(x).detach()
+
+
+def interpreted(graph, x, steps):
+    """Spikes [T, B, ...] by neuron, and the outputs' sum."""
+    spikes = {}
+
+    def tap(name, value, *_):
+        if isinstance(graph[name], IF):
+            spikes.setdefault(name, []).append(value.numpy().astype(bool))
+
+    total = run(graph, x.double(), steps, tap=tap).sum(0).numpy()
+    return {name: np.stack(steps) for name, steps in spikes.items()}, total
+
+
+CASES = [
+    ("mlp", "soft"),
+    ("mlp", "hard"),
+    ("mlp_batchnorm", "soft"),
+    ("small_cnn", "soft"),
+    ("small_cnn", "hard"),
+    ("grouped", "soft"),
+    ("grouped", "hard"),
+    ("strided", "hard"),
+    ("functional", "hard"),
+    ("conv1d", "soft"),
+    ("conv3d", "soft"),
+]
+
+
+@pytest.mark.parametrize("low", [0.0, -0.4], ids=["unsigned", "signed"])
+@pytest.mark.parametrize(("name", "reset"), CASES)
+def test_spike_for_spike_the_interpreter_on_the_final_graph(name, reset, low, tmp_path):
+    found, x, ann = compiled(name, reset, low)
+    net = found.artifact
+    trace = net.simulate(x, T)
+    spikes, total = interpreted(found.graph, x, T)
+    hidden = [each for each in spikes if each in trace.spikes]
+    assert len(hidden) == len(spikes) - 1 == len(net.layers) - 1
+    for each in hidden:
+        assert spikes[each].any()
+        assert np.array_equal(spikes[each].reshape(trace.spikes[each].shape), trace.spikes[each])
+    assert np.array_equal(total, trace.total)
+    assert trace.overflows == 0
+    y = net.run(x, T)
+    assert isinstance(y, torch.Tensor)
+    np.testing.assert_allclose(y.numpy(), total / T * found.output_scale, rtol=1e-12)
+    assert float((y - ann).abs().max()) < (0.5 if reset == "hard" else 0.1) * float(ann.std())
+    spikec.save(net, tmp_path / "x.net")
+    again = NetxModel.load(tmp_path / "x.net")
+    assert torch.equal(again.run(x, T), y)
+    for field in ("name", "reset", "constants", "pulses", "input_shape", "output_shape", "timesteps"):
+        assert getattr(again, field) == getattr(net, field)
+
+
+def test_auto_is_soft_for_small_layers_and_hard_beyond():
+    assert compiled("small_cnn", "auto")[0].artifact.reset == "soft"
+    found, _, _ = compiled("cnn", "auto")
+    assert found.artifact.reset == "hard"
+    assert "hard reset in all layers" in str(found.report)
+    assert [layer.kind for layer in found.artifact.layers] == ["conv", "conv", "conv", "dense"]
+
+
+def test_files_are_the_same_twice_and_hold_what_netx_reads(tmp_path):
+    found, _, _ = compiled("small_cnn", "hard")
+    for name in ("a.net", "b.net"):
+        found.artifact.save(tmp_path / name)
+    assert (tmp_path / "a.net").read_bytes() == (tmp_path / "b.net").read_bytes()
+    with h5py.File(tmp_path / "a.net") as file:
+        layers = [file["layer"][str(i)] for i in range(len(file["layer"]))]
+        assert [layer["type"][0].decode() for layer in layers] == ["input", "conv", "conv", "flatten", "dense"]
+        assert layers[0]["shape"][()].tolist() == [2, 8, 7]
+        assert layers[1]["neuron/iDecay"][()] == 4096
+        assert layers[1]["neuron/vDecay"][()] == 0
+        assert layers[1]["neuron/vThMant"][()] % 2 == 1
+        assert layers[1]["weight"].dtype == np.int32
+        assert layers[1]["bias"].shape == (5,)
+        assert not file.attrs
+        assert not layers[1].attrs
+
+
+def test_soft_reset_is_a_recurrent_weight_and_biases_are_relayed():
+    found, _, _ = compiled("mlp", "soft")
+    first, second, last = found.artifact.layers
+    assert [first.kind, second.kind, last.kind] == ["dense_rec", "dense_rec", "dense"]
+    threshold = -np.diagonal(first.weight_rec)[0]
+    assert np.array_equal(first.weight_rec, -threshold * np.eye(len(first.weight)))
+    assert first.threshold == threshold // 2 - 1
+    assert found.artifact.constants >= 1
+    assert first.weight.shape == (9 + first.relays, 7 + found.artifact.constants)
+    assert last.weight.shape[1] == 8 + second.relays
+    assert last.threshold == 2**17 - 1
+
+
+def test_hard_reset_starts_by_pulses_that_are_relayed():
+    found, x, _ = compiled("strided", "hard")
+    net = found.artifact
+    first, second, _ = net.layers
+    assert net.input_shape == (2 + net.pulses, 8, 10)
+    assert first.weight.shape[:2] == (4 + first.relays, 2 + net.pulses)
+    start = first.weight[:4, 2:].sum((1, 2, 3))
+    assert (start == found.graph.match(IF)[1].op.v_init.item()).all()
+    assert first.relays == -(-int(found.graph.match(IF)[2].op.v_init.item()) // 254)
+    assert second.relays == 0
+    inputs = net.simulate(x, T).inputs
+    assert inputs[0, :, 2:].all()
+    assert not inputs[1:, :, 2:].any()
+
+
+def test_a_net_without_biases_needs_no_relay():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6, bias=False), nn.ReLU(), nn.Linear(6, 3, bias=False))
+    x = torch.rand(8, 5)
+    net = spikec.compile(model, "netx", calibration=x, timesteps=T)
+    assert net.constants == 0
+    assert float((net.run(x) - model(x).detach()).abs().max()) < 0.1
+
+
+def test_a_net_that_ends_in_relu_or_pool_or_map_runs():
+    torch.manual_seed(0)
+    x = torch.rand(8, 2, 6, 6)
+    pooled = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    conv = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1))
+    for model in (pooled, conv, nn.Sequential(nn.Flatten(), nn.Linear(72, 5), nn.ReLU())):
+        for reset in ("soft", "hard"):
+            net = spikec.compile(model, "netx", calibration=x, timesteps=64, reset=reset)
+            y = model(x).detach()
+            assert net.run(x, 64).shape == y.shape
+            assert float((net.run(x, 64) - y).abs().max()) < 0.3 * float(y.max() - y.min())
+
+
+def test_run_takes_arrays_and_chunks_give_the_same(monkeypatch):
+    found, x, _ = compiled("small_cnn", "hard")
+    whole = found.artifact.run(x.numpy())
+    assert isinstance(whole, np.ndarray)
+    monkeypatch.setattr("spikec.backends.netx_model._CHUNK", 1)
+    assert np.array_equal(found.artifact.run(x.numpy(), T), whole)
+
+
+# ------------------------------------------------------------ arithmetic
+
+
+def layer(**options):
+    defaults = {
+        "kind": "dense", "name": "n", "shape": (1,), "weight": [[254]], "threshold": 131071,
+        "current_decay": 4096, "voltage_decay": 0,
+    }  # fmt: skip
+    return Layer(**{**defaults, **options})
+
+
+def test_currents_wrap_and_voltages_saturate():
+    on = np.ones((20, 1, 40), dtype=bool)
+    down = layer(weight=np.full((1, 40), -254), current_decay=0, voltage_decay=4096, threshold=100)
+    found = respond(down, on)
+    wrap = 131072 // (40 * 254)
+    assert not found.spikes[:wrap].any()
+    assert found.spikes[wrap, 0, 0]
+    assert found.overflows == 1
+    slow = layer(weight=np.full((1, 40), -254))
+    found = respond(slow, on)
+    assert found.voltage[0, 0] == -131072
+    assert found.overflows == 20 - wrap
+
+
+def test_decays_round_towards_zero():
+    on = np.zeros((3, 1, 1), dtype=bool)
+    on[0] = True
+    for sign in (1, -1):
+        found = respond(layer(weight=[[sign * 5]], current_decay=1000, voltage_decay=1000), on)
+        u1 = 320 * 3096 // 4096
+        u2 = u1 * 3096 // 4096
+        v1 = 320 * 3096 // 4096 + u1
+        v2 = v1 * 3096 // 4096 + u2
+        assert found.voltage[0, 0] == (sign * v2) >> 6
+
+
+def test_conv_is_torch_s_conv_whatever_its_options():
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-50, 50, (6, 2, 3, 2))
+    spikes = rng.random((4, 3, 4, 9, 8)) < 0.4
+    options = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}
+    wanted = torch.nn.functional.conv2d(
+        torch.tensor(spikes.reshape(12, 4, 9, 8)).double(), torch.tensor(weight).double(), **options
+    )
+    found = respond(layer(kind="conv", weight=weight, shape=wanted.shape[1:], **options), spikes)
+    total = wanted.reshape(4, 3, *wanted.shape[1:]).sum(0).numpy()
+    assert np.array_equal(found.voltage, total)
+
+
+def test_a_full_recurrent_matrix_works_as_a_diagonal_one_does():
+    rng = np.random.default_rng(0)
+    on = rng.random((30, 2, 4)) < 0.5
+    weight = rng.integers(-20, 60, (3, 4))
+    soft = layer(weight=weight, shape=(3,), current_decay=0, voltage_decay=4096, threshold=49, kind="dense_rec",
+                 weight_rec=-100 * np.eye(3))  # fmt: skip
+    full = attrs.evolve(soft, weight_rec=-100 * np.eye(3) + np.array([[0, 4, 0], [0, 0, 0], [0, 0, 0]]))
+    one, other = respond(soft, on), respond(full, on)
+    assert np.array_equal(one.spikes[:, :, 1:], other.spikes[:, :, 1:])
+    assert not np.array_equal(one.spikes[:, :, 0], other.spikes[:, :, 0])
+
+
+def test_an_overflow_is_reported():
+    found, x, _ = compiled("mlp", "soft")
+    with pytest.warns(SpikecWarning, match="wrapped or voltages saturated within 20000 steps"):
+        found.artifact.run(x, 20000)
+
+
+# -------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "location"),
+    [
+        ("resnet", "add joins branches", "layer1.0"),
+        ("concat", "concat joins branches", "cat"),
+        ("maxpool", "max pooling", "2"),
+        ("two_inputs", "2 inputs", ""),
+        ("two_outputs", "2 outputs", "value"),
+    ],
+)
+def test_what_is_no_chain_is_refused_where_it_stands(name, message, location):
+    x = nets.batch(name, 8)
+    data = [x] if isinstance(x, tuple) else x
+    problems = spikec.check(nets.build(name), "netx", calibration=data)
+    assert message in problems[0].message
+    assert problems[0].location.startswith(location)
+    with pytest.raises(UnsupportedOpError, match=message):
+        spikec.compile(nets.build(name), "netx", calibration=data)
+
+
+@pytest.mark.parametrize("name", ["conv1d", "conv3d"])
+def test_only_2d_convolutions_have_hard_reset(name):
+    problems = spikec.check(nets.build(name), "netx", calibration=nets.batch(name), timesteps=T, reset="hard")
+    assert "2-d convolutions only" in problems[0].message
+    assert "soft" in problems[0].hint
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv2d(3, 3, 3), nn.ReLU()), "without a neuron between"),
+        (nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)), "last axis"),
+        (nn.Sequential(nn.Conv2d(2, 3, 2), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(3, 2, 3, padding=1)), "no sumpool"),
+    ],
+    ids=["two convs", "linear on a map", "a pool that leaves cells out"],
+)
+def test_what_hard_reset_refuses_soft_reset_runs(model, message):
+    x = torch.rand(8, 2, 6, 6)
+    problems = spikec.check(model.eval(), "netx", calibration=x, timesteps=T, reset="hard")
+    assert message in problems[0].message
+    assert 'reset="soft"' in problems[0].hint
+    y, ann = spikec.compile(model, "netx", calibration=x, timesteps=T).run(x), model(x).detach()
+    assert float((y - ann).abs().max()) < 0.2 * float(ann.max() - ann.min())
+
+
+def test_a_reshape_between_convolutions_is_refused():
+    b = Builder(2, 2, 6)
+    b.graph.set_op("x", attrs.evolve(b.graph["x"], rate=True))
+    ones, zero = np.full((1, 1, 1), 2.0), np.zeros(())
+    x = b.add(IF(ones / 2), b.x, name="encoder")
+    conv = {"kernel": (1, 1), "padding": (0, 0)}
+    x = b.add(IF(ones, v_reset=zero), b.conv(x, 2, "conv1", **conv), name="if1")
+    x = b.conv(b.add(Reshape((2, 6, 2)), x, name="reshape"), 2, "conv2", **conv)
+    assert "no reshape" in Netx().check(b.done(x))[0].message
+
+
+def test_a_neuron_behind_a_neuron_is_refused():
+    b = Builder(3)
+    b.graph.set_op("x", attrs.evolve(b.graph["x"], rate=True))
+    x = b.add(IF(np.ones(1)), b.x, name="encoder")
+    x = b.add(IF(np.ones(1)), b.add(IF(np.ones(1)), x, name="if1"), name="if2")
+    problems = Netx().check(b.done(x))
+    assert ["without a layer" in problem.message for problem in problems] == [True, True, True]
+
+
+def test_a_graph_that_the_passes_did_not_finish_is_refused():
+    found, _, _ = compiled("small_cnn", "hard")
+    soft, _, _ = compiled("small_cnn", "soft")
+    check = Netx().check
+
+    def broken(change, graph=found.graph):
+        copy = graph.copy()
+        change(copy)
+        return check(copy)
+
+    assert not check(found.graph)
+    assert not check(soft.graph)
+    first = found.graph.match(Conv)[0].name
+    last = found.graph.match(Linear)[0].name
+    neuron = found.graph.match(IF)[1].name
+
+    def evolve(name, **fields):
+        return lambda graph: graph.set_op(name, attrs.evolve(graph[name], **fields))
+
+    def threshold(name, value, **fields):
+        def change(graph):
+            ratio = value / graph[name].v_threshold.item()
+            graph.set_op(name, attrs.evolve(graph[name], v_threshold=np.full((1, 1, 1), value), **fields))
+            user = next(
+                node for node in graph.match(Weighted) if list(graph).index(node.name) > list(graph).index(name)
+            )
+            graph.set_op(user.name, attrs.evolve(user.op, in_scale=user.op.in_scale * ratio))
+
+        return change
+
+    op = found.graph[first]
+    assert "even integers" in broken(evolve(first, weight=op.weight + 1))[0].message
+    assert "even integers" in broken(evolve(first, weight=op.weight * 2))[0].message
+    assert "all zero" in broken(evolve(first, weight=op.weight * 0))[0].message
+    assert "biases" in broken(evolve(last, bias=found.graph[last].shift + 0.5))[0].message
+    assert "pads both sides" in broken(evolve(first, padding=((0, 2), (1, 1))))[0].message
+    assert "one threshold" in broken(threshold(neuron, 3.0))[0].message
+    assert "behind a convolution" in broken(evolve(neuron, v_reset=None))[0].message
+    assert "to zero" in broken(evolve(neuron, v_reset=np.full((), 2.0)))[0].message
+    assert "no cell" in broken(evolve(neuron, v_init=np.full((1, 1, 1), 2.0)))[0].message
+    flat = soft.graph.match(IF)[1].name
+    assert "up to 254" in broken(threshold(flat, 256.0), soft.graph)[0].message
+    assert "soft and hard" in broken(evolve(flat, v_reset=np.zeros(()), v_init=np.zeros(())), soft.graph)[0].message
+    encoder = found.graph.match(IF)[0].name
+    assert "not spikes" in broken(lambda g: g.bypass(encoder))[0].message
+    assert "encoder" in broken(evolve(encoder, strict=True))[0].message
+
+
+def test_without_the_encoder_it_is_refused():
+    pipeline = spikec.Pipeline.default("netx").without("encode-input")
+    with pytest.raises(UnsupportedOpError, match="not spikes"):
+        spikec.compile(nets.build("mlp"), "netx", calibration=nets.batch("mlp"), pipeline=pipeline)
+
+
+def test_an_option_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="reset"):
+        Netx(reset="half")
+
+
+def test_inputs_that_do_not_fit_are_refused():
+    net = compiled("mlp", "soft", timesteps=None)[0].artifact
+    with pytest.raises(InvalidModelError, match=r"\[B, 7\]"):
+        net.run(torch.rand(3, 6), T)
+    with pytest.raises(InvalidModelError, match="NaN"):
+        net.run(torch.full((1, 7), float("nan")), T)
+    for steps in (None, 0):
+        with pytest.raises(InvalidModelError, match="timesteps"):
+            net.run(torch.rand(3, 7), steps)
+
+
+def test_files_that_are_none_are_refused(tmp_path):
+    path = tmp_path / "x.net"
+    net = compiled("mlp", "soft")[0].artifact
+    with pytest.raises(InvalidModelError, match="not a netx file"):
+        NetxModel.load(path)
+    path.write_text("no")
+    with pytest.raises(InvalidModelError, match="not a netx file"):
+        NetxModel.load(path)
+    with pytest.raises(InvalidModelError, match="folder"):
+        net.save(tmp_path / "none" / "x.net")
+
+    def broken(change):
+        net.save(path)
+        with h5py.File(path, "a") as file:
+            change(file)
+        with pytest.raises(InvalidModelError) as error:
+            NetxModel.load(path)
+        return str(error.value)
+
+    def rename(file):
+        file["layer/1/type"][0] = b"pool"
+
+    def put(key, value):
+        def change(file):
+            del file[key]
+            file[key] = value
+
+        return change
+
+    assert "'pool', which netx has not" in broken(rename)
+    assert "not written by spikec" in broken(lambda file: file.__delitem__("spikec"))
+    assert "format 9" in broken(put("spikec/format", 9))
+    assert "takes up to 254" in broken(put("layer/1/weight", np.full((9, 8), 256)))
+    assert "zero only" in broken(put("layer/3/weight", np.zeros((4, 9))))
+    assert "not a netx file" in broken(lambda file: file.__delitem__("layer/1/weight"))
+
+
+def test_every_weighted_op_of_the_graph_is_a_layer_of_the_file():
+    found, _, _ = compiled("small_cnn", "soft", -0.4)
+    assert len(found.artifact.layers) == len(found.graph.match(Weighted)) - 1
+    assert found.artifact.encoder.signed

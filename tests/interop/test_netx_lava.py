@@ -1,0 +1,134 @@
+"""What we write, run by real lava in its own Python: set SPIKEC_LAVA_PYTHON to it (see README.md)."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import nets
+import spikec
+from spikec.backends.netx import NetxModel
+from spikec.backends.netx_model import Encoder
+from spikec.backends.netx_sim import Layer, run
+
+PYTHON = os.environ.get("SPIKEC_LAVA_PYTHON")
+SCRIPT = Path(__file__).with_name("netx_real.py")
+T = 32
+
+pytestmark = pytest.mark.skipif(not PYTHON, reason="SPIKEC_LAVA_PYTHON names no Python with lava-nc and lava-dl")
+
+
+def drive(path, inputs, responses, folder):
+    """Real lava on the file; its exit code and what it printed."""
+    hidden = {f"hidden_{i}": response.spikes for i, response in enumerate(responses[:-1])}
+    np.savez(folder / "trace.npz", inputs=inputs, total=responses[-1].voltage, **hidden)
+    command = [PYTHON, str(SCRIPT), str(path), str(folder / "trace.npz")]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return found.returncode, found.stdout + found.stderr[-3000:]
+
+
+def small_cnn():
+    return nets.randomize(
+        nn.Sequential(
+            nn.Conv2d(2, 5, (3, 2), padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.AvgPool2d(2),
+            nn.Conv2d(5, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.AvgPool2d((2, 1)),
+            nn.Flatten(), nn.Linear(48, 4),
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("low", [0.0, -0.4], ids=["unsigned", "signed"])
+@pytest.mark.parametrize(
+    ("name", "reset"),
+    [
+        ("mlp", "soft"),
+        ("mlp", "hard"),
+        ("cnn", "soft"),
+        ("cnn", "hard"),
+        ("grouped", "soft"),
+        ("grouped", "hard"),
+        ("functional", "hard"),
+    ],
+)
+def test_lava_runs_our_file_spike_for_spike(name, reset, low, tmp_path):
+    model = small_cnn() if name == "cnn" else nets.build(name)
+    x = (torch.rand(12, 2, 8, 7) if name == "cnn" else nets.batch(name, 12)) + low
+    net = spikec.compile(model, "netx", calibration=x, timesteps=T, reset=reset)
+    spikec.save(net, tmp_path / "x.net")
+    inputs = net.simulate(x[:3], T).inputs
+    responses = run(net.layers, inputs)
+    assert all(response.spikes.any() for response in responses[:-1])
+    code, text = drive(tmp_path / "x.net", inputs, responses, tmp_path)
+    assert code == 0, text
+    assert text.count("0 of") == 6
+
+
+def by_hand(layers, inputs):
+    encoder = Encoder(inputs, 1.0, 0.5, False)
+    output = layers[-1].shape
+    return NetxModel("by_hand", encoder, tuple(layers), "hard", 0, 0, inputs, np.ones(1), output)
+
+
+def readout(rng, inputs):
+    weight = 2 * rng.integers(-127, 128, (3, inputs))
+    return Layer("dense", "out", (3,), weight, 131071, current_decay=4096, voltage_decay=0)
+
+
+@pytest.mark.parametrize(
+    ("current_decay", "voltage_decay", "level", "threshold", "overflows"),
+    [
+        (0, 4096, 254, 901, True),
+        (0, 4096, -254, 901, True),
+        (4096, 0, 254, 131071, True),
+        (4096, 0, -254, 901, True),
+        (700, 300, 120, 901, False),
+        (4096, 1, 40, 901, False),
+    ],
+    ids=["current wraps", "wraps below", "voltage saturates", "saturates below", "both leak", "voltage leaks"],
+)
+def test_overflow_and_decay_are_lava_s(current_decay, voltage_decay, level, threshold, overflows, tmp_path):
+    rng = np.random.default_rng(0)
+    weight = 2 * (rng.integers(-60, 61, (7, 40)) // 2)
+    weight[:4] = level
+    rec = np.zeros((7, 7), dtype=int)
+    rec[[4, 5], [5, 0]] = -100, 60
+    decays = {"current_decay": current_decay, "voltage_decay": voltage_decay}
+    hidden = Layer("dense_rec", "h", (7,), weight, threshold, weight_rec=rec, **decays)
+    net = by_hand([hidden, readout(rng, 7)], (40,))
+    inputs = rng.random((T, 2, 40)) < 0.8
+    responses = run(net.layers, inputs)
+    assert responses[0].spikes.any()
+    assert (responses[0].overflows > 0) == overflows
+    net.save(tmp_path / "x.net")
+    code, text = drive(tmp_path / "x.net", inputs, responses, tmp_path)
+    assert code == 0, text
+
+
+def test_conv_sums_and_options_are_lava_s(tmp_path):
+    rng = np.random.default_rng(1)
+    options = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}
+    conv = Layer("conv", "c", (6, 5, 10), 2 * rng.integers(-40, 60, (6, 2, 3, 2)), 301, current_decay=500,
+                 voltage_decay=200, bias=2 * rng.integers(-20, 40, 6), **options)  # fmt: skip
+    net = by_hand([conv, readout(rng, 300)], (4, 9, 8))
+    inputs = rng.random((T, 2, 4, 9, 8)) < 0.3
+    responses = run(net.layers, inputs)
+    assert responses[0].spikes.any()
+    net.save(tmp_path / "x.net")
+    code, text = drive(tmp_path / "x.net", inputs, responses, tmp_path)
+    assert code == 0, text
+
+
+def test_one_wrong_spike_is_seen(tmp_path):
+    x = nets.batch("mlp", 12)
+    net = spikec.compile(nets.build("mlp"), "netx", calibration=x, timesteps=T)
+    net.save(tmp_path / "x.net")
+    inputs = net.simulate(x[:1], T).inputs
+    responses = run(net.layers, inputs)
+    responses[1].spikes[5, 0, 2] ^= True
+    code, text = drive(tmp_path / "x.net", inputs, responses, tmp_path)
+    assert code == 1
+    assert "1 of" in text

@@ -1,0 +1,71 @@
+"""The host's encoder: every signal behind it is spikes, and means what the input meant."""
+
+import numpy as np
+import pytest
+import torch
+
+from build import Builder, source
+from spikec import CalibrationError, Context, run
+from spikec.data import Batches
+from spikec.loader import pass_named
+from spikec.ops import IF, Flatten, Input, Linear
+from spikec.stages import SPIKING
+from spikec.verify import verify
+
+
+def graph(*shape):
+    """An input that passes a neuron far away, so that the graph runs in time."""
+    b = Builder(*shape)
+    b.graph.set_op("x", Input(shape, "float64", rate=True, origin=source("x")))
+    flat = b.add(Flatten(), b.x, name="flat") if len(shape) > 1 else b.x
+    weight = np.eye(int(np.prod(shape)))
+    return b.done(b.add(Linear(weight), flat, name="same"))
+
+
+def encode(before, **context):
+    after, found = before.copy(), Context(before, **context)
+    assert pass_named("encode-input").run(after, found) == 1
+    verify(after, SPIKING, before.sources)
+    return after, found
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 6), (3, 4, 5), (2, 3, 2, 4)])
+@pytest.mark.parametrize("low", [0.0, -1.5])
+def test_rates_are_the_clipped_input(shape, low):
+    before = graph(*shape)
+    samples = low + (2.0 - low) * torch.rand(8, *shape, dtype=torch.float64)
+    samples[0].view(-1)[0], samples[1].view(-1)[0] = 2.0, low
+    after, _ = encode(before, samples=(samples,))
+    x = 1.5 * samples
+    y = run(after, x, 32).mean(0) * torch.tensor(after.type("output").scale)
+    clipped = x.clamp(-2.0 if low else 0.0, 2.0).reshape(8, -1)
+    assert float((y - clipped).abs().max()) <= 2.0 / (2 * 32) * (1 + 1e-9)
+    (neuron,) = after.match(IF)
+    assert neuron.op.v_threshold.item() == 2.0
+    assert neuron.op.v_init.item() == 1.0
+    assert after.type(neuron.name).shape == ((2 if low else 1) * shape[0], *shape[1:])
+
+
+def test_the_largest_magnitude_is_the_scale_when_it_is_negative():
+    samples = torch.tensor([[-3.0, 1.0, 0.5]])
+    after, _ = encode(graph(3), samples=(samples,))
+    assert after.match(IF)[0].op.v_threshold.item() == 3.0
+
+
+def test_the_first_batch_serves_where_nothing_was_retained():
+    after, context = encode(graph(3), batches=Batches(torch.tensor([[0.0, 4.0, 1.0]]), ["x"]))
+    assert after.match(IF)[0].op.v_threshold.item() == 4.0
+    assert not context.notes
+
+
+def test_without_samples_one_is_assumed_and_said():
+    after, context = encode(graph(3))
+    assert after.match(IF)[0].op.v_threshold.item() == 1.0
+    assert "[0, 1]" in context.notes[0].reason
+
+
+def test_zeros_are_refused():
+    before = graph(3)
+    with pytest.raises(CalibrationError, match="zero") as error:
+        pass_named("encode-input").run(before.copy(), Context(before, samples=(torch.zeros(4, 3),)))
+    assert error.value.location == "x"
