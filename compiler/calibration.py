@@ -112,11 +112,13 @@ class Calibration:
         nodes: statistics by node name.
         samples: how many samples were seen.
         model: digest of the ANN graph that they ran through.
+        shapes: of one sample of each input.
     """
 
     nodes: dict[str, Statistics] = attrs.field(factory=dict)
     samples: int = 0
     model: str = ""
+    shapes: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def gather(cls, graph: Graph, axes: dict[str, int], batches: Iterable[Sequence[Tensor]]) -> Calibration:
@@ -127,7 +129,7 @@ class Calibration:
             axes: the nodes to watch, each with the axis of a sample that is its channel.
             batches: tuples of inputs [B, ...].
         """
-        total = cls(model=digest(graph))
+        total = cls(model=digest(graph), shapes=tuple(graph.type(name).shape for name in graph.inputs))
         dtype = getattr(torch, graph.type(graph.inputs[0]).dtype)
         for batch in batches:
             seen: dict[str, Statistics] = {}
@@ -137,7 +139,7 @@ class Calibration:
                     seen[name] = Statistics.of(value, axes[name])
 
             run(graph, [x.to(dtype) for x in batch], tap=tap)
-            total = total.merge(cls(seen, len(batch[0]), total.model))
+            total = total.merge(cls(seen, len(batch[0]), total.model, total.shapes))
         return total
 
     def merge(self, other: Calibration) -> Calibration:
@@ -151,11 +153,12 @@ class Calibration:
         nodes = dict(self.nodes)
         for name, statistics in other.nodes.items():
             nodes[name] = nodes[name].merge(statistics) if name in nodes else statistics
-        return Calibration(nodes, self.samples + other.samples, self.model)
+        return Calibration(nodes, self.samples + other.samples, self.model, self.shapes)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to an ``.npz``; it appears whole or not at all."""
         arrays: dict[str, Any] = {"samples": np.int64(self.samples), "model": np.array(self.model)}
+        arrays |= {f"shape_{i}": np.array(shape) for i, shape in enumerate(self.shapes)}
         for name, statistics in self.nodes.items():
             for field in ("maximum", "counts", "first"):
                 arrays[f"{name}/{field}"] = np.asarray(getattr(statistics, field))
@@ -178,6 +181,12 @@ class Calibration:
                     name: Statistics(arrays[f"{name}/maximum"], arrays[f"{name}/counts"], int(arrays[f"{name}/first"]))
                     for name in names
                 }
-                return cls(nodes, int(arrays["samples"]), str(arrays["model"]))
+                shapes = [arrays[key] for key in sorted(arrays.files) if key.startswith("shape_")]
+                return cls(
+                    nodes,
+                    int(arrays["samples"]),
+                    str(arrays["model"]),
+                    tuple(tuple(int(size) for size in shape) for shape in shapes),
+                )
         except (OSError, KeyError, ValueError) as error:
             raise CalibrationError(f"{os.fspath(path)} is not a saved calibration: {error}") from None

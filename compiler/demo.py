@@ -52,7 +52,7 @@ class Digits:
 
     def held_out(self, count: int | None = None, batch: int = 250) -> list[tuple[Tensor, Tensor]]:
         """Batches of the first ``count`` held-out digits, or of all: what ``spikec.evaluate`` takes."""
-        xs, labels = self.test[:count].split(batch), self.test_labels[:count].split(batch)
+        xs, labels = torch.split(self.test[:count], batch), torch.split(self.test_labels[:count], batch)
         return list(zip(xs, labels, strict=True))
 
 
@@ -115,7 +115,10 @@ class Training:
         return hashlib.sha256(text).hexdigest()[:12]
 
 
-def train(data: Digits, how: Training = Training(), track: Track = plain) -> nn.Sequential:
+STANDARD = Training()
+
+
+def train(data: Digits, how: Training = STANDARD, track: Track = plain) -> nn.Sequential:
     """A tutorial CNN trained from scratch, in eval mode; the same seed gives the same weights.
 
     Args:
@@ -131,7 +134,7 @@ def train(data: Digits, how: Training = Training(), track: Track = plain) -> nn.
     steps = how.epochs * -(-len(data.train) // how.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.rate, total_steps=steps)
     for _ in track(range(how.epochs), "training", how.epochs):
-        for rows in torch.randperm(len(data.train), generator=generator).split(how.batch):
+        for rows in torch.split(torch.randperm(len(data.train), generator=generator), how.batch):
             loss = F.cross_entropy(net(shifted(data.train[rows], how.shift, generator)), data.train_labels[rows])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -150,7 +153,7 @@ def shifted(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
 
 def trained(
     data: Digits,
-    how: Training = Training(),
+    how: Training = STANDARD,
     *,
     cache: Path | None = None,
     track: Track = plain,

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress, track
+from rich.table import Table
+from torch import nn
 
 from spikec.accuracy import evaluate
-from spikec.demo import MODES, Digits, Training, accuracy, digits, trained
+from spikec.demo import MODES, STANDARD, Digits, Training, accuracy, digits, trained
 from spikec.driver import Compiler, save
 from spikec.errors import CompileError
+from spikec.files import replacing
+from spikec.loader import missing_package
+from spikec.passbase import Note
 from spikec.simulate import simulate
 from spikec.types import Array
 
@@ -34,6 +39,7 @@ class Export:
         accuracy: on the first ``count`` held-out digits after ``EXPORT_STEPS`` steps.
         agreement: share of them on which it says what the ANN says.
         count: how many digits.
+        notes: what the compiler says about it.
     """
 
     target: str
@@ -41,10 +47,11 @@ class Export:
     accuracy: float
     agreement: float
     count: int
+    notes: tuple[Note, ...]
 
 
 def run(
-    out: Path, console: Console, how: Training = Training(), *, count: int | None = None, cache: Path | None = None
+    out: Path, console: Console, how: Training = STANDARD, *, count: int | None = None, cache: Path | None = None
 ) -> None:
     """The whole demo; its files appear in ``out``.
 
@@ -77,31 +84,38 @@ def run(
     console.print(modes_table(ann, curves))
     exports = [export(net, data, name, out, count) for name in ("nir", "netx")]
     console.print(exports_table(exports))
+    for each in exports:
+        for note in each.notes:
+            console.print(f"{each.target}: {note}", soft_wrap=True)
     draw(figure, ann, curves, out / "accuracy.png")
     files = sorted(path.relative_to(out).as_posix() for path in out.iterdir())
     console.print(f"in {out.resolve()}: {', '.join(files)}", soft_wrap=True)
 
 
 def mode_curves(
-    net: torch.nn.Module, data: Digits, out: Path, console: Console, count: int | None = None
+    net: nn.Module, data: Digits, out: Path, console: Console, count: int | None = None
 ) -> dict[str, Array]:
     """Accuracy of the torch target after each of 50 steps, by mode; the default's dumps go to ``out/passes``."""
     curves: dict[str, Array] = {}
+    calibration: Any = data.train
     with Progress(console=console) as progress:
         task = progress.add_task("converting and running", total=len(MODES) + 1)
         for label, mode in {**MODES, DEFAULT: None}.items():
             dump = out / "passes" / "spikingjelly" if mode is None else None
-            snn = Compiler("spikingjelly", calibration=data.train, normalization=mode, dump_dir=dump).run(net).artifact
-            curves[label] = evaluate(snn, data.held_out(count), max(STEPS))
+            compiler = Compiler("spikingjelly", calibration=calibration, normalization=mode, dump_dir=dump)
+            compilation = compiler.run(net)
+            calibration = compilation.calibration
+            curves[label] = evaluate(compilation.artifact, data.held_out(count), max(STEPS))
             progress.advance(task)
     return curves
 
 
-def export(net: torch.nn.Module, data: Digits, target: str, out: Path, count: int | None = None) -> Export:
+def export(net: nn.Module, data: Digits, target: str, out: Path, count: int | None = None) -> Export:
     """Compile for a target that is a file, write ``out/mnist.<suffix>``, and run what was written."""
     compiler = Compiler(target, calibration=data.train, timesteps=EXPORT_STEPS, dump_dir=out / "passes" / target)
     path = out / f"mnist{compiler.backend.suffix}"
-    save(compiler.run(net).artifact, path)
+    compilation = compiler.run(net)
+    save(compilation.artifact, path)
     hits = agreed = total = 0
     for x, labels in data.held_out(count):
         (output,) = simulate(path, [x], EXPORT_STEPS).values()
@@ -109,7 +123,7 @@ def export(net: torch.nn.Module, data: Digits, target: str, out: Path, count: in
         hits += int((said == labels).sum())
         agreed += int((said == net(x).argmax(1)).sum())
         total += len(x)
-    return Export(target, path, hits / total, agreed / total, total)
+    return Export(target, path, hits / total, agreed / total, total, compilation.report.notes)
 
 
 def modes_table(ann: float, curves: dict[str, Array]) -> Table:

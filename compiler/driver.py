@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
 from spikec import loader
@@ -141,6 +142,8 @@ class Compiler:
             elif [x.shape[1:] for x in shapes] != [x.shape[1:] for x in batches.first]:
                 data, example = _shapes(batches.first), _shapes(shapes)
                 raise CalibrationError(f"a sample is {data} in the calibration data, and {example} in example_input")
+        if shapes is None and statistics is not None:
+            shapes = tuple(torch.zeros(1, *shape) for shape in statistics.shapes)
         graph = frontend.load(model, shapes)
         context = Context(
             graph,

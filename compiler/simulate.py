@@ -10,8 +10,16 @@ from torch import Tensor
 
 from spikec import loader
 from spikec.contract import outputs
-from spikec.driver import load
+from spikec.driver import find_frontend, load
 from spikec.errors import InvalidModelError
+
+
+def input_names(path: Path) -> list[str]:
+    """Names of the inputs of the network in a file."""
+    if path.suffix == ".net":
+        return ["x"]
+    frontend, _ = find_frontend(path)
+    return frontend.input_names(path)
 
 
 def simulate(path: Path, xs: Sequence[Tensor], timesteps: int) -> dict[str, Tensor]:
@@ -29,7 +37,7 @@ def simulate(path: Path, xs: Sequence[Tensor], timesteps: int) -> dict[str, Tens
         InvalidModelError: the file is no spiking network, or the inputs do not fit.
     """
     if path.suffix == ".net":
-        model = loader.module("backends", "netx").load(path)
+        model = loader.module("backends", "netx").NetxModel.load(path)
         if len(xs) != 1:
             raise InvalidModelError(f"{path.name} has one input, got {len(xs)}")
         return {"y": torch.as_tensor(model.run(xs[0], timesteps))}
@@ -38,4 +46,5 @@ def simulate(path: Path, xs: Sequence[Tensor], timesteps: int) -> dict[str, Tens
         raise InvalidModelError(f"{path.name} holds no spiking network", hint="compile it first: spikec compile")
     if len(xs) != len(graph.inputs):
         raise InvalidModelError(f"{path.name} has {len(graph.inputs)} input(s), got {len(xs)}")
-    return dict(zip(graph.outputs, outputs(graph, xs, timesteps), strict=True))
+    cast = [x.to(getattr(torch, graph.type(name).dtype)) for name, x in zip(graph.inputs, xs, strict=True)]
+    return dict(zip(graph.outputs, outputs(graph, cast, timesteps), strict=True))

@@ -125,6 +125,8 @@ def test_training_mode_without_dropout_or_batch_norm_is_fine():
         (3, {}, "target is a int"),
         ("nir", {"dtt": 1e-4}, "did you mean 'dt'"),
         ("nir", {"profile": "sinabs"}, "portable"),
+        ("nir", {"dt": "1"}, "dt is '1'"),
+        ("nir", {"dt": 0.0}, "dt is 0.0"),
         (build.GraphTarget(), {"dt": 1}, "instance already"),
     ],
 )
@@ -254,6 +256,21 @@ def test_a_large_offset_is_no_reason_to_refuse():
 def test_example_and_calibration_must_agree():
     with pytest.raises(CalibrationError, match=r"\[1, 8, 8\] in the calibration data, and \[1, 9, 9\]"):
         spikec.compile(conv_net(), "nir", calibration=IMAGES, example_input=torch.rand(1, 1, 9, 9))
+
+
+def test_a_saved_calibration_is_all_a_second_compile_needs(tmp_path):
+    first = spikec.Compiler("spikingjelly", calibration=IMAGES).run(conv_net_of(0))
+    first.calibration.save(tmp_path / "c.npz")
+    again = spikec.Calibration.load(tmp_path / "c.npz")
+    second = spikec.Compiler("spikingjelly", calibration=again).run(conv_net_of(0))
+    assert str(second.graph) == str(first.graph)
+    with pytest.raises(CalibrationError, match="another model"):
+        spikec.Compiler("spikingjelly", calibration=again).run(conv_net_of(1))
+
+
+def conv_net_of(seed):
+    torch.manual_seed(seed)
+    return conv_net()
 
 
 def test_numpy_integers_are_integers():

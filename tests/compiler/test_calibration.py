@@ -73,7 +73,7 @@ def test_save_load_and_reuse(tmp_path):
     gathered = Calibration.gather(folded, RELUS, [(x,)])
     gathered.save(tmp_path / "c.npz")
     again = Calibration.load(tmp_path / "c.npz")
-    assert again.samples == 90
+    assert (again.samples, again.shapes) == (90, ((2, 8, 6),))
     assert [p.name for p in tmp_path.iterdir()] == ["c.npz"]
     found = Compiler(build.GraphTarget(), calibration=again).run(build.residual())
     assert str(found.graph) == str(ann.graph)

@@ -1,0 +1,273 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import spikec
+from spikec.cli import main
+
+NETS = """
+import torch
+from torch import nn
+
+class Refused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 6), nn.GELU())
+
+    def forward(self, x):
+        return self.inner(x)
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 5), nn.Linear(3, 5)
+
+    def forward(self, a, b):
+        return torch.relu(self.left(a) + self.right(b))
+
+torch.manual_seed(0)
+mlp = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+cnn = nn.Sequential(nn.Conv2d(2, 3, (3, 2)), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3)).eval()
+refused = Refused().eval()
+two = Two().eval()
+
+def made():
+    return mlp
+
+def needs(argument):
+    return mlp
+
+number = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("nets", "broken"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    (tmp_path / "nets.py").write_text(NETS)
+    (tmp_path / "broken.py").write_text("import os\n\nraise RuntimeError('not today')\n")
+    rng = np.random.default_rng(0)
+    np.savez("data.npz", x=rng.random((300, 4)))
+    np.savez("pair.npz", a=rng.random((20, 4)), b=rng.random((20, 3)))
+    np.savez("uneven.npz", a=rng.random((20, 4)), b=rng.random((19, 3)))
+    np.savez("integers.npz", x=np.arange(8).reshape(2, 4))
+    np.savez("other.npz", images=rng.random((20, 4)))
+    np.save("single.npy", rng.random((20, 4)))
+    (tmp_path / "text.npz").write_text("no zip")
+    yield tmp_path
+    for name in ("nets", "broken"):
+        sys.modules.pop(name, None)
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def refused(*arguments):
+    """The card on stderr of a command that must end with 1."""
+    result = call(*arguments)
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.stderr
+    assert isinstance(result.exception, SystemExit)
+    return result.stderr
+
+
+def fine(*arguments):
+    result = call(*arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result
+
+
+def test_compile_and_run_approach_the_ann(folder):
+    said = fine("compile", "nets.py:mlp", "--target", "nir", "-o", "m.nir", "--calibration", "data.npz", "--dump", "d")
+    assert "Sequential -> nir" in said.stdout
+    assert "wrote m.nir" in said.stdout
+    assert (folder / "d" / "00-import.txt").exists()
+    said = fine("run", "m.nir", "data.npz", "--timesteps", 512, "-o", "out.npz")
+    assert "output: 300x3" in said.stdout
+    x = torch.tensor(np.load("data.npz")["x"], dtype=torch.float32)
+    ann = sys.modules["nets"].mlp(x).detach()
+    error = (torch.tensor(np.load("out.npz")["output"]) - ann).abs().max() / (ann - ann.mean(0)).abs().max()
+    assert error < 0.05
+
+
+def test_run_simulates_a_net_file(folder):
+    options = ("--calibration", "data.npz", "--timesteps", 64)
+    fine("compile", "nets.py:mlp", "--target", "netx", "-o", "m.net", *options)
+    fine("run", "m.net", "data.npz", "--timesteps", 64, "-o", "out.npz")
+    x = torch.tensor(np.load("data.npz")["x"], dtype=torch.float32)
+    ann = sys.modules["nets"].mlp(x).detach().numpy()
+    assert np.corrcoef(np.load("out.npz")["y"].ravel(), ann.ravel())[0, 1] > 0.99
+
+
+def test_compile_writes_a_torch_module(folder):
+    options = ("--example", "2,6,4", "--timesteps", 8)
+    fine("compile", "nets.py:cnn", "--target", "spikingjelly", "-o", "m.pt", *options)
+    snn = torch.load("m.pt", weights_only=False)
+    assert snn(torch.rand(5, 2, 6, 4)).shape == (5, 3)
+
+
+@pytest.mark.parametrize("normalization", ["max", "99.9%", "0.25"])
+def test_normalization_reaches_the_compiler(folder, normalization):
+    options = ("--calibration", "data.npz", "--normalization", normalization)
+    fine("compile", "nets.py:mlp", "--target", "spikingjelly", "-o", "m.pt", *options)
+    wanted = float(normalization) if normalization == "0.25" else normalization
+    x = torch.tensor(np.load("data.npz")["x"])
+    expected = spikec.compile(
+        sys.modules["nets"].mlp, "spikingjelly", calibration=torch.split(x, 256), normalization=wanted
+    )
+    found = torch.load("m.pt", weights_only=False)
+    assert torch.equal(found(x.float()), expected(x.float()))
+
+
+def test_several_inputs_go_by_argument_name(folder):
+    fine("compile", "nets.py:two", "--target", "nir", "-o", "m.nir", "--calibration", "pair.npz")
+    assert "no array 'input_0' (it has: a, b)" in refused("run", "m.nir", "pair.npz", "--timesteps", 4, "-o", "o.npz")
+    arrays = np.load("pair.npz")
+    np.savez("inputs.npz", input_0=arrays["a"], input_1=arrays["b"])
+    fine("run", "m.nir", "inputs.npz", "--timesteps", 512, "-o", "out.npz")
+    a, b = (torch.tensor(arrays[name], dtype=torch.float32) for name in "ab")
+    ann = sys.modules["nets"].two(a, b).detach().numpy()
+    assert np.abs(np.load("out.npz")["output"] - ann).max() < 0.05 * np.ptp(ann, axis=0).max()
+    fine("check", "nets.py:two", "--target", "spikingjelly", "--example", "4", "--example", "3")
+    assert "hold different numbers of samples (a: 20, b: 19)" in refused(
+        "inspect", "nets.py:two", "--calibration", "uneven.npz"
+    )
+
+
+def test_a_function_a_module_path_and_a_file_are_models(folder):
+    for model in ("nets.py:made", "nets:mlp", "nets:made"):
+        assert "real<8>" in fine("inspect", model).stdout
+    fine("compile", "nets:mlp", "--target", "nir", "-o", "m.nir", "--calibration", "data.npz")
+    assert "rate(" in fine("inspect", "m.nir").stdout
+
+
+def test_inspect_shows_graph_and_ledger(folder):
+    said = fine("inspect", "nets.py:mlp", "--target", "nir", "--calibration", "data.npz").stdout
+    assert "weight=8x4#" in said
+    assert "Sequential for nir" in said
+    assert "converted" in said
+    assert "%relu_1 = if" in said
+
+
+def test_check(folder):
+    assert "nothing keeps the model from nir" in fine("check", "nets.py:mlp", "--target", "nir").stdout
+    card = refused("check", "nets.py:refused", "--target", "nir")
+    assert "nn.GELU" in card
+    assert "inner.1 (nets.py:" in card
+    assert "try " in card
+
+
+def test_a_refused_model_leaves_no_file(folder):
+    card = refused("compile", "nets.py:refused", "--target", "nir", "-o", "m.nir")
+    assert "nn.GELU" in card
+    assert not (folder / "m.nir").exists()
+
+
+def test_a_refusal_in_a_pass_names_it(folder):
+    np.savez("zeros.npz", x=np.zeros((3, 4)))
+    card = refused("compile", "nets.py:mlp", "--target", "nir", "-o", "m.nir", "--calibration", "zeros.npz")
+    assert "hardly varies" in card
+    if sys.version_info >= (3, 11):
+        assert "in pass" in card
+
+
+def test_warnings_are_lines_on_stderr(folder):
+    said = fine("inspect", "nets.py:mlp", "--target", "nir")
+    assert said.stderr.startswith("warning: no calibration data")
+    assert "cli.py" not in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("text.npz", "text.npz is no .npz of arrays"),
+        ("single.npy", "a single array without a name"),
+        ("other.npz", "no array 'x' (it has: images)"),
+        ("integers.npz", "int64"),
+    ],
+)
+def test_calibration_files_that_do_not_fit(folder, data, message):
+    assert message in refused("compile", "nets.py:mlp", "--target", "nir", "-o", "m.nir", "--calibration", data)
+
+
+def test_objects_in_a_data_file_are_not_unpickled(folder):
+    np.savez("objects.npz", x=np.array([{}], dtype=object))
+    assert "objects.npz is no .npz" in refused("inspect", "nets.py:mlp", "--calibration", "objects.npz")
+
+
+def test_a_cut_data_file(folder):
+    content = (folder / "data.npz").read_bytes()
+    (folder / "cut.npz").write_bytes(content[: len(content) // 2])
+    assert "cut.npz is no .npz" in refused("inspect", "nets.py:mlp", "--calibration", "cut.npz")
+
+
+def test_code_that_fails_is_located(folder):
+    card = refused("inspect", "broken.py:net")
+    assert "RuntimeError: not today" in card
+    assert "broken.py:3" in card
+    assert "callable without arguments" in refused("inspect", "nets.py:needs")
+    assert "is not a model" in refused("inspect", "nets.py:number")
+
+
+def test_run_refuses_what_does_not_spike(folder):
+    fine("compile", "nets.py:mlp", "--target", "nir", "-o", "m.nir", "--calibration", "data.npz")
+    assert "is not a model that spikec reads" in refused("run", "text.npz", "data.npz", "--timesteps", 4, "-o", "o.npz")
+    assert "no array" in refused("run", "m.nir", "other.npz", "--timesteps", 4, "-o", "o.npz")
+    assert not (folder / "o.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "missing.py:mlp"], "there is no file 'missing.py'"),
+        (["inspect", "missing.nir"], "there is no file 'missing.nir'"),
+        (["inspect", "nets.py"], "nets.py:NAME"),
+        (["inspect", "nets.py:nobody"], "nets.py has no 'nobody'"),
+        (["inspect", "no.such.module:net"], "there is no module 'no.such.module'"),
+        (["inspect", "nets.py:mlp", "--example", "4,x"], "'4,x' is no shape"),
+        (["inspect", "nets.py:mlp", "--example", "0"], "'0' is no shape"),
+        (["inspect", "nets.py:mlp", "--calibration", "missing.npz"], "missing.npz"),
+        (["check", "nets.py:mlp", "--target", "nobody"], "nobody"),
+        (["compile", "nets.py:mlp", "--target", "nir"], "--output"),
+        (["compile", "nets.py:mlp", "--target", "nir", "-o", "none/m.nir"], "the folder none does not exist"),
+        (["compile", "nets.py:mlp", "--target", "nir", "-o", "m.nir", "--timesteps", "0"], "--timesteps"),
+        (["run", "data.npz", "data.npz", "--timesteps", "2", "-o", "none/o.npz"], "the folder none does not exist"),
+    ],
+)
+def test_wrong_usage_ends_with_2(folder, arguments, message):
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_bad_normalization_is_refused(folder):
+    assert "normalization is '9 of 10'" in refused(
+        "inspect", "nets.py:mlp", "--normalization", "9 of 10", "--target", "nir"
+    )
+
+
+def test_listings():
+    passes = fine("passes").stdout
+    assert "fold-batchnorm" in passes
+    assert "exact" in passes
+    targets = fine("targets").stdout
+    for name in spikec.targets():
+        assert name in targets
+
+
+def test_as_a_process(folder):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "spikec", "check", "nets.py:refused", "--target", "nir"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1
+    assert "nn.GELU" in done.stderr
+    assert "Traceback" not in done.stderr
