@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import re
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,8 +33,8 @@ def _known_profile(_: Any, __: Any, value: str) -> None:
         )
 
 
-def _positive(_: Any, __: Any, value: float) -> None:
-    if not isinstance(value, numbers.Real) or not 0 < value < float("inf"):
+def _positive(_: Any, __: Any, value: Any) -> None:
+    if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise CompileError(f"dt is {value!r}", hint="give the length of a time-step in seconds, such as 1e-4")
 
 

@@ -129,9 +129,9 @@ class Compiler:
         return graph, context, records, self.backend.check(records[-1].graph)
 
     def _start(self, model: Any) -> tuple[Graph, Context, Reference | None]:
-        data, statistics = self.calibration, None
-        if isinstance(data, Calibration):
-            data, statistics = None, data
+        given = self.calibration
+        statistics = given if isinstance(given, Calibration) else None
+        data = None if statistics is not None else given
         frontend, model = find_frontend(model)
         shapes = examples(self.example_input)
         batches = None

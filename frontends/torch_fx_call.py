@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import attrs
 import numpy as np
@@ -18,8 +19,11 @@ from spikec.origin import Source
 from spikec.rules import Rules
 from spikec.types import Array
 
-#: stands for the size of the batch axis in shape arithmetic: a prime, so that no product of sizes meets it
-BATCH = 1009
+#: stands for the size of the batch axis in shape arithmetic: a prime beyond every size and product of sizes
+BATCH = 2147483629
+
+
+RuleT = TypeVar("RuleT", bound=Callable[..., Any])
 
 
 @attrs.frozen
@@ -29,11 +33,35 @@ class Signal:
     name: str
 
 
+@attrs.frozen
+class Refused:
+    """The value of a node that was refused: what depends on it is not converted, but still looked at."""
+
+    node: str
+
+    def __str__(self) -> str:
+        return f"%{self.node}"
+
+
 #: Converters. A key is a layer's class, a function, ``("method", "relu")``, or a qualified name such as
 #: ``"timm.layers.mlp.Mlp"``. A layer's converter is called as ``(module, at)``, every other one as
 #: ``(at, *args, **kwargs)`` with the arguments of the call, where tensors are :class:`Signal`. The
 #: result is a Signal, or numbers where the call asks for a shape.
 rules: Rules[Callable[..., Signal]] = Rules("torch.fx converter")
+
+
+_sized: set[Callable[..., Any]] = set()
+
+
+def takes_batch(rule: RuleT) -> RuleT:
+    """Marks a converter whose sizes may hold the batch's, as ``BATCH``; to every other it is refused."""
+    _sized.add(rule)
+    return rule
+
+
+def may_take_batch(rule: Callable[..., Any]) -> bool:
+    """True for a converter marked with :func:`takes_batch`."""
+    return rule in _sized
 
 
 @attrs.frozen(eq=False)
@@ -75,6 +103,10 @@ class Call:
     def shape(self, signal: Signal) -> tuple[int, ...]:
         """Shape of one sample of a signal, without the batch."""
         return self.graph.type(signal.name).shape
+
+    def shown(self, signal: Signal) -> str:
+        """Shape of a signal with its batch, for messages: ``[B, 3, 8, 8]``."""
+        return f"[{', '.join(map(str, ('B', *self.shape(signal))))}]"
 
     def add(self, op: Op, *operands: Signal, part: str = "") -> Signal:
         """Add an op behind its operands; it gets the call's source.
@@ -130,7 +162,25 @@ def _show(value: Any) -> str:
         return f"tensor{list(value.shape)}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_show(x) for x in value)}]"
-    return str(value).replace(str(BATCH), "B")
+    return readable(str(value))
+
+
+def readable(text: str) -> str:
+    """Text with sizes made from the batch's written as such: ``B``, ``2*B``, ``B+1``."""
+    return re.sub(r"\d{9,}", _size, text)
+
+
+def _size(found: re.Match[str]) -> str:
+    size = int(found[0])
+    if size < BATCH // 2:
+        return found[0]
+    for divisor in range(1, 9):
+        times, rest = divmod(size * divisor + divisor // 2, BATCH)
+        rest -= divisor // 2
+        if times and abs(rest) <= 4096:
+            name = ("B" if times == 1 else f"{times}*B") + (f"//{divisor}" if divisor > 1 else "")
+            return name if divisor > 1 or not rest else f"{name}{rest:+d}"
+    return found[0]
 
 
 def leaves(value: Any) -> Iterator[Any]:

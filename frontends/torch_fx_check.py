@@ -24,9 +24,33 @@ def check_model(model: nn.Module) -> None:
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise InvalidModelError("a TorchScript module has no forward to trace", hint="give the nn.Module it came from")
+    problems = list(_wrappers(model))
+    if problems:
+        raise InvalidModelError(problems)
     problems = [*_arguments(model), *_layers(model), *_numbers(model)]
     if problems:
         raise InvalidModelError(problems)
+
+
+def _wrappers(model: nn.Module) -> Iterator[Problem]:
+    for name, module in model.named_modules():
+        if "_orig_mod" in module._modules:
+            what, inner = "the result of torch.compile", "_orig_mod"
+        elif isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            what, inner = f"an nn.{type(module).__name__}", "module"
+        else:
+            continue
+        path = f"model.{name}" if name else "model"
+        yield Problem(
+            f"the {'layer' if name else 'model'} is {what}, a wrapper around the module",
+            name or type(module).__name__,
+            hint=f"give the module inside: {path}.{inner}",
+        )
+        return
+
+
+def _uninitialized(value: Tensor) -> bool:
+    return isinstance(value, (UninitializedParameter, UninitializedBuffer))
 
 
 def _arguments(model: nn.Module) -> Iterator[Problem]:
@@ -49,7 +73,8 @@ def _arguments(model: nn.Module) -> Iterator[Problem]:
 def _layers(model: nn.Module) -> Iterator[Problem]:
     for name, module in model.named_modules():
         where = f"{name or type(model).__name__} (nn.{type(module).__name__})"
-        if module._forward_pre_hooks or module._forward_hooks:
+        lazy = any(map(_uninitialized, (*module.parameters(recurse=False), *module.buffers(recurse=False))))
+        if (module._forward_pre_hooks or module._forward_hooks) and not lazy:
             yield Problem(
                 "the module has forward hooks, which may change what it computes",
                 where,
@@ -62,8 +87,11 @@ def _layers(model: nn.Module) -> Iterator[Problem]:
 
 def _numbers(model: nn.Module) -> Iterator[Problem]:
     for name, value in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(value, (UninitializedParameter, UninitializedBuffer)) or value.is_meta:
-            yield Problem("the parameter holds no numbers yet", name, hint="run the model once, or load its weights")
+        if _uninitialized(value):
+            hint = "its shape follows from data: run one batch through the model first"
+            yield Problem("the parameter holds no numbers yet", name, hint=hint)
+        elif value.is_meta:
+            yield Problem("the parameter holds no numbers yet", name, hint="load its weights")
         elif value.is_complex() or value.is_quantized:
             yield Problem(f"the parameter is {str(value.dtype).removeprefix('torch.')}", name, hint="use float32")
         elif value.is_floating_point() and not bool(torch.isfinite(value).all()):
@@ -81,16 +109,12 @@ def dtype_of(model: nn.Module, examples: Sequence[Tensor] | None) -> str:
     return "float64" if torch.float64 in found else "float32"
 
 
-def input_shapes(traced: Traced, examples: Sequence[Tensor] | None) -> list[tuple[int, ...]]:
-    """The shape of a sample of each input.
+def example_shapes(names: Sequence[str], examples: Sequence[Tensor]) -> list[tuple[int, ...]]:
+    """The shape of a sample of each input, from a batch of each.
 
     Raises:
-        InvalidModelError: the examples do not fit forward's arguments; or there is none, and the first
-            layers do not tell.
+        InvalidModelError: the examples do not fit forward's arguments.
     """
-    names = required(traced.root)
-    if examples is None:
-        return _from_layers(traced, names)
     if len(examples) != len(names):
         raise InvalidModelError(
             f"forward takes {len(names)} input(s) ({', '.join(names)}), {len(examples)} given",
@@ -102,7 +126,13 @@ def input_shapes(traced: Traced, examples: Sequence[Tensor] | None) -> list[tupl
     return [tuple(x.shape[1:]) for x in examples]
 
 
-def _from_layers(traced: Traced, names: Sequence[str]) -> list[tuple[int, ...]]:
+def shapes_from_layers(traced: Traced) -> list[tuple[int, ...]]:
+    """The shape of a sample of each input, where the first layers are Linear.
+
+    Raises:
+        InvalidModelError: they are not; with the example to pass.
+    """
+    names = required(traced.root)
     inputs = [node for node in traced.graph.nodes if node.op == "placeholder" and not node.args]
     firsts = [_first_layer(traced, node) for node in inputs]
     if all(isinstance(layer, nn.Linear) for layer in firsts):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -12,17 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spikec.errors import InvalidModelError
 from spikec.frontends.torch_fx import Call, Signal, as_array, methods, rules
 from spikec.ops import (
     AdaptiveAvgPool,
-    Add,
     AvgPool,
     BatchNorm,
     Clamp,
     Conv,
     Flatten,
-    Identity,
     Linear,
     MaxPool,
     Relu,
@@ -72,7 +68,7 @@ def _bound(at: Call, value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-# ------------------------------------------------------------ weights, sums
+# ------------------------------------------------------------------ weights
 
 
 @rules(F.linear)
@@ -147,19 +143,6 @@ def batch_norm(
     return at.add(BatchNorm(gain, shift, mean, var, eps), input)
 
 
-@rules(operator.add, operator.iadd, torch.add, *methods("add", "add_"))
-def _add(at: Call, input: Any, other: Any, *, alpha: float = 1) -> Signal:
-    if alpha != 1:
-        at.refuse(f"a sum with alpha={alpha} is not supported", "scale the operand's last layer instead")
-    signals = [x for x in (input, other) if isinstance(x, Signal)]
-    if len(signals) == 1:
-        constant = other if input is signals[0] else input
-        if isinstance(constant, Tensor) or constant != 0:
-            at.refuse("a sum with a constant is not supported", "put it into the bias of the layer before")
-        return at.add(Identity(), signals[0])
-    return at.add(Add(), *signals)
-
-
 # -------------------------------------------------------------------- pools
 
 
@@ -227,7 +210,11 @@ def _mean(at: Call, input: Signal, dim: Any = None, keepdim: bool = False) -> Si
     rank = len(at.shape(input)) + 1
     axes = sorted(x % rank for x in (dim if isinstance(dim, (tuple, list)) else (dim,)) if x is not None)
     if rank not in (3, 4, 5) or axes != list(range(2, rank)):
-        at.refuse("only a mean over all spatial axes is supported", f"x.mean({list(range(2, max(rank, 4)))})")
+        at.refuse(
+            f"only the mean over all spatial axes is supported, of a tensor {at.shown(input)} "
+            + (f"that over the axes {list(range(2, rank))}" if rank in (3, 4, 5) else "there is none"),
+            "another mean needs a converter of its own, see frontends/README.md",
+        )
     pooled = at.add(AdaptiveAvgPool((1,) * (rank - 2)), input, part="" if keepdim else "pool")
     return pooled if keepdim else at.add(Flatten(), pooled)
 
@@ -241,30 +228,3 @@ for _rank, _conv, _avg, _adaptive, _max in (
     rules(_avg)(avg_pool(_rank))
     rules(_adaptive)(adaptive_avg_pool(_rank))
     rules(*_max)(max_pool(_rank))
-
-
-# --------------------------------------------------------------- identities
-
-
-@rules(*methods("contiguous", "detach", "clone"), torch.clone, torch.detach)
-def _identity(at: Call, input: Signal) -> Signal:
-    return at.add(Identity(), input)
-
-
-@rules(
-    F.dropout,
-    F.dropout1d,
-    F.dropout2d,
-    F.dropout3d,
-    F.alpha_dropout,
-    F.feature_alpha_dropout,
-    torch.dropout,
-)
-def _dropout(at: Call, input: Signal, p: float = 0.5, training: bool = True, inplace: bool = False) -> Signal:
-    if training and p > 0:
-        raise InvalidModelError(
-            at.problem(
-                f"{at.source.kind} is active whatever the mode of the model", f"{at.source.kind}(x, p, self.training)"
-            )
-        )
-    return at.add(Identity(), input)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from spikec.frontends.torch_fx import BATCH, Call, Signal, methods, rules
+from spikec.frontends.torch_fx import BATCH, Call, Signal, methods, rules, takes_batch
 from spikec.ops import Concat, Flatten, Identity, Pad, Reshape
 
 
@@ -28,6 +28,7 @@ def flatten(at: Call, input: Signal, start_dim: int = 0, end_dim: int = -1) -> S
 
 
 @rules(torch.reshape, *methods("view", "reshape"))
+@takes_batch
 def _reshape(at: Call, input: Signal, *shape: Any) -> Signal:
     if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
         shape = tuple(shape[0])
@@ -77,12 +78,17 @@ def _numel(at: Call, input: Signal) -> Any:
 
 @rules(builtins.getattr)
 def _attribute(at: Call, input: Signal, name: str) -> Any:
+    if name == "dtype":
+        return getattr(torch, at.graph.type(input.name).dtype)
+    if name == "device":
+        return torch.device(at.graph.device)
     if name not in ("shape", "ndim"):
         at.refuse(f"Tensor.{name} is not supported")
     return _size(at, input) if name == "shape" else _dim(at, input)
 
 
 @rules(operator.getitem)
+@takes_batch
 def _getitem(at: Call, input: Any, index: Any) -> Any:
     if isinstance(input, Signal):
         at.refuse("indexing a tensor is not supported")

@@ -7,7 +7,7 @@ import inspect
 import operator
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from spikec.errors import InvalidModelError, Problem
-from spikec.frontends.torch_fx_call import layer_rule, qualified
+from spikec.frontends.torch_fx_call import Signal, layer_rule, qualified
 from spikec.origin import Source, is_user_file
 
 _user_file = functools.cache(is_user_file)
@@ -26,10 +26,39 @@ _OUTSIDE = re.compile(r'.*torch_fx_trace\.py", line \d+, in trace\n', re.DOTALL)
 
 
 class _Proxy(fx.Proxy):
-    """``x += y`` changes x in torch; fx would record it as a sum."""
+    """A tensor or size while forward is traced.
 
-    def __iadd__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+    ``x += y`` changes x in torch, where fx would record a sum. A size may be used as a plain number.
+    """
+
+    tracer: _Tracer
+
+    def __getattr__(self, k: str) -> fx.proxy.Attribute:
+        return _Attribute(self, k)
+
+    def __int__(self) -> int:
+        return int(self.tracer.number(self))
+
+    def __index__(self) -> int:
+        return operator.index(self.tracer.number(self))
+
+    def __float__(self) -> float:
+        return float(self.tracer.number(self))
+
+    def __len__(self) -> int:
+        return self.tracer.length(self)
+
+
+class _Attribute(fx.proxy.Attribute, _Proxy):
+    """``x.shape`` and its like, and the method before it is called."""
+
+
+def _in_place(function: Any) -> Any:
+    return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
+for _name in ("iadd", "isub", "imul", "itruediv"):
+    setattr(_Proxy, f"__{_name}__", _in_place(getattr(operator, _name)))
 
 
 class _Tracer(fx.Tracer):
@@ -41,8 +70,10 @@ class _Tracer(fx.Tracer):
 
     record_stack_traces = True
 
-    def __init__(self) -> None:
+    def __init__(self, known: Known | None) -> None:
         super().__init__()
+        self._known = known
+        self._untraced = {name: getattr(nn.Module, name) for name in ("__call__", "__getattr__")}
         self.constants: dict[str, Tensor] = {}
         self.failed_in = ""
 
@@ -63,6 +94,40 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
+    def value(self, proxy: fx.Proxy) -> Any:
+        """What a proxy stands for: a Signal, or numbers; raises a TraceError where that is not known."""
+        if self._known is None:
+            raise fx.proxy.TraceError("sizes are not known without an example_input")
+        traced = Traced(self.root, self.graph, self.constants)
+        patches = {name: getattr(nn.Module, name) for name in self._untraced}
+        try:
+            _patch(self._untraced)
+            return self._known(traced, proxy.node)
+        finally:
+            _patch(patches)
+
+    def number(self, proxy: fx.Proxy) -> Any:
+        """A size, or a constant tensor of one element, as a plain number."""
+        value = self.value(proxy)
+        if isinstance(value, Signal):
+            raise fx.proxy.TraceError("numbers of a signal are not known before it runs")
+        return value.item() if isinstance(value, Tensor) else value
+
+    def length(self, proxy: fx.Proxy) -> int:
+        """Length of a shape."""
+        value = self.value(proxy)
+        if isinstance(value, Signal):
+            raise fx.proxy.TraceError("the length of a tensor is the batch size, which is not fixed")
+        return len(value)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        value = self.value(obj)
+        return super().to_bool(obj) if isinstance(value, Signal) else bool(value)
+
+    def iter(self, obj: Any) -> Iterator[Any]:
+        value = self.value(obj)
+        return super().iter(obj) if isinstance(value, Signal) else iter([obj[i] for i in range(len(value))])
+
     def create_arg(self, a: Any) -> Any:
         if not isinstance(a, Tensor):
             return super().create_arg(a)
@@ -81,6 +146,12 @@ class _Tracer(fx.Tracer):
         except Exception:
             self.failed_in = self.failed_in or next((n for n, each in self.root.named_modules() if each is m), "")
             raise
+
+
+def _patch(methods: dict[str, Any]) -> None:
+    """While fx traces, it holds some methods of nn.Module replaced by its own."""
+    for name, method in methods.items():
+        setattr(nn.Module, name, method)
 
 
 @attrs.frozen(eq=False)
@@ -117,15 +188,23 @@ class Traced:
         return Source(node.name, path, kind(node, module), file, line)
 
 
-def trace(model: nn.Module) -> Traced:
+#: the value of a node of a graph that is still being traced
+Known = Callable[[Traced, fx.Node], Any]
+
+
+def trace(model: nn.Module, known: Known | None = None) -> Traced:
     """Trace a module; a GraphModule is taken as it is.
+
+    Args:
+        model: the module.
+        known: asked where forward uses a size as a plain number or in a condition; None if no size is known.
 
     Raises:
         InvalidModelError: its forward cannot be traced, with the line where that ends.
     """
     if isinstance(model, fx.GraphModule):
         return Traced(model, model.graph, {})
-    tracer = _Tracer()
+    tracer = _Tracer(known)
     if tracer.is_leaf_module(model, ""):
         return Traced(model, _single(model), {})
     try:
@@ -164,8 +243,8 @@ def _untraceable(error: Exception, path: str) -> Problem:
             f"what the model does depends on its data or its shape: {reason}",
             str(where),
             line,
-            "a compiled network does the same on every input: take the condition or loop out of forward, or "
-            "decide it in __init__",
+            "a compiled network does the same on every input and batch size: take the condition or loop out of "
+            "forward, or decide it in __init__; for one on a size pass an example_input",
         )
     return Problem(
         f"forward cannot be traced: {type(error).__name__}: {reason}",
@@ -197,8 +276,11 @@ _SIGNS: dict[Any, str] = {
     operator.add: "+",
     operator.iadd: "+=",
     operator.sub: "-",
+    operator.isub: "-=",
     operator.mul: "*",
+    operator.imul: "*=",
     operator.truediv: "/",
+    operator.itruediv: "/=",
     operator.floordiv: "//",
     operator.matmul: "@",
     operator.neg: "-",

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import inspect
 import operator
+import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from spikec.errors import CompileError, InvalidModelError, Problem, TypeMismatchError, UnsupportedOpError
-from spikec.frontends.torch_fx_call import Call, Signal, layer_rule, leaves, qualified, rules
+from spikec.frontends.torch_fx_call import (
+    BATCH,
+    Call,
+    Refused,
+    Signal,
+    layer_rule,
+    leaves,
+    may_take_batch,
+    qualified,
+    readable,
+    rules,
+)
+from spikec.frontends.torch_fx_memory import Memory
 from spikec.frontends.torch_fx_trace import Traced
 from spikec.graph import Graph
-from spikec.ops import Flatten, Identity, Output, Reshape
+from spikec.ops import Output
 from spikec.origin import Source
-
-
-class _Refused:
-    """The value of a node that was refused: what depends on it is not converted, but still looked at."""
-
-
-REFUSED = _Refused()
-#: calls whose result is new memory although no number changes
-_COPIES = ("clone", torch.clone, operator.add, torch.add, "add")
 
 
 class Walk:
@@ -36,36 +40,58 @@ class Walk:
     new value from then on.
     """
 
-    def __init__(self, traced: Traced, graph: Graph) -> None:
+    def __init__(self, traced: Traced, graph: Graph, inputs: Mapping[str, Signal]) -> None:
+        """``inputs``: the graph's inputs by the names of forward's arguments."""
         self.traced = traced
         self.graph = graph
+        self.inputs = inputs
         self.values: dict[fx.Node, Any] = {}
         self.errors: list[CompileError] = []
-        self._memory: dict[fx.Node, fx.Node] = {}
-        self._nodes = list(traced.graph.nodes)
+        self._memory = Memory(traced, graph, self.values)
+        self._of_batch: set[fx.Node] = set()
 
-    def run(self, inputs: Mapping[str, Signal]) -> None:
+    def run(self) -> None:
         """Fill the graph.
-
-        Args:
-            inputs: the graph's inputs by the names of forward's arguments.
 
         Raises:
             UnsupportedOpError: with every refused call; other errors are raised if there is none of these.
         """
-        for node in self._nodes:
-            if node.op == "placeholder":
-                self.values[node] = inputs[str(node.target)] if not node.args else node.args[0]
-                self._memory[node] = node
-            elif node.op == "output":
+        for node in self.traced.graph.nodes:
+            if node.op == "output":
                 self._finish(node)
             else:
-                source = self.traced.source(node)
-                try:
-                    self.values[node] = self._value(node, source)
-                except CompileError as error:
-                    self.errors.append(error)
-                    self.values[node] = REFUSED
+                self.step(node)
+
+    def step(self, node: fx.Node) -> None:
+        """Find the value of the next node."""
+        if node.op == "placeholder":
+            self.values[node] = self.inputs[str(node.target)] if not node.args else node.args[0]
+            if not node.args:
+                self._memory.begin(node, self.values[node])
+            return
+        source = self.traced.source(node)
+        try:
+            self.values[node] = self._value(node, source)
+            self._account(node, source)
+        except CompileError as error:
+            self.errors.append(error)
+            self.values[node] = Refused(node.name)
+
+    def known(self, node: fx.Node) -> Any:
+        """The value of a node while the graph is still being traced.
+
+        Raises:
+            fx.proxy.TraceError: it depends on the batch size, or on a call that was refused.
+        """
+        for each in self.traced.graph.nodes:
+            if each not in self.values:
+                self.step(each)
+        if isinstance(self.values[node], Refused):
+            problem = self.errors[0].problems[0]
+            raise fx.proxy.TraceError(f"{problem.message}, at {problem.location}")
+        if node in self._of_batch and not isinstance(self.values[node], (tuple, list)):
+            raise fx.proxy.TraceError("it depends on the batch size, which is not fixed")
+        return self.values[node]
 
     def _value(self, node: fx.Node, source: Source) -> Any:
         if node.op == "get_attr":
@@ -75,17 +101,20 @@ class Walk:
         args, kwargs = self._resolve((node.args, node.kwargs))
         module = self.traced.module(node)
         inside = list(leaves((args, kwargs)))
-        if _is_container(node.target) or not any(isinstance(leaf, (Signal, _Refused)) for leaf in inside):
+        if _is_container(node.target) or not any(isinstance(leaf, (Signal, Refused)) for leaf in inside):
             return self._compute(node, source, args, kwargs)
         rule = layer_rule(module) if module is not None else _function_rule(node)
         at = Call(self.graph, source, _name(node, module, source), args, kwargs, module)
         if rule is None:
             at.refuse(f"{source.kind} is not supported", _hint(node, source.kind))
-        if REFUSED in inside:
-            return REFUSED
-        value = self._convert(rule, at)
-        self._account(node, source, value)
-        return value
+        if any(isinstance(leaf, Refused) for leaf in inside):
+            return Refused(node.name)
+        if self._given_batch(node) and not may_take_batch(rule):
+            at.refuse(
+                f"{source.kind} with a number that depends on the batch size is not supported",
+                "samples of a batch are independent in a compiled network",
+            )
+        return self._convert(rule, at)
 
     def _resolve(self, value: Any) -> Any:
         return map_arg(value, self.values.__getitem__)
@@ -93,6 +122,12 @@ class Walk:
     def _compute(self, node: fx.Node, source: Source, args: Any, kwargs: Any) -> Any:
         module = self.traced.module(node)
         target: Any = node.target
+        if self._given_batch(node) and getattr(target, "__module__", "") not in _ON_NUMBERS:
+            at = Call(self.graph, source, "", args, kwargs)
+            at.refuse(
+                f"{source.kind} with a size that depends on the batch is not supported",
+                "make the tensor for one sample: it broadcasts over the batch",
+            )
         try:
             with torch.no_grad():
                 if node.op == "call_method":
@@ -101,7 +136,8 @@ class Walk:
                     value = (module or target)(*args, **kwargs)
         except Exception as error:
             at = Call(self.graph, source, "", args, kwargs)
-            raise InvalidModelError(at.problem(f"{source.kind} fails: {type(error).__name__}: {error}")) from error
+            reason = f"{type(error).__name__}: {readable(str(error))}"
+            raise InvalidModelError(at.problem(f"{source.kind} fails: {reason}")) from error
         if _is_container(node.target):
             reason = "a container"
         else:
@@ -110,60 +146,70 @@ class Walk:
         return value
 
     def _convert(self, rule: Any, at: Call) -> Any:
-        if at.module is not None:
-            return rule(at.module, at)
+        """The converter's result; whatever it does wrong is said of it."""
+        bound = None
+        if at.module is None:
+            try:
+                bound = inspect.signature(rule).bind(at, *at.args, **at.kwargs)
+            except TypeError as error:
+                at.refuse(f"{at.source.kind} with these arguments is not supported: {error}")
         try:
-            bound = inspect.signature(rule).bind(at, *at.args, **at.kwargs)
-        except TypeError as error:
-            at.refuse(f"{at.source.kind} with these arguments is not supported: {error}")
-        return rule(*bound.args, **bound.kwargs)
+            value = rule(at.module, at) if bound is None else rule(*bound.args, **bound.kwargs)
+        except CompileError:
+            raise
+        except Exception as error:
+            call = "(module, at)" if bound is None else "(at, *args, **kwargs)"
+            message = f"its converter {_place(rule)} raises {type(error).__name__}: {readable(str(error))}"
+            raise UnsupportedOpError(at.problem(message, f"mend it; it is called as {call}")) from error
+        for leaf in leaves(value):
+            if leaf is None or isinstance(leaf, str) or (isinstance(leaf, Signal) and leaf.name not in self.graph):
+                at.refuse(f"its converter {_place(rule)} returns {value!r}", "return what at.add gives: a Signal")
+        return value
 
-    def _account(self, node: fx.Node, source: Source, value: Any) -> None:
-        """Remember whose memory the value lives in, and that the source node is accounted for."""
-        signals = [leaf for leaf in leaves(value) if isinstance(leaf, Signal)]
-        operand = next(iter(node.all_input_nodes))
-        self._memory[node] = node
-        if isinstance(value, Signal):
-            op = self.graph[value.name]
-            moved = isinstance(op, (Identity, Flatten, Reshape)) and op.origin == (source,)
-            if (moved and node.target not in _COPIES) or value == self.values[operand]:
-                self._memory[node] = self._memory[operand]
-            if _in_place(node, self.traced.module(node)):
-                self._mutate(operand, node, value, source)
-        if not signals:
-            self.graph.drop((source,), "shape arithmetic")
-        elif all(source not in self.graph[signal.name].origin for signal in signals):
-            self.graph.drop((source,), "does nothing")
+    def _account(self, node: fx.Node, source: Source) -> None:
+        """Follow what the call changes in place, and see to it that the source node is accounted for."""
+        value = self.values[node]
+        found = list(leaves(value))
+        signals = [leaf for leaf in found if isinstance(leaf, Signal)]
+        if signals:
+            self._follow(node, source, value)
+        elif (self._given_batch(node) and node.target is not operator.getitem) or any(map(_is_batch, found)):
+            self._of_batch.add(node)
+        if source not in self.graph.dropped and all(source not in self.graph[each.name].origin for each in signals):
+            self.graph.drop((source,), "does nothing" if signals else "shape arithmetic")
 
-    def _mutate(self, changed: fx.Node, by: fx.Node, value: Signal, source: Source) -> None:
-        """``by`` changed the memory of ``changed``: all that share it see the new value."""
-        memory = self._memory[changed]
-        shape = self.graph.type(value.name).shape
-        later = set(self._nodes[self._nodes.index(by) + 1 :])
-        for other, where in self._memory.items():
-            old = self.values.get(other)
-            if where is not memory or not isinstance(old, Signal):
-                continue
-            if self.graph.type(old.name).shape == shape:
-                self.values[other] = value
-            elif later.intersection(other.users):
+    def _given_batch(self, node: fx.Node) -> bool:
+        return any(part in self._of_batch for part in node.all_input_nodes)
+
+    def _follow(self, node: fx.Node, source: Source, value: Any) -> None:
+        """Everything that shares the memory a call changed has the new value from then on."""
+        changes = self._memory.call(node, _in_place(node, self.traced.module(node)))
+        for other in changes.same:
+            self.values[other] = value
+        nodes = list(self.traced.graph.nodes)
+        later = set(nodes[nodes.index(node) + 1 :])
+        for other in changes.other:
+            if later.intersection(other.users):
                 raise UnsupportedOpError(
-                    f"{source.kind} changes a tensor in place that is used later in another shape",
+                    f"{source.kind} changes a tensor in place that is used later in another shape or order: "
+                    f"%{other.name} shares its memory, or may do so",
                     location=str(source),
                     hint="write it without the underscore or inplace=True",
                 )
-        self._memory[by] = memory
 
     # --------------------------------------------------------------- output
 
     def _finish(self, node: fx.Node) -> None:
         result = self._resolve(node.args[0])
         if self.errors:
-            first = next((e for e in self.errors if isinstance(e, UnsupportedOpError)), self.errors[0])
-            alike = [e for e in self.errors if type(e) is type(first)]
-            problems = [self._hinted(problem, first) for error in alike for problem in error.problems]
-            raise type(first)(problems) from first.__cause__
+            self._fail()
         self.graph.structure = self._output(result, "output", [0])
+
+    def _fail(self) -> NoReturn:
+        first = next((e for e in self.errors if isinstance(e, UnsupportedOpError)), self.errors[0])
+        alike = [e for e in self.errors if type(e) is type(first)]
+        problems = [self._hinted(problem, first) for error in alike for problem in error.problems]
+        raise type(first)(problems) from first.__cause__
 
     def _hinted(self, problem: Problem, error: CompileError) -> Problem:
         if problem.hint or not isinstance(error, TypeMismatchError):
@@ -192,6 +238,22 @@ class Walk:
         )
 
 
+def _is_batch(value: Any) -> bool:
+    return isinstance(value, int) and value != 0 and value % BATCH == 0
+
+
+#: modules of functions that compute sizes from sizes
+_ON_NUMBERS = ("_operator", "builtins", "math")
+#: what ``+=`` and its like call
+_AUGMENTED = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+
+
+def _place(rule: Any) -> str:
+    """``name (file.py:12)`` of a converter."""
+    code = inspect.unwrap(rule).__code__
+    return f"{rule.__name__} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})"
+
+
 def _is_container(target: Any) -> bool:
     return isinstance(target, type) and hasattr(target, "_fields")
 
@@ -210,7 +272,7 @@ def _name(node: fx.Node, module: nn.Module | None, source: Source) -> str:
     """The module path; for a function, the path of the module that calls it and fx's name."""
     if module is None or not node.target:
         stem = re.sub(r"_\d+$", "", node.name)
-        stem = "add" if node.target is operator.iadd else stem
+        stem = stem[1:] if node.target in _AUGMENTED else stem
         return f"{source.path}_{stem}" if source.path and module is None else stem
     path = str(node.target)
     return f"{type(module).__name__.lower()}_{path}" if path[0].isdigit() else path
@@ -220,7 +282,7 @@ def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
         return getattr(module, "inplace", False) is True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.kwargs.get("inplace") is True or node.target is operator.iadd or name.rstrip("_") + "_" == name
+    return node.kwargs.get("inplace") is True or node.target in _AUGMENTED or name.rstrip("_") + "_" == name
 
 
 #: smooth or leaky relatives of ReLU, in lower case without underscores

@@ -13,7 +13,7 @@ READMES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.g
 def test_the_examples_run(readme, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / readme).read_text(), re.M | re.S)
-    scope = {"__name__": "example"}
+    scope = {"__name__": f"readme_of_{readme.parent.name or 'spikec'}"}
     for block in blocks:
         exec(compile(block, str(readme), "exec"), scope)
 

@@ -51,7 +51,7 @@ def test_all_unsupported_calls_are_listed_at_once():
             x = F.silu(x)  # here
             x = x.softmax(-1)
             x = self.norm(x) * 2
-            return torch.relu(x)[:, 1:]
+            return torch.relu(x)[:, 1:] @ x
 
     error = refusal(UnsupportedOpError, Net(), (3,))
     found = [(p.message, p.location.split(" ")[0]) for p in error.problems]
@@ -60,13 +60,14 @@ def test_all_unsupported_calls_are_listed_at_once():
         ("F.silu is not supported", "silu"),
         ("Tensor.softmax is not supported", "softmax"),
         ("nn.LayerNorm is not supported", "norm"),
-        ("* is not supported", "mul"),
+        ("@ is not supported", "matmul"),
     ]
     assert "replace nn.GELU by nn.ReLU" in error.hint
     assert "@rules(nn.GELU)" in error.hint
     assert place(Net, "# here") in error.problems[1].location
+    assert error.problems[4].op == "@(%getitem, %mul)"
+    assert "operator.matmul" in error.problems[4].hint
     assert '@rules(("method", "softmax"))' in error.problems[2].hint
-    assert "operator.mul" in error.problems[4].hint
     assert "replace" not in error.problems[2].hint
 
 
@@ -86,10 +87,10 @@ def test_a_layer_twice_is_listed_twice():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda y: y + 1, "sum with a constant"),
-        (lambda y: y + torch.ones(4), "sum with a constant"),
-        (lambda y: torch.add(y, y, alpha=2), "alpha=2"),
         (lambda y: y[:, 0], "indexing"),
+        (lambda y: y[:, 1:3], "indexing"),
+        (lambda y: y.chunk(2, 1)[0], "Tensor.chunk is not supported"),
+        (lambda y: y.split(2, 1)[0], "Tensor.split is not supported"),
         (lambda y: y.T + y, "Tensor.T is not supported"),
         (lambda y: y.clamp(min=torch.zeros(4)), "bound that is a tensor"),
         (lambda y: torch.clamp(y, min=0, out=None), "with these arguments"),
@@ -109,7 +110,7 @@ def test_an_argument_that_cannot_be_converted(call, match):
 
 
 def test_one_problem_does_not_hide_the_next():
-    error = refusal(UnsupportedOpError, Calls(lambda y: F.gelu(F.relu(y + 1))), (3,))
+    error = refusal(UnsupportedOpError, Calls(lambda y: F.gelu(F.relu(y * y))), (3,))
     assert [p.message.split(" ")[0] for p in error.problems] == ["a", "F.gelu"]
 
 
@@ -137,6 +138,27 @@ def test_control_flow_on_data_says_where():
     assert error.location == f"gate ({place(Gate, '# here')})"
     assert error.problems[0].op == "if x.sum() > 0:  # here"
     assert error.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda y: y.relu() if y.size(0) == 2 else y,
+        lambda y: y.relu() if len(y) == 2 else y,
+        lambda y: y.view(int(y.shape[0]), -1),
+        lambda y: sum([y for _ in range(y.size(0))]),
+    ],
+)
+def test_the_batch_size_is_no_number(call):
+    error = refusal(InvalidModelError, Calls(call), (3,))
+    assert "batch size" in error.problems[0].message
+    assert "test_torch_fx_errors.py" in error.location
+
+
+def test_a_size_that_is_not_known_says_why():
+    by_size = Calls(lambda y: y.relu() if F.gelu(y).dim() == 2 else y)
+    assert "F.gelu is not supported, at gelu" in str(refusal(InvalidModelError, by_size, (3,)))
+    assert "without an example_input" in str(refusal(InvalidModelError, Calls(lambda y: y.view(*y.shape))))
 
 
 def test_any_other_failure_of_forward_says_where():
@@ -198,8 +220,28 @@ def test_hooks_are_named():
 
 def test_lazy_and_meta_parameters():
     assert "no numbers yet" in str(refusal(InvalidModelError, nn.Sequential(nn.Linear(3, 4, device="meta")), (3,)))
-    with pytest.raises(InvalidModelError, match="no numbers yet"):
-        spikec.load(nn.Sequential(nn.LazyLinear(4)), torch.zeros(1, 3))
+    error = refusal(InvalidModelError, nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d()).eval(), (3,))
+    assert all(p.message == "the parameter holds no numbers yet" for p in error.problems)
+    assert "run one batch through the model" in error.hint
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("wrap", "inner"),
+    [
+        (torch.compile, "model._orig_mod"),
+        (lambda layer: nn.Sequential(torch.compile(layer), nn.ReLU()), "model.0._orig_mod"),
+        (nn.DataParallel, "model.module"),
+    ],
+)
+def test_wrappers_say_where_the_module_is(wrap, inner):
+    assert refusal(InvalidModelError, wrap(nn.Linear(3, 4)), (3,)).hint.endswith(inner)
+
+
+def test_a_mean_over_other_axes_is_not_turned_into_another_one():
+    error = refusal(UnsupportedOpError, Calls(lambda y: y.view(-1, 1, 2, 2).mean(dim=(1, 2))), (3,))
+    assert "[B, 1, 2, 2] that over the axes [2, 3]" in str(error)
+    assert "mean(" not in error.hint
 
 
 def test_complex_parameters():

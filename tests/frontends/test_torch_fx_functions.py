@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import nets
 import spikec
 from spikec.errors import UnsupportedOpError
+from spikec.frontends.torch_fx import BATCH
 from spikec.ops import Add, Clamp, Concat, Flatten, Identity, Relu, Reshape
 
 SHAPE = (2, 6, 8)
@@ -86,6 +87,15 @@ OTHER = {
 def unpacked(y):
     b, c, h, w = y.shape
     return y.view(b, c * h, w)
+
+
+class Free(nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, x):
+        return self.call(x)
 
 
 class Unary(nn.Module):
@@ -352,7 +362,91 @@ def test_the_batch_axis_stays_first_and_whole(call):
     assert len(error.value.problems) == 1
     assert "test_torch_fx_functions.py" in error.value.location
     assert error.value.hint
-    assert "1009" not in str(error.value)
+    assert str(BATCH) not in str(error.value)
+
+
+def test_no_size_is_taken_for_the_batch():
+    with pytest.raises(UnsupportedOpError, match="batch axis first and whole"):
+        spikec.load(nn.Sequential(nn.ReLU(), Free(lambda y: y.reshape(y.shape[1], -1, 6))), torch.zeros(4, 1009, 6))
+
+
+@pytest.mark.parametrize(
+    ("call", "shown"),
+    [
+        (lambda y: y.view(y.size(0) * 2, 96), "(%conv, 2*B, 96)"),
+        (lambda y: y.view(y.size(0) // 2, 384), "(%conv, B//2, 384)"),
+        (lambda y: y.view(y.size(0) + 1, -1), "(%conv, B+1, -1)"),
+        (lambda y: y / y.size(0), "/(%conv, B)"),
+    ],
+)
+def test_the_batch_size_has_a_name(call, shown):
+    with pytest.raises(UnsupportedOpError) as error:
+        spikec.load(Unary(call), torch.zeros(2, *SHAPE))
+    assert error.value.problems[0].op.endswith(shown)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda y: y * (1 / y.size(0)),
+        lambda y: F.adaptive_avg_pool2d(y, y.shape[0]),
+        lambda y: y.clamp(max=y.shape[0]),
+    ],
+)
+def test_no_number_is_made_from_the_batch_size(call):
+    with pytest.raises(UnsupportedOpError, match="depends on the batch") as error:
+        spikec.load(Unary(call), torch.zeros(2, *SHAPE))
+    assert str(BATCH) not in str(error.value)
+
+
+def sized(y):
+    assert y.shape[1] == 4
+    channels, height = int(y.shape[1]), y.size(2)
+    for _ in range(y.dim() - 3):
+        y = y.relu()
+    if len(y.shape) == 4 and height > 3:
+        y = y.view(*y.shape[:2], -1)
+    return y * torch.ones(channels, 1) / float(height)
+
+
+@pytest.mark.parametrize("call", [sized, lambda y: y.flatten(1) if y.dim() == 4 else y, lambda y: y.view([*y.shape])])
+def test_sizes_are_plain_numbers(agrees, call):
+    agrees(Unary(call), SHAPE)
+
+
+CASTS = {
+    "to device": lambda y: y.to("cpu").cpu().to(y.device),
+    "to dtype": lambda y: y.to(y.dtype).to(y.device, dtype=y.dtype, non_blocking=True),
+    "type": lambda y: y.type(y.dtype).type_as(y).to(y),
+    "detach": lambda y: y.detach(),
+    "float": lambda y: y.float() if y.dtype == torch.float32 else y.double(),
+}
+
+
+@pytest.mark.parametrize("name", CASTS)
+def test_a_cast_that_does_nothing(agrees, name):
+    graph = agrees(Unary(CASTS[name]), SHAPE)
+    assert {graph[each].kind for each in graph} == {"input", "conv", "identity", "output"}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda y: y.half(),
+        lambda y: y.double(),
+        lambda y: y.to(torch.float64),
+        lambda y: y.to(dtype=torch.int32),
+        lambda y: y.type(torch.float16),
+        lambda y: y.type("torch.DoubleTensor"),
+        lambda y: y.long(),
+        lambda y: y.type(),
+        lambda y: y.to(torch.ones(1, dtype=torch.float64)),
+    ],
+)
+def test_any_other_cast_is_refused(call):
+    with pytest.raises(UnsupportedOpError, match="is not supported") as error:
+        spikec.load(Unary(call), torch.zeros(2, *SHAPE))
+    assert "test_torch_fx_functions.py" in error.value.location
 
 
 def test_a_view_to_a_vector_is_a_flatten_and_one_that_changes_nothing_an_identity():

@@ -1,0 +1,127 @@
+"""Converters of arithmetic: what is affine per channel becomes a diagonal layer, a sum of signals an Add."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikec.frontends.torch_fx import Call, Signal, as_array, methods, rules
+from spikec.ops import Add, Identity
+from spikec.ops.weighted import diagonal
+from spikec.types import Array
+
+
+def _keys(*names: str) -> list[Any]:
+    """Every spelling of an arithmetic call: the operator, in place too, torch's function and the methods."""
+    signs = [getattr(operator, each) for name in names for each in (name, f"i{name}") if hasattr(operator, each)]
+    functions = [getattr(torch, each) for name in names for each in (name, f"{name}_") if hasattr(torch, each)]
+    return [*dict.fromkeys(signs + functions), *methods(*names, *(f"{name}_" for name in names))]
+
+
+@rules(*_keys("add"))
+def _add(at: Call, input: Any, other: Any, *, alpha: float = 1) -> Signal:
+    return _sum(at, input, other, alpha)
+
+
+@rules(*_keys("sub", "subtract"))
+def _sub(at: Call, input: Any, other: Any, *, alpha: float = 1) -> Signal:
+    return _sum(at, input, other, -_number(at, alpha))
+
+
+@rules(torch.rsub)
+def _rsub(at: Call, input: Any, other: Any, *, alpha: float = 1) -> Signal:
+    return _sum(at, other, input, -_number(at, alpha))
+
+
+@rules(*_keys("mul", "multiply"))
+def _mul(at: Call, input: Any, other: Any) -> Signal:
+    if isinstance(input, Signal) and isinstance(other, Signal):
+        at.refuse(
+            "a product of two signals is not supported: both depend on the model's input",
+            "multiply by a constant, or replace the gate by a layer",
+        )
+    signal, constant = (input, other) if isinstance(input, Signal) else (other, input)
+    return _affine(at, signal, _constant(at, constant), np.zeros(()))
+
+
+@rules(*_keys("truediv", "div", "divide", "true_divide"))
+def _div(at: Call, input: Any, other: Any, *, rounding_mode: str | None = None) -> Signal:
+    if rounding_mode is not None:
+        at.refuse(f"rounding_mode={rounding_mode!r} is not supported", "divide without rounding")
+    if isinstance(other, Signal):
+        at.refuse("a division by a signal is not supported", "divide by a constant")
+    with np.errstate(divide="ignore"):
+        return _affine(at, input, 1 / _constant(at, other), np.zeros(()))
+
+
+@rules(*_keys("neg", "negative"))
+def _neg(at: Call, input: Signal) -> Signal:
+    return _affine(at, input, -np.ones(()), np.zeros(()))
+
+
+def _sum(at: Call, input: Any, other: Any, alpha: Any) -> Signal:
+    """``input + alpha * other``, of which at least one is a signal."""
+    factor = np.asarray(_number(at, alpha))
+    if not isinstance(other, Signal):
+        return _affine(at, input, np.ones(()), factor * _constant(at, other))
+    if not isinstance(input, Signal):
+        return _affine(at, other, factor, _constant(at, input))
+    if factor != 1:
+        other = _affine(at, other, factor, np.zeros(()), part="scaled")
+    return at.add(Add(), input, other)
+
+
+def _affine(at: Call, signal: Signal, gain: Array, shift: Array, part: str = "") -> Signal:
+    """``gain * signal + shift``; both broadcast as in torch, over all axes but the channels'."""
+    gains, shifts = (_per_channel(at, signal, each) for each in (gain, shift))
+    if bool((gains == 1).all()) and not shifts.any():
+        return at.add(Identity(), signal, part=part)
+    at.expect_rank(signal, 1, 2, 3, 4)
+    dtype = at.graph.type(signal.name).dtype
+    bias = shifts.astype(dtype) if shifts.any() else None
+    return at.add(diagonal(gains.astype(dtype), bias, len(at.shape(signal))), signal, part=part)
+
+
+def _per_channel(at: Call, signal: Signal, constant: Array) -> Array:
+    """A constant that broadcasts against [B, C, ...] as a vector over C."""
+    shape = at.shape(signal)
+    if not np.isfinite(constant).all():
+        at.refuse("the constant is, or its inverse is, NaN or infinite")
+    if not constant.ndim:
+        return np.full(shape[:1] or (1,), constant)
+    try:
+        full = np.broadcast_to(constant, (1, *shape)).reshape(shape[0], -1)
+    except ValueError:
+        at.refuse(
+            f"a constant of shape {list(constant.shape)} changes the shape of a signal {at.shown(signal)}",
+            "its axes must be 1 or the signal's own, and 1 along the batch",
+        )
+    if not (full == full[:, :1]).all():
+        ones = ", 1" * (len(shape) - 1)
+        at.refuse(
+            f"a constant of shape {list(constant.shape)} differs within a channel of a signal {at.shown(signal)}",
+            f"only one number, or one a channel (shape [{shape[0]}{ones}]), is supported",
+        )
+    return np.asarray(full[:, 0])
+
+
+def _number(at: Call, value: Any) -> float:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        at.refuse("alpha is not a number", "give one number")
+    return value
+
+
+def _constant(at: Call, value: Any) -> Array:
+    """A number or a tensor of numbers as float64."""
+    if isinstance(value, Tensor) and not value.is_complex():
+        return as_array(value).astype(np.float64)
+    if not isinstance(value, (int, float)):
+        at.refuse(f"arithmetic with a {type(value).__name__} is not supported", "use a float or a float tensor")
+    return np.asarray(value, dtype=np.float64)

@@ -1,0 +1,139 @@
+"""Which tensors of the model share memory, and what a call changes in place: torch itself is asked."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, fx
+from torch.fx.node import map_aggregate, map_arg
+
+from spikec.frontends.torch_fx_call import BATCH, Signal, leaves
+from spikec.frontends.torch_fx_trace import Traced
+from spikec.graph import Graph
+
+
+@attrs.frozen(eq=False)
+class Changes:
+    """What a call did to tensors that exist already.
+
+    Attributes:
+        same: nodes whose value is from now on the call's result.
+        other: nodes of which numbers changed, or may have, in a way that is not followed.
+    """
+
+    same: tuple[fx.Node, ...] = ()
+    other: tuple[fx.Node, ...] = ()
+
+
+class Memory:
+    """Repeats every call on tensors without data, which share memory as the real ones do.
+
+    Where torch cannot do that, the result may share memory with all operands.
+    """
+
+    def __init__(self, traced: Traced, graph: Graph, values: dict[fx.Node, Any]) -> None:
+        self._traced = traced
+        self._graph = graph
+        self._values = values
+        self._tensors: dict[fx.Node, Any] = {}
+        self._perhaps: list[set[int]] = []
+
+    def begin(self, node: fx.Node, signal: Signal) -> None:
+        """An input of the model."""
+        self._tensors[node] = self._fresh(signal)
+
+    def call(self, node: fx.Node, in_place: bool) -> Changes:
+        """Follow a call that was converted.
+
+        Args:
+            node: its value is known.
+            in_place: whether its name says so, which decides where torch cannot be asked.
+        """
+        operands = [each for each in node.all_input_nodes if each in self._tensors]
+        before = {each: _versions(self._tensors[each]) for each in operands}
+        value = self._values[node]
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                result = self._run(node)
+        except Exception:  # whatever a user's layer does with tensors that hold no numbers
+            result = None
+        changed = [each for each in operands if _versions(self._tensors[each]) != before[each]]
+        if isinstance(value, Signal) and not isinstance(result, Tensor):
+            if in_place and not changed:
+                result, changed = self._tensors[operands[0]], operands[:1]
+            else:
+                result = self._unknown(value, operands)
+        elif result is None:
+            result = map_aggregate(value, lambda x: self._unknown(x, operands) if isinstance(x, Signal) else x)
+        self._tensors[node] = result
+        return self._changes(node, result, changed)
+
+    def _changes(self, node: fx.Node, result: Any, changed: list[fx.Node]) -> Changes:
+        touched = self._related({key for each in changed for key in _storages(self._tensors[each])})
+        affected = [each for each, held in self._tensors.items() if each is not node and touched & _storages(held)]
+        same = tuple(each for each in affected if _coincide(self._tensors[each], result))
+        return Changes(same, tuple(each for each in affected if each not in same))
+
+    def _run(self, node: fx.Node) -> Any:
+        args, kwargs = map_arg((node.args, node.kwargs), self._without_data)
+        module = self._traced.module(node)
+        if module is not None:
+            parts = (*module.parameters(), *module.buffers())
+            return copy.deepcopy(module, {id(each): self._empty(each) for each in parts})(*args, **kwargs)
+        target: Any = node.target
+        return getattr(args[0], target)(*args[1:], **kwargs) if node.op == "call_method" else target(*args, **kwargs)
+
+    def _without_data(self, node: fx.Node) -> Any:
+        if node in self._tensors:
+            return self._tensors[node]
+        return map_aggregate(self._values[node], lambda x: self._empty(x) if isinstance(x, Tensor) else x)
+
+    def _empty(self, value: Tensor) -> Tensor:
+        dtype = self._dtype if value.is_floating_point() else value.dtype
+        return torch.empty_like(value, dtype=dtype, device="meta")
+
+    def _fresh(self, signal: Signal) -> Tensor:
+        with torch.inference_mode(False):
+            return torch.empty((BATCH, *self._graph.type(signal.name).shape), dtype=self._dtype, device="meta")
+
+    def _unknown(self, signal: Signal, operands: list[fx.Node]) -> Tensor:
+        result = self._fresh(signal)
+        self._perhaps.append(_storages(result).union(*(_storages(self._tensors[each]) for each in operands)))
+        return result
+
+    def _related(self, keys: set[int]) -> set[int]:
+        grown = keys.union(*(group for group in self._perhaps if group & keys))
+        return keys if grown == keys else self._related(grown)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, self._graph.type(self._graph.inputs[0]).dtype)
+        return dtype
+
+
+def _held(value: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in leaves(value) if isinstance(leaf, Tensor))
+
+
+def _versions(value: Any) -> list[int]:
+    return [tensor._version for tensor in _held(value)]
+
+
+def _storages(value: Any) -> set[int]:
+    return {tensor.untyped_storage()._cdata for tensor in _held(value)}
+
+
+def _coincide(a: Any, b: Any) -> bool:
+    """True for two tensors of one shape whose elements lie at the same places of one memory."""
+    return (
+        isinstance(a, Tensor)
+        and isinstance(b, Tensor)
+        and a.shape == b.shape
+        and a.storage_offset() == b.storage_offset()
+        and _storages(a) == _storages(b)
+        and all(x == y for x, y, size in zip(a.stride(), b.stride(), a.shape, strict=True) if size > 1)
+    )

@@ -1,0 +1,216 @@
+"""Converters of users: views that they make, and what they do wrong."""
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import spikec
+from spikec.errors import InvalidModelError, UnsupportedOpError
+from spikec.frontends.torch_fx import rules
+from spikec.op import Movement
+from spikec.ops import Conv, Identity
+
+
+@attrs.frozen(eq=False)
+class Permute(Movement):
+    kind = "permute"
+
+    axes: tuple[int, ...] = ()
+
+    def eval(self, *xs):
+        return xs[0].permute(0, *(axis + 1 for axis in self.axes))
+
+
+class Layer(nn.Module):
+    """A layer that does ``call`` and is converted by ``convert``."""
+
+    def __init__(self, call, convert):
+        super().__init__()
+        self.call, self.convert = call, convert
+
+    def forward(self, x):
+        return self.call(x)
+
+
+def select_first(at):
+    weight = np.eye(2, dtype=np.float32)[:1, :, None, None]
+    return at.add(Conv(weight, None, stride=(1, 1), padding=(0, 0), dilation=(1, 1)), at.operand)
+
+
+def same(at):
+    return at.add(Identity(), at.operand)
+
+
+@pytest.fixture(autouse=True)
+def converters():
+    @rules(("method", "permute"))
+    def permute(at, input, *dims):
+        return at.add(Permute(tuple(axis - 1 for axis in dims[1:])), input)
+
+    @rules(Layer)
+    def layer(module, at):
+        return module.convert(at)
+
+    yield
+    for key in (("method", "permute"), Layer):
+        del rules._table[key]
+
+
+class Net(nn.Module):
+    def __init__(self, body, **layers):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+        self.body = body
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.body(self, self.conv(x))
+
+
+def view_changed(net, y):
+    y.permute(0, 2, 3, 1).relu_()
+    return y
+
+
+def base_changed(net, y):
+    view = y.permute(0, 2, 3, 1)
+    y.relu_()
+    return view
+
+
+def view_of_a_view_changed(net, y):
+    y.permute(0, 1, 3, 2).permute(0, 2, 3, 1).relu_()
+    return y
+
+
+def copy_of_a_view_changed(net, y):
+    copied = y.permute(0, 2, 3, 1).contiguous()
+    copied.relu_()
+    return copied.permute(0, 3, 1, 2) + y
+
+
+def reshaped_view_changed(net, y):
+    flat = y.permute(0, 2, 3, 1).reshape(y.size(0), -1)
+    flat.relu_()
+    return torch.cat([flat, y.flatten(1)], 1)
+
+
+def there_and_back(net, y):
+    y.permute(0, 2, 3, 1).permute(0, 3, 1, 2).relu_()
+    return y
+
+
+def only_the_view_is_used(net, y):
+    return y.permute(0, 2, 3, 1).relu_()
+
+
+@pytest.mark.parametrize("body", [view_changed, base_changed, view_of_a_view_changed])
+@pytest.mark.parametrize("shape", [(2, 5, 4), (2, 2, 2)])
+def test_a_view_in_another_order_is_not_changed_in_place(body, shape):
+    with pytest.raises(UnsupportedOpError, match="in place that is used later in another shape or order") as error:
+        spikec.load(Net(body), torch.zeros(2, *shape))
+    assert "test_torch_fx_converters.py" in error.value.location
+    assert "inplace=True" in error.value.hint
+
+
+@pytest.mark.parametrize("body", [copy_of_a_view_changed, reshaped_view_changed, there_and_back, only_the_view_is_used])
+def test_memory_is_followed_through_views(agrees, body):
+    agrees(Net(body), (2, 5, 4))
+
+
+def layer_changed(net, y):
+    net.layer(y).relu_()
+    return y
+
+
+def fails_without_numbers(x):
+    return x[: len(x.numpy())]
+
+
+@pytest.mark.parametrize(
+    ("call", "convert"), [(lambda x: x[:, :1], select_first), (fails_without_numbers, same)], ids=["part", "unknown"]
+)
+def test_a_layers_view_is_not_changed_in_place(call, convert):
+    net = Net(layer_changed, layer=Layer(call, convert))
+    with pytest.raises(UnsupportedOpError, match="shares its memory, or may do so"):
+        spikec.load(net, torch.zeros(2, 2, 5, 4))
+
+
+def test_a_layer_that_gives_its_operand(agrees):
+    agrees(Net(layer_changed, layer=Layer(lambda x: x, same)), (2, 5, 4))
+
+
+def test_a_layers_copy(agrees):
+    net = Net(lambda net, y: net.layer(y).relu_() + y, layer=Layer(lambda x: x * 1, same))
+    agrees(net, (2, 5, 4))
+
+
+def test_a_layer_that_changes_its_operand():
+    def change(x):
+        x.neg_()
+        return x + 0
+
+    net = Net(lambda net, y: net.layer(y) + y, layer=Layer(change, same))
+    with pytest.raises(UnsupportedOpError, match="Layer changes a tensor in place"):
+        spikec.load(net, torch.zeros(2, 2, 5, 4))
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        self.last = x
+        return x
+
+
+def test_the_users_layer_is_not_touched():
+    layer = Layer(Counting(), same)
+    spikec.load(nn.Sequential(nn.ReLU(), layer), torch.zeros(1, 3))
+    assert layer.call.calls == 0
+    assert not hasattr(layer.call, "last")
+
+
+# ------------------------------------------------------------------- mistakes
+
+
+def nothing(at):
+    same(at)
+
+
+def swapped(at):
+    return at.weight
+
+
+def name_instead_of_signal(at):
+    return at.graph.add(Identity(), at.operand.name)
+
+
+def wrong_number(at):
+    return at.add(Conv(np.ones((2, 2, 1, 1)), None, stride=(1,), padding=(0,), dilation=int("x")), at.operand)
+
+
+@pytest.mark.parametrize(
+    ("convert", "match", "cause"),
+    [
+        (nothing, "returns None", None),
+        (name_instead_of_signal, "returns 'identity'", None),
+        (swapped, "raises AttributeError", AttributeError),
+        (wrong_number, "raises ValueError", ValueError),
+    ],
+)
+def test_a_converters_mistake_is_said_of_it(convert, match, cause):
+    model = nn.Sequential(nn.ReLU(), Layer(lambda x: x, convert), nn.Conv2d(2, 2, 1))
+    with pytest.raises((InvalidModelError, UnsupportedOpError), match=match) as error:
+        spikec.load(model, torch.zeros(1, 2, 3, 4))
+    (problem,) = error.value.problems
+    assert problem.location.startswith("1")
+    assert "layer (test_torch_fx_converters.py:" in problem.message
+    assert problem.hint
+    assert cause is None or isinstance(error.value.__cause__, cause)
