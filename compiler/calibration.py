@@ -45,14 +45,15 @@ class Statistics:
     @classmethod
     def of(cls, values: Tensor, axis: int) -> Statistics:
         """Of values [B, ...] that are not negative; ``axis`` of a sample is the channel."""
-        rows = values.detach().movedim(axis + 1, 0).flatten(1).to(torch.float32)
-        bins = (rows.contiguous().view(torch.int32) >> _BITS).clamp(_FIRST - 1, _LAST)
-        positive = bins[bins >= _FIRST]
-        first = int(positive.min()) if len(positive) else _FIRST
-        width = (int(positive.max()) - first + 2) if len(positive) else 1
-        flat = (bins - first + 1).clamp(min=0).long() + torch.arange(len(rows), device=rows.device)[:, None] * width
-        counts = torch.bincount(flat.flatten(), minlength=len(rows) * width).reshape(len(rows), width)
-        return cls(rows.amax(1).double().cpu().numpy(), counts.cpu().numpy(), first)
+        rows = values.detach().movedim(axis + 1, 0).flatten(1).to(torch.float32).contiguous()
+        width = _LAST - _FIRST + 2
+        bins = (rows.view(torch.int32) >> _BITS).sub_(_FIRST - 1).clamp_(0, width - 1)
+        bins += torch.arange(len(rows), dtype=torch.int32, device=rows.device)[:, None] * width
+        counts = torch.bincount(bins.flatten(), minlength=len(rows) * width).reshape(len(rows), width).cpu().numpy()
+        used = np.flatnonzero(counts[:, 1:].any(0))
+        first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+        counts = np.concatenate([counts[:, :1], counts[:, 1 + first : 1 + last]], axis=1)
+        return cls(rows.amax(1).double().cpu().numpy(), counts, _FIRST + first)
 
     def merge(self, other: Statistics) -> Statistics:
         """Of both sets of values."""

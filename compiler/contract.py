@@ -207,11 +207,10 @@ def check_rate(graph: Graph, name: str) -> None:
         raise VerificationError(
             graph.problem(name, "its rate cannot be checked: it has no threshold", "derive it from spikec.ops.Neuron")
         )
-    (operand,) = graph.operands(name)
-    shape = graph.type(operand).shape
-    threshold = np.broadcast_to(op.v_threshold, shape)
+    given = [value for value in (op.v_threshold, op.v_init, op.v_reset) if value is not None]
+    shape = np.broadcast_shapes(*(value.shape for value in given))
     levels = torch.linspace(-1.0, 2.0, 61, dtype=torch.float64).reshape(-1, *[1] * len(shape))
-    scale = torch.tensor(threshold.copy())[None]
+    scale = torch.tensor(np.broadcast_to(op.v_threshold, shape).copy())[None]
     z = levels * scale
     with torch.no_grad(), tensor_cache():
         for steps in (8, 64):
