@@ -24,6 +24,10 @@ Data = TypeVar("Data", Tensor, Array)
 _CHUNK = 1 << 20
 
 
+#: an input further outside of the calibrated range than this share of it is worth a warning
+_MARGIN = 0.1
+
+
 @attrs.frozen(eq=False)
 class Encoder:
     """The host's part: real numbers become spikes of integrate-and-fire neurons with soft reset.
@@ -152,6 +156,16 @@ class NetxModel:
             raise InvalidModelError(f"the input is [{wanted}], got {list(array.shape)}", hint="give a batch first")
         if not np.isfinite(array).all():
             raise InvalidModelError("an input holds NaN or infinity")
+        limit = self.encoder.threshold * (1 + _MARGIN)
+        outside = (array > limit) | (array < (-limit if self.encoder.signed else -_MARGIN * limit))
+        if outside.any():
+            high = self.encoder.threshold
+            warnings.warn(
+                f"{outside.mean():.2%} of the inputs lie outside of the calibration data's range "
+                f"[{-high if self.encoder.signed else 0:g}, {high:g}], and are clipped to it",
+                SpikecWarning,
+                stacklevel=3,
+            )
         return array
 
     def _steps(self, timesteps: int | None) -> int:

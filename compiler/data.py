@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
 
 from spikec.errors import CalibrationError, CompileError, InvalidModelError
 
@@ -69,6 +70,11 @@ class Batches:
             raise CalibrationError(
                 f"calibration is a {type(data).__name__}",
                 hint="give tensors: one [N, ...], or a list of batches, each x, (x, y) or a dict by argument name",
+            )
+        if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+            raise CalibrationError(
+                f"calibration is a {type(data).__name__}, whose items are single samples",
+                hint="wrap it: torch.utils.data.DataLoader(dataset, batch_size=256)",
             )
         if isinstance(data, tuple) and len(data) > 1 and len({np.ndim(x) for x in data}) > 1:
             raise CalibrationError("calibration is a tuple, read as batches that differ", hint="give [(x, y)] or x")

@@ -53,9 +53,11 @@ class Ledger:
             fate: Fate = "kept" if own[0].op.kind == kind else "converted"
             return Entry(source, fate, f"%{own[0].name} = {own[0].op.kind}")
         if own:
-            return Entry(source, "lowered", ", ".join(f"%{node.name}" for node in own))
+            return Entry(source, "lowered", f"into {len(own)} ops, %{own[0].name} to %{own[-1].name}")
         if within:
-            return Entry(source, "folded", f"into {', '.join(f'%{node.name}' for node in within)}")
+            names = ", ".join(f"%{node.name}" for node in within[:3])
+            more = f" and {len(within) - 3} more" if len(within) > 3 else ""
+            return Entry(source, "folded", f"into {names}{more}")
         return Entry(source, "folded", final.dropped[source])
 
     def __iter__(self) -> Iterator[Entry]:
@@ -65,8 +67,7 @@ class Ledger:
         return len(self.entries)
 
     def __str__(self) -> str:
-        rows = [(e.source.label, e.source.kind, e.fate, e.into, str(e.source)) for e in self.entries]
+        rows = [(e.source.label, e.source.kind, e.fate, e.into, e.source.place) for e in self.entries]
         widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
-        return "\n".join(
-            f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:<{widths[3]}}  {e}" for a, b, c, d, e in rows
-        )
+        padded = ([f"{text:<{width}}" for text, width in zip(row, [*widths, 0], strict=True)] for row in rows)
+        return "\n".join("  ".join(cells).rstrip() for cells in padded)

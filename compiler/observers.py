@@ -35,6 +35,7 @@ class Numbers:
         self.ann = start
         self.xs = xs
         self.each = each
+        self._since = "" if each else " up to here"
         self.timesteps = timesteps or 2 * STEPS
 
     def __call__(self, step: Step) -> str | None:
@@ -50,8 +51,8 @@ class Numbers:
                 for node in step.after.with_role(Role.NEURON):
                     check_rate(step.after, node.name)
             against = self.ann if step.by.contract == "rate" else step.before
-            measured = difference(against, step.after, self.xs, self.timesteps)
-            found.append(f"{step.by.contract}: {measured:.1e} of the output's spread at T={self.timesteps}")
+            measured = difference(against, step.after, self.xs, self.timesteps, self.ann)
+            found.append(f"{step.by.contract}: {measured:.1e} of the ANN's spread at T={self.timesteps}")
         if not step.after.is_spiking:
             self.ann = step.after
         return "; ".join(found) or None
@@ -68,7 +69,8 @@ class Numbers:
             where = "one of the passes since the last check did it; verify='each' says which"
             raise VerificationError([attrs.evolve(p, hint=p.hint or where) for p in error.problems]) from None
         self.anchor = last
-        return [f"exact: {found:.1e}"]
+        result = "not checked, the net stays silent" if found is None else f"{found:.1e}"
+        return [f"exact{self._since}: {result}"]
 
 
 class Dump:

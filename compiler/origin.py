@@ -31,9 +31,13 @@ class Source:
         """The short name that dumps and errors use."""
         return self.path or self.node
 
+    @property
+    def place(self) -> str:
+        """``net.py:12``, or nothing where the line is not known."""
+        return f"{os.path.basename(self.file)}:{self.line}" if self.file else ""
+
     def __str__(self) -> str:
-        where = f" ({os.path.basename(self.file)}:{self.line})" if self.file else ""
-        return f"{self.label}{where}"
+        return f"{self.label} ({self.place})" if self.place else self.label
 
 
 Origin = tuple[Source, ...]

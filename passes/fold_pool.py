@@ -113,13 +113,13 @@ def _compose(graph: Graph, source: str, chain: Sequence[str], name: str) -> Line
     linear = graph[name]
     assert isinstance(linear, Linear)
     operand = graph.type(source)
-    rows = torch.zeros((linear.out_features, *operand.shape), dtype=torch.float64, requires_grad=True)
-    with tensor_cache():
+    weight = np.asarray(linear.weight, dtype=np.float64)
+    with tensor_cache(), torch.inference_mode(False), torch.enable_grad():
+        rows = torch.zeros((linear.out_features, *operand.shape), dtype=torch.float64, requires_grad=True)
         y = rows
         for each in chain:
             y = graph[each].eval(y)
-    weight = np.asarray(linear.weight, dtype=np.float64)
-    (gradient,) = torch.autograd.grad(y, rows, torch.tensor(weight))
+        (gradient,) = torch.autograd.grad(y, rows, torch.tensor(weight))
     shift = weight @ y[0].detach().numpy()
     bias = None if linear.bias is None and not shift.any() else linear.shift + shift
     return attrs.evolve(

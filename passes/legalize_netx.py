@@ -113,10 +113,10 @@ def _unroll(graph: Graph, name: str) -> None:
     (source,) = graph.operands(name)
     operand, result = graph.type(source), graph.type(name)
     size = math.prod(result.shape)
-    rows = torch.zeros((size, *operand.shape), dtype=torch.float64, requires_grad=True)
-    with tensor_cache():
+    with tensor_cache(), torch.inference_mode(False), torch.enable_grad():
+        rows = torch.zeros((size, *operand.shape), dtype=torch.float64, requires_grad=True)
         y = op.eval(rows)
-    (gradient,) = torch.autograd.grad(y, rows, torch.eye(size, dtype=torch.float64).reshape(size, *result.shape))
+        (gradient,) = torch.autograd.grad(y, rows, torch.eye(size, dtype=torch.float64).reshape(size, *result.shape))
     linear = Linear(
         gradient.reshape(size, -1).numpy(),
         None if op.bias is None else y[0].detach().reshape(-1).numpy(),

@@ -16,6 +16,7 @@ from spikec import (
     CalibrationError,
     CompileError,
     InvalidModelError,
+    SpikecWarning,
     TypeMismatchError,
     UnsupportedOpError,
     VerificationError,
@@ -51,6 +52,22 @@ def test_conv_first_says_exactly_what_to_pass(target):
 def test_an_example_is_enough():
     with pytest.warns(spikec.SpikecWarning):
         spikec.compile(conv_net(), "nir", example_input=torch.rand(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet", "maxpool", "concat"])
+@pytest.mark.parametrize("example", [torch.rand, torch.zeros, torch.ones])
+def test_an_example_of_any_kind_is_enough_for_real_nets(name, example):
+    """Thresholds from the weights alone are high: the checks must not take a silent net for a wrong one."""
+    x = example(2, *nets.batch(name, 2).shape[1:])
+    with pytest.warns(SpikecWarning, match="weights alone"):
+        spikec.compile(nets.build(name), "spikingjelly", example_input=x)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("target", TARGETS)
+def test_compiling_without_gradients(target, mode):
+    with mode():
+        spikec.compile(conv_net(), target, calibration=IMAGES)
 
 
 @pytest.mark.parametrize("target", TARGETS)

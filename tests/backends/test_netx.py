@@ -280,17 +280,17 @@ def test_only_2d_convolutions_have_hard_reset(name):
 
 
 @pytest.mark.parametrize(
-    ("model", "message"),
+    ("layers", "message"),
     [
-        (nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv2d(3, 3, 3), nn.ReLU()), "without a neuron between"),
-        (nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)), "last axis"),
-        (nn.Sequential(nn.Conv2d(2, 3, 2), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(3, 2, 3, padding=1)), "no sumpool"),
+        (lambda: [nn.Conv2d(2, 3, 3), nn.Conv2d(3, 3, 3), nn.ReLU()], "without a neuron between"),
+        (lambda: [nn.Linear(6, 6), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)], "last axis"),
+        (lambda: [nn.Conv2d(2, 3, 2), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(3, 2, 3, padding=1)], "no sumpool"),
     ],
     ids=["two convs", "linear on a map", "a pool that leaves cells out"],
 )
-def test_what_hard_reset_refuses_soft_reset_runs(model, message):
-    x = torch.rand(8, 2, 6, 6)
-    problems = spikec.check(model.eval(), "netx", calibration=x, timesteps=T, reset="hard")
+def test_what_hard_reset_refuses_soft_reset_runs(layers, message):
+    x, model = torch.rand(8, 2, 6, 6), nn.Sequential(*layers()).eval()
+    problems = spikec.check(model, "netx", calibration=x, timesteps=T, reset="hard")
     assert message in problems[0].message
     assert 'reset="soft"' in problems[0].hint
     y, ann = spikec.compile(model, "netx", calibration=x, timesteps=T).run(x), model(x).detach()

@@ -149,6 +149,7 @@ def test_batches_take_what_users_have():
         (7, "not an iterable"),
         (["text"], "not a tensor"),
         ("images.npz", "calibration is a str"),
+        (torch.utils.data.TensorDataset(torch.rand(3, 6)), "single samples"),
         ({"x": torch.rand(3, 6)}, "calibration is a dict"),
         ((torch.rand(3, 6), torch.zeros(3)), r"\[\(x, y\)\]"),
         ([torch.full((2, 6), float("nan"))], "NaN"),

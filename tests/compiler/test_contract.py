@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import build
-from spikec import Compiler, Graph, VerificationError
+from spikec import Compiler, Graph, SpikecWarning, VerificationError
 from spikec.contract import check_exact, check_rate, difference, first_difference, probe
 from spikec.ops import IF, Input, Linear, Neuron, Output, Weighted
 
@@ -72,7 +72,46 @@ def test_a_probe_that_cannot_tell_is_an_error():
     g = build.mlp()
     g.set_op("fc3", Linear(np.full((4, 7), 1e-9), np.ones(4), origin=g["fc3"].origin))
     with pytest.raises(VerificationError, match="hardly varies"):
-        difference(g, g.copy(), probe(g, None, 0))
+        check_exact(g, scaled(g, "fc3", 1.0), probe(g, None, 0))
+
+
+def test_a_silent_spiking_graph_is_fed_more_until_it_answers():
+    """At the probe's own size nothing fires within 16 steps, and nothing could be seen."""
+    xs = (torch.tensor([[0.9], [0.3], [0.1]], dtype=torch.float64),)
+    assert check_exact(neuron(0.01), neuron(0.01), xs) == 0
+    with pytest.raises(VerificationError, match="changed a spike"):
+        check_exact(neuron(0.01), neuron(0.012), xs)
+    assert check_exact(neuron(1e-9), neuron(1e-9), xs) is None
+
+
+def test_a_net_that_stays_silent_is_said_not_to_be_checked():
+    with pytest.warns(SpikecWarning):
+        c = Compiler(build.GraphTarget(), verify="each").run(silent())
+    checks = {record.name: record.check for record in c.stages}
+    assert checks["fold-rescale"] == "exact: not checked, the net stays silent"
+    assert checks["fold-batchnorm"].startswith("exact: ")
+    assert "not checked" not in checks["fold-batchnorm"]
+
+
+def silent():
+    """Weights that cancel: the bound from the weights alone is far above any value."""
+    b = build.Builder(6)
+    x = b.relu(b.batchnorm(b.linear(b.x, 50, "fc0"), "bn"), "relu0")
+    for i in range(1, 5):
+        x = b.relu(b.linear(x, 50, f"fc{i}"), f"relu{i}")
+    return b.done(b.linear(x, 3, "out"))
+
+
+def test_a_probe_of_one_value_is_made_to_vary():
+    (x,) = probe(build.mlp(), [torch.zeros(4, 6)], 0)
+    assert float(x.std()) > 0
+
+
+def test_what_a_pass_costs_is_measured_against_the_anns_spread(spiking):
+    g = build.residual()
+    xs = probe(g, [X], 0)
+    assert difference(spiking, spiking.copy(), xs, 16, g) == 0
+    assert difference(spiking, scaled(spiking, "fc", 1.5), xs, 16, g) > 0.1
 
 
 @pytest.mark.parametrize(
