@@ -57,11 +57,6 @@ class Layer:
     groups: int = 1
     relays: int = 0
 
-    @property
-    def units(self) -> tuple[int, ...]:
-        """Shape without the relays."""
-        return (self.shape[0] - self.relays, *self.shape[1:])
-
 
 @attrs.frozen(eq=False)
 class Response:

@@ -142,6 +142,11 @@ class Pass:
             raise CompileError(
                 f"pass {cls.name} has contract {cls.contract!r}", hint=f"contracts: {', '.join(CONTRACTS)}"
             )
+        if cls.contract == "tuned" and cls.gives is not None:
+            raise CompileError(
+                f"pass {cls.name} is tuned and gives stage {cls.gives.name}",
+                hint="a tuned pass may be left out, so no stage may rest on it: split it in two",
+            )
 
     def __str__(self) -> str:
         options = []

@@ -149,6 +149,13 @@ def test_a_pass_needs_a_name_and_a_known_contract():
             name = "typo"
             contract = "exakt"
 
+    with pytest.raises(CompileError, match="tuned and gives stage spiking"):
+
+        class Resting(Pass):
+            name = "resting"
+            contract = "tuned"
+            gives = SPIKING
+
 
 def test_an_ordinary_exception_in_a_pass_keeps_its_type_and_names_the_pass():
     @attrs.frozen
