@@ -18,7 +18,7 @@ from spikec.frontend import Reference
 from spikec.graph import Graph
 from spikec.interp import outputs_over_time, run
 from spikec.op import tensor, tensor_cache
-from spikec.ops import IF, Neuron
+from spikec.ops import IF, Neuron, Output
 
 #: allowed difference of an exact pass, relative to the output's spread over the probe
 EXACT = 1e-9
@@ -60,7 +60,19 @@ def probe(graph: Graph, samples: Sequence[Tensor] | None, seed: int) -> tuple[Te
 
 
 def outputs(graph: Graph, xs: Sequence[Tensor], timesteps: int) -> list[Tensor]:
-    """Each output in ANN units, averaged over time in an SNN."""
+    """Each output in ANN units, averaged over time in an SNN, behind its heads."""
+    return [
+        _output(graph, name).finish(x) for name, x in zip(graph.outputs, _averages(graph, xs, timesteps), strict=True)
+    ]
+
+
+def _output(graph: Graph, name: str) -> Output:
+    op = graph[name]
+    assert isinstance(op, Output)
+    return op
+
+
+def _averages(graph: Graph, xs: Sequence[Tensor], timesteps: int) -> list[Tensor]:
     if not graph.is_spiking:
         found = run(graph, xs)
         return list(found) if isinstance(found, tuple) else [found]

@@ -9,6 +9,7 @@ import attrs
 
 from spikec.graph import Graph
 from spikec.op import Op
+from spikec.ops import Head, Output
 from spikec.origin import Source
 
 Fate = Literal["converted", "folded", "lowered", "kept"]
@@ -49,6 +50,9 @@ class Ledger:
     def _entry(source: Source, kind: str | None, final: Graph) -> Entry:
         own = [node for node in final.match(Op) if node.op.origin and node.op.origin[0] == source]
         within = [node for node in final.match(Op) if source in node.op.origin]
+        outside = [node.name for node in within if isinstance(node.op, Output)]
+        if outside and kind == Head.kind:
+            return Entry(source, "kept", f"outside the network, behind %{outside[0]}")
         if len(own) == 1:
             fate: Fate = "kept" if own[0].op.kind == kind else "converted"
             return Entry(source, fate, f"%{own[0].name} = {own[0].op.kind}")

@@ -1,34 +1,50 @@
-"""One spelling for every clipped ReLU."""
+"""Every piecewise linear activation becomes sums of one spelling, the clipped ReLU."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import attrs
+import numpy as np
 
+from spikec.errors import UnsupportedOpError
 from spikec.graph import Graph, Node
-from spikec.ops import Clamp, Relu
+from spikec.op import Op
+from spikec.ops import Add, Clamp, LeakyRelu, Maximum, Minimum, Relu
+from spikec.ops.weighted import diagonal
 from spikec.origin import merge
 from spikec.passbase import Context, Pass
 from spikec.rewrite import rewrite
 from spikec.stages import ANN, Stage
+from spikec.types import Array
 
 
 @attrs.frozen
 class CanonicalizeActivations(Pass):
-    """``clamp(0, k)``, ReLU6 and hardtanh(0, k) become ``relu(cap=k)``; two ReLUs in a row become one."""
+    """Clamps, leaky ReLUs, maxima and minima in terms of ``relu(x, cap) = min(max(x, 0), cap)``::
+
+        clamp(x, 0, k)    = relu(x, k)
+        clamp(x, -j, k)   = relu(x, k) - relu(-x, j)
+        clamp(x, l, h)    = l + relu(x - l, h - l)       if both bounds have one sign
+        clamp(x, -, h)    = h - relu(h - x)
+        leakyrelu(x, a)   = relu(x) - a relu(-x)
+        max(a, b)         = b + relu(a - b)
+        min(a, b)         = a - relu(a - b)
+
+    Two ReLUs in a row become one.
+    """
 
     name: ClassVar[str] = "canonicalize-activations"
     needs: ClassVar[tuple[Stage, ...]] = ANN
 
     def run(self, graph: Graph, context: Context) -> int:
-        """Rewrite clamps, then pairs of ReLUs."""
+        """Rewrite each kind, then pairs of ReLUs."""
         changes = 0
-        for node in graph.match(Clamp):
-            low, high = node.op.low, node.op.high
-            if low != 0 or (high is not None and high <= 0):
-                context.note(node.name, f"clamp({low}, {high}) is no clipped ReLU")
-                continue
-            graph.set_op(node.name, Relu(high, origin=node.op.origin))
-            changes += 1
+        for kind, lower in _LOWERED.items():
+            for node in graph.match(kind):
+                lower(_Writer(graph, node))
+                changes += 1
 
         def join(first: Node[Any], second: Node[Any]) -> bool:
             caps = [op.cap for op in (first.op, second.op) if op.cap is not None]
@@ -40,3 +56,99 @@ class CanonicalizeActivations(Pass):
         while joined := rewrite(graph, (Relu, Relu), join):
             changes += joined
         return changes
+
+
+class _Writer:
+    """Writes ops instead of one node; the last one takes its name."""
+
+    def __init__(self, graph: Graph, node: Node[Any]) -> None:
+        self.graph, self.name, self.op = graph, node.name, node.op
+        self.operands = graph.operands(node.name)
+        self.rank = len(graph.type(node.name).shape)
+        self.dtype = graph.type(node.name).dtype
+
+    def affine(self, x: str, gain: Any, shift: float, part: str) -> str:
+        """``gain x + shift``, gain and shift along the channels."""
+        return self.add(self._diagonal(gain, shift), x, part=part)
+
+    def relu(self, x: str, cap: float | None, part: str) -> str:
+        """``min(max(x, 0), cap)``."""
+        return self.add(Relu(cap), x, part=part)
+
+    def add(self, op: Op, *operands: str, part: str) -> str:
+        """An op of the node's origin."""
+        return self.graph.add(attrs.evolve(op, origin=self.op.origin), *operands, name=f"{self.name}_{part}")
+
+    def finish(self, op: Op, *operands: str) -> None:
+        """The op that gives the node's result."""
+        self.graph.set_op(self.name, attrs.evolve(op, origin=self.op.origin))
+        self.graph.set_operands(self.name, *operands)
+
+    def finish_affine(self, x: str, gain: float, shift: float) -> None:
+        """The node's result is ``gain x + shift``."""
+        self.finish(self._diagonal(gain, shift), x)
+
+    def _diagonal(self, gain: Any, shift: float) -> Op:
+        shape = self.graph.type(self.name).shape
+        if not 1 <= self.rank <= 4:
+            message = f"{self.op.kind} of samples of shape {shape} has no spiking form"
+            raise UnsupportedOpError(self.graph.problem(self.name, message, "use samples with 1 to 4 axes"))
+        gains = np.broadcast_to(np.asarray(gain, self.dtype), shape[:1]) if np.ndim(gain) < 2 else self._vector(gain)
+        return diagonal(gains, np.full(shape[0], shift, self.dtype) if shift else None, self.rank)
+
+    def _vector(self, gain: Array) -> Array:
+        shape = self.graph.type(self.name).shape
+        rows = np.broadcast_to(gain, shape).reshape(shape[0], -1)
+        if not (rows == rows[:, :1]).all():
+            message = f"the parameter of {self.op.kind} differs within a channel"
+            raise UnsupportedOpError(self.graph.problem(self.name, message, "use one number, or one a channel"))
+        return np.asarray(rows[:, 0], self.dtype)
+
+
+def _clamp(write: _Writer) -> None:
+    low, high = write.op.low, write.op.high
+    (x,) = write.operands
+    if low is not None and high is not None and low >= high:
+        problem = write.graph.problem(write.name, f"clamp({low:g}, {high:g}) is constant", "give min below max")
+        raise UnsupportedOpError(problem)
+    if low == 0:
+        write.finish(Relu(high), x)
+    elif low is None:
+        above = write.relu(write.affine(x, -1, high, "below"), None, "excess")
+        write.finish_affine(above, -1, high)
+    elif high is not None and low < 0 < high:
+        positive = write.relu(x, high, "positive")
+        negative = write.relu(write.affine(x, -1, 0, "minus"), -low, "negative")
+        write.finish(Add(), positive, write.affine(negative, -1, 0, "negated"))
+    else:
+        cap = None if high is None else high - low
+        write.finish_affine(write.relu(write.affine(x, 1, -low, "above"), cap, "excess"), 1, low)
+
+
+def _leaky(write: _Writer) -> None:
+    (x,) = write.operands
+    positive = write.relu(x, None, "positive")
+    negative = write.relu(write.affine(x, -1, 0, "minus"), None, "negative")
+    write.finish(Add(), positive, write.affine(negative, -write.op.slope, 0, "sloped"))
+
+
+def _excess(write: _Writer) -> str:
+    """``relu(a - b)``."""
+    a, b = write.operands
+    return write.relu(write.add(Add(), a, write.affine(b, -1, 0, "minus"), part="difference"), None, "excess")
+
+
+def _maximum(write: _Writer) -> None:
+    write.finish(Add(), write.operands[1], _excess(write))
+
+
+def _minimum(write: _Writer) -> None:
+    write.finish(Add(), write.operands[0], write.affine(_excess(write), -1, 0, "negated"))
+
+
+_LOWERED: dict[type[Op], Callable[[_Writer], None]] = {
+    Clamp: _clamp,
+    LeakyRelu: _leaky,
+    Maximum: _maximum,
+    Minimum: _minimum,
+}

@@ -174,9 +174,10 @@ def test_a_refused_model_leaves_no_file(folder):
 
 
 def test_a_refusal_in_a_pass_names_it(folder):
-    Path("clamped.py").write_text("from torch import nn\nnet = nn.Sequential(nn.Linear(4, 3), nn.Hardtanh()).eval()\n")
-    card = refused("compile", "clamped.py:net", "--target", "nir", "-o", "m.nir")
-    assert "clamp has no spiking form" in card
+    layers = "nn.Conv1d(1, 1, 1), nn.MaxPool1d(2, padding=1)"
+    Path("pooled.py").write_text(f"from torch import nn\nnet = nn.Sequential({layers}).eval()\n")
+    card = refused("compile", "pooled.py:net", "--target", "nir", "-o", "m.nir", "--example", "1,4")
+    assert "maxpool has no spiking form" in card
     if sys.version_info >= (3, 11):
         assert "in pass" in card
 

@@ -1,14 +1,15 @@
 """The operations of the graph, one family a file; each docstring states the equation."""
 
-from spikec.ops.activation import Clamp, MaxPool, Relu
+from spikec.ops.activation import Clamp, LeakyRelu, Maximum, MaxPool, Minimum, Relu
 from spikec.ops.arith import Add, Identity, Rescale
 from spikec.ops.delay import Delay
+from spikec.ops.head import Head
 from spikec.ops.io import Input, Output
 from spikec.ops.neuron import IF, Neuron
 from spikec.ops.norm import BatchNorm
 from spikec.ops.pool import AdaptiveAvgPool, AvgPool, SumPool
-from spikec.ops.shape import Concat, Flatten, Pad, Reshape
-from spikec.ops.weighted import Conv, Linear, Weighted
+from spikec.ops.shape import Concat, Flatten, Pad, Permute, Reshape, Slice, Upsample
+from spikec.ops.weighted import Conv, ConvTranspose, Linear, Weighted
 
 __all__ = [
     "IF",
@@ -19,18 +20,26 @@ __all__ = [
     "Clamp",
     "Concat",
     "Conv",
+    "ConvTranspose",
     "Delay",
     "Flatten",
+    "Head",
     "Identity",
     "Input",
+    "LeakyRelu",
     "Linear",
     "MaxPool",
+    "Maximum",
+    "Minimum",
     "Neuron",
     "Output",
     "Pad",
+    "Permute",
     "Relu",
     "Rescale",
     "Reshape",
+    "Slice",
     "SumPool",
+    "Upsample",
     "Weighted",
 ]

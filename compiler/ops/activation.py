@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import attrs
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from spikec.errors import TypeMismatchError
-from spikec.op import Op, Role, array
+from spikec.op import Op, Role, array, tensor
 from spikec.ops.weighted import Pairs, pad_list, pairs
 from spikec.types import Array, Real, Type, ints
 
@@ -62,6 +63,62 @@ class Clamp(_Activation):
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's clamp."""
         return xs[0].clamp(min=self.low, max=self.high)
+
+
+@attrs.frozen(eq=False)
+class LeakyRelu(_Activation):
+    """``y = max(x, 0) + slope min(x, 0)``: LeakyReLU and PReLU (He et al. 2015, eq. 1); slope -1 is ``abs``.
+
+    Attributes:
+        slope: any finite numbers, of the sample's rank, each axis 1 or full.
+    """
+
+    kind: ClassVar[str] = "leakyrelu"
+
+    slope: Array = array()
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """The equation above."""
+        return xs[0].clamp(min=0) + tensor(self.slope, xs[0]) * xs[0].clamp(max=0)
+
+
+@attrs.frozen(eq=False)
+class Maximum(_Activation):
+    """``y = max(a, b)``, element by element, of two signals of one shape."""
+
+    kind: ClassVar[str] = "maximum"
+    arity: ClassVar[int | None] = 2
+
+    def infer(self, *operands: Type) -> Type:
+        """The common type; shapes must be the same."""
+        return _alike(self, super().infer(*operands), operands)
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's maximum."""
+        return torch.maximum(*xs)
+
+
+@attrs.frozen(eq=False)
+class Minimum(_Activation):
+    """``y = min(a, b)``, element by element, of two signals of one shape."""
+
+    kind: ClassVar[str] = "minimum"
+    arity: ClassVar[int | None] = 2
+
+    def infer(self, *operands: Type) -> Type:
+        """The common type; shapes must be the same."""
+        return _alike(self, super().infer(*operands), operands)
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's minimum."""
+        return torch.minimum(*xs)
+
+
+def _alike(op: Op, result: Type, operands: tuple[Type, ...]) -> Type:
+    if any(x != operands[0] for x in operands):
+        shapes = " and ".join(str(x.shape) for x in operands)
+        raise TypeMismatchError(f"{op.kind} of shapes {shapes}", hint="broadcasting is not supported here")
+    return result
 
 
 _MAX_POOL: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}

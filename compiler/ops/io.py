@@ -7,6 +7,7 @@ from torch import Tensor
 
 from spikec.errors import TypeMismatchError
 from spikec.op import Op, Role
+from spikec.ops.head import Head
 from spikec.types import Real, Type, ints, unit_rate
 
 
@@ -46,10 +47,17 @@ class Input(Op):
 
 @attrs.frozen(eq=False)
 class Output(Op):
-    """An output of the model; the scale of its type turns its time-average into the ANN's value."""
+    """An output of the model; the scale of its type turns its time-average into what stands before ``heads``.
+
+    Attributes:
+        heads: softmax and its like, in order, that the ANN applies last. They are not part of the spiking network:
+            :meth:`finish` applies them to the time-average.
+    """
 
     kind: ClassVar[str] = "output"
     role: ClassVar[Role] = Role.IO
+
+    heads: tuple[Head, ...] = ()
 
     def infer(self, *operands: Type) -> Type:
         """The operand's type."""
@@ -58,3 +66,9 @@ class Output(Op):
     def eval(self, *xs: Tensor) -> Tensor:
         """The operand."""
         return xs[0]
+
+    def finish(self, average: Tensor) -> Tensor:
+        """The model's result [B, ...] from the output's average over time, in ANN units."""
+        for head in self.heads:
+            average = head.eval(average)
+        return average

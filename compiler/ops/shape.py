@@ -44,6 +44,59 @@ class Reshape(Movement):
 
 
 @attrs.frozen(eq=False)
+class Permute(Movement):
+    """The sample's axes in another order: axis i of the result is axis ``axes[i]`` of the operand."""
+
+    kind: ClassVar[str] = "permute"
+
+    axes: tuple[int, ...] = attrs.field(converter=ints)
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's permute, past the batch."""
+        return xs[0].permute(0, *(axis + 1 for axis in self.axes))
+
+
+@attrs.frozen(eq=False)
+class Slice(Movement):
+    """Cells ``start, start + step, ...`` below ``stop`` along one axis of the sample.
+
+    Attributes:
+        axis: of the sample; negative ones count from the end.
+        start, stop: as in Python, negative ones count from the end; a stop of None is the end.
+        step: positive.
+    """
+
+    kind: ClassVar[str] = "slice"
+
+    axis: int
+    start: int = 0
+    stop: int | None = None
+    step: int = attrs.field(default=1, validator=attrs.validators.gt(0))
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """Indexing along that axis."""
+        axis = self.axis + 1 if self.axis >= 0 else self.axis + xs[0].ndim
+        return xs[0][(slice(None),) * axis + (slice(self.start, self.stop, self.step),)]
+
+
+@attrs.frozen(eq=False)
+class Upsample(Movement):
+    """Nearest-neighbour resizing of the spatial axes to ``size``: cell i of an axis is ``floor(i old / new)``."""
+
+    kind: ClassVar[str] = "upsample"
+
+    size: tuple[int, ...] = attrs.field(converter=ints)
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """Cells picked axis by axis."""
+        (x,) = xs
+        for axis, new in enumerate(self.size, start=2):
+            cells = torch.arange(new, device=x.device) * x.shape[axis] // new
+            x = x.index_select(axis, cells)
+        return x
+
+
+@attrs.frozen(eq=False)
 class Pad(Movement):
     """Padding of the trailing axes.
 

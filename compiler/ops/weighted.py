@@ -178,11 +178,7 @@ class Conv(Weighted):
 
     def infer(self, *operands: Type) -> Type:
         """As every affine op; the operand is one channel axis and the spatial axes."""
-        if len(operands[0].shape) != self.weight.ndim - 1:
-            raise TypeMismatchError(
-                f"a {self.weight.ndim - 2}d convolution takes samples of rank {self.weight.ndim - 1}, "
-                f"operand has shape {operands[0].shape}"
-            )
+        _expect_map(self.weight, operands[0])
         return super().infer(*operands)
 
     def eval(self, *xs: Tensor) -> Tensor:
@@ -198,10 +194,75 @@ class Conv(Weighted):
         return result
 
     def _per_input(self, factor: Array) -> Array:
-        factor = np.broadcast_to(factor, (self.in_features,)).reshape(self.groups, 1, -1)
-        per_group = self.out_features // self.groups
-        rows = np.broadcast_to(factor, (self.groups, per_group, factor.shape[2]))
-        return rows.reshape(self.out_features, -1, *[1] * (self.weight.ndim - 2))
+        return _per_group(self, factor)
+
+
+_TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+@attrs.frozen(eq=False)
+class ConvTranspose(Weighted):
+    """Transposed convolution in 1 to 3 dimensions: the adjoint of :class:`Conv`, as torch's ``conv_transpose``.
+
+    The weight is [O, I/groups, *kernel], output channels first as in every affine op; torch and ONNX hold it as
+    [I, O/groups, *kernel].
+
+    Attributes:
+        stride, dilation: one number a spatial axis.
+        padding: pairs (before, after), one a spatial axis: cells that are cut off the result; negative ones are
+            added. torch's output_padding is part of it: after = padding - output_padding.
+        groups: number of groups of input and output channels.
+    """
+
+    kind: ClassVar[str] = "convtranspose"
+    axis: ClassVar[int] = 0
+
+    stride: tuple[int, ...] = attrs.field(converter=ints, kw_only=True)
+    padding: Pairs = attrs.field(converter=pairs, kw_only=True)
+    dilation: tuple[int, ...] = attrs.field(converter=ints, kw_only=True)
+    groups: int = attrs.field(default=1, kw_only=True)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The kernel's spatial size."""
+        return tuple(self.weight.shape[2:])
+
+    @property
+    def in_features(self) -> int:
+        """Input channels."""
+        return int(self.weight.shape[1]) * self.groups
+
+    def infer(self, *operands: Type) -> Type:
+        """As every affine op; the operand is one channel axis and the spatial axes."""
+        _expect_map(self.weight, operands[0])
+        return super().infer(*operands)
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's transposed convolution, cut to size, plus the bias."""
+        (x,) = xs
+        weight = tensor(self.weight, x)
+        grouped = weight.reshape(self.groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+        whole = _TRANSPOSED[len(self.kernel)](x, grouped, None, self.stride, 0, 0, self.groups, self.dilation)
+        cut: Tensor = F.pad(whole, [-size for size in pad_list(self.padding)])
+        return cut if self.bias is None else cut + tensor(self.bias, x).reshape(-1, *[1] * len(self.kernel))
+
+    def _per_input(self, factor: Array) -> Array:
+        return _per_group(self, factor)
+
+
+def _expect_map(weight: Array, operand: Type) -> None:
+    if len(operand.shape) != weight.ndim - 1:
+        raise TypeMismatchError(
+            f"a {weight.ndim - 2}d convolution takes samples of rank {weight.ndim - 1}, "
+            f"operand has shape {operand.shape}"
+        )
+
+
+def _per_group(op: Conv | ConvTranspose, factor: Array) -> Array:
+    """A vector over the input channels, shaped to multiply a weight [O, I/groups, *kernel]."""
+    factor = np.broadcast_to(factor, (op.in_features,)).reshape(op.groups, 1, -1)
+    rows = np.broadcast_to(factor, (op.groups, op.out_features // op.groups, factor.shape[2]))
+    return rows.reshape(op.out_features, -1, *[1] * (op.weight.ndim - 2))
 
 
 def diagonal(gain: Array, shift: Array | None, rank: int, **scales: Any) -> Weighted:

@@ -215,11 +215,11 @@ def test_dumps_diff_and_hold_no_addresses(tmp_path):
     assert [p.name for p in one] == [p.name for p in two]
     assert all(a.read_text() == b.read_text() for a, b in zip(one, two, strict=True))
     assert (tmp_path / "one" / "00-import.txt").read_text().startswith("graph test {")
-    assert "06-fold-batchnorm.diff" in [p.name for p in one]
-    assert "03-canonicalize-activations.txt" not in [p.name for p in one]
+    assert "fold-batchnorm.diff" in [p.name.partition("-")[2] for p in one]
+    assert "canonicalize-activations.txt" not in [p.name.partition("-")[2] for p in one]
     index = (tmp_path / "one" / "index.tsv").read_text().splitlines()
     assert len(index) == 2 + len(Pipeline.default(TARGET))
-    assert "became an affine op of its own" in next(row for row in index if row.startswith("06-"))
+    assert "became an affine op of its own" in next(row for row in index if "-fold-batchnorm\t" in row)
     assert str(tmp_path) not in "".join(p.read_text() for p in one)
 
 
@@ -227,7 +227,7 @@ def test_a_second_run_leaves_no_stale_dumps(tmp_path):
     Compiler(TARGET, calibration=X, dump_dir=tmp_path).run(build.residual())
     Compiler(TARGET, calibration=torch.rand(9, 6), dump_dir=tmp_path).run(build.mlp())
     assert not (tmp_path / "01-eliminate-identity.txt").exists()
-    assert (tmp_path / "06-fold-batchnorm.txt").exists()
+    assert len(list(tmp_path.glob("*-fold-batchnorm.txt"))) == 1
 
 
 def test_the_probe_is_of_the_graph():

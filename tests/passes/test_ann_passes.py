@@ -7,9 +7,12 @@ import torch
 from torch import nn
 
 import build
+import spikec
 from spikec import UnsupportedOpError, run
-from spikec.contract import check_exact, probe
+from spikec.contract import check_exact, outputs, probe
+from spikec.ledger import Ledger
 from spikec.loader import pass_named
+from spikec.op import Role
 from spikec.ops import (
     AdaptiveAvgPool,
     AvgPool,
@@ -17,8 +20,12 @@ from spikec.ops import (
     Clamp,
     Conv,
     Flatten,
+    Head,
     Identity,
+    LeakyRelu,
     Linear,
+    Maximum,
+    Minimum,
     Relu,
     Reshape,
 )
@@ -79,15 +86,90 @@ def test_clamps_become_clipped_relus(low, high, cap):
     assert after["act"].cap == cap
 
 
-@pytest.mark.parametrize(("low", "high"), [(-1, 1), (None, 6), (0, 0), (0, -2), (0.5, 2)])
-def test_other_clamps_stay_and_are_refused_by_the_next_stage(low, high):
+def lowered_alike(op, *shape, operands=1):
+    """canonicalize-activations on one op gives the same numbers, with clipped ReLUs alone."""
+    b = build.Builder(*shape)
+    xs = [b.linear(b.x, shape[-1], f"fc{i}") for i in range(operands)]
+    act = b.add(op, *xs, name="act")
+    g = b.done(b.linear(act, 4, "out"))
+    after, changes, _ = apply("canonicalize-activations", g)
+    assert changes == 1
+    assert {type(node.op) for node in after.with_role(Role.ACTIVATION)} == {Relu}
+    assert after["act"].origin == g["act"].origin
+    x = 3 * torch.randn(40, *shape, dtype=torch.float64)
+    before = spikec.run(g, x)
+    assert float(before.std()) > 0.1
+    torch.testing.assert_close(spikec.run(after, x), before, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(-1, 1), (-0.5, 2), (None, 6), (None, -0.1), (0.1, 0.9), (-0.9, -0.1), (-1, 0), (0.1, None), (-1, None)],
+)
+@pytest.mark.parametrize("shape", [(3,), (2, 5)])
+def test_every_clamp_becomes_clipped_relus_and_sums(low, high, shape):
+    lowered_alike(Clamp(low, high), *shape)
+
+
+@pytest.mark.parametrize("slope", [0.1, -1.0, 1.5])
+def test_leaky_relus_become_two_relus(slope):
+    lowered_alike(LeakyRelu(np.full((1, 1), slope)), 2, 5)
+    lowered_alike(LeakyRelu(np.array([[slope], [0.3]])), 2, 5)
+    lowered_alike(LeakyRelu(np.array([slope, 0.3, 0.0])), 3)
+
+
+@pytest.mark.parametrize("op", [Maximum(), Minimum()])
+def test_maxima_become_a_relu_of_the_difference(op):
+    lowered_alike(op, 2, 5, operands=2)
+    lowered_alike(op, 3, operands=2)
+
+
+def test_a_slope_that_differs_within_a_channel_is_refused():
+    b = build.Builder(2, 5)
+    g = b.done(b.add(LeakyRelu(np.linspace(0.1, 0.5, 5).reshape(1, 5)), b.linear(b.x, 5, "fc"), name="act"))
+    with pytest.raises(UnsupportedOpError, match="within a channel"):
+        apply("canonicalize-activations", g)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 0), (0, -2)])
+def test_a_clamp_that_is_constant_is_refused(low, high):
     b = build.Builder(3)
     g = b.done(b.linear(b.add(Clamp(low, high), b.x, name="act"), 4, "fc"))
-    after, changes, context = apply("canonicalize-activations", g)
+    with pytest.raises(UnsupportedOpError, match="is constant"):
+        apply("canonicalize-activations", g)
+
+
+def test_an_activation_that_nothing_lowers_is_refused_by_the_next_stage():
+    b = build.Builder(3)
+    g = b.done(b.linear(b.add(Head("tanh"), b.x, name="act"), 4, "fc"))
+    with pytest.raises(UnsupportedOpError, match="head has no spiking form"):
+        verify(g, FOLDED)
+
+
+@pytest.mark.parametrize("function", ["softmax", "log_softmax", "softmin", "sigmoid", "log_sigmoid", "tanh"])
+def test_a_head_goes_into_the_output_and_changes_nothing(function):
+    b = build.Builder(3)
+    g = b.done(b.add(Head(function), b.linear(b.x, 4, "fc"), name="act"))
+    after, changes, context = apply("detach-head", g)
+    assert changes == 1
+    assert not after.match(Head)
+    assert after["output"].heads == (g["act"],)
+    assert "outside" in context.notes[0].reason
+    x = torch.randn(9, 3, dtype=torch.float64)
+    (finished,) = outputs(after, [x], 1)
+    assert torch.equal(finished, spikec.run(g, x))
+    assert not torch.allclose(spikec.run(after, x), finished)
+    (entry,) = [e for e in Ledger.of(g, after) if e.source.node == "act"]
+    assert (entry.fate, entry.into) == ("kept", "outside the network, behind %output")
+
+
+def test_a_head_that_the_network_goes_on_from_stays():
+    b = build.Builder(3)
+    act = b.add(Head("softmax"), b.linear(b.x, 4, "fc"), name="act")
+    g = b.done(act, b.linear(act, 2, "fc2"))
+    _, changes, context = apply("detach-head", g)
     assert changes == 0
-    assert context.notes[0].node == "act"
-    with pytest.raises(UnsupportedOpError, match="clamp has no spiking form"):
-        verify(after, FOLDED)
+    assert "inside" in context.notes[0].reason
 
 
 def test_three_relus_in_a_row_become_one():
