@@ -42,7 +42,7 @@ class TorchFx(Frontend):
             InvalidModelError: hooks, NaN, training mode, control flow on data, or an input of unknown shape.
         """
         check_model(model)
-        dtype = dtype_of(model, examples)
+        dtype = dtype_of((*model.parameters(), *model.buffers()), examples)
         if examples is None:
             traced = trace(model)
             shapes = shapes_from_layers(traced)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -27,7 +28,18 @@ def check_model(model: nn.Module) -> None:
     problems = list(_wrappers(model))
     if problems:
         raise InvalidModelError(problems)
-    problems = [*_arguments(model), *_layers(model), *_numbers(model)]
+    problems = [*_arguments(model), *_layers(model), *_numbers((*model.named_parameters(), *model.named_buffers()))]
+    if problems:
+        raise InvalidModelError(problems)
+
+
+def check_numbers(named: Iterable[tuple[str, Any]]) -> None:
+    """Refuse parameters that hold no numbers.
+
+    Raises:
+        InvalidModelError: with all of them.
+    """
+    problems = list(_numbers(named))
     if problems:
         raise InvalidModelError(problems)
 
@@ -85,8 +97,10 @@ def _layers(model: nn.Module) -> Iterator[Problem]:
             yield Problem("the module is in training mode", where, hint="call model.eval() before compiling")
 
 
-def _numbers(model: nn.Module) -> Iterator[Problem]:
-    for name, value in (*model.named_parameters(), *model.named_buffers()):
+def _numbers(named: Iterable[tuple[str, Any]]) -> Iterator[Problem]:
+    for name, value in named:
+        if not isinstance(value, Tensor):
+            continue
         if _uninitialized(value):
             hint = "its shape follows from data: run one batch through the model first"
             yield Problem("the parameter holds no numbers yet", name, hint=hint)
@@ -101,9 +115,9 @@ def _numbers(model: nn.Module) -> Iterator[Problem]:
             )
 
 
-def dtype_of(model: nn.Module, examples: Sequence[Tensor] | None) -> str:
-    """``float64`` for a float64 model, else ``float32``; without parameters the example decides."""
-    found = [p.dtype for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()]
+def dtype_of(parameters: Iterable[Any], examples: Sequence[Tensor] | None) -> str:
+    """``float64`` where a parameter is, else ``float32``; without parameters the example decides."""
+    found = [p.dtype for p in parameters if isinstance(p, Tensor) and p.is_floating_point()]
     if not found:
         found = [x.dtype for x in examples or ()]
     return "float64" if torch.float64 in found else "float32"
