@@ -70,10 +70,9 @@ def _arguments(model: nn.Module) -> Iterator[Problem]:
         yield Problem("the module has no forward", type(model).__name__, hint="define forward(self, x)")
         return
     for p in inspect.signature(model.forward).parameters.values():
-        if p.kind is p.VAR_POSITIONAL or (p.kind is p.KEYWORD_ONLY and p.default is p.empty):
-            star = "*" if p.kind is p.VAR_POSITIONAL else "keyword-only "
+        if p.kind is p.KEYWORD_ONLY and p.default is p.empty:
             yield Problem(
-                f"forward takes {star}{p.name}, so its inputs cannot be known",
+                f"forward takes keyword-only {p.name}, and inputs go by position",
                 type(model).__name__,
                 hint="name them: forward(self, x, y)",
             )
@@ -151,7 +150,7 @@ def shapes_from_layers(traced: Traced) -> list[tuple[int, ...]]:
     firsts = [_first_layer(traced, node) for node in inputs]
     if all(isinstance(layer, nn.Linear) for layer in firsts):
         return [(layer.in_features,) for layer in firsts if isinstance(layer, nn.Linear)]
-    templates = [f"torch.zeros({_template(layer)})" for layer in firsts]
+    templates = [f"torch.zeros({template(layer)})" for layer in firsts]
     call = templates[0] if len(templates) == 1 else f"({', '.join(templates)})"
     raise InvalidModelError(
         f"the shape of the input ({', '.join(names)}) cannot be known from the model alone",
@@ -181,7 +180,8 @@ def _first_layer(traced: Traced, node: fx.Node) -> nn.Module | None:
 _AXES = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 
-def _template(layer: nn.Module | None) -> str:
+def template(layer: nn.Module | None) -> str:
+    """The shape of an input of a layer as the arguments of ``torch.zeros``, with letters for what is open."""
     if isinstance(layer, nn.Linear):
         return f"1, {layer.in_features}"
     if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
