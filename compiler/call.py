@@ -91,7 +91,7 @@ class Call:
 
     def problem(self, message: str, hint: str = "") -> Problem:
         """A finding about this call."""
-        return Problem(message, str(self.source), f"{self.source.kind}({self.arguments()})", hint)
+        return Problem(message, str(self.source), f"{self.source.kind}({self.arguments()})", hint, (self.source,))
 
     def arguments(self) -> str:
         """What it is called with, for messages."""

@@ -166,13 +166,21 @@ def check_command(model: Any, target: str, **options: Any) -> None:
 @target_option(required=False)
 @compiling
 def inspect_command(model: Any, target: str | None, **options: Any) -> None:
-    """Print the graph of MODEL; with --target also the final graph and what became of each layer."""
+    """Print the graph of MODEL; with --target also the final graph and what became of each layer.
+
+    Of a model that is refused, print what could be read of each layer.
+    """
     given = _options(model, **options)
     screen = console()
-    if target is None:
-        screen.print(graph_table(load(model, _example(given))))
-        return
-    compilation = Compiler(target, **given).run(model)
+    try:
+        if target is None:
+            screen.print(graph_table(load(model, _example(given))))
+            return
+        compilation = Compiler(target, **given).run(model)
+    except CompileError as error:
+        if error.ledger is not None:
+            screen.print(ledger_table(error.ledger))
+        raise
     screen.print(graph_table(compilation.stages[0].graph))
     screen.print(graph_table(compilation.graph, f" for {target}"))
     screen.print(ledger_table(compilation.ledger))
@@ -204,7 +212,9 @@ def ledger_table(ledger: Ledger) -> Table:
     for heading in ("layer", "was", "is", "as"):
         table.add_column(heading, overflow="fold")
     for entry in ledger:
-        table.add_row(*map(Text, (str(entry.source), entry.source.kind, entry.fate, entry.into)))
+        style = "bold red" if entry.fate == "refused" else ""
+        table.add_row(*map(Text, (str(entry.source), entry.source.kind, entry.fate, entry.into)), style=style)
+    table.caption = "\n".join(ledger.notes)
     return table
 
 

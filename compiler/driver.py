@@ -25,13 +25,14 @@ from spikec.errors import (
     UnsupportedOpError,
 )
 from spikec.files import replacing
+from spikec.foresee import foresee, readable
 from spikec.frontend import Frontend, Reference
 from spikec.graph import Graph
 from spikec.ledger import Ledger
 from spikec.manager import Observer, StageRecord, run_pipeline
 from spikec.normalization import Normalization
-from spikec.observers import Dump, Numbers, Verify
-from spikec.passbase import RETAINED, Context, Pass, plain
+from spikec.observers import Dump, Numbers, Verify, write_ledger
+from spikec.passbase import RETAINED, Context, Note, Pass, plain
 from spikec.pipeline import Pipeline
 from spikec.report import Report
 from spikec.stages import IMPORTED, SPIKING
@@ -111,22 +112,67 @@ class Compiler:
 
     def run(self, model: Any) -> Compilation:
         """Compile one model; nothing is emitted before the whole graph is known to fit the target."""
-        graph, context, records, problems = self.lower(model)
-        if problems:
-            raise UnsupportedOpError(problems)
+        graph, context, records = self.lower(model)
         final = records[-1].graph
         context.running = self.backend.name
         artifact = self.backend.emit(final, context)
-        ledger = Ledger.of(graph, final)
+        ledger = self._kept(Ledger.of(graph, final))
         report = Report.of(records, context, self.backend)
         return Compilation(artifact, final, tuple(records), ledger, report, context.statistics)
 
-    def lower(self, model: Any) -> tuple[Graph, Context, list[StageRecord], list[Problem]]:
-        """All of :meth:`run` but emitting: the imported graph, the context, the stages, what the target refuses."""
-        graph, context, reference = self._start(model)
-        pipeline = self._pipeline(graph, context)
-        records = run_pipeline(graph, pipeline, context, self._observers(graph, context, reference))
-        return graph, context, records, self.backend.check(records[-1].graph)
+    def lower(self, model: Any) -> tuple[Graph, Context, list[StageRecord]]:
+        """All of :meth:`run` but emitting: the imported graph, the context, the stages.
+
+        Raises:
+            CompileError: with every problem of the model and the target that can be known by then, and with the ledger.
+        """
+        graph: Graph | None = None
+        records: list[StageRecord] = []
+        try:
+            graph, context, reference = self._start(model)
+            if context.batches is not None and self.pipeline is None:
+                self._refuse_early(graph, context.batches)
+            observers = self._observers(graph, context, reference)
+            records = run_pipeline(graph, self._pipeline(graph, context), context, observers)
+            problems = self.backend.check(records[-1].graph)
+            if problems:
+                raise UnsupportedOpError(problems)
+        except CompileError as error:
+            if graph is None and error.graph is not None:
+                error.add(self._foreseen(readable(error.graph), error.problems))
+            _account(error, graph, records[-1].graph if records else graph)
+            if error.ledger is not None:
+                self._kept(error.ledger)
+            raise
+        return graph, context, records
+
+    def _kept(self, ledger: Ledger) -> Ledger:
+        """The ledger, which the dump has too."""
+        if self.dump_dir is not None:
+            write_ledger(Path(self.dump_dir), ledger)
+        return ledger
+
+    def _foreseen(self, part: Graph, known: Sequence[Problem]) -> list[Problem]:
+        """What the target refuses of a model that was read in part, at other nodes than those known already."""
+        if not part.outputs:
+            return []
+        refused = {source for problem in known for source in problem.origin}
+        context = Context(part, timesteps=self.timesteps, seed=self.seed)
+        found = foresee(part, self._pipeline(part, context), self.backend, context)
+        return [problem for problem in found if problem.origin and refused.isdisjoint(problem.origin)]
+
+    def _refuse_early(self, graph: Graph, batches: Batches) -> None:
+        """Raise what will be refused whatever thresholds are chosen, before all of the data is looked at."""
+        context = Context(graph, timesteps=self.timesteps, seed=self.seed)
+        found = foresee(graph, self._pipeline(graph, context), self.backend, context)
+        if found:
+            context = Context(
+                graph, timesteps=self.timesteps, seed=self.seed, batches=Batches([batches.first], batches.names)
+            )
+            again = foresee(graph, self._pipeline(graph, context), self.backend, context)
+            problems = [problem for problem in again if problem in found]
+            if problems:
+                raise UnsupportedOpError(problems)
 
     def _start(self, model: Any) -> tuple[Graph, Context, Reference | None]:
         given = self.calibration
@@ -149,6 +195,7 @@ class Compiler:
             graph,
             timesteps=self.timesteps,
             seed=self.seed,
+            notes=[Note("import", "", note) for note in graph.notes],
             batches=batches,
             statistics=statistics,
             track=_track if self.progress else plain,
@@ -251,7 +298,18 @@ def load(model: Any, example_input: Inputs | None = None) -> Graph:
         example_input: tensor [B, ...] or a tuple of them; see :func:`compile`.
     """
     frontend, model = find_frontend(model)
-    return frontend.load(model, examples(example_input))
+    try:
+        return frontend.load(model, examples(example_input))
+    except CompileError as error:
+        _account(error, None, None)
+        raise
+
+
+def _account(error: CompileError, imported: Graph | None, final: Graph | None) -> None:
+    """Give an error the ledger of what it refuses, as far as that was read."""
+    imported = imported or error.graph
+    if imported is not None:
+        error.ledger = Ledger.of(imported, final or imported, error.problems)
 
 
 def check(model: Any, target: str | Backend, **options: Any) -> list[Problem]:
@@ -262,9 +320,10 @@ def check(model: Any, target: str | Backend, **options: Any) -> list[Problem]:
     """
     compiler = Compiler(target, **options)
     try:
-        return compiler.lower(model)[3]
+        compiler.lower(model)
     except CompileError as error:
         return list(error.problems)
+    return []
 
 
 def save(artifact: Any, path: str | os.PathLike[str]) -> None:

@@ -1,8 +1,17 @@
 """Everything spikec raises, laid out as cards: what is wrong, where in the user's model, what to do."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import attrs
+
+from spikec.origin import Origin
+
+if TYPE_CHECKING:
+    from spikec.graph import Graph
+    from spikec.ledger import Ledger
 
 
 @attrs.frozen
@@ -14,12 +23,14 @@ class Problem:
         location: the user's module path or node name, with file and line where they are known.
         op: the operation in the graph's own notation.
         hint: what to do about it.
+        origin: the source nodes that it is about; the ledger marks them as refused.
     """
 
     message: str
     location: str = ""
     op: str = ""
     hint: str = ""
+    origin: Origin = ()
 
     def __str__(self) -> str:
         lines = [self.message]
@@ -38,13 +49,25 @@ class CompileError(Exception):
         problems: every finding, in the order of the model.
         location: where the first one lies in the user's model, or ``""``.
         hint: what to do about the first one, or ``""``.
+        graph: the model as far as it was read, with stand-ins for what was refused; None if nothing was.
+        ledger: what became of every node of the model until it was refused; None if there was no model yet.
     """
+
+    graph: Graph | None = None
+    ledger: Ledger | None = None
 
     def __init__(self, problem: str | Problem | Sequence[Problem], *, location: str = "", hint: str = "") -> None:
         if isinstance(problem, str):
             problem = Problem(problem, location=location, hint=hint)
         self.problems = (problem,) if isinstance(problem, Problem) else tuple(problem)
-        super().__init__("\n".join(str(p) for p in self.problems))
+        super().__init__(str(self))
+
+    def add(self, problems: Sequence[Problem]) -> None:
+        """Further findings about the same model."""
+        self.problems += tuple(problems)
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
 
     @property
     def location(self) -> str:

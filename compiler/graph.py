@@ -35,6 +35,8 @@ class Graph:
     Attributes:
         name: of the model, for dumps.
         dropped: source nodes that stand for nothing any more, and why (dropout, identity).
+        met: every source node, in the model's order.
+        notes: what the frontend has to say about how it read the model.
         structure: the model's own output container, with the outputs' positions as leaves.
         device: where the model's parameters were, as torch writes it.
     """
@@ -42,6 +44,8 @@ class Graph:
     def __init__(self, name: str = "graph") -> None:
         self.name = name
         self.dropped: dict[Source, str] = {}
+        self.met: dict[Source, None] = {}
+        self.notes: list[str] = []
         self.structure: Any = 0
         self.device = "cpu"
         self._g = nx.MultiDiGraph()
@@ -160,26 +164,30 @@ class Graph:
 
     def location(self, name: str) -> str:
         """The user's layers behind a node; for one that a pass added, those of its nearest producer."""
+        return describe(self._near(name))
+
+    def _near(self, name: str) -> Origin:
         seen: set[str] = set()
         todo = [name]
         while todo:
             node = todo.pop(0)
             if self[node].origin:
-                return describe(self[node].origin)
+                return self[node].origin
             seen.add(node)
             todo += [x for x in self.operands(node) if x not in seen]
-        return ""
+        return ()
 
     def problem(self, name: str, message: str, hint: str = "") -> Problem:
         """A finding about one node."""
         call = f"%{name} = {self[name].kind}({', '.join('%' + x for x in self.operands(name))})"
-        return Problem(message, self.location(name), call, hint)
+        return Problem(message, self.location(name), call, hint, self._near(name))
 
     # ---------------------------------------------------------------- change
 
     def add(self, op: Op, *operands: str, name: str = "") -> str:
         """Add an op behind its operands; returns its name, which is ``name`` or made from the op's kind."""
         name = self._fresh(name or op.kind)
+        self.meet(*op.origin)
         self._g.add_node(name, op=op)
         self._order = None
         self._wire(name, operands)
@@ -251,7 +259,13 @@ class Graph:
 
     def drop(self, origin: Origin, reason: str) -> None:
         """State that these source nodes do nothing in the graph, and why."""
+        self.meet(*origin)
         self.dropped.update(dict.fromkeys(origin, reason))
+
+    def meet(self, *sources: Source) -> None:
+        """State that these are the next nodes of the model, whatever becomes of them."""
+        for source in sources:
+            self.met.setdefault(source)
 
     def __deepcopy__(self, memo: Any) -> Graph:
         return self.copy()
@@ -260,6 +274,8 @@ class Graph:
         """Another graph with the same ops; no array is copied."""
         other = Graph(self.name)
         other.dropped = dict(self.dropped)
+        other.met = dict(self.met)
+        other.notes = list(self.notes)
         other.structure = self.structure
         other.device = self.device
         other._g = self._g.copy()

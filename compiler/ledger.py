@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import attrs
 
-from spikec.graph import Graph
+from spikec.errors import Problem
+from spikec.graph import Graph, Node
 from spikec.op import Op
 from spikec.ops import Head, Output
 from spikec.origin import Source
 
-Fate = Literal["converted", "folded", "lowered", "kept"]
+Fate = Literal["converted", "folded", "lowered", "kept", "refused", "unread"]
 
 
 @attrs.frozen
@@ -22,7 +23,8 @@ class Entry:
     Attributes:
         source: the node.
         fate: ``kept`` as it was, ``converted`` into another op, ``lowered`` into several, or ``folded``
-            into another node's op or dropped because it does nothing. A refused node is in the error.
+            into another node's op or dropped because it does nothing. In a model that is refused also
+            ``refused``, and ``unread`` behind a refused node, where shapes are not known.
         into: the ops that stand for it now, or the reason why there is none.
     """
 
@@ -32,37 +34,39 @@ class Entry:
 
 
 class Ledger:
-    """All entries, in the order of the model."""
+    """All entries, in the order of the model.
 
-    def __init__(self, entries: list[Entry]) -> None:
+    Attributes:
+        entries: one a source node.
+        notes: what the frontend has to say about how it read the model.
+    """
+
+    def __init__(self, entries: Sequence[Entry], notes: Sequence[str] = ()) -> None:
         self.entries = tuple(entries)
+        self.notes = tuple(notes)
 
     @classmethod
-    def of(cls, imported: Graph, final: Graph) -> Ledger:
-        """Read off the origins: an op's first source is the node that it stands for."""
-        kinds = {source: node.op.kind for node in imported.match(Op) for source in node.op.origin}
-        entries = [
-            cls._entry(source, kinds.get(source), final) for source in dict.fromkeys([*kinds, *imported.dropped])
-        ]
-        return cls(entries)
+    def of(cls, imported: Graph, final: Graph, problems: Sequence[Problem] = ()) -> Ledger:
+        """Read off the origins: an op's first source is the node that it stands for.
 
-    @staticmethod
-    def _entry(source: Source, kind: str | None, final: Graph) -> Entry:
-        own = [node for node in final.match(Op) if node.op.origin and node.op.origin[0] == source]
-        within = [node for node in final.match(Op) if source in node.op.origin]
-        outside = [node.name for node in within if isinstance(node.op, Output)]
-        if outside and kind == Head.kind:
-            return Entry(source, "kept", f"outside the network, behind %{outside[0]}")
-        if len(own) == 1:
-            fate: Fate = "kept" if own[0].op.kind == kind else "converted"
-            return Entry(source, fate, f"%{own[0].name} = {own[0].op.kind}")
-        if own:
-            return Entry(source, "lowered", f"into {len(own)} ops, %{own[0].name} to %{own[-1].name}")
-        if within:
-            names = ", ".join(f"%{node.name}" for node in within[:3])
-            more = f" and {len(within) - 3} more" if len(within) > 3 else ""
-            return Entry(source, "folded", f"into {names}{more}")
-        return Entry(source, "folded", final.dropped[source])
+        Args:
+            imported: as the frontend gave it.
+            final: behind the last pass that ran.
+            problems: for which the model was refused.
+        """
+        kinds = {source: node.op.kind for node in imported.match(Op) for source in node.op.origin}
+        refused = {problem.origin[0]: problem.message for problem in reversed(problems) if problem.origin}
+        within: dict[Source, list[Node[Op]]] = {}
+        for node in final.match(Op):
+            for source in node.op.origin:
+                within.setdefault(source, []).append(node)
+        entries = [
+            Entry(source, "refused", refused[source])
+            if source in refused
+            else _entry(source, kinds.get(source), within.get(source, []), final.dropped.get(source))
+            for source in dict.fromkeys([*imported.met, *reversed(refused)])
+        ]
+        return cls(entries, imported.notes)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -74,4 +78,24 @@ class Ledger:
         rows = [(e.source.label, e.source.kind, e.fate, e.into, e.source.place) for e in self.entries]
         widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
         padded = ([f"{text:<{width}}" for text, width in zip(row, [*widths, 0], strict=True)] for row in rows)
-        return "\n".join("  ".join(cells).rstrip() for cells in padded)
+        lines = ["  ".join(cells).rstrip() for cells in padded]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def _entry(source: Source, kind: str | None, within: list[Node[Op]], dropped: str | None) -> Entry:
+    """The fate of a source node: the ops that carry it, or why there is none."""
+    own = [node for node in within if node.op.origin[0] == source]
+    outside = [node.name for node in within if isinstance(node.op, Output)]
+    if outside and kind == Head.kind:
+        return Entry(source, "kept", f"outside the network, behind %{outside[0]}")
+    if len(own) == 1:
+        return Entry(source, "kept" if own[0].op.kind == kind else "converted", f"%{own[0].name} = {own[0].op.kind}")
+    if own:
+        return Entry(source, "lowered", f"into {len(own)} ops, %{own[0].name} to %{own[-1].name}")
+    if within:
+        names = ", ".join(f"%{node.name}" for node in within[:3])
+        more = f" and {len(within) - 3} more" if len(within) > 3 else ""
+        return Entry(source, "folded", f"into {names}{more}")
+    if dropped is not None:
+        return Entry(source, "folded", dropped)
+    return Entry(source, "unread", "it takes the result of a refused node")

@@ -70,7 +70,7 @@ def run_pipeline(
         CompileError: from a pass or from the verifier. A note on it, as on any other exception of a pass,
             names the pass and those that ran before it.
     """
-    sources = graph.sources
+    sources = graph.sources | graph.met.keys()
     stage = pipeline.start
     verify(graph, stage, sources)
     records = [StageRecord("import", graph)]

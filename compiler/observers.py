@@ -12,6 +12,7 @@ from torch import Tensor
 from spikec.contract import STEPS, check_exact, check_rate, difference
 from spikec.errors import CompileError, VerificationError
 from spikec.graph import Graph
+from spikec.ledger import Ledger
 from spikec.manager import Step
 from spikec.op import Role
 from spikec.printer import diff, show
@@ -85,10 +86,7 @@ class Dump:
 
     def __init__(self, folder: Path, start: Graph) -> None:
         self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CompileError(f"the folder {folder} cannot be made: {error.strerror}") from None
+        _make(folder)
         self._remove_earlier()
         (folder / "00-import.txt").write_text(show(start))
         self.rows: list[tuple[str, ...]] = [("00-import", "", "", str(len(start)), "", "", "")]
@@ -126,3 +124,16 @@ class Dump:
     def _write(self) -> None:
         lines = ["\t".join(row).replace("\n", " ") for row in (self._HEAD, *self.rows)]
         (self.folder / "index.tsv").write_text("\n".join([*lines, ""]))
+
+
+def write_ledger(folder: Path, ledger: Ledger) -> None:
+    """Write ``ledger.txt`` beside the dumps."""
+    _make(folder)
+    (folder / "ledger.txt").write_text(f"{ledger}\n")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CompileError(f"the folder {folder} cannot be made: {error.strerror}") from None

@@ -78,9 +78,11 @@ class Program(Traced):
         return _layer(node) or _spelling(node.target)
 
     def key(self, node: fx.Node) -> str:
-        """The overload."""
-        is_overload = isinstance(node.target, torch._ops.OpOverload)
-        return f"torch.ops.{node.target}" if is_overload else super().key(node)
+        """The function or method of torch that an overload is read as."""
+        if not isinstance(node.target, torch._ops.OpOverload):
+            return super().key(node)
+        spelling = _spelling(node.target)
+        return f'("method", "{spelling[7:]}")' if spelling.startswith("Tensor.") else spelling
 
     def op_name(self, node: fx.Node, source: Source) -> str:
         """The module path of a layer; for a call outside of layers, as for a function."""

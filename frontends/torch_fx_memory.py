@@ -56,11 +56,7 @@ class Memory:
         operands = [each for each in node.all_input_nodes if each in self._tensors]
         before = {each: _versions(self._tensors[each]) for each in operands}
         value = self._values[node]
-        try:
-            with torch.inference_mode(False), torch.no_grad():
-                result = self._run(node)
-        except Exception:  # whatever a user's layer does with tensors that hold no numbers
-            result = None
+        result = self._tried(node)
         changed = [each for each in operands if _versions(self._tensors[each]) != before[each]]
         if isinstance(value, Signal) and not isinstance(result, Tensor):
             if in_place and not changed:
@@ -71,6 +67,19 @@ class Memory:
             result = map_aggregate(value, lambda x: self._unknown(x, operands) if isinstance(x, Signal) else x)
         self._tensors[node] = result
         return self._changes(node, result, changed)
+
+    def shape(self, node: fx.Node) -> tuple[int, ...] | None:
+        """Shape of a call's result, ``BATCH`` first, or None if it is no tensor or torch cannot be asked."""
+        result = self._tried(node)
+        return tuple(result.shape) if isinstance(result, Tensor) else None
+
+    def _tried(self, node: fx.Node) -> Any:
+        """The result of a call without data, or None."""
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                return self._run(node)
+        except Exception:  # whatever a user's layer does with tensors that hold no numbers
+            return None
 
     def _changes(self, node: fx.Node, result: Any, changed: list[fx.Node]) -> Changes:
         touched = self._related({key for each in changed for key in _storages(self._tensors[each])})

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import attrs
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
@@ -26,7 +27,7 @@ from spikec.frontends.torch_fx_memory import Memory
 from spikec.frontends.torch_fx_trace import AUGMENTED, Traced
 from spikec.graph import Graph
 from spikec.op import Role
-from spikec.ops import Input, Output
+from spikec.ops import Input, Output, Relu
 from spikec.origin import Source
 
 
@@ -34,7 +35,7 @@ def read(traced: Traced, shapes: Sequence[tuple[int, ...]], dtype: str) -> Graph
     """The graph of a model for inputs of these shapes, batch not counted.
 
     Raises:
-        UnsupportedOpError: with every call that has no converter.
+        UnsupportedOpError: with every problem, where a call has no converter.
         TypeMismatchError: a layer does not take what it is given.
         InvalidModelError: it computes nothing, or returns something else than signals.
     """
@@ -73,7 +74,7 @@ class Walk:
         """Fill the graph.
 
         Raises:
-            UnsupportedOpError: with every refused call; other errors are raised if there is none of these.
+            CompileError: with every problem; an UnsupportedOpError if one of them is.
         """
         for node in self.traced.graph.nodes:
             if node.op == "output":
@@ -89,12 +90,22 @@ class Walk:
                 self._memory.begin(node, value)
             return
         source = self.traced.source(node)
+        self.graph.meet(source)
         try:
             self.values[node] = self._value(node, source)
             self._account(node, source)
         except CompileError as error:
             self.errors.append(error)
-            self.values[node] = Refused(node.name)
+            self.values[node] = self._stand_in(node, source)
+
+    def _stand_in(self, node: fx.Node, source: Source) -> Any:
+        """A ReLU for a refused call that keeps the shape, so that what lies behind it can be read and judged too."""
+        operand = next((x for x in map(self.values.get, node.all_input_nodes) if isinstance(x, Signal)), None)
+        if operand is None or self._memory.shape(node) != (BATCH, *self.graph.type(operand.name).shape):
+            return Refused(node.name)
+        result = Signal(self.graph.add(Relu(origin=(source,)), operand.name, name=self.traced.op_name(node, source)))
+        self._memory.begin(node, result)
+        return result
 
     def known(self, node: fx.Node) -> Any:
         """The value of a node while the graph is still being traced.
@@ -221,21 +232,25 @@ class Walk:
     def _finish(self, node: fx.Node) -> None:
         result = self._resolve(node.args[0])
         if self.errors:
+            for leaf in leaves(result):
+                if isinstance(leaf, Signal):
+                    self.graph.add(Output(), leaf.name, name="output")
             self._fail()
         self.graph.structure = self._output(result, "output", [0])
 
     def _fail(self) -> NoReturn:
         first = next((e for e in self.errors if isinstance(e, UnsupportedOpError)), self.errors[0])
-        alike = [e for e in self.errors if type(e) is type(first)]
-        problems = [self._hinted(problem, first) for error in alike for problem in error.problems]
-        raise type(first)(problems) from first.__cause__
+        problems = [self._hinted(problem, error) for error in self.errors for problem in error.problems]
+        failure = type(first)(problems)
+        failure.graph = self.graph
+        raise failure from first.__cause__
 
     def _hinted(self, problem: Problem, error: CompileError) -> Problem:
         if problem.hint or not isinstance(error, TypeMismatchError):
             return problem
         shapes = ", ".join(f"{name}: [B, {_sizes(self.graph.type(name).shape)}]" for name in self.graph.inputs)
         hint = f"the inputs were {shapes}; give an example_input as the model takes it, batch first"
-        return Problem(problem.message, problem.location, problem.op, hint)
+        return attrs.evolve(problem, hint=hint)
 
     def _output(self, value: Any, name: str, count: list[int]) -> Any:
         """Add outputs for every signal in the model's own container; the container with their positions."""

@@ -1,0 +1,40 @@
+"""What a model will be refused for, found out on a dry run: before calibration, and of a model read in part."""
+
+from __future__ import annotations
+
+import warnings
+
+from spikec.backend import Backend
+from spikec.errors import CompileError, Problem, SpikecWarning, UnsupportedOpError
+from spikec.graph import Graph
+from spikec.manager import run_pipeline
+from spikec.op import Role
+from spikec.passbase import Context
+from spikec.pipeline import Pipeline
+
+
+def foresee(graph: Graph, pipeline: Pipeline, backend: Backend, context: Context) -> list[Problem]:
+    """What the passes, or the target behind them, do not support; nothing is compared, nothing emitted.
+
+    Args:
+        graph: as imported.
+        pipeline, context: how to choose thresholds now, from the weights or from little data.
+        backend: the target.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SpikecWarning)
+        try:
+            return backend.check(run_pipeline(graph, pipeline, context)[-1].graph)
+        except UnsupportedOpError as error:
+            return list(error.problems)
+        except CompileError:
+            return []  # no refusal, or one that the real run will say better
+
+
+def readable(graph: Graph) -> Graph:
+    """The part of a refused model that can be run dry: what leads to its outputs."""
+    part = graph.copy()
+    for name in reversed(list(part)):
+        if part[name].role is not Role.IO and not part.users(name):
+            part.remove(name, "nothing that was read depends on it")
+    return part
