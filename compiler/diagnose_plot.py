@@ -31,7 +31,8 @@ def draw(diagnosis: Diagnosis, path: str | os.PathLike[str]) -> None:
     shown = [layer for layer in diagnosis.layers if layer in worst]
     height = max(4.0, 1.6 + 0.32 * len(diagnosis.layers))
     figure = Figure(figsize=(11, height + 3.2), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[height, 3.2])
+    halves: Any = figure.subfigures(2, 1, height_ratios=[height, 3.2])
+    upper, lower = halves
     left, right = upper.subplots(1, 2)
     _over_time(left, diagnosis)
     _by_kind(right, diagnosis)
