@@ -35,7 +35,10 @@ class _Proxy(fx.Proxy):
     tracer: _Tracer
 
     def __getattr__(self, k: str) -> fx.proxy.Attribute:
-        return _Attribute(self, k)
+        attribute = _Attribute(self, k)
+        if k in ("T", "mT", "H", "mH"):
+            _ = attribute.node  # is made when it is first asked for: now, on the user's line
+        return attribute
 
     def __int__(self) -> int:
         return int(self.tracer.number(self))
@@ -351,4 +354,10 @@ _SIGNS: dict[Any, str] = {
     operator.matmul: "@",
     operator.neg: "-",
     operator.getitem: "[]",
+    operator.gt: ">",
+    operator.ge: ">=",
+    operator.lt: "<",
+    operator.le: "<=",
+    operator.eq: "==",
+    operator.ne: "!=",
 }
