@@ -130,7 +130,7 @@ class Compiler:
         records: list[StageRecord] = []
         try:
             graph, context, reference = self._start(model)
-            if context.batches is not None and self.pipeline is None:
+            if self.pipeline is None and context.batches is not None and len(context.batches) != 1:
                 self._refuse_early(graph, context.batches)
             observers = self._observers(graph, context, reference)
             records = run_pipeline(graph, self._pipeline(graph, context), context, observers)
