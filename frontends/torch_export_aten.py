@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,3 +116,34 @@ def _reflection_pad(at: Call, self: Signal, padding: Sequence[int]) -> Signal:
 @rules(aten.replication_pad1d, aten.replication_pad2d, aten.replication_pad3d)
 def _replication_pad(at: Call, self: Signal, padding: Sequence[int]) -> Signal:
     return _call(at, F.pad, self, padding, "replicate")
+
+
+# ------------------------------------------------------------------- movement
+
+
+@rules(aten.slice)
+def _slice(
+    at: Call, self: Signal, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Signal:
+    cells = slice(start, None if end == sys.maxsize else end, step)
+    return _call(at, operator.getitem, self, (*_whole(at, self, dim), cells))
+
+
+@rules(aten.index, aten._unsafe_index)
+def _index(at: Call, self: Signal, indices: Sequence[Any]) -> Signal:
+    return _call(at, operator.getitem, self, tuple(slice(None) if each is None else each for each in indices))
+
+
+def _whole(at: Call, signal: Signal, dim: int) -> tuple[slice, ...]:
+    """What indexes the axes in front of one."""
+    return (slice(None),) * (dim % (len(at.shape(signal)) + 1))
+
+
+@rules(*(getattr(aten, f"upsample_nearest{rank}d").vec for rank in (1, 2, 3)))
+def _upsample(at: Call, input: Signal, output_size: Any, scale_factors: Any) -> Signal:
+    return _call(at, F.interpolate, input, output_size, scale_factors, "nearest")
+
+
+@rules(*(getattr(aten, f"upsample_nearest{rank}d").default for rank in (1, 2, 3)))
+def _upsample_to(at: Call, self: Signal, output_size: Any, *scales: float | None) -> Signal:
+    return _call(at, F.interpolate, self, output_size, None, "nearest")

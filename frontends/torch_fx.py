@@ -48,13 +48,16 @@ class TorchFx(Frontend):
         check_model(model)
         dtype = dtype_of((*model.parameters(), *model.buffers()), examples)
         shapes = None if examples is None else example_shapes(required(model), examples)
+        notes: list[str] = []
         try:
             traced = trace(model, None if shapes is None else _known(shapes, dtype))
         except InvalidModelError as error:
             traced = exported(model, shapes, error)
+            why = error.problems[0]
+            notes = [f"read through torch.export, because symbolic tracing fails at {why.location}: {why.message}"]
         if shapes is None:
             shapes = shapes_from_layers(traced)
-        return read(traced, shapes, dtype)
+        return read(traced, shapes, dtype, notes)
 
     def reference(self, model: nn.Module) -> Reference:
         """The module itself, in its own dtype and on its own device, without gradients."""

@@ -31,8 +31,8 @@ from spikec.ops import Input, Output, Relu
 from spikec.origin import Source
 
 
-def read(traced: Traced, shapes: Sequence[tuple[int, ...]], dtype: str) -> Graph:
-    """The graph of a model for inputs of these shapes, batch not counted.
+def read(traced: Traced, shapes: Sequence[tuple[int, ...]], dtype: str, notes: Sequence[str] = ()) -> Graph:
+    """The graph of a model for inputs of these shapes, batch not counted, with notes on how it was traced.
 
     Raises:
         UnsupportedOpError: with every problem, where a call has no converter.
@@ -40,6 +40,7 @@ def read(traced: Traced, shapes: Sequence[tuple[int, ...]], dtype: str) -> Graph
         InvalidModelError: it computes nothing, or returns something else than signals.
     """
     walk = Walk(traced, shapes, dtype)
+    walk.graph.notes += notes
     walk.run()
     graph = walk.graph
     for name in reversed(list(graph)):

@@ -132,6 +132,15 @@ CALLS = {
     "copies": lambda y: y.clone().detach().contiguous().to(torch.float32),
     "dropout": lambda y: F.dropout(y, 0.5, training=False),
     "same": lambda y: F.conv2d(y, torch.ones(4, 1, 3, 1) / 7, padding="same", groups=4),
+    "permute": lambda y: y.permute(0, 2, 3, 1).transpose(1, 2),
+    "axes": lambda y: y.unsqueeze(2).squeeze(2).unflatten(1, (2, 2)),
+    "slices": lambda y: y[:, 1:3, ::2],
+    "number": lambda y: y[:, -1],
+    "chunks": lambda y: torch.cat(y.chunk(2, 1)[::-1], 1) + torch.cat(y.split([1, 3], 1), 1),
+    "stack": lambda y: torch.stack([y, y.relu()], 2),
+    "shuffle": lambda y: F.pixel_shuffle(y, 2),
+    "upsampling": lambda y: F.interpolate(y, scale_factor=2),
+    "upsampling to": lambda y: F.interpolate(y, size=(12, 18)),
     "no gradients": torch.no_grad()(lambda y: torch.relu(y) * 2),
 }
 
@@ -214,6 +223,14 @@ def test_converters_of_users_serve_programs_too(monkeypatch):
     rules(torch.ops.aten.mish.default)(lambda at, self: at.add(Relu(), self))
     graph = spikec.load(exported(Calls(F.mish), torch.randn(2, 2, 6, 6)))
     assert [node.name for node in graph.match(Relu)] == ["mish"]
+
+
+def test_circular_padding_is_read_before_it_is_decomposed():
+    torch.manual_seed(0)
+    model, x = Calls(lambda y: F.pad(y, (1, 1, 1, 1), mode="circular")), torch.randn(3, 2, 6, 6)
+    whole, decomposed = forms(model, x, dynamic=True)
+    agree(spikec.load(whole), model, x)
+    assert "slice_scatter" in str(refusal(UnsupportedOpError, decomposed))
 
 
 # -------------------------------------------------------------------- refusals

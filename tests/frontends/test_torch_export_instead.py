@@ -1,0 +1,178 @@
+"""Modules that symbolic tracing cannot follow, and that torch.export reads."""
+
+import inspect
+import logging
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import spikec
+from spikec.errors import InvalidModelError, UnsupportedOpError
+
+
+class Net(nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(2, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 3)
+        self.call = call
+        self.eval()
+
+    def forward(self, x):
+        return self.call(self, self.norm(self.conv(x)))
+
+
+def by_dict(net, y):
+    steps = {"relu": torch.relu, "scale": lambda z: 2 * z}
+    for name in dict.fromkeys(["relu", "scale"]):
+        y = steps[name](y) if isinstance(y, torch.Tensor) else y
+    return y
+
+
+def typed(net, y):
+    return torch.relu(y) if isinstance(y, torch.Tensor) and type(y).__name__ != "_Proxy" else y[None]  # line: typed
+
+
+def counted(net, y):
+    return torch.stack([F.relu(y[:, i]) for i, _ in enumerate(y.numpy() if hasattr(y, "node") else y[0])], 1)
+
+
+def unpacked(net, y):
+    batch, *rest = tuple(y.shape)
+    return F.linear(F.relu(y).permute(0, 2, 3, 1), net.fc.weight).view(batch, int(rest[1]) * int(rest[2]), 3)
+
+
+def raises(net, y):
+    try:
+        return torch.relu(y) * float("x" if hasattr(y, "node") else 1)
+    except ZeroDivisionError:
+        return y
+
+
+@pytest.mark.parametrize("call", [by_dict, typed, counted, unpacked, raises])
+def test_what_fx_cannot_trace_equals_torch(call, agrees):
+    agrees(Net(call), (2, 6, 5))
+
+
+def test_the_note_says_so_in_ledger_and_report(tmp_path):
+    x = torch.rand(8, 2, 6, 5)
+    compilation = spikec.Compiler("spikingjelly", calibration=x, dump_dir=tmp_path).run(Net(typed))
+    (note,) = compilation.ledger.notes
+    assert "read through torch.export, because symbolic tracing fails at" in note
+    source, start = inspect.getsourcelines(typed)
+    assert f"test_torch_export_instead.py:{start + 1}" in note
+    assert note in str(compilation.report)
+    assert f"note: {note}" in (tmp_path / "ledger.txt").read_text()
+    assert {entry.source.label for entry in compilation.ledger} >= {"conv", "norm"}
+
+
+def test_fx_comes_first():
+    assert spikec.load(Net(lambda net, y: torch.relu(y)), torch.rand(2, 2, 6, 5)).notes == []
+
+
+def test_the_module_is_left_as_it_was():
+    model = Net(typed)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    disabled = logging.root.manager.disable
+    spikec.load(model, torch.rand(2, 2, 6, 5))
+    assert {name: id(value) for name, value in model.named_parameters()} == {
+        name: id(value) for name, value in model.named_parameters()
+    }
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert logging.root.manager.disable == disabled
+    assert model(torch.rand(2, 2, 6, 5)).shape == (2, 4, 4, 3)
+
+
+def test_half_and_double(agrees):
+    x = torch.rand(2, 2, 6, 5)
+    half = spikec.load(Net(typed).half(), x)
+    assert half.type("x").dtype == "float32"
+    assert spikec.load(Net(typed).double(), x).type("x").dtype == "float64"
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients(mode):
+    with mode():
+        assert spikec.load(Net(typed), torch.rand(2, 2, 6, 5)).notes
+
+
+class Many(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, *xs):
+        return torch.relu(self.fc(*xs)) if len(xs) == 1 and not hasattr(xs[0], "node") else [][0]
+
+
+def test_a_star_is_one_input(agrees):
+    agrees(Many(), (3,))
+
+
+# -------------------------------------------------------------------- refusals
+
+
+def refusal(error, model, example=None):
+    with pytest.raises(error) as caught:
+        spikec.load(model, example)
+    assert type(caught.value) is error
+    assert len(str(caught.value)) < 1500
+    return caught.value
+
+
+def test_without_an_example_the_error_says_what_to_pass():
+    error = refusal(InvalidModelError, Net(unpacked))
+    assert "pass example_input=torch.zeros(1, 2, H, W) with your data's sizes filled in" in error.hint
+    with pytest.raises(InvalidModelError, match=r"pass example_input=torch.zeros\(1, 2, H, W\)"):
+        spikec.compile(Net(unpacked), "nir")
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, x, y):
+        return self.fc(x).view(*y.shape)
+
+
+def test_an_example_for_each_input():
+    assert "example_input=(torch.zeros(1, ...), torch.zeros(1, ...))" in refusal(InvalidModelError, TwoInputs()).hint
+
+
+def hidden(net, y):
+    if isinstance(y, torch.Tensor) and y.mean() > 0:  # line: hidden
+        return torch.relu(y)
+    return y[None] if hasattr(y, "node") and y.q > 0 else y
+
+
+def test_control_flow_on_data_is_located_where_torch_export_meets_it():
+    model = Net(hidden)
+    error = refusal(InvalidModelError, model, torch.rand(2, 2, 6, 5))
+    source, start = inspect.getsourcelines(hidden)
+    assert error.location.endswith(f"(test_torch_export_instead.py:{start + 1})")
+    assert error.problems[0].op == "if isinstance(y, torch.Tensor) and y.mean() > 0:  # line: hidden"
+    assert "what the model does depends on its data" in str(error)
+    assert "take the condition or loop out of forward" in error.hint
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net, y: torch.relu(y) if y.size(0) == 3 else y,
+        lambda net, y: y.view(int(y.shape[0]), -1),
+        lambda net, y: sum(y for _ in range(y.shape[0])),
+    ],
+)
+def test_the_batch_size_is_no_number_there_either(call):
+    assert "batch size" in str(refusal(InvalidModelError, Net(call), torch.rand(3, 2, 6, 5)))
+
+
+def test_all_unsupported_calls_are_listed_there_too():
+    error = refusal(UnsupportedOpError, Net(lambda net, y: F.gelu(F.silu(typed(net, y)))), torch.rand(2, 2, 6, 5))
+    assert [p.message for p in error.problems] == ["F.silu is not supported", "F.gelu is not supported"]
+    assert "read through torch.export" in error.graph.notes[0]
