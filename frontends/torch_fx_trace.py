@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import functools
 import inspect
 import operator
+import os
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,6 +24,8 @@ from spikec.errors import InvalidModelError, Problem
 from spikec.frontends.torch_fx_call import Signal, layer_rule, qualified, rules
 from spikec.origin import Source, is_user_file
 
+#: where a proxy is known to be one
+_TRACERS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
 _user_file = functools.cache(is_user_file)
 _FRAME = re.compile(r'File "(.+?)", line (\d+)')
 #: some versions of torch record the callers of the tracer too
@@ -117,6 +123,14 @@ class _Tracer(fx.Tracer):
             raise fx.proxy.TraceError("numbers of a signal are not known before it runs")
         return value.item() if isinstance(value, Tensor) else value
 
+    def class_of(self, proxy: fx.Proxy) -> type:
+        """The class of what a proxy stands for; a tensor where that is not known."""
+        try:
+            value = self.value(proxy)
+        except fx.proxy.TraceError:
+            return Tensor
+        return Tensor if isinstance(value, Signal) else type(value)
+
     def length(self, proxy: fx.Proxy) -> int:
         """Length of a shape."""
         value = self.value(proxy)
@@ -150,6 +164,27 @@ class _Tracer(fx.Tracer):
         except Exception:
             self.failed_in = self.failed_in or next((n for n, each in self.root.named_modules() if each is m), "")
             raise
+
+
+@contextlib.contextmanager
+def _isinstance() -> Iterator[None]:
+    """While forward runs, ``isinstance`` in a model's code is answered for what a proxy stands for.
+
+    It would say that an input is no tensor, and the trace would be that of another branch.
+    """
+    plain = builtins.isinstance
+
+    def answered(thing: Any, kind: Any) -> bool:
+        if not issubclass(type(thing), _Proxy) or sys._getframe(1).f_code.co_filename.startswith(_TRACERS):
+            return plain(thing, kind)
+        classes = [each for each in (kind if plain(kind, tuple) else (kind,)) if plain(each, type)]
+        return issubclass(thing.tracer.class_of(thing), tuple(classes))
+
+    builtins.isinstance = answered
+    try:
+        yield
+    finally:
+        builtins.isinstance = plain
 
 
 def _patch(methods: dict[str, Any]) -> None:
@@ -263,7 +298,7 @@ def trace(model: nn.Module, known: Known | None = None) -> Traced:
     if tracer.is_leaf_module(model, ""):
         return Traced(model, _single(model), {})
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _isinstance():
             graph = tracer.trace(model)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
