@@ -154,9 +154,7 @@ def compile_command(model: Any, target: str, out: Path, dump: Path | None, **opt
 @compiling
 def check_command(model: Any, target: str, **options: Any) -> None:
     """Say everything that keeps MODEL from a target, without writing anything."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SpikecWarning)  # about accuracy, which is not the question
-        problems = check(model, target, **_options(model, **options))
+    problems = check(model, target, **_options(model, **options))
     if problems:
         raise CompileError(problems)
     click.echo(f"nothing keeps the model from {target}")
@@ -204,6 +202,7 @@ def graph_table(graph: Graph, suffix: str = "") -> Table:
         shown = ", ".join(f"{key}={value}" for key, value in printer.attributes(op).items())
         cells = (name, op.kind, " ".join(graph.operands(name)), shown, str(graph.type(name)), label(op.origin))
         table.add_row(*map(Text, cells))
+    table.caption = Text("\n".join(graph.notes))
     return table
 
 
@@ -215,7 +214,7 @@ def ledger_table(ledger: Ledger) -> Table:
     for entry in ledger:
         style = "bold red" if entry.fate == "refused" else ""
         table.add_row(*map(Text, (str(entry.source), entry.source.kind, entry.fate, entry.into)), style=style)
-    table.caption = "\n".join(ledger.notes)
+    table.caption = Text("\n".join(ledger.notes))
     return table
 
 

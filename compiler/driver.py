@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from spikec.errors import (
     InvalidModelError,
     MissingDependencyError,
     Problem,
+    SpikecWarning,
     UnsupportedOpError,
 )
 from spikec.files import replacing
@@ -139,7 +141,7 @@ class Compiler:
                 raise UnsupportedOpError(problems)
         except CompileError as error:
             if graph is None and error.graph is not None:
-                error.add(self._foreseen(readable(error.graph), error.problems))
+                error.add(self._foreseen(error.graph, error.problems))
             _account(error, graph, records[-1].graph if records else graph)
             if error.ledger is not None:
                 self._kept(error.ledger)
@@ -152,14 +154,15 @@ class Compiler:
             write_ledger(Path(self.dump_dir), ledger)
         return ledger
 
-    def _foreseen(self, part: Graph, known: Sequence[Problem]) -> list[Problem]:
+    def _foreseen(self, read: Graph, known: Sequence[Problem]) -> list[Problem]:
         """What the target refuses of a model that was read in part, at other nodes than those known already."""
+        part, end = readable(read)
         if not part.outputs:
             return []
-        refused = {source for problem in known for source in problem.origin}
         context = Context(part, timesteps=self.timesteps, seed=self.seed)
         found = foresee(part, self._pipeline(part, context), self.backend, context)
-        return [problem for problem in found if problem.origin and refused.isdisjoint(problem.origin)]
+        beside = end.union(*(problem.origin for problem in known))
+        return [problem for problem in found if problem.origin and beside.isdisjoint(problem.origin)]
 
     def _refuse_early(self, graph: Graph, batches: Batches) -> None:
         """Raise what will be refused whatever thresholds are chosen, before all of the data is looked at."""
@@ -319,10 +322,12 @@ def check(model: Any, target: str | Backend, **options: Any) -> list[Problem]:
         model, target, options: as for :func:`compile`.
     """
     compiler = Compiler(target, **options)
-    try:
-        compiler.lower(model)
-    except CompileError as error:
-        return list(error.problems)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SpikecWarning)  # about accuracy, which is not the question
+        try:
+            compiler.lower(model)
+        except CompileError as error:
+            return list(error.problems)
     return []
 
 

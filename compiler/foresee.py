@@ -9,6 +9,8 @@ from spikec.errors import CompileError, Problem, SpikecWarning, UnsupportedOpErr
 from spikec.graph import Graph
 from spikec.manager import run_pipeline
 from spikec.op import Role
+from spikec.ops import Output
+from spikec.origin import Source
 from spikec.passbase import Context
 from spikec.pipeline import Pipeline
 
@@ -31,10 +33,23 @@ def foresee(graph: Graph, pipeline: Pipeline, backend: Backend, context: Context
             return []  # no refusal, or one that the real run will say better
 
 
-def readable(graph: Graph) -> Graph:
-    """The part of a refused model that can be run dry: what leads to its outputs."""
+def readable(graph: Graph) -> tuple[Graph, set[Source]]:
+    """The part of a refused model that can be run dry, and the layers at its end whose fate depends on what is missing.
+
+    The part leads to the model's outputs, or where none was reached, to the last result; that is cut behind an
+    activation as far as the verdict goes, because linear layers and pools fold into what follows them.
+    """
     part = graph.copy()
+    last = next((name for name in reversed(list(part)) if part[name].role is not Role.IO), "")
+    cut = [] if part.outputs or not last else [part.add(Output(), last)]
     for name in reversed(list(part)):
         if part[name].role is not Role.IO and not part.users(name):
             part.remove(name, "nothing that was read depends on it")
-    return part
+    part.drop(tuple(part.met.keys() - part.sources), "not read")
+    end: set[Source] = set()
+    while cut:
+        name = cut.pop()
+        if part[name].role is not Role.ACTIVATION:
+            end.update(part[name].origin)
+            cut += part.operands(name)
+    return part, end

@@ -203,6 +203,8 @@ class Walk:
         """Follow what the call changes in place, and see to it that the source node is accounted for."""
         value = self.values[node]
         found = list(leaves(value))
+        if any(isinstance(leaf, Refused) for leaf in found):
+            return
         signals = [leaf for leaf in found if isinstance(leaf, Signal)]
         if signals:
             self._follow(node, source, value)

@@ -167,6 +167,55 @@ def test_check(folder):
     assert "try " in card
 
 
+def test_inspect_shows_what_is_refused_among_what_is_read(folder):
+    for options in (("--example", "4"), ("--example", "4", "--target", "nir")):
+        result = call("inspect", "nets.py:refused", *options)
+        assert result.exit_code == 1
+        table = [line.split() for line in result.stdout.splitlines()]
+        (layer,) = (row for row in table if "nn.Linear" in row)
+        (refusal,) = (row for row in table if "nn.GELU" in row and "refused" in row)
+        assert "kept" in layer
+        assert refusal[1:3] == ["inner.1", "(nets.py:11)"]
+        assert "try replace nn.GELU" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_check_says_what_the_target_refuses_too(folder):
+    layers = "nn.Conv3d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 4), nn.SiLU(), nn.Linear(4, 2)"
+    Path("volumes.py").write_text(f"from torch import nn\nnet = nn.Sequential({layers}).eval()\n")
+    options = ("volumes.py:net", "--target", "nir", "--example", "1,3,3,3")
+    for command in (("check",), ("compile", "-o", "m.nir", "--dump", "d")):
+        card = refused(command[0], *options, *command[1:])
+        assert "nn.SiLU is not supported" in card
+        assert "%_0 = conv" in card or "conv" in card
+        assert card.count("  at  ") == 2
+    assert not (folder / "m.nir").exists()
+    assert (folder / "d" / "ledger.txt").read_text().count("refused") == 2
+
+
+def test_inspect_says_how_a_model_was_read(folder):
+    code = """
+import torch
+from torch import nn
+
+class Typed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        assert issubclass(type(x), torch.Tensor)
+        return torch.relu(self.fc(x))
+
+net = Typed().eval()
+"""
+    Path("typed.py").write_text(code)
+    said = fine("inspect", "typed.py:net", "--example", "4", "--target", "spikingjelly").stdout
+    assert "read through torch.export" in " ".join(said.split())
+    said = fine("inspect", "typed.py:net", "--example", "4").stdout
+    assert "read through torch.export" in " ".join(said.split())
+
+
 def test_a_refused_model_leaves_no_file(folder):
     card = refused("compile", "nets.py:refused", "--target", "nir", "-o", "m.nir")
     assert "nn.GELU" in card
