@@ -26,7 +26,7 @@ def _call(at: Call, key: Any, *args: Any) -> Signal:
 
 
 @rules(aten.sym_size.int)
-def _size(at: Call, self: Signal, dim: int) -> int:
+def _size(at: Call, self: Signal, dim: int) -> Any:
     return (BATCH, *at.shape(self))[dim]
 
 
@@ -47,10 +47,10 @@ def _convolution(
         at.refuse("the weight is computed from the model's input", "only constant weights can be compiled")
     rank = weight.ndim - 2
     if transposed:
-        key = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
-        return _call(at, key, input, weight, bias, stride, padding, output_padding, groups, dilation)
-    key = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
-    return _call(at, key, input, weight, bias, stride, padding, dilation, groups)
+        transpose = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
+        return _call(at, transpose, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    conv = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
+    return _call(at, conv, input, weight, bias, stride, padding, dilation, groups)
 
 
 @rules(aten.addmm)

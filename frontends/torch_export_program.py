@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import operator
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -33,8 +32,12 @@ _BODIES = ("wrap_with_set_grad_enabled",)
 #: calls without a result, which state what torch found out about sizes
 _ASSERTIONS = ("_assert_", "sym_constrain_range")
 #: calls of whose results only the first has a spiking form
-_FIRST_OF = ("max_pool2d_with_indices.default", "max_pool3d_with_indices.default")
-_FIRST_OF += ("_native_batch_norm_legit_no_training.default", "native_dropout.default")
+_FIRST_OF = (
+    "max_pool2d_with_indices.default",
+    "max_pool3d_with_indices.default",
+    "_native_batch_norm_legit_no_training.default",
+    "native_dropout.default",
+)
 
 
 @attrs.frozen(eq=False)
@@ -151,7 +154,8 @@ def _adapted(rule: Callable[..., Any], overload: torch._ops.OpOverload) -> Calla
         signature = inspect.signature(rule)
         parameters = list(signature.parameters.values())[1:]
         values = _renamed(at, overload, parameters, args, kwargs)
-        positional, named = [at], {}
+        positional: list[Any] = [at]
+        named: dict[str, Any] = {}
         for each in parameters:
             if each.name in values and each.kind in (each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL) and not named:
                 positional.append(values[each.name])
@@ -258,7 +262,7 @@ def _copied(module: fx.GraphModule, graph: fx.Graph, known: dict[fx.Node, Any]) 
             known[node] = _copied(body, graph, {a: known[b] for a, b in zip(inner, node.args[2:], strict=True)})
         elif isinstance(first, fx.Node) and isinstance(known[first], (tuple, list)):
             known[node] = known[first][node.args[1]]
-        elif node.target is operator.getitem and node.args[1] == 0 and _name(first) in _FIRST_OF:
+        elif isinstance(first, fx.Node) and _name(first) in _FIRST_OF and node.args[1:] == (0,):
             known[node] = known[first]
         elif node.op == "get_attr" and all(_name(user) in _BODIES for user in node.users):
             known[node] = None
@@ -326,12 +330,14 @@ def _randomness(traced: Program) -> Iterator[Problem]:
     """Layers in training mode, and whatever else gives another result on every call."""
     for node in traced.graph.nodes:
         given = _arguments(node)
-        source = traced.source(node) if given else None
+        if not given:
+            continue
+        source = traced.source(node)
         mode = given.get("training", given.get("train"))
         if mode and given.get("p") != 0:
             hint = "call model.eval() before torch.export.export"
             yield Problem(f"{source.kind} was exported in training mode", str(source), hint=hint)
-        elif mode is None and given and torch.Tag.nondeterministic_seeded in node.target.tags:
+        elif mode is None and torch.Tag.nondeterministic_seeded in node.target.tags:
             yield Problem(f"{source.kind} draws random numbers", str(source), hint="a compiled network has none")
 
 
