@@ -48,6 +48,21 @@ class Memory:
         """An input of the model."""
         self._tensors[node] = self._fresh(signal)
 
+    def alone(self, node: fx.Node) -> Any:
+        """What torch gives for a call that was not converted, on tensors without data; from then on it has a memory.
+
+        None for a call without a signal: what it makes may be a real tensor, as large as ``BATCH``.
+
+        Raises:
+            Exception: whatever the call raises on such tensors.
+        """
+        if not any(each in self._tensors for each in node.all_input_nodes):
+            return None
+        with torch.inference_mode(False), torch.no_grad():
+            result = self._run(node)
+        self._tensors[node] = map_aggregate(result, lambda x: torch.empty_like(x) if isinstance(x, Tensor) else x)
+        return result
+
     def call(self, node: fx.Node, in_place: bool) -> Changes:
         """Follow a call that was converted.
 

@@ -11,12 +11,13 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_arg
+from torch.fx.node import map_aggregate, map_arg
 
 from spikec.errors import CompileError, InvalidModelError, Problem, TypeMismatchError, UnsupportedOpError
 from spikec.frontends.torch_fx_call import (
     BATCH,
     Call,
+    Missing,
     Refused,
     Signal,
     layer_rule,
@@ -27,9 +28,10 @@ from spikec.frontends.torch_fx_call import (
     rules,
 )
 from spikec.frontends.torch_fx_memory import Memory
+from spikec.frontends.torch_fx_reasons import reason
 from spikec.frontends.torch_fx_trace import Traced
 from spikec.graph import Graph
-from spikec.ops import Output
+from spikec.ops import Input, Output
 from spikec.origin import Source
 
 
@@ -75,7 +77,24 @@ class Walk:
             self._account(node, source)
         except CompileError as error:
             self.errors.append(error)
-            self.values[node] = Refused(node.name)
+            self.values[node] = self._supposed(node)
+
+    def _supposed(self, node: fx.Node) -> Any:
+        """In place of a result that was refused, inputs of its shape, so that what follows is still looked at."""
+        try:
+            result = self._memory.alone(node)
+            whole = result is not None and all(_batch_first(x) for x in leaves(result) if isinstance(x, Tensor))
+        except Exception:  # whatever a user's layer does with tensors that hold no numbers
+            whole = False
+        if not whole:
+            return Refused(node.name)
+
+        def stand_in(x: Any) -> Any:
+            if not isinstance(x, Tensor):
+                return x
+            return Signal(self.graph.add(Input(tuple(x.shape[1:]), str(x.dtype).split(".")[1]), name=node.name))
+
+        return map_aggregate(result, stand_in)
 
     def known(self, node: fx.Node) -> Any:
         """The value of a node while the graph is still being traced.
@@ -101,12 +120,16 @@ class Walk:
         args, kwargs = self._resolve((node.args, node.kwargs))
         module = self.traced.module(node)
         inside = list(leaves((args, kwargs)))
-        if _is_container(node.target) or not any(isinstance(leaf, (Signal, Refused)) for leaf in inside):
+        if _is_container(node.target) or not any(isinstance(leaf, (Signal, Refused, Missing)) for leaf in inside):
             return self._compute(node, source, args, kwargs)
         rule = layer_rule(module) if module is not None else _function_rule(node)
         at = Call(self.graph, source, _name(node, module, source), args, kwargs, module)
         if rule is None:
-            at.refuse(f"{source.kind} is not supported", _hint(node, source.kind))
+            why, instead = reason(source.kind, module)
+            at.refuse(f"{source.kind} is not supported{': ' if why else ''}{why}", _hint(node, source.kind, instead))
+        gone = next((leaf.reason for leaf in inside if isinstance(leaf, Missing)), "")
+        if gone and node.target not in (operator.getitem, getattr):
+            at.refuse(gone, "do it outside the network, or write it with numbers only")
         if any(isinstance(leaf, Refused) for leaf in inside):
             return Refused(node.name)
         if self._given_batch(node) and not may_take_batch(rule):
@@ -216,7 +239,11 @@ class Walk:
     def _hinted(self, problem: Problem, error: CompileError) -> Problem:
         if problem.hint or not isinstance(error, TypeMismatchError):
             return problem
-        shapes = ", ".join(f"{name}: [B, {_sizes(self.graph.type(name).shape)}]" for name in self.graph.inputs)
+        shapes = ", ".join(
+            f"{name}: [B, {_sizes(self.graph.type(name).shape)}]"
+            for name in self.graph.inputs
+            if Signal(name) in self.inputs.values()
+        )
         hint = f"the inputs were {shapes}; give an example_input as the model takes it, batch first"
         return Problem(problem.message, problem.location, problem.op, hint)
 
@@ -233,11 +260,17 @@ class Walk:
             if isinstance(value, list):
                 return items
             return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        if isinstance(value, Missing):
+            raise InvalidModelError(value.reason, location=type(self.traced.root).__name__, hint="do not return them")
         raise InvalidModelError(
             f"the model returns a {type(value).__name__} that does not depend on its input",
             location=type(self.traced.root).__name__,
             hint="return tensors only, alone or in a tuple, list or dict",
         )
+
+
+def _batch_first(x: Tensor) -> bool:
+    return x.ndim > 0 and x.shape[0] == BATCH and x.dtype in (torch.float32, torch.float64)
 
 
 def _is_batch(value: Any) -> bool:
@@ -296,16 +329,9 @@ def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
     return node.kwargs.get("inplace") is True or node.target in _AUGMENTED or name.rstrip("_") + "_" == name
 
 
-#: smooth or leaky relatives of ReLU, in lower case without underscores
-_BY_RELU = "gelu silu elu celu selu mish softplus sigmoid logsigmoid tanh hardswish hardsigmoid leakyrelu prelu rrelu"
-
-
-def _hint(node: fx.Node, kind: str) -> str:
+def _hint(node: fx.Node, kind: str, instead: str) -> str:
     key = f'("method", "{node.target}")' if node.op == "call_method" else kind
     if getattr(node.target, "__module__", "") == "_operator":
         key = f"operator.{getattr(node.target, '__name__', '')}"
-    bare = kind.split(".")[-1].lower().replace("_", "")
     register = f"register a converter: @rules({key}), see frontends/README.md"
-    if bare in _BY_RELU.split():
-        return f"replace {kind} by {'nn.ReLU' if kind.startswith('nn.') else 'torch.relu'} and retrain, or {register}"
-    return register
+    return f"{instead}, or {register}" if instead else register
