@@ -26,6 +26,13 @@ BATCH = 2147483629
 RuleT = TypeVar("RuleT", bound=Callable[..., Any])
 
 
+@attrs.frozen
+class Missing:
+    """A part of a call's result that the graph does not have: who uses it is refused for this reason."""
+
+    reason: str
+
+
 #: Converters. A key is a layer's class, a function, ``("method", "relu")``, or a qualified name such as
 #: ``"timm.layers.mlp.Mlp"``. A layer's converter is called as ``(module, at)``, every other one as
 #: ``(at, *args, **kwargs)`` with the arguments of the call, where tensors are :class:`Signal`. The

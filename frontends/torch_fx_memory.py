@@ -48,6 +48,21 @@ class Memory:
         """An input of the model."""
         self._tensors[node] = self._fresh(signal)
 
+    def alone(self, node: fx.Node) -> Any:
+        """What torch gives for a call that was not converted, on tensors without data; from then on it has a memory.
+
+        None for a call without a signal: what it makes may be a real tensor, as large as ``BATCH``.
+
+        Raises:
+            Exception: whatever the call raises on such tensors.
+        """
+        if not any(each in self._tensors for each in node.all_input_nodes):
+            return None
+        with torch.inference_mode(False), torch.no_grad():
+            result = self._run(node)
+        self._tensors[node] = map_aggregate(result, lambda x: torch.empty_like(x) if isinstance(x, Tensor) else x)
+        return result
+
     def call(self, node: fx.Node, in_place: bool) -> Changes:
         """Follow a call that was converted.
 
@@ -69,11 +84,6 @@ class Memory:
             result = map_aggregate(value, lambda x: self._unknown(x, operands) if isinstance(x, Signal) else x)
         self._tensors[node] = result
         return self._changes(node, result, changed)
-
-    def shape(self, node: fx.Node) -> tuple[int, ...] | None:
-        """Shape of a call's result, ``BATCH`` first, or None if it is no tensor or torch cannot be asked."""
-        result = self._tried(node)
-        return tuple(result.shape) if isinstance(result, Tensor) else None
 
     def _tried(self, node: fx.Node) -> Any:
         """The result of a call without data, or None."""

@@ -52,6 +52,9 @@ class _Proxy(fx.Proxy):
     def __len__(self) -> int:
         return self.tracer.length(self)
 
+    def __abs__(self) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", torch.abs, (self,), {})
+
 
 class _Attribute(fx.proxy.Attribute, _Proxy):
     """``x.shape`` and its like, and the method before it is called."""
