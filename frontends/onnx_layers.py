@@ -132,8 +132,10 @@ def _matmul(at: Call) -> Signal:
         at.refuse("a product of two signals is not supported: both depend on the model's input", "use constant weights")
     if not isinstance(at.inputs[0], Signal):
         return _matmul_left(at)
-    x, weight = at.signal(), at.beside(1, at.signal())
+    x, weight = at.signal(), at.constant(1)
     shape = at.shape(x)
+    if weight.ndim > 2:
+        weight = at.beside(1, x)
     at.axis(x, -1)
     if weight.ndim == 1:
         return reshaped(at, at.add(Linear(weight[None]), x, part="product"), shape[:-1])

@@ -161,6 +161,8 @@ def _reduced(
     """The pool over whole axes, behind the one axis that is kept, or all that are kept as one."""
     x = operand or at.signal()
     shape = at.shape(x)
+    if 0 in shape:
+        at.refuse(f"a tensor {at.shown(x)} holds no number")
     kept = [axis for axis in range(len(shape)) if axis not in axes]
     result = [1 if axis in axes else size for axis, size in enumerate(shape) if keepdims or axis not in axes]
     if len(kept) != 1 or not 1 <= len(axes) <= 3:
