@@ -102,8 +102,8 @@ def affine(at: Call, x: Signal, gain: Array | float, shift: Array | float, part:
             size = math.prod(moved[: len(varying)])
             rows = (size, math.prod(shape) // max(size, 1))
         flat = reshaped(at, first, rows, part=f"{part}rows")
-        turned = [np.transpose(each, order).reshape(rows) for each in (gains, shifts)]
-        done = affine(at, flat, *turned, part=f"{part}affine" if rows != moved or back != sorted(back) else part)
+        gains, shifts = (np.transpose(each, order).reshape(rows) for each in (gains, shifts))
+        done = affine(at, flat, gains, shifts, f"{part}affine" if rows != moved or back != sorted(back) else part)
         whole = reshaped(at, done, moved, part=f"{part}whole")
         return permuted(at, whole, back, part) if back != sorted(back) else whole
     row: tuple[slice | int, ...] = (slice(None),) + (0,) * (len(shape) - 1)

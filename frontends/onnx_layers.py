@@ -180,5 +180,5 @@ def _batch_norm(at: Call) -> Signal:
             "it is in training mode: it normalizes each batch by itself and puts out its statistics",
             "export the model in evaluation mode: model.eval()",
         )
-    statistics = [at.constant(slot) for slot in range(1, 5)]
-    return at.add(BatchNorm(*statistics, at.attributes.get("epsilon", 1e-5)), at.signal())
+    weight, bias, mean, var = (at.constant(slot) for slot in range(1, 5))
+    return at.add(BatchNorm(weight, bias, mean, var, at.attributes.get("epsilon", 1e-5)), at.signal())
