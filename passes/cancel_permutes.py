@@ -139,7 +139,8 @@ def _before(op: Op, axes: Sequence[int]) -> Op | None:
     if isinstance(op, (Slice, Concat, Head)):
         return attrs.evolve(op, axis=axes[op.axis % rank])
     if isinstance(op, LeakyRelu):
-        return attrs.evolve(op, slope=np.transpose(op.slope, np.argsort(axes))) if op.slope.ndim == rank else op
+        slope = op.slope.reshape((1,) * (rank - op.slope.ndim) + op.slope.shape)
+        return attrs.evolve(op, slope=np.transpose(slope, np.argsort(axes)))
     if isinstance(op, Pad):
         if op.mode != "constant":
             return None
