@@ -8,6 +8,7 @@ from spikec.normalization import Normalization
 COMMON: tuple[str, ...] = (
     "eliminate-identity",
     "infer-types",
+    "cancel-permutes",
     "detach-head",
     "canonicalize-activations",
     "lower-maxpool",

@@ -38,6 +38,12 @@ def test_a_users_converter(names):
     assert [s.kind for s in graph["affine_1"].origin] == ["Affine"]
 
 
+def test_a_users_onnx_operator(names):
+    x = torch.tensor([[-1.0, 0.1, 0.5]])
+    assert torch.allclose(spikec.run(names["shrunk"], x), torch.nn.functional.softshrink(x, 0.3))
+    assert [s.label for s in names["shrunk"]["soft"].origin] == ["soft"]
+
+
 def test_a_users_function(names):
     class Net(torch.nn.Module):
         def __init__(self, **options):
