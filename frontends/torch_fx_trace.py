@@ -22,7 +22,7 @@ from spikec.origin import Source, is_user_file
 _user_file = functools.cache(is_user_file)
 _FRAME = re.compile(r'File "(.+?)", line (\d+)')
 #: some versions of torch record the callers of the tracer too
-_OUTSIDE = re.compile(r'.*torch_fx_trace\.py", line \d+, in trace\n', re.DOTALL)
+_OUTSIDE = re.compile(r'\A.*torch_fx_trace\.py", line \d+, in trace\n', re.DOTALL)
 
 
 class _Proxy(fx.Proxy):
@@ -34,7 +34,10 @@ class _Proxy(fx.Proxy):
     tracer: _Tracer
 
     def __getattr__(self, k: str) -> fx.proxy.Attribute:
-        return _Attribute(self, k)
+        attribute = _Attribute(self, k)
+        if k in ("T", "mT", "H", "mH"):
+            _ = attribute.node  # is made when it is first asked for: now, on the user's line
+        return attribute
 
     def __int__(self) -> int:
         return int(self.tracer.number(self))
@@ -339,4 +342,10 @@ _SIGNS: dict[Any, str] = {
     operator.matmul: "@",
     operator.neg: "-",
     operator.getitem: "[]",
+    operator.gt: ">",
+    operator.ge: ">=",
+    operator.lt: "<",
+    operator.le: "<=",
+    operator.eq: "==",
+    operator.ne: "!=",
 }
