@@ -51,7 +51,10 @@ class LowerMaxPool(Pass):
             if any(map(any, padding)) and source not in never_negative:
                 context.note(node.name, "its windows reach beyond the map, and its operand may be negative")
                 continue
-            graph.replace_uses(node.name, _tournament(graph, node, source, padding))
+            largest = _tournament(graph, node, source, padding)
+            if source in never_negative:
+                never_negative.add(largest)
+            graph.replace_uses(node.name, largest)
             graph.remove(node.name)
             changes += 1
         return changes
