@@ -47,6 +47,7 @@ class Netx(Backend):
         """Spikes in, no casts, no pools, one kind of reset, integers."""
         return (
             "encode-input",
+            "lower-movement",
             pass_named("fold-rescale", thresholds="uniform"),
             pass_named("fold-pool", affine=True),
             pass_named("legalize-netx", reset=self.reset),

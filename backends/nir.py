@@ -56,6 +56,7 @@ class Nir(Backend):
     def passes(self, timesteps: int | None) -> tuple[Pass | str, ...]:
         """One threshold a layer, no initial potential where T is known, no op that NIR lacks."""
         return (
+            "lower-movement",
             "lower-concat",
             pass_named("fold-rescale", thresholds="uniform"),
             pass_named("lower-v-init", timesteps=timesteps),

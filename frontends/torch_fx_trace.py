@@ -23,7 +23,7 @@ from spikec.origin import Source, is_user_file
 _user_file = functools.cache(is_user_file)
 _FRAME = re.compile(r'File "(.+?)", line (\d+)')
 #: some versions of torch record the callers of the tracer too
-_OUTSIDE = re.compile(r'.*torch_fx_trace\.py", line \d+, in trace\n', re.DOTALL)
+_OUTSIDE = re.compile(r'\A.*torch_fx_trace\.py", line \d+, in trace\n', re.DOTALL)
 
 
 class _Proxy(fx.Proxy):

@@ -96,13 +96,15 @@ def _compared(graph: Graph, node: Node[Relu]) -> str:
     if not node.op.compares:
         return node.name
     channels = graph.type(node.name).shape[_axis(graph, node.name)]
+    seen: set[str] = set()
     todo = list(graph.operands(node.name))
     while todo:
         name = todo.pop(0)
         op = graph[name]
         if isinstance(op, Relu) and not op.compares and graph.type(name).shape[_axis(graph, name)] == channels:
             return name
-        todo += graph.operands(name)
+        seen.add(name)
+        todo += [x for x in graph.operands(name) if x not in seen and x not in todo]
     return node.name
 
 

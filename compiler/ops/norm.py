@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import attrs
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor
 
 from spikec.errors import TypeMismatchError
@@ -47,7 +48,7 @@ class BatchNorm(Op):
         return x
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """The equation above, as one gain and one shift."""
+        """torch's batch norm."""
         (x,) = xs
-        ones = [1] * (x.ndim - 2)
-        return x * tensor(self.gain, x).reshape(-1, *ones) + tensor(self.shift, x).reshape(-1, *ones)
+        mean, var, weight, bias = (tensor(each, x) for each in (self.mean, self.var, self.weight, self.bias))
+        return F.batch_norm(x, mean, var, weight, bias, eps=self.eps)
