@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -52,10 +54,27 @@ def run(graph: Graph, x: Tensor | Sequence[Tensor], timesteps: int | None = None
                 "timesteps are given, and the graph is an ANN", hint="an ANN runs in one pass; convert it first"
             )
         else:
-            values: dict[str, Tensor] = {}
-            _sweep(graph, list(graph), values, dict(zip(graph.inputs, xs, strict=True)), {}, tap)
-            results = tuple(values[name] for name in graph.outputs)
+            results = _once(graph, dict(zip(graph.inputs, xs, strict=True)), tap)
     return results[0] if len(results) == 1 else results
+
+
+def _once(graph: Graph, feeds: dict[str, Tensor], tap: Tap | None) -> tuple[Tensor, ...]:
+    """The outputs of an ANN; a value is let go of after its last use."""
+    values: dict[str, Tensor] = {}
+    operands = {name: graph.operands(name) for name in graph}
+    uses = Counter(itertools.chain.from_iterable(operands.values()))
+    for name, read in operands.items():
+        op = graph[name]
+        xs = (feeds[name],) if name in feeds else tuple(values[x] for x in read)
+        values[name] = graph.explain(name, op.eval, *xs)
+        if tap is not None:
+            tap(name, values[name], None, xs)
+        for each in read:
+            uses[each] -= 1
+            if not uses[each]:
+                del values[each]
+        del xs
+    return tuple(values[name] for name in graph.outputs)
 
 
 def outputs_over_time(

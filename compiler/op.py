@@ -42,8 +42,15 @@ _tensors = contextvars.ContextVar("tensors", default=None)
 
 @contextlib.contextmanager
 def tensor_cache(*given: tuple[Array, Tensor]) -> Iterator[None]:
-    """Within it, each parameter becomes a tensor once; leaving it frees them. ``given`` are there already."""
-    cache = dict(_tensors.get() or {})
+    """Within it, each parameter becomes a tensor once; leaving it frees them. ``given`` are there already.
+
+    Inside another it is that one, unless something is given.
+    """
+    outer = _tensors.get()
+    if outer is not None and not given:
+        yield
+        return
+    cache = dict(outer or {})
     cache.update({(id(array), found.dtype, found.device): (array, found) for array, found in given})
     token = _tensors.set(cache)
     try:
