@@ -58,18 +58,17 @@ class Calibration:
         samples = 0
 
         def tap(name: str, value: Tensor, *_: Any) -> None:
-            if name in found:
-                try:
-                    found[name].add(value)
-                except CalibrationError:
-                    raise InvalidModelError(
-                        graph.problem(name, "its values on the calibration data are not finite")
-                    ) from None
+            try:
+                found[name].add(value)
+            except CalibrationError:
+                raise InvalidModelError(
+                    graph.problem(name, "its values on the calibration data are not finite")
+                ) from None
 
         dtype = getattr(torch, graph.type(graph.inputs[0]).dtype)
         with tensor_cache():
             for batch in batches:
-                run(graph, [x.to(dtype) for x in batch], tap=tap)
+                run(graph, [x.to(dtype) for x in batch], tap=tap, nodes=found)
                 samples += len(batch[0])
         nodes = {name: each.result() for name, each in found.items()}
         return cls(nodes, samples, digest(graph), tuple(graph.type(name).shape for name in graph.inputs))
