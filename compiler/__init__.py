@@ -5,7 +5,7 @@ from importlib.metadata import version
 from spikec.accuracy import evaluate
 from spikec.backend import Backend
 from spikec.calibration import Calibration
-from spikec.driver import Compilation, Compiler, check, compile, load, save
+from spikec.driver import Compilation, Compiler, calibrate, check, compile, load, save
 from spikec.errors import (
     CalibrationError,
     CompileError,
@@ -50,6 +50,7 @@ __all__ = [
     "TypeMismatchError",
     "UnsupportedOpError",
     "VerificationError",
+    "calibrate",
     "check",
     "compile",
     "evaluate",

@@ -14,6 +14,8 @@ from spikec.types import Array
 
 #: values that are looked at together: they and what is made of them stay in the processor's cache
 _CHUNK = 1 << 17
+#: between these the squares of float32 values fit float32
+_TINY, _HUGE = 1e-12, 1e15
 #: values of a channel that 32-bit counts can take
 _FULL = 2**31
 
@@ -59,7 +61,7 @@ class Accumulator:
                 raise CalibrationError("a value is not finite")
             self._maximum[group] = np.maximum(self._maximum[group], maximum)
             part = part.to(torch.float32)
-            moments[:, group] = _moments(part)
+            moments[:, group] = _moments(part if _TINY < maximum.max() < _HUGE else part.double())
             if many:
                 self._tabulate(part, group)
         self._sums += digits(moments)
@@ -128,7 +130,7 @@ def _groups(channels: int, each: int) -> list[slice]:
 
 
 def _moments(rows: Tensor) -> Array:
-    """Sums and sums of squares of [N, C, M]: [2, C], in float64 from one for each row."""
+    """Sums and sums of squares of values [N, C, M]: [2, C], in float64 from those of each row."""
     found = torch.stack([rows.sum(2), torch.linalg.vector_norm(rows, dim=2)]).double()
     found[1].square_()
     result: Array = found.sum(1).cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
@@ -11,7 +12,7 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from spikec.accumulate import Accumulator
 from spikec.errors import CalibrationError, InvalidModelError
@@ -19,6 +20,7 @@ from spikec.files import replacing
 from spikec.graph import Graph
 from spikec.interp import run
 from spikec.op import tensor_cache
+from spikec.retained import Retained
 from spikec.statistics import Statistics
 
 __all__ = ["Calibration", "Statistics", "digest"]
@@ -38,12 +40,14 @@ class Calibration:
         samples: how many samples were seen.
         model: digest of the ANN graph that they ran through.
         shapes: of one sample of each input.
+        retained: a few of the samples, for passes that look at data themselves.
     """
 
     nodes: dict[str, Statistics] = attrs.field(factory=dict)
     samples: int = 0
     model: str = ""
     shapes: tuple[tuple[int, ...], ...] = ()
+    retained: Retained | None = None
 
     @classmethod
     def gather(cls, graph: Graph, axes: dict[str, int], batches: Iterable[Sequence[Tensor]]) -> Calibration:
@@ -55,7 +59,7 @@ class Calibration:
             batches: tuples of inputs [B, ...].
         """
         found = {name: Accumulator(axis) for name, axis in axes.items()}
-        samples = 0
+        samples, retained = 0, None
 
         def tap(name: str, value: Tensor, *_: Any) -> None:
             try:
@@ -70,8 +74,11 @@ class Calibration:
             for batch in batches:
                 run(graph, [x.to(dtype) for x in batch], tap=tap, nodes=found)
                 samples += len(batch[0])
+                some = Retained.of(batch)
+                retained = some if retained is None else retained.merge(some)
         nodes = {name: each.result() for name, each in found.items()}
-        return cls(nodes, samples, digest(graph), tuple(graph.type(name).shape for name in graph.inputs))
+        shapes = tuple(graph.type(name).shape for name in graph.inputs)
+        return cls(nodes, samples, digest(graph), shapes, retained)
 
     def merge(self, other: Calibration) -> Calibration:
         """Of both sets of samples.
@@ -84,7 +91,26 @@ class Calibration:
         nodes = dict(self.nodes)
         for name, statistics in other.nodes.items():
             nodes[name] = nodes[name].merge(statistics) if name in nodes else statistics
-        return Calibration(nodes, self.samples + other.samples, self.model, self.shapes)
+        kept = [one.retained for one in (self, other) if one.retained is not None]
+        retained = kept[0].merge(kept[1]) if len(kept) == 2 else next(iter(kept), None)
+        return Calibration(nodes, self.samples + other.samples, self.model, self.shapes, retained)
+
+    def all_reduce(self, group: Any = None) -> Calibration:
+        """Of the samples of all processes of a ``torch.distributed`` group, each of which must call it.
+
+        Args:
+            group: None for the default one.
+
+        Raises:
+            CalibrationError: the process is in no group, or the processes have different models.
+        """
+        if not (distributed.is_available() and distributed.is_initialized()):
+            raise CalibrationError(
+                "torch.distributed is not initialised", hint='call torch.distributed.init_process_group("gloo")'
+            )
+        parts: list[Any] = [None] * distributed.get_world_size(group)
+        distributed.all_gather_object(parts, self, group)
+        return functools.reduce(Calibration.merge, parts)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to an ``.npz``; it appears whole or not at all."""
@@ -93,6 +119,9 @@ class Calibration:
         for name, statistics in self.nodes.items():
             for field in attrs.fields(Statistics):
                 arrays[f"{name}/{field.name}"] = np.asarray(getattr(statistics, field.name))
+        if self.retained is not None:
+            arrays["marks"] = self.retained.marks
+            arrays |= {f"retained_{i}": x.numpy() for i, x in enumerate(self.retained.inputs)}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
         with replacing(path) as part:
@@ -110,12 +139,17 @@ class Calibration:
                 names = [key.removesuffix("/maximum") for key in arrays.files if key.endswith("/maximum")]
                 fields = [field.name for field in attrs.fields(Statistics)]
                 nodes = {name: Statistics(*(arrays[f"{name}/{field}"] for field in fields)) for name in names}
-                shapes = [arrays[key] for key in sorted(arrays.files) if key.startswith("shape_")]
+                inputs = [i for i in range(len(arrays.files)) if f"shape_{i}" in arrays]
+                retained = None
+                if "marks" in arrays:
+                    found = tuple(torch.from_numpy(arrays[f"retained_{i}"]) for i in inputs)
+                    retained = Retained(found, arrays["marks"])
                 return cls(
                     nodes,
                     int(arrays["samples"]),
                     str(arrays["model"]),
-                    tuple(tuple(int(size) for size in shape) for shape in shapes),
+                    tuple(tuple(map(int, arrays[f"shape_{i}"])) for i in inputs),
+                    retained,
                 )
         except (OSError, KeyError, ValueError) as error:
             raise CalibrationError(f"{os.fspath(path)} is not a saved calibration: {error}") from None

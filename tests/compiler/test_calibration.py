@@ -5,70 +5,10 @@ import torch
 
 import build
 from spikec import Calibration, CalibrationError, Compiler, Normalization, Pass, Pipeline
-from spikec.accumulate import Accumulator
 from spikec.data import Batches
 from spikec.stages import FOLDED
 
 RELUS = {"relu1": 0, "relu2": 0, "relu3": 0}
-
-
-def statistics(values, axis):
-    found = Accumulator(axis)
-    found.add(values)
-    return found.result()
-
-
-def values(seed=0, n=2000):
-    rng = np.random.default_rng(seed)
-    return torch.tensor(np.maximum(rng.normal(size=(n, 3, 4)) * [[1], [10], [1e-4]], 0))
-
-
-@pytest.mark.parametrize("q", [0, 30, 50, 90, 99, 99.9, 99.99, 100])
-def test_percentiles_against_numpy(q):
-    x = values()
-    found = statistics(x, 0).percentile(q)
-    wanted = np.percentile(x.numpy().transpose(1, 0, 2).reshape(3, -1), q, axis=1)
-    np.testing.assert_allclose(found, wanted, rtol=0.001, atol=1e-12)
-
-
-def test_the_maximum_is_the_maximum():
-    x = values().float()
-    assert statistics(x, 0).maximum.tolist() == x.amax((0, 2)).tolist()
-
-
-def test_bins_stand_for_the_values():
-    x = values()
-    found, counts = statistics(x, 0).bins()
-    rows = x.numpy().transpose(1, 0, 2).reshape(3, -1)
-    assert found[0] == 0
-    assert (np.diff(found) > 0).all()
-    assert counts.sum(1).tolist() == [rows.shape[1]] * 3
-    assert counts[:, 0].tolist() == (rows == 0).sum(1).tolist()
-    np.testing.assert_allclose(counts @ found, rows.sum(1), rtol=0.004)
-
-
-def test_the_layer_is_all_channels_together():
-    x = values()
-    found = statistics(x, 0).layer()
-    np.testing.assert_allclose(found.percentile(99.9), np.percentile(x.numpy(), 99.9), rtol=0.008)
-
-
-def test_statistics_do_not_depend_on_batches():
-    x = values()
-    whole = statistics(x, 0)
-    for seed, size in ((0, 7), (1, 500), (2, 1)):
-        parts = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))].split(size)
-        merged = statistics(parts[0], 0)
-        for part in parts[1:]:
-            merged = merged.merge(statistics(part, 0))
-        assert np.array_equal(merged.maximum, whole.maximum)
-        assert np.array_equal(merged.percentile(99.9), whole.percentile(99.9))
-
-
-def test_all_zeros():
-    found = statistics(torch.zeros(5, 2, 3), 0)
-    assert found.percentile(99.9).tolist() == [0, 0]
-    assert found.merge(statistics(torch.ones(5, 2, 3), 0)).percentile(100).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("normalization", ["max", "99.9%", "50%", 0.5, None])
