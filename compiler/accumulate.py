@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from spikec.statistics import COARSE, SHIFT, SLOTS, ZEROS, Statistics, base, dig
 from spikec.types import Array
 
 #: values that are looked at together: they and what is made of them stay in the processor's cache
-_CHUNK = 1 << 17
+_CHUNK = 1 << 18
 #: between these the squares of float32 values fit float32
 _TINY, _HUGE = 1e-12, 1e15
 #: values of a channel that 32-bit counts can take
@@ -141,11 +142,20 @@ def _keys(rows: Tensor, base: Array) -> Tensor:
     """``channel * SLOTS + slot`` of float32 values [N, C, M], flat, int32; a channel's first fine code is its base."""
     channels, inner = rows.shape[1:]
     bits = rows.reshape(len(rows), channels * inner).view(torch.int32)
-    start = np.arange(channels) * SLOTS + COARSE
-    bases, starts = (torch.from_numpy(x.astype(np.int32).repeat(inner)).to(rows.device) for x in (base, start))
-    # zeros are spread over the slots that stand for them: counting equal numbers in a row is slow
-    least = torch.arange(channels * inner, dtype=torch.int32, device=rows.device).remainder_(ZEROS).sub_(COARSE)
+    starts, least = _constants(channels, inner, rows.device)
+    bases = torch.from_numpy(base.astype(np.int32).repeat(inner)).to(rows.device)
     fine = (bits >> SHIFT).sub_(bases)
     coarse = fine >> 3
     torch.maximum(coarse, least, out=coarse)
     return torch.maximum(fine, coarse, out=fine).add_(starts).reshape(-1)
+
+
+@functools.lru_cache(maxsize=16)
+def _constants(channels: int, inner: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """For each column of [C, M], flat: the key of its channel's base, and the least offset from there.
+
+    Zeros are spread over the slots that stand for them: counting equal numbers in a row is slow.
+    """
+    columns = torch.arange(channels * inner, dtype=torch.int32, device=device)
+    starts = torch.div(columns, inner, rounding_mode="floor") * SLOTS + COARSE
+    return starts, columns % ZEROS - COARSE

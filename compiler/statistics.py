@@ -133,10 +133,11 @@ def slots(offset: Array) -> Array:
 
 def packed(maximum: Array, count: int, keys: Array, counts: Array, sums: Array) -> Statistics:
     """With keys in order, each once, none of a slot for zeros, and the least bytes that hold them."""
-    order = np.argsort(keys, kind="stable")
-    keys, counts = keys[order], counts[order]
-    first = np.flatnonzero(np.diff(keys, prepend=-1))
-    keys, counts = keys[first], np.add.reduceat(counts, first) if len(first) else counts
+    if (np.diff(keys) <= 0).any():
+        order = np.argsort(keys, kind="stable")
+        keys, counts = keys[order], counts[order]
+        first = np.flatnonzero(np.diff(keys, prepend=-1))
+        keys, counts = keys[first], np.add.reduceat(counts, first)
     used = keys % SLOTS >= ZEROS
     kind = np.min_scalar_type(len(maximum) * SLOTS)
     return Statistics(maximum, count, keys[used].astype(kind), counts[used].astype(np.min_scalar_type(count)), sums)
