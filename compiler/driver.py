@@ -32,10 +32,11 @@ from spikec.ledger import Ledger
 from spikec.manager import Observer, StageRecord, run_pipeline
 from spikec.normalization import Normalization
 from spikec.observers import Dump, Numbers, Verify, write_ledger
-from spikec.passbase import RETAINED, Context, Note, Pass, plain
+from spikec.passbase import Context, Note, Pass, plain
 from spikec.pipeline import Pipeline
 from spikec.report import Report
-from spikec.stages import IMPORTED, SPIKING
+from spikec.retained import RETAINED
+from spikec.stages import CALIBRATED, IMPORTED, SPIKING
 
 #: what ``example_input`` and calibration batches may be
 Inputs = Tensor | Sequence[Tensor]
@@ -174,6 +175,21 @@ class Compiler:
             if problems:
                 raise UnsupportedOpError(problems)
 
+    def gather(self, model: Any) -> Calibration:
+        """Run the passes up to the one that asks for statistics.
+
+        Raises:
+            CompileError: no pass does.
+        """
+        graph, context, _ = self._start(model)
+        pipeline = self._pipeline(graph, context)
+        for count, each in enumerate(pipeline, start=1):
+            if each.gives is CALIBRATED:
+                run_pipeline(graph, Pipeline(pipeline.passes[:count], pipeline.start), context)
+        if context.statistics is None:
+            raise CompileError("no pass of this pipeline looks at calibration data", hint="normalize does")
+        return context.statistics
+
     def _start(self, model: Any) -> tuple[Graph, Context, Reference | None]:
         given = self.calibration
         statistics = given if isinstance(given, Calibration) else None
@@ -182,7 +198,7 @@ class Compiler:
         shapes = examples(self.example_input)
         batches = None
         if data is not None:
-            batches = Batches(data, frontend.input_names(model))
+            batches = data if isinstance(data, Batches) else Batches(data, frontend.input_names(model))
             if shapes is None:
                 shapes = batches.first
             elif [x.shape[1:] for x in shapes] != [x.shape[1:] for x in batches.first]:
@@ -190,6 +206,11 @@ class Compiler:
                 raise CalibrationError(f"a sample is {data} in the calibration data, and {example} in example_input")
         if shapes is None and statistics is not None:
             shapes = tuple(torch.zeros(1, *shape) for shape in statistics.shapes)
+        samples: tuple[Tensor, ...] = ()
+        if batches is not None:
+            samples = tuple(x[:RETAINED] for x in batches.first)
+        elif statistics is not None and statistics.retained is not None:
+            samples = statistics.retained.inputs
         graph = frontend.load(model, shapes)
         context = Context(
             graph,
@@ -199,7 +220,7 @@ class Compiler:
             batches=batches,
             statistics=statistics,
             track=_track if self.progress else plain,
-            samples=tuple(x[:RETAINED] for x in batches.first) if batches is not None else (),
+            samples=samples,
         )
         return graph, context, frontend.reference(model)
 
@@ -288,6 +309,36 @@ def compile(
         **target_options,
     )
     return compiler.run(model).artifact
+
+
+def calibrate(
+    model: Any,
+    data: Any,
+    target: str | Backend = "spikingjelly",
+    *,
+    time_axis: int | None = None,
+    device: str | torch.device | None = None,
+    progress: bool | None = None,
+    **options: Any,
+) -> Calibration:
+    """The statistics that :func:`compile` would gather, to save, to merge, and to give to it as ``calibration``.
+
+    Under ``torch.distributed`` each process calibrates on its own part of the data, and
+    :meth:`Calibration.all_reduce` makes one of all.
+
+    Args:
+        model: see :func:`compile`; ``data`` gives the shapes.
+        data: as ``calibration`` of :func:`compile`.
+        target: what the model will be compiled for.
+        time_axis: of event data, the axis of each input that is time (0 for [T, B, ...]); the ANN then sees the
+            average over it, which is what a rate stands for.
+        device: where the ANN runs; None for where the data is.
+        progress: show a progress bar.
+        options: any of :func:`compile`.
+    """
+    frontend, model = find_frontend(model)
+    batches = Batches(data, frontend.input_names(model), time_axis=time_axis, device=device)
+    return Compiler(target, calibration=batches, progress=progress, **options).gather(model)
 
 
 def load(model: Any, example_input: Inputs | None = None) -> Graph:

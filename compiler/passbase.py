@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, get_args
 
 import attrs
-import torch
 from torch import Tensor
 
 from spikec.calibration import Calibration, digest
@@ -20,9 +19,6 @@ from spikec.stages import EVERY, Stage
 #: only if agreement with the ANN does not fall. ``approximate``: changes the function, and is measured.
 Contract = Literal["exact", "rate", "tuned", "approximate"]
 CONTRACTS: tuple[str, ...] = get_args(Contract)
-
-#: how many samples are kept for passes that look at data themselves
-RETAINED = 256
 
 
 @attrs.frozen
@@ -53,7 +49,7 @@ class Context:
         batches: the calibration data, or None.
         notes: in order; see :meth:`note`.
         samples: a tensor [N, ...] an input, N at most 256: of the first batch until a pass gathers
-            statistics, then of all; empty without data.
+            statistics, then of all, or of those that the saved statistics saw; empty without data.
         track: wraps an iterable in a progress bar: (items, description, total).
     """
 
@@ -99,20 +95,10 @@ class Context:
                 "the calibration given is of another model" if known else "no calibration data",
                 hint="pass calibration=: a tensor, a DataLoader, or the calibration of a Compilation of this model",
             )
-        kept: list[tuple[Tensor, ...]] = []
-        batches = self._retaining(self.track(self.batches, "calibrating", len(self.batches)), kept)
-        self.statistics = Calibration.gather(graph, axes, batches)
-        self.samples = tuple(torch.cat(column)[:RETAINED] for column in zip(*kept, strict=True))
+        self.statistics = Calibration.gather(graph, axes, self.track(self.batches, "calibrating", len(self.batches)))
+        if self.statistics.retained is not None:
+            self.samples = self.statistics.retained.inputs
         return self.statistics
-
-    @staticmethod
-    def _retaining(batches: Iterable[Any], kept: list[tuple[Tensor, ...]]) -> Iterable[Sequence[Tensor]]:
-        count = 0
-        for batch in batches:
-            if count < RETAINED:
-                kept.append(batch)
-                count += len(batch[0])
-            yield batch
 
 
 @attrs.frozen

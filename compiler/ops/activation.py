@@ -50,6 +50,10 @@ class Relu(_Activation):
         """torch's clamp."""
         return xs[0].clamp(min=0, max=self.cap)
 
+    def eval_over(self, x: Tensor) -> Tensor:
+        """torch's clamp, in place."""
+        return x.clamp_(min=0, max=self.cap)
+
 
 @attrs.frozen(eq=False)
 class Clamp(_Activation):
