@@ -67,6 +67,31 @@ class Fed:
     own: Tensor
 
 
+def _shown(graph: Graph, name: str) -> str:
+    """The user's layer and line, and the node where several stand for that layer, or where a pass added it."""
+    origin = graph[name].origin[:1]
+    alone = origin and sum(node.op.origin[:1] == origin for node in graph.match(Neuron)) == 1
+    return describe(origin) if alone else f"{describe(origin)} %{name}".strip()
+
+
+def split(op: Neuron, timesteps: int, fed: Fed, mean: Tensor, rate: Tensor) -> dict[str, Tensor]:
+    """Take ``rate - activation`` apart, neuron by neuron; see :class:`spikec.diagnose_record.Layer`.
+
+    Args:
+        op, timesteps: the neuron, and T.
+        fed: what the ANN has there.
+        mean: the current that the neuron really got, averaged over the steps.
+        rate: its spikes a step.
+    """
+    bound, own, real = limit(op, fed.current), ideal(op, timesteps, fed.own), ideal(op, timesteps, mean)
+    return {
+        "clipping": bound - fed.activation,
+        "quantization": own - bound,
+        "propagated": real - own,
+        "unevenness": rate - real,
+    }
+
+
 @attrs.define(eq=False)
 class Run:
     """One batch in time."""
@@ -114,10 +139,9 @@ class LayerSums:
         """For a neuron of the final graph."""
         op = graph[name]
         assert isinstance(op, Neuron)
-        shown = describe(op.origin[:1]) or f"{graph.location(name)}: %{name}".removeprefix(": ")
         (current,) = graph.operands(name)
         return cls(
-            shown,
+            _shown(graph, name),
             name,
             op,
             timesteps,
@@ -144,16 +168,10 @@ class LayerSums:
 
     def finish(self, batch: Run) -> None:
         """A batch has run for all its steps."""
-        fed, steps, op = batch.fed, self.timesteps, self.op
+        op, steps, fed = self.op, self.timesteps, batch.fed
         rate = torch.as_tensor(batch.spikes) / steps
         mean = torch.as_tensor(batch.charge) / steps
-        own, real = ideal(op, steps, fed.own), ideal(op, steps, mean)
-        parts = {
-            "clipping": limit(op, fed.current) - fed.activation,
-            "quantization": own - limit(op, fed.current),
-            "propagated": real - own,
-            "unevenness": rate - real,
-        }
+        parts = split(op, steps, fed, mean, rate)
         parts["own"] = sum((parts[kind] for kind in OWN), torch.zeros(()))
         parts["total"] = rate - fed.activation
         scale = tensor(self.scale, rate)
