@@ -39,7 +39,7 @@ def advise(
         fewer = f"timesteps={enough}" if enough < timesteps else ""
         return Advice(None, None, fewer, "nothing has to change" + (", fewer steps will do" if fewer else ""))
     kind = max(rungs, key=lambda rung: rung.step).kind
-    layer = max(layers, key=lambda each: each.relative(each.errors[kind]))
+    layer = max(layers, key=lambda each: each.effects[kind].rms)
     neuron = compilation.graph[layer.node]
     assert isinstance(neuron, Neuron)
     charged = any(
@@ -48,8 +48,8 @@ def advise(
         for node in record.graph.match(Neuron)
     )
     change, why = _RULES[kind](Findings(layer, neuron, charged, compilation.calibration, timesteps))
-    share = f"{100 * layer.relative(layer.errors[kind]):.1f} % of its activation (rms)"
-    return Advice(kind, layer.name, change, f"most is lost by {kind}, most of it in {layer.name} ({share}): {why}")
+    share = f"its {kind} moves the output's margin by {100 * layer.effects[kind].rms:.0f} %"
+    return Advice(kind, layer.name, change, f"most is lost by {kind}, first of all in {layer.name} ({share}): {why}")
 
 
 def _clipping(found: Findings) -> tuple[str, str]:

@@ -20,8 +20,8 @@ from spikec.types import Array
 
 #: points of a layer that are kept for its scatter plot
 POINTS = 2000
-#: float64 rounding, below which an activation is not clipped
-_ROUNDING = 1e-9
+#: float32 rounding of a scale: no activation is clipped by that
+_ROUNDING = 1e-6
 
 
 def limit(op: Neuron, z: Tensor) -> Tensor:
@@ -60,11 +60,13 @@ class Fed:
         current: z / s_in.
         activation: a / scale, the rate that the layer should have.
         own: the current that the layer's own parameters make of the ANN's activations.
+        slope: derivative of the output's margin by the layer's rates.
     """
 
     current: Tensor
     activation: Tensor
     own: Tensor
+    slope: Tensor | None = None
 
 
 def _shown(graph: Graph, name: str) -> str:
@@ -131,6 +133,8 @@ class LayerSums:
     signal: float = 0.0
     sums: dict[str, float] = attrs.field(factory=lambda: dict.fromkeys((*KINDS, "own", "total"), 0.0))
     squares: dict[str, float] = attrs.field(factory=lambda: dict.fromkeys((*KINDS, "own", "total"), 0.0))
+    effects: dict[str, list[float]] = attrs.field(factory=lambda: {kind: [0.0, 0.0] for kind in (*OWN, "own")})
+    samples: int = 0
     residual: float = 0.0
     points: Array | None = None
 
@@ -178,6 +182,12 @@ class LayerSums:
         for kind, part in parts.items():
             self.sums[kind] += float((part * scale).sum())
             self.squares[kind] += float((part * scale).square().sum())
+        if fed.slope is not None:
+            for kind, effect in self.effects.items():
+                margin = (parts[kind] * fed.slope).flatten(1).sum(1)
+                effect[0] += float(margin.sum())
+                effect[1] += float(margin.square().sum())
+        self.samples += len(rate)
         activation = fed.activation * scale
         self.signal += float(activation.square().sum())
         self.count += rate.numel()
@@ -202,8 +212,8 @@ class LayerSums:
         off = rate * threshold - (mean - (end - batch.start) / self.timesteps)
         return float((off / threshold).abs().max())
 
-    def record(self) -> Layer:
-        """Of all batches."""
+    def record(self, margin: float) -> Layer:
+        """Of all batches; ``margin`` is the rms of the ANN's."""
         assert self.fired is not None
         assert self.points is not None
         errors = {
@@ -221,6 +231,10 @@ class LayerSums:
             signal=math.sqrt(self.signal / self.count),
             errors={kind: errors[kind] for kind in KINDS},
             own=errors["own"],
+            effects={
+                kind: Error(total / self.samples / margin, math.sqrt(square / self.samples) / margin)
+                for kind, (total, square) in self.effects.items()
+            },
             total=errors["total"],
             residual=self.residual if _is_soft(self.op) else None,
             points=self.points,

@@ -5,15 +5,15 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from nets import ZOO, batch, build
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import spikec
+from nets import ZOO, batch, build
 from spikec import diagnose_layers
 from spikec.diagnose_cost import PRICES, Cost, macs
 from spikec.diagnose_layers import Fed, ideal, limit, split
-from spikec.ops import IF, Neuron, Relu
+from spikec.ops import IF, Head, Neuron, Relu
 
 CONVERTS = [name for name in ZOO if name != "two_outputs"]
 
@@ -70,7 +70,7 @@ def test_the_parts_of_an_error_add_up_neuron_by_neuron_and_each_is_what_it_says(
     np.testing.assert_allclose(parts["quantization"], counts / steps - np.clip(z.numpy() / threshold, 0, 1), atol=1e-15)
     real = np.clip(np.floor((steps * train.mean(0).numpy() + start) / threshold), 0, steps)
     np.testing.assert_allclose(parts["unevenness"], (spikes - real) / steps, atol=1e-15)
-    assert all(float(part.abs().max()) > 0.1 for part in parts.values())
+    assert all(float(part.abs().max()) > 0.05 for part in parts.values())
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -160,7 +160,7 @@ def test_the_charge_of_a_neuron_that_loses_some_is_seen(monkeypatch):
 
 def test_targets_with_encoders_integers_and_hard_reset():
     model, x = build("strided"), batch("strided", 8)
-    compilation = compiled(model, x, "netx", timesteps=16)
+    compilation = spikec.Compiler("netx", calibration=x, timesteps=16, reset="hard", verify="off").run(model)
     found = spikec.diagnose(compilation, x, 16)
     assert [layer.name for layer in found.layers] == ["%input_spikes", "1", "3"]
     encoder, *hidden = found.layers
@@ -175,16 +175,16 @@ def test_heads_several_outputs_and_inputs():
     model, x = build("two_outputs"), batch("two_outputs", 30)
     found = spikec.diagnose(compiled(model, x), x, 32)
     assert found.agreement[-1] > 0.9
-    model = nn.Sequential(build("mlp"), nn.Softmax(1))
-    x = batch("mlp", 30)
-    found = spikec.diagnose(compiled(model, x), x, 256)
+    x = batch("mlp", 30, dtype=torch.float64)
+    graph = spikec.load(build("mlp", dtype=torch.float64), x)
+    graph.insert_before("output", 0, Head("softmax"))
+    compilation = compiled(graph, x)
+    found = spikec.diagnose(compilation, x, 64)
     with torch.no_grad():
-        wanted = model(x.float()).double()
-        outs = spikec.run(compiled(model, x).graph, x.double(), 256)
-    graph = compiled(model, x).graph
-    mean = torch.softmax(outs.mean(0) * torch.tensor(graph.type("output").scale), 1)
-    spread = (wanted - wanted.mean(0)).square().sum()
-    assert found.error[-1] == pytest.approx(float(((mean - wanted).square().sum() / spread).sqrt()), rel=1e-4)
+        wanted = torch.softmax(build("mlp", dtype=torch.float64)(x), 1)
+    mean = spikec.run(compilation.graph, x, 64).mean(0) * torch.tensor(compilation.graph.type("output").scale)
+    error, spread = (torch.softmax(mean, 1) - wanted).square().sum(), (wanted - wanted.mean(0)).square().sum()
+    assert found.error[-1] == pytest.approx(float((error / spread).sqrt()), rel=1e-6)
 
 
 # ------------------------------------------------------------ who is to blame
@@ -202,12 +202,29 @@ def test_a_threshold_that_is_too_small_is_found(node, name):
     found = spikec.diagnose(compiled(model, x, "spikingjelly", broken, normalization={"method": "max"}), x, 64)
     worst = max(found.layers, key=lambda layer: layer.relative(layer.own))
     assert worst.name == name
+    assert worst is max(found.layers, key=lambda layer: layer.effects["own"].rms)
     assert worst.own.rms == pytest.approx(worst.errors["clipping"].rms, rel=0.1)
-    if found.enough is None:
-        assert (found.advice.kind, found.advice.layer) == ("clipping", name)
+    assert worst.errors["clipping"].mean < 0
+    assert found.rungs[0].step > max(rung.step for rung in found.rungs[1:])
     whole = spikec.diagnose(compiled(model, x, normalization={"method": "max"}), x, 64)
     assert all(layer.clipped == 0 for layer in whole.layers)
-    assert all(layer.errors["clipping"].rms < 1e-9 for layer in whole.layers)
+    assert all(layer.errors["clipping"].rms < 1e-6 for layer in whole.layers)
+
+
+def test_a_small_error_has_the_effect_that_was_foreseen():
+    model, x = separable()
+    compilation = compiled(model, x, normalization={"percentile": 99})
+    found = spikec.diagnose(compilation, x, 512)
+    with torch.no_grad():
+        ann = model(x).double()
+    snn = spikec.run(compilation.graph, x.double(), 512).mean(0)
+    first, second = ann.topk(2).indices.T
+    rows = torch.arange(len(x))
+    change = (snn - ann)[rows, first] - (snn - ann)[rows, second]
+    size = float((ann[rows, first] - ann[rows, second]).square().mean().sqrt())
+    foreseen = sum(layer.effects["own"].mean for layer in found.layers)
+    assert abs(foreseen) > 1e-3
+    assert foreseen == pytest.approx(float(change.mean()) / size, rel=0.1)
 
 
 def separable(count=200, seed=0):
@@ -225,8 +242,8 @@ def separable(count=200, seed=0):
 
 def test_a_small_threshold_gets_the_percentile_that_clips_less():
     model, x = separable()
-    broken = ("normalize", shrunk("relu_3", 0.25))
-    found = spikec.diagnose(compiled(model, x, "spikingjelly", broken, normalization={"method": "max"}), x, 256)
+    change = ("normalize", shrunk("relu_3", 0.25))
+    found = spikec.diagnose(compiled(model, x, "spikingjelly", change, normalization={"method": "max"}), x, 256)
     assert (found.advice.kind, found.advice.layer) == ("clipping", "3")
     assert found.advice.change == "normalization=spikec.Normalization(percentile=99.9)"
     assert found.rungs[0].agreement < 0.95
@@ -273,33 +290,33 @@ def test_a_layer_that_shares_one_threshold_between_unequal_channels_is_found():
 
 
 def opposed():
-    """A neuron that gets as much current as it loses: what comes first decides what it says."""
-    first, second, last = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 3)
-    generator = torch.Generator().manual_seed(0)
+    """The second layer gets a large current and loses it again: what comes first decides what it says."""
+    first, second, last = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 5)
     with torch.no_grad():
-        first.weight.copy_(torch.rand(4, 4, generator=generator).repeat(2, 1))
+        first.weight.copy_(torch.rand(4, 4).repeat(2, 1))
         first.bias.zero_()
-        half = torch.rand(6, 4, generator=generator)
-        second.weight.copy_(torch.cat([half, -half], 1) * 4)
-        second.bias.fill_(0.05)
-        last.weight.copy_(torch.randn(3, 6, generator=generator))
-        last.bias.zero_()
+        large = 2 * torch.rand(6, 4)
+        second.weight.copy_(torch.cat([torch.randn(6, 4) + large, -large], 1))
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last).eval()
 
 
 def test_spikes_that_come_too_early_are_found():
     model, x = opposed(), torch.rand(100, 4)
+    with torch.no_grad():
+        model[-1].bias -= model(x).mean(0)
 
     def early(name, op):
-        start = np.where(np.arange(8) < 4, 0.5, 0.5 - 1.5)
+        start = np.where(np.arange(8) < 4, 0.6, 0.4)
         return attrs.evolve(op, v_init=start * op.v_threshold) if name == "relu_1" else op
 
-    lenient = {"normalization": {"method": "max"}, "timesteps": 16}
-    found = spikec.diagnose(compiled(model, x, "spikingjelly", ("init-potential", Change(Neuron, early)), **lenient), x, 16)
+    change = ("init-potential", Change(Neuron, early))
+    compilation = compiled(model, x, "spikingjelly", change, normalization={"method": "max"})
+    found = spikec.diagnose(compilation, x, 64)
     assert (found.advice.kind, found.advice.layer) == ("unevenness", "3")
     assert found.layers[0].errors["unevenness"].rms < 1e-9
     second = found.layers[1]
-    assert second.errors["unevenness"].rms > second.errors["quantization"].rms
+    assert second.errors["unevenness"].rms > 3 * second.errors["quantization"].rms
+    assert found.rungs[2].step > found.rungs[1].step > found.rungs[0].step
 
 
 def test_a_network_that_says_what_the_ann_says_is_left_alone():
@@ -367,7 +384,9 @@ def test_synops_are_spikes_times_the_weights_that_each_meets():
 
 def test_the_comparisons_of_a_max_pool_pass_spikes_on():
     x = batch("maxpool", 4)
-    found = {target: spikec.diagnose(compiled(build("maxpool"), x, target), x, 8).cost for target in ("nir", "spikingjelly")}
+    found = {
+        target: spikec.diagnose(compiled(build("maxpool"), x, target), x, 8).cost for target in ("nir", "spikingjelly")
+    }
     first = 4 * 2 * 9 * 64 * 8
     assert {cost.macs for cost in found.values()} == {first}
 
@@ -454,7 +473,8 @@ def test_bad_input_is_named():
     refused(spikec.InvalidModelError, "not a Compilation", compilation.artifact, x, 4)
     refused(spikec.CompileError, "timesteps is 0", compilation, x, 0)
     refused(spikec.CompileError, "tolerance is 2", compilation, x, 4, tolerance=2)
-    refused(spikec.CalibrationError, "empty", compilation, x[:0], 4)
+    refused(spikec.CalibrationError, "empty", compilation, [], 4)
+    refused(spikec.CalibrationError, "no sample", compilation, x[:0], 4)
     refused(spikec.CalibrationError, "19 labels for a batch", compilation, x, 4, [1] * 19)
     refused(spikec.CalibrationError, "21 labels for 20 samples", compilation, x, 4, [1] * 21)
     refused(spikec.CalibrationError, "labels are .* float32", compilation, x, 4, torch.rand(20))
