@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -68,13 +68,14 @@ def _batches(x: Any, names: Sequence[str], labels: Any) -> Iterator[tuple[tuple[
     if isinstance(x, np.ndarray):
         x = torch.tensor(x)
     if isinstance(x, Tensor) and x.ndim:
-        x = torch.split(x, BATCH)
+        x = list(torch.split(x, BATCH))
     beside: deque[Any] = deque()
-    batches = Batches(_set_aside(x, len(names), beside) if isinstance(x, Iterable) else x, names)
+    readable = isinstance(x, Iterable) and not isinstance(x, (str, Mapping, tuple))
+    batches = Batches(_set_aside(x, len(names), beside) if readable else x, names)
     given = None if labels is None else _classes(labels)
     done = 0
     for xs in batches:
-        truth = beside.popleft()
+        truth = beside.popleft() if beside else None
         if given is not None:
             truth = given[done : done + len(xs[0])]
         elif truth is not None:

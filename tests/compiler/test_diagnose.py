@@ -94,7 +94,7 @@ def test_a_neuron_that_is_reset_to_a_value_is_run_for_its_ideal_rate():
 
 @pytest.mark.parametrize("target", ["spikingjelly", "nir"])
 def test_a_layer_is_compared_with_torch(target):
-    steps, model, x = 8, build("cnn", dtype=torch.float64), batch("cnn", 12, dtype=torch.float64)
+    steps, model, x = 8, build("cnn", dtype=torch.float64), batch("cnn", 6, dtype=torch.float64)
     compilation = compiled(model, x, target, timesteps=steps)
     found = spikec.diagnose(compilation, x, steps)
     relus = {name: module for name, module in model.named_modules() if isinstance(module, nn.ReLU)}
@@ -197,16 +197,20 @@ def shrunk(node, factor):
 
 @pytest.mark.parametrize(("node", "name"), [("relu_2", "2"), ("relu_6", "6"), ("relu_10", "10")])
 def test_a_threshold_that_is_too_small_is_found(node, name):
-    model, x = build("cnn"), batch("cnn", 40)
-    broken = ("normalize", shrunk(node, 0.2))
-    found = spikec.diagnose(compiled(model, x, "spikingjelly", broken, normalization={"method": "max"}), x, 64)
+    model, x = build("cnn"), batch("cnn", 8)
+    change = ("normalize", shrunk(node, 0.2))
+    found = spikec.diagnose(compiled(model, x, "spikingjelly", change, normalization={"method": "max"}), x, 32)
     worst = max(found.layers, key=lambda layer: layer.relative(layer.own))
     assert worst.name == name
     assert worst is max(found.layers, key=lambda layer: layer.effects["own"].rms)
     assert worst.own.rms == pytest.approx(worst.errors["clipping"].rms, rel=0.1)
     assert worst.errors["clipping"].mean < 0
     assert found.rungs[0].step > max(rung.step for rung in found.rungs[1:])
-    whole = spikec.diagnose(compiled(model, x, normalization={"method": "max"}), x, 64)
+
+
+def test_the_maximum_clips_nothing():
+    x = batch("cnn", 6)
+    whole = spikec.diagnose(compiled(build("cnn"), x, normalization={"method": "max"}), x, 4)
     assert all(layer.clipped == 0 for layer in whole.layers)
     assert all(layer.errors["clipping"].rms < 1e-6 for layer in whole.layers)
 
@@ -475,6 +479,9 @@ def test_bad_input_is_named():
     refused(spikec.CompileError, "tolerance is 2", compilation, x, 4, tolerance=2)
     refused(spikec.CalibrationError, "empty", compilation, [], 4)
     refused(spikec.CalibrationError, "no sample", compilation, x[:0], 4)
+    refused(spikec.CalibrationError, "is a dict", compilation, {"x": x}, 4)
+    refused(spikec.CalibrationError, "tuple, read as batches that differ", compilation, (x, torch.zeros(20).long()), 4)
+    refused(spikec.CalibrationError, "is a TensorDataset", compilation, torch.utils.data.TensorDataset(x), 4)
     refused(spikec.CalibrationError, "19 labels for a batch", compilation, x, 4, [1] * 19)
     refused(spikec.CalibrationError, "21 labels for 20 samples", compilation, x, 4, [1] * 21)
     refused(spikec.CalibrationError, "labels are .* float32", compilation, x, 4, torch.rand(20))
