@@ -290,7 +290,15 @@ def test_a_layer_that_shares_one_threshold_between_unequal_channels_is_found():
         model[2].weight[:, 1:] *= 100
     found = spikec.diagnose(compiled(model, x, normalization={"per_channel": False}), x, 8)
     assert (found.advice.kind, found.advice.layer) == ("quantization", "1")
-    assert found.advice.change == "normalization=spikec.Normalization(per_channel=True)"
+    assert found.advice.change == "normalization=None, timesteps=8"
+    assert "times what 99.9 % of its activations need" in found.advice.why
+
+
+@pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
+def test_thresholds_without_data_are_found():
+    model, x = separable()
+    found = spikec.diagnose(spikec.Compiler("spikingjelly", example_input=x).run(model), x, 16)
+    assert found.advice.change == "calibration= with a few hundred training samples"
 
 
 def opposed():
