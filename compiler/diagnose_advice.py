@@ -89,20 +89,11 @@ def _unevenness(found: Findings) -> tuple[str, str]:
 
 def _finer(found: Findings, why: str) -> tuple[str, str]:
     """Smaller thresholds where they are larger than they have to be, else more steps: a spike stands for scale/T."""
-    if found.calibration is None:
-        return (
-            "calibration= with a few hundred training samples",
-            f"{why}; its threshold follows from the weights alone",
-        )
-    known = found.calibration.nodes.get(found.layer.node)
-    if known is not None:
-        ratio = float(found.scale.mean()) / max(float(known.percentile(_PERCENTILES[0]).mean()), 1e-30)
+    if found.statistics is not None:
+        ratio = float(found.scale.mean()) / max(float(found.statistics.percentile(_PERCENTILES[0]).mean()), 1e-30)
         if ratio > _WIDE:
-            default = f"normalization=None, timesteps={found.timesteps}"
-            return (
-                default,
-                f"{why}; its threshold is {ratio:.1f} times what {_PERCENTILES[0]} % of its activations need",
-            )
+            large = f"its threshold is {ratio:.1f} times what {_PERCENTILES[0]} % of its activations need"
+            return f"normalization=None, timesteps={found.timesteps}", f"{why}; {large}"
     return _longer(found), why
 
 
