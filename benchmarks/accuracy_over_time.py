@@ -83,7 +83,7 @@ def draw(ann: float, curves: dict[str, Curve], path: Path) -> None:
         left.plot(steps, 100 * curve.accuracy, label=label, **style)
         right.plot(steps, 100 * (1 - curve.agreement), label=label, **style)
     left.axhline(100 * ann, color="black", linestyle="--", linewidth=1, label="ANN")
-    left.set(xlabel="time-steps", ylabel="accuracy, %", title="accuracy", ylim=(0, 102), xlim=(1, STEPS))
+    left.set(xlabel="time-steps", ylabel="accuracy, %", title="accuracy", ylim=(50, 100), xlim=(1, STEPS))
     right.set(xlabel="time-steps", ylabel="digits, %", title="another answer than the ANN's", xlim=(1, STEPS))
     right.set_yscale("symlog", linthresh=0.5)
     ticks = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)

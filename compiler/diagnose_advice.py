@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import attrs
+import numpy as np
 
 from spikec.calibration import Statistics
 from spikec.diagnose_record import Advice, Layer, Rung
@@ -89,12 +90,22 @@ def _unevenness(found: Findings) -> tuple[str, str]:
 
 def _finer(found: Findings, why: str) -> tuple[str, str]:
     """Smaller thresholds where they are larger than they have to be, else more steps: a spike stands for scale/T."""
-    if found.statistics is not None:
-        ratio = float(found.scale.mean()) / max(float(found.statistics.percentile(_PERCENTILES[0]).mean()), 1e-30)
-        if ratio > _WIDE:
-            large = f"its threshold is {ratio:.1f} times what {_PERCENTILES[0]} % of its activations need"
-            return f"normalization=None, timesteps={found.timesteps}", f"{why}; {large}"
+    ratio = _width(found)
+    if ratio > _WIDE:
+        large = f"its threshold is {ratio:.1f} times what {_PERCENTILES[0]} % of its activations need"
+        return f"normalization=None, timesteps={found.timesteps}", f"{why}; {large}"
     return _longer(found), why
+
+
+def _width(found: Findings) -> float:
+    """The scale over the first percentile of each channel that is not silent, on average; 1 where that is unknown."""
+    if found.statistics is None:
+        return 1.0
+    needed = found.statistics.percentile(_PERCENTILES[0])
+    live = needed > 0
+    if found.scale.size not in (1, len(needed)) or not live.any():
+        return 1.0
+    return float(np.broadcast_to(found.scale.reshape(-1), needed.shape)[live].mean() / needed[live].mean())
 
 
 def _longer(found: Findings) -> str:

@@ -294,6 +294,14 @@ def test_a_layer_that_shares_one_threshold_between_unequal_channels_is_found():
     assert "times what 99.9 % of its activations need" in found.advice.why
 
 
+def test_silent_channels_do_not_make_a_threshold_too_large():
+    x = batch("mlp", 24)
+    compilation = compiled(build("mlp"), x)
+    found = spikec.diagnose(compilation, x, 4, tolerance=1e-3)
+    assert found.layers[0].silent > 0.3  # their scale is the layer's, for want of another
+    assert found.advice.change == "timesteps=8, and run as many"
+
+
 @pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
 def test_thresholds_without_data_are_found():
     model, x = separable()
