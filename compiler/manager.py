@@ -35,9 +35,6 @@ class Step:
     check: str = ""
 
 
-#: steps at which a tuned pass is judged when the user named none
-DEFAULT_TIMESTEPS = 32
-
 #: looks at each step; what it returns becomes the step's check
 Observer = Callable[[Step], "str | None"]
 
@@ -75,6 +72,8 @@ def run_pipeline(
     verify(graph, stage, sources)
     records = [StageRecord("import", graph)]
     for index, each in enumerate(pipeline, start=1):
+        if not graph.is_spiking:
+            context.ann = graph
         after = graph.copy()
         context.running = each.name
         noted = len(context.notes)
@@ -112,10 +111,11 @@ def _kept(before: Graph, after: Graph, changes: int, context: Context) -> tuple[
     if not context.samples:
         context.note("", "there are no samples to tune on; left out")
         return before, 0
-    timesteps = context.timesteps or DEFAULT_TIMESTEPS
-    was = agreement(before, context.reference, context.samples, timesteps)
-    now = agreement(after, context.reference, context.samples, timesteps)
+    samples = context.tuning_samples(after)
+    was, now = (agreement(graph, context.reference, samples, context.steps) for graph in (before, after))
+    found = f"agreement with the ANN {was[0]:.4g} -> {now[0]:.4g}, error {-was[1]:.3g} -> {-now[1]:.3g} at T={context.steps}"
     if now >= was:
+        context.note("", found)
         return after, changes
-    context.note("", f"agreement with the ANN fell from {was[0]:.4g} to {now[0]:.4g} at T={timesteps}; left out")
+    context.note("", f"{found}; left out")
     return before, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal, get_args
@@ -14,12 +15,19 @@ from spikec.calibration import Calibration, digest
 from spikec.data import Batches
 from spikec.errors import CalibrationError, CompileError, SpikecWarning
 from spikec.graph import Graph
+from spikec.op import Role
 from spikec.stages import EVERY, Stage
 
 #: ``exact``: the same function. ``rate``: each neuron's rate is the clipped ReLU to 1/T. ``tuned``: kept
 #: only if agreement with the ANN does not fall. ``approximate``: changes the function, and is measured.
 Contract = Literal["exact", "rate", "tuned", "approximate"]
 CONTRACTS: tuple[str, ...] = get_args(Contract)
+
+#: steps at which a tuned pass is judged when the user named none
+DEFAULT_TIMESTEPS = 32
+
+#: steps of single neurons in one run of a tuned pass, at most, which bounds its time and, at a byte each, its memory
+WORK = 2**30
 
 #: how many samples are kept for passes that look at data themselves
 RETAINED = 256
@@ -54,6 +62,7 @@ class Context:
         notes: in order; see :meth:`note`.
         samples: a tensor [N, ...] an input, N at most 256: of the first batch until a pass gathers
             statistics, then of all; empty without data.
+        ann: the ANN just before its ReLUs became neurons, under the same names; None until then.
         track: wraps an iterable in a progress bar: (items, description, total).
     """
 
@@ -64,6 +73,7 @@ class Context:
     statistics: Calibration | None = None
     notes: list[Note] = attrs.field(factory=list)
     samples: tuple[Tensor, ...] = ()
+    ann: Graph | None = None
     track: Callable[[Iterable[Any], str, int], Iterable[Any]] = plain
     running: str = ""
 
@@ -75,6 +85,17 @@ class Context:
         """Note it, and issue a SpikecWarning."""
         self.note(node, message)
         warnings.warn(message, SpikecWarning, stacklevel=2)
+
+    @property
+    def steps(self) -> int:
+        """The T at which tuned passes are judged."""
+        return self.timesteps or DEFAULT_TIMESTEPS
+
+    def tuning_samples(self, graph: Graph) -> tuple[Tensor, ...]:
+        """As many of the samples, in float32, as a spiking graph runs in reasonable time; four at least."""
+        neurons = sum(math.prod(graph.type(node.name).shape) for node in graph.with_role(Role.NEURON))
+        count = max(4, WORK // max(1, neurons * self.steps))
+        return tuple(x[:count].to(torch.float32) for x in self.samples)
 
     @property
     def has_data(self) -> bool:

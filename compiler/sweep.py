@@ -1,0 +1,151 @@
+"""Runs a spiking graph layer after layer, each over all of T, so that a layer can be tuned once those before it are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikec.contract import BATCH
+from spikec.errors import CompileError
+from spikec.graph import Graph
+from spikec.interp import run
+from spikec.op import Op, StatefulOp, tensor_cache
+from spikec.ops import Neuron, Relu
+from spikec.passbase import Context
+from spikec.types import Array
+
+
+class Sweep:
+    """Iterates over a graph's neurons in order; those before the one that is given out are settled.
+
+    What the caller changes between two neurons (biases, thresholds, potentials in front of or at the given one) counts
+    from there on. Linear ops between neurons are evaluated again for every step; only spikes are held.
+
+    Args:
+        graph: a spiking graph without recurrence.
+        xs: constant inputs [N, ...].
+        timesteps: T.
+    """
+
+    def __init__(self, graph: Graph, xs: Sequence[Tensor], timesteps: int) -> None:
+        if any(isinstance(graph[name], StatefulOp) and graph[name].register for name in graph):
+            raise CompileError("a recurrent graph has no layers to go through one after the other")
+        self.graph, self.timesteps = graph, timesteps
+        self.feeds = dict(zip(graph.inputs, xs, strict=True))
+        self._settled: dict[str, Tensor] = {}
+        self._ran: tuple[str, tuple[Op, ...], Tensor] | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        neurons = [node.name for node in self.graph.match(Neuron)]
+        sources = {name: self._sources(name) for name in neurons}
+        for i, name in enumerate(neurons):
+            yield name
+            later = {source for each in neurons[i + 1 :] for source in sources[each]}
+            if name in later:
+                self._settled[name] = self.spikes(name)
+            self._settled = {source: train for source, train in self._settled.items() if source in later}
+        self._ran = None
+
+    def spikes(self, name: str) -> Tensor:
+        """[T, N, ...] uint8: what a neuron of the sweep fires, with the graph's ops as they are now."""
+        between = self._between(name)
+        ops = tuple(self.graph[each] for each in between)
+        if self._ran is not None and self._ran[0] == name and _same(self._ran[1], ops):
+            return self._ran[2]
+        moving = self._moving(between)
+        values: dict[str, Tensor] = {}
+        states: dict[str, Tensor] = {}
+        train: Tensor | None = None
+        with torch.no_grad(), tensor_cache():
+            for t in range(self.timesteps):
+                for source in self._settled:
+                    values[source] = self._settled[source][t].to(self._dtype)
+                for each in between if t == 0 else moving:
+                    values[each] = self._step(each, values, states)
+                if train is None:
+                    train = torch.empty((self.timesteps, *values[name].shape), dtype=torch.uint8)
+                train[t] = values[name]
+        assert train is not None
+        self._ran = (name, ops, train)
+        return train
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(iter(self.feeds.values())).dtype
+
+    def _step(self, name: str, values: dict[str, Tensor], states: dict[str, Tensor]) -> Tensor:
+        op = self.graph[name]
+        operands = [self.feeds[name]] if name in self.feeds else [values[x] for x in self.graph.operands(name)]
+        if not isinstance(op, StatefulOp):
+            return op.eval(*operands)
+        state = states[name] if name in states else op.initial(*operands)
+        states[name], result = op.step(state, *operands)
+        return result
+
+    def _moving(self, between: Sequence[str]) -> list[str]:
+        """The nodes that change from step to step."""
+        moving = set(self._settled)
+        for name in between:
+            if isinstance(self.graph[name], StatefulOp) or moving.intersection(self.graph.operands(name)):
+                moving.add(name)
+        return [name for name in between if name in moving]
+
+    def _between(self, name: str) -> list[str]:
+        """What must be evaluated for a neuron, itself included, in order."""
+        wanted, todo = {name}, [name]
+        while todo:
+            for operand in self.graph.operands(todo.pop()):
+                if operand not in self._settled and operand not in wanted:
+                    wanted.add(operand)
+                    todo.append(operand)
+        return [each for each in self.graph if each in wanted]
+
+    def _sources(self, name: str) -> set[str]:
+        """The neurons whose spikes reach a neuron without passing another one."""
+        found: set[str] = set()
+        todo, seen = list(self.graph.operands(name)), set()
+        while todo:
+            each = todo.pop()
+            if each in seen:
+                continue
+            seen.add(each)
+            if isinstance(self.graph[each], Neuron):
+                found.add(each)
+            else:
+                todo += self.graph.operands(each)
+        return found
+
+
+def _same(one: Sequence[Op], other: Sequence[Op]) -> bool:
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
+
+
+def tunable(graph: Graph, context: Context) -> dict[str, Array]:
+    """The neurons whose rate is to be a ReLU's of the ANN, each with that ReLU's mean over the samples.
+
+    Neurons that compare two signals are not among them: on average they are right whatever they do.
+    """
+    if context.ann is None or not context.samples:
+        return {}
+    wanted = {node.name for node in context.ann.match(Relu) if not node.op.compares and node.name in graph}
+    sums: dict[str, Tensor] = {}
+
+    def tap(name: str, value: Tensor, *_: object) -> None:
+        if name in wanted:
+            total = value.sum(0, dtype=torch.float64)
+            sums[name] = sums[name] + total if name in sums else total
+
+    samples = context.tuning_samples(graph)
+    for batch in zip(*(x.split(BATCH) for x in samples), strict=True):
+        run(context.ann, batch, tap=tap)
+    return {name: np.asarray(total.numpy()) / len(samples[0]) for name, total in sums.items()}
+
+
+def gap(sweep: Sweep, name: str, wanted: Array) -> Array:
+    """What a neuron's mean over the samples lacks, in ANN units, of the sample's shape."""
+    train = sweep.spikes(name)
+    counts = train.sum((0, 1), dtype=torch.int64).numpy()
+    return np.asarray(wanted - counts / (train.shape[0] * train.shape[1]) * sweep.graph.type(name).scale)
