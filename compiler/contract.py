@@ -278,3 +278,8 @@ def agreement(graph: Graph, ann: Graph, samples: Sequence[Tensor], timesteps: in
             error += float((a - b).abs().flatten(1).mean(1).sum())
             count += len(a)
     return same / count, -error / count
+
+
+def shown(found: tuple[float, float]) -> str:
+    """An agreement as text."""
+    return f"{100 * found[0]:.4g} % as the ANN, error {-found[1]:.3g}"

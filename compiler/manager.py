@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from spikec.contract import agreement
+from spikec.contract import shown
 from spikec.errors import VerificationError
 from spikec.graph import Graph
 from spikec.passbase import Context, Note, Pass
@@ -111,9 +111,8 @@ def _kept(before: Graph, after: Graph, changes: int, context: Context) -> tuple[
     if not context.samples:
         context.note("", "there are no samples to tune on; left out")
         return before, 0
-    samples = context.tuning_samples(after)
-    was, now = (agreement(graph, context.reference, samples, context.steps) for graph in (before, after))
-    found = f"agreement with the ANN {was[0]:.4g} -> {now[0]:.4g}, error {-was[1]:.3g} -> {-now[1]:.3g} at T={context.steps}"
+    was, now = context.agreement(before), context.agreement(after)
+    found = f"{shown(was)} -> {shown(now)}, T={context.steps}"
     if now >= was:
         context.note("", found)
         return after, changes

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spikec.calibration import Calibration, digest
+from spikec.contract import agreement
 from spikec.data import Batches
 from spikec.errors import CalibrationError, CompileError, SpikecWarning
 from spikec.graph import Graph
@@ -76,6 +77,7 @@ class Context:
     ann: Graph | None = None
     track: Callable[[Iterable[Any], str, int], Iterable[Any]] = plain
     running: str = ""
+    _judged: list[tuple[Graph, tuple[float, float]]] = attrs.field(factory=list, init=False)
 
     def note(self, node: str, reason: str) -> None:
         """Record why the running pass left a node as it is, or what its choice costs."""
@@ -96,6 +98,15 @@ class Context:
         neurons = sum(math.prod(graph.type(node.name).shape) for node in graph.with_role(Role.NEURON))
         count = max(4, WORK // max(1, neurons * self.steps))
         return tuple(x[:count].to(torch.float32) for x in self.samples)
+
+    def agreement(self, graph: Graph) -> tuple[float, float]:
+        """How near a spiking graph is to the model on the samples, see :func:`spikec.contract.agreement`."""
+        for known, found in self._judged:
+            if known.same_as(graph):
+                return found
+        found = agreement(graph, self.reference, self.tuning_samples(graph), self.steps)
+        self._judged = [*self._judged[-3:], (graph.copy(), found)]
+        return found
 
     @property
     def has_data(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import attrs
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,10 +34,10 @@ class Sweep:
     def __init__(self, graph: Graph, xs: Sequence[Tensor], timesteps: int) -> None:
         if any(isinstance(graph[name], StatefulOp) and graph[name].register for name in graph):
             raise CompileError("a recurrent graph has no layers to go through one after the other")
-        self.graph, self.timesteps = graph, timesteps
+        self.graph, self.timesteps, self.samples = graph, timesteps, len(xs[0])
         self.feeds = dict(zip(graph.inputs, xs, strict=True))
         self._settled: dict[str, Tensor] = {}
-        self._ran: tuple[str, tuple[Op, ...], Tensor] | None = None
+        self._ran: tuple[str, tuple[Op, ...], Tensor, Tensor] | None = None
 
     def __iter__(self) -> Iterator[str]:
         neurons = [node.name for node in self.graph.match(Neuron)]
@@ -45,32 +46,35 @@ class Sweep:
             yield name
             later = {source for each in neurons[i + 1 :] for source in sources[each]}
             if name in later:
-                self._settled[name] = self.spikes(name)
+                self._settled[name] = self._run(name)[0]
             self._settled = {source: train for source, train in self._settled.items() if source in later}
         self._ran = None
 
-    def spikes(self, name: str) -> Tensor:
-        """[T, N, ...] uint8: what a neuron of the sweep fires, with the graph's ops as they are now."""
+    def counts(self, name: str) -> Tensor:
+        """[T, ...]: how many of the samples each neuron of a layer fires for at each step, with the ops as they are."""
+        return self._run(name)[1]
+
+    def _run(self, name: str) -> tuple[Tensor, Tensor]:
+        """(spikes [T, N, ...] as bytes, their sums over the samples)."""
         between = self._between(name)
         ops = tuple(self.graph[each] for each in between)
         if self._ran is not None and self._ran[0] == name and _same(self._ran[1], ops):
-            return self._ran[2]
+            return self._ran[2:]
         moving = self._moving(between)
         values: dict[str, Tensor] = {}
         states: dict[str, Tensor] = {}
-        train: Tensor | None = None
+        trains: list[Tensor] = []
+        sums: list[Tensor] = []
         with torch.no_grad(), tensor_cache():
             for t in range(self.timesteps):
                 for source in self._settled:
                     values[source] = self._settled[source][t].to(self._dtype)
                 for each in between if t == 0 else moving:
                     values[each] = self._step(each, values, states)
-                if train is None:
-                    train = torch.empty((self.timesteps, *values[name].shape), dtype=torch.uint8)
-                train[t] = values[name]
-        assert train is not None
-        self._ran = (name, ops, train)
-        return train
+                trains.append(values[name].to(torch.uint8))
+                sums.append(values[name].sum(0))
+        self._ran = (name, ops, torch.stack(trains), torch.stack(sums))
+        return self._ran[2:]
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -123,29 +127,59 @@ def _same(one: Sequence[Op], other: Sequence[Op]) -> bool:
     return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
 
 
-def tunable(graph: Graph, context: Context) -> dict[str, Array]:
-    """The neurons whose rate is to be a ReLU's of the ANN, each with that ReLU's mean over the samples.
+@attrs.frozen
+class Layer:
+    """A layer of neurons whose rates are to be a ReLU's values.
 
-    Neurons that compare two signals are not among them: on average they are right whatever they do.
+    Attributes:
+        name: of both.
+        wanted: the ReLU's mean over the samples, of the sample's shape.
+        sweep: has settled everything in front of the layer.
     """
+
+    name: str
+    wanted: Array
+    sweep: Sweep
+
+    def lacks(self) -> Array:
+        """[T, ...]: what the layer as it is now gives too little at each step, in ANN units, on average."""
+        counts = self.sweep.counts(self.name).double().numpy()
+        return np.asarray(self.wanted - counts / self.sweep.samples * self.sweep.graph.type(self.name).scale)
+
+
+def tunable(graph: Graph, context: Context) -> list[str]:
+    """The neurons that stand for a ReLU of the ANN, in order.
+
+    Not those that compare two signals: their rate is a difference, right on average only if it is let alone.
+    """
+    if context.ann is None:
+        return []
+    wanted = {node.name for node in context.ann.match(Relu) if not node.op.compares}
+    return [node.name for node in graph.match(Neuron) if node.name in wanted]
+
+
+def layers(graph: Graph, context: Context) -> Iterator[Layer]:
+    """Every tunable layer in turn, what is before it settled; none where there are no samples, which is noted."""
+    names = tunable(graph, context)
     if context.ann is None or not context.samples:
-        return {}
-    wanted = {node.name for node in context.ann.match(Relu) if not node.op.compares and node.name in graph}
+        context.note("", "there are no samples to tune on")
+        return
+    samples = context.tuning_samples(graph)
+    wanted = _means(context.ann, names, samples)
+    sweep = Sweep(graph, samples, context.steps)
+    for name in sweep:
+        if name in wanted:
+            yield Layer(name, wanted[name], sweep)
+
+
+def _means(ann: Graph, names: Sequence[str], samples: Sequence[Tensor]) -> dict[str, Array]:
     sums: dict[str, Tensor] = {}
 
     def tap(name: str, value: Tensor, *_: object) -> None:
-        if name in wanted:
+        if name in names:
             total = value.sum(0, dtype=torch.float64)
             sums[name] = sums[name] + total if name in sums else total
 
-    samples = context.tuning_samples(graph)
     for batch in zip(*(x.split(BATCH) for x in samples), strict=True):
-        run(context.ann, batch, tap=tap)
+        run(ann, batch, tap=tap)
     return {name: np.asarray(total.numpy()) / len(samples[0]) for name, total in sums.items()}
-
-
-def gap(sweep: Sweep, name: str, wanted: Array) -> Array:
-    """What a neuron's mean over the samples lacks, in ANN units, of the sample's shape."""
-    train = sweep.spikes(name)
-    counts = train.sum((0, 1), dtype=torch.int64).numpy()
-    return np.asarray(wanted - counts / (train.shape[0] * train.shape[1]) * sweep.graph.type(name).scale)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 import attrs
-import numpy as np
 
 from spikec.graph import Graph
 from spikec.ops import Neuron
 from spikec.passbase import Context, Contract, Pass
 from spikec.stages import SPIKING, Stage
-from spikec.sweep import Sweep, gap, tunable
+from spikec.sweep import layers
 
 
 @attrs.frozen
@@ -35,16 +34,13 @@ class CalibratePotential(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """Set the potentials of every layer."""
-        targets = tunable(graph, context)
         changes = 0
-        for name in (sweep := Sweep(graph, context.tuning_samples(graph), context.steps)):
-            if name not in targets:
-                continue
-            (current,) = graph.operands(name)
+        for layer in layers(graph, context):
+            (current,) = graph.operands(layer.name)
             for _ in range(self.rounds):
-                op = graph[name]
+                op = graph[layer.name]
                 assert isinstance(op, Neuron)
-                missing = gap(sweep, name, targets[name]) / graph.type(current).scale
-                graph.set_op(name, attrs.evolve(op, v_init=op.v_init + self.step * context.steps * missing))
+                charge = layer.lacks().sum(0) / graph.type(current).scale
+                graph.set_op(layer.name, attrs.evolve(op, v_init=op.v_init + self.step * charge))
                 changes += 1
         return changes

@@ -11,8 +11,8 @@ from spikec.graph import Graph, Node
 from spikec.ops import Weighted
 from spikec.passbase import Context, Contract, Pass
 from spikec.rewrite import bias_of
-from spikec.stages import SPIKING, Stage
-from spikec.sweep import Sweep, gap, tunable
+from spikec.stages import SNN, Stage
+from spikec.sweep import layers
 from spikec.types import Array, channel_scale
 
 
@@ -30,24 +30,21 @@ class CorrectBias(Pass):
 
     name: ClassVar[str] = "correct-bias"
     contract: ClassVar[Contract] = "tuned"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    needs: ClassVar[tuple[Stage, ...]] = SNN
 
     rounds: int = 3
     step: float = 0.7
 
     def run(self, graph: Graph, context: Context) -> int:
         """Correct every layer that has a bias of its own."""
-        targets = tunable(graph, context)
         changes = 0
-        for name in (sweep := Sweep(graph, context.tuning_samples(graph), context.steps)):
-            if name not in targets:
-                continue
+        for layer in layers(graph, context):
             for _ in range(self.rounds):
-                owner = bias_of(graph, name)
+                owner = bias_of(graph, layer.name)
                 if owner is None:
-                    context.note(name, "no affine op in front of it is its own, so no bias can be corrected")
+                    context.note(layer.name, "no affine op in front of it is its own, so no bias can be corrected")
                     break
-                graph.set_op(owner.name, self._corrected(graph, owner, gap(sweep, name, targets[name])))
+                graph.set_op(owner.name, self._corrected(graph, owner, layer.lacks().mean(0)))
                 changes += 1
         return changes
 

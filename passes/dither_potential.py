@@ -38,7 +38,7 @@ class DitherPotential(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """Spread the potentials of every layer."""
-        names = [node.name for node in graph.match(Neuron) if node.name in tunable(graph, context)]
+        names = tunable(graph, context)
         if self.layers == "first":
             names = [name for name in names if not _behind_neuron(graph, name)]
         for name in names:
