@@ -10,7 +10,7 @@ import attrs
 from spikec.contract import shown
 from spikec.errors import VerificationError
 from spikec.graph import Graph
-from spikec.passbase import Context, Note, Pass
+from spikec.passbase import NO_SAMPLES, Context, Note, Pass
 from spikec.pipeline import Pipeline
 from spikec.verify import verify
 
@@ -108,8 +108,8 @@ def run_pipeline(
 
 def _kept(before: Graph, after: Graph, changes: int, context: Context) -> tuple[Graph, int]:
     """A tuned pass's graph if it agrees with the ANN no worse than the one before, else that one."""
-    if not context.samples:
-        context.note("", "there are no samples to tune on; left out")
+    if not context.tuning_samples(after):
+        context.note("", f"{NO_SAMPLES}; left out")
         return before, 0
     was, now = context.agreement(before), context.agreement(after)
     found = f"{shown(was)} -> {shown(now)}, T={context.steps}"

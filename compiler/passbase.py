@@ -27,8 +27,14 @@ CONTRACTS: tuple[str, ...] = get_args(Contract)
 #: steps at which a tuned pass is judged when the user named none
 DEFAULT_TIMESTEPS = 32
 
-#: steps of single neurons in one run of a tuned pass, at most, which bounds its time and, at a byte each, its memory
-WORK = 2**30
+#: steps of single neurons for which a tuned pass runs the net, which bounds its time and, at a byte each, its memory
+WORK = 2**28
+#: samples with which a net is tuned for the user's T, however large it is; one that is tuned unasked is left as it is
+#: where its size allows no more than these
+LEAST_SAMPLES = 16
+
+#: why a tuned pass does nothing
+NO_SAMPLES = "there are no samples to tune on, or the net is so large that it is tuned only for a T that is given"
 
 #: how many samples are kept for passes that look at data themselves
 RETAINED = 256
@@ -94,9 +100,13 @@ class Context:
         return self.timesteps or DEFAULT_TIMESTEPS
 
     def tuning_samples(self, graph: Graph) -> tuple[Tensor, ...]:
-        """As many of the samples, in float32, as a spiking graph runs in reasonable time; four at least."""
+        """As many samples as a spiking graph of its size is tuned with, in float32; empty without data or for none."""
         neurons = sum(math.prod(graph.type(node.name).shape) for node in graph.with_role(Role.NEURON))
-        count = max(4, WORK // max(1, neurons * self.steps))
+        count = WORK // max(1, neurons * self.steps)
+        if count < LEAST_SAMPLES:
+            if self.timesteps is None:
+                return ()
+            count = LEAST_SAMPLES
         return tuple(x[:count].to(torch.float32) for x in self.samples)
 
     def agreement(self, graph: Graph) -> tuple[float, float]:

@@ -32,9 +32,7 @@ def recommended(backend: Backend, normalization: Normalization | None, timesteps
     if normalization is None:
         yield pass_named("choose", candidates=_candidates(backend, timesteps))
     elif timesteps is not None:
-        yield "correct-bias"
-    if timesteps is not None and backend.streams:
-        yield "stream-bias"
+        yield "stream-bias" if backend.streams else "correct-bias"
     yield "avgpool-to-sumpool"
     yield from backend.passes(timesteps)
 
@@ -43,14 +41,14 @@ def _candidates(backend: Backend, timesteps: int | None) -> tuple[tuple[Pass, ..
     """What a default pipeline may do to thresholds, potentials and biases."""
     known = timesteps is not None
     thresholds = pass_named("tune-thresholds", normalization=Normalization(method="mmse" if known else "ltb"))
-    spread = [pass_named("dither-potential", layers=layers) for layers in ("all", "first")]
-    if not backend.potentials:
-        bias = pass_named("correct-bias")
-        return ((thresholds, bias), (bias,)) if known else ((thresholds,),)
+    bias, potentials = pass_named("correct-bias"), pass_named("calibrate-potential")
+    everywhere, first = (pass_named("dither-potential", layers=layers) for layers in ("all", "first"))
     if not known:
-        return ((thresholds,), (thresholds, spread[1]), (spread[1],))
-    potentials = pass_named("calibrate-potential")
-    return (
-        (thresholds, potentials),
-        *((thresholds, each, potentials) for each in spread),
-    )
+        return ((thresholds,), *(((first,), (thresholds, first)) if backend.potentials else ()))
+    if not backend.potentials:
+        return (bias,), (thresholds, bias)
+    ways = (thresholds, potentials), (thresholds, first, potentials), (thresholds, everywhere, potentials)
+    if not backend.streams:
+        return ways
+    stream = pass_named("stream-bias")
+    return (thresholds, stream), *((*way, stream) for way in ways)

@@ -15,7 +15,7 @@ from spikec.graph import Graph
 from spikec.interp import run
 from spikec.op import Op, StatefulOp, tensor_cache
 from spikec.ops import Neuron, Relu
-from spikec.passbase import Context
+from spikec.passbase import NO_SAMPLES, Context
 from spikec.types import Array
 
 
@@ -160,11 +160,10 @@ def tunable(graph: Graph, context: Context) -> list[str]:
 
 def layers(graph: Graph, context: Context) -> Iterator[Layer]:
     """Every tunable layer in turn, what is before it settled; none where there are no samples, which is noted."""
-    names = tunable(graph, context)
-    if context.ann is None or not context.samples:
-        context.note("", "there are no samples to tune on")
+    names, samples = tunable(graph, context), context.tuning_samples(graph)
+    if context.ann is None or not samples:
+        context.note("", NO_SAMPLES)
         return
-    samples = context.tuning_samples(graph)
     wanted = _means(context.ann, names, samples)
     sweep = Sweep(graph, samples, context.steps)
     for name in sweep:

@@ -8,7 +8,7 @@ import attrs
 
 from spikec.contract import shown
 from spikec.graph import Graph
-from spikec.passbase import Context, Contract, Pass
+from spikec.passbase import NO_SAMPLES, Context, Contract, Pass
 from spikec.stages import SPIKING, Stage
 
 
@@ -32,18 +32,24 @@ class Choose(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """The changes of the best candidate."""
-        if not context.samples:
-            context.note("", "there are no samples to choose by")
+        if not context.tuning_samples(graph):
+            context.note("", NO_SAMPLES)
             return 0
         best: tuple[tuple[float, float], int, Graph] | None = None
-        for candidate in self.candidates:
+        for candidate, shown_as in zip(self.candidates, self._shown(), strict=True):
             tried = graph.copy()
             changes = sum(each.run(tried, context) for each in candidate)
             found = context.agreement(tried)
-            context.note("", f"{' + '.join(map(str, candidate))}: {shown(found)}")
+            context.note("", f"{shown_as}: {shown(found)}")
             if best is None or found > best[0]:
                 best = found, changes, tried
         if best is None:
             return 0
         graph.become(best[2])
         return best[1]
+
+    def _shown(self) -> list[str]:
+        return [" + ".join(map(str, candidate)) for candidate in self.candidates]
+
+    def __str__(self) -> str:
+        return f"{self.name}({' | '.join(self._shown())})"

@@ -91,7 +91,7 @@ class FoldRescale(Pass):
         elif isinstance(op, Neuron):
             edits[name] = self._threshold(op, name, factor)
         else:
-            edits[name] = _divided(op, name, 1 / factor)
+            edits[name] = _divided(op, name, factor)
             gain = self._pass_through(graph, name, slot, factor, edits)
             for user, position in graph.users(name):
                 self._sink(graph, user, position, gain, edits)
