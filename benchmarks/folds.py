@@ -309,7 +309,9 @@ def measure(name: str, numbers: Sequence[int], console: Console) -> tuple[list[f
 
 def table(name: str, anns: Sequence[float], rows: dict[str, Row]) -> Table:
     """Means over the folds with their standard errors."""
-    made = Table(title=f"{name}: accuracy minus the ANN's ({np.mean(anns):.2f} %), agreement with it; {len(anns)} folds")
+    made = Table(
+        title=f"{name}: accuracy minus the ANN's ({np.mean(anns):.2f} %), agreement with it; {len(anns)} folds"
+    )
     for heading in ("", *(f"T={t}" for t in STEPS), "compile"):
         made.add_column(heading, justify="right" if heading else "left")
     for label, row in rows.items():

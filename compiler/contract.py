@@ -272,7 +272,7 @@ def agreement(graph: Graph, ann: Graph, samples: Sequence[Tensor], timesteps: in
     Both are over all outputs; tuples compare, so that the error decides where the argmax does not.
     """
     same, error, count = 0.0, 0.0, 0
-    for batch in zip(*(x.to(torch.float32).split(BATCH) for x in samples), strict=True):
+    for batch in zip(*(torch.split(x.to(torch.float32), BATCH) for x in samples), strict=True):
         for a, b in zip(outputs(ann, batch, timesteps), outputs(graph, batch, timesteps), strict=True):
             same += float((a.flatten(1).argmax(1) == b.flatten(1).argmax(1)).double().sum())
             error += float((a - b).abs().flatten(1).mean(1).sum())

@@ -131,7 +131,7 @@ class StatefulOp(Op):
         raise NotImplementedError
 
     def divided(self, factor: Array) -> Self | None:
-        """The op that gives ``y / factor`` for ``x / factor`` (an array of the operand's rank), or None if none does."""
+        """The op that gives ``y / factor`` for ``x / factor``, an array of the operand's rank; None if none does."""
         return None
 
 

@@ -32,7 +32,7 @@ class Sweep:
     """
 
     def __init__(self, graph: Graph, xs: Sequence[Tensor], timesteps: int) -> None:
-        if any(isinstance(graph[name], StatefulOp) and graph[name].register for name in graph):
+        if any(node.op.register for node in graph.match(StatefulOp)):
             raise CompileError("a recurrent graph has no layers to go through one after the other")
         self.graph, self.timesteps, self.samples = graph, timesteps, len(xs[0])
         self.feeds = dict(zip(graph.inputs, xs, strict=True))
@@ -179,6 +179,6 @@ def _means(ann: Graph, names: Sequence[str], samples: Sequence[Tensor]) -> dict[
             total = value.sum(0, dtype=torch.float64)
             sums[name] = sums[name] + total if name in sums else total
 
-    for batch in zip(*(x.split(BATCH) for x in samples), strict=True):
+    for batch in zip(*(torch.split(x, BATCH) for x in samples), strict=True):
         run(ann, batch, tap=tap)
     return {name: np.asarray(total.numpy()) / len(samples[0]) for name, total in sums.items()}

@@ -43,8 +43,9 @@ class Normalize(Pass):
         else:
             axes = {node.name: _axis(graph, node.name) for node in nodes}
             chosen = self._from_data(context.gather(graph, axes), context, nodes)
-        for name, scale in self._laid_out(graph, chosen).items():
-            graph.set_op(name, attrs.evolve(graph[name], scale=scale))
+        scales = self._laid_out(graph, chosen)
+        for node in nodes:
+            graph.set_op(node.name, attrs.evolve(node.op, scale=scales[node.name]))
         return len(nodes)
 
     def scales(self, ann: Graph, context: Context) -> dict[str, Array]:

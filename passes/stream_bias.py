@@ -50,4 +50,4 @@ class StreamBias(Pass):
 
 def _by_channel(values: Array) -> Array:
     """[T, C, ...] as its means [T, C, 1, ...]."""
-    return values.mean(axis=tuple(range(2, values.ndim)), keepdims=True)
+    return np.asarray(values.mean(axis=tuple(range(2, values.ndim)), keepdims=True))

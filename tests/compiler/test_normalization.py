@@ -7,7 +7,6 @@ import torch
 from spikec import CompileError, Normalization
 from spikec.calibration import Statistics
 
-
 #: relative width of a bin of the histogram, at most
 BIN = 0.008
 
@@ -42,9 +41,7 @@ def test_mmse_has_the_least_squared_error_of_all_candidates(values, timesteps, v
 
 
 def test_mmse_knows_where_the_neuron_starts(values):
-    rounding, flooring = (
-        Normalization(method="mmse", v_init=v).statistic(statistics(values), 4) for v in (0.5, 0.0)
-    )
+    rounding, flooring = (Normalization(method="mmse", v_init=v).statistic(statistics(values), 4) for v in (0.5, 0.0))
     wrong = squared_error(values[:, 0], flooring[0], 4, 0.5)
     assert wrong > 1.1 * squared_error(values[:, 0], rounding[0], 4, 0.5)
 
