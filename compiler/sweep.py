@@ -46,13 +46,17 @@ class Sweep:
             yield name
             later = {source for each in neurons[i + 1 :] for source in sources[each]}
             if name in later:
-                self._settled[name] = self._run(name)[0]
+                self._settled[name] = self.spikes(name)
             self._settled = {source: train for source, train in self._settled.items() if source in later}
         self._ran = None
 
     def counts(self, name: str) -> Tensor:
         """[T, ...]: how many of the samples each neuron of a layer fires for at each step, with the ops as they are."""
         return self._run(name)[1]
+
+    def spikes(self, name: str) -> Tensor:
+        """[T, N, ...] as bytes: the spikes of a layer, with the ops as they are."""
+        return self._run(name)[0]
 
     def _run(self, name: str) -> tuple[Tensor, Tensor]:
         """(spikes [T, N, ...] as bytes, their sums over the samples)."""
@@ -135,16 +139,30 @@ class Layer:
         name: of both.
         wanted: the ReLU's mean over the samples, of the sample's shape.
         sweep: has settled everything in front of the layer.
+        ann: the graph that has the ReLU.
     """
 
     name: str
     wanted: Array
     sweep: Sweep
+    ann: Graph
 
     def lacks(self) -> Array:
         """[T, ...]: what the layer as it is now gives too little at each step, in ANN units, on average."""
         counts = self.sweep.counts(self.name).double().numpy()
         return np.asarray(self.wanted - counts / self.sweep.samples * self.sweep.graph.type(self.name).scale)
+
+    def values(self) -> Array:
+        """[N, ...]: what the spikes of all steps stand for, in ANN units."""
+        counts = self.sweep.spikes(self.name).sum(0, dtype=torch.int32).double().numpy()
+        return np.asarray(counts / self.sweep.timesteps * self.sweep.graph.type(self.name).scale)
+
+    def activations(self) -> Array:
+        """[N, ...]: the ReLU's values."""
+        found: list[Tensor] = []
+        for batch in zip(*(torch.split(x, BATCH) for x in self.sweep.feeds.values()), strict=True):
+            run(self.ann, batch, tap=lambda name, value, *_: found.append(value) if name == self.name else None)
+        return np.asarray(torch.cat(found).double().numpy())
 
 
 def tunable(graph: Graph, context: Context) -> list[str]:
@@ -168,7 +186,7 @@ def layers(graph: Graph, context: Context) -> Iterator[Layer]:
     sweep = Sweep(graph, samples, context.steps)
     for name in sweep:
         if name in wanted:
-            yield Layer(name, wanted[name], sweep)
+            yield Layer(name, wanted[name], sweep, context.ann)
 
 
 def _means(ann: Graph, names: Sequence[str], samples: Sequence[Tensor]) -> dict[str, Array]:

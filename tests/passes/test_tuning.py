@@ -279,3 +279,30 @@ def test_the_default_streams_where_the_user_asks_for_it():
         )
         assert "stream-bias" in names
     assert "stream-bias" not in str(Pipeline.default("spikingjelly", timesteps=T))
+
+
+# ---------------------------------------------------------- outgoing-amplitude
+
+
+def test_amplitudes_are_least_squares_and_fold_into_the_weights_behind():
+    graph, context = start("cnn")
+    before = graph.copy()
+    first = graph.match(IF)[0].name
+    layer = next(iter(layers(graph, context)))
+    wanted = layer.activations().swapaxes(0, 1).reshape(8, -1)
+    found = layer.values().swapaxes(0, 1).reshape(8, -1)
+    gain = [np.linalg.lstsq(f[:, None], w, rcond=None)[0].item() for f, w in zip(found, wanted, strict=True)]
+    gain = np.where(found.any(1), np.clip(gain, 0.7, 1.4), 1)
+    assert pass_named("outgoing-amplitude").run(graph, context)
+    (conv,) = [n.name for n in graph.match(Conv) if graph[n.name] is not before[n.name]][:1]
+    assert conv != first
+    np.testing.assert_allclose(graph[conv].weight, before[conv].weight * np.reshape(gain, (1, -1, 1, 1)), rtol=1e-6)
+    assert graph[conv].in_scale.tolist() == before[conv].in_scale.tolist()
+    assert max(abs(gain - 1)) > 1e-4
+
+
+def test_an_identity_skip_keeps_its_amplitude():
+    graph, context = start("resnet")
+    context.running = "outgoing-amplitude"
+    pass_named("outgoing-amplitude").run(graph, context)
+    assert any("reach more than affine ops" in note.reason for note in context.notes)
