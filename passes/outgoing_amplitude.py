@@ -9,7 +9,7 @@ import numpy as np
 
 from spikec.errors import TypeMismatchError
 from spikec.graph import Graph
-from spikec.op import Op
+from spikec.op import Op, Role
 from spikec.ops import Relu, Rescale, Weighted
 from spikec.passbase import Context, Contract, Pass
 from spikec.stages import SPIKING, Stage
@@ -77,7 +77,7 @@ def _behind(graph: Graph, name: str, gain: Array) -> dict[str, Op] | None:
             except TypeMismatchError:
                 return None
             more: dict[str, Op] | None = {user: attrs.evolve(op.scale_input(factor), in_scale=op.in_scale)}
-        elif len(graph.operands(user)) == 1 and not op.role.value in ("io", "neuron"):
+        elif len(graph.operands(user)) == 1 and op.role not in (Role.IO, Role.NEURON):
             more = _behind(graph, user, _through(graph, user, gain))
         else:
             more = None
