@@ -60,6 +60,7 @@ class Nir(Backend):
             "lower-concat",
             pass_named("fold-rescale", thresholds="uniform"),
             pass_named("lower-v-init", timesteps=timesteps),
+            *(() if timesteps is None else ("correct-bias",)),
             "legalize-nir",
             "cast-parameters",
             "strict-threshold",

@@ -32,6 +32,8 @@ IMPORT_SPREAD = 0.1
 AMPLIFY = (1.0, 10.0, 100.0, 1e3, 1e4)
 #: how close to its threshold a neuron must be for two different spikes to count as a tie
 TIE = 1e-9
+#: samples that run at a time where agreement is measured
+BATCH = 64
 #: steps for which spiking graphs are compared
 STEPS = 16
 
@@ -270,9 +272,14 @@ def agreement(graph: Graph, ann: Graph, samples: Sequence[Tensor], timesteps: in
     Both are over all outputs; tuples compare, so that the error decides where the argmax does not.
     """
     same, error, count = 0.0, 0.0, 0
-    xs = [x.to(torch.float32) for x in samples]
-    for a, b in zip(outputs(ann, xs, timesteps), outputs(graph, xs, timesteps), strict=True):
-        same += float((a.flatten(1).argmax(1) == b.flatten(1).argmax(1)).double().sum())
-        error += float((a - b).abs().mean())
-        count += len(a)
-    return same / count, -error
+    for batch in zip(*(torch.split(x.to(torch.float32), BATCH) for x in samples), strict=True):
+        for a, b in zip(outputs(ann, batch, timesteps), outputs(graph, batch, timesteps), strict=True):
+            same += float((a.flatten(1).argmax(1) == b.flatten(1).argmax(1)).double().sum())
+            error += float((a - b).abs().flatten(1).mean(1).sum())
+            count += len(a)
+    return same / count, -error / count
+
+
+def shown(found: tuple[float, float]) -> str:
+    """An agreement as text."""
+    return f"{100 * found[0]:.4g} % as the ANN, error {-found[1]:.3g}"

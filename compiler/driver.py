@@ -234,7 +234,8 @@ class Compiler:
             normalization = Normalization(method="model")
         default = Pipeline.default(self.backend, normalization=normalization, timesteps=self.timesteps)
         if graph.is_spiking:  # its neurons state where they start
-            return default.from_stage(SPIKING).without("init-potential")
+            tuned = {each.name for each in default if each.contract == "tuned"}
+            return default.from_stage(SPIKING).without("init-potential", *tuned)
         return default
 
     def _observers(self, graph: Graph, context: Context, reference: Reference | None) -> list[Observer]:
@@ -277,9 +278,9 @@ def compile(
             dict by forward's argument names), or a :class:`spikec.Calibration`. Without it thresholds
             follow from the weights alone (Diehl et al. 2015, model-based), with a warning.
         normalization: ``"max"``, a percentile such as ``"99.9%"``, or a float in (0, 1] that multiplies
-            the maximum, all per layer; a :class:`spikec.Normalization`; None for the 99.9th percentile of
-            each channel.
-        timesteps: the T that you mean to run.
+            the maximum, all per layer; a :class:`spikec.Normalization`. None for the 99.9th percentile of each
+            channel, or thresholds and initial potentials that agree better with the ANN on the calibration data.
+        timesteps: the T that you mean to run; biases, and what you did not choose, are tuned for it.
         pipeline: passes of your own; see :meth:`spikec.Pipeline.default`.
         verify: hold exact passes to their contract one by one (``"each"``), each run of them as a whole
             (``"end"``), or not (``"off"``). Types and structure are always checked.

@@ -293,18 +293,22 @@ class Graph:
     def copy(self) -> Graph:
         """Another graph with the same ops; no array is copied."""
         other = Graph(self.name)
-        other.dropped = dict(self.dropped)
-        other.met = dict(self.met)
-        other.notes = list(self.notes)
-        other.structure = self.structure
-        other.device = self.device
-        other._g = self._g.copy()
-        other._types = dict(self._types)
-        other._operands = dict(self._operands)
-        other._stale = set(self._stale)
-        other._doubtful = set(self._doubtful)
-        other._order = self._order
+        other.become(self)
         return other
+
+    def become(self, other: Graph) -> None:
+        """Hold what another graph holds, in place of what was held; no array is copied."""
+        self.dropped = dict(other.dropped)
+        self.met = dict(other.met)
+        self.notes = list(other.notes)
+        self.structure = other.structure
+        self.device = other.device
+        self._g = other._g.copy()
+        self._types = dict(other._types)
+        self._operands = dict(other._operands)
+        self._stale = set(other._stale)
+        self._doubtful = set(other._doubtful)
+        self._order = other._order
 
     def same_as(self, other: Graph) -> bool:
         """True for the same op objects under the same names and wiring."""

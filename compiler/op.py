@@ -143,6 +143,10 @@ class StatefulOp(Op):
         """(state after the step, result of the step)."""
         raise NotImplementedError
 
+    def divided(self, factor: Array) -> Self | None:
+        """The op that gives ``y / factor`` for ``x / factor``, an array of the operand's rank; None if none does."""
+        return None
+
 
 @attrs.frozen(eq=False)
 class Movement(Op):

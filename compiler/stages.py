@@ -9,7 +9,7 @@ import attrs
 from spikec.errors import CompileError, Problem, UnsupportedOpError, VerificationError
 from spikec.graph import Graph, Node
 from spikec.op import Op, Role
-from spikec.ops import Relu
+from spikec.ops import MaxPool, Relu
 from spikec.types import Rate, Real
 
 Rule = Callable[[Graph, Node[Op]], "Problem | None"]
@@ -39,8 +39,9 @@ def only(encoding: type[Real] | type[Rate]) -> Rule:
 
 
 def relus_only(graph: Graph, node: Node[Op]) -> Problem | None:
-    """The only non-linear op is Relu."""
-    if node.op.role is not Role.ACTIVATION or isinstance(node.op, Relu):
+    """The only non-linear ops are Relu and a max-pool that will count."""
+    counting = isinstance(node.op, MaxPool) and node.op.counts
+    if node.op.role is not Role.ACTIVATION or isinstance(node.op, Relu) or counting:
         return None
     return graph.problem(
         node.name,

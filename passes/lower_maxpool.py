@@ -28,10 +28,15 @@ class LowerMaxPool(Pass):
     A cell is picked by a depthwise convolution with a single 1. A ReLU behind the pool moves in front of
     it first, because ``relu(max(x)) = max(relu(x))``. Padding and windows that reach beyond the map see
     zeros, which is right for a signal that is never negative; others are left, and refused later.
+
+    Attributes:
+        counters: leave every max-pool to be one that counts spikes, for a target that can.
     """
 
     name: ClassVar[str] = "lower-maxpool"
     needs: ClassVar[tuple[Stage, ...]] = (IMPORTED,)
+
+    counters: bool = False
 
     def run(self, graph: Graph, context: Context) -> int:
         """Commute ReLUs, then lower every pool."""
@@ -46,6 +51,10 @@ class LowerMaxPool(Pass):
         changes = rewrite(graph, (MaxPool, Relu), commute)
         never_negative = _never_negative(graph)
         for node in graph.match(MaxPool):
+            if self.counters:
+                graph.set_op(node.name, attrs.evolve(node.op, counts=True))
+                changes += 1
+                continue
             (source,) = graph.operands(node.name)
             padding = _padding(node.op, graph.type(source).shape, graph.type(node.name).shape)
             if any(map(any, padding)) and source not in never_negative:

@@ -2,6 +2,7 @@
 
 from spikec.ops.activation import Clamp, LeakyRelu, Maximum, MaxPool, Minimum, Relu
 from spikec.ops.arith import Add, Identity, Rescale
+from spikec.ops.counting import CountingMaxPool
 from spikec.ops.delay import Delay
 from spikec.ops.head import Head
 from spikec.ops.io import Input, Output
@@ -9,6 +10,7 @@ from spikec.ops.neuron import IF, Neuron
 from spikec.ops.norm import BatchNorm
 from spikec.ops.pool import AdaptiveAvgPool, AvgPool, SumPool
 from spikec.ops.shape import Concat, Flatten, Pad, Permute, Reshape, Slice, Upsample
+from spikec.ops.stream import Stream
 from spikec.ops.weighted import Conv, ConvTranspose, Linear, Weighted
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "Concat",
     "Conv",
     "ConvTranspose",
+    "CountingMaxPool",
     "Delay",
     "Flatten",
     "Head",
@@ -39,6 +42,7 @@ __all__ = [
     "Rescale",
     "Reshape",
     "Slice",
+    "Stream",
     "SumPool",
     "Upsample",
     "Weighted",
