@@ -46,6 +46,7 @@ class Netx(Backend):
     def passes(self, timesteps: int | None) -> tuple[Pass | str, ...]:
         """Spikes in, no casts, no pools, one kind of reset, integers."""
         return (
+            "avgpool-to-sumpool",
             "encode-input",
             pass_named("fold-rescale", thresholds="uniform"),
             pass_named("fold-pool", affine=True),

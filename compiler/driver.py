@@ -34,7 +34,7 @@ from spikec.observers import Dump, Numbers, Verify
 from spikec.passbase import RETAINED, Context, Pass, plain
 from spikec.pipeline import Pipeline
 from spikec.report import Report
-from spikec.stages import IMPORTED, SPIKING
+from spikec.stages import IMPORTED, RECEIVED, SPIKING, Stage
 
 #: what ``example_input`` and calibration batches may be
 Inputs = Tensor | Sequence[Tensor]
@@ -123,17 +123,16 @@ class Compiler:
 
     def lower(self, model: Any) -> tuple[Graph, Context, list[StageRecord], list[Problem]]:
         """All of :meth:`run` but emitting: the imported graph, the context, the stages, what the target refuses."""
-        graph, context, reference = self._start(model)
-        pipeline = self._pipeline(graph, context)
-        records = run_pipeline(graph, pipeline, context, self._observers(graph, context, reference))
+        graph, context, observers = self._start(model)
+        records = run_pipeline(graph, self._pipeline(graph, context), context, observers)
         return graph, context, records, self.backend.check(records[-1].graph)
 
-    def _start(self, model: Any) -> tuple[Graph, Context, Reference | None]:
+    def _start(self, model: Any) -> tuple[Graph, Context, list[Observer]]:
         given = self.calibration
         statistics = given if isinstance(given, Calibration) else None
         data = None if statistics is not None else given
         frontend, model = find_frontend(model)
-        shapes = examples(self.example_input)
+        shapes = example = frontend.batches(model, examples(self.example_input))
         batches = None
         if data is not None:
             batches = Batches(data, frontend.input_names(model))
@@ -154,25 +153,27 @@ class Compiler:
             track=_track if self.progress else plain,
             samples=tuple(x[:RETAINED] for x in batches.first) if batches is not None else (),
         )
-        return graph, context, frontend.reference(model)
+        return graph, context, self._observers(graph, context, frontend.reference(model), example)
 
     def _pipeline(self, graph: Graph, context: Context) -> Pipeline:
         if self.pipeline is not None:
             if isinstance(self.pipeline, Pipeline):
                 return self.pipeline
-            return Pipeline(self.pipeline, SPIKING if graph.is_spiking else IMPORTED)
+            return Pipeline(self.pipeline, _stage(graph))
         normalization = self.normalization
         if normalization is None and not context.has_data and not graph.is_spiking:
             normalization = Normalization(method="model")
         default = Pipeline.default(self.backend, normalization=normalization, timesteps=self.timesteps)
         if graph.is_spiking:  # its neurons state where they start
-            return default.from_stage(SPIKING).without("init-potential")
+            return default.from_stage(_stage(graph)).without("init-potential")
         return default
 
-    def _observers(self, graph: Graph, context: Context, reference: Reference | None) -> list[Observer]:
+    def _observers(
+        self, graph: Graph, context: Context, reference: Reference | None, example: Sequence[Tensor] | None
+    ) -> list[Observer]:
         observers: list[Observer] = []
         if self.verify != "off":
-            samples = context.batches.first if context.batches is not None else examples(self.example_input)
+            samples = context.batches.first if context.batches is not None else example
             xs = probe(graph, samples, self.seed)
             if reference is not None:
                 check_import(graph, reference, xs)
@@ -251,7 +252,7 @@ def load(model: Any, example_input: Inputs | None = None) -> Graph:
         example_input: tensor [B, ...] or a tuple of them; see :func:`compile`.
     """
     frontend, model = find_frontend(model)
-    return frontend.load(model, examples(example_input))
+    return frontend.load(model, frontend.batches(model, examples(example_input)))
 
 
 def check(model: Any, target: str | Backend, **options: Any) -> list[Problem]:
@@ -334,6 +335,13 @@ def find_frontend(model: Any) -> tuple[Frontend, Any]:
     if missing:
         raise MissingDependencyError([problem, *(p for error in missing for p in error.problems)])
     raise InvalidModelError(problem)
+
+
+def _stage(graph: Graph) -> Stage:
+    """Where an imported graph stands."""
+    if not graph.is_spiking:
+        return IMPORTED
+    return RECEIVED if SPIKING.problems(graph) else SPIKING
 
 
 def _shapes(xs: Sequence[Tensor]) -> str:

@@ -16,7 +16,6 @@ COMMON: tuple[str, ...] = (
     "normalize",
     "relu-to-if",
     "init-potential",
-    "avgpool-to-sumpool",
 )
 
 

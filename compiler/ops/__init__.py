@@ -5,6 +5,7 @@ from spikec.ops.arith import Add, Identity, Rescale
 from spikec.ops.delay import Delay
 from spikec.ops.head import Head
 from spikec.ops.io import Input, Output
+from spikec.ops.leaky import LIF, CubaLIF, Leaky
 from spikec.ops.neuron import IF, Neuron
 from spikec.ops.norm import BatchNorm
 from spikec.ops.pool import AdaptiveAvgPool, AvgPool, SumPool
@@ -13,6 +14,7 @@ from spikec.ops.weighted import Conv, ConvTranspose, Linear, Weighted
 
 __all__ = [
     "IF",
+    "LIF",
     "AdaptiveAvgPool",
     "Add",
     "AvgPool",
@@ -21,11 +23,13 @@ __all__ = [
     "Concat",
     "Conv",
     "ConvTranspose",
+    "CubaLIF",
     "Delay",
     "Flatten",
     "Head",
     "Identity",
     "Input",
+    "Leaky",
     "LeakyRelu",
     "Linear",
     "MaxPool",
