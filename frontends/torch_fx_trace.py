@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from spikec.errors import InvalidModelError, Problem
-from spikec.frontends.torch_fx_call import Signal, layer_rule, qualified
+from spikec.frontends.torch_fx_call import Signal, layer_rule, qualified, rules
 from spikec.origin import Source, is_user_file
 
 _user_file = functools.cache(is_user_file)
@@ -168,6 +168,26 @@ class Traced:
     graph: fx.Graph
     constants: dict[str, Tensor]
 
+    @property
+    def name(self) -> str:
+        """What the graph will be called."""
+        return type(self.root).__name__
+
+    @property
+    def device(self) -> str:
+        """Where the parameters are, as torch writes it."""
+        return str(next((p.device for p in (*self.root.parameters(), *self.root.buffers())), "cpu"))
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the model's inputs: the placeholders without a default value."""
+        return [str(node.target) for node in self.graph.nodes if node.op == "placeholder" and not node.args]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Values of the placeholders that are no inputs."""
+        return {}
+
     def attribute(self, target: str) -> Any:
         """What a ``get_attr`` node stands for."""
         if target in self.constants:
@@ -185,7 +205,38 @@ class Traced:
         path = str(node.target) if module is not None else next((str(v[0]) for v in reversed(stack.values())), "")
         frames = _FRAME.findall(_OUTSIDE.sub("", node.stack_trace or ""))
         file, line = next(((f, int(n)) for f, n in reversed(frames) if _user_file(f)), ("", 0))
-        return Source(node.name, path, kind(node, module), file, line)
+        return Source(node.name, path, self.kind(node), file, line)
+
+    def kind(self, node: fx.Node) -> str:
+        """What the user wrote."""
+        return kind(node, self.module(node))
+
+    def rule(self, node: fx.Node) -> Callable[..., Any] | None:
+        """The converter of a node, called as :data:`spikec.frontends.torch_fx_call.rules` says, or None."""
+        module = self.module(node)
+        if module is not None:
+            return layer_rule(module)
+        if node.op == "call_method":
+            return rules.get(("method", node.target))
+        return rules.first((node.target, qualified(node.target)))
+
+    def key(self, node: fx.Node) -> str:
+        """What a converter of the node would be registered for."""
+        if node.op == "call_method":
+            return f'("method", "{node.target}")'
+        if getattr(node.target, "__module__", "") == "_operator":
+            return f"operator.{getattr(node.target, '__name__', '')}"
+        return self.kind(node)
+
+    def op_name(self, node: fx.Node, source: Source) -> str:
+        """The module path; for a function, the path of the module that calls it and fx's name."""
+        module = self.module(node)
+        if module is None or not node.target:
+            stem = re.sub(r"_\d+$", "", node.name)
+            stem = stem[1:] if node.target in AUGMENTED else stem
+            return f"{source.path}_{stem}" if source.path and module is None else stem
+        path = str(node.target)
+        return f"{type(module).__name__.lower()}_{path}" if path[0].isdigit() else path
 
 
 #: the value of a node of a graph that is still being traced
@@ -271,6 +322,9 @@ def kind(node: fx.Node, module: nn.Module | None) -> str:
                 return f"{prefix}.{name}"
     return qualified(node.target)
 
+
+#: what ``+=`` and its like call
+AUGMENTED = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 _SIGNS: dict[Any, str] = {
     operator.add: "+",

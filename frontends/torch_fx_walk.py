@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -19,18 +18,35 @@ from spikec.frontends.torch_fx_call import (
     Call,
     Refused,
     Signal,
-    layer_rule,
     leaves,
     may_take_batch,
-    qualified,
     readable,
-    rules,
 )
 from spikec.frontends.torch_fx_memory import Memory
-from spikec.frontends.torch_fx_trace import Traced
+from spikec.frontends.torch_fx_trace import AUGMENTED, Traced
 from spikec.graph import Graph
-from spikec.ops import Output
+from spikec.op import Role
+from spikec.ops import Input, Output
 from spikec.origin import Source
+
+
+def read(traced: Traced, shapes: Sequence[tuple[int, ...]], dtype: str) -> Graph:
+    """The graph of a model for inputs of these shapes, batch not counted.
+
+    Raises:
+        UnsupportedOpError: with every call that has no converter.
+        TypeMismatchError: a layer does not take what it is given.
+        InvalidModelError: it computes nothing, or returns something else than signals.
+    """
+    walk = Walk(traced, shapes, dtype)
+    walk.run()
+    graph = walk.graph
+    for name in reversed(list(graph)):
+        if graph[name].role is not Role.IO and not graph.users(name):
+            graph.remove(name, "its result is not used")
+    if all(graph[name].role is Role.IO for name in graph):
+        raise InvalidModelError("the model has no operation: its output is its input", location=traced.name)
+    return graph
 
 
 class Walk:
@@ -40,11 +56,14 @@ class Walk:
     new value from then on.
     """
 
-    def __init__(self, traced: Traced, graph: Graph, inputs: Mapping[str, Signal]) -> None:
-        """``inputs``: the graph's inputs by the names of forward's arguments."""
+    def __init__(self, traced: Traced, shapes: Sequence[tuple[int, ...]], dtype: str) -> None:
+        """``shapes``: of a sample of each input."""
         self.traced = traced
-        self.graph = graph
-        self.inputs = inputs
+        self.graph = graph = Graph(traced.name)
+        graph.device = traced.device
+        self.inputs: dict[str, Any] = dict(traced.parameters)
+        for name, shape in zip(traced.inputs, shapes, strict=True):
+            self.inputs[name] = Signal(graph.add(Input(shape, dtype), name=name))
         self.values: dict[fx.Node, Any] = {}
         self.errors: list[CompileError] = []
         self._memory = Memory(traced, graph, self.values)
@@ -65,9 +84,9 @@ class Walk:
     def step(self, node: fx.Node) -> None:
         """Find the value of the next node."""
         if node.op == "placeholder":
-            self.values[node] = self.inputs[str(node.target)] if not node.args else node.args[0]
-            if not node.args:
-                self._memory.begin(node, self.values[node])
+            value = self.values[node] = self.inputs[str(node.target)] if not node.args else node.args[0]
+            if isinstance(value, Signal):
+                self._memory.begin(node, value)
             return
         source = self.traced.source(node)
         try:
@@ -103,10 +122,10 @@ class Walk:
         inside = list(leaves((args, kwargs)))
         if _is_container(node.target) or not any(isinstance(leaf, (Signal, Refused)) for leaf in inside):
             return self._compute(node, source, args, kwargs)
-        rule = layer_rule(module) if module is not None else _function_rule(node)
-        at = Call(self.graph, source, _name(node, module, source), args, kwargs, module)
+        rule = self.traced.rule(node)
+        at = Call(self.graph, source, self.traced.op_name(node, source), args, kwargs, module)
         if rule is None:
-            at.refuse(f"{source.kind} is not supported", _hint(node, source.kind))
+            at.refuse(f"{source.kind} is not supported", _hint(source.kind, self.traced.key(node)))
         if any(isinstance(leaf, Refused) for leaf in inside):
             return Refused(node.name)
         if self._given_batch(node) and not may_take_batch(rule):
@@ -233,7 +252,7 @@ class Walk:
             return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
         raise InvalidModelError(
             f"the model returns a {type(value).__name__} that does not depend on its input",
-            location=type(self.traced.root).__name__,
+            location=self.traced.name,
             hint="return tensors only, alone or in a tuple, list or dict",
         )
 
@@ -244,8 +263,6 @@ def _is_batch(value: Any) -> bool:
 
 #: modules of functions that compute sizes from sizes
 _ON_NUMBERS = ("_operator", "builtins", "math")
-#: what ``+=`` and its like call
-_AUGMENTED = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
 def _place(rule: Any) -> str:
@@ -262,37 +279,18 @@ def _sizes(shape: tuple[int, ...]) -> str:
     return ", ".join(map(str, shape))
 
 
-def _function_rule(node: fx.Node) -> Any:
-    if node.op == "call_method":
-        return rules.get(("method", node.target))
-    return rules.first((node.target, qualified(node.target)))
-
-
-def _name(node: fx.Node, module: nn.Module | None, source: Source) -> str:
-    """The module path; for a function, the path of the module that calls it and fx's name."""
-    if module is None or not node.target:
-        stem = re.sub(r"_\d+$", "", node.name)
-        stem = stem[1:] if node.target in _AUGMENTED else stem
-        return f"{source.path}_{stem}" if source.path and module is None else stem
-    path = str(node.target)
-    return f"{type(module).__name__.lower()}_{path}" if path[0].isdigit() else path
-
-
 def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
         return getattr(module, "inplace", False) is True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.kwargs.get("inplace") is True or node.target in _AUGMENTED or name.rstrip("_") + "_" == name
+    return node.kwargs.get("inplace") is True or node.target in AUGMENTED or name.rstrip("_") + "_" == name
 
 
 #: smooth or leaky relatives of ReLU, in lower case without underscores
 _BY_RELU = "gelu silu elu celu selu mish softplus sigmoid logsigmoid tanh hardswish hardsigmoid leakyrelu prelu rrelu"
 
 
-def _hint(node: fx.Node, kind: str) -> str:
-    key = f'("method", "{node.target}")' if node.op == "call_method" else kind
-    if getattr(node.target, "__module__", "") == "_operator":
-        key = f"operator.{getattr(node.target, '__name__', '')}"
+def _hint(kind: str, key: str) -> str:
     bare = kind.split(".")[-1].lower().replace("_", "")
     register = f"register a converter: @rules({key}), see frontends/README.md"
     if bare in _BY_RELU.split():
