@@ -176,9 +176,10 @@ def _check_spiking_import(graph: Graph, reference: Reference, xs: Sequence[Tenso
 def _with_distances(graph: Graph, train: Sequence[Tensor]) -> tuple[list[Tensor], list[float]]:
     """(the outputs over time, how near to its threshold the nearest neuron was at each step)."""
     nearest: list[float] = []
+    first = next(iter(graph))
 
     def tap(name: str, value: Tensor, state: Tensor | None, operands: Sequence[Tensor], /) -> None:
-        if name == graph.inputs[0]:
+        if name == first:
             nearest.append(float("inf"))
         op = graph[name]
         if isinstance(op, Neuron) and state is not None:

@@ -32,6 +32,17 @@ RuleT = TypeVar("RuleT", bound=Callable[..., Any])
 rules: Rules[Callable[..., Signal]] = Rules("torch.fx converter")
 
 
+@attrs.frozen
+class Hidden:
+    """A result that stays inside a layer, such as a membrane potential: a model may return it, and do nothing else.
+
+    Attributes:
+        what: it is, for messages.
+    """
+
+    what: str
+
+
 _sized: set[Callable[..., Any]] = set()
 
 
@@ -44,6 +55,27 @@ def takes_batch(rule: RuleT) -> RuleT:
 def may_take_batch(rule: Callable[..., Any]) -> bool:
     """True for a converter marked with :func:`takes_batch`."""
     return rule in _sized
+
+
+_firing: set[Callable[..., Any]] = set()
+#: qualified names of classes whose instances keep a state from call to call: they are never traced through
+stateful: set[str] = set()
+
+
+def fires(rule: RuleT) -> RuleT:
+    """Marks the converter of a spiking neuron: a model that has one is a spiking model."""
+    _firing.add(rule)
+    return rule
+
+
+def is_spiking(model: nn.Module) -> bool:
+    """True for a model with a layer whose converter is marked with :func:`fires`."""
+    return any(layer_rule(module) in _firing for module in model.modules())
+
+
+def keeps_state(module: nn.Module) -> bool:
+    """True for a layer that goes on from call to call where it left off."""
+    return any(qualified(cls) in stateful for cls in type(module).__mro__)
 
 
 @attrs.frozen(eq=False)

@@ -14,7 +14,7 @@ from torch import nn
 
 from spikec.errors import InvalidModelError
 from spikec.frontends.torch_fx_call import Call, Hidden, Signal, as_array, fires, layer_rule, rules, stateful
-from spikec.ops import IF, LIF, CubaLIF, Identity, Leaky, Neuron
+from spikec.ops import IF, LIF, CubaLIF, Identity, Neuron
 from spikec.origin import Source
 from spikec.types import Array
 
@@ -144,7 +144,8 @@ def _own(module: Any, at: Call) -> Signal:
     kind: type[Neuron] = {"IFNode": IF, "LIFNode": LIF, "CubaLIFNode": CubaLIF}[type(module).__name__]
     held = {name: getattr(module, name) for name in attrs.fields_dict(kind) if hasattr(module, name)}
     fields = {name: as_array(value) if isinstance(value, torch.Tensor) else value for name, value in held.items()}
-    return _neuron(at, at.operand, kind(**{**fields, "v_threshold": _per_neuron(at, "v_threshold", held["v_threshold"])}))
+    fields["v_threshold"] = _per_neuron(at, "v_threshold", module.v_threshold)
+    return _neuron(at, at.operand, kind(**fields))
 
 
 def _neuron(at: Call, current: Any, op: Neuron) -> Signal:
@@ -201,6 +202,7 @@ def _dropout(module: Any, at: Call) -> Signal:
 def _container(module: nn.Sequential, at: Call) -> Signal:
     """At one step, its layers one after the other."""
     signal: Any = at.operand
+    at.graph.drop((at.source,), "a container")
     for name, child in module.named_children():
         kind = type(child).__name__
         path = f"{at.source.path}.{name}" if at.source.path else name
