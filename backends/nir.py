@@ -85,7 +85,9 @@ class Nir(Backend):
         op = graph[name]
         if isinstance(op, Neuron):
             if op.strict != (self._profile.fires == ">"):
-                raise CompileError(f"a neuron that does not fire at {self._profile.fires}", hint="run strict-threshold")
+                own, reader = ("above", "at") if op.strict else ("at", "above")
+                message = f"a neuron that fires {own} its threshold; those of the reader fire {reader} it"
+                raise CompileError(message, hint="run strict-threshold")
             if found := self._profile.problem(op):
                 raise UnsupportedOpError(f"{self.profile} does not read {found}", hint='use profile="portable"')
         if not isinstance(op, Add):

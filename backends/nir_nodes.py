@@ -131,7 +131,7 @@ def _flatten(op: Flatten, operand: Type, result: Type) -> Any:
 @emitter(AvgPool)
 def _avg_pool(op: AvgPool, operand: Type, result: Type) -> Any:
     if len(op.kernel) != 2 or op.ceil_mode or (any(op.padding) and not op.count_include_pad):
-        raise UnsupportedOpError("NIR has no average pool with these options", hint=_HINTS["avgpool"])
+        raise UnsupportedOpError("NIR has no avgpool with these options", hint=_HINTS["avgpool"])
     sizes = {"kernel_size": op.kernel, "stride": op.stride, "padding": op.padding}
     return nir.AvgPool2d(**{name: np.array(size) for name, size in sizes.items()})
 

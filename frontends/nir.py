@@ -76,6 +76,7 @@ class _Loader:
     def __init__(self, source: Any, name: str, silent: frozenset[str]) -> None:
         self.source = source
         self.silent = silent
+        self.dt = self._dt()
         self.out = Graph(name)
         self.names: dict[str, str] = {}
         self.producers: dict[str, list[str]] = {node: [] for node in source.nodes}
@@ -92,7 +93,7 @@ class _Loader:
         if problems:
             raise UnsupportedOpError(problems)
         strict = self.source.metadata.get("fire", ">") != ">="
-        reading = Reading(self._dtype(), self._soft(), self._v_init(), strict, self._dt())
+        reading = Reading(self._dtype(), self._soft(), self._v_init(), strict, self.dt)
         for name in self._order():
             self._convert(name, reading)
         if not self.out.outputs:
@@ -114,12 +115,8 @@ class _Loader:
         return None
 
     def _unit_gain(self, node: Any) -> bool:
-        dt = self._dt()
-        implied = self._first_r() if dt is None else 1 / dt
-        return bool((node.r == 1).all()) or (implied > 0 and bool(np.allclose(node.r, implied, rtol=_UNIT, atol=0)))
-
-    def _first_r(self) -> float:
-        return next(float(np.ravel(n.r)[0]) for n in self.source.nodes.values() if isinstance(n, nir.IF))
+        physical = self.dt is not None and np.allclose(node.r, 1 / self.dt, rtol=_UNIT, atol=0)
+        return bool((node.r == 1).all()) or bool(physical)
 
     def _dtype(self) -> str:
         arrays = [array for node in self.source.nodes.values() for array in floats(node)]

@@ -185,7 +185,11 @@ def converter_of(node: Any) -> Convert | None:
     return converter.get(kind)
 
 
+#: time constants and gains, which are float64 whatever the network's numbers are
+_TIMED = ("tau", "tau_syn", "tau_mem", "r", "w_in")
+
+
 def floats(node: Any) -> list[Array]:
-    """The float arrays of a node."""
-    values = (value for value in vars(node).values() if isinstance(value, np.ndarray))
+    """The float arrays of a node that say in which dtype it computes."""
+    values = (value for name, value in vars(node).items() if isinstance(value, np.ndarray) and name not in _TIMED)
     return [value for value in values if value.dtype.kind == "f"]

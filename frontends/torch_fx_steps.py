@@ -86,6 +86,8 @@ def steps_of(model: nn.Module) -> Reference:
     def run(xs: Sequence[Tensor]) -> list[Tensor]:
         own = copy.deepcopy(model, _without_history(model)).double()
         for module in own.modules():
+            if keeps_state(module) and hasattr(module, "spike_grad"):
+                module.spike_grad = _in_own_dtype(module.spike_grad)
             for name in ("reset", "reset_mem"):
                 if keeps_state(module) and callable(method := getattr(module, name, None)):
                     method()
@@ -104,6 +106,11 @@ def _without_history(model: nn.Module) -> dict[int, Any]:
     """For deepcopy, which takes no tensor that came out of a computation: a state of a model that was trained."""
     held = (leaf for module in model.modules() for leaf in leaves(vars(module)) if isinstance(leaf, Tensor))
     return {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf}
+
+
+def _in_own_dtype(surrogate: Any) -> Any:
+    """snnTorch's surrogates put out float32 spikes whatever they are given."""
+    return lambda v: surrogate(v).to(v.dtype)
 
 
 def _tensors(result: Any) -> list[Tensor]:
