@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -54,7 +55,7 @@ def takes_batch(rule: RuleT) -> RuleT:
 
 def may_take_batch(rule: Callable[..., Any]) -> bool:
     """True for a converter marked with :func:`takes_batch`."""
-    return rule in _sized
+    return inspect.unwrap(rule) in _sized
 
 
 _firing: set[Callable[..., Any]] = set()
