@@ -139,8 +139,8 @@ class Compiler:
             if shapes is None:
                 shapes = batches.first
             elif [x.shape[1:] for x in shapes] != [x.shape[1:] for x in batches.first]:
-                data, example = _shapes(batches.first), _shapes(shapes)
-                raise CalibrationError(f"a sample is {data} in the calibration data, and {example} in example_input")
+                found, wanted = _shapes(batches.first), _shapes(shapes)
+                raise CalibrationError(f"a sample is {found} in the calibration data, and {wanted} in example_input")
         if shapes is None and statistics is not None:
             shapes = tuple(torch.zeros(1, *shape) for shape in statistics.shapes)
         graph = frontend.load(model, shapes)

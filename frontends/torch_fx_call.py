@@ -64,14 +64,19 @@ stateful: set[str] = set()
 
 
 def fires(rule: RuleT) -> RuleT:
-    """Marks the converter of a spiking neuron: a model that has one is a spiking model."""
+    """Marks the converter of what spikes: a model that has one is a spiking model, and each call of it is a step."""
     _firing.add(rule)
     return rule
 
 
 def is_spiking(model: nn.Module) -> bool:
     """True for a model with a layer whose converter is marked with :func:`fires`."""
-    return any(layer_rule(module) in _firing for module in model.modules())
+    return any(is_firing(module) for module in model.modules())
+
+
+def is_firing(layer: nn.Module) -> bool:
+    """True for a layer whose converter is marked with :func:`fires`; what it puts out is a tensor of its own."""
+    return layer_rule(layer) in _firing
 
 
 def keeps_state(module: nn.Module) -> bool:

@@ -64,8 +64,8 @@ def _jelly_lif(module: Any, at: Call, tau: Array) -> LIF:
 @rules(*_named("neuron", "lif_variants", "CUBALIFNode"))
 @fires
 def _cuba(module: Any, at: Call) -> Signal:
-    decays = {"decay_syn": np.asarray(module.c_decay), "decay": np.asarray(module.v_decay)}
-    return _neuron(at, at.operand, CubaLIF(**decays, **_jelly(module, at)))
+    decays = (np.asarray(float(module.c_decay)), np.asarray(float(module.v_decay)))
+    return _neuron(at, at.operand, CubaLIF(decay_syn=decays[0], decay=decays[1], **_jelly(module, at)))
 
 
 def _jelly(module: Any, at: Call) -> dict[str, Any]:
@@ -118,9 +118,10 @@ def _snntorch(module: Any, at: Call, states: str) -> dict[str, Any]:
             f"call it with its input only, {at.source.path or 'lif'}(x), and clear it outside of forward: "
             "one forward is one time-step",
         )
-    for name, wanted in (("inhibition", False), ("state_quant", False), ("graded_spikes_factor", 1)):
-        if getattr(module, name) != wanted:
-            at.refuse(f"{name} of {at.source.kind} is not supported", f"use {name}={wanted}")
+    graded = bool((module.graded_spikes_factor != 1).any())
+    for name, used in (("inhibition", module.inhibition), ("state_quant", module.state_quant), ("graded_spikes", graded)):
+        if used:
+            at.refuse(f"{name} of {at.source.kind} is not supported", "train it without")
     at_once = {"subtract": "again", "zero": "spike", "none": "never"}
     rule = module.reset_mechanism
     return {
@@ -141,8 +142,9 @@ def _snntorch(module: Any, at: Call, states: str) -> dict[str, Any]:
 )
 @fires
 def _own(module: Any, at: Call) -> Signal:
-    kind: type[Neuron] = {"IFNode": IF, "LIFNode": LIF, "CubaLIFNode": CubaLIF}[type(module).__name__]
+    kind: Any = {"IFNode": IF, "LIFNode": LIF, "CubaLIFNode": CubaLIF}[type(module).__name__]
     held = {name: getattr(module, name) for name in attrs.fields_dict(kind) if hasattr(module, name)}
+    fields: dict[str, Any]
     fields = {name: as_array(value) if isinstance(value, torch.Tensor) else value for name, value in held.items()}
     fields["v_threshold"] = _per_neuron(at, "v_threshold", module.v_threshold)
     return _neuron(at, at.operand, kind(**fields))
@@ -188,7 +190,8 @@ def _wrapped(module: nn.Module, at: Call) -> Signal:
     rule = rules.get(getattr(nn, type(module).__name__))
     if rule is None:
         at.refuse(f"{at.source.kind} is not supported")
-    return rule(module, at)
+    result: Signal = rule(module, at)
+    return result
 
 
 @rules(*_named("layer", "dropout", "Dropout", "Dropout2d"))
@@ -199,9 +202,10 @@ def _dropout(module: Any, at: Call) -> Signal:
 
 
 @rules(*_named("layer", "container", "SeqToANNContainer", "MultiStepContainer", "StepModeContainer"))
+@fires
 def _container(module: nn.Sequential, at: Call) -> Signal:
     """At one step, its layers one after the other."""
-    signal: Any = at.operand
+    signal = at.operand
     at.graph.drop((at.source,), "a container")
     for name, child in module.named_children():
         kind = type(child).__name__
