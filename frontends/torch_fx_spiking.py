@@ -119,7 +119,11 @@ def _snntorch(module: Any, at: Call, states: str) -> dict[str, Any]:
             "one forward is one time-step",
         )
     graded = bool((module.graded_spikes_factor != 1).any())
-    for name, used in (("inhibition", module.inhibition), ("state_quant", module.state_quant), ("graded_spikes", graded)):
+    for name, used in (
+        ("inhibition", module.inhibition),
+        ("state_quant", module.state_quant),
+        ("graded_spikes", graded),
+    ):
         if used:
             at.refuse(f"{name} of {at.source.kind} is not supported", "train it without")
     at_once = {"subtract": "again", "zero": "spike", "none": "never"}

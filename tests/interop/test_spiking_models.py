@@ -26,7 +26,7 @@ def test_no_spike_differs_from_the_models_own(library, tmp_path):
     differing = {}
     for key in theirs:
         case, expected = key.removesuffix("/theirs"), results[key]
-        assert expected.std() > 0.02, f"{case} hardly does anything"
+        assert expected.std() > 0.1, f"{case} hardly does anything"
         ways = [way for way in results.files if way.startswith(f"{case}/") and way != key]
         assert len(ways) >= 3
         differing |= {way: count for way in ways if (count := _differing(results[way], expected))}
