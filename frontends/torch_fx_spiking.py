@@ -118,14 +118,10 @@ def _snntorch(module: Any, at: Call, states: str) -> dict[str, Any]:
             f"call it with its input only, {at.source.path or 'lif'}(x), and clear it outside of forward: "
             "one forward is one time-step",
         )
-    graded = bool((module.graded_spikes_factor != 1).any())
-    for name, used in (
-        ("inhibition", module.inhibition),
-        ("state_quant", module.state_quant),
-        ("graded_spikes", graded),
-    ):
-        if used:
-            at.refuse(f"{name} of {at.source.kind} is not supported", "train it without")
+    extras = {name: getattr(module, name) for name in ("inhibition", "state_quant")}
+    extras["graded_spikes_factor"] = bool((module.graded_spikes_factor != 1).any())
+    for name in (name for name, used in extras.items() if used):
+        at.refuse(f"{name} of {at.source.kind} is not supported", "train it without")
     at_once = {"subtract": "again", "zero": "spike", "none": "never"}
     rule = module.reset_mechanism
     return {
@@ -173,7 +169,7 @@ def _is_of(at: Call, name: str) -> bool:
 
 def _per_neuron(at: Call, name: str, value: Any) -> Array:
     """A parameter that broadcasts against [B, ...] from behind, as float64 of the sample's rank."""
-    array = as_array(torch.as_tensor(value)).astype(np.float64)
+    array = np.asarray(as_array(value) if isinstance(value, torch.Tensor) else value, dtype=np.float64)
     rank = len(at.shape(at.args[0]))
     if array.ndim > rank:
         at.refuse(f"{name} of shape {list(array.shape)} for a signal {at.shown(at.args[0])} is not supported")
