@@ -51,6 +51,7 @@ class Netx(Backend):
         """No casts, no pools, one kind of reset, integers."""
         return (
             "lower-movement",
+            "avgpool-to-sumpool",
             pass_named("fold-rescale", thresholds="uniform"),
             pass_named("fold-pool", affine=True),
             pass_named("legalize-netx", reset=self.reset),

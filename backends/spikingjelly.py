@@ -42,7 +42,7 @@ class SpikingJelly(Backend):
         for name in graph:
             part = _attribute(name, parts)
             parts[part] = module_for(graph[name], graph.type(name))
-            plan.append(Call(name, part, graph.operands(name)))
+            plan.append(Call.of(name, part, graph.operands(name), graph[name]))
         network = SpikingNetwork(graph.name, plan, parts, graph.inputs, graph.outputs, graph.structure)
         return network.eval().to(graph.device)
 

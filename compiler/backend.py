@@ -48,7 +48,7 @@ class Backend:
 
     def passes(self, timesteps: int | None) -> tuple[Pass | str, ...]:
         """What must still be done to a spiking graph before this target can carry it, in order."""
-        return ("fold-rescale", "cast-parameters")
+        return ("avgpool-to-sumpool", "fold-rescale", "cast-parameters")
 
     def check(self, graph: Graph) -> list[Problem]:
         """Every reason why this target cannot carry the final graph; a cast between scales is one."""

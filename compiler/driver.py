@@ -36,7 +36,7 @@ from spikec.passbase import Context, Note, Pass, plain
 from spikec.pipeline import Pipeline
 from spikec.report import Report
 from spikec.retained import RETAINED
-from spikec.stages import CALIBRATED, IMPORTED, SPIKING
+from spikec.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
 
 #: what ``example_input`` and calibration batches may be
 Inputs = Tensor | Sequence[Tensor]
@@ -130,10 +130,10 @@ class Compiler:
         graph: Graph | None = None
         records: list[StageRecord] = []
         try:
-            graph, context, reference = self._start(model)
+            graph, context, reference, example = self._start(model)
             if self.pipeline is None and context.batches is not None and len(context.batches) != 1:
                 self._refuse_early(graph, context.batches)
-            observers = self._observers(graph, context, reference)
+            observers = self._observers(graph, context, reference, example)
             records = run_pipeline(graph, self._pipeline(graph, context), context, observers)
             problems = self.backend.check(records[-1].graph)
             if problems:
@@ -181,7 +181,7 @@ class Compiler:
         Raises:
             CompileError: no pass does.
         """
-        graph, context, _ = self._start(model)
+        graph, context, *_ = self._start(model)
         pipeline = self._pipeline(graph, context)
         for count, each in enumerate(pipeline, start=1):
             if each.gives is CALIBRATED:
@@ -190,20 +190,20 @@ class Compiler:
             raise CompileError("no pass of this pipeline looks at calibration data", hint="normalize does")
         return context.statistics
 
-    def _start(self, model: Any) -> tuple[Graph, Context, Reference | None]:
+    def _start(self, model: Any) -> tuple[Graph, Context, Reference | None, Sequence[Tensor] | None]:
         given = self.calibration
         statistics = given if isinstance(given, Calibration) else None
         data = None if statistics is not None else given
         frontend, model = find_frontend(model)
-        shapes = examples(self.example_input)
+        shapes = example = frontend.batches(model, examples(self.example_input))
         batches = None
         if data is not None:
             batches = data if isinstance(data, Batches) else Batches(data, frontend.input_names(model))
             if shapes is None:
                 shapes = batches.first
             elif [x.shape[1:] for x in shapes] != [x.shape[1:] for x in batches.first]:
-                data, example = _shapes(batches.first), _shapes(shapes)
-                raise CalibrationError(f"a sample is {data} in the calibration data, and {example} in example_input")
+                found, wanted = _shapes(batches.first), _shapes(shapes)
+                raise CalibrationError(f"a sample is {found} in the calibration data, and {wanted} in example_input")
         if shapes is None and statistics is not None:
             shapes = tuple(torch.zeros(1, *shape) for shape in statistics.shapes)
         samples: tuple[Tensor, ...] = ()
@@ -222,26 +222,28 @@ class Compiler:
             track=_track if self.progress else plain,
             samples=samples,
         )
-        return graph, context, frontend.reference(model)
+        return graph, context, frontend.reference(model), example
 
     def _pipeline(self, graph: Graph, context: Context) -> Pipeline:
         if self.pipeline is not None:
             if isinstance(self.pipeline, Pipeline):
                 return self.pipeline
-            return Pipeline(self.pipeline, SPIKING if graph.is_spiking else IMPORTED)
+            return Pipeline(self.pipeline, _stage(graph))
         normalization = self.normalization
         if normalization is None and not context.has_data and not graph.is_spiking:
             normalization = Normalization(method="model")
         default = Pipeline.default(self.backend, normalization=normalization, timesteps=self.timesteps)
         if graph.is_spiking:  # its neurons state where they start
             tuned = {each.name for each in default if each.contract == "tuned"}
-            return default.from_stage(SPIKING).without("init-potential", *tuned)
+            return default.from_stage(_stage(graph)).without("init-potential", *tuned)
         return default
 
-    def _observers(self, graph: Graph, context: Context, reference: Reference | None) -> list[Observer]:
+    def _observers(
+        self, graph: Graph, context: Context, reference: Reference | None, example: Sequence[Tensor] | None
+    ) -> list[Observer]:
         observers: list[Observer] = []
         if self.verify != "off":
-            samples = context.batches.first if context.batches is not None else examples(self.example_input)
+            samples = context.batches.first if context.batches is not None else example
             xs = probe(graph, samples, self.seed)
             if reference is not None:
                 check_import(graph, reference, xs)
@@ -351,7 +353,7 @@ def load(model: Any, example_input: Inputs | None = None) -> Graph:
     """
     frontend, model = find_frontend(model)
     try:
-        return frontend.load(model, examples(example_input))
+        return frontend.load(model, frontend.batches(model, examples(example_input)))
     except CompileError as error:
         _account(error, None, None)
         raise
@@ -445,6 +447,13 @@ def find_frontend(model: Any) -> tuple[Frontend, Any]:
     if missing:
         raise MissingDependencyError([problem, *(p for error in missing for p in error.problems)])
     raise InvalidModelError(problem)
+
+
+def _stage(graph: Graph) -> Stage:
+    """Where an imported graph stands."""
+    if not graph.is_spiking:
+        return IMPORTED
+    return RECEIVED if SPIKING.problems(graph) else SPIKING
 
 
 def _shapes(xs: Sequence[Tensor]) -> str:

@@ -85,7 +85,7 @@ def run_pipeline(
                     f"pass {each.name} reports {changes} change(s), and the graph says otherwise",
                     hint="return the number of changes from run",
                 )
-            stage = each.gives or stage
+            stage = each.reached(stage)
             verify(after, stage, sources)
             if each.contract == "tuned" and changes:
                 after, changes = _kept(graph, after, changes, context)

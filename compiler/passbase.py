@@ -160,6 +160,10 @@ class Pass:
     needs: ClassVar[tuple[Stage, ...]] = EVERY
     gives: ClassVar[Stage | None] = None
 
+    def reached(self, stage: Stage) -> Stage:
+        """The stage after it has run at ``stage``."""
+        return self.gives or stage
+
     def run(self, graph: Graph, context: Context) -> int:
         """Change the graph, which is this pass's own cheap copy; return the number of changes."""
         raise NotImplementedError

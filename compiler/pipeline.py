@@ -38,8 +38,8 @@ class Pipeline:
                     f"pass {each.name} runs on a graph that is {wanted}; here it is {stage.name} (since {by})",
                     hint=f"move {each.name}, or put the pass that is missing before it",
                 )
-            if each.gives is not None:
-                stage, by = each.gives, each.name
+            if each.reached(stage) is not stage:
+                stage, by = each.reached(stage), each.name
 
     @classmethod
     def default(
@@ -103,5 +103,5 @@ class Pipeline:
         for each in self.passes:
             if reached in each.needs:
                 kept.append(each)
-                reached = each.gives or reached
+                reached = each.reached(reached)
         return Pipeline(kept, stage)

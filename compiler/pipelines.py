@@ -35,7 +35,6 @@ def recommended(backend: Backend, normalization: Normalization | None, timesteps
     elif timesteps is not None:
         yield "stream-bias" if backend.streams else "correct-bias"
         yield "outgoing-amplitude"
-    yield "avgpool-to-sumpool"
     yield from backend.passes(timesteps)
 
 

@@ -84,14 +84,17 @@ _LINEAR_AND_RELU: tuple[Rule, ...] = (
     no(Role.CAST, "scales come with relu-to-if"),
     no(Role.NEURON, "neurons come with relu-to-if"),
 )
+_NO_ACTIVATION = no(Role.ACTIVATION, "nothing non-linear may survive into an SNN: replace it by a neuron")
 _SPIKES: tuple[Rule, ...] = (
-    no(Role.ACTIVATION, "nothing non-linear may survive into an SNN: replace it by a neuron"),
+    _NO_ACTIVATION,
     no(Role.NORM, "run fold-batchnorm before relu-to-if"),
     no(Role.IDENTITY, "run eliminate-identity before"),
     only(Rate),
 )
 
 IMPORTED = Stage("imported")
+#: a model that was spiking from the start, whose batch norms and identities are still there
+RECEIVED = Stage("received", (_NO_ACTIVATION, only(Rate)), UnsupportedOpError)
 FOLDED = Stage("folded", (*_LINEAR_AND_RELU, relus_only), UnsupportedOpError)
 CALIBRATED = Stage("calibrated", (*_LINEAR_AND_RELU, relus_only, calibrated))
 SPIKING = Stage("spiking", _SPIKES)
@@ -99,4 +102,4 @@ FINAL = Stage("final", (*_SPIKES, no(Role.CAST, "run fold-rescale before")))
 
 ANN = (IMPORTED, FOLDED, CALIBRATED)
 SNN = (SPIKING, FINAL)
-EVERY = (*ANN, *SNN)
+EVERY = (*ANN, RECEIVED, *SNN)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate, map_arg
 
-from spikec.frontends.torch_fx_call import BATCH, Signal, leaves
+from spikec.frontends.torch_fx_call import BATCH, Signal, is_firing, leaves
 from spikec.frontends.torch_fx_trace import Traced
 from spikec.graph import Graph
 from spikec.types import Array
@@ -109,6 +109,8 @@ class Memory:
     def _run(self, node: fx.Node) -> Any:
         args, kwargs = map_arg((node.args, node.kwargs), self._without_data)
         module = self._traced.module(node)
+        if module is not None and is_firing(module):
+            return map_aggregate(self._values[node], lambda x: self._fresh(x) if isinstance(x, Signal) else x)
         if module is not None:
             parts = (*module.parameters(), *module.buffers())
             return copy.deepcopy(module, {id(each): self._empty(each) for each in parts})(*args, **kwargs)

@@ -17,7 +17,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn import functional as F
 
 from spikec.errors import InvalidModelError, Problem
-from spikec.frontends.torch_fx_call import Signal, layer_rule, qualified, rules
+from spikec.frontends.torch_fx_call import Signal, is_spiking, keeps_state, layer_rule, qualified, rules
 from spikec.origin import Source, is_user_file
 
 _user_file = functools.cache(is_user_file)
@@ -86,7 +86,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return "forward" not in vars(m) and (
-            layer_rule(m) is not None or super().is_leaf_module(m, module_qualified_name)
+            layer_rule(m) is not None or keeps_state(m) or super().is_leaf_module(m, module_qualified_name)
         )
 
     def create_args_for_root(
@@ -194,6 +194,11 @@ class Traced:
     def parameters(self) -> dict[str, Any]:
         """Values of the placeholders that are no inputs."""
         return {}
+
+    @property
+    def spiking(self) -> bool:
+        """Whether it runs in time, as a spiking network."""
+        return is_spiking(self.root)
 
     def attribute(self, target: str) -> Any:
         """What a ``get_attr`` node stands for."""

@@ -17,6 +17,7 @@ from spikec.errors import CompileError, InvalidModelError, Problem, TypeMismatch
 from spikec.frontends.torch_fx_call import (
     BATCH,
     Call,
+    Hidden,
     Missing,
     Refused,
     Signal,
@@ -66,7 +67,7 @@ class Walk:
         graph.device = traced.device
         self.inputs: dict[str, Any] = dict(traced.parameters)
         for name, shape in zip(traced.inputs, shapes, strict=True):
-            self.inputs[name] = Signal(graph.add(Input(shape, dtype), name=name))
+            self.inputs[name] = Signal(graph.add(Input(shape, dtype, rate=traced.spiking), name=name))
         self.values: dict[fx.Node, Any] = {}
         self.errors: list[CompileError] = []
         self._memory = Memory(traced, graph, self.values)
@@ -147,7 +148,9 @@ class Walk:
         args, kwargs = self._resolve((node.args, node.kwargs))
         module = self.traced.module(node)
         inside = list(leaves((args, kwargs)))
-        if _is_container(node.target) or not any(isinstance(leaf, (Signal, Refused, Missing)) for leaf in inside):
+        if _is_container(node.target) or not any(
+            isinstance(leaf, (Signal, Refused, Missing, Hidden)) for leaf in inside
+        ):
             return self._compute(node, source, args, kwargs)
         rule = self.traced.rule(node)
         at = Call(self.graph, source, self.traced.op_name(node, source), args, kwargs, module)
@@ -161,6 +164,9 @@ class Walk:
             at.refuse(gone, "do it outside the network, or write it with numbers only")
         if any(isinstance(leaf, Refused) for leaf in inside):
             return Refused(node.name)
+        hidden = next((leaf for leaf in inside if isinstance(leaf, Hidden)), None)
+        if hidden is not None and node.target is not operator.getitem:
+            at.refuse(f"{source.kind} of {hidden.what} is not supported", "go on with the spikes only")
         if self._given_batch(node) and not may_take_batch(rule):
             at.refuse(
                 f"{source.kind} with a number that depends on the batch size is not supported",
@@ -281,11 +287,16 @@ class Walk:
         return attrs.evolve(problem, hint=hint)
 
     def _output(self, value: Any, name: str, count: list[int]) -> Any:
-        """Add outputs for every signal in the model's own container; the container with their positions."""
+        """Add outputs for every signal in the model's own container; the container with their positions.
+
+        What stays inside a layer is None there.
+        """
         if isinstance(value, Signal):
             self.graph.add(Output(), value.name, name=name)
             count[0] += 1
             return count[0] - 1
+        if isinstance(value, Hidden):
+            return None
         if isinstance(value, dict):
             return {key: self._output(each, f"{name}_{key}", count) for key, each in value.items()}
         if isinstance(value, (tuple, list)) and value:

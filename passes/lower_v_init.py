@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from spikec.graph import Graph, Node
-from spikec.ops import Neuron
+from spikec.ops import IF, Neuron
 from spikec.ops.weighted import diagonal
 from spikec.passbase import Context, Contract, Pass
 from spikec.rewrite import bias_of
@@ -37,6 +37,14 @@ class LowerVInit(Pass):
     def run(self, graph: Graph, context: Context) -> int:
         """Lower the potential of every neuron that has one."""
         nodes = [node for node in graph.match(Neuron) if node.op.v_init.any()]
+        other = [node for node in nodes if not isinstance(node.op, IF) or node.op.v_reset is not None]
+        nodes = [node for node in nodes if node not in other]
+        if other:
+            context.note(
+                other[0].name,
+                f"{len(other)} layer(s) that leak or reset to a value start at an initial potential, which no bias "
+                "replaces; it is kept as metadata",
+            )
         if nodes and self.timesteps is None:
             context.note(
                 "",

@@ -6,6 +6,7 @@ from spikec.ops.counting import CountingMaxPool
 from spikec.ops.delay import Delay
 from spikec.ops.head import Head
 from spikec.ops.io import Input, Output
+from spikec.ops.leaky import LIF, CubaLIF, Leaky
 from spikec.ops.neuron import IF, Neuron
 from spikec.ops.norm import BatchNorm
 from spikec.ops.pool import AdaptiveAvgPool, AvgPool, SumPool
@@ -15,6 +16,7 @@ from spikec.ops.weighted import Conv, ConvTranspose, Linear, Weighted
 
 __all__ = [
     "IF",
+    "LIF",
     "AdaptiveAvgPool",
     "Add",
     "AvgPool",
@@ -24,11 +26,13 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "CountingMaxPool",
+    "CubaLIF",
     "Delay",
     "Flatten",
     "Head",
     "Identity",
     "Input",
+    "Leaky",
     "LeakyRelu",
     "Linear",
     "MaxPool",
