@@ -43,10 +43,15 @@ class Netx(Backend):
         default="auto", validator=attrs.validators.in_(("auto", "soft", "hard"))
     )
 
+    def before_tuning(self, timesteps: int | None) -> tuple[Pass | str, ...]:
+        """Spikes in."""
+        return ("encode-input",)
+
     def passes(self, timesteps: int | None) -> tuple[Pass | str, ...]:
-        """Spikes in, no casts, no pools, one kind of reset, integers."""
+        """No casts, no pools, one kind of reset, integers."""
         return (
-            "encode-input",
+            "lower-movement",
+            "avgpool-to-sumpool",
             pass_named("fold-rescale", thresholds="uniform"),
             pass_named("fold-pool", affine=True),
             pass_named("legalize-netx", reset=self.reset),

@@ -12,25 +12,22 @@ import numpy as np
 
 import spikec
 from spikec.backend import Backend
-from spikec.backends.nir_nodes import emitter, node_for
+from spikec.backends.nir_nodes import emitter, in_seconds, node_for
+from spikec.backends.nir_profiles import PROFILES, Profile
 from spikec.errors import CompileError, Problem, UnsupportedOpError
 from spikec.graph import Graph
-from spikec.loader import pass_named
-from spikec.ops import Add, Input, Neuron, Output, Weighted
+from spikec.loader import pass_named, unknown
+from spikec.ops import Add, Input, Leaky, Neuron, Output, Weighted
 from spikec.passbase import Context, Pass
 from spikec.stages import FINAL
 from spikec.types import Array
 
 __all__ = ["Nir", "backend", "emitter"]
 
-_PROFILES = ("portable",)
-
 
 def _known_profile(_: Any, __: Any, value: str) -> None:
-    if value not in _PROFILES:
-        raise CompileError(
-            f"profile {value!r} is not yet available", hint=f"use profile={_PROFILES[0]!r}, which readers share"
-        )
+    if value not in PROFILES:
+        raise unknown("profile of NIR", value, PROFILES)
 
 
 def _positive(_: Any, __: Any, value: Any) -> None:
@@ -40,11 +37,11 @@ def _positive(_: Any, __: Any, value: Any) -> None:
 
 @attrs.frozen
 class Nir(Backend):
-    """Emits an ``nir.NIRGraph``: IF with unit gain, Affine, Conv1d, Conv2d, SumPool2d and Flatten.
+    """Emits an ``nir.NIRGraph``: IF, LIF, CubaLIF, Affine, Conv1d, Conv2d, SumPool2d or AvgPool2d, and Flatten.
 
     Attributes:
-        dt: seconds a time-step; metadata only, as IF with r = 1 counts steps.
-        profile: for which readers; ``portable`` is what they have in common.
+        dt: seconds a time-step: the unit of time constants; an IF with r = 1 counts steps.
+        profile: for which reader, see :data:`spikec.backends.nir_profiles.PROFILES`.
     """
 
     name: ClassVar[str] = "nir"
@@ -56,13 +53,20 @@ class Nir(Backend):
     def passes(self, timesteps: int | None) -> tuple[Pass | str, ...]:
         """One threshold a layer, no initial potential where T is known, no op that NIR lacks."""
         return (
+            "lower-movement",
+            pass_named("avgpool-to-sumpool", keep=(2,) if self._profile.averages else ()),
             "lower-concat",
             pass_named("fold-rescale", thresholds="uniform"),
             pass_named("lower-v-init", timesteps=timesteps),
+            *(() if timesteps is None else ("correct-bias",)),
             "legalize-nir",
             "cast-parameters",
-            "strict-threshold",
+            pass_named("strict-threshold", fires=self._profile.fires),
         )
+
+    @property
+    def _profile(self) -> Profile:
+        return PROFILES[self.profile]
 
     def check(self, graph: Graph) -> list[Problem]:
         """Every op that has no node in portable NIR, and every sum that is no fan-in."""
@@ -77,14 +81,18 @@ class Nir(Backend):
                 self._checked(graph, name)
             except CompileError as error:
                 problems.append(graph.problem(name, error.problems[0].message, error.hint))
-        soft = {node.op.v_reset is None for node in graph.match(Neuron)}
-        if len(soft) > 1:
-            problems.append(Problem("some neurons have soft and some hard reset", hint="NIR states one for all"))
         return problems
 
-    @staticmethod
-    def _checked(graph: Graph, name: str) -> None:
-        if not isinstance(graph[name], Add):
+    def _checked(self, graph: Graph, name: str) -> None:
+        op = graph[name]
+        if isinstance(op, Neuron):
+            if op.strict != (self._profile.fires == ">"):
+                own, reader = ("above", "at") if op.strict else ("at", "above")
+                message = f"a neuron that fires {own} its threshold; those of the reader fire {reader} it"
+                raise CompileError(message, hint="run strict-threshold")
+            if found := self._profile.problem(op):
+                raise UnsupportedOpError(f"{self.profile} does not read {found}", hint='use profile="portable"')
+        if not isinstance(op, Add):
             _node(graph, name)
             return
         users = [graph[user] for user, _ in graph.users(name)]
@@ -97,28 +105,34 @@ class Nir(Backend):
         names = _names(graph)
         nodes = {names[name]: _node(graph, name) for name in names}
         metadata = self._metadata(graph, names, context)
-        if "v_init" not in metadata:
-            for node in graph.match(Neuron):
-                start = np.broadcast_to(node.op.v_init, graph.type(node.name).shape)
-                nodes[names[node.name]].metadata["v_init"] = np.array(start)
+        for node in nodes.values():
+            in_seconds(node, self.dt, self._profile.gain == "physical")
+        for neuron in graph.match(Neuron):
+            own = nodes[names[neuron.name]].metadata
+            if "v_init" not in metadata:
+                own["v_init"] = np.array(np.broadcast_to(neuron.op.v_init, graph.type(neuron.name).shape))
+            if "reset" not in metadata:
+                own["reset"] = _reset(neuron.op)
+        _note_losses(graph, context)
         return nir.NIRGraph(nodes=nodes, edges=_edges(graph, names), metadata=metadata)
 
     def _metadata(self, graph: Graph, names: dict[str, str], context: Context) -> dict[str, Any]:
-        """What NIR has no field for; a v_init that differs from neuron to neuron stands at the neurons."""
+        """What NIR has no field for; a v_init or reset that is not everywhere the same stands at the neurons."""
         neurons = [node.op for node in graph.match(Neuron)]
         scales = {names[name]: _plain(graph.type(name).scale) for name in graph.outputs}
         start = {float(value) for op in neurons for value in op.v_init.flat}
         found: dict[str, Any] = {
             "dt": self.dt,
-            "reset": "subtract" if all(op.v_reset is None for op in neurons) else "value",
-            "fire": ">",
+            "fire": self._profile.fires,
             "spikes": "binary",
-            "gain": "unit",
+            "gain": self._profile.gain,
             "output_scale": scales if len(scales) > 1 else next(iter(scales.values())),
             "producer": f"spikec {spikec.__version__}",
         }
         if len(start) == 1:
             found["v_init"] = start.pop()
+        if len(resets := {_reset(op) for op in neurons}) == 1:
+            found["reset"] = resets.pop()
         if context.timesteps is not None:
             found["timesteps"] = context.timesteps
         return found
@@ -130,6 +144,29 @@ class Nir(Backend):
     def save(self, artifact: Any, path: Path) -> None:
         """``nir.write``."""
         nir.write(path, artifact)
+
+
+def _reset(op: Neuron) -> str:
+    return "subtract" if op.v_reset is None else "value"
+
+
+def _note_losses(graph: Graph, context: Context) -> None:
+    """What a reader that goes by the file alone will do otherwise."""
+    neurons = graph.match(Neuron)
+    soft = [node.name for node in neurons if node.op.v_reset is None]
+    late = [node.name for node in neurons if isinstance(node.op, Leaky) and node.op.reset_at != "spike"]
+    if soft and any(isinstance(node.op, Leaky) or node.op.v_reset is not None for node in neurons):
+        context.note(
+            soft[0],
+            f"{len(soft)} of {len(neurons)} layer(s) reset by subtraction, which is metadata: a reader that goes by "
+            "v_reset resets them to zero",
+        )
+    if late:
+        context.note(
+            late[0],
+            f"{len(late)} layer(s) do not reset with their spike, which is metadata (reset_at): a reader that does "
+            "not know it gives other spikes",
+        )
 
 
 def _node(graph: Graph, name: str) -> Any:

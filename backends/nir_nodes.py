@@ -11,7 +11,20 @@ import numpy as np
 
 from spikec.errors import CompileError, UnsupportedOpError
 from spikec.op import Op
-from spikec.ops import IF, Conv, Flatten, Input, Linear, Output, SumPool
+from spikec.ops import (
+    IF,
+    LIF,
+    AvgPool,
+    Conv,
+    CubaLIF,
+    Flatten,
+    Input,
+    Leaky,
+    Linear,
+    Neuron,
+    Output,
+    SumPool,
+)
 from spikec.rules import Rules
 from spikec.types import Type
 
@@ -115,21 +128,78 @@ def _flatten(op: Flatten, operand: Type, result: Type) -> Any:
     return nir.Flatten(input_type={"input": _shape(operand)}, start_dim=0, end_dim=-1)
 
 
+@emitter(AvgPool)
+def _avg_pool(op: AvgPool, operand: Type, result: Type) -> Any:
+    if len(op.kernel) != 2 or op.ceil_mode or (any(op.padding) and not op.count_include_pad):
+        raise UnsupportedOpError("NIR has no avgpool with these options", hint=_HINTS["avgpool"])
+    sizes = {"kernel_size": op.kernel, "stride": op.stride, "padding": op.padding}
+    return nir.AvgPool2d(**{name: np.array(size) for name, size in sizes.items()})
+
+
 @emitter(IF)
 def _if(op: IF, operand: Type, result: Type) -> Any:
-    if not op.strict:
-        raise CompileError("a neuron that fires at its threshold; NIR's fire above it", hint="run strict-threshold")
-    full = functools.partial(_full, shape=result.shape, dtype=np.dtype(result.dtype))
-    node = nir.IF(
-        r=full(1.0), v_threshold=full(op.v_threshold), v_reset=full(0.0 if op.v_reset is None else op.v_reset)
+    return _neuron(nir.IF, op, result, r=np.ones(()))
+
+
+@emitter(LIF)
+def _lif(op: LIF, operand: Type, result: Type) -> Any:
+    if np.isinf(op.tau).all() and op.gain is not None:
+        return _neuron(nir.IF, op, result, r=op.gain)
+    if np.isinf(op.tau).any():
+        raise UnsupportedOpError("some neurons of a layer leak and some do not", hint="give all a finite tau")
+    r = np.ones(()) if op.gain is None else op.gain * op.tau
+    return _neuron(nir.LIF, op, result, tau=op.tau, r=r, v_leak=op.v_leak)
+
+
+@emitter(CubaLIF)
+def _cuba(op: CubaLIF, operand: Type, result: Type) -> Any:
+    if (op.decay_syn == 1).any() or (op.decay == 1).any():
+        raise UnsupportedOpError("a current or potential that does not decay", hint="NIR's time constants are finite")
+    tau_syn, tau_mem = 1 / (1 - op.decay_syn), 1 / (1 - op.decay)
+    return _neuron(
+        nir.CubaLIF, op, result, tau_syn=tau_syn, tau_mem=tau_mem, r=tau_mem, v_leak=op.v_leak, w_in=op.gain * tau_syn
     )
+
+
+def _neuron(make: Any, op: Neuron, result: Type, **fields: Any) -> Any:
+    """A node on a clock of one step, whose time constants are steps: see :func:`in_seconds`."""
+    fields["v_threshold"] = op.v_threshold
+    fields["v_reset"] = np.zeros(()) if op.v_reset is None else op.v_reset
+    physical = np.dtype(result.dtype) if make is nir.IF else np.dtype(np.float64)
+    own = {name: physical if name in _TIMED else np.dtype(result.dtype) for name in fields}
+    node = make(**{name: np.array(np.broadcast_to(value, result.shape), own[name]) for name, value in fields.items()})
+    if isinstance(op, Leaky) and op.reset_at != "spike":
+        node.metadata["reset_at"] = op.reset_at
     if op.v_reset is None:
         node.to_dict = functools.partial(_without_v_reset, node)
     return node
 
 
-def _full(value: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    return np.array(np.broadcast_to(value, shape), dtype=dtype)
+#: fields that are float64 in a leaky neuron: the readers compare them with dt, which float32 misses by 1e-8
+_TIMED = ("tau", "tau_syn", "tau_mem", "r", "w_in")
+
+
+def in_seconds(node: Any, dt: float, physical: bool) -> None:
+    """Make a node's time constants seconds, which are steps until now.
+
+    Args:
+        node: any node; it is changed.
+        dt: seconds a step.
+        physical: an IF gets r = 1/dt, so that a current integrated over a step is the sample.
+    """
+    for name in ("tau", "tau_syn", "tau_mem"):
+        if hasattr(node, name):
+            setattr(node, name, _times(getattr(node, name), dt))
+    if isinstance(node, nir.IF) and physical:
+        node.r = node.r / node.r.dtype.type(dt)
+
+
+def _times(steps: Any, dt: float) -> Any:
+    """``steps * dt``, or the float beside it that gives ``steps`` again when a reader divides it by dt."""
+    product = steps * dt
+    for candidate in (np.nextafter(product, 0), np.nextafter(product, np.inf)):
+        product = np.where((product / dt != steps) & (candidate / dt == steps), candidate, product)
+    return product
 
 
 def _without_v_reset(node: Any) -> dict[str, Any]:

@@ -21,10 +21,19 @@ __all__ = ["IFNode", "SpikingJelly", "SpikingNetwork", "backend", "emitter"]
 
 @attrs.frozen
 class SpikingJelly(Backend):
-    """Emits a :class:`SpikingNetwork`; thresholds may have any shape, and every op of the graph runs."""
+    """Emits a :class:`SpikingNetwork`; thresholds may have any shape, and every op of the graph runs.
+
+    Attributes:
+        counters: max-pools count spikes, instead of being sums of neurons that compare.
+        streams: layers take a bias for each step, tuned for ``timesteps``.
+    """
 
     name: ClassVar[str] = "spikingjelly"
     suffix: ClassVar[str] = ".pt"
+    potentials: ClassVar[bool] = True
+
+    counters: bool = False
+    streams: bool = False
 
     def emit(self, graph: Graph, context: Context) -> SpikingNetwork:
         """The module, on the model's device, in evaluation mode and step mode ``"s"``."""
@@ -33,7 +42,7 @@ class SpikingJelly(Backend):
         for name in graph:
             part = _attribute(name, parts)
             parts[part] = module_for(graph[name], graph.type(name))
-            plan.append(Call(name, part, graph.operands(name)))
+            plan.append(Call.of(name, part, graph.operands(name), graph[name]))
         network = SpikingNetwork(graph.name, plan, parts, graph.inputs, graph.outputs, graph.structure)
         return network.eval().to(graph.device)
 

@@ -126,13 +126,22 @@ class IFNode(Stateful):
         """``v_init`` for every sample."""
         return torch.zeros_like(xs[0]) + self.v_init
 
+    def spikes(self, v: Tensor) -> Tensor:
+        """1 where a potential fires, with the surrogate gradient."""
+        result: Tensor = _Atan.apply(v, self.v_threshold, self.strict)  # type: ignore[no-untyped-call]
+        return result
+
+    def after(self, v: Tensor, spikes: Tensor) -> Tensor:
+        """The potential after the reset of those that fired."""
+        if self.v_reset is None:
+            return v - self.v_threshold * spikes
+        return torch.where(spikes.bool(), self.v_reset, v)
+
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
         """Integrate, fire, reset."""
         v = state + xs[0]
-        spikes: Tensor = _Atan.apply(v, self.v_threshold, self.strict)  # type: ignore[no-untyped-call]
-        if self.v_reset is None:
-            return v - self.v_threshold * spikes, spikes
-        return torch.where(spikes.bool(), self.v_reset, v), spikes
+        spikes = self.spikes(v)
+        return self.after(v, spikes), spikes
 
     def extra_repr(self) -> str:
         """Thresholds, reset and step mode."""

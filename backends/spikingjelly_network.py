@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spikec.backends.spikingjelly_modules import Stateful, StatefulOpModule, checked_step_mode
 from spikec.errors import InvalidModelError
+from spikec.op import Op
 
 
 @attrs.frozen
@@ -21,11 +22,23 @@ class Call:
         node: the graph's node.
         part: name of the submodule that stands for it.
         operands: nodes whose values it takes.
+        kind: the op's class.
+        fields: of the op, all but the arrays: those are the part's, under the same names.
     """
 
     node: str
     part: str
     operands: tuple[str, ...]
+    kind: type[Op]
+    fields: dict[str, Any]
+
+    @classmethod
+    def of(cls, node: str, part: str, operands: tuple[str, ...], op: Op) -> Call:
+        """The line for an op."""
+        arrays = {field.name for field in attrs.fields(type(op)) if field.metadata.get("array")}
+        values = {field.name: getattr(op, field.name) for field in attrs.fields(type(op))}
+        kept = {name: value for name, value in values.items() if name not in arrays or value is None}
+        return cls(node, part, operands, type(op), kept)
 
 
 class SpikingNetwork(nn.Module):

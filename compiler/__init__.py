@@ -7,7 +7,7 @@ from spikec.backend import Backend
 from spikec.calibration import Calibration
 from spikec.diagnose_record import Diagnosis
 from spikec.diagnose_run import diagnose
-from spikec.driver import Compilation, Compiler, check, compile, load, save
+from spikec.driver import Compilation, Compiler, calibrate, check, compile, load, save
 from spikec.errors import (
     CalibrationError,
     CompileError,
@@ -53,6 +53,7 @@ __all__ = [
     "TypeMismatchError",
     "UnsupportedOpError",
     "VerificationError",
+    "calibrate",
     "check",
     "compile",
     "diagnose",

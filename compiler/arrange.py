@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from spikec.call import Call, Signal
-from spikec.ops import Concat, Conv, Flatten, Identity, Linear, Permute, Reshape, Slice, Upsample
-from spikec.ops.weighted import diagonal
-from spikec.types import Array, on_axis
+from spikec.ops import BatchNorm, Concat, Conv, Flatten, Identity, Linear, Permute, Reshape, Slice, Upsample
+from spikec.types import Array
 
 # In all of these a ``part`` is given for a step inside of a call: one that does nothing is left out then.
 
@@ -83,7 +82,8 @@ def expanded(at: Call, x: Signal, shape: Sequence[int], part: str = "") -> Signa
 def affine(at: Call, x: Signal, gain: Array | float, shift: Array | float, part: str = "") -> Signal:
     """``gain x + shift``; both broadcast over the sample's axes, and may vary along any of them.
 
-    Along channels it is a 1x1 depthwise convolution; along other axes one between reorderings of the sample.
+    It is a batch norm, which folds into its neighbours; where it varies along other axes than the channels', one
+    between reorderings of the sample.
     """
     shape, dtype = at.shape(x), at.graph.type(x.name).dtype
     gains, shifts = (np.broadcast_to(np.asarray(each, np.float64), shape) for each in (gain, shift))
@@ -93,18 +93,22 @@ def affine(at: Call, x: Signal, gain: Array | float, shift: Array | float, part:
         return unchanged(at, x, part)
     varying = [axis for axis in range(len(shape)) if _varies(gains, axis) or _varies(shifts, axis)]
     if not set(varying) <= {0} or not 1 <= len(shape) <= 4:
-        fixed = [axis for axis in range(len(shape)) if axis not in varying]
-        order = varying + fixed
-        size = math.prod(shape[axis] for axis in varying)
-        inner = permuted(at, x, order, part=f"{part}first")
-        flat = reshaped(at, inner, (size, math.prod(shape) // max(size, 1)), part=f"{part}rows")
-        rows = [np.transpose(each, order).reshape(size, -1)[:, 0] for each in (gains, shifts)]
-        done = affine(at, flat, *(on_axis(row, 2, 0) for row in rows), part=f"{part}affine")
-        whole = reshaped(at, done, at.shape(inner), part=f"{part}whole")
-        return permuted(at, whole, np.argsort(order).tolist(), part) if order != sorted(order) else whole
+        order = varying + [axis for axis in range(len(shape)) if axis not in varying]
+        back = np.argsort(order).tolist()
+        first = permuted(at, x, order, part=f"{part}first")
+        moved = at.shape(first)
+        rows = moved
+        if len(varying) != 1 or len(shape) > 4:
+            size = math.prod(moved[: len(varying)])
+            rows = (size, math.prod(shape) // max(size, 1))
+        flat = reshaped(at, first, rows, part=f"{part}rows")
+        gains, shifts = (np.transpose(each, order).reshape(rows) for each in (gains, shifts))
+        done = affine(at, flat, gains, shifts, f"{part}affine" if rows != moved or back != sorted(back) else part)
+        whole = reshaped(at, done, moved, part=f"{part}whole")
+        return permuted(at, whole, back, part) if back != sorted(back) else whole
     row: tuple[slice | int, ...] = (slice(None),) + (0,) * (len(shape) - 1)
-    bias = shifts[row].astype(dtype) if shifts.any() else None
-    return at.add(diagonal(gains[row].astype(dtype), bias, len(shape)), x, part=part)
+    zeros, ones = np.zeros(shape[0], dtype), np.ones(shape[0], dtype)
+    return at.add(BatchNorm(gains[row].astype(dtype), shifts[row].astype(dtype), zeros, ones, eps=0.0), x, part=part)
 
 
 def _varies(array: Array, axis: int) -> bool:

@@ -27,9 +27,28 @@ class Backend:
     name: ClassVar[str]
     suffix: ClassVar[str] = ""
 
+    @property
+    def potentials(self) -> bool:
+        """True if every neuron of a layer may start at a potential of its own."""
+        return False
+
+    @property
+    def streams(self) -> bool:
+        """True if currents that differ from step to step can be fed to a layer, and are wanted."""
+        return False
+
+    @property
+    def counters(self) -> bool:
+        """True if a max-pool that counts spikes can be run, and is wanted."""
+        return False
+
+    def before_tuning(self, timesteps: int | None) -> tuple[Pass | str, ...]:
+        """What feeds the net in another way (an encoder of inputs): it runs before the passes that tune for it."""
+        return ()
+
     def passes(self, timesteps: int | None) -> tuple[Pass | str, ...]:
         """What must still be done to a spiking graph before this target can carry it, in order."""
-        return ("fold-rescale", "cast-parameters")
+        return ("avgpool-to-sumpool", "fold-rescale", "cast-parameters")
 
     def check(self, graph: Graph) -> list[Problem]:
         """Every reason why this target cannot carry the final graph; a cast between scales is one."""

@@ -1,7 +1,8 @@
-"""What calibration data says about each ReLU: exact maxima and mergeable histograms, channel by channel."""
+"""What calibration data says about each ReLU, to gather, merge, save and share between processes."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
@@ -11,103 +12,33 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
-from spikec.errors import CalibrationError
+from spikec.accumulate import Accumulator
+from spikec.errors import CalibrationError, InvalidModelError
 from spikec.files import replacing
 from spikec.graph import Graph
 from spikec.interp import run
-from spikec.types import Array
+from spikec.op import tensor_cache
+from spikec.retained import Retained
+from spikec.statistics import Statistics
 
-# A bin is the upper 16 bits of a float32: 128 bins an octave, so at most 0.8 % wide. Values below 2^-30
-# share the bin of zero, values above 2^30 the last one.
-_BITS = 16
-_FIRST = (127 - 30) << 7
-_LAST = (127 + 30) << 7
-
-
-@attrs.define(eq=False)
-class Statistics:
-    """One node's values over all samples and positions, for each channel.
-
-    Counts are integers, so the result depends neither on the order nor on the size of the batches.
-
-    Attributes:
-        maximum: [C], exact.
-        counts: int64 [C, bins]; the first bin holds the zeros (and everything below 2^-30).
-        first: number of the second bin's value range.
-    """
-
-    maximum: Array
-    counts: Array
-    first: int = _FIRST
-
-    @classmethod
-    def of(cls, values: Tensor, axis: int) -> Statistics:
-        """Of values [B, ...] that are not negative; ``axis`` of a sample is the channel."""
-        rows = values.detach().movedim(axis + 1, 0).flatten(1).to(torch.float32).contiguous()
-        width = _LAST - _FIRST + 2
-        bins = (rows.view(torch.int32) >> _BITS).sub_(_FIRST - 1).clamp_(0, width - 1)
-        bins += torch.arange(len(rows), dtype=torch.int32, device=rows.device)[:, None] * width
-        counts = torch.bincount(bins.flatten(), minlength=len(rows) * width).reshape(len(rows), width).cpu().numpy()
-        used = np.flatnonzero(counts[:, 1:].any(0))
-        first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
-        counts = np.concatenate([counts[:, :1], counts[:, 1 + first : 1 + last]], axis=1)
-        return cls(rows.amax(1).double().cpu().numpy(), counts, _FIRST + first)
-
-    def merge(self, other: Statistics) -> Statistics:
-        """Of both sets of values."""
-        if len(self.maximum) != len(other.maximum):
-            raise CalibrationError("statistics of different layers cannot be merged")
-        first = min(self.first, other.first)
-        width = max(self.first + self.counts.shape[1], other.first + other.counts.shape[1]) - first
-        counts = np.zeros((len(self.maximum), width), dtype=np.int64)
-        for one in (self, other):
-            counts[:, 0] += one.counts[:, 0]
-            start = one.first - first + 1
-            counts[:, start : start + one.counts.shape[1] - 1] += one.counts[:, 1:]
-        return Statistics(np.maximum(self.maximum, other.maximum), counts, first)
-
-    def layer(self) -> Statistics:
-        """Of all channels together."""
-        return Statistics(self.maximum.max(keepdims=True), self.counts.sum(0, keepdims=True), self.first)
-
-    def percentile(self, q: float) -> Array:
-        """[C]: the value that q percent of all values, zeros included, do not exceed.
-
-        Linear between the order statistics as ``numpy.percentile``, linear within a bin; at most 0.8 % off.
-        """
-        last = self.counts[0].sum() - 1
-        rank = q / 100 * last
-        low, high = self._ordered(np.floor(rank)), self._ordered(np.ceil(rank))
-        return np.asarray(low + (rank - np.floor(rank)) * (high - low))
-
-    def bins(self) -> tuple[Array, Array]:
-        """Representative values [K], rising from 0, and how many values of each channel each stands for: [C, K]."""
-        numbers = self.first + np.arange(self.counts.shape[1] - 1)
-        return np.concatenate([[0.0], (_edge(numbers) + _edge(numbers + 1)) / 2]), self.counts
-
-    def _ordered(self, k: float) -> Array:
-        """[C]: the k-th smallest value, placed linearly within its bin."""
-        totals = self.counts.cumsum(1)
-        if k >= totals[0, -1] - 1:
-            return self.maximum
-        bins = (totals <= k).sum(1)
-        rows = np.arange(len(bins))
-        inside = self.counts[rows, bins]
-        share = (k - (totals[rows, bins] - inside) + 0.5) / inside
-        low, high = _edge(self.first + bins - 1), _edge(self.first + bins)
-        return np.where(bins == 0, 0.0, np.minimum(low + share * (high - low), self.maximum))
-
-
-def _edge(number: Array) -> Array:
-    """The smallest value of a bin."""
-    return (number.astype(np.int32) << _BITS).view(np.float32).astype(np.float64)
+__all__ = ["Calibration", "Statistics", "digest"]
 
 
 def digest(graph: Graph) -> str:
     """Of a graph's ops, parameters and wiring."""
     return hashlib.sha256(str(graph).encode()).hexdigest()[:16]
+
+
+def _keep_freed_memory() -> None:
+    """Let the next layer have the memory of the last one, where glibc would give it back to the system in between.
+
+    glibc keeps freed blocks up to the size of the largest that it ever gave back, 32 MB at most (mallopt(3),
+    M_MMAP_THRESHOLD); page faults are half the time of a pass over a small convolutional net otherwise. The block
+    is never written to, so it takes no memory.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 @attrs.define(eq=False)
@@ -119,12 +50,14 @@ class Calibration:
         samples: how many samples were seen.
         model: digest of the ANN graph that they ran through.
         shapes: of one sample of each input.
+        retained: a few of the samples, for passes that look at data themselves.
     """
 
     nodes: dict[str, Statistics] = attrs.field(factory=dict)
     samples: int = 0
     model: str = ""
     shapes: tuple[tuple[int, ...], ...] = ()
+    retained: Retained | None = None
 
     @classmethod
     def gather(cls, graph: Graph, axes: dict[str, int], batches: Iterable[Sequence[Tensor]]) -> Calibration:
@@ -135,18 +68,28 @@ class Calibration:
             axes: the nodes to watch, each with the axis of a sample that is its channel.
             batches: tuples of inputs [B, ...].
         """
-        total = cls(model=digest(graph), shapes=tuple(graph.type(name).shape for name in graph.inputs))
+        found = {name: Accumulator(axis) for name, axis in axes.items()}
+        samples, retained = 0, None
+
+        def tap(name: str, value: Tensor, *_: Any) -> None:
+            try:
+                found[name].add(value)
+            except CalibrationError:
+                raise InvalidModelError(
+                    graph.problem(name, "its values on the calibration data are not finite")
+                ) from None
+
+        _keep_freed_memory()
         dtype = getattr(torch, graph.type(graph.inputs[0]).dtype)
-        for batch in batches:
-            seen: dict[str, Statistics] = {}
-
-            def tap(name: str, value: Tensor, *_: Any, seen: dict[str, Statistics] = seen) -> None:
-                if name in axes:
-                    seen[name] = Statistics.of(value, axes[name])
-
-            run(graph, [x.to(dtype) for x in batch], tap=tap)
-            total = total.merge(cls(seen, len(batch[0]), total.model, total.shapes))
-        return total
+        with tensor_cache():
+            for batch in batches:
+                run(graph, [x.to(dtype) for x in batch], tap=tap, nodes=found)
+                samples += len(batch[0])
+                some = Retained.of(batch)
+                retained = some if retained is None else retained.merge(some)
+        nodes = {name: each.result() for name, each in found.items()}
+        shapes = tuple(graph.type(name).shape for name in graph.inputs)
+        return cls(nodes, samples, digest(graph), shapes, retained)
 
     def merge(self, other: Calibration) -> Calibration:
         """Of both sets of samples.
@@ -159,15 +102,37 @@ class Calibration:
         nodes = dict(self.nodes)
         for name, statistics in other.nodes.items():
             nodes[name] = nodes[name].merge(statistics) if name in nodes else statistics
-        return Calibration(nodes, self.samples + other.samples, self.model, self.shapes)
+        kept = [one.retained for one in (self, other) if one.retained is not None]
+        retained = kept[0].merge(kept[1]) if len(kept) == 2 else next(iter(kept), None)
+        return Calibration(nodes, self.samples + other.samples, self.model, self.shapes, retained)
+
+    def all_reduce(self, group: Any = None) -> Calibration:
+        """Of the samples of all processes of a ``torch.distributed`` group, each of which must call it.
+
+        Args:
+            group: None for the default one.
+
+        Raises:
+            CalibrationError: the process is in no group, or the processes have different models.
+        """
+        if not (distributed.is_available() and distributed.is_initialized()):
+            raise CalibrationError(
+                "torch.distributed is not initialised", hint='call torch.distributed.init_process_group("gloo")'
+            )
+        parts: list[Any] = [None] * distributed.get_world_size(group)
+        distributed.all_gather_object(parts, self, group)
+        return functools.reduce(Calibration.merge, parts)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to an ``.npz``; it appears whole or not at all."""
         arrays: dict[str, Any] = {"samples": np.int64(self.samples), "model": np.array(self.model)}
         arrays |= {f"shape_{i}": np.array(shape) for i, shape in enumerate(self.shapes)}
         for name, statistics in self.nodes.items():
-            for field in ("maximum", "counts", "first"):
-                arrays[f"{name}/{field}"] = np.asarray(getattr(statistics, field))
+            for field in attrs.fields(Statistics):
+                arrays[f"{name}/{field.name}"] = np.asarray(getattr(statistics, field.name))
+        if self.retained is not None:
+            arrays["marks"] = self.retained.marks
+            arrays |= {f"retained_{i}": x.numpy() for i, x in enumerate(self.retained.inputs)}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
         with replacing(path) as part:
@@ -183,16 +148,19 @@ class Calibration:
         try:
             with np.load(path) as arrays:
                 names = [key.removesuffix("/maximum") for key in arrays.files if key.endswith("/maximum")]
-                nodes = {
-                    name: Statistics(arrays[f"{name}/maximum"], arrays[f"{name}/counts"], int(arrays[f"{name}/first"]))
-                    for name in names
-                }
-                shapes = [arrays[key] for key in sorted(arrays.files) if key.startswith("shape_")]
+                fields = [field.name for field in attrs.fields(Statistics)]
+                nodes = {name: Statistics(*(arrays[f"{name}/{field}"] for field in fields)) for name in names}
+                inputs = [i for i in range(len(arrays.files)) if f"shape_{i}" in arrays]
+                retained = None
+                if "marks" in arrays:
+                    found = tuple(torch.from_numpy(arrays[f"retained_{i}"]) for i in inputs)
+                    retained = Retained(found, arrays["marks"])
                 return cls(
                     nodes,
                     int(arrays["samples"]),
                     str(arrays["model"]),
-                    tuple(tuple(int(size) for size in shape) for shape in shapes),
+                    tuple(tuple(map(int, arrays[f"shape_{i}"])) for i in inputs),
+                    retained,
                 )
         except (OSError, KeyError, ValueError) as error:
             raise CalibrationError(f"{os.fspath(path)} is not a saved calibration: {error}") from None

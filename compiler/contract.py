@@ -7,6 +7,7 @@ output hardly varies over the probe, is an error and not a pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import numpy as np
@@ -18,7 +19,7 @@ from spikec.frontend import Reference
 from spikec.graph import Graph
 from spikec.interp import outputs_over_time, run
 from spikec.op import tensor, tensor_cache
-from spikec.ops import IF, Neuron, Output
+from spikec.ops import Neuron, Output
 
 #: allowed difference of an exact pass, relative to the output's spread over the probe
 EXACT = 1e-9
@@ -32,6 +33,8 @@ IMPORT_SPREAD = 0.1
 AMPLIFY = (1.0, 10.0, 100.0, 1e3, 1e4)
 #: how close to its threshold a neuron must be for two different spikes to count as a tie
 TIE = 1e-9
+#: samples that run at a time where agreement is measured
+BATCH = 64
 #: steps for which spiking graphs are compared
 STEPS = 16
 
@@ -126,12 +129,15 @@ def _varies(output: Tensor) -> bool:
 
 
 def check_import(graph: Graph, reference: Reference, xs: Sequence[Tensor]) -> float:
-    """Hold an imported ANN to the model it was read from, in the model's own dtype.
+    """Hold an imported graph to the model it was read from: an ANN in the model's own dtype, an SNN in float64.
 
     Raises:
-        VerificationError: they differ by more than 1e-4 of the output's spread over the probe, or of a tenth of
-            its maximum where it varies less than that.
+        VerificationError: the results of an ANN differ by more than 1e-4 of the output's spread over the probe, or
+            of a tenth of its maximum where it varies less than that; or those of an SNN differ at a step before
+            which no neuron was within 1e-9 of its threshold.
     """
+    if graph.is_spiking:
+        return _check_spiking_import(graph, reference, xs)
     wanted = reference(xs)
     dtype = wanted[0].dtype
     if dtype not in (torch.float32, torch.float64):
@@ -145,6 +151,53 @@ def check_import(graph: Graph, reference: Reference, xs: Sequence[Tensor]) -> fl
             hint="a converter reads a layer wrongly: compare spikec.run(spikec.load(part), x) with part(x)",
         )
     return worst
+
+
+def _check_spiking_import(graph: Graph, reference: Reference, xs: Sequence[Tensor]) -> float:
+    """As above, for time-varying input, made louder until an output answers differently to different samples."""
+    kept = [place is not None for place in _places(graph.structure)]
+    for factor in AMPLIFY:
+        train = [torch.stack([factor * x.roll(t, 0) for t in range(2 * STEPS)]) for x in xs]
+        wanted = [leaf.double() for leaf, keep in zip(reference(train), kept, strict=True) if keep]
+        results, nearest = _with_distances(graph, train)
+        if any(_varies(x) for y in wanted for x in y):
+            break
+    worst = 0.0
+    for name, a, b in zip(graph.outputs, wanted, results, strict=True):
+        apart = (a - b * tensor(graph.type(name).scale, b)).flatten(1).abs().amax(1) / a.abs().max().clamp(min=1e-30)
+        wrong = (apart > EXACT).nonzero().flatten().tolist()
+        if wrong and min(nearest[: wrong[0] + 1]) >= TIE:
+            raise VerificationError(
+                graph.problem(name, f"the imported graph differs from the spiking model at step {wrong[0]}"),
+                hint="a converter reads a layer wrongly: compare spikec.run(spikec.load(part), x) with part(x)",
+            )
+        worst = max(worst, float(apart.max()))
+    return worst
+
+
+def _with_distances(graph: Graph, train: Sequence[Tensor]) -> tuple[list[Tensor], list[float]]:
+    """(the outputs over time, how near to its threshold the nearest neuron was at each step)."""
+    nearest: list[float] = []
+    first = next(iter(graph))
+
+    def tap(name: str, value: Tensor, state: Tensor | None, operands: Sequence[Tensor], /) -> None:
+        if name == first:
+            nearest.append(float("inf"))
+        op = graph[name]
+        if isinstance(op, Neuron) and state is not None:
+            nearest[-1] = min(nearest[-1], float(_distance(op, state, operands[0]).min()))
+
+    found = run(graph, train, tap=tap)
+    return list(found) if isinstance(found, tuple) else [found], nearest
+
+
+def _places(structure: Any) -> list[Any]:
+    """The leaves of an output container, in order: positions of outputs, or None."""
+    if isinstance(structure, dict):
+        return [place for value in structure.values() for place in _places(value)]
+    if isinstance(structure, (list, tuple)):
+        return [place for value in structure for place in _places(value)]
+    return [structure]
 
 
 @attrs.frozen
@@ -194,11 +247,12 @@ def first_difference(before: Graph, after: Graph, xs: Sequence[Tensor], steps: i
 
 
 def _distance(op: Neuron, state: Tensor, current: Tensor) -> Tensor:
-    """From the threshold, relative to it; infinite for a neuron whose potential is not the sum of its currents."""
+    """From the threshold, relative to it; infinite for a neuron that does not say what it compares with it."""
     threshold = tensor(op.v_threshold, current)
-    if not isinstance(op, IF):
+    potential = op.charge(state, current)
+    if potential is None:
         return torch.full_like(current, torch.inf)
-    return (state + current - threshold).abs() / threshold
+    return (potential - threshold).abs() / threshold
 
 
 def check_exact(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float | None:
@@ -270,9 +324,14 @@ def agreement(graph: Graph, ann: Graph, samples: Sequence[Tensor], timesteps: in
     Both are over all outputs; tuples compare, so that the error decides where the argmax does not.
     """
     same, error, count = 0.0, 0.0, 0
-    xs = [x.to(torch.float32) for x in samples]
-    for a, b in zip(outputs(ann, xs, timesteps), outputs(graph, xs, timesteps), strict=True):
-        same += float((a.flatten(1).argmax(1) == b.flatten(1).argmax(1)).double().sum())
-        error += float((a - b).abs().mean())
-        count += len(a)
-    return same / count, -error
+    for batch in zip(*(torch.split(x.to(torch.float32), BATCH) for x in samples), strict=True):
+        for a, b in zip(outputs(ann, batch, timesteps), outputs(graph, batch, timesteps), strict=True):
+            same += float((a.flatten(1).argmax(1) == b.flatten(1).argmax(1)).double().sum())
+            error += float((a - b).abs().flatten(1).mean(1).sum())
+            count += len(a)
+    return same / count, -error / count
+
+
+def shown(found: tuple[float, float]) -> str:
+    """An agreement as text."""
+    return f"{100 * found[0]:.4g} % as the ANN, error {-found[1]:.3g}"

@@ -26,13 +26,25 @@ class Batches:
         data: a tensor or array [N, ...], or an iterable of batches: ``x``, ``(x, y)`` or a dict.
         names: the model's input names; with n of them the first n elements of a tuple are inputs, and a
             dict is read by name.
+        time_axis: of event data, the axis of every input that is time, such as 0 for [T, B, ...]; the samples
+            are the averages over it, which is what a rate stands for.
+        device: where the samples are moved to in the pass over them; None leaves them where they are.
 
     Raises:
         CalibrationError: there is no batch, or a batch cannot be read.
     """
 
-    def __init__(self, data: Any, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        data: Any,
+        names: Sequence[str],
+        *,
+        time_axis: int | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
         self.names = list(names)
+        self.device = _device(device)
+        self._time_axis = time_axis
         self._data = data
         self.shapes: list[torch.Size] | None = None
         batches = self._read()
@@ -47,6 +59,12 @@ class Batches:
         self._rest: Iterator[tuple[Tensor, ...]] | None = itertools.chain([self.first], batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        batches = self._once_more()
+        if self.device is None:
+            return batches
+        return (tuple(x.to(self.device) for x in batch) for batch in batches)
+
+    def _once_more(self) -> Iterator[tuple[Tensor, ...]]:
         if self._rest is not None:
             rest, self._rest = self._rest, None
             return rest
@@ -58,11 +76,15 @@ class Batches:
 
     def __len__(self) -> int:
         if isinstance(self._data, (Tensor, np.ndarray)):
-            return -(-len(self._data) // TENSOR_BATCH)
+            return -(-self._data.shape[self._batch_axis] // TENSOR_BATCH)
         try:
             return len(self._data)
         except TypeError:
             return 0
+
+    @property
+    def _batch_axis(self) -> int:
+        return 1 if self._time_axis == 0 else 0
 
     def _read(self) -> Iterator[tuple[Tensor, ...]]:
         data = self._data
@@ -81,7 +103,7 @@ class Batches:
         if isinstance(data, np.ndarray):
             data = torch.tensor(data)
         if isinstance(data, Tensor):
-            data = torch.split(data, TENSOR_BATCH) if len(data) else ()
+            data = torch.split(data, TENSOR_BATCH, self._batch_axis) if data.numel() else ()
         try:
             batches = iter(data)
         except TypeError:
@@ -117,7 +139,17 @@ class Batches:
             found = [batch]
         if len(found) < len(self.names):
             raise CalibrationError(f"the model has {len(self.names)} inputs, a batch has {len(found)} elements")
-        return tuple(as_input(x, CalibrationError) for x in found)
+        return tuple(self._sample(as_input(x, CalibrationError)) for x in found)
+
+    def _sample(self, x: Tensor) -> Tensor:
+        if self._time_axis is None:
+            return x
+        if not -x.ndim <= self._time_axis < x.ndim or x.ndim < 2:
+            raise CalibrationError(
+                f"a calibration batch is {list(x.shape)}, and has no time axis {self._time_axis}",
+                hint="time_axis=0 is for batches [T, B, ...]",
+            )
+        return x.mean(self._time_axis)
 
 
 def as_input(x: Any, error: type[CompileError] = InvalidModelError) -> Tensor:
@@ -136,6 +168,19 @@ def as_input(x: Any, error: type[CompileError] = InvalidModelError) -> Tensor:
     if not bool(torch.isfinite(x).all()):
         raise error("an input holds NaN or infinity")
     return x.detach()
+
+
+def _device(name: str | torch.device | None) -> torch.device | None:
+    """A device that holds numbers."""
+    if name is None:
+        return None
+    try:
+        found = torch.device(name)
+        torch.zeros(1, device=found).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CalibrationError(f"device {name!r} cannot be used: {reason}", hint='give "cpu", or "cuda"') from None
+    return found
 
 
 def whole_number(name: str, value: Any, least: int) -> int:

@@ -99,7 +99,7 @@ def takes_spikes(graph: Graph) -> dict[str, bool]:
         if isinstance(op, Weighted):
             found[name] = spikes[name]
             size = np.abs(op.weight)
-            spikes[name] &= op.bias is None and bool((np.minimum(size, np.abs(size - 1)) <= _UNIT).all())
+            spikes[name] &= not op.shift.any() and bool((np.minimum(size, np.abs(size - 1)) <= _UNIT).all())
     return found
 
 

@@ -20,8 +20,8 @@ from spikec.types import Array
 
 #: points of a layer that are kept for its scatter plot
 POINTS = 2000
-#: float64 rounding, below which an activation is not clipped
-_ROUNDING = 1e-9
+#: float32 rounding of a scale: no activation is clipped by that
+_ROUNDING = 1e-6
 
 
 def limit(op: Neuron, z: Tensor) -> Tensor:
@@ -60,11 +60,38 @@ class Fed:
         current: z / s_in.
         activation: a / scale, the rate that the layer should have.
         own: the current that the layer's own parameters make of the ANN's activations.
+        slope: derivative of the output's margin by the layer's rates.
     """
 
     current: Tensor
     activation: Tensor
     own: Tensor
+    slope: Tensor | None = None
+
+
+def _shown(graph: Graph, name: str) -> str:
+    """The user's layer and line, and the node where several stand for that layer, or where a pass added it."""
+    origin = graph[name].origin[:1]
+    alone = origin and sum(node.op.origin[:1] == origin for node in graph.match(Neuron)) == 1
+    return describe(origin) if alone else f"{describe(origin)} %{name}".strip()
+
+
+def split(op: Neuron, timesteps: int, fed: Fed, mean: Tensor, rate: Tensor) -> dict[str, Tensor]:
+    """Take ``rate - activation`` apart, neuron by neuron; see :class:`spikec.diagnose_record.Layer`.
+
+    Args:
+        op, timesteps: the neuron, and T.
+        fed: what the ANN has there.
+        mean: the current that the neuron really got, averaged over the steps.
+        rate: its spikes a step.
+    """
+    bound, own, real = limit(op, fed.current), ideal(op, timesteps, fed.own), ideal(op, timesteps, mean)
+    return {
+        "clipping": bound - fed.activation,
+        "quantization": own - bound,
+        "propagated": real - own,
+        "unevenness": rate - real,
+    }
 
 
 @attrs.define(eq=False)
@@ -106,6 +133,8 @@ class LayerSums:
     signal: float = 0.0
     sums: dict[str, float] = attrs.field(factory=lambda: dict.fromkeys((*KINDS, "own", "total"), 0.0))
     squares: dict[str, float] = attrs.field(factory=lambda: dict.fromkeys((*KINDS, "own", "total"), 0.0))
+    effects: dict[str, list[float]] = attrs.field(factory=lambda: {kind: [0.0, 0.0] for kind in (*OWN, "own")})
+    samples: int = 0
     residual: float = 0.0
     points: Array | None = None
 
@@ -114,10 +143,9 @@ class LayerSums:
         """For a neuron of the final graph."""
         op = graph[name]
         assert isinstance(op, Neuron)
-        shown = describe(op.origin[:1]) or f"{graph.location(name)}: %{name}".removeprefix(": ")
         (current,) = graph.operands(name)
         return cls(
-            shown,
+            _shown(graph, name),
             name,
             op,
             timesteps,
@@ -144,22 +172,22 @@ class LayerSums:
 
     def finish(self, batch: Run) -> None:
         """A batch has run for all its steps."""
-        fed, steps, op = batch.fed, self.timesteps, self.op
+        op, steps, fed = self.op, self.timesteps, batch.fed
         rate = torch.as_tensor(batch.spikes) / steps
         mean = torch.as_tensor(batch.charge) / steps
-        own, real = ideal(op, steps, fed.own), ideal(op, steps, mean)
-        parts = {
-            "clipping": limit(op, fed.current) - fed.activation,
-            "quantization": own - limit(op, fed.current),
-            "propagated": real - own,
-            "unevenness": rate - real,
-        }
+        parts = split(op, steps, fed, mean, rate)
         parts["own"] = sum((parts[kind] for kind in OWN), torch.zeros(()))
         parts["total"] = rate - fed.activation
         scale = tensor(self.scale, rate)
         for kind, part in parts.items():
             self.sums[kind] += float((part * scale).sum())
             self.squares[kind] += float((part * scale).square().sum())
+        if fed.slope is not None:
+            for kind, effect in self.effects.items():
+                margin = (parts[kind] * fed.slope).flatten(1).sum(1)
+                effect[0] += float(margin.sum())
+                effect[1] += float(margin.square().sum())
+        self.samples += len(rate)
         activation = fed.activation * scale
         self.signal += float(activation.square().sum())
         self.count += rate.numel()
@@ -184,8 +212,8 @@ class LayerSums:
         off = rate * threshold - (mean - (end - batch.start) / self.timesteps)
         return float((off / threshold).abs().max())
 
-    def record(self) -> Layer:
-        """Of all batches."""
+    def record(self, margin: float) -> Layer:
+        """Of all batches; ``margin`` is the rms of the ANN's."""
         assert self.fired is not None
         assert self.points is not None
         errors = {
@@ -203,6 +231,10 @@ class LayerSums:
             signal=math.sqrt(self.signal / self.count),
             errors={kind: errors[kind] for kind in KINDS},
             own=errors["own"],
+            effects={
+                kind: Error(total / self.samples / margin, math.sqrt(square / self.samples) / margin)
+                for kind, (total, square) in self.effects.items()
+            },
             total=errors["total"],
             residual=self.residual if _is_soft(self.op) else None,
             points=self.points,

@@ -56,6 +56,9 @@ class Layer:
         signal: rms of the ANN's activation, in ANN units.
         errors: by kind.
         own, total: the error without, and with what is propagated.
+        effects: what each kind of its own error, and all of it (``own``), does to the output to first order: change
+            of the margin by which the ANN's first class is ahead of its second (a single number: of itself), as a
+            share of the margin's rms.
         residual: largest ``|rate - (mean current - (v(T) - v(0))/T)|`` in thresholds (exact for soft reset);
             None for other neurons.
         points: [2, n]: the ANN's activation, and rate times scale, of some neurons and samples.
@@ -73,6 +76,7 @@ class Layer:
     errors: dict[str, Error]
     own: Error
     total: Error
+    effects: dict[str, Error]
     residual: float | None
     points: Array
 
@@ -202,11 +206,23 @@ class Diagnosis:
             yield (*cells, *([] if rung.accuracy is None else [_percent(rung.accuracy)]))
 
     def _rows(self) -> Iterable[Sequence[str]]:
-        yield ("layer", "scale", "rate", "silent, %", "saturated, %", *(f"{kind}, %" for kind in KINDS), "total, %")
+        yield (
+            "layer",
+            "scale",
+            "rate",
+            "silent, %",
+            "saturated, %",
+            *(f"{kind}, %" for kind in KINDS),
+            "total, %",
+            "effect, %",
+        )
         for layer in self.layers:
             low, high = layer.scale
             span = f"{low:.3g}" if low == high else f"{low:.3g}..{high:.3g}"
-            shares = [layer.relative(layer.errors[kind]) for kind in KINDS] + [layer.relative(layer.total)]
+            shares = [layer.relative(layer.errors[kind]) for kind in KINDS] + [
+                layer.relative(layer.total),
+                layer.effects["own"].rms,
+            ]
             cells = [layer.name, span, f"{layer.rate:.3f}", _percent(layer.silent), _percent(layer.saturated)]
             yield (*cells, *map(_percent, shares))
 

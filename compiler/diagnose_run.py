@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -58,7 +58,8 @@ def diagnose(
     timesteps = whole_number("timesteps", timesteps, 1)
     measured = _Measured(compilation, timesteps)
     for xs, truth in _batches(x, compilation.stages[0].graph.inputs, labels):
-        measured.add([each.to("cpu", torch.float64) for each in xs], truth)
+        with torch.inference_mode(False):
+            measured.add([each.to("cpu", torch.float64, copy=True) for each in xs], truth)
     return measured.result(tolerance)
 
 
@@ -67,13 +68,14 @@ def _batches(x: Any, names: Sequence[str], labels: Any) -> Iterator[tuple[tuple[
     if isinstance(x, np.ndarray):
         x = torch.tensor(x)
     if isinstance(x, Tensor) and x.ndim:
-        x = torch.split(x, BATCH)
+        x = list(torch.split(x, BATCH))
     beside: deque[Any] = deque()
-    batches = Batches(_set_aside(x, len(names), beside) if isinstance(x, Iterable) else x, names)
+    readable = isinstance(x, Iterable) and not isinstance(x, (str, Mapping, tuple))
+    batches = Batches(_set_aside(x, len(names), beside) if readable else x, names)
     given = None if labels is None else _classes(labels)
     done = 0
     for xs in batches:
-        truth = beside.popleft()
+        truth = beside.popleft() if beside else None
         if given is not None:
             truth = given[done : done + len(xs[0])]
         elif truth is not None:
@@ -181,6 +183,7 @@ class _Measured:
         self.ann_right = 0.0
         self.sums: list[Tensor] = []
         self.squares: list[Tensor] = []
+        self.margin = 0.0
         self.answers = {kind: _Answers() for kind in ("clipping", "quantization")}
         self.over_time = [_Answers() for _ in range(timesteps)]
         self.steps: dict[str, list[float]] = {kind: [] for kind in OWN}
@@ -226,24 +229,48 @@ class _Measured:
         self.squares = _added(self.squares, [out.square().sum(0) for out in wanted])
 
     def _fed(self, xs: Sequence[Tensor]) -> dict[str, Fed]:
-        """What the ANN has at each layer of neurons, and the current that the layer makes of its activations."""
+        """What the ANN has at each layer of neurons, and what the layer makes of the ANN's activations.
+
+        The final graph is run with the ANN's activations in place of its neurons, and differentiated there as if
+        they were ReLUs.
+        """
         pairs: dict[str, tuple[Tensor, Tensor]] = {}
         fed: dict[str, Fed] = {}
+        rates: dict[str, Tensor] = {}
 
         def tap(name: str, value: Tensor, state: Tensor | None, operands: Sequence[Tensor]) -> None:
             if name in self.layers:
                 pairs[name] = operands[0], value
 
-        def meaning(name: str, op: StatefulOp) -> Callable[..., Tensor]:
-            def of(current: Tensor) -> Tensor:
-                fed[name] = self.layers[name].fed(current, pairs.get(name))
-                return fed[name].activation
-
-            return of if name in self.layers else self._ideal(name, op)
-
         run(self.ann, xs, tap=tap)
-        run(_without_time(self.graph, meaning), xs)
-        return fed
+        values = dict(zip(self.graph.inputs, xs, strict=True))
+        with torch.enable_grad():
+            for name in self.graph:
+                op, operands = self.graph[name], [values[x] for x in self.graph.operands(name)]
+                if name in self.layers:
+                    fed[name] = self.layers[name].fed(operands[0].detach(), pairs.get(name))
+                    slope = operands[0].clamp(min=0) / tensor(self.layers[name].op.v_threshold, operands[0])
+                    rates[name] = values[name] = (fed[name].activation + slope - slope.detach()).requires_grad_()
+                elif isinstance(op, StatefulOp):
+                    values[name] = ideal(op, self.timesteps, *operands)
+                elif operands:
+                    values[name] = op.eval(*operands)
+            margin = self._margin([values[name] for name in self.graph.outputs])
+            slopes = torch.autograd.grad(margin.sum(), list(rates.values()), allow_unused=True)
+        self.margin += float(margin.detach().square().sum())
+        return {
+            name: attrs.evolve(fed[name], slope=torch.zeros_like(rates[name]) if slope is None else slope)
+            for name, slope in zip(rates, slopes, strict=True)
+        }
+
+    def _margin(self, averages: Sequence[Tensor]) -> Tensor:
+        """[B]: by how much the first class is ahead of the second, summed over the outputs; a single number itself."""
+        total = torch.zeros(())
+        for scale, x in zip(self.scales, averages, strict=True):
+            flat = (x * tensor(scale, x)).flatten(1)
+            best = flat.topk(min(2, flat.shape[1])).values
+            total = total + best[:, 0] - best[:, 1:].sum(1)
+        return total
 
     def _in_time(
         self, xs: Sequence[Tensor], fed: dict[str, Fed], wanted: Sequence[Tensor], truth: Tensor | None
@@ -281,7 +308,8 @@ class _Measured:
         agreement = np.array([at.agreed / self.samples for at in self.over_time])
         accuracy = np.array([at.right / self.samples for at in self.over_time])
         off = error if all(total.numel() == 1 for total in self.sums) else 1 - agreement
-        layers = tuple(layer.record() for layer in self.layers.values())
+        margin = float(np.sqrt(self.margin / self.samples))
+        layers = tuple(layer.record(margin) for layer in self.layers.values())
         rungs = (
             self._rung("the ANN with the SNN's thresholds", "clipping", self.answers["clipping"]),
             self._rung("+ T steps, each layer after the other", "quantization", self.answers["quantization"]),

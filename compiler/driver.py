@@ -34,10 +34,11 @@ from spikec.ledger import Ledger
 from spikec.manager import Observer, StageRecord, run_pipeline
 from spikec.normalization import Normalization
 from spikec.observers import Dump, Numbers, Verify, write_ledger
-from spikec.passbase import RETAINED, Context, Note, Pass, plain
+from spikec.passbase import Context, Note, Pass, plain
 from spikec.pipeline import Pipeline
 from spikec.report import Report
-from spikec.stages import IMPORTED, SPIKING
+from spikec.retained import RETAINED
+from spikec.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
 
 #: what ``example_input`` and calibration batches may be
 Inputs = Tensor | Sequence[Tensor]
@@ -131,10 +132,10 @@ class Compiler:
         graph: Graph | None = None
         records: list[StageRecord] = []
         try:
-            graph, context, reference = self._start(model)
+            graph, context, reference, example = self._start(model)
             if self.pipeline is None and context.batches is not None and len(context.batches) != 1:
                 self._refuse_early(graph, context.batches)
-            observers = self._observers(graph, context, reference)
+            observers = self._observers(graph, context, reference, example)
             records = run_pipeline(graph, self._pipeline(graph, context), context, observers)
             problems = self.backend.check(records[-1].graph)
             if problems:
@@ -177,22 +178,42 @@ class Compiler:
             if problems:
                 raise UnsupportedOpError(problems)
 
-    def _start(self, model: Any) -> tuple[Graph, Context, Reference | None]:
+    def gather(self, model: Any) -> Calibration:
+        """Run the passes up to the one that asks for statistics.
+
+        Raises:
+            CompileError: no pass does.
+        """
+        graph, context, *_ = self._start(model)
+        pipeline = self._pipeline(graph, context)
+        for count, each in enumerate(pipeline, start=1):
+            if each.gives is CALIBRATED:
+                run_pipeline(graph, Pipeline(pipeline.passes[:count], pipeline.start), context)
+        if context.statistics is None:
+            raise CompileError("no pass of this pipeline looks at calibration data", hint="normalize does")
+        return context.statistics
+
+    def _start(self, model: Any) -> tuple[Graph, Context, Reference | None, Sequence[Tensor] | None]:
         given = self.calibration
         statistics = given if isinstance(given, Calibration) else None
         data = None if statistics is not None else given
         frontend, model = find_frontend(model)
-        shapes = examples(self.example_input)
+        shapes = example = frontend.batches(model, examples(self.example_input))
         batches = None
         if data is not None:
-            batches = Batches(data, frontend.input_names(model))
+            batches = data if isinstance(data, Batches) else Batches(data, frontend.input_names(model))
             if shapes is None:
                 shapes = batches.first
             elif [x.shape[1:] for x in shapes] != [x.shape[1:] for x in batches.first]:
-                data, example = _shapes(batches.first), _shapes(shapes)
-                raise CalibrationError(f"a sample is {data} in the calibration data, and {example} in example_input")
+                found, wanted = _shapes(batches.first), _shapes(shapes)
+                raise CalibrationError(f"a sample is {found} in the calibration data, and {wanted} in example_input")
         if shapes is None and statistics is not None:
             shapes = tuple(torch.zeros(1, *shape) for shape in statistics.shapes)
+        samples: tuple[Tensor, ...] = ()
+        if batches is not None:
+            samples = tuple(x[:RETAINED] for x in batches.first)
+        elif statistics is not None and statistics.retained is not None:
+            samples = statistics.retained.inputs
         graph = frontend.load(model, shapes)
         context = Context(
             graph,
@@ -202,27 +223,30 @@ class Compiler:
             batches=batches,
             statistics=statistics,
             track=_track if self.progress else plain,
-            samples=tuple(x[:RETAINED] for x in batches.first) if batches is not None else (),
+            samples=samples,
         )
-        return graph, context, frontend.reference(model)
+        return graph, context, frontend.reference(model), example
 
     def _pipeline(self, graph: Graph, context: Context) -> Pipeline:
         if self.pipeline is not None:
             if isinstance(self.pipeline, Pipeline):
                 return self.pipeline
-            return Pipeline(self.pipeline, SPIKING if graph.is_spiking else IMPORTED)
+            return Pipeline(self.pipeline, _stage(graph))
         normalization = self.normalization
         if normalization is None and not context.has_data and not graph.is_spiking:
             normalization = Normalization(method="model")
         default = Pipeline.default(self.backend, normalization=normalization, timesteps=self.timesteps)
         if graph.is_spiking:  # its neurons state where they start
-            return default.from_stage(SPIKING).without("init-potential")
+            tuned = {each.name for each in default if each.contract == "tuned"}
+            return default.from_stage(_stage(graph)).without("init-potential", *tuned)
         return default
 
-    def _observers(self, graph: Graph, context: Context, reference: Reference | None) -> list[Observer]:
+    def _observers(
+        self, graph: Graph, context: Context, reference: Reference | None, example: Sequence[Tensor] | None
+    ) -> list[Observer]:
         observers: list[Observer] = []
         if self.verify != "off":
-            samples = context.batches.first if context.batches is not None else examples(self.example_input)
+            samples = context.batches.first if context.batches is not None else example
             xs = probe(graph, samples, self.seed)
             if reference is not None:
                 check_import(graph, reference, xs)
@@ -259,9 +283,9 @@ def compile(
             dict by forward's argument names), or a :class:`spikec.Calibration`. Without it thresholds
             follow from the weights alone (Diehl et al. 2015, model-based), with a warning.
         normalization: ``"max"``, a percentile such as ``"99.9%"``, or a float in (0, 1] that multiplies
-            the maximum, all per layer; a :class:`spikec.Normalization`; None for the 99.9th percentile of
-            each channel.
-        timesteps: the T that you mean to run.
+            the maximum, all per layer; a :class:`spikec.Normalization`. None for the 99.9th percentile of each
+            channel, or thresholds and initial potentials that agree better with the ANN on the calibration data.
+        timesteps: the T that you mean to run; biases, and what you did not choose, are tuned for it.
         pipeline: passes of your own; see :meth:`spikec.Pipeline.default`.
         verify: hold exact passes to their contract one by one (``"each"``), each run of them as a whole
             (``"end"``), or not (``"off"``). Types and structure are always checked.
@@ -293,6 +317,36 @@ def compile(
     return compiler.run(model).artifact
 
 
+def calibrate(
+    model: Any,
+    data: Any,
+    target: str | Backend = "spikingjelly",
+    *,
+    time_axis: int | None = None,
+    device: str | torch.device | None = None,
+    progress: bool | None = None,
+    **options: Any,
+) -> Calibration:
+    """The statistics that :func:`compile` would gather, to save, to merge, and to give to it as ``calibration``.
+
+    Under ``torch.distributed`` each process calibrates on its own part of the data, and
+    :meth:`Calibration.all_reduce` makes one of all.
+
+    Args:
+        model: see :func:`compile`; ``data`` gives the shapes.
+        data: as ``calibration`` of :func:`compile`.
+        target: what the model will be compiled for.
+        time_axis: of event data, the axis of each input that is time (0 for [T, B, ...]); the ANN then sees the
+            average over it, which is what a rate stands for.
+        device: where the ANN runs; None for where the data is.
+        progress: show a progress bar.
+        options: any of :func:`compile`.
+    """
+    frontend, model = find_frontend(model)
+    batches = Batches(data, frontend.input_names(model), time_axis=time_axis, device=device)
+    return Compiler(target, calibration=batches, progress=progress, **options).gather(model)
+
+
 def load(model: Any, example_input: Inputs | None = None) -> Graph:
     """The model as a graph, before any pass.
 
@@ -302,7 +356,7 @@ def load(model: Any, example_input: Inputs | None = None) -> Graph:
     """
     frontend, model = find_frontend(model)
     try:
-        return frontend.load(model, examples(example_input))
+        return frontend.load(model, frontend.batches(model, examples(example_input)))
     except CompileError as error:
         _account(error, None, None)
         raise
@@ -398,6 +452,13 @@ def find_frontend(model: Any) -> tuple[Frontend, Any]:
     if missing:
         raise MissingDependencyError([problem, *(p for error in missing for p in error.problems)])
     raise InvalidModelError(problem)
+
+
+def _stage(graph: Graph) -> Stage:
+    """Where an imported graph stands."""
+    if not graph.is_spiking:
+        return IMPORTED
+    return RECEIVED if SPIKING.problems(graph) else SPIKING
 
 
 def _shapes(xs: Sequence[Tensor]) -> str:

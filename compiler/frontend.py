@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spikec.graph import Graph
 
-#: the model itself: inputs [B, ...] in, its outputs in order out
+#: the model itself: inputs [B, ...] in, its outputs in order out; for a spiking one all are [T, B, ...]
 Reference = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
@@ -31,6 +31,10 @@ class Frontend:
     def input_names(self, model: Any) -> list[str]:
         """Names of the model's inputs, in order: the keys that calibration dicts have."""
         raise NotImplementedError
+
+    def batches(self, model: Any, examples: Sequence[Tensor] | None) -> Sequence[Tensor] | None:
+        """Examples [B, ...] from what the model takes: one that runs all time-steps in a call takes [T, B, ...]."""
+        return examples
 
     def load(self, model: Any, examples: Sequence[Tensor] | None) -> Graph:
         """The model as a graph.

@@ -49,8 +49,10 @@ class Graph:
         self.structure: Any = 0
         self.device = "cpu"
         self._g = nx.MultiDiGraph()
+        self._operands: dict[str, tuple[str, ...]] = {}
         self._types: dict[str, Type] = {}
-        self._stale: set[str] = set()
+        self._stale: set[str] = set()  # to be inferred again
+        self._doubtful: set[str] = set()  # these and all behind them
         self._order: tuple[str, ...] | None = None
 
     # ------------------------------------------------------------------ look
@@ -87,8 +89,7 @@ class Graph:
 
     def operands(self, name: str) -> tuple[str, ...]:
         """Names of the operands, in order."""
-        edges = sorted(self._g.in_edges(name, keys=True), key=lambda edge: int(edge[2]))
-        return tuple(edge[0] for edge in edges)
+        return self._operands[name]
 
     def users(self, name: str) -> list[tuple[str, int]]:
         """(user, operand position) for every use, outputs included."""
@@ -129,28 +130,43 @@ class Graph:
         Raises:
             TypeMismatchError: with the user's layer, where operands do not fit.
         """
-        if self._stale:
+        if name in self._doubtful:
             self._refresh(name)
         return self._types[name]
 
     def _refresh(self, name: str) -> None:
-        """Infer again what changed upstream; where a type comes out the same, its users are not looked at."""
-        upstream = {name, *nx.ancestors(self._forward(), name)}
-        if not upstream & self._stale:
-            return
-        for each in self:
-            if each in upstream and each in self._stale:
-                found, known = self._infer(each), self._types.get(each)
-                self._types[each] = found
-                self._stale.discard(each)
-                if known is None or not _identical(found, known):
-                    self._stale.update(user for user, _ in self.users(each))
+        """Infer again what changed upstream, producers first; behind a type that comes out the same nothing is."""
+        todo = [name]
+        while todo:
+            each = todo[-1]
+            operands = () if _is_register(self[each]) else self.operands(each)
+            behind = next((x for x in operands if x in self._doubtful), None)
+            if len(todo) > len(self):
+                iter(self)  # names the cycle
+            elif behind is not None:
+                todo.append(behind)
+            else:
+                if each in self._stale:
+                    self._infer(each, operands)
+                self._doubtful.discard(todo.pop())
 
-    def _infer(self, name: str) -> Type:
-        op = self[name]
-        operands = [] if _is_register(op) else [self._types[x] for x in self.operands(name)]
-        inferred: Type = self.explain(name, op.infer, *operands)
-        return inferred
+    def _infer(self, name: str, operands: tuple[str, ...]) -> None:
+        known = self._types.get(name)
+        found: Type = self.explain(name, self[name].infer, *(self._types[x] for x in operands))
+        self._types[name] = found
+        self._stale.discard(name)
+        if known is None or not _identical(found, known):
+            self._stale.update(user for user, _ in self.users(name))
+
+    def _doubt(self, name: str) -> None:
+        """A node's type, and with it those behind it, may be another than it was."""
+        self._stale.add(name)
+        todo = [name]
+        while todo:
+            each = todo.pop()
+            if each not in self._doubtful:
+                self._doubtful.add(each)
+                todo += (user for user, _ in self.users(each))
 
     def explain(self, name: str, rule: Any, *args: Any) -> Any:
         """Call a rule of the named op; a TypeMismatchError from it gets the user's location and the op's line."""
@@ -195,8 +211,10 @@ class Graph:
 
     def set_op(self, name: str, op: Op) -> None:
         """Another op under the same name and wiring."""
+        if _is_register(op) != _is_register(self[name]):
+            self._order = None
         self._g.nodes[name]["op"] = op
-        self._stale.add(name)
+        self._doubt(name)
 
     def set_operands(self, name: str, *operands: str) -> None:
         """Rewire a node's operands."""
@@ -245,8 +263,10 @@ class Graph:
         if reason:
             self.drop(self[name].origin, reason)
         self._g.remove_node(name)
+        self._operands.pop(name)
         self._types.pop(name, None)
         self._stale.discard(name)
+        self._doubtful.discard(name)
         self._order = None
 
     def remove_dead(self, name: str) -> None:
@@ -273,16 +293,22 @@ class Graph:
     def copy(self) -> Graph:
         """Another graph with the same ops; no array is copied."""
         other = Graph(self.name)
-        other.dropped = dict(self.dropped)
-        other.met = dict(self.met)
-        other.notes = list(self.notes)
-        other.structure = self.structure
-        other.device = self.device
-        other._g = self._g.copy()
-        other._types = dict(self._types)
-        other._stale = set(self._stale)
-        other._order = self._order
+        other.become(self)
         return other
+
+    def become(self, other: Graph) -> None:
+        """Hold what another graph holds, in place of what was held; no array is copied."""
+        self.dropped = dict(other.dropped)
+        self.met = dict(other.met)
+        self.notes = list(other.notes)
+        self.structure = other.structure
+        self.device = other.device
+        self._g = other._g.copy()
+        self._types = dict(other._types)
+        self._operands = dict(other._operands)
+        self._stale = set(other._stale)
+        self._doubtful = set(other._doubtful)
+        self._order = other._order
 
     def same_as(self, other: Graph) -> bool:
         """True for the same op objects under the same names and wiring."""
@@ -301,7 +327,8 @@ class Graph:
 
     def _forward(self) -> Any:
         """The graph without the edges into registers: acyclic, if it is legal."""
-        back = [edge for edge in self._g.edges(keys=True) if _is_register(self[edge[1]])]
+        registers = [name for name in self._g if _is_register(self[name])]
+        back = [(x, name, slot) for name in registers for slot, x in enumerate(self.operands(name))]
         return nx.restricted_view(self._g, [], back) if back else self._g
 
     def _fresh(self, wish: str) -> str:
@@ -317,7 +344,8 @@ class Graph:
             if operand not in self._g:
                 raise CompileError(f"%{name} takes %{operand}, which is not in graph {self.name}")
             self._g.add_edge(operand, name, key=slot)
-        self._stale.add(name)
+        self._operands[name] = operands
+        self._doubt(name)
         self._order = None
 
 

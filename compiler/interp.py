@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +19,14 @@ from spikec.op import StatefulOp, tensor_cache
 Tap = Callable[[str, Tensor, "Tensor | None", Sequence[Tensor]], None]
 
 
-def run(graph: Graph, x: Tensor | Sequence[Tensor], timesteps: int | None = None, *, tap: Tap | None = None) -> Any:
+def run(
+    graph: Graph,
+    x: Tensor | Sequence[Tensor],
+    timesteps: int | None = None,
+    *,
+    tap: Tap | None = None,
+    nodes: Collection[str] | None = None,
+) -> Any:
     """Run a graph.
 
     Args:
@@ -26,6 +35,7 @@ def run(graph: Graph, x: Tensor | Sequence[Tensor], timesteps: int | None = None
             ``timesteps=None`` time-major [T, B, ...]. Its dtype is the dtype of the arithmetic.
         timesteps: number of steps T of an SNN.
         tap: called after every node of every step.
+        nodes: those that ``tap`` wants, if not all; others may then be overwritten by what is made of them.
 
     Returns:
         ANN: [B, ...]. SNN: [T, B, ...] in the graph's own units (times the output's scale it is in ANN
@@ -45,17 +55,45 @@ def run(graph: Graph, x: Tensor | Sequence[Tensor], timesteps: int | None = None
     timesteps = None if timesteps is None else whole_number("timesteps", timesteps, 1)
     with torch.no_grad(), tensor_cache():
         if graph.is_spiking:
-            steps = [tuple(step) for step in zip(*outputs_over_time(graph, xs, timesteps, tap), strict=True)]
+            wanted = tap if tap is None or nodes is None else _only(nodes, tap)
+            steps = [tuple(step) for step in zip(*outputs_over_time(graph, xs, timesteps, wanted), strict=True)]
             results = tuple(torch.stack(step) for step in steps)
         elif timesteps is not None:
             raise InvalidModelError(
                 "timesteps are given, and the graph is an ANN", hint="an ANN runs in one pass; convert it first"
             )
         else:
-            values: dict[str, Tensor] = {}
-            _sweep(graph, list(graph), values, dict(zip(graph.inputs, xs, strict=True)), {}, tap)
-            results = tuple(values[name] for name in graph.outputs)
+            feeds = dict(zip(graph.inputs, xs, strict=True))
+            results = _once(graph, feeds, tap, () if tap is None else graph if nodes is None else nodes)
     return results[0] if len(results) == 1 else results
+
+
+def _only(nodes: Collection[str], tap: Tap) -> Tap:
+    def called(name: str, *rest: Any) -> None:
+        if name in nodes:
+            tap(name, *rest)
+
+    return called
+
+
+def _once(graph: Graph, feeds: dict[str, Tensor], tap: Tap | None, nodes: Container[str]) -> tuple[Tensor, ...]:
+    """The outputs of an ANN; a value is let go of after its last use, or overwritten where nobody else has it."""
+    values: dict[str, Tensor] = {}
+    operands = {name: graph.operands(name) for name in graph}
+    uses = Counter(itertools.chain.from_iterable(operands.values()))
+    for name, read in operands.items():
+        op = graph[name]
+        xs = (feeds[name],) if name in feeds else tuple(values[x] for x in read)
+        spent = len(read) == 1 and uses[read[0]] == 1 and graph[read[0]].fresh and read[0] not in nodes
+        values[name] = graph.explain(name, op.eval_over if spent else op.eval, *xs)
+        if tap is not None and name in nodes:
+            tap(name, values[name], None, xs)
+        for each in read:
+            uses[each] -= 1
+            if not uses[each]:
+                del values[each]
+        del xs
+    return tuple(values[name] for name in graph.outputs)
 
 
 def outputs_over_time(

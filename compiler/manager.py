@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from spikec.contract import agreement
+from spikec.contract import shown
 from spikec.errors import VerificationError
 from spikec.graph import Graph
-from spikec.passbase import Context, Note, Pass
+from spikec.passbase import NO_SAMPLES, Context, Note, Pass
 from spikec.pipeline import Pipeline
 from spikec.verify import verify
 
@@ -34,9 +34,6 @@ class Step:
     last: bool = False
     check: str = ""
 
-
-#: steps at which a tuned pass is judged when the user named none
-DEFAULT_TIMESTEPS = 32
 
 #: looks at each step; what it returns becomes the step's check
 Observer = Callable[[Step], "str | None"]
@@ -75,6 +72,8 @@ def run_pipeline(
     verify(graph, stage, sources)
     records = [StageRecord("import", graph)]
     for index, each in enumerate(pipeline, start=1):
+        if not graph.is_spiking:
+            context.ann = graph
         after = graph.copy()
         context.running = each.name
         noted = len(context.notes)
@@ -86,7 +85,7 @@ def run_pipeline(
                     f"pass {each.name} reports {changes} change(s), and the graph says otherwise",
                     hint="return the number of changes from run",
                 )
-            stage = each.gives or stage
+            stage = each.reached(stage)
             verify(after, stage, sources)
             if each.contract == "tuned" and changes:
                 after, changes = _kept(graph, after, changes, context)
@@ -109,13 +108,13 @@ def run_pipeline(
 
 def _kept(before: Graph, after: Graph, changes: int, context: Context) -> tuple[Graph, int]:
     """A tuned pass's graph if it agrees with the ANN no worse than the one before, else that one."""
-    if not context.samples:
-        context.note("", "there are no samples to tune on; left out")
+    if not context.tuning_samples(after):
+        context.note("", f"{NO_SAMPLES}; left out")
         return before, 0
-    timesteps = context.timesteps or DEFAULT_TIMESTEPS
-    was = agreement(before, context.reference, context.samples, timesteps)
-    now = agreement(after, context.reference, context.samples, timesteps)
+    was, now = context.agreement(before), context.agreement(after)
+    found = f"{shown(was)} -> {shown(now)}, T={context.steps}"
     if now >= was:
+        context.note("", found)
         return after, changes
-    context.note("", f"agreement with the ANN fell from {was[0]:.4g} to {now[0]:.4g} at T={timesteps}; left out")
+    context.note("", f"{found}; left out")
     return before, 0

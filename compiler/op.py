@@ -42,8 +42,15 @@ _tensors = contextvars.ContextVar("tensors", default=None)
 
 @contextlib.contextmanager
 def tensor_cache(*given: tuple[Array, Tensor]) -> Iterator[None]:
-    """Within it, each parameter becomes a tensor once; leaving it frees them. ``given`` are there already."""
-    cache = dict(_tensors.get() or {})
+    """Within it, each parameter becomes a tensor once; leaving it frees them. ``given`` are there already.
+
+    Inside another it is that one, unless something is given.
+    """
+    outer = _tensors.get()
+    if outer is not None and not given:
+        yield
+        return
+    cache = dict(outer or {})
     cache.update({(id(array), found.dtype, found.device): (array, found) for array, found in given})
     token = _tensors.set(cache)
     try:
@@ -77,6 +84,8 @@ class Op:
     role: ClassVar[Role]
     #: number of operands, or None for one or more
     arity: ClassVar[int | None] = 1
+    #: whether ``eval`` always gives memory of its own, never a view of an operand
+    fresh: ClassVar[bool] = False
 
     origin: Origin = attrs.field(default=(), kw_only=True)
 
@@ -87,6 +96,10 @@ class Op:
     def eval(self, *xs: Tensor) -> Tensor:
         """The meaning: [B, ...] tensors in, [B, ...] out, in the dtype and on the device of the operands."""
         raise NotImplementedError
+
+    def eval_over(self, x: Tensor) -> Tensor:
+        """As ``eval`` of one operand that nobody else reads, and that may be written over."""
+        return self.eval(x)
 
     def on_arrays(self, *xs: Array) -> Array:
         """The meaning for one sample, in float64."""
@@ -129,6 +142,10 @@ class StatefulOp(Op):
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
         """(state after the step, result of the step)."""
         raise NotImplementedError
+
+    def divided(self, factor: Array) -> Self | None:
+        """The op that gives ``y / factor`` for ``x / factor``, an array of the operand's rank; None if none does."""
+        return None
 
 
 @attrs.frozen(eq=False)

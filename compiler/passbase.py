@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, get_args
 
 import attrs
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from spikec.calibration import Calibration, digest
+from spikec.contract import agreement
 from spikec.data import Batches
 from spikec.errors import CalibrationError, CompileError, SpikecWarning
 from spikec.graph import Graph
+from spikec.op import Role
 from spikec.stages import EVERY, Stage
 
 #: ``exact``: the same function. ``rate``: each neuron's rate is the clipped ReLU to 1/T. ``tuned``: kept
@@ -21,8 +24,17 @@ from spikec.stages import EVERY, Stage
 Contract = Literal["exact", "rate", "tuned", "approximate"]
 CONTRACTS: tuple[str, ...] = get_args(Contract)
 
-#: how many samples are kept for passes that look at data themselves
-RETAINED = 256
+#: steps at which a tuned pass is judged when the user named none
+DEFAULT_TIMESTEPS = 32
+
+#: steps of single neurons for which a tuned pass runs the net, which bounds its time and, at a byte each, its memory
+WORK = 2**28
+#: samples with which a net is tuned for the user's T, however large it is; one that is tuned unasked is left as it is
+#: where its size allows no more than these
+LEAST_SAMPLES = 16
+
+#: why a tuned pass does nothing
+NO_SAMPLES = "there are no samples to tune on, or the net is so large that it is tuned only for a T that is given"
 
 
 @attrs.frozen
@@ -53,7 +65,8 @@ class Context:
         batches: the calibration data, or None.
         notes: in order; see :meth:`note`.
         samples: a tensor [N, ...] an input, N at most 256: of the first batch until a pass gathers
-            statistics, then of all; empty without data.
+            statistics, then of all, or of those that the saved statistics saw; empty without data.
+        ann: the ANN just before its ReLUs became neurons, under the same names; None until then.
         track: wraps an iterable in a progress bar: (items, description, total).
     """
 
@@ -64,8 +77,10 @@ class Context:
     statistics: Calibration | None = None
     notes: list[Note] = attrs.field(factory=list)
     samples: tuple[Tensor, ...] = ()
+    ann: Graph | None = None
     track: Callable[[Iterable[Any], str, int], Iterable[Any]] = plain
     running: str = ""
+    _judged: list[tuple[Graph, tuple[float, float]]] = attrs.field(factory=list, init=False)
 
     def note(self, node: str, reason: str) -> None:
         """Record why the running pass left a node as it is, or what its choice costs."""
@@ -75,6 +90,30 @@ class Context:
         """Note it, and issue a SpikecWarning."""
         self.note(node, message)
         warnings.warn(message, SpikecWarning, stacklevel=2)
+
+    @property
+    def steps(self) -> int:
+        """The T at which tuned passes are judged."""
+        return self.timesteps or DEFAULT_TIMESTEPS
+
+    def tuning_samples(self, graph: Graph) -> tuple[Tensor, ...]:
+        """As many samples as a spiking graph of its size is tuned with, in float32; empty without data or for none."""
+        neurons = sum(math.prod(graph.type(node.name).shape) for node in graph.with_role(Role.NEURON))
+        count = WORK // max(1, neurons * self.steps)
+        if count < LEAST_SAMPLES:
+            if self.timesteps is None:
+                return ()
+            count = LEAST_SAMPLES
+        return tuple(x[:count].to(torch.float32) for x in self.samples)
+
+    def agreement(self, graph: Graph) -> tuple[float, float]:
+        """How near a spiking graph is to the model on the samples, see :func:`spikec.contract.agreement`."""
+        for known, found in self._judged:
+            if known.same_as(graph):
+                return found
+        found = agreement(graph, self.reference, self.tuning_samples(graph), self.steps)
+        self._judged = [*self._judged[-3:], (graph.copy(), found)]
+        return found
 
     @property
     def has_data(self) -> bool:
@@ -99,20 +138,10 @@ class Context:
                 "the calibration given is of another model" if known else "no calibration data",
                 hint="pass calibration=: a tensor, a DataLoader, or the calibration of a Compilation of this model",
             )
-        kept: list[tuple[Tensor, ...]] = []
-        batches = self._retaining(self.track(self.batches, "calibrating", len(self.batches)), kept)
-        self.statistics = Calibration.gather(graph, axes, batches)
-        self.samples = tuple(torch.cat(column)[:RETAINED] for column in zip(*kept, strict=True))
+        self.statistics = Calibration.gather(graph, axes, self.track(self.batches, "calibrating", len(self.batches)))
+        if self.statistics.retained is not None:
+            self.samples = self.statistics.retained.inputs
         return self.statistics
-
-    @staticmethod
-    def _retaining(batches: Iterable[Any], kept: list[tuple[Tensor, ...]]) -> Iterable[Sequence[Tensor]]:
-        count = 0
-        for batch in batches:
-            if count < RETAINED:
-                kept.append(batch)
-                count += len(batch[0])
-            yield batch
 
 
 @attrs.frozen
@@ -130,6 +159,10 @@ class Pass:
     contract: ClassVar[Contract] = "exact"
     needs: ClassVar[tuple[Stage, ...]] = EVERY
     gives: ClassVar[Stage | None] = None
+
+    def reached(self, stage: Stage) -> Stage:
+        """The stage after it has run at ``stage``."""
+        return self.gives or stage
 
     def run(self, graph: Graph, context: Context) -> int:
         """Change the graph, which is this pass's own cheap copy; return the number of changes."""

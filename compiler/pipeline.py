@@ -9,7 +9,7 @@ from spikec.errors import CompileError
 from spikec.loader import backend_named, pass_named, unknown
 from spikec.normalization import Normalization
 from spikec.passbase import Pass
-from spikec.pipelines import COMMON, options
+from spikec.pipelines import recommended
 from spikec.stages import IMPORTED, Stage
 
 
@@ -38,8 +38,8 @@ class Pipeline:
                     f"pass {each.name} runs on a graph that is {wanted}; here it is {stage.name} (since {by})",
                     hint=f"move {each.name}, or put the pass that is missing before it",
                 )
-            if each.gives is not None:
-                stage, by = each.gives, each.name
+            if each.reached(stage) is not stage:
+                stage, by = each.reached(stage), each.name
 
     @classmethod
     def default(
@@ -49,11 +49,15 @@ class Pipeline:
         normalization: Normalization | None = None,
         timesteps: int | None = None,
     ) -> Pipeline:
-        """The recommended passes for a target."""
+        """The recommended passes for a target.
+
+        Args:
+            target: a name or a backend.
+            normalization: how thresholds are chosen; None lets calibration data choose.
+            timesteps: the T that the user means to run, which biases and thresholds are tuned for; None for any.
+        """
         backend = backend_named(target)() if isinstance(target, str) else target
-        chosen = options(normalization or Normalization())
-        common = [pass_named(name, **chosen.get(name, {})) for name in COMMON]
-        return cls([*common, *backend.passes(timesteps)])
+        return cls(recommended(backend, normalization, timesteps))
 
     def __iter__(self) -> Iterator[Pass]:
         return iter(self.passes)
@@ -99,5 +103,5 @@ class Pipeline:
         for each in self.passes:
             if reached in each.needs:
                 kept.append(each)
-                reached = each.gives or reached
+                reached = each.reached(reached)
         return Pipeline(kept, stage)

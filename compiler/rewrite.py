@@ -7,6 +7,7 @@ from typing import Any
 
 from spikec.graph import Graph, Node
 from spikec.op import Op
+from spikec.ops import Add, Rescale, Weighted
 
 
 def chains(graph: Graph, *kinds: type[Op]) -> list[tuple[Node[Any], ...]]:
@@ -31,3 +32,17 @@ def rewrite(graph: Graph, kinds: tuple[type[Op], ...], function: Callable[..., b
         if all(node.name in graph and graph[node.name] is node.op for node in chain):
             changes += bool(function(*chain))
     return changes
+
+
+def bias_of(graph: Graph, neuron: str) -> Node[Weighted] | None:
+    """The affine op whose bias reaches this neuron and nothing else: alone, or as one operand of a sum."""
+    name = neuron
+    while True:
+        operands = graph.operands(name)
+        for operand in operands:
+            op = graph[operand]
+            if isinstance(op, Weighted) and len(graph.users(operand)) == 1:
+                return Node(operand, op)
+        (name,) = operands[:1]
+        if not isinstance(graph[name], (Add, Rescale)) or len(graph.users(name)) > 1:
+            return None

@@ -9,7 +9,7 @@ import attrs
 from spikec.errors import CompileError, Problem, UnsupportedOpError, VerificationError
 from spikec.graph import Graph, Node
 from spikec.op import Op, Role
-from spikec.ops import Relu
+from spikec.ops import MaxPool, Relu
 from spikec.types import Rate, Real
 
 Rule = Callable[[Graph, Node[Op]], "Problem | None"]
@@ -39,8 +39,9 @@ def only(encoding: type[Real] | type[Rate]) -> Rule:
 
 
 def relus_only(graph: Graph, node: Node[Op]) -> Problem | None:
-    """The only non-linear op is Relu."""
-    if node.op.role is not Role.ACTIVATION or isinstance(node.op, Relu):
+    """The only non-linear ops are Relu and a max-pool that will count."""
+    counting = isinstance(node.op, MaxPool) and node.op.counts
+    if node.op.role is not Role.ACTIVATION or isinstance(node.op, Relu) or counting:
         return None
     return graph.problem(
         node.name,
@@ -83,14 +84,17 @@ _LINEAR_AND_RELU: tuple[Rule, ...] = (
     no(Role.CAST, "scales come with relu-to-if"),
     no(Role.NEURON, "neurons come with relu-to-if"),
 )
+_NO_ACTIVATION = no(Role.ACTIVATION, "nothing non-linear may survive into an SNN: replace it by a neuron")
 _SPIKES: tuple[Rule, ...] = (
-    no(Role.ACTIVATION, "nothing non-linear may survive into an SNN: replace it by a neuron"),
+    _NO_ACTIVATION,
     no(Role.NORM, "run fold-batchnorm before relu-to-if"),
     no(Role.IDENTITY, "run eliminate-identity before"),
     only(Rate),
 )
 
 IMPORTED = Stage("imported")
+#: a model that was spiking from the start, whose batch norms and identities are still there
+RECEIVED = Stage("received", (_NO_ACTIVATION, only(Rate)), UnsupportedOpError)
 FOLDED = Stage("folded", (*_LINEAR_AND_RELU, relus_only), UnsupportedOpError)
 CALIBRATED = Stage("calibrated", (*_LINEAR_AND_RELU, relus_only, calibrated))
 SPIKING = Stage("spiking", _SPIKES)
@@ -98,4 +102,4 @@ FINAL = Stage("final", (*_SPIKES, no(Role.CAST, "run fold-rescale before")))
 
 ANN = (IMPORTED, FOLDED, CALIBRATED)
 SNN = (SPIKING, FINAL)
-EVERY = (*ANN, *SNN)
+EVERY = (*ANN, RECEIVED, *SNN)

@@ -18,20 +18,24 @@ from spikec.errors import CompileError, InvalidModelError, Problem, SpikecWarnin
 from spikec.frontend import Frontend
 from spikec.frontends.nir_nodes import Reading, converter, converter_of, floats
 from spikec.graph import Graph
-from spikec.ops import Add, Weighted
+from spikec.ops import Add, Neuron, Weighted
 from spikec.ops.weighted import diagonal
 from spikec.origin import Source
 from spikec.types import Array, Type, channel_scale
 
+#: nodes that fire and reset
+_FIRING = (nir.IF, nir.LIF, nir.CubaLIF)
 #: r dt may differ from 1 by this much and still be unit gain; files hold float32
 _UNIT = 1e-4
 
 
 class NirFrontend(Frontend):
-    """Graphs of Affine, Linear, Scale, Conv1d, Conv2d, SumPool2d, AvgPool2d, Flatten and IF.
+    """Graphs of Affine, Linear, Scale, Conv1d, Conv2d, SumPool2d, AvgPool2d, Flatten, IF, LIF and CubaLIF.
 
     Several edges into a node are summed. IF has unit gain: r = 1, or r = 1/dt throughout. The reset is soft
-    where the file has no ``v_reset`` or the graph's metadata say ``reset="subtract"`` over zeros, else hard.
+    where the file has no ``v_reset`` or the metadata of node or graph say ``reset="subtract"`` over zeros, else
+    hard. The length of a step is the metadata's ``dt``, or what the gains imply: r = 1/dt of an IF, r = tau/dt of
+    a LIF, w_in = tau_syn/dt of a CubaLIF, if they agree.
     """
 
     name: ClassVar[str] = "nir"
@@ -72,6 +76,7 @@ class _Loader:
     def __init__(self, source: Any, name: str, silent: frozenset[str]) -> None:
         self.source = source
         self.silent = silent
+        self.dt = self._dt()
         self.out = Graph(name)
         self.names: dict[str, str] = {}
         self.producers: dict[str, list[str]] = {node: [] for node in source.nodes}
@@ -87,7 +92,8 @@ class _Loader:
         problems = [problem for name, node in self.source.nodes.items() if (problem := self._unknown(name, node))]
         if problems:
             raise UnsupportedOpError(problems)
-        reading = Reading(self._dtype(), self._soft(), self._v_init())
+        strict = self.source.metadata.get("fire", ">") != ">="
+        reading = Reading(self._dtype(), self._soft(), self._v_init(), strict, self.dt)
         for name in self._order():
             self._convert(name, reading)
         if not self.out.outputs:
@@ -109,31 +115,44 @@ class _Loader:
         return None
 
     def _unit_gain(self, node: Any) -> bool:
-        dt = self.source.metadata.get("dt")
-        implied = self._first_r() if dt is None else 1 / dt
-        return bool((node.r == 1).all()) or (implied > 0 and bool(np.allclose(node.r, implied, rtol=_UNIT, atol=0)))
-
-    def _first_r(self) -> float:
-        return next(float(np.ravel(n.r)[0]) for n in self.source.nodes.values() if isinstance(n, nir.IF))
+        physical = self.dt is not None and np.allclose(node.r, 1 / self.dt, rtol=_UNIT, atol=0)
+        return bool((node.r == 1).all()) or bool(physical)
 
     def _dtype(self) -> str:
         arrays = [array for node in self.source.nodes.values() for array in floats(node)]
         return "float64" if any(array.dtype == np.float64 for array in arrays) else "float32"
 
+    def _dt(self) -> float | None:
+        """Seconds a step, as stated or as all gains that are not 1 imply."""
+        if "dt" in self.source.metadata:
+            return float(self.source.metadata["dt"])
+        implied = [1 / node.r for node in self._neurons(nir.IF) if (node.r != 1).any()]
+        implied += [node.tau / node.r for node in self._neurons(nir.LIF) if (node.r != 1).any()]
+        implied += [node.tau_syn / node.w_in for node in self._neurons(nir.CubaLIF) if (node.w_in != 1).any()]
+        found = np.concatenate([np.ravel(each) for each in implied]) if implied else np.zeros(0)
+        if not found.size or not np.allclose(found, found[0], rtol=_UNIT, atol=0):
+            return None
+        return float(found[0])
+
+    def _neurons(self, *kinds: Any) -> list[Any]:
+        return [node for node in self.source.nodes.values() if isinstance(node, kinds)]
+
     def _soft(self) -> frozenset[str]:
         """Neurons with soft reset; zeros of unknown meaning are hard, with a warning."""
-        neurons = {name: node for name, node in self.source.nodes.items() if isinstance(node, nir.IF)}
-        mode = self.source.metadata.get("reset")
+        neurons = {name: node for name, node in self.source.nodes.items() if isinstance(node, _FIRING)}
+        common = self.source.metadata.get("reset")
+        modes = {name: node.metadata.get("reset", common) for name, node in neurons.items()}
         zero = {name for name, node in neurons.items() if not np.any(node.v_reset)}
-        if mode == "subtract" or zero <= self.silent:
+        stated = {name for name in zero if modes[name] == "subtract"}
+        if zero <= self.silent | stated:
             return frozenset(zero)
-        if mode is None:
+        if any(modes[name] is None for name in zero):
             warnings.warn(
                 "the NIR graph stores v_reset = 0 and no reset mode: it is read as a reset to zero",
                 SpikecWarning,
                 stacklevel=2,
             )
-        return frozenset(zero & self.silent)
+        return frozenset(stated | zero & self.silent)
 
     def _v_init(self) -> dict[str, Any]:
         common = self.source.metadata.get("v_init", 0.0)
@@ -210,6 +229,9 @@ class _Loader:
         signal, op = self.out.type(name), self.out[name]
         wanted = signal.with_scale(scale)
         if wanted == signal:
+            return name
+        if isinstance(op, Neuron) and not self.out.users(name):
+            self.out.set_op(name, attrs.evolve(op, out_scale=wanted.scale))
             return name
         if isinstance(op, Weighted) and not self.out.users(name):
             self.out.set_op(name, attrs.evolve(op, out_scale=channel_scale(wanted, op.axis, op.kind)))

@@ -11,7 +11,7 @@ import numpy as np
 
 from spikec.errors import TypeMismatchError, UnsupportedOpError
 from spikec.op import Op
-from spikec.ops import IF, AvgPool, Conv, Flatten, Input, Linear, Output, SumPool
+from spikec.ops import IF, LIF, AvgPool, Conv, CubaLIF, Flatten, Input, Linear, Output, SumPool
 from spikec.ops.weighted import Pairs, diagonal
 from spikec.rules import Rules
 from spikec.types import Array, Type, channel_scale, compress
@@ -25,11 +25,15 @@ class Reading:
         dtype: of the signals.
         soft: names of the neurons with soft reset.
         v_init: membrane potential before step 0 of each neuron, by name.
+        strict: whether neurons fire above their threshold, or also at it.
+        dt: seconds a step; None where nothing says it.
     """
 
     dtype: str
     soft: frozenset[str]
     v_init: dict[str, Any]
+    strict: bool
+    dt: float | None
 
 
 #: called with (node, its name, the type of its operand, the reading); raises UnsupportedOpError
@@ -94,15 +98,64 @@ def _flatten(node: Any, name: str, operand: Type, reading: Reading) -> Op:
 
 @converter(nir.IF)
 def _if(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    fields = _common(node, name, operand, reading)
+    if "reset_at" in node.metadata:
+        return LIF(tau=np.asarray(np.inf), gain=np.ones(()), reset_at=str(node.metadata["reset_at"]), **fields)
+    return IF(**fields)
+
+
+@converter(nir.LIF)
+def _lif(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    tau = _steps(node.tau, reading)
+    gain = None if (node.r == 1).all() else compress(_unit(node.r / tau))
+    return LIF(tau=compress(tau), gain=gain, **_leak(node), **_common(node, name, operand, reading))
+
+
+@converter(nir.CubaLIF)
+def _cuba(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    tau_syn, tau_mem = _steps(node.tau_syn, reading), _steps(node.tau_mem, reading)
+    return CubaLIF(
+        decay_syn=compress(1 - 1 / tau_syn),
+        decay=compress(1 - 1 / tau_mem),
+        gain=compress(_unit(node.w_in / tau_syn * (node.r / tau_mem))),
+        **_leak(node),
+        **_common(node, name, operand, reading),
+    )
+
+
+def _common(node: Any, name: str, operand: Type, reading: Reading) -> dict[str, Any]:
     if node.v_threshold.shape != operand.shape:
         raise TypeMismatchError(f"{node.v_threshold.shape} neurons for a signal of shape {operand.shape}")
     v_init = np.asarray(reading.v_init.get(name, 0.0), dtype=np.float64)
-    return IF(
-        compress(np.asarray(node.v_threshold)),
-        None if name in reading.soft else compress(np.asarray(node.v_reset)),
-        compress(v_init),
-        strict=True,
-    )
+    return {
+        "v_threshold": compress(np.asarray(node.v_threshold)),
+        "v_reset": None if name in reading.soft else compress(np.asarray(node.v_reset)),
+        "v_init": compress(v_init),
+        "strict": reading.strict,
+    }
+
+
+def _leak(node: Any) -> dict[str, Any]:
+    return {"v_leak": compress(np.asarray(node.v_leak)), "reset_at": str(node.metadata.get("reset_at", "spike"))}
+
+
+def _steps(seconds: Any, reading: Reading) -> Array:
+    """A time constant in steps.
+
+    Raises:
+        UnsupportedOpError: nothing says how long a step is.
+    """
+    if reading.dt is None:
+        raise UnsupportedOpError(
+            "its time constants are seconds, and nothing says how long a step is",
+            hint='state it: graph.metadata["dt"] = 1e-4 (the usual value)',
+        )
+    return np.asarray(seconds, dtype=np.float64) / reading.dt
+
+
+def _unit(gain: Any) -> Array:
+    """A gain that is 1 but for the rounding of a file in float32 is 1."""
+    return np.where(np.isclose(gain, 1, rtol=1e-6, atol=0), 1.0, gain)
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -132,7 +185,11 @@ def converter_of(node: Any) -> Convert | None:
     return converter.get(kind)
 
 
+#: time constants and gains, which are float64 whatever the network's numbers are
+_TIMED = ("tau", "tau_syn", "tau_mem", "r", "w_in")
+
+
 def floats(node: Any) -> list[Array]:
-    """The float arrays of a node."""
-    values = (value for value in vars(node).values() if isinstance(value, np.ndarray))
+    """The float arrays of a node that say in which dtype it computes."""
+    values = (value for name, value in vars(node).items() if isinstance(value, np.ndarray) and name not in _TIMED)
     return [value for value in values if value.dtype.kind == "f"]

@@ -38,7 +38,11 @@ _FLOATS = (1, 10, 11, 16)
 
 
 @rules("CastLike")
-def _cast_like(at: Call) -> Signal:
+def _cast_like(at: Call) -> Signal | Known:
+    value = at.inputs[0]
+    if isinstance(value, Known):
+        dtype = at.graph.type(at.signal(1).name).dtype
+        return Known(tuple(each.astype(dtype) for each in value.values))
     if not isinstance(at.inputs[1], Signal) and at.constant(1).dtype not in (np.float32, np.float64):
         at.refuse("only casts of a signal to another precision of float are supported", "only floats are signals")
     return at.add(Identity(), at.signal())

@@ -10,6 +10,8 @@ import numpy as np
 
 from spikec.call import Call as BaseCall
 from spikec.call import Refused, Signal
+from spikec.errors import InvalidModelError
+from spikec.op import Op
 from spikec.rules import Rules
 from spikec.types import Array
 
@@ -62,6 +64,17 @@ class Call(BaseCall):
     batches: tuple[int, ...]
     named: tuple[bool, ...]
     wanted: tuple[bool, ...]
+
+    def add(self, op: Op, *operands: Signal, part: str = "") -> Signal:
+        """As of every call; weights must be numbers.
+
+        Raises:
+            InvalidModelError: they hold NaN or infinity.
+        """
+        arrays = (each for each in op.parameters().values() if isinstance(each, np.ndarray))
+        if not all(np.isfinite(each).all() for each in arrays):
+            raise InvalidModelError(self.problem("its weights hold NaN or infinity", "train or load them again"))
+        return super().add(op, *operands, part=part)
 
     def has(self, slot: int) -> bool:
         """True where that input is given."""

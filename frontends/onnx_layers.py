@@ -132,8 +132,10 @@ def _matmul(at: Call) -> Signal:
         at.refuse("a product of two signals is not supported: both depend on the model's input", "use constant weights")
     if not isinstance(at.inputs[0], Signal):
         return _matmul_left(at)
-    x, weight = at.signal(), at.beside(1, at.signal())
+    x, weight = at.signal(), at.constant(1)
     shape = at.shape(x)
+    if weight.ndim > 2:
+        weight = at.beside(1, x)
     at.axis(x, -1)
     if weight.ndim == 1:
         return reshaped(at, at.add(Linear(weight[None]), x, part="product"), shape[:-1])
@@ -178,5 +180,5 @@ def _batch_norm(at: Call) -> Signal:
             "it is in training mode: it normalizes each batch by itself and puts out its statistics",
             "export the model in evaluation mode: model.eval()",
         )
-    statistics = [at.constant(slot) for slot in range(1, 5)]
-    return at.add(BatchNorm(*statistics, at.attributes.get("epsilon", 1e-5)), at.signal())
+    weight, bias, mean, var = (at.constant(slot) for slot in range(1, 5))
+    return at.add(BatchNorm(weight, bias, mean, var, at.attributes.get("epsilon", 1e-5)), at.signal())

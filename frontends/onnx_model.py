@@ -27,9 +27,8 @@ def library() -> ModuleType:
         MissingDependencyError: it is not installed.
     """
     try:
-        import onnx.numpy_helper
-
         import onnx
+        import onnx.numpy_helper
     except ModuleNotFoundError as error:
         raise missing_package("onnx", "reading ONNX") from error
     return onnx
@@ -151,11 +150,7 @@ def resolve_shapes(
         if declared is None:
             declared = given if given is None else (None,) * len(given)
         if declared is None or (given is None and None in declared[1:]):
-            shown = (
-                "of unknown rank"
-                if declared is None
-                else f"[{', '.join('?' if d is None else str(d) for d in declared)}]"
-            )
+            shown = "of unknown rank" if declared is None else f"[B, {_shown(declared[1:])}]"
             hint = "give example_input, a batch of samples, or calibration data"
             raise InvalidModelError(f"the shape of input {spec.name} is not known: it is {shown}", hint=hint)
         if not declared:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,12 +39,12 @@ def _split(at: Call) -> tuple[Signal, ...]:
 @rules("Slice")
 def _slice(at: Call) -> Signal:
     x = at.signal()
+    columns: list[Sequence[Any]]
     if at.opset < 10:
-        starts, ends, axes = (at.attributes.get(name) for name in ("starts", "ends", "axes"))
-        given = [(starts, ends, axes, None)] * len(at.batches)
+        columns = [[at.attributes.get(name)] * len(at.batches) for name in ("starts", "ends", "axes", "steps")]
     else:
-        columns = [at.each(slot) if at.has(slot) else (None,) * len(at.batches) for slot in range(1, 5)]
-        given = list(zip(*columns, strict=True))
+        columns = [at.each(slot) if at.has(slot) else [None] * len(at.batches) for slot in range(1, 5)]
+    given = zip(*columns, strict=True)
     found = [_cells(at, x, batch, *numbers) for batch, numbers in zip(at.batches, given, strict=True)]
     if any(cells.pop(0, range(batch)) != range(batch) for batch, cells in zip(at.batches, found, strict=True)):
         at.refuse("it slices the batch axis", "samples of a batch are independent in a compiled network")

@@ -38,9 +38,8 @@ def _uneven_average(at: Call, x: Signal, window: Window, pads: Pairs, ceil: bool
     if set(window.dilation) == {1}:
         average: Op = AvgPool(window.kernel, window.stride, (0,) * rank)
     else:
-        weight = np.full((channels, 1, *window.kernel), 1 / math.prod(window.kernel))
-        options = {"stride": window.stride, "dilation": window.dilation, "padding": (0,) * rank}
-        average = Conv(weight.astype(at.graph.type(x.name).dtype), groups=channels, **options)
+        weight = np.full((channels, 1, *window.kernel), 1 / math.prod(window.kernel), at.graph.type(x.name).dtype)
+        average = Conv(weight, stride=window.stride, padding=(0,) * rank, dilation=window.dilation, groups=channels)
     counts = []
     for i, (size, (before, after)) in enumerate(zip(sizes, pads, strict=True)):
         number = (size + sum(whole[i]) - window.extent[i]) // window.stride[i] + 1
@@ -161,6 +160,8 @@ def _reduced(
     """The pool over whole axes, behind the one axis that is kept, or all that are kept as one."""
     x = operand or at.signal()
     shape = at.shape(x)
+    if 0 in shape:
+        at.refuse(f"a tensor {at.shown(x)} holds no number")
     kept = [axis for axis in range(len(shape)) if axis not in axes]
     result = [1 if axis in axes else size for axis, size in enumerate(shape) if keepdims or axis not in axes]
     if len(kept) != 1 or not 1 <= len(axes) <= 3:

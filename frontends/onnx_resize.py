@@ -80,19 +80,18 @@ def _resized(at: Call, scales: dict[int, float], sizes: dict[int, int], defaults
 
 def _upsampled(at: Call, x: Signal, sizes: dict[int, int]) -> Signal:
     """Nearest neighbours along these axes, with another one in front of them."""
-    rank = len(at.shape(x))
-    if 0 not in sizes:
-        return at.add(Upsample([sizes.get(axis, size) for axis, size in enumerate(at.shape(x))][1:]), x)
-    order = [axis for axis in range(rank) if axis not in sizes] + list(sizes)
+    shape = at.shape(x)
+    fixed = [axis for axis in range(len(shape)) if axis not in sizes]
+    if not fixed:
+        new = [sizes[axis] for axis in range(len(shape))]
+        row = reshaped(at, x, (1, *shape), part="row")
+        return reshaped(at, at.add(Upsample(new), row, part="space"), new)
+    order = [*fixed[:1], *(axis for axis in range(len(shape)) if axis != fixed[0])]
     first = permuted(at, x, order, part="first")
-    front = at.shape(first)
-    space = at.add(
-        Upsample([sizes.get(axis, at.shape(x)[axis]) for axis in order]),
-        reshaped(at, first, (1, *front), part="one"),
-        part="space",
-    )
-    whole = reshaped(at, space, at.shape(space)[1:], part="whole")
-    return permuted(at, whole, np.argsort(order).tolist(), part="" if order != sorted(order) else "back")
+    space = Upsample([sizes.get(axis, shape[axis]) for axis in order[1:]])
+    if order == sorted(order):
+        return at.add(space, first)
+    return permuted(at, at.add(space, first, part="space"), np.argsort(order).tolist())
 
 
 _ROUND: dict[str, Callable[[Array], Array]] = {

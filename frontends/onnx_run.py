@@ -67,16 +67,16 @@ def _evaluator(model: Any, proto: Any) -> Callable[[dict[str, Array]], list[Any]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = torch.get_num_threads()
-    source = str(model) if isinstance(model, Path) else model.SerializeToString()
     try:
+        source = str(model) if isinstance(model, Path) else model.SerializeToString()
         session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except (Fail, InvalidArgument, InvalidGraph, NotImplemented):  # newer opsets, kernels that it lacks
+    except (Fail, InvalidArgument, InvalidGraph, NotImplemented, ValueError):  # newer opsets, no kernel, above 2 GB
         return _own(proto)
-    return lambda feeds: session.run(None, feeds)
+    return lambda feeds: list(session.run(None, feeds))
 
 
 def _own(proto: Any) -> Callable[[dict[str, Array]], list[Any]]:
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(proto)
-    return lambda feeds: evaluator.run(None, feeds)
+    return lambda feeds: list(evaluator.run(None, feeds))

@@ -254,7 +254,7 @@ def _unsupported(node: Any, kind: str) -> tuple[str, str]:
     register = f"register a converter: @rules({key}), see frontends/README.md"
     if node.domain not in DOMAINS:
         return f"{kind} is not supported: it is of the domain {node.domain}, which is not ONNX's own", register
-    if "Quantize" in name or name.startswith(("QLinear", "ConvInteger", "MatMulInteger")):
+    if "quantize" in name.lower() or name.startswith(("QLinear", "ConvInteger", "MatMulInteger")):
         return f"{kind} is not supported: the model is quantized", "give the float model that it was made from"
     if name in ("If", "Loop", "Scan"):
         message = f"{kind} is not supported: which nodes run depends on the model's input"

@@ -11,8 +11,19 @@ from torch import Tensor, fx, nn
 from spikec.errors import InvalidModelError
 from spikec.frontend import Frontend, Reference
 from spikec.frontends.torch_export_instead import exported
-from spikec.frontends.torch_fx_call import BATCH, Call, Signal, as_array, leaves, methods, rules, takes_batch
+from spikec.frontends.torch_fx_call import (
+    BATCH,
+    Call,
+    Signal,
+    as_array,
+    is_spiking,
+    leaves,
+    methods,
+    rules,
+    takes_batch,
+)
 from spikec.frontends.torch_fx_check import check_model, dtype_of, example_shapes, shapes_from_layers
+from spikec.frontends.torch_fx_steps import check_axes, one_step, steps_of, takes_all_steps
 from spikec.frontends.torch_fx_trace import Known, Traced, required, trace
 from spikec.frontends.torch_fx_walk import Walk, read
 from spikec.graph import Graph
@@ -35,6 +46,10 @@ class TorchFx(Frontend):
         check_model(model)
         return required(model)
 
+    def batches(self, model: nn.Module, examples: Sequence[Tensor] | None) -> Sequence[Tensor] | None:
+        """A spiking model in step_mode "m" takes [T, B, ...]."""
+        return one_step(model, examples) if examples is not None and is_spiking(model) else examples
+
     def load(self, model: nn.Module, examples: Sequence[Tensor] | None) -> Graph:
         """The module as a graph; an argument of forward that has a default value keeps it.
 
@@ -46,21 +61,29 @@ class TorchFx(Frontend):
             InvalidModelError: hooks, NaN, training mode, control flow on data, or an input of unknown shape.
         """
         check_model(model)
+        spiking = is_spiking(model)
+        all_steps = spiking and takes_all_steps(model)
         dtype = dtype_of((*model.parameters(), *model.buffers()), examples)
         shapes = None if examples is None else example_shapes(required(model), examples)
         notes: list[str] = []
         try:
             traced = trace(model, None if shapes is None else _known(shapes, dtype))
         except InvalidModelError as error:
+            if spiking:  # its neurons are known as layers, not by what they do to their states
+                raise
             traced = exported(model, shapes, error)
             why = error.problems[0]
             notes = [f"read through torch.export, because symbolic tracing fails at {why.location}: {why.message}"]
         if shapes is None:
             shapes = shapes_from_layers(traced)
+        if all_steps:
+            check_axes(traced)
         return read(traced, shapes, dtype, notes)
 
     def reference(self, model: nn.Module) -> Reference:
-        """The module itself, in its own dtype and on its own device, without gradients."""
+        """The module itself, in its own dtype (a spiking one in float64), on its own device, without gradients."""
+        if is_spiking(model):
+            return steps_of(model)
 
         def run(xs: Sequence[Tensor]) -> list[Tensor]:
             like = next((p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()), xs[0])

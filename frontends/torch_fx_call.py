@@ -26,11 +26,29 @@ BATCH = 2147483629
 RuleT = TypeVar("RuleT", bound=Callable[..., Any])
 
 
+@attrs.frozen
+class Missing:
+    """A part of a call's result that the graph does not have: who uses it is refused for this reason."""
+
+    reason: str
+
+
 #: Converters. A key is a layer's class, a function, ``("method", "relu")``, or a qualified name such as
 #: ``"timm.layers.mlp.Mlp"``. A layer's converter is called as ``(module, at)``, every other one as
 #: ``(at, *args, **kwargs)`` with the arguments of the call, where tensors are :class:`Signal`. The
 #: result is a Signal, or numbers where the call asks for a shape.
 rules: Rules[Callable[..., Signal]] = Rules("torch.fx converter")
+
+
+@attrs.frozen
+class Hidden:
+    """A result that stays inside a layer, such as a membrane potential: a model may return it, and do nothing else.
+
+    Attributes:
+        what: it is, for messages.
+    """
+
+    what: str
 
 
 _sized: set[Callable[..., Any]] = set()
@@ -45,6 +63,32 @@ def takes_batch(rule: RuleT) -> RuleT:
 def may_take_batch(rule: Callable[..., Any]) -> bool:
     """True for a converter marked with :func:`takes_batch`."""
     return inspect.unwrap(rule) in _sized
+
+
+_firing: set[Callable[..., Any]] = set()
+#: qualified names of classes whose instances keep a state from call to call: they are never traced through
+stateful: set[str] = set()
+
+
+def fires(rule: RuleT) -> RuleT:
+    """Marks the converter of what spikes: a model that has one is a spiking model, and each call of it is a step."""
+    _firing.add(rule)
+    return rule
+
+
+def is_spiking(model: nn.Module) -> bool:
+    """True for a model with a layer whose converter is marked with :func:`fires`."""
+    return any(is_firing(module) for module in model.modules())
+
+
+def is_firing(layer: nn.Module) -> bool:
+    """True for a layer whose converter is marked with :func:`fires`; what it puts out is a tensor of its own."""
+    return layer_rule(layer) in _firing
+
+
+def keeps_state(module: nn.Module) -> bool:
+    """True for a layer that goes on from call to call where it left off."""
+    return any(qualified(cls) in stateful for cls in type(module).__mro__)
 
 
 @attrs.frozen(eq=False)

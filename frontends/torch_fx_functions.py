@@ -16,12 +16,10 @@ from spikec.ops import (
     AdaptiveAvgPool,
     AvgPool,
     BatchNorm,
-    Clamp,
     Conv,
     Flatten,
     Linear,
     MaxPool,
-    Relu,
 )
 
 
@@ -29,43 +27,6 @@ def sizes(value: Any, rank: int) -> tuple[int, ...]:
     """One number an axis, as torch reads ``2`` or ``(2, 3)``."""
     items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     return tuple(int(x) for x in (items * rank if len(items) == 1 else items))
-
-
-# --------------------------------------------------------------- activations
-
-
-@rules(F.relu, torch.relu, torch.relu_, *methods("relu", "relu_"))
-def _relu(at: Call, input: Signal, inplace: bool = False) -> Signal:
-    return at.add(Relu(), input)
-
-
-@rules(torch.clamp, torch.clamp_, torch.clip, torch.clip_, *methods("clamp", "clamp_", "clip", "clip_"))
-def clamp(at: Call, input: Signal, min: Any = None, max: Any = None) -> Signal:
-    """Bounds that are one number each, or None."""
-    return at.add(Clamp(_bound(at, min), _bound(at, max)), input)
-
-
-@rules(torch.clamp_min, torch.clamp_min_, *methods("clamp_min", "clamp_min_"))
-def _clamp_min(at: Call, input: Signal, min: Any) -> Signal:
-    return clamp(at, input, min)
-
-
-@rules(F.hardtanh, F.hardtanh_)
-def _hardtanh(at: Call, input: Signal, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Signal:
-    return clamp(at, input, min_val, max_val)
-
-
-@rules(F.relu6)
-def _relu6(at: Call, input: Signal, inplace: bool = False) -> Signal:
-    return clamp(at, input, 0, 6)
-
-
-def _bound(at: Call, value: Any) -> float | None:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if value is not None and not isinstance(value, (int, float)):
-        at.refuse("a bound that is a tensor is not supported", "give one number for all channels")
-    return None if value is None else float(value)
 
 
 # ------------------------------------------------------------------ weights
@@ -141,6 +102,28 @@ def batch_norm(
     gain = np.ones_like(mean) if weight is None else _constant(at, weight)
     shift = np.zeros_like(mean) if bias is None else _constant(at, bias)
     return at.add(BatchNorm(gain, shift, mean, var, eps), input)
+
+
+@rules(F.instance_norm)
+def instance_norm(
+    at: Call,
+    input: Signal,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Signal:
+    """With running statistics it is a batch norm."""
+    if use_input_stats or running_mean is None:
+        at.refuse(
+            f"{at.source.kind} is not supported: it divides by statistics of each input, and a compiled network only "
+            "multiplies by constants",
+            "train it with track_running_stats=True, or use BatchNorm",
+        )
+    return batch_norm(at, input, running_mean, running_var, weight, bias, eps=eps)
 
 
 # -------------------------------------------------------------------- pools

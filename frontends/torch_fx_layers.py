@@ -6,17 +6,18 @@ from typing import Any
 
 from torch import nn
 
+from spikec.errors import InvalidModelError
 from spikec.frontends.torch_fx import Call, Signal, as_array, rules
 from spikec.frontends.torch_fx_functions import (
     adaptive_avg_pool,
     avg_pool,
     batch_norm,
-    clamp,
     conv_padding,
+    instance_norm,
     max_pool,
 )
 from spikec.frontends.torch_fx_shapes import flatten
-from spikec.ops import Conv, Identity, Linear, Pad, Relu
+from spikec.ops import Conv, Identity, Linear, Pad
 
 
 @rules(nn.Linear)
@@ -62,14 +63,13 @@ def _batchnorm(module: Any, at: Call) -> Signal:
     return batch_norm(at, at.operand, *statistics, module.weight, module.bias, eps=module.eps)
 
 
-@rules(nn.ReLU)
-def _relu(module: nn.ReLU, at: Call) -> Signal:
-    return at.add(Relu(), at.operand)
-
-
-@rules(nn.Hardtanh, nn.ReLU6)
-def _hardtanh(module: nn.Hardtanh, at: Call) -> Signal:
-    return clamp(at, at.operand, module.min_val, module.max_val)
+@rules(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+def _instancenorm(module: Any, at: Call) -> Signal:
+    if module.training:
+        raise InvalidModelError(at.problem("the module is in training mode", "call model.eval() before compiling"))
+    statistics = (module.running_mean, module.running_var)
+    by_input = not module.track_running_stats
+    return instance_norm(at, at.operand, *statistics, module.weight, module.bias, by_input, eps=module.eps)
 
 
 @rules(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)

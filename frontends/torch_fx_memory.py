@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate, map_arg
 
-from spikec.frontends.torch_fx_call import BATCH, Signal, leaves
+from spikec.frontends.torch_fx_call import BATCH, Signal, is_firing, leaves
 from spikec.frontends.torch_fx_trace import Traced
 from spikec.graph import Graph
 from spikec.types import Array
@@ -48,6 +48,21 @@ class Memory:
         """An input of the model."""
         self._tensors[node] = self._fresh(signal)
 
+    def alone(self, node: fx.Node) -> Any:
+        """What torch gives for a call that was not converted, on tensors without data; from then on it has a memory.
+
+        None for a call without a signal: what it makes may be a real tensor, as large as ``BATCH``.
+
+        Raises:
+            Exception: whatever the call raises on such tensors.
+        """
+        if not any(each in self._tensors for each in node.all_input_nodes):
+            return None
+        with torch.inference_mode(False), torch.no_grad():
+            result = self._run(node, lambda each: map_aggregate(self._without_data(each), _few))
+            self._tensors[node] = map_aggregate(result, _many)
+        return self._tensors[node]
+
     def call(self, node: fx.Node, in_place: bool) -> Changes:
         """Follow a call that was converted.
 
@@ -70,16 +85,11 @@ class Memory:
         self._tensors[node] = result
         return self._changes(node, result, changed)
 
-    def shape(self, node: fx.Node) -> tuple[int, ...] | None:
-        """Shape of a call's result, ``BATCH`` first, or None if it is no tensor or torch cannot be asked."""
-        result = self._tried(node)
-        return tuple(result.shape) if isinstance(result, Tensor) else None
-
     def _tried(self, node: fx.Node) -> Any:
         """The result of a call without data, or None."""
         try:
             with torch.inference_mode(False), torch.no_grad():
-                return self._run(node)
+                return self._run(node, self._without_data)
         except Exception:  # whatever a user's layer does with tensors that hold no numbers
             return None
 
@@ -96,9 +106,11 @@ class Memory:
         same = tuple(each for each in affected if _coincide(self._tensors[each], result))
         return Changes(same, tuple(each for each in affected if each not in same))
 
-    def _run(self, node: fx.Node) -> Any:
-        args, kwargs = map_arg((node.args, node.kwargs), self._without_data)
+    def _run(self, node: fx.Node, held: Callable[[fx.Node], Any]) -> Any:
+        args, kwargs = map_arg((node.args, node.kwargs), held)
         module = self._traced.module(node)
+        if module is not None and is_firing(module):
+            return map_aggregate(self._values[node], lambda x: self._fresh(x) if isinstance(x, Signal) else x)
         if module is not None:
             parts = (*module.parameters(), *module.buffers())
             return copy.deepcopy(module, {id(each): self._empty(each) for each in parts})(*args, **kwargs)
@@ -131,6 +143,25 @@ class Memory:
     def _dtype(self) -> torch.dtype:
         dtype: torch.dtype = getattr(torch, self._graph.type(self._graph.inputs[0]).dtype)
         return dtype
+
+
+#: samples for calls that may go through them one by one, as a recurrent layer or ``unbind`` does: no usual size
+_FEW = 61
+
+
+def _few(value: Any) -> Any:
+    """A tensor of ``BATCH`` samples, or their number, with few of them."""
+    if isinstance(value, Tensor) and value.shape[:1] == (BATCH,):
+        return torch.empty((_FEW, *value.shape[1:]), dtype=value.dtype, device="meta")
+    return _FEW if isinstance(value, int) and value == BATCH else value
+
+
+def _many(value: Any) -> Any:
+    """Another tensor of that shape, with ``BATCH`` samples for few."""
+    if not isinstance(value, Tensor):
+        return value
+    shape = (BATCH, *value.shape[1:]) if value.shape[:1] == (_FEW,) else value.shape
+    return torch.empty(shape, dtype=value.dtype, device="meta")
 
 
 def _held(value: Any) -> Iterator[Tensor]:

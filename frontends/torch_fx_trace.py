@@ -21,7 +21,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn import functional as F
 
 from spikec.errors import InvalidModelError, Problem
-from spikec.frontends.torch_fx_call import Signal, layer_rule, qualified, rules
+from spikec.frontends.torch_fx_call import Signal, is_spiking, keeps_state, layer_rule, qualified, rules
 from spikec.origin import Source, is_user_file
 
 #: where a proxy is known to be one
@@ -29,7 +29,7 @@ _TRACERS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) 
 _user_file = functools.cache(is_user_file)
 _FRAME = re.compile(r'File "(.+?)", line (\d+)')
 #: some versions of torch record the callers of the tracer too
-_OUTSIDE = re.compile(r'.*torch_fx_trace\.py", line \d+, in trace\n', re.DOTALL)
+_OUTSIDE = re.compile(r'\A.*torch_fx_trace\.py", line \d+, in trace\n', re.DOTALL)
 
 
 class _Proxy(fx.Proxy):
@@ -57,6 +57,9 @@ class _Proxy(fx.Proxy):
 
     def __len__(self) -> int:
         return self.tracer.length(self)
+
+    def __abs__(self) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", torch.abs, (self,), {})
 
 
 class _Attribute(fx.proxy.Attribute, _Proxy):
@@ -89,7 +92,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return "forward" not in vars(m) and (
-            layer_rule(m) is not None or super().is_leaf_module(m, module_qualified_name)
+            layer_rule(m) is not None or keeps_state(m) or super().is_leaf_module(m, module_qualified_name)
         )
 
     def create_args_for_root(
@@ -226,6 +229,11 @@ class Traced:
     def parameters(self) -> dict[str, Any]:
         """Values of the placeholders that are no inputs."""
         return {}
+
+    @property
+    def spiking(self) -> bool:
+        """Whether it runs in time, as a spiking network."""
+        return is_spiking(self.root)
 
     def attribute(self, target: str) -> Any:
         """What a ``get_attr`` node stands for."""

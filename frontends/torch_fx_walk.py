@@ -11,12 +11,14 @@ from typing import Any, NoReturn
 import attrs
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_arg
+from torch.fx.node import map_aggregate, map_arg
 
 from spikec.errors import CompileError, InvalidModelError, Problem, TypeMismatchError, UnsupportedOpError
 from spikec.frontends.torch_fx_call import (
     BATCH,
     Call,
+    Hidden,
+    Missing,
     Refused,
     Signal,
     leaves,
@@ -24,6 +26,7 @@ from spikec.frontends.torch_fx_call import (
     readable,
 )
 from spikec.frontends.torch_fx_memory import Memory
+from spikec.frontends.torch_fx_reasons import reason
 from spikec.frontends.torch_fx_trace import AUGMENTED, Traced
 from spikec.graph import Graph
 from spikec.op import Role
@@ -65,7 +68,7 @@ class Walk:
         graph.device = traced.device
         self.inputs: dict[str, Any] = dict(traced.parameters)
         for name, shape in zip(traced.inputs, shapes, strict=True):
-            self.inputs[name] = Signal(graph.add(Input(shape, dtype), name=name))
+            self.inputs[name] = Signal(graph.add(Input(shape, dtype, rate=traced.spiking), name=name))
         self.values: dict[fx.Node, Any] = {}
         self.errors: list[CompileError] = []
         self._memory = Memory(traced, graph, self.values)
@@ -100,13 +103,27 @@ class Walk:
             self.values[node] = self._stand_in(node, source)
 
     def _stand_in(self, node: fx.Node, source: Source) -> Any:
-        """A ReLU for a refused call that keeps the shape, so that what lies behind it can be read and judged too."""
-        operand = next((x for x in map(self.values.get, node.all_input_nodes) if isinstance(x, Signal)), None)
-        if operand is None or self._memory.shape(node) != (BATCH, *self.graph.type(operand.name).shape):
+        """In place of a result that was refused: what follows is read, and judged, all the same.
+
+        A ReLU where the shape is the operand's, elsewhere inputs.
+        """
+        try:
+            result = self._memory.alone(node)
+        except Exception:  # whatever a user's layer does with tensors that hold no numbers
             return Refused(node.name)
-        result = Signal(self.graph.add(Relu(origin=(source,)), operand.name, name=self.traced.op_name(node, source)))
-        self._memory.begin(node, result)
-        return result
+        if result is None or not all(_batch_first(x) for x in leaves(result) if isinstance(x, Tensor)):
+            return Refused(node.name)
+        operand = next((x for x in map(self.values.get, node.all_input_nodes) if isinstance(x, Signal)), None)
+        name = self.traced.op_name(node, source)
+
+        def stand_in(x: Any) -> Any:
+            if not isinstance(x, Tensor):
+                return x
+            if operand is not None and tuple(x.shape[1:]) == self.graph.type(operand.name).shape:
+                return Signal(self.graph.add(Relu(origin=(source,)), operand.name, name=name))
+            return Signal(self.graph.add(Input(tuple(x.shape[1:]), str(x.dtype).split(".")[1]), name=name))
+
+        return map_aggregate(result, stand_in)
 
     def known(self, node: fx.Node) -> Any:
         """The value of a node while the graph is still being traced.
@@ -132,14 +149,25 @@ class Walk:
         args, kwargs = self._resolve((node.args, node.kwargs))
         module = self.traced.module(node)
         inside = list(leaves((args, kwargs)))
-        if _is_container(node.target) or not any(isinstance(leaf, (Signal, Refused)) for leaf in inside):
+        if _is_container(node.target) or not any(
+            isinstance(leaf, (Signal, Refused, Missing, Hidden)) for leaf in inside
+        ):
             return self._compute(node, source, args, kwargs)
         rule = self.traced.rule(node)
         at = Call(self.graph, source, self.traced.op_name(node, source), args, kwargs, module)
         if rule is None:
-            at.refuse(f"{source.kind} is not supported", _hint(source.kind, self.traced.key(node)))
+            why, instead = reason(source.kind, module)
+            register = f"register a converter: @rules({self.traced.key(node)}), see frontends/README.md"
+            hint = f"{instead}, or {register}" if instead else register
+            at.refuse(f"{source.kind} is not supported{': ' if why else ''}{why}", hint)
+        gone = next((leaf.reason for leaf in inside if isinstance(leaf, Missing)), "")
+        if gone and node.target not in (operator.getitem, getattr):
+            at.refuse(gone, "do it outside the network, or write it with numbers only")
         if any(isinstance(leaf, Refused) for leaf in inside):
             return Refused(node.name)
+        hidden = next((leaf for leaf in inside if isinstance(leaf, Hidden)), None)
+        if hidden is not None and node.target is not operator.getitem:
+            at.refuse(f"{source.kind} of {hidden.what} is not supported", "go on with the spikes only")
         if self._given_batch(node) and not may_take_batch(rule):
             at.refuse(
                 f"{source.kind} with a number that depends on the batch size is not supported",
@@ -253,16 +281,25 @@ class Walk:
     def _hinted(self, problem: Problem, error: CompileError) -> Problem:
         if problem.hint or not isinstance(error, TypeMismatchError):
             return problem
-        shapes = ", ".join(f"{name}: [B, {_sizes(self.graph.type(name).shape)}]" for name in self.graph.inputs)
+        shapes = ", ".join(
+            f"{name}: [B, {_sizes(self.graph.type(name).shape)}]"
+            for name in self.graph.inputs
+            if Signal(name) in self.inputs.values()
+        )
         hint = f"the inputs were {shapes}; give an example_input as the model takes it, batch first"
         return attrs.evolve(problem, hint=hint)
 
     def _output(self, value: Any, name: str, count: list[int]) -> Any:
-        """Add outputs for every signal in the model's own container; the container with their positions."""
+        """Add outputs for every signal in the model's own container; the container with their positions.
+
+        What stays inside a layer is None there.
+        """
         if isinstance(value, Signal):
             self.graph.add(Output(), value.name, name=name)
             count[0] += 1
             return count[0] - 1
+        if isinstance(value, Hidden):
+            return None
         if isinstance(value, dict):
             return {key: self._output(each, f"{name}_{key}", count) for key, each in value.items()}
         if isinstance(value, (tuple, list)) and value:
@@ -270,11 +307,17 @@ class Walk:
             if isinstance(value, list):
                 return items
             return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        if isinstance(value, Missing):
+            raise InvalidModelError(value.reason, location=self.traced.name, hint="do not return them")
         raise InvalidModelError(
             f"the model returns a {type(value).__name__} that does not depend on its input",
             location=self.traced.name,
             hint="return tensors only, alone or in a tuple, list or dict",
         )
+
+
+def _batch_first(x: Tensor) -> bool:
+    return x.ndim > 0 and x.shape[0] == BATCH and x.dtype in (torch.float32, torch.float64)
 
 
 def _is_batch(value: Any) -> bool:
@@ -313,15 +356,3 @@ def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
         return getattr(module, "inplace", False) is True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return node.kwargs.get("inplace") is True or node.target in AUGMENTED or name.rstrip("_") + "_" == name
-
-
-#: smooth or leaky relatives of ReLU, in lower case without underscores
-_BY_RELU = "gelu silu elu celu selu mish softplus sigmoid logsigmoid tanh hardswish hardsigmoid leakyrelu prelu rrelu"
-
-
-def _hint(kind: str, key: str) -> str:
-    bare = kind.split(".")[-1].lower().replace("_", "")
-    register = f"register a converter: @rules({key}), see frontends/README.md"
-    if bare in _BY_RELU.split():
-        return f"replace {kind} by {'nn.ReLU' if kind.startswith('nn.') else 'torch.relu'} and retrain, or {register}"
-    return register

@@ -13,16 +13,24 @@ from spikec.stages import SPIKING, Stage
 
 @attrs.frozen
 class AvgPoolToSumPool(Pass):
-    """``avgpool`` becomes ``sumpool -> rescale(1 / kernel size)`` where every window has one divisor."""
+    """``avgpool`` becomes ``sumpool -> rescale(1 / kernel size)`` where every window has one divisor.
+
+    Attributes:
+        keep: numbers of spatial axes over which the target can average; such pools stay.
+    """
 
     name: ClassVar[str] = "avgpool-to-sumpool"
     needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+
+    keep: tuple[int, ...] = ()
 
     def run(self, graph: Graph, context: Context) -> int:
         """Rewrite pools with even windows; the others stay linear ops."""
         changes = 0
         for node in graph.match(AvgPool):
             op = node.op
+            if len(op.kernel) in self.keep:
+                continue
             shape = graph.type(graph.operands(node.name)[0]).shape
             padded = [size + 2 * pad for size, pad in zip(shape[1:], op.padding, strict=True)]
             ragged = any((size - k) % s for size, k, s in zip(padded, op.kernel, op.stride, strict=True))

@@ -7,7 +7,7 @@ import attrs
 from spikec.graph import Graph
 from spikec.op import Role
 from spikec.passbase import Context, Pass
-from spikec.stages import ANN, Stage
+from spikec.stages import ANN, RECEIVED, Stage
 
 
 @attrs.frozen
@@ -15,7 +15,7 @@ class EliminateIdentity(Pass):
     """Dropout in evaluation mode, ``nn.Identity``, ``contiguous``: users take the operand."""
 
     name: ClassVar[str] = "eliminate-identity"
-    needs: ClassVar[tuple[Stage, ...]] = ANN
+    needs: ClassVar[tuple[Stage, ...]] = (*ANN, RECEIVED)
 
     def run(self, graph: Graph, context: Context) -> int:
         """Bypass every op whose role is identity."""

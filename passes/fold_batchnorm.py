@@ -10,7 +10,7 @@ from spikec.ops import BatchNorm, Conv, Linear, Weighted
 from spikec.ops.weighted import diagonal
 from spikec.origin import merge
 from spikec.passbase import Context, Pass
-from spikec.stages import ANN, FOLDED, Stage
+from spikec.stages import FOLDED, IMPORTED, RECEIVED, SPIKING, Stage
 from spikec.types import Array
 
 
@@ -27,8 +27,12 @@ class FoldBatchNorm(Pass):
     """
 
     name: ClassVar[str] = "fold-batchnorm"
-    needs: ClassVar[tuple[Stage, ...]] = ANN[:1]
+    needs: ClassVar[tuple[Stage, ...]] = (IMPORTED, RECEIVED)
     gives: ClassVar[Stage | None] = FOLDED
+
+    def reached(self, stage: Stage) -> Stage:
+        """Real signals stay real; a model that came as a spiking one is a spiking graph now."""
+        return SPIKING if stage is RECEIVED else FOLDED
 
     def run(self, graph: Graph, context: Context) -> int:
         """Fold every batch norm."""

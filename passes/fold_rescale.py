@@ -90,10 +90,8 @@ class FoldRescale(Pass):
             edits[name] = attrs.evolve(op, factor=op.factor * factor)
         elif isinstance(op, Neuron):
             edits[name] = self._threshold(op, name, factor)
-        elif isinstance(op, StatefulOp):
-            raise BlockedError(f"%{name} ({op.kind}) has a state in its operand's units")
         else:
-            edits[name] = op
+            edits[name] = _divided(op, name, factor)
             gain = self._pass_through(graph, name, slot, factor, edits)
             for user, position in graph.users(name):
                 self._sink(graph, user, position, gain, edits)
@@ -122,6 +120,16 @@ class FoldRescale(Pass):
         return after.scale / graph.type(name).scale
 
 
+def _divided(op: Op, name: str, factor: Array) -> Op:
+    """The op that takes its operand divided by the factor and gives its result so."""
+    if not isinstance(op, StatefulOp):
+        return op
+    divided = op.divided(factor)
+    if divided is None:
+        raise BlockedError(f"%{name} ({op.kind}) has a state in its operand's units")
+    return divided
+
+
 def _lift(graph: Graph, name: str, factor: Array, through: str) -> Edits:
     """The edits after which a node gives ``factor`` times what it did, seen by its only user ``through``."""
     op = graph[name]
@@ -131,11 +139,11 @@ def _lift(graph: Graph, name: str, factor: Array, through: str) -> Edits:
         return {name: op.scale_output(_vector(factor, graph.type(name), op, name))}
     if isinstance(op, Rescale):
         return {name: attrs.evolve(op, factor=op.factor * factor)}
-    if op.role is Role.IO or isinstance(op, StatefulOp):
+    if op.role is Role.IO or isinstance(op, Neuron):
         raise BlockedError(f"%{name} ({op.kind}) has no weights")
     operands = graph.operands(name)
     factors = _operand_factors(graph, name, factor)
-    edits: Edits = {}
+    edits: Edits = {name: _divided(op, name, 1 / factors[0])}
     for operand, each in zip(operands, factors, strict=True):
         _merge(edits, _lift(graph, operand, each, through=name))
     return edits

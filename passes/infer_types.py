@@ -7,7 +7,7 @@ import attrs
 from spikec.graph import Graph
 from spikec.ops import Flatten, Reshape
 from spikec.passbase import Context, Pass
-from spikec.stages import ANN, Stage
+from spikec.stages import ANN, RECEIVED, Stage
 
 
 @attrs.frozen
@@ -18,7 +18,7 @@ class InferTypes(Pass):
     """
 
     name: ClassVar[str] = "infer-types"
-    needs: ClassVar[tuple[Stage, ...]] = ANN
+    needs: ClassVar[tuple[Stage, ...]] = (*ANN, RECEIVED)
 
     def run(self, graph: Graph, context: Context) -> int:
         """Rewrite the ops whose result depends on the operand's shape."""

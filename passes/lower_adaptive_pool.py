@@ -8,7 +8,7 @@ import attrs
 from spikec.graph import Graph
 from spikec.ops import AdaptiveAvgPool, AvgPool
 from spikec.passbase import Context, Pass
-from spikec.stages import ANN, Stage
+from spikec.stages import ANN, RECEIVED, Stage
 
 
 @attrs.frozen
@@ -16,7 +16,7 @@ class LowerAdaptivePool(Pass):
     """``adaptiveavgpool(size)`` becomes ``avgpool(kernel, stride)`` where every window has one size and one step."""
 
     name: ClassVar[str] = "lower-adaptive-pool"
-    needs: ClassVar[tuple[Stage, ...]] = ANN
+    needs: ClassVar[tuple[Stage, ...]] = (*ANN, RECEIVED)
 
     def run(self, graph: Graph, context: Context) -> int:
         """Rewrite those with even windows; the others stay linear ops."""

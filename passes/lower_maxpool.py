@@ -10,7 +10,8 @@ import attrs
 import numpy as np
 
 from spikec.graph import Graph, Node
-from spikec.ops import AdaptiveAvgPool, Add, AvgPool, Concat, Conv, Flatten, MaxPool, Pad, Relu
+from spikec.op import Movement
+from spikec.ops import AdaptiveAvgPool, Add, AvgPool, Conv, MaxPool, Relu
 from spikec.ops.weighted import Pairs, diagonal
 from spikec.passbase import Context, Pass
 from spikec.rewrite import rewrite
@@ -27,10 +28,15 @@ class LowerMaxPool(Pass):
     A cell is picked by a depthwise convolution with a single 1. A ReLU behind the pool moves in front of
     it first, because ``relu(max(x)) = max(relu(x))``. Padding and windows that reach beyond the map see
     zeros, which is right for a signal that is never negative; others are left, and refused later.
+
+    Attributes:
+        counters: leave every max-pool to be one that counts spikes, for a target that can.
     """
 
     name: ClassVar[str] = "lower-maxpool"
     needs: ClassVar[tuple[Stage, ...]] = (IMPORTED,)
+
+    counters: bool = False
 
     def run(self, graph: Graph, context: Context) -> int:
         """Commute ReLUs, then lower every pool."""
@@ -43,13 +49,21 @@ class LowerMaxPool(Pass):
             return True
 
         changes = rewrite(graph, (MaxPool, Relu), commute)
+        never_negative = _never_negative(graph)
         for node in graph.match(MaxPool):
+            if self.counters:
+                graph.set_op(node.name, attrs.evolve(node.op, counts=True))
+                changes += 1
+                continue
             (source,) = graph.operands(node.name)
             padding = _padding(node.op, graph.type(source).shape, graph.type(node.name).shape)
-            if any(map(any, padding)) and not _never_negative(graph, source):
+            if any(map(any, padding)) and source not in never_negative:
                 context.note(node.name, "its windows reach beyond the map, and its operand may be negative")
                 continue
-            graph.replace_uses(node.name, _tournament(graph, node, source, padding))
+            largest = _tournament(graph, node, source, padding)
+            if source in never_negative:
+                never_negative.add(largest)
+            graph.replace_uses(node.name, largest)
             graph.remove(node.name)
             changes += 1
         return changes
@@ -65,12 +79,15 @@ def _padding(op: MaxPool, before: Sequence[int], after: Sequence[int]) -> Pairs:
     return tuple(found)
 
 
-def _never_negative(graph: Graph, name: str) -> bool:
-    op = graph[name]
-    if isinstance(op, Relu):
-        return True
-    keeps_sign = isinstance(op, (AvgPool, AdaptiveAvgPool, MaxPool, Flatten, Concat, Add, Pad))
-    return keeps_sign and all(_never_negative(graph, x) for x in graph.operands(name))
+def _never_negative(graph: Graph) -> set[str]:
+    """The signals that a ReLU, and what keeps its sign, made."""
+    found: set[str] = set()
+    for name in graph:
+        op = graph[name]
+        keeps_sign = isinstance(op, (Movement, AvgPool, AdaptiveAvgPool, MaxPool, Add))
+        if isinstance(op, Relu) or (keeps_sign and found.issuperset(graph.operands(name))):
+            found.add(name)
+    return found
 
 
 def _tournament(graph: Graph, node: Node[MaxPool], source: str, padding: Pairs) -> str:

@@ -8,11 +8,12 @@ import attrs
 import numpy as np
 
 from spikec.graph import Graph, Node
-from spikec.ops import Add, Neuron, Weighted
+from spikec.ops import IF, Neuron
 from spikec.ops.weighted import diagonal
 from spikec.passbase import Context, Contract, Pass
-from spikec.stages import FINAL, Stage
-from spikec.types import Array, channel_scale
+from spikec.rewrite import bias_of
+from spikec.stages import SNN, Stage
+from spikec.types import SCALE_RTOL, channel_scale
 
 
 @attrs.frozen
@@ -29,13 +30,21 @@ class LowerVInit(Pass):
 
     name: ClassVar[str] = "lower-v-init"
     contract: ClassVar[Contract] = "approximate"
-    needs: ClassVar[tuple[Stage, ...]] = (FINAL,)
+    needs: ClassVar[tuple[Stage, ...]] = SNN
 
     timesteps: int | None = None
 
     def run(self, graph: Graph, context: Context) -> int:
         """Lower the potential of every neuron that has one."""
         nodes = [node for node in graph.match(Neuron) if node.op.v_init.any()]
+        other = [node for node in nodes if not isinstance(node.op, IF) or node.op.v_reset is not None]
+        nodes = [node for node in nodes if node not in other]
+        if other:
+            context.note(
+                other[0].name,
+                f"{len(other)} layer(s) that leak or reset to a value start at an initial potential, which no bias "
+                "replaces; it is kept as metadata",
+            )
         if nodes and self.timesteps is None:
             context.note(
                 "",
@@ -49,36 +58,21 @@ class LowerVInit(Pass):
     def _lower(self, graph: Graph, node: Node[Neuron], context: Context) -> int:
         assert self.timesteps is not None
         (current,) = graph.operands(node.name)
-        shape = graph.type(current).shape
-        per_channel = np.broadcast_to(node.op.v_init, shape).reshape(shape[0], -1)
-        if not (per_channel == per_channel[:, :1]).all():
+        signal, owner = graph.type(current), bias_of(graph, node.name)
+        axis = 0 if owner is None else owner.op.axis % len(signal.shape)
+        charge = np.moveaxis(np.broadcast_to(node.op.v_init * signal.scale, signal.shape), axis, 0)
+        charge = charge.reshape(len(charge), -1).astype(np.float64)
+        if not np.allclose(charge, charge[:, :1], rtol=SCALE_RTOL, atol=0):
             context.note(node.name, "its initial potential varies within a channel, where a bias does not")
             return 0
-        shift = per_channel[:, 0].astype(np.float64) / self.timesteps
-        owner = _owner(graph, node.name)
+        shift = charge[:, 0] / self.timesteps
         if owner is None:
-            scale = channel_scale(graph.type(current), 0, "bias")
-            identity = diagonal(np.ones(shape[0]), shift, len(shape), in_scale=scale, out_scale=scale)
+            scale = channel_scale(signal, 0, "bias")
+            shape = signal.shape
+            identity = diagonal(np.ones(shape[0]), shift / scale, len(shape), in_scale=scale, out_scale=scale)
             graph.insert_before(node.name, 0, identity, new=f"{node.name}_bias")
         else:
-            graph.set_op(owner.name, _with_current(owner.op, shift))
+            scale = channel_scale(graph.type(owner.name), axis, "bias")
+            graph.set_op(owner.name, attrs.evolve(owner.op, bias=owner.op.shift + shift / scale))
         graph.set_op(node.name, attrs.evolve(node.op, v_init=np.zeros(())))
         return 1
-
-
-def _owner(graph: Graph, neuron: str) -> Node[Weighted] | None:
-    """The affine op whose result reaches this neuron only, alone or as one operand of a sum."""
-    (current,) = graph.operands(neuron)
-    candidates = [current]
-    if isinstance(graph[current], Add) and [user for user, _ in graph.users(current)] == [neuron]:
-        candidates = list(graph.operands(current))
-    for name in candidates:
-        op = graph[name]
-        along_channels = isinstance(op, Weighted) and op.axis % len(graph.type(name).shape) == 0
-        if isinstance(op, Weighted) and along_channels and len(graph.users(name)) == 1:
-            return Node(name, op)
-    return None
-
-
-def _with_current(op: Weighted, shift: Array) -> Weighted:
-    return attrs.evolve(op, bias=op.shift + shift)

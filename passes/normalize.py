@@ -7,7 +7,7 @@ from typing import ClassVar
 import attrs
 import numpy as np
 
-from spikec.calibration import Statistics
+from spikec.calibration import Calibration
 from spikec.errors import InvalidModelError, TypeMismatchError
 from spikec.graph import Graph, Node
 from spikec.normalization import Normalization
@@ -38,34 +38,41 @@ class Normalize(Pass):
     def run(self, graph: Graph, context: Context) -> int:
         """Set ``scale`` on every ReLU."""
         nodes = graph.match(Relu)
-        chosen = self._from_weights(graph, context) if self.normalization.method == "model" else None
-        if chosen is None:
-            chosen = self._from_data(graph, context, nodes)
+        if self.normalization.method == "model":
+            chosen = self._from_weights(graph, context)
+        else:
+            axes = {node.name: _axis(graph, node.name) for node in nodes}
+            chosen = self._from_data(context.gather(graph, axes), context, nodes)
+        scales = self._laid_out(graph, chosen)
         for node in nodes:
+            graph.set_op(node.name, attrs.evolve(node.op, scale=scales[node.name]))
+        return len(nodes)
+
+    def scales(self, ann: Graph, context: Context) -> dict[str, Array]:
+        """Every ReLU's scale by this normalization, of the sample's rank, from the statistics gathered before."""
+        assert context.statistics is not None
+        return self._laid_out(ann, self._from_data(context.statistics, context, ann.match(Relu)))
+
+    def _laid_out(self, graph: Graph, chosen: dict[str, Array]) -> dict[str, Array]:
+        found = {}
+        for node in graph.match(Relu):
             scale = chosen[_compared(graph, node)]
             if not np.isfinite(scale).all():
                 raise InvalidModelError(graph.problem(node.name, "its values on the calibration data are not finite"))
             scale = np.minimum(scale, np.inf if node.op.cap is None else node.op.cap)
-            rank = len(graph.type(node.name).shape)
-            graph.set_op(node.name, attrs.evolve(node.op, scale=on_axis(scale, rank, _axis(graph, node.name))))
-        return len(nodes)
+            found[node.name] = on_axis(scale, len(graph.type(node.name).shape), _axis(graph, node.name))
+        return found
 
-    def _from_data(self, graph: Graph, context: Context, nodes: list[Node[Relu]]) -> dict[str, Array]:
-        statistics = context.gather(graph, {node.name: _axis(graph, node.name) for node in nodes})
+    def _from_data(self, statistics: Calibration, context: Context, nodes: list[Node[Relu]]) -> dict[str, Array]:
         found = {}
         for node in nodes:
             channels = statistics.nodes[node.name]
-            layer = float(self._statistic(channels.layer())[0])
-            scale = self._statistic(channels) if self.normalization.per_channel else np.array([layer])
+            layer = float(self.normalization.statistic(channels.layer(), context.steps)[0])
+            scale = np.array([layer])
+            if self.normalization.per_channel:
+                scale = self.normalization.statistic(channels, context.steps)
             found[node.name] = self._guarded(scale, layer, node.name, context)
         return found
-
-    def _statistic(self, statistics: Statistics) -> Array:
-        chosen = self.normalization
-        if chosen.method == "max":
-            return statistics.maximum * chosen.factor
-        value = statistics.percentile(chosen.percentile)
-        return np.where(value > 0, value, statistics.maximum) * chosen.factor
 
     @staticmethod
     def _guarded(scale: Array, layer: float, name: str, context: Context) -> Array:
@@ -96,13 +103,15 @@ def _compared(graph: Graph, node: Node[Relu]) -> str:
     if not node.op.compares:
         return node.name
     channels = graph.type(node.name).shape[_axis(graph, node.name)]
+    seen: set[str] = set()
     todo = list(graph.operands(node.name))
     while todo:
         name = todo.pop(0)
         op = graph[name]
         if isinstance(op, Relu) and not op.compares and graph.type(name).shape[_axis(graph, name)] == channels:
             return name
-        todo += graph.operands(name)
+        seen.add(name)
+        todo += [x for x in graph.operands(name) if x not in seen and x not in todo]
     return node.name
 
 

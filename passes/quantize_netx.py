@@ -56,7 +56,7 @@ class QuantizeNetx(Pass):
     def run(self, graph: Graph, context: Context) -> int:
         """Layers that feed a neuron or an output; anything else is left for the backend to refuse."""
         neurons = graph.match(IF)
-        if not neurons:
+        if not neurons or any(len(graph.operands(name)) > 1 for name in graph):
             return 0
         if context.timesteps is None:
             context.note("", f"timesteps is not given: membranes are made for T={TIMESTEPS}")

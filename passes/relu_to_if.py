@@ -6,7 +6,7 @@ import attrs
 import numpy as np
 
 from spikec.graph import Graph
-from spikec.ops import IF, Input, Relu, Rescale
+from spikec.ops import IF, CountingMaxPool, Input, MaxPool, Relu, Rescale
 from spikec.passbase import Context, Contract, Pass
 from spikec.stages import CALIBRATED, SPIKING, Stage
 
@@ -16,7 +16,8 @@ class ReluToIF(Pass):
     """``relu(scale=s)`` becomes ``rescale(1/s) -> if(v_threshold=1), soft reset -> rescale(s)``.
 
     The rate of the neuron is ``clip(z / s, 0, 1)`` to 1/T (Rueckauer et al. 2017, eq. 4); the rescales
-    state the units and are folded into the weights later. Inputs become Rate(1).
+    state the units and are folded into the weights later. Max-pools that count become what they say, and inputs
+    Rate(1).
     """
 
     name: ClassVar[str] = "relu-to-if"
@@ -25,8 +26,8 @@ class ReluToIF(Pass):
     gives: ClassVar[Stage | None] = SPIKING
 
     def run(self, graph: Graph, context: Context) -> int:
-        """Replace every ReLU and every input."""
-        relus, inputs = graph.match(Relu), graph.match(Input)
+        """Replace every ReLU, max-pool and input."""
+        relus, pools, inputs = graph.match(Relu), graph.match(MaxPool), graph.match(Input)
         for node in relus:
             scale = node.op.scale
             assert scale is not None
@@ -34,6 +35,8 @@ class ReluToIF(Pass):
             graph.insert_before(node.name, 0, Rescale(1 / scale), new=f"{node.name}_in")
             graph.set_op(node.name, IF(threshold, origin=node.op.origin))
             graph.insert_after(node.name, Rescale(scale), new=f"{node.name}_out")
+        for pool in pools:
+            graph.set_op(pool.name, CountingMaxPool(pool.op, origin=pool.op.origin))
         for entry in inputs:
             graph.set_op(entry.name, attrs.evolve(entry.op, rate=True))
-        return len(relus) + len(inputs)
+        return len(relus) + len(pools) + len(inputs)

@@ -1,6 +1,6 @@
-"""Neurons that fire at the threshold become neurons that fire above a threshold one float lower."""
+"""Neurons that fire at the threshold become neurons that fire above a threshold one float lower, or back."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -13,23 +13,35 @@ from spikec.stages import FINAL, Stage
 
 @attrs.frozen
 class StrictThreshold(Pass):
-    """``v >= theta`` becomes ``v > nextafter(theta, 0)`` in the graph's dtype.
+    """``v >= theta`` becomes ``v > nextafter(theta, 0)`` in the graph's dtype; ``v > theta``, where the target
+    compares by ``>=``, becomes ``v >= nextafter(theta, infinity)``.
 
     The two fire for the same v of that dtype. A soft reset then leaves one float more, and in wider arithmetic
     a v between the two floats fires where it did not: the pass is measured and not held to ``exact``.
+
+    Attributes:
+        fires: how the target compares, ``">"`` or ``">="``.
     """
 
     name: ClassVar[str] = "strict-threshold"
     contract: ClassVar[Contract] = "approximate"
     needs: ClassVar[tuple[Stage, ...]] = (FINAL,)
 
+    fires: Literal[">", ">="] = ">"
+
     def run(self, graph: Graph, context: Context) -> int:
-        """Lower every threshold by one float."""
+        """Move every threshold by one float."""
         dtype = np.dtype(graph.type(graph.inputs[0]).dtype)
-        nodes = [node for node in graph.match(Neuron) if not node.op.strict]
+        strict = self.fires == ">"
+        nodes = [node for node in graph.match(Neuron) if node.op.strict != strict]
         for node in nodes:
-            lower = np.nextafter(node.op.v_threshold.astype(dtype), dtype.type(0))
-            graph.set_op(node.name, attrs.evolve(node.op, v_threshold=lower, strict=True))
+            moved = np.nextafter(node.op.v_threshold.astype(dtype), dtype.type(0 if strict else np.inf))
+            graph.set_op(node.name, attrs.evolve(node.op, v_threshold=moved, strict=strict))
         if nodes:
-            context.note("", f"thresholds of {len(nodes)} layer(s) are one {dtype} lower: readers fire at >, not >=")
+            where, other = ("lower", ">=") if strict else ("higher", ">")
+            context.note(
+                "",
+                f"thresholds of {len(nodes)} layer(s) are one {dtype} {where}: readers fire at {self.fires}, "
+                f"not {other}",
+            )
         return len(nodes)

@@ -81,7 +81,12 @@ class GraphTarget(Backend):
     before: tuple = ()
 
     def passes(self, timesteps):
-        return (*self.before, pass_named("fold-rescale", thresholds=self.thresholds), "cast-parameters")
+        return (
+            *self.before,
+            "avgpool-to-sumpool",
+            pass_named("fold-rescale", thresholds=self.thresholds),
+            "cast-parameters",
+        )
 
     def emit(self, graph, context):
         return graph

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -322,3 +323,22 @@ def test_as_a_process(folder):
     assert done.returncode == 1
     assert "nn.GELU" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_diagnose_says_why_and_writes_figures_and_plot(folder):
+    rng = np.random.default_rng(1)
+    np.savez("labelled.npz", x=rng.random((50, 4)), labels=np.arange(50) % 3)
+    arguments = ("diagnose", "nets.py:mlp", "--data", "labelled.npz", "--calibration", "data.npz", "--timesteps", 4)
+    result = call(*arguments, "--json", "d.json", "--plot", "d.png")
+    assert result.exit_code == 0, result.output
+    for piece in ("50 samples, T=4", "accuracy", "quantization, %", "SynOps"):
+        assert piece in result.stdout
+    assert json.loads(Path("d.json").read_text())["timesteps"] == 4
+    assert Path("d.png").read_bytes()[:4] == b"\x89PNG"
+    assert "accuracy" not in call(*arguments[:3], "data.npz", *arguments[4:], "--target", "nir").stdout
+
+    assert "--timesteps" in call(*arguments[:-2]).stderr
+    assert call(*arguments[:-2]).exit_code == 2
+    assert call(*arguments, "--json", "nowhere/d.json").exit_code == 2
+    assert call(*arguments, "--plot", "nowhere/d.png").exit_code == 2
+    assert "no array 'x'" in refused(*arguments[:3], "other.npz", *arguments[4:])

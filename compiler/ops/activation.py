@@ -50,6 +50,10 @@ class Relu(_Activation):
         """torch's clamp."""
         return xs[0].clamp(min=0, max=self.cap)
 
+    def eval_over(self, x: Tensor) -> Tensor:
+        """torch's clamp, in place."""
+        return x.clamp_(min=0, max=self.cap)
+
 
 @attrs.frozen(eq=False)
 class Clamp(_Activation):
@@ -132,6 +136,7 @@ class MaxPool(_Activation):
         kernel, stride, dilation: one number a spatial axis.
         padding: pairs (before, after), one a spatial axis.
         ceil_mode: windows may start inside the map and end outside of it.
+        counts: in a spiking graph it becomes a :class:`spikec.ops.CountingMaxPool`.
     """
 
     kind: ClassVar[str] = "maxpool"
@@ -142,6 +147,7 @@ class MaxPool(_Activation):
     padding: Pairs = attrs.field(converter=pairs)
     dilation: tuple[int, ...] = attrs.field(converter=ints)
     ceil_mode: bool = False
+    counts: bool = False
 
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's max-pool."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -12,10 +12,14 @@ from typing_extensions import Self
 
 from spikec.errors import TypeMismatchError
 from spikec.op import Role, StatefulOp, array, tensor
-from spikec.types import Array, Rate, Type, compress
+from spikec.types import Array, Rate, Type, compress, readonly
 
 _ZERO = np.zeros(())
 _ZERO.flags.writeable = False
+
+
+def _float64(value: Any) -> Array:
+    return readonly(value, np.float64)
 
 
 @attrs.frozen(eq=False)
@@ -23,13 +27,15 @@ class Neuron(StatefulOp):
     """What passes know of every spiking neuron: when it fires, and what it does to its potential then.
 
     A subclass gives ``step``. Its equations must be homogeneous: current, potential and thresholds times a
-    number give the same spikes. A current of scale s_in gives spikes of scale ``s_in * v_threshold``.
+    number give the same spikes. A current of scale s_in gives spikes of scale ``s_in * v_threshold``, or of
+    ``out_scale`` where a model that was spiking from the start says what its spikes stand for.
 
     Attributes:
         v_threshold: positive, of the sample's rank, each axis 1 or full.
         v_reset: None for soft reset, or the value after a spike, shaped like v_threshold or a scalar.
         v_init: membrane potential before step 0, shaped like v_threshold, per neuron, or a scalar.
         strict: fire at v > v_threshold instead of v >= v_threshold.
+        out_scale: of the spikes, of the sample's rank, each axis 1 or full; None for ``s_in * v_threshold``.
     """
 
     role: ClassVar[Role] = Role.NEURON
@@ -38,9 +44,10 @@ class Neuron(StatefulOp):
     v_reset: Array | None = array(default=None)
     v_init: Array = array(default=_ZERO)
     strict: bool = False
+    out_scale: Array | None = attrs.field(default=None, converter=attrs.converters.optional(_float64), kw_only=True)
 
     def infer(self, *operands: Type) -> Type:
-        """Rate(s) becomes Rate(s * v_threshold)."""
+        """Rate(s) becomes Rate(s * v_threshold), or Rate(out_scale)."""
         (x,) = operands
         if not isinstance(x.encoding, Rate):
             raise TypeMismatchError("a neuron integrates a rate-coded signal, this one is real")
@@ -49,25 +56,35 @@ class Neuron(StatefulOp):
                 f"v_threshold has rank {self.v_threshold.ndim}, the sample has shape {x.shape}",
                 hint="give one axis for each of the sample's, of length 1 where it is shared",
             )
-        for name in ("v_threshold", "v_init", "v_reset"):
-            value = getattr(self, name)
-            if value is not None and not _broadcasts(value.shape, x.shape):
+        for name, value in self.parameters().items():
+            if isinstance(value, np.ndarray) and not _broadcasts(value.shape, x.shape):
                 raise TypeMismatchError(f"{name} of shape {value.shape} for a sample of shape {x.shape}")
-        return x.with_scale(x.scale * self.v_threshold)
+        return x.with_scale(x.scale * self.v_threshold if self.out_scale is None else self.out_scale)
 
     def initial(self, *xs: Tensor) -> Tensor:
         """``v_init`` for every sample."""
         (x,) = xs
         return torch.zeros_like(x) + tensor(self.v_init, x)
 
+    def charge(self, state: Tensor, *xs: Tensor) -> Tensor | None:
+        """The potential that ``step`` compares with the threshold; None where a subclass does not say."""
+        return None
+
+    def spikes(self, v: Tensor) -> Tensor:
+        """1 where a potential reaches the threshold (exceeds it, if ``strict``), else 0."""
+        threshold = tensor(self.v_threshold, v)
+        return (v > threshold if self.strict else v >= threshold).to(v.dtype)
+
+    def reset(self, v: Tensor, spikes: Tensor) -> Tensor:
+        """The potential after the reset of those that fired."""
+        if self.v_reset is None:
+            return v - tensor(self.v_threshold, v) * spikes
+        return torch.where(spikes.bool(), tensor(self.v_reset, v), v)
+
     def fire(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """(potential after the reset, spikes) for a potential before them."""
-        threshold = tensor(self.v_threshold, v)
-        fired = v > threshold if self.strict else v >= threshold
-        spikes = fired.to(v.dtype)
-        if self.v_reset is None:
-            return v - threshold * spikes, spikes
-        return torch.where(fired, tensor(self.v_reset, v), v), spikes
+        spikes = self.spikes(v)
+        return self.reset(v, spikes), spikes
 
     def scale_input(self, factor: Array) -> Self:
         """The neuron that does to x what this one does to ``factor * x`` (an array of the sample's rank)."""
@@ -94,9 +111,13 @@ class IF(Neuron):
 
     kind: ClassVar[str] = "if"
 
+    def charge(self, state: Tensor, *xs: Tensor) -> Tensor:
+        """``v(t-1) + z(t)``."""
+        return state + xs[0]
+
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
         """The equations above."""
-        return self.fire(state + xs[0])
+        return self.fire(self.charge(state, *xs))
 
 
 def _broadcasts(shape: tuple[int, ...], onto: tuple[int, ...]) -> bool:

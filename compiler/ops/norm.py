@@ -4,11 +4,12 @@ from typing import ClassVar
 
 import attrs
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor
 
 from spikec.errors import TypeMismatchError
 from spikec.op import Op, Role, array, tensor
-from spikec.types import Array, Real, Type
+from spikec.types import Array, Rate, Type
 
 
 @attrs.frozen(eq=False)
@@ -38,16 +39,16 @@ class BatchNorm(Op):
         return self.bias.astype(np.float64) - self.mean.astype(np.float64) * self.gain
 
     def infer(self, *operands: Type) -> Type:
-        """The operand's type, which must be real and have as many channels."""
+        """The operand's type, which must have as many channels and be real, or a rate that is the value itself."""
         (x,) = operands
-        if not isinstance(x.encoding, Real):
-            raise TypeMismatchError("batch norm of a rate-coded signal", hint="fold it before relu-to-if")
+        if isinstance(x.encoding, Rate) and not (x.scale == 1).all():
+            raise TypeMismatchError("batch norm of a scaled rate", hint="fold it before relu-to-if")
         if not x.shape or x.shape[0] != len(self.weight):
             raise TypeMismatchError(f"batch norm has {len(self.weight)} channels, operand has shape {x.shape}")
         return x
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """The equation above, as one gain and one shift."""
+        """torch's batch norm."""
         (x,) = xs
-        ones = [1] * (x.ndim - 2)
-        return x * tensor(self.gain, x).reshape(-1, *ones) + tensor(self.shift, x).reshape(-1, *ones)
+        mean, var, weight, bias = (tensor(each, x) for each in (self.mean, self.var, self.weight, self.bias))
+        return F.batch_norm(x, mean, var, weight, bias, eps=self.eps)

@@ -41,6 +41,7 @@ class Weighted(Op):
     """
 
     role: ClassVar[Role] = Role.LINEAR
+    fresh: ClassVar[bool] = True
     #: the axis of a sample that holds the features
     axis: ClassVar[int]
 

@@ -1,68 +1,32 @@
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import attrs
 import numpy as np
 import pytest
 import torch
 
 import build
-from spikec import Calibration, CalibrationError, Compiler, Normalization, Pass, Pipeline
-from spikec.calibration import Statistics
+import spikec
+from spikec import (
+    Calibration,
+    CalibrationError,
+    CompileError,
+    Compiler,
+    InvalidModelError,
+    Normalization,
+    Pass,
+    Pipeline,
+)
 from spikec.data import Batches
+from spikec.retained import RETAINED, Retained
 from spikec.stages import FOLDED
+from spikec.statistics import Statistics
 
 RELUS = {"relu1": 0, "relu2": 0, "relu3": 0}
-
-
-def values(seed=0, n=2000):
-    rng = np.random.default_rng(seed)
-    return torch.tensor(np.maximum(rng.normal(size=(n, 3, 4)) * [[1], [10], [1e-4]], 0))
-
-
-@pytest.mark.parametrize("q", [0, 30, 50, 90, 99, 99.9, 99.99, 100])
-def test_percentiles_against_numpy(q):
-    x = values()
-    found = Statistics.of(x, 0).percentile(q)
-    wanted = np.percentile(x.numpy().transpose(1, 0, 2).reshape(3, -1), q, axis=1)
-    np.testing.assert_allclose(found, wanted, rtol=0.008, atol=1e-12)
-
-
-def test_the_maximum_is_the_maximum():
-    x = values().float()
-    assert Statistics.of(x, 0).maximum.tolist() == x.amax((0, 2)).tolist()
-
-
-def test_bins_stand_for_the_values():
-    x = values()
-    found, counts = Statistics.of(x, 0).bins()
-    rows = x.numpy().transpose(1, 0, 2).reshape(3, -1)
-    assert found[0] == 0
-    assert (np.diff(found) > 0).all()
-    assert counts.sum(1).tolist() == [rows.shape[1]] * 3
-    assert counts[:, 0].tolist() == (rows == 0).sum(1).tolist()
-    np.testing.assert_allclose(counts @ found, rows.sum(1), rtol=0.004)
-
-
-def test_the_layer_is_all_channels_together():
-    x = values()
-    found = Statistics.of(x, 0).layer()
-    np.testing.assert_allclose(found.percentile(99.9), np.percentile(x.numpy(), 99.9), rtol=0.008)
-
-
-def test_statistics_do_not_depend_on_batches():
-    x = values()
-    whole = Statistics.of(x, 0)
-    for seed, size in ((0, 7), (1, 500), (2, 1)):
-        parts = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))].split(size)
-        merged = Statistics.of(parts[0], 0)
-        for part in parts[1:]:
-            merged = merged.merge(Statistics.of(part, 0))
-        assert np.array_equal(merged.maximum, whole.maximum)
-        assert np.array_equal(merged.percentile(99.9), whole.percentile(99.9))
-
-
-def test_all_zeros():
-    found = Statistics.of(torch.zeros(5, 2, 3), 0)
-    assert found.percentile(99.9).tolist() == [0, 0]
-    assert found.merge(Statistics.of(torch.ones(5, 2, 3), 0)).percentile(100).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("normalization", ["max", "99.9%", "50%", 0.5, None])
@@ -79,14 +43,15 @@ def test_thresholds_do_not_depend_on_batch_order_or_size(normalization):
 
 def test_save_load_and_reuse(tmp_path):
     x = torch.rand(90, 2, 8, 6)
-    ann = Compiler(build.GraphTarget(), calibration=x).run(build.residual())
+    percentile = Normalization()  # what needs no samples, which a saved calibration does not hold
+    ann = Compiler(build.GraphTarget(), calibration=x, normalization=percentile).run(build.residual())
     folded = next(s.graph for s in ann.stages if s.name == "fold-batchnorm")
     gathered = Calibration.gather(folded, RELUS, [(x,)])
     gathered.save(tmp_path / "c.npz")
     again = Calibration.load(tmp_path / "c.npz")
     assert (again.samples, again.shapes) == (90, ((2, 8, 6),))
     assert [p.name for p in tmp_path.iterdir()] == ["c.npz"]
-    found = Compiler(build.GraphTarget(), calibration=again).run(build.residual())
+    found = Compiler(build.GraphTarget(), calibration=again, normalization=percentile).run(build.residual())
     assert str(found.graph) == str(ann.graph)
 
 
@@ -125,6 +90,123 @@ def test_a_pass_may_gather_other_nodes_or_change_weights_before_normalize():
     np.testing.assert_allclose(after, before * 10, rtol=1e-5)
     np.testing.assert_allclose(c.graph.type("relu1").scale.max(), after.max(), rtol=1e-5)
     assert c.calibration.nodes.keys() == {"relu1", "relu2"}
+
+
+def test_calibrate_is_what_compile_gathers(tmp_path):
+    """It is saved with the samples that passes look at, so that a second compile needs nothing else."""
+    x = torch.rand(300, 2, 8, 6)
+    one = spikec.calibrate(build.residual(), x.split(50), build.GraphTarget())
+    one.save(tmp_path / "c.npz")
+    two = Calibration.load(tmp_path / "c.npz")
+    compiled = Compiler(build.GraphTarget(), calibration=x.split(50)).run(build.residual())
+    assert identical(one, two)
+    assert identical(one, compiled.calibration)
+    assert str(Compiler(build.GraphTarget(), calibration=two).run(build.residual()).graph) == str(compiled.graph)
+    _, context, *_ = Compiler(build.GraphTarget(), calibration=two).lower(build.residual())
+    assert torch.equal(context.samples[0], one.retained.inputs[0])
+    with pytest.raises(CompileError, match="no pass"):
+        spikec.calibrate(build.mlp(), torch.rand(9, 6), build.GraphTarget(), pipeline=["eliminate-identity"])
+
+
+def identical(one, other):
+    pairs = [(one.nodes[name], other.nodes[name]) for name in one.nodes]
+    fields = [field.name for field in attrs.fields(Statistics)]
+    return (
+        one.nodes.keys() == other.nodes.keys()
+        and (one.samples, one.model, one.shapes) == (other.samples, other.model, other.shapes)
+        and all(np.array_equal(getattr(a, name), getattr(b, name)) for a, b in pairs for name in fields)
+        and np.array_equal(one.retained.marks, other.retained.marks)
+        and all(map(torch.equal, one.retained.inputs, other.retained.inputs))
+    )
+
+
+def test_order_and_shards_of_batches_change_no_bit():
+    parts = torch.rand(520, 2, 8, 6).split(40)
+    target = build.GraphTarget()
+    whole = spikec.calibrate(build.residual(), parts, target)
+    assert identical(whole, spikec.calibrate(build.residual(), parts[::-1], target))
+    shards = [spikec.calibrate(build.residual(), parts[i::3], target) for i in range(3)]
+    assert identical(whole, shards[2].merge(shards[0]).merge(shards[1]))
+    assert not identical(whole, shards[0].merge(shards[1]))
+    assert not identical(whole, spikec.calibrate(build.residual(), parts[1:], target))
+
+
+PROCESS = """
+import sys
+import torch
+import build, spikec
+from torch import distributed
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+parts = torch.load(f"{folder}/x.pt").split(40)
+spikec.calibrate(build.residual(), parts[rank::2], build.GraphTarget()).all_reduce().save(f"{folder}/{rank}.npz")
+distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_find_what_one_does(tmp_path, one_thread):
+    x = torch.rand(520, 2, 8, 6)
+    torch.save(x, tmp_path / "x.pt")
+    env = {**os.environ, "PYTHONPATH": str(Path(build.__file__).parent)}
+    command = [sys.executable, "-c", PROCESS]
+    running = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=env) for rank in range(2)]
+    assert [process.wait(100) for process in running] == [0, 0]
+    whole = spikec.calibrate(build.residual(), x.split(40), build.GraphTarget())
+    for rank in range(2):
+        assert identical(Calibration.load(tmp_path / f"{rank}.npz"), whole)
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_processes_that_never_met():
+    with pytest.raises(CalibrationError, match="not initialised"):
+        Calibration().all_reduce()
+
+
+def test_samples_are_kept_by_what_they_are():
+    x, y = torch.rand(700, 3), torch.rand(700, dtype=torch.float64)
+    whole = Retained.of((x, y))
+    assert len(whole.marks) == RETAINED
+    order = torch.randperm(700)
+    found = [Retained.of((a, b)) for a, b in zip(x[order].split(64), y[order].split(64), strict=True)]
+    merged = functools.reduce(Retained.merge, found)
+    assert np.array_equal(whole.marks, merged.marks)
+    assert all(map(torch.equal, whole.inputs, merged.inputs))
+    rows = {tuple(row) for row in x.tolist()}
+    assert {tuple(row) for row in merged.inputs[0].tolist()} <= rows
+
+
+def test_events_are_averaged_over_time():
+    events = (torch.rand(5, 90, 6) < 0.3).float()
+    axis_0 = spikec.calibrate(build.mlp(), events, build.GraphTarget(), time_axis=0)
+    axis_1 = spikec.calibrate(build.mlp(), [events.transpose(0, 1)], build.GraphTarget(), time_axis=1)
+    still = spikec.calibrate(build.mlp(), events.mean(0), build.GraphTarget())
+    assert identical(axis_0, still)
+    assert identical(axis_1, still)
+    for axis in (3, -4):
+        with pytest.raises(CalibrationError, match="no time axis"):
+            spikec.calibrate(build.mlp(), events, build.GraphTarget(), time_axis=axis)
+
+
+def test_devices():
+    x = torch.rand(40, 6)
+    assert spikec.calibrate(build.mlp(), x, build.GraphTarget(), device="cpu").samples == 40
+    for device in ("meta", "toaster", "cuda:99"):
+        with pytest.raises(CalibrationError, match=f"device '{device}' cannot be used"):
+            spikec.calibrate(build.mlp(), x, build.GraphTarget(), device=device)
+
+
+def test_values_that_are_not_finite_are_located():
+    with pytest.raises(InvalidModelError, match=r"not finite\n.*relu1"):
+        spikec.calibrate(build.mlp(), torch.full((4, 6), 1e308, dtype=torch.float64), build.GraphTarget())
 
 
 def test_merging_calibrations_of_different_models():

@@ -99,3 +99,24 @@ def test_wrong_calls():
         run(ann, torch.rand(2, 7))
     with pytest.raises(TypeMismatchError, match="the input is"):
         run(snn, torch.rand(2, 3), None)
+
+
+def test_values_are_let_go_of_and_overwritten_only_where_nobody_sees_it():
+    graph, x = build.residual(), torch.rand(4, 2, 8, 6, dtype=torch.float64)
+    every, some = {}, {}
+    plain = run(graph, x, tap=lambda name, value, *_: every.setdefault(name, value.clone()))
+    given = x.clone()
+    watched = ["conv1", "relu3", "add"]
+    again = run(graph, x, tap=lambda name, value, *_: some.setdefault(name, value), nodes=watched)
+    assert torch.equal(plain, again)
+    assert torch.equal(x, given)
+    assert sorted(some) == sorted(watched)
+    assert all(torch.equal(some[name], every[name]) for name in watched)
+
+
+def test_nodes_of_a_spiking_graph():
+    b = build.Builder(3)
+    spikes = b.add(IF(np.ones(1)), b.x, name="if")
+    seen = []
+    run(b.done(spikes), torch.rand(2, 3, dtype=torch.float64), 3, tap=lambda name, *_: seen.append(name), nodes=["if"])
+    assert seen == ["if"] * 3

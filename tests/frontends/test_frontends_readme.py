@@ -38,19 +38,25 @@ def test_a_users_converter(names):
     assert [s.kind for s in graph["affine_1"].origin] == ["Affine"]
 
 
+def test_a_users_onnx_operator(names):
+    x = torch.tensor([[-1.0, 0.1, 0.5]])
+    assert torch.allclose(spikec.run(names["shrunk"], x), torch.nn.functional.softshrink(x, 0.3))
+    assert [s.label for s in names["shrunk"]["soft"].origin] == ["soft"]
+
+
 def test_a_users_function(names):
     class Net(torch.nn.Module):
-        def __init__(self, at):
+        def __init__(self, **options):
             super().__init__()
-            self.at = at
+            self.options = options
 
         def forward(self, x):
-            return torch.nn.functional.threshold(x, self.at, 0)
+            return torch.special.expit(x, **self.options)
 
     x = torch.randn(2, 3)
-    assert torch.equal(spikec.run(spikec.load(Net(0), x), x), x.relu())
-    with pytest.raises(UnsupportedOpError, match="only threshold"):
-        spikec.load(Net(1), x)
+    assert torch.equal(spikec.run(spikec.load(Net(), x), x), x.sigmoid())
+    with pytest.raises(UnsupportedOpError, match="out= is not supported"):
+        spikec.load(Net(out=torch.zeros(1)), x)
 
 
 def test_a_users_frontend(names):

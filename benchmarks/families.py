@@ -1,0 +1,193 @@
+"""torchvision's 22 families: which convert, for which targets, how exactly, and how fast the error falls with T."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import spikec
+from spikec.graph import Graph
+
+#: side of the square images that each is measured on: as small as its architecture takes
+CONVERTED = {
+    "alexnet": 64,
+    "vgg11": 32,
+    "vgg16_bn": 32,
+    "resnet18": 32,
+    "resnet50": 32,
+    "wide_resnet50_2": 32,
+    "resnext50_32x4d": 32,
+    "densenet121": 32,
+    "googlenet": 32,
+    "inception_v3": 75,
+    "squeezenet1_0": 32,
+    "mobilenet_v2": 32,
+    "mnasnet0_5": 32,
+    "shufflenet_v2_x1_0": 32,
+    "regnet_x_400mf": 32,
+}
+REFUSED = {
+    "mobilenet_v3_small": 64,
+    "efficientnet_b0": 64,
+    "regnet_y_400mf": 64,
+    "convnext_tiny": 64,
+    "vit_b_16": 64,
+    "swin_t": 64,
+    "maxvit_t": 224,
+}
+#: classes of layers that rate coding cannot carry
+UNFIT = ("SiLU", "Hardswish", "GELU", "LayerNorm", "LayerNorm2d", "SqueezeExcitation", "MultiheadAttention")
+UNFIT += ("ShiftedWindowAttention", "RelativePositionalMultiHeadAttention")
+TARGETS = ("spikingjelly", "nir", "netx")
+STEPS = (16, 64, 256)
+IMAGES = 4
+
+
+def torchvision_models() -> Any:
+    """``torchvision.models``, also on a torch for which torchvision has no compiled operators."""
+    try:
+        import torchvision
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        torchvision_models.library = library  # type: ignore[attr-defined]
+        import torchvision
+    return torchvision.models
+
+
+def build(name: str, side: int) -> nn.Module:
+    """An untrained model that answers differently to different images.
+
+    BatchNorm weights are uniform in 0.5..1.5, biases normal with deviation 0.3, running statistics those of three
+    batches of random images.
+    """
+    torch.manual_seed(0)
+    sizes = {"vit_b_16": {"image_size": side}, "maxvit_t": {"input_size": (side, side)}}
+    plain = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    model: nn.Module = torchvision_models().get_model(name, weights=None, **plain, **sizes.get(name, {})).eval()
+    norms = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, 0.0, 0.3)
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    if norms:
+        with torch.no_grad():
+            for _ in range(3):
+                model(torch.rand(16, 3, side, side))
+    return model.eval()
+
+
+def images(side: int) -> torch.Tensor:
+    """Noise of different brightness."""
+    brightness = torch.linspace(0.25, 1.0, IMAGES).reshape(-1, 1, 1, 1)
+    return torch.rand(IMAGES, 3, side, side, generator=torch.Generator().manual_seed(1)) * brightness
+
+
+def deviation(y: torch.Tensor) -> torch.Tensor:
+    """From the mean over the images."""
+    return y - y.mean(0, keepdim=True)
+
+
+def convert(name: str) -> dict[str, Any]:
+    """Import, compile with every exact pass held to its contract, run, and ask every target."""
+    side = CONVERTED[name]
+    model, x = build(name, side), images(side)
+    with torch.no_grad():
+        wanted = model(x)
+    graph = spikec.load(model, x)
+    difference = (spikec.run(graph, x) - wanted).abs().max() / deviation(wanted).abs().max()
+    started = time.process_time()
+    run = spikec.Compiler("spikingjelly", calibration=[x], verify="each").run(model)
+    found: dict[str, Any] = {"side": side, "import": float(difference), "compile": time.process_time() - started}
+    found["error"] = errors(run.artifact, x, wanted)
+    found["targets"] = {"spikingjelly": [], **{target: refusals(graph, target, x) for target in TARGETS[1:]}}
+    return found
+
+
+def errors(snn: nn.Module, x: torch.Tensor, wanted: torch.Tensor) -> list[float]:
+    """After 16, 64 and 256 steps: RMS error of the time-average, by the RMS deviation of the ANN between images."""
+    total, found = torch.zeros_like(wanted), []
+    with torch.no_grad():
+        for step in range(1, STEPS[-1] + 1):
+            total += snn(x)
+            if step in STEPS:
+                found.append(float((total / step - wanted).norm() / deviation(wanted).norm()))
+    return found
+
+
+def refusals(graph: Graph, target: str, x: torch.Tensor) -> list[str]:
+    """Why a target does not take the model: each reason once, with how often and where first."""
+    verify = "each" if target == "nir" else "off"
+    problems = spikec.check(graph, target, calibration=[x], timesteps=STEPS[0], verify=verify)
+    first: dict[str, list[str]] = {}
+    for problem in problems:
+        first.setdefault(problem.message, []).append(problem.location)
+    return [f"{message} ({len(where)}x, first {where[0]})" for message, where in first.items()]
+
+
+def refuse(name: str) -> dict[str, Any]:
+    """The layers that are named, and those that should have been."""
+    side = REFUSED[name]
+    model = build(name, side)
+    problems = spikec.check(model, "spikingjelly", example_input=images(side))
+    named = {problem.location.split(" (")[0] for problem in problems}
+    unfit = [path for path, each in model.named_modules() if type(each).__name__ in UNFIT]
+    missed = [path for path in unfit if not any(f"{each}.".startswith(f"{path}.") for each in named)]
+    messages = sorted({problem.message for problem in problems})
+    return {"problems": len(problems), "unfit": len(unfit), "missed": missed, "messages": messages}
+
+
+def measured(name: str) -> dict[str, Any]:
+    """One family, in a process of its own."""
+    command = [sys.executable, __file__, "--json", name]
+    found: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("family", nargs="*", help="names; all by default")
+    parser.add_argument("--json", action="store_true", help="what was found about one family, as JSON")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", spikec.SpikecWarning)
+    names = given.family or [*CONVERTED, *REFUSED]
+    if given.json:
+        (name,) = names
+        print(json.dumps(convert(name) if name in CONVERTED else refuse(name)))
+        return
+    console = Console(highlight=False, width=160)
+    versions = ", ".join(f"{package} {version(package)}" for package in ("spikec", "torch", "torchvision"))
+    console.print(f"{versions}; Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
+    table = Table(title="error: RMS, by the ANN's RMS deviation between images")
+    for heading in ("", "side", "import", *(f"error T={steps}" for steps in STEPS), *TARGETS):
+        table.add_column(heading, justify="right" if heading.startswith(("error", "side")) else "left")
+    for name in (name for name in names if name in CONVERTED):
+        found = measured(name)
+        takes = ["yes" if not why else f"no: {'; '.join(why)}" for why in found["targets"].values()]
+        table.add_row(name, str(found["side"]), f"{found['import']:.0e}", *(f"{e:.3f}" for e in found["error"]), *takes)
+    console.print(table)
+    for name in (name for name in names if name in REFUSED):
+        found = measured(name)
+        console.print(f"{name}: refused, {found['problems']} problems: {'; '.join(found['messages'])}")
+        console.print(f"    unfit layers {found['unfit']}, not named: {', '.join(found['missed']) or 'none'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Reads back what the target ``spikingjelly`` emitted, with the parameters that it has now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spikec.errors import Problem, UnsupportedOpError
+from spikec.frontend import Frontend
+from spikec.graph import Graph
+from spikec.op import Op
+from spikec.types import Array
+
+
+class SpikingNetworkFrontend(Frontend):
+    """A ``SpikingNetwork``: the final graph that it was made from, in which fine-tuned parameters are new.
+
+    Its op of each part is known; the arrays of the op are read from the part, by their names.
+    """
+
+    name: ClassVar[str] = "spiking_network"
+    takes: ClassVar[str] = "a module that spikec emitted"
+
+    def accepts(self, model: Any) -> bool:
+        """True for the class of that name; the backend is not imported."""
+        kind = type(model)
+        return f"{kind.__module__}.{kind.__qualname__}" == "spikec.backends.spikingjelly_network.SpikingNetwork"
+
+    def input_names(self, model: Any) -> list[str]:
+        """The inputs' names in the graph that it was made from."""
+        return list(model.inputs)
+
+    def load(self, model: Any, examples: Sequence[Tensor] | None) -> Graph:
+        """The graph; shapes are known.
+
+        Raises:
+            UnsupportedOpError: a part is another than the one that was emitted.
+        """
+        graph = Graph(model.name)
+        delayed = []
+        for call in model.plan:
+            op = _read(call, model.get_submodule(call.part))
+            back = [x for x in call.operands if x not in graph]
+            graph.add(op, *([] if back else call.operands), name=call.node)
+            delayed += [call] * bool(back)
+        for call in delayed:
+            graph.set_operands(call.node, *call.operands)
+        graph.structure = model.structure
+        graph.device = str(next((x.device for x in (*model.parameters(), *model.buffers())), "cpu"))
+        return graph
+
+
+def _read(call: Any, part: nn.Module) -> Op:
+    """The op with the arrays that its part holds; a part may be padding and the layer behind it."""
+    holder = part[-1] if isinstance(part, nn.Sequential) else part
+    held: dict[str, Array] = {}
+    for field in attrs.fields(call.kind):
+        if field.name not in call.fields:
+            found = getattr(holder, field.name, None)
+            if not isinstance(found, Tensor):
+                raise UnsupportedOpError(
+                    Problem(f"the part has no {field.name}, as the one that was emitted had", call.part)
+                )
+            held[field.name] = _array(found)
+    op: Op = call.kind(**call.fields, **held)
+    return op
+
+
+def _array(value: Tensor) -> Array:
+    value = value.detach().cpu()
+    result: Array = np.array((value.float() if value.dtype in (torch.float16, torch.bfloat16) else value).numpy())
+    return result
+
+
+frontend = SpikingNetworkFrontend()

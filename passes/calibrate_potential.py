@@ -1,0 +1,46 @@
+"""Initial potentials that make each neuron's mean rate that of the ANN."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+from spikec.graph import Graph
+from spikec.ops import Neuron
+from spikec.passbase import Context, Contract, Pass
+from spikec.stages import SPIKING, Stage
+from spikec.sweep import layers
+
+
+@attrs.frozen
+class CalibratePotential(Pass):
+    """``v_init_i += step T (mean a_i - mean r_i)`` for each neuron, layer after layer.
+
+    a is the ANN's activation and r what the spikes of T steps stand for, averaged over the samples (Li et al. 2021,
+    sec. 4.3: potential calibration). Neurons that compare are left alone.
+
+    Attributes:
+        rounds: how often each layer is measured and set.
+        step: share of the difference that is made up for at once.
+    """
+
+    name: ClassVar[str] = "calibrate-potential"
+    contract: ClassVar[Contract] = "tuned"
+    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+
+    rounds: int = 1
+    step: float = 1.0
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """Set the potentials of every layer."""
+        changes = 0
+        for layer in layers(graph, context):
+            (current,) = graph.operands(layer.name)
+            for _ in range(self.rounds):
+                op = graph[layer.name]
+                assert isinstance(op, Neuron)
+                charge = layer.lacks().sum(0) / graph.type(current).scale
+                graph.set_op(layer.name, attrs.evolve(op, v_init=op.v_init + self.step * charge))
+                changes += 1
+        return changes

@@ -1,0 +1,55 @@
+"""The best of several ways on, judged on the calibration samples."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+from spikec.contract import shown
+from spikec.graph import Graph
+from spikec.passbase import NO_SAMPLES, Context, Contract, Pass
+from spikec.stages import SPIKING, Stage
+
+
+@attrs.frozen
+class Choose(Pass):
+    """Run each sequence of passes on the same graph, and keep what agrees best with the ANN.
+
+    Passes of a sequence are judged together: a threshold that is good only with the bias that goes with it is found,
+    where one tuned pass after the other would lose it. That the best of them is no worse than none is the manager's
+    check of every tuned pass.
+
+    Attributes:
+        candidates: sequences of passes that stay at one stage.
+    """
+
+    name: ClassVar[str] = "choose"
+    contract: ClassVar[Contract] = "tuned"
+    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+
+    candidates: tuple[tuple[Pass, ...], ...] = ()
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """The changes of the best candidate."""
+        if not context.tuning_samples(graph):
+            context.note("", NO_SAMPLES)
+            return 0
+        best: tuple[tuple[float, float], int, Graph] | None = None
+        for candidate, shown_as in zip(self.candidates, self._shown(), strict=True):
+            tried = graph.copy()
+            changes = sum(each.run(tried, context) for each in candidate)
+            found = context.agreement(tried)
+            context.note("", f"{shown_as}: {shown(found)}")
+            if best is None or found > best[0]:
+                best = found, changes, tried
+        if best is None:
+            return 0
+        graph.become(best[2])
+        return best[1]
+
+    def _shown(self) -> list[str]:
+        return [" + ".join(map(str, candidate)) for candidate in self.candidates]
+
+    def __str__(self) -> str:
+        return f"{self.name}({' | '.join(self._shown())})"

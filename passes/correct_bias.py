@@ -1,0 +1,55 @@
+"""Biases that make each channel's mean rate that of the ANN."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+import numpy as np
+
+from spikec.graph import Graph, Node
+from spikec.ops import Weighted
+from spikec.passbase import Context, Contract, Pass
+from spikec.rewrite import bias_of
+from spikec.stages import SNN, Stage
+from spikec.sweep import layers
+from spikec.types import Array, channel_scale
+
+
+@attrs.frozen
+class CorrectBias(Pass):
+    """``b_c += step (mean a_c - mean r_c)``, layer after layer, those before it corrected already.
+
+    a is the ANN's activation and r what the spikes of T steps stand for, averaged over the samples and a channel's
+    positions (Li et al. 2021, sec. 4.1: "light" bias correction). Neurons that compare are left alone.
+
+    Attributes:
+        rounds: how often each layer is measured and corrected.
+        step: share of the difference that is corrected at once.
+    """
+
+    name: ClassVar[str] = "correct-bias"
+    contract: ClassVar[Contract] = "tuned"
+    needs: ClassVar[tuple[Stage, ...]] = SNN
+
+    rounds: int = 3
+    step: float = 0.7
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """Correct every layer that has a bias of its own."""
+        changes = 0
+        for layer in layers(graph, context):
+            for _ in range(self.rounds):
+                owner = bias_of(graph, layer.name)
+                if owner is None:
+                    context.note(layer.name, "no affine op in front of it is its own, so no bias can be corrected")
+                    break
+                graph.set_op(owner.name, self._corrected(graph, owner, layer.lacks().mean(0)))
+                changes += 1
+        return changes
+
+    def _corrected(self, graph: Graph, owner: Node[Weighted], missing: Array) -> Weighted:
+        op, signal = owner.op, graph.type(owner.name)
+        axis = op.axis % len(signal.shape)
+        channels = np.moveaxis(missing, axis, 0).reshape(signal.shape[axis], -1).mean(1)
+        return attrs.evolve(op, bias=op.shift + self.step * channels / channel_scale(signal, axis, op.kind))

@@ -1,0 +1,59 @@
+"""Initial potentials spread over each map, so that equal currents do not spike in step."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import attrs
+import numpy as np
+
+from spikec.graph import Graph
+from spikec.ops import Neuron
+from spikec.passbase import Context, Contract, Pass
+from spikec.stages import SPIKING, Stage
+from spikec.sweep import tunable
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@attrs.frozen
+class DitherPotential(Pass):
+    """``v_init_i += amplitude v_threshold (frac(i g) - 1/2)``, i the neuron's number in its layer, g the golden ratio.
+
+    The additive recurrence spreads evenly over every run of neighbours; each neuron rounds its rate at another place,
+    and the next layer's sums average the errors. Needs no T. Neurons that compare are left alone.
+
+    Attributes:
+        amplitude: of the spread, as a share of the threshold.
+        layers: ``all``, or the ``first`` ones: those that see the input's constant currents.
+    """
+
+    name: ClassVar[str] = "dither-potential"
+    contract: ClassVar[Contract] = "tuned"
+    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+
+    amplitude: float = 1.0
+    layers: Literal["all", "first"] = "all"
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """Spread the potentials of every layer."""
+        names = tunable(graph, context)
+        if self.layers == "first":
+            names = [name for name in names if not _behind_neuron(graph, name)]
+        for name in names:
+            op, shape = graph[name], graph.type(name).shape
+            assert isinstance(op, Neuron)
+            spread = np.modf(GOLDEN * np.arange(math.prod(shape)))[0].reshape(shape) - 0.5
+            graph.set_op(name, attrs.evolve(op, v_init=op.v_init + self.amplitude * op.v_threshold * spread))
+        return len(names)
+
+
+def _behind_neuron(graph: Graph, name: str) -> bool:
+    todo = list(graph.operands(name))
+    while todo:
+        each = todo.pop()
+        if isinstance(graph[each], Neuron):
+            return True
+        todo += graph.operands(each)
+    return False

@@ -1,0 +1,164 @@
+"""Channel shuffles, slices and crops become convolutions that pick, for targets that have no other way to move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import attrs
+import numpy as np
+import torch
+
+from spikec.errors import TypeMismatchError
+from spikec.graph import Graph
+from spikec.op import Movement
+from spikec.ops import Concat, Conv, Linear, Slice, Weighted
+from spikec.origin import merge
+from spikec.passbase import Context, Pass
+from spikec.stages import SPIKING, Stage
+from spikec.types import Array, Type, channel_scale
+
+
+@attrs.frozen
+class LowerMovement(Pass):
+    """Movements become picks, ``y_c = x_pick(c)``, with a single 1 in each row of the weight.
+
+    - A run of movements whose result holds whole channels of its operand (reshape, permute, reshape of a channel
+      shuffle; a slice of channels) is a 1x1 convolution, or a matrix for vectors. What it does is found by moving
+      an array of numbers.
+    - A slice along a spatial axis is a depthwise convolution with one 1, strided as the slice is.
+
+    A pick of channels whose users are all Linear or Conv of one group folds into their weights.
+    """
+
+    name: ClassVar[str] = "lower-movement"
+    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """Lower the longest runs, then fold what they became, producers first."""
+        picks = []
+        changes = 0
+        for name in list(graph):
+            for run in _runs(graph, name):
+                lowered = _lower(graph, run)
+                changes += lowered is not None
+                if lowered:
+                    picks.append(lowered)
+                if lowered is not None:
+                    break
+        for name in picks:
+            changes += _fold(graph, name)
+        return changes
+
+
+def _runs(graph: Graph, name: str) -> list[list[str]]:
+    """The runs of movements that start at a node, longest first; nobody looks in between."""
+    run: list[str] = []
+    while name in graph and isinstance(graph[name], Movement) and not isinstance(graph[name], Concat):
+        run.append(name)
+        if len(graph.users(name)) != 1:
+            break
+        ((name, _),) = graph.users(name)
+    return [run[:end] for end in range(len(run), 0, -1)]
+
+
+def _lower(graph: Graph, run: Sequence[str]) -> str | None:
+    """Replace a run by one op under its last name; ``""`` where it moved nothing, None where it is no pick."""
+    (source,) = graph.operands(run[0])
+    operand, result = graph.type(source), graph.type(run[-1])
+    channels = _channels(graph, run, operand, result)
+    first = graph[run[0]]
+    if channels is not None and len(channels) == operand.shape[0] and (np.diff(channels) == 1).all():
+        for name in run:
+            graph.bypass(name, "moves nothing")
+        return ""
+    op: Weighted
+    if channels is not None:
+        op = _pick(channels, operand, result)
+    elif len(run) == 1 and isinstance(first, Slice) and _is_uniform(operand):
+        op = _crop(first, operand, result)
+    else:
+        return None
+    graph.set_op(run[-1], attrs.evolve(op, origin=merge(*(graph[name].origin for name in run))))
+    graph.set_operands(run[-1], source)
+    for name in reversed(run[:-1]):
+        graph.remove(name)
+    return run[-1] if channels is not None else ""
+
+
+def _is_uniform(signal: Type) -> bool:
+    """True for a map whose scale does not vary within a channel."""
+    try:
+        channel_scale(signal, 0, "conv")
+    except TypeMismatchError:
+        return False
+    return 2 <= len(signal.shape) <= 4
+
+
+def _channels(graph: Graph, run: Sequence[str], operand: Type, result: Type) -> Array | None:
+    """[C]: the operand's channel that each channel of the result is, or None if it is no whole channel."""
+    if operand.shape[1:] != result.shape[1:] or not (_is_uniform(operand) or len(operand.shape) == 1):
+        return None
+    numbers = np.arange(1.0, np.prod(operand.shape) + 1).reshape(operand.shape)
+    moved = torch.tensor(numbers)[None]
+    for name in run:
+        moved = graph[name].eval(moved)
+    found = moved[0].numpy().reshape(result.shape[0], -1)
+    rows = numbers.reshape(operand.shape[0], -1)
+    channels = ((found[:, 0] - 1) // rows.shape[1]).astype(np.int64)
+    return channels if channels.min() >= 0 and np.array_equal(found, rows[channels]) else None
+
+
+def _pick(channels: Array, operand: Type, result: Type) -> Weighted:
+    weight = np.eye(operand.shape[0])[channels]
+    scales = {"in_scale": channel_scale(operand, 0, "pick"), "out_scale": channel_scale(result, 0, "pick")}
+    if len(operand.shape) == 1:
+        return Linear(weight, **scales)
+    ones = (1,) * (len(operand.shape) - 1)
+    return Conv(weight.reshape(*weight.shape, *ones), stride=ones, padding=(0,) * len(ones), dilation=ones, **scales)
+
+
+def _crop(op: Slice, operand: Type, result: Type) -> Conv:
+    """Cells ``start + i step`` of an axis: a kernel just long enough to leave no window behind the last of them."""
+    axis = op.axis % len(operand.shape)
+    size, count = operand.shape[axis], result.shape[axis]
+    start = range(size)[op.start : op.stop : op.step][0]
+    kernel = [1] * (len(operand.shape) - 1)
+    stride = list(kernel)
+    kernel[axis - 1], stride[axis - 1] = max(size - count * op.step + 1, start + 1), op.step
+    weight = np.zeros((operand.shape[0], 1, *kernel))
+    cell = [0] * len(kernel)
+    cell[axis - 1] = start
+    weight[(slice(None), 0, *cell)] = 1.0
+    scale = channel_scale(operand, 0, "slice")
+    return Conv(
+        weight,
+        stride=stride,
+        padding=(0,) * len(kernel),
+        dilation=(1,) * len(kernel),
+        groups=operand.shape[0],
+        in_scale=scale,
+        out_scale=scale,
+    )
+
+
+def _fold(graph: Graph, name: str) -> int:
+    """Into the affine ops that take a pick, if nothing else does: ``W P`` has columns of W where P picks."""
+    op, users = graph[name], graph.users(name)
+    assert isinstance(op, Weighted)
+    rank = len(graph.type(name).shape)
+    taken = [graph[user] for user, _ in users]
+    if not all(isinstance(each, Linear if rank == 1 else Conv) and getattr(each, "groups", 1) == 1 for each in taken):
+        return 0
+    (source,) = graph.operands(name)
+    channels = op.weight.reshape(op.out_features, -1).argmax(1)
+    for user, slot in users:
+        each = graph[user]
+        assert isinstance(each, Weighted)
+        weight = np.zeros((each.out_features, op.in_features, *each.weight.shape[2:]), each.weight.dtype)
+        np.add.at(weight, (slice(None), channels), each.weight)
+        origin = merge(each.origin, op.origin)
+        graph.set_op(user, attrs.evolve(each, weight=weight, in_scale=op.in_scale, origin=origin))
+        graph.set_operand(user, slot, source)
+    graph.remove(name)
+    return 1

@@ -1,0 +1,53 @@
+"""A bias for each step that makes each channel's rate that of the ANN at every step."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+import numpy as np
+
+from spikec.graph import Graph
+from spikec.ops import Stream
+from spikec.passbase import Context, Contract, Pass
+from spikec.stages import SPIKING, Stage
+from spikec.sweep import layers
+from spikec.types import Array
+
+
+@attrs.frozen
+class StreamBias(Pass):
+    """``b_c(t) += step (mean a_c - mean s_c(t))``, layer after layer, for a target that can stream currents.
+
+    a is the ANN's activation and s(t) what the spikes of step t stand for, averaged over the samples and a channel's
+    positions (forward temporal bias correction, Wu et al. 2024, algorithm 1). Neurons that compare are left alone.
+
+    Attributes:
+        rounds: how often each layer is measured and corrected.
+        step: share of the difference that is corrected at once.
+    """
+
+    name: ClassVar[str] = "stream-bias"
+    contract: ClassVar[Contract] = "tuned"
+    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+
+    rounds: int = 2
+    step: float = 0.5
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """Put a stream in front of every layer."""
+        changes = 0
+        for layer in layers(graph, context):
+            signal = graph.type(graph.operands(layer.name)[0])
+            currents = np.zeros((context.steps, *(1 for _ in signal.shape)))
+            stream = graph.insert_before(layer.name, 0, Stream(currents), new=f"{layer.name}_stream")
+            for _ in range(self.rounds):
+                currents = currents + self.step * _by_channel(layer.lacks()) / signal.scale
+                graph.set_op(stream, Stream(currents))
+            changes += 1
+        return changes
+
+
+def _by_channel(values: Array) -> Array:
+    """[T, C, ...] as its means [T, C, 1, ...]."""
+    return np.asarray(values.mean(axis=tuple(range(2, values.ndim)), keepdims=True))

@@ -1,0 +1,43 @@
+"""Other thresholds, if they bring the net nearer to the ANN."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+from spikec.graph import Graph
+from spikec.loader import pass_named
+from spikec.normalization import Normalization
+from spikec.ops import Rescale
+from spikec.passbase import Context, Contract, Pass
+from spikec.stages import SPIKING, Stage
+
+
+@attrs.frozen
+class TuneThresholds(Pass):
+    """Choose every scale again, by another statistic of the same calibration data."""
+
+    name: ClassVar[str] = "tune-thresholds"
+    contract: ClassVar[Contract] = "tuned"
+    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+
+    normalization: Normalization = Normalization(method="mmse")
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """Set the casts in front of and behind every neuron."""
+        if context.ann is None or context.statistics is None:
+            return 0
+        normalize = pass_named("normalize", normalization=self.normalization)
+        scales = normalize.scales(context.ann, context)  # type: ignore[attr-defined]
+        changes = 0
+        for name, scale in scales.items():
+            (before,) = graph.operands(name)
+            after = graph.users(name)[0][0]
+            if isinstance(graph[before], Rescale) and isinstance(graph[after], Rescale):
+                graph.set_op(before, Rescale(1 / scale))
+                graph.set_op(after, Rescale(scale))
+                changes += 1
+            else:
+                context.note(name, "its casts have moved, its threshold stays")
+        return changes

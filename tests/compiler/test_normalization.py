@@ -1,0 +1,73 @@
+"""Thresholds from statistics, held to what the definition gives on the values themselves."""
+
+import numpy as np
+import pytest
+import torch
+
+from spikec import CompileError, Normalization
+from spikec.calibration import Statistics
+
+#: relative width of a bin of the histogram, at most
+BIN = 0.008
+
+
+@pytest.fixture
+def values():
+    """[N, C] of ReLUs: long tails, many zeros, a channel that is nearly always the same, one that is silent."""
+    rng = np.random.default_rng(0)
+    z = np.maximum(rng.normal(size=(4000, 4)) * [1.0, 0.2, 0.01, 1.0] + [0.0, -0.1, 0.5, -99.0], 0)
+    z[:, 0] **= 2
+    return z
+
+
+def statistics(z):
+    return Statistics.of(torch.tensor(z), 0)
+
+
+def squared_error(z, threshold, timesteps, v_init):
+    count = np.clip(np.floor(timesteps * z / threshold + v_init), 0, timesteps)
+    return ((z - threshold / timesteps * count) ** 2).sum()
+
+
+@pytest.mark.parametrize("timesteps", [1, 4, 32])
+@pytest.mark.parametrize("v_init", [0.0, 0.5])
+def test_mmse_has_the_least_squared_error_of_all_candidates(values, timesteps, v_init):
+    chosen = Normalization(method="mmse", v_init=v_init).statistic(statistics(values), timesteps)
+    for z, threshold in zip(values.T[:3], chosen, strict=False):
+        errors = [squared_error(z, share * z.max(), timesteps, v_init) for share in np.arange(1, 101) / 100]
+        moved = np.sqrt(len(z)) * BIN * z.max()  # the histogram moves each value by less than a bin
+        assert np.sqrt(squared_error(z, threshold, timesteps, v_init)) <= np.sqrt(min(errors)) + 2 * moved
+    assert chosen[3] == 0
+
+
+def test_mmse_knows_where_the_neuron_starts(values):
+    rounding, flooring = (Normalization(method="mmse", v_init=v).statistic(statistics(values), 4) for v in (0.5, 0.0))
+    wrong = squared_error(values[:, 0], flooring[0], 4, 0.5)
+    assert wrong > 1.1 * squared_error(values[:, 0], rounding[0], 4, 0.5)
+
+
+def test_mmse_clips_less_the_more_steps_there_are(values):
+    by_steps = [Normalization(method="mmse").statistic(statistics(values), t)[0] for t in (2, 8, 32, 128)]
+    assert by_steps == sorted(by_steps)
+    assert by_steps[0] < by_steps[-1]
+
+
+def test_ltb_is_the_iteration_of_the_paper(values):
+    chosen = Normalization(method="ltb").statistic(statistics(values), 8)
+    threshold = np.zeros(4)
+    for _ in range(1000):
+        threshold = threshold + 2 * np.maximum(values - threshold, 0).mean(0)
+    np.testing.assert_allclose(chosen[:3], np.minimum(threshold, values.max(0))[:3], rtol=0.01)
+    assert chosen[3] == 0
+
+
+@pytest.mark.parametrize("method", ["max", "mmse", "ltb", "percentile"])
+def test_a_factor_multiplies_any_statistic(values, method):
+    whole, half = (Normalization(method=method, factor=f).statistic(statistics(values), 8) for f in (1.0, 0.5))
+    np.testing.assert_allclose(half, whole / 2)
+
+
+@pytest.mark.parametrize("bad", ["maximum", 0.0, 1.5, None, "101%", True])
+def test_what_is_no_normalization_is_refused(bad):
+    with pytest.raises(CompileError):
+        Normalization.parse(bad)

@@ -1,0 +1,137 @@
+"""onnx's own test cases of every operator that has a converter: the result is the stated one, or the case is refused.
+
+Samples are independent and real here, and onnx's cases know no batch: their first axis is read as one. The first float
+input is the signal and the others are initializers; where that is refused, others are signals too.
+"""
+
+import collections
+import functools
+import re
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from onnx.backend.test.loader import load_model_tests
+
+import spikec
+from spikec import loader
+from spikec.frontends.onnx import rules
+
+loader.load_parts("frontends", "onnx")
+OPERATORS = sorted(filter(lambda key: isinstance(key, str), rules.keys()))
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+#: what no network of real numbers, sample by sample, can do
+IMPOSSIBLE = {
+    "the signal is no float tensor": r"is of type \w*(int|bool|string|float[48])|is an? (sequence|optional)",
+    "the result is no float tensor": r"precision of float|only the first 1 output|output \w+ does not depend",
+    "it mixes the samples of a batch": r"batch axis|the batch|first axes of the inputs differ|transA",
+    "it does to each sample another thing": r"differs from sample to sample|more axes than the signal|without a batch",
+    "it multiplies signals": r"product of two signals|division by a signal|computed from the model's input",
+    "it learns": r"training mode",
+    "it jumps": r"jumps at its threshold",
+    "it has no number in it": r"holds no number|leaves nothing|does not expand|0\b.* cells",
+}
+
+
+@pytest.fixture(scope="module")
+def cases():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = collections.defaultdict(list)
+        for case in load_model_tests(kind="node"):
+            if len(case.model.graph.node) == 1:
+                found[case.model.graph.node[0].op_type].append(case)
+    return found
+
+
+@pytest.fixture(scope="module")
+def counts():
+    return collections.Counter()
+
+
+def arrays(values):
+    return [numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v for v in values]
+
+
+def choices(inputs):
+    """Which inputs are signals: the first float, then it and another, then all of them."""
+    floats = [i for i, x in enumerate(inputs) if isinstance(x, (np.ndarray, np.generic)) and str(x.dtype) in FLOATS]
+    first = floats[:1] or [0]
+    return [first, *([first[0], i] for i in floats[1:]), floats or first]
+
+
+def result(case, inputs, signals):
+    """(what the graph gives, the rows of the batch that were fed: those without NaN)."""
+    model = onnx.ModelProto()
+    model.CopyFrom(case.model)
+    for i, (declared, value) in enumerate(zip(list(model.graph.input), inputs, strict=True)):
+        if i not in signals:
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), declared.name))
+    graph = spikec.load(model)
+    xs = [inputs[i].astype(np.float64 if inputs[i].dtype == np.float64 else np.float32) for i in signals]
+    rows = np.all([np.isfinite(x).reshape(len(x), -1).all(1) for x in xs], axis=0)
+    found = spikec.run(graph, [torch.tensor(x[rows]) for x in xs])
+    return (found if isinstance(found, tuple) else (found,)), rows
+
+
+def matches(case):
+    """Hold the graph to the stated results.
+
+    Raises:
+        CompileError: the case is refused, whichever inputs are signals.
+    """
+    inputs, wanted = (arrays(each) for each in case.data_sets[0])
+    refusals = []
+    for signals in choices(inputs):
+        try:
+            found, rows = result(case, inputs, signals)
+        except spikec.CompileError as error:
+            refusals.append(error)
+            continue
+        for a, b in zip(found, wanted, strict=True):
+            tolerance = functools.partial(np.testing.assert_allclose, rtol=case.rtol, atol=max(case.atol, 1e-6))
+            rounded = a.numpy().astype(b.dtype)  # half and bfloat16 are float32 in the graph
+            tolerance(rounded.astype(np.float64), b[rows].astype(np.float64))
+        return
+    raise spikec.CompileError([problem for error in refusals for problem in error.problems])
+
+
+def outcome(case):
+    try:
+        matches(case)
+    except spikec.CompileError as error:
+        text = str(error)
+        return next((why for why, pattern in IMPOSSIBLE.items() if re.search(pattern, text)), text)
+    return "as stated"
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_every_case_of_an_operator_gives_the_stated_result_or_is_impossible(operator, cases, counts):
+    for case in cases[operator]:
+        why = outcome(case)
+        assert why in ("as stated", *IMPOSSIBLE), f"{case.name}: {why}"
+        counts[why] += 1
+
+
+def test_the_counts_are_printed(counts, capsys):
+    assert counts["as stated"] > 0
+    with capsys.disabled():
+        print(f"\nonnx's node tests, {len(OPERATORS)} operators: {dict(counts)}")
+
+
+def test_a_wrong_converter_is_seen(cases, monkeypatch):
+    right = rules.get("Neg")
+    monkeypatch.setitem(rules._table, "Neg", lambda at: at.add(spikec.ops.Identity(), at.signal()))
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        matches(cases["Neg"][0])
+    monkeypatch.setitem(rules._table, "Neg", right)
+    matches(cases["Neg"][0])
+
+
+def test_a_refusal_without_a_reason_in_principle_is_seen(cases, monkeypatch):
+    monkeypatch.setitem(rules._table, "Neg", lambda at: at.refuse("not today"))
+    assert outcome(cases["Neg"][0]).startswith("not today")
