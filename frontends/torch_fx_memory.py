@@ -51,7 +51,8 @@ class Memory:
     def alone(self, node: fx.Node) -> Any:
         """What torch gives for a call that was not converted, on tensors without data; from then on it has a memory.
 
-        None for a call without a signal: what it makes may be a real tensor, as large as ``BATCH``.
+        None for a call without a signal, as what it makes may be a real tensor as large as ``BATCH``, and where the
+        shape of a sample depends on the batch.
 
         Raises:
             Exception: whatever the call raises on such tensors.
@@ -60,7 +61,9 @@ class Memory:
             return None
         with torch.inference_mode(False), torch.no_grad():
             result = self._run(node, lambda each: map_aggregate(self._without_data(each), _few))
-            self._tensors[node] = map_aggregate(result, _many)
+        if any(_FEW in tensor.shape[1:] for tensor in _held(result)):
+            return None
+        self._tensors[node] = map_aggregate(result, _many)
         return self._tensors[node]
 
     def call(self, node: fx.Node, in_place: bool) -> Changes:
@@ -146,7 +149,7 @@ class Memory:
 
 
 #: samples for calls that may go through them one by one, as a recurrent layer or ``unbind`` does: no usual size
-_FEW = 61
+_FEW = 113
 
 
 def _few(value: Any) -> Any:

@@ -62,7 +62,7 @@ def test_a_refused_model_has_all_its_rows_in_the_order_of_the_model():
     }
     assert [entry.source.label for entry in error.ledger][:4] == ["conv", "act", "flatten", "fc"]
     refused = next(entry for entry in error.ledger if entry.fate == "refused")
-    assert refused.into == "nn.GELU is not supported"
+    assert refused.into.startswith("nn.GELU is not supported")
     assert refused.source.place.startswith("test_ledger.py:")
     assert "refused" in str(error.ledger)
 

@@ -181,5 +181,5 @@ def test_the_batch_size_is_no_number_there_either(call):
 
 def test_all_unsupported_calls_are_listed_there_too():
     error = refusal(UnsupportedOpError, Net(lambda net, y: F.gelu(F.silu(typed(net, y)))), torch.rand(2, 2, 6, 5))
-    assert [p.message for p in error.problems] == ["F.silu is not supported", "F.gelu is not supported"]
+    assert [p.message.split(":")[0] for p in error.problems] == ["F.silu is not supported", "F.gelu is not supported"]
     assert "read through torch.export" in error.graph.notes[0]

@@ -451,3 +451,16 @@ def test_input_names():
         frontend.input_names(KeywordOnly())
     assert frontend.accepts(nn.Linear(2, 2))
     assert not frontend.accepts(torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Calls(lambda y: y.unbind(0)[0]),
+        Calls(lambda y: torch.stack(y.split(1))),
+        nn.Sequential(nn.Linear(3, 4), nn.LSTM(4, 2)),
+    ],
+    ids=["unbind", "split", "lstm"],
+)
+def test_calls_that_go_through_the_batch_are_refused_at_once(model):
+    assert refusal(UnsupportedOpError, model, (3,)).location
