@@ -82,6 +82,11 @@ class Statistics:
         low, high = self._ordered(np.floor(rank)), self._ordered(np.ceil(rank))
         return np.asarray(low + (rank - np.floor(rank)) * (high - low))
 
+    def bins(self) -> tuple[Array, Array]:
+        """Representative values [K], rising from 0, and how many values of each channel each stands for: [C, K]."""
+        numbers = self.first + np.arange(self.counts.shape[1] - 1)
+        return np.concatenate([[0.0], (_edge(numbers) + _edge(numbers + 1)) / 2]), self.counts
+
     def _ordered(self, k: float) -> Array:
         """[C]: the k-th smallest value, placed linearly within its bin."""
         totals = self.counts.cumsum(1)

@@ -10,13 +10,12 @@ from torch import Tensor, fx, nn
 
 from spikec.errors import InvalidModelError
 from spikec.frontend import Frontend, Reference
+from spikec.frontends.torch_export_instead import exported
 from spikec.frontends.torch_fx_call import BATCH, Call, Signal, as_array, leaves, methods, rules, takes_batch
 from spikec.frontends.torch_fx_check import check_model, dtype_of, example_shapes, shapes_from_layers
 from spikec.frontends.torch_fx_trace import Known, Traced, required, trace
-from spikec.frontends.torch_fx_walk import Walk
+from spikec.frontends.torch_fx_walk import Walk, read
 from spikec.graph import Graph
-from spikec.op import Role
-from spikec.ops import Input
 
 __all__ = ["BATCH", "Call", "Signal", "TorchFx", "as_array", "frontend", "methods", "rules", "takes_batch"]
 
@@ -39,30 +38,23 @@ class TorchFx(Frontend):
     def load(self, model: nn.Module, examples: Sequence[Tensor] | None) -> Graph:
         """The module as a graph; an argument of forward that has a default value keeps it.
 
+        Where symbolic tracing fails, torch.export reads the module with the example.
+
         Raises:
             UnsupportedOpError: with every call that has no converter.
             TypeMismatchError: a layer does not take what it is given.
             InvalidModelError: hooks, NaN, training mode, control flow on data, or an input of unknown shape.
         """
         check_model(model)
-        dtype = dtype_of(model, examples)
-        if examples is None:
-            traced = trace(model)
+        dtype = dtype_of((*model.parameters(), *model.buffers()), examples)
+        shapes = None if examples is None else example_shapes(required(model), examples)
+        try:
+            traced = trace(model, None if shapes is None else _known(shapes, dtype))
+        except InvalidModelError as error:
+            traced = exported(model, shapes, error)
+        if shapes is None:
             shapes = shapes_from_layers(traced)
-        else:
-            shapes = example_shapes(required(model), examples)
-            traced = trace(model, _known(shapes, dtype))
-        walk = _walk(traced, shapes, dtype)
-        walk.run()
-        graph = walk.graph
-        for name in reversed(list(graph)):
-            if graph[name].role is not Role.IO and not graph.users(name):
-                graph.remove(name, "its result is not used")
-        if all(graph[name].role is Role.IO for name in graph):
-            raise InvalidModelError(
-                "the model has no operation: its output is its input", location=type(model).__name__
-            )
-        return graph
+        return read(traced, shapes, dtype)
 
     def reference(self, model: nn.Module) -> Reference:
         """The module itself, in its own dtype and on its own device, without gradients."""
@@ -76,24 +68,13 @@ class TorchFx(Frontend):
         return run
 
 
-def _walk(traced: Traced, shapes: Sequence[tuple[int, ...]], dtype: str) -> Walk:
-    model = traced.root
-    graph = Graph(type(model).__name__)
-    graph.device = str(next((p.device for p in (*model.parameters(), *model.buffers())), "cpu"))
-    inputs = {
-        name: Signal(graph.add(Input(shape, dtype), name=name))
-        for name, shape in zip(required(model), shapes, strict=True)
-    }
-    return Walk(traced, graph, inputs)
-
-
 def _known(shapes: Sequence[tuple[int, ...]], dtype: str) -> Known:
     """Answers what forward asks about sizes while it is traced, from a graph that is then thrown away."""
     walks: list[Walk] = []
 
     def known(traced: Traced, node: fx.Node) -> Any:
         if not walks:
-            walks.append(_walk(traced, shapes, dtype))
+            walks.append(Walk(traced, shapes, dtype))
         return walks[0].known(node)
 
     return known

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 import numpy as np
@@ -12,10 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import map_aggregate
 
-from spikec.errors import CompileError, Problem, TypeMismatchError, UnsupportedOpError
-from spikec.graph import Graph
-from spikec.op import Op
-from spikec.origin import Source
+from spikec.call import Call as BaseCall
+from spikec.call import Refused as Refused
+from spikec.call import Signal as Signal
 from spikec.rules import Rules
 from spikec.types import Array
 
@@ -24,23 +25,6 @@ BATCH = 2147483629
 
 
 RuleT = TypeVar("RuleT", bound=Callable[..., Any])
-
-
-@attrs.frozen
-class Signal:
-    """A tensor of the traced model that depends on its inputs: the result of a node of the graph."""
-
-    name: str
-
-
-@attrs.frozen
-class Refused:
-    """The value of a node that was refused: what depends on it is not converted, but still looked at."""
-
-    node: str
-
-    def __str__(self) -> str:
-        return f"%{self.node}"
 
 
 @attrs.frozen
@@ -68,25 +52,19 @@ def takes_batch(rule: RuleT) -> RuleT:
 
 def may_take_batch(rule: Callable[..., Any]) -> bool:
     """True for a converter marked with :func:`takes_batch`."""
-    return rule in _sized
+    return inspect.unwrap(rule) in _sized
 
 
 @attrs.frozen(eq=False)
-class Call:
-    """One call in the user's model, and the graph that its converter adds ops to.
+class Call(BaseCall):
+    """One call in the user's torch model.
 
     Attributes:
-        graph: the graph so far.
-        source: where the call stands in the user's model; every op that is added carries it.
-        name: what the op will be called if that is free.
         args, kwargs: of the call; a tensor that depends on the input is a :class:`Signal`, every other
             one a torch tensor.
         module: the layer, or None for a function or method.
     """
 
-    graph: Graph
-    source: Source
-    name: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     module: nn.Module | None = None
@@ -104,60 +82,11 @@ class Call:
             UnsupportedOpError: there are several.
         """
         if len(self.operands) != 1 or len(self.args) + len(self.kwargs) != 1:
-            self.refuse(f"{self.source.kind} takes one tensor here, and is called with {self._arguments()}")
+            self.refuse(f"{self.source.kind} takes one tensor here, and is called with {self.arguments()}")
         return self.operands[0]
 
-    def shape(self, signal: Signal) -> tuple[int, ...]:
-        """Shape of one sample of a signal, without the batch."""
-        return self.graph.type(signal.name).shape
-
-    def shown(self, signal: Signal) -> str:
-        """Shape of a signal with its batch, for messages: ``[B, 3, 8, 8]``."""
-        return f"[{', '.join(map(str, ('B', *self.shape(signal))))}]"
-
-    def add(self, op: Op, *operands: Signal, part: str = "") -> Signal:
-        """Add an op behind its operands; it gets the call's source.
-
-        Args:
-            op: without an origin.
-            operands: signals.
-            part: appended to the name, for an op that is not the last of the call.
-
-        Raises:
-            TypeMismatchError: the operands do not fit.
-            UnsupportedOpError: an operand is a tensor that does not depend on the model's input.
-        """
-        for operand in operands:
-            if not isinstance(operand, Signal):
-                self.refuse(f"{self.source.kind} with a constant {type(operand).__name__} where a signal must be")
-        wish = f"{self.name}_{part}" if part else self.name
-        names = [operand.name for operand in operands]
-        name = self.graph.add(attrs.evolve(op, origin=(self.source,)), *names, name=wish)
-        try:
-            self.graph.type(name)
-        except CompileError:
-            self.graph.remove(name)
-            raise
-        return Signal(name)
-
-    def expect_rank(self, signal: Signal, *ranks: int) -> None:
-        """Refuse a signal whose samples have another rank, batch not counted."""
-        shape = self.shape(signal)
-        if len(shape) not in ranks:
-            wanted = " or ".join(map(str, ranks))
-            raise TypeMismatchError(
-                self.problem(f"{self.source.kind} takes samples of rank {wanted}, operand has shape {shape}")
-            )
-
-    def refuse(self, message: str, hint: str = "") -> NoReturn:
-        """Raise an UnsupportedOpError that says where the call stands."""
-        raise UnsupportedOpError(self.problem(message, hint))
-
-    def problem(self, message: str, hint: str = "") -> Problem:
-        """A finding about this call."""
-        return Problem(message, str(self.source), f"{self.source.kind}({self._arguments()})", hint)
-
-    def _arguments(self) -> str:
+    def arguments(self) -> str:
+        """The call's arguments as the user wrote them, signals by their names."""
         shown = [_show(x) for x in self.args] + [f"{key}={_show(x)}" for key, x in self.kwargs.items()]
         return ", ".join(shown)
 
@@ -191,10 +120,20 @@ def _size(found: re.Match[str]) -> str:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """Everything in nested tuples, lists, dicts and slices."""
+    """Everything in nested tuples, lists, dicts, slices and dataclasses."""
     found: list[Any] = []
-    map_aggregate(value, lambda leaf: found.append(leaf))
+    map_aggregate(value, lambda leaf: found.extend(leaves(fields_of(leaf)) if is_record(leaf) else [leaf]))
     return iter(found)
+
+
+def is_record(value: Any) -> bool:
+    """True for an instance of a dataclass."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def fields_of(record: Any) -> dict[str, Any]:
+    """Values of a dataclass by their names."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
 def as_array(value: Tensor) -> Array:

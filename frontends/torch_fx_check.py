@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from spikec.errors import InvalidModelError, Problem
 from spikec.frontends.torch_fx_trace import Traced, required
@@ -27,7 +32,18 @@ def check_model(model: nn.Module) -> None:
     problems = list(_wrappers(model))
     if problems:
         raise InvalidModelError(problems)
-    problems = [*_arguments(model), *_layers(model), *_numbers(model)]
+    problems = [*_arguments(model), *_layers(model), *_numbers((*model.named_parameters(), *model.named_buffers()))]
+    if problems:
+        raise InvalidModelError(problems)
+
+
+def check_numbers(named: Iterable[tuple[str, Any]]) -> None:
+    """Refuse parameters that hold no numbers.
+
+    Raises:
+        InvalidModelError: with all of them.
+    """
+    problems = list(_numbers(named))
     if problems:
         raise InvalidModelError(problems)
 
@@ -58,10 +74,9 @@ def _arguments(model: nn.Module) -> Iterator[Problem]:
         yield Problem("the module has no forward", type(model).__name__, hint="define forward(self, x)")
         return
     for p in inspect.signature(model.forward).parameters.values():
-        if p.kind is p.VAR_POSITIONAL or (p.kind is p.KEYWORD_ONLY and p.default is p.empty):
-            star = "*" if p.kind is p.VAR_POSITIONAL else "keyword-only "
+        if p.kind is p.KEYWORD_ONLY and p.default is p.empty:
             yield Problem(
-                f"forward takes {star}{p.name}, so its inputs cannot be known",
+                f"forward takes keyword-only {p.name}, and inputs go by position",
                 type(model).__name__,
                 hint="name them: forward(self, x, y)",
             )
@@ -74,19 +89,28 @@ def _layers(model: nn.Module) -> Iterator[Problem]:
     for name, module in model.named_modules():
         where = f"{name or type(model).__name__} (nn.{type(module).__name__})"
         lazy = any(map(_uninitialized, (*module.parameters(recurse=False), *module.buffers(recurse=False))))
-        if (module._forward_pre_hooks or module._forward_hooks) and not lazy:
+        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+        if not lazy and not all(_computes_weight(module, hook) for hook in hooks):
             yield Problem(
                 "the module has forward hooks, which may change what it computes",
                 where,
-                hint="remove them: handle.remove(), torch.nn.utils.remove_weight_norm, prune.remove",
+                hint="remove them: handle.remove(), torch.nn.utils.prune.remove",
             )
         dropout = isinstance(module, _DropoutNd) and module.p > 0
-        if module.training and (dropout or isinstance(module, _BatchNorm)):
+        iterates = isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks)
+        if module.training and (dropout or iterates or isinstance(module, _BatchNorm)):
             yield Problem("the module is in training mode", where, hint="call model.eval() before compiling")
 
 
-def _numbers(model: nn.Module) -> Iterator[Problem]:
-    for name, value in (*model.named_parameters(), *model.named_buffers()):
+def _computes_weight(module: nn.Module, hook: object) -> bool:
+    """True for the hook of the old weight_norm or spectral_norm on a layer whose converter runs it."""
+    return isinstance(hook, (WeightNorm, SpectralNorm)) and isinstance(module, (nn.Linear, _ConvNd))
+
+
+def _numbers(named: Iterable[tuple[str, Any]]) -> Iterator[Problem]:
+    for name, value in named:
+        if not isinstance(value, Tensor):
+            continue
         if _uninitialized(value):
             hint = "its shape follows from data: run one batch through the model first"
             yield Problem("the parameter holds no numbers yet", name, hint=hint)
@@ -101,9 +125,9 @@ def _numbers(model: nn.Module) -> Iterator[Problem]:
             )
 
 
-def dtype_of(model: nn.Module, examples: Sequence[Tensor] | None) -> str:
-    """``float64`` for a float64 model, else ``float32``; without parameters the example decides."""
-    found = [p.dtype for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()]
+def dtype_of(parameters: Iterable[Any], examples: Sequence[Tensor] | None) -> str:
+    """``float64`` where a parameter is, else ``float32``; without parameters the example decides."""
+    found = [p.dtype for p in parameters if isinstance(p, Tensor) and p.is_floating_point()]
     if not found:
         found = [x.dtype for x in examples or ()]
     return "float64" if torch.float64 in found else "float32"
@@ -137,7 +161,7 @@ def shapes_from_layers(traced: Traced) -> list[tuple[int, ...]]:
     firsts = [_first_layer(traced, node) for node in inputs]
     if all(isinstance(layer, nn.Linear) for layer in firsts):
         return [(layer.in_features,) for layer in firsts if isinstance(layer, nn.Linear)]
-    templates = [f"torch.zeros({_template(layer)})" for layer in firsts]
+    templates = [f"torch.zeros({template(layer)})" for layer in firsts]
     call = templates[0] if len(templates) == 1 else f"({', '.join(templates)})"
     raise InvalidModelError(
         f"the shape of the input ({', '.join(names)}) cannot be known from the model alone",
@@ -167,7 +191,8 @@ def _first_layer(traced: Traced, node: fx.Node) -> nn.Module | None:
 _AXES = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 
-def _template(layer: nn.Module | None) -> str:
+def template(layer: nn.Module | None) -> str:
+    """The shape of an input of a layer as the arguments of ``torch.zeros``, with letters for what is open."""
     if isinstance(layer, nn.Linear):
         return f"1, {layer.in_features}"
     if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):

@@ -106,7 +106,8 @@ class Memory:
         args, kwargs = map_arg((node.args, node.kwargs), self._without_data)
         module = self._traced.module(node)
         if module is not None:
-            parts = (*module.parameters(), *module.buffers())
+            plain = (each for part in module.modules() for each in vars(part).values() if isinstance(each, Tensor))
+            parts = (*module.parameters(), *module.buffers(), *plain)
             return copy.deepcopy(module, {id(each): self._empty(each) for each in parts})(*args, **kwargs)
         target: Any = node.target
         return getattr(args[0], target)(*args[1:], **kwargs) if node.op == "call_method" else target(*args, **kwargs)

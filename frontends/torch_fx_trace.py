@@ -7,16 +7,17 @@ import inspect
 import operator
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn import functional as F
 
 from spikec.errors import InvalidModelError, Problem
-from spikec.frontends.torch_fx_call import Signal, layer_rule, qualified
+from spikec.frontends.torch_fx_call import Signal, layer_rule, qualified, rules
 from spikec.origin import Source, is_user_file
 
 _user_file = functools.cache(is_user_file)
@@ -174,6 +175,26 @@ class Traced:
     graph: fx.Graph
     constants: dict[str, Tensor]
 
+    @property
+    def name(self) -> str:
+        """What the graph will be called."""
+        return type(self.root).__name__
+
+    @property
+    def device(self) -> str:
+        """Where the parameters are, as torch writes it."""
+        return str(next((p.device for p in (*self.root.parameters(), *self.root.buffers())), "cpu"))
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the model's inputs: the placeholders without a default value."""
+        return [str(node.target) for node in self.graph.nodes if node.op == "placeholder" and not node.args]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Values of the placeholders that are no inputs."""
+        return {}
+
     def attribute(self, target: str) -> Any:
         """What a ``get_attr`` node stands for."""
         if target in self.constants:
@@ -191,7 +212,38 @@ class Traced:
         path = str(node.target) if module is not None else next((str(v[0]) for v in reversed(stack.values())), "")
         frames = _FRAME.findall(_OUTSIDE.sub("", node.stack_trace or ""))
         file, line = next(((f, int(n)) for f, n in reversed(frames) if _user_file(f)), ("", 0))
-        return Source(node.name, path, kind(node, module), file, line)
+        return Source(node.name, path, self.kind(node), file, line)
+
+    def kind(self, node: fx.Node) -> str:
+        """What the user wrote."""
+        return kind(node, self.module(node))
+
+    def rule(self, node: fx.Node) -> Callable[..., Any] | None:
+        """The converter of a node, called as :data:`spikec.frontends.torch_fx_call.rules` says, or None."""
+        module = self.module(node)
+        if module is not None:
+            return layer_rule(module)
+        if node.op == "call_method":
+            return rules.get(("method", node.target))
+        return rules.first((node.target, qualified(node.target)))
+
+    def key(self, node: fx.Node) -> str:
+        """What a converter of the node would be registered for."""
+        if node.op == "call_method":
+            return f'("method", "{node.target}")'
+        if getattr(node.target, "__module__", "") == "_operator":
+            return f"operator.{getattr(node.target, '__name__', '')}"
+        return self.kind(node)
+
+    def op_name(self, node: fx.Node, source: Source) -> str:
+        """The module path; for a function, the path of the module that calls it and fx's name."""
+        module = self.module(node)
+        if module is None or not node.target:
+            stem = re.sub(r"_\d+$", "", node.name)
+            stem = stem[1:] if node.target in AUGMENTED else stem
+            return f"{source.path}_{stem}" if source.path and module is None else stem
+        path = str(node.target)
+        return f"{type(module).__name__.lower()}_{path}" if path[0].isdigit() else path
 
 
 #: the value of a node of a graph that is still being traced
@@ -217,16 +269,18 @@ def trace(model: nn.Module, known: Known | None = None) -> Traced:
         with torch.no_grad():
             graph = tracer.trace(model)
     except Exception as error:
-        raise InvalidModelError(_untraceable(error, tracer.failed_in)) from error
+        frames = traceback.extract_tb(error.__traceback__)
+        raise InvalidModelError(untraceable(error, tracer.failed_in, frames)) from error
     return Traced(model, graph, tracer.constants)
 
 
 def required(model: nn.Module) -> list[str]:
-    """Names of the arguments that forward must be given: the model's inputs."""
+    """Names of the arguments that forward must be given: the model's inputs. ``*xs`` alone is one."""
     if isinstance(model, fx.GraphModule):
         return [str(node.target) for node in model.graph.nodes if node.op == "placeholder" and not node.args]
-    parameters = inspect.signature(model.forward).parameters.values()
-    return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    parameters = [p for p in inspect.signature(model.forward).parameters.values() if p.default is p.empty]
+    named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return named or [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
 
 
 def _single(model: nn.Module) -> fx.Graph:
@@ -237,14 +291,23 @@ def _single(model: nn.Module) -> fx.Graph:
     return graph
 
 
-def _untraceable(error: Exception, path: str) -> Problem:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _user_file(frame.filename)]
+def untraceable(error: Exception, path: str, frames: Sequence[traceback.FrameSummary]) -> Problem:
+    """What ended a trace, at the innermost of the user's frames.
+
+    Args:
+        error: what was raised.
+        path: of the module whose forward it was raised in, or ``""``.
+        frames: the error's, from the tracer on.
+    """
+    frames = [frame for frame in frames if _user_file(frame.filename)]
     where = Source(path or "forward", path)
     if frames:
         where = attrs.evolve(where, file=frames[-1].filename, line=frames[-1].lineno or 0)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     line = (frames[-1].line or "") if frames else ""
-    if isinstance(error, fx.proxy.TraceError):
+    if isinstance(error, (fx.proxy.TraceError, GuardOnDataDependentSymNode)):
+        if not isinstance(error, fx.proxy.TraceError):
+            reason = "a condition on numbers of a signal, which are not known before it runs"
         return Problem(
             f"what the model does depends on its data or its shape: {reason}",
             str(where),
@@ -278,6 +341,9 @@ def kind(node: fx.Node, module: nn.Module | None) -> str:
     return qualified(node.target)
 
 
+#: what ``+=`` and its like call
+AUGMENTED = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+
 _SIGNS: dict[Any, str] = {
     operator.add: "+",
     operator.iadd: "+=",
@@ -290,6 +356,7 @@ _SIGNS: dict[Any, str] = {
     operator.floordiv: "//",
     operator.matmul: "@",
     operator.neg: "-",
+    operator.pow: "**",
     operator.getitem: "[]",
     operator.gt: ">",
     operator.ge: ">=",

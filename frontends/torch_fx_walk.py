@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import operator
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -20,19 +20,38 @@ from spikec.frontends.torch_fx_call import (
     Missing,
     Refused,
     Signal,
-    layer_rule,
+    fields_of,
+    is_record,
     leaves,
     may_take_batch,
-    qualified,
     readable,
-    rules,
 )
 from spikec.frontends.torch_fx_memory import Memory
 from spikec.frontends.torch_fx_reasons import reason
-from spikec.frontends.torch_fx_trace import Traced
+from spikec.frontends.torch_fx_trace import AUGMENTED, Traced
 from spikec.graph import Graph
+from spikec.op import Role
 from spikec.ops import Input, Output
 from spikec.origin import Source
+
+
+def read(traced: Traced, shapes: Sequence[tuple[int, ...]], dtype: str) -> Graph:
+    """The graph of a model for inputs of these shapes, batch not counted.
+
+    Raises:
+        UnsupportedOpError: with every call that has no converter.
+        TypeMismatchError: a layer does not take what it is given.
+        InvalidModelError: it computes nothing, or returns something else than signals.
+    """
+    walk = Walk(traced, shapes, dtype)
+    walk.run()
+    graph = walk.graph
+    for name in reversed(list(graph)):
+        if graph[name].role is not Role.IO and not graph.users(name):
+            graph.remove(name, "its result is not used")
+    if all(graph[name].role is Role.IO for name in graph):
+        raise InvalidModelError("the model has no operation: its output is its input", location=traced.name)
+    return graph
 
 
 class Walk:
@@ -42,11 +61,14 @@ class Walk:
     new value from then on.
     """
 
-    def __init__(self, traced: Traced, graph: Graph, inputs: Mapping[str, Signal]) -> None:
-        """``inputs``: the graph's inputs by the names of forward's arguments."""
+    def __init__(self, traced: Traced, shapes: Sequence[tuple[int, ...]], dtype: str) -> None:
+        """``shapes``: of a sample of each input."""
         self.traced = traced
-        self.graph = graph
-        self.inputs = inputs
+        self.graph = graph = Graph(traced.name)
+        graph.device = traced.device
+        self.inputs: dict[str, Any] = dict(traced.parameters)
+        for name, shape in zip(traced.inputs, shapes, strict=True):
+            self.inputs[name] = Signal(graph.add(Input(shape, dtype), name=name))
         self.values: dict[fx.Node, Any] = {}
         self.errors: list[CompileError] = []
         self._memory = Memory(traced, graph, self.values)
@@ -67,9 +89,9 @@ class Walk:
     def step(self, node: fx.Node) -> None:
         """Find the value of the next node."""
         if node.op == "placeholder":
-            self.values[node] = self.inputs[str(node.target)] if not node.args else node.args[0]
-            if not node.args:
-                self._memory.begin(node, self.values[node])
+            value = self.values[node] = self.inputs[str(node.target)] if not node.args else node.args[0]
+            if isinstance(value, Signal):
+                self._memory.begin(node, value)
             return
         source = self.traced.source(node)
         try:
@@ -122,11 +144,12 @@ class Walk:
         inside = list(leaves((args, kwargs)))
         if _is_container(node.target) or not any(isinstance(leaf, (Signal, Refused, Missing)) for leaf in inside):
             return self._compute(node, source, args, kwargs)
-        rule = layer_rule(module) if module is not None else _function_rule(node)
-        at = Call(self.graph, source, _name(node, module, source), args, kwargs, module)
+        rule = self.traced.rule(node)
+        at = Call(self.graph, source, self.traced.op_name(node, source), args, kwargs, module)
         if rule is None:
             why, instead = reason(source.kind, module)
-            at.refuse(f"{source.kind} is not supported{': ' if why else ''}{why}", _hint(node, source.kind, instead))
+            message = f"{source.kind} is not supported{': ' if why else ''}{why}"
+            at.refuse(message, _hint(self.traced.key(node), instead))
         gone = next((leaf.reason for leaf in inside if isinstance(leaf, Missing)), "")
         if gone and node.target not in (operator.getitem, getattr):
             at.refuse(gone, "do it outside the network, or write it with numbers only")
@@ -255,6 +278,8 @@ class Walk:
             return count[0] - 1
         if isinstance(value, dict):
             return {key: self._output(each, f"{name}_{key}", count) for key, each in value.items()}
+        if is_record(value):
+            return type(value)(**self._output(fields_of(value), name, count))
         if isinstance(value, (tuple, list)) and value:
             items = [self._output(each, f"{name}_{i}", count) for i, each in enumerate(value)]
             if isinstance(value, list):
@@ -264,7 +289,7 @@ class Walk:
             raise InvalidModelError(value.reason, location=type(self.traced.root).__name__, hint="do not return them")
         raise InvalidModelError(
             f"the model returns a {type(value).__name__} that does not depend on its input",
-            location=type(self.traced.root).__name__,
+            location=self.traced.name,
             hint="return tensors only, alone or in a tuple, list or dict",
         )
 
@@ -281,8 +306,6 @@ def _is_batch(value: Any) -> bool:
 _ON_NUMBERS = ("_operator", "builtins", "math")
 #: names of arguments as numpy has them, which torch's functions take too
 _NUMPY = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
-#: what ``+=`` and its like call
-_AUGMENTED = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
 def _place(rule: Any) -> str:
@@ -299,39 +322,20 @@ def _on_numbers(node: fx.Node, args: Any) -> bool:
 
 
 def _is_container(target: Any) -> bool:
-    return isinstance(target, type) and hasattr(target, "_fields")
+    return isinstance(target, type) and (hasattr(target, "_fields") or dataclasses.is_dataclass(target))
 
 
 def _sizes(shape: tuple[int, ...]) -> str:
     return ", ".join(map(str, shape))
 
 
-def _function_rule(node: fx.Node) -> Any:
-    if node.op == "call_method":
-        return rules.get(("method", node.target))
-    return rules.first((node.target, qualified(node.target)))
-
-
-def _name(node: fx.Node, module: nn.Module | None, source: Source) -> str:
-    """The module path; for a function, the path of the module that calls it and fx's name."""
-    if module is None or not node.target:
-        stem = re.sub(r"_\d+$", "", node.name)
-        stem = stem[1:] if node.target in _AUGMENTED else stem
-        return f"{source.path}_{stem}" if source.path and module is None else stem
-    path = str(node.target)
-    return f"{type(module).__name__.lower()}_{path}" if path[0].isdigit() else path
-
-
 def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
         return getattr(module, "inplace", False) is True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.kwargs.get("inplace") is True or node.target in _AUGMENTED or name.rstrip("_") + "_" == name
+    return node.kwargs.get("inplace") is True or node.target in AUGMENTED or name.rstrip("_") + "_" == name
 
 
-def _hint(node: fx.Node, kind: str, instead: str) -> str:
-    key = f'("method", "{node.target}")' if node.op == "call_method" else kind
-    if getattr(node.target, "__module__", "") == "_operator":
-        key = f"operator.{getattr(node.target, '__name__', '')}"
+def _hint(key: str, instead: str) -> str:
     register = f"register a converter: @rules({key}), see frontends/README.md"
     return f"{instead}, or {register}" if instead else register

@@ -30,6 +30,17 @@ def test_the_maximum_is_the_maximum():
     assert Statistics.of(x, 0).maximum.tolist() == x.amax((0, 2)).tolist()
 
 
+def test_bins_stand_for_the_values():
+    x = values()
+    found, counts = Statistics.of(x, 0).bins()
+    rows = x.numpy().transpose(1, 0, 2).reshape(3, -1)
+    assert found[0] == 0
+    assert (np.diff(found) > 0).all()
+    assert counts.sum(1).tolist() == [rows.shape[1]] * 3
+    assert counts[:, 0].tolist() == (rows == 0).sum(1).tolist()
+    np.testing.assert_allclose(counts @ found, rows.sum(1), rtol=0.004)
+
+
 def test_the_layer_is_all_channels_together():
     x = values()
     found = Statistics.of(x, 0).layer()
