@@ -85,3 +85,8 @@ def _dropout(at: Call, input: Signal, p: float = 0.5, training: bool = True, inp
             )
         )
     return at.add(Identity(), input)
+
+
+@rules("torchvision.ops.stochastic_depth.stochastic_depth")
+def _stochastic_depth(at: Call, input: Signal, p: float, mode: str, training: bool = True) -> Signal:
+    return _dropout(at, input, p, training)

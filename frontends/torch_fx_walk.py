@@ -147,6 +147,8 @@ class Walk:
         rule = self.traced.rule(node)
         at = Call(self.graph, source, self.traced.op_name(node, source), args, kwargs, module)
         if rule is None:
+            if not at.operands and _on_numbers(node, args):
+                return Refused(node.name)
             why, instead = reason(source.kind, module)
             message = f"{source.kind} is not supported{': ' if why else ''}{why}"
             at.refuse(message, _hint(self.traced.key(node), instead))

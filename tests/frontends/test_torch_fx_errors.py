@@ -92,6 +92,15 @@ def test_what_follows_a_refused_call_is_looked_at():
     ]
 
 
+def test_what_is_asked_of_a_refused_size_is_no_finding_of_its_own():
+    def asks(y):
+        torch._assert(y.nonzero().shape[0] + 1 == 4, "four")
+        return y.relu()
+
+    (problem,) = refusal(UnsupportedOpError, torch.fx.symbolic_trace(Calls(asks)), (3,)).problems
+    assert problem.message == "Tensor.nonzero is not supported"
+
+
 REASONS = {
     "smooth": (nn.GELU(), (4,), "max\\(x, 0\\)", "replace nn.GELU by nn.ReLU and retrain"),
     "gelu": (Calls(F.silu), (3,), "piecewise linear", "replace F.silu by torch.relu and retrain"),
