@@ -303,7 +303,7 @@ def _torch_log_softmax(at: Call, input: Signal, dim: int, dtype: Any = None) -> 
 _HEADS: dict[type[nn.Module], str] = {nn.Softmax: "softmax", nn.LogSoftmax: "log_softmax", nn.Softmin: "softmin"}
 
 
-@rules(*list(_HEADS))
+@rules(nn.Softmax, nn.LogSoftmax, nn.Softmin)
 def _softmax_layer(module: Any, at: Call) -> Signal:
     function = next(_HEADS[cls] for cls in type(module).__mro__ if cls in _HEADS)
     return _along_axis(at, at.operand, function, module.dim)

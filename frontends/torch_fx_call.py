@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -156,10 +157,20 @@ def _size(found: re.Match[str]) -> str:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """Everything in nested tuples, lists, dicts and slices."""
+    """Everything in nested tuples, lists, dicts, slices and dataclasses."""
     found: list[Any] = []
-    map_aggregate(value, lambda leaf: found.append(leaf))
+    map_aggregate(value, lambda leaf: found.extend(leaves(fields_of(leaf)) if is_record(leaf) else [leaf]))
     return iter(found)
+
+
+def is_record(value: Any) -> bool:
+    """True for an instance of a dataclass."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def fields_of(record: Any) -> dict[str, Any]:
+    """Values of a dataclass by their names."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
 def as_array(value: Tensor) -> Array:

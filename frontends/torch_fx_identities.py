@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from spikec.frontends.torch_fx import Call, Signal, methods, rules
 from spikec.ops import Identity
 
 
-@rules(*methods("contiguous", "detach", "clone"), torch.clone, torch.detach)
+@rules(operator.pos, torch.positive, torch.clone, torch.detach, *methods("contiguous", "detach", "clone", "positive"))
 def _identity(at: Call, input: Signal) -> Signal:
     return at.add(Identity(), input)
 
@@ -84,3 +85,8 @@ def _dropout(at: Call, input: Signal, p: float = 0.5, training: bool = True, inp
             )
         )
     return at.add(Identity(), input)
+
+
+@rules("torchvision.ops.stochastic_depth.stochastic_depth")
+def _stochastic_depth(at: Call, input: Signal, p: float, mode: str, training: bool = True) -> Signal:
+    return _dropout(at, input, p, training)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from spikec.errors import InvalidModelError
 from spikec.frontends.torch_fx import Call, Signal, as_array, rules
 from spikec.frontends.torch_fx_functions import (
     adaptive_avg_pool,
+    adaptive_max_pool,
     avg_pool,
     batch_norm,
     conv_padding,
@@ -20,9 +24,19 @@ from spikec.frontends.torch_fx_shapes import flatten
 from spikec.ops import Conv, Identity, Linear, Pad
 
 
+def weight_of(module: Any) -> Tensor:
+    """The weight of a layer, computed where ``weight_norm`` or ``spectral_norm`` computes it in a hook."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm) and hook.name == "weight":
+            return torch.as_tensor(hook.compute_weight(module))
+        if isinstance(hook, SpectralNorm) and hook.name == "weight":
+            return torch.as_tensor(hook.compute_weight(module, do_power_iteration=False))
+    return torch.as_tensor(module.weight)
+
+
 @rules(nn.Linear)
 def _linear(module: nn.Linear, at: Call) -> Signal:
-    return at.add(Linear(as_array(module.weight), _bias(module)), at.operand)
+    return at.add(Linear(as_array(weight_of(module)), _bias(module)), at.operand)
 
 
 @rules(nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -34,7 +48,7 @@ def _conv(module: nn.Conv2d, at: Call) -> Signal:
         x = at.add(Pad(padding, module.padding_mode), x, part="pad")
         padding = ((0, 0),) * len(padding)
     op = Conv(
-        as_array(module.weight),
+        as_array(weight_of(module)),
         _bias(module),
         stride=module.stride,
         padding=padding,
@@ -91,6 +105,12 @@ def _maximum_pool(module: Any, at: Call) -> Signal:
 def _adaptive_pool(module: Any, at: Call) -> Signal:
     rank = _rank(module, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
     return adaptive_avg_pool(rank)(at, at.operand, module.output_size)
+
+
+@rules(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
+def _adaptive_maximum_pool(module: Any, at: Call) -> Signal:
+    rank = _rank(module, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
+    return adaptive_max_pool(rank)(at, at.operand, module.output_size, module.return_indices)
 
 
 def _rank(module: nn.Module, one: type[nn.Module], two: type[nn.Module]) -> int:

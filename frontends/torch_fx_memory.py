@@ -115,7 +115,8 @@ class Memory:
         if module is not None and is_firing(module):
             return map_aggregate(self._values[node], lambda x: self._fresh(x) if isinstance(x, Signal) else x)
         if module is not None:
-            parts = (*module.parameters(), *module.buffers())
+            plain = (each for part in module.modules() for each in vars(part).values() if isinstance(each, Tensor))
+            parts = (*module.parameters(), *module.buffers(), *plain)
             return copy.deepcopy(module, {id(each): self._empty(each) for each in parts})(*args, **kwargs)
         target: Any = node.target
         return getattr(args[0], target)(*args[1:], **kwargs) if node.op == "call_method" else target(*args, **kwargs)

@@ -17,7 +17,7 @@ _AFTER = "leave it out of the model and apply it to the compiled network's outpu
 _TABLE = (
     (
         "gelu silu elu celu selu mish softplus hardswish softsign softshrink hardshrink tanhshrink exp log sqrt "
-        "rsqrt pow square sin cos erf expm1 log1p reciprocal",
+        "rsqrt pow ** square sin cos erf expm1 log1p reciprocal",
         _SMOOTH,
         "replace {kind} by {by} and retrain",
     ),

@@ -396,6 +396,7 @@ _SIGNS: dict[Any, str] = {
     operator.floordiv: "//",
     operator.matmul: "@",
     operator.neg: "-",
+    operator.pow: "**",
     operator.getitem: "[]",
     operator.gt: ">",
     operator.ge: ">=",

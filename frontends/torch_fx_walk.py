@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import operator
 import os
@@ -21,6 +22,8 @@ from spikec.frontends.torch_fx_call import (
     Missing,
     Refused,
     Signal,
+    fields_of,
+    is_record,
     leaves,
     may_take_batch,
     readable,
@@ -156,10 +159,11 @@ class Walk:
         rule = self.traced.rule(node)
         at = Call(self.graph, source, self.traced.op_name(node, source), args, kwargs, module)
         if rule is None:
+            if not at.operands and _on_numbers(node, args):
+                return Refused(node.name)
             why, instead = reason(source.kind, module)
-            register = f"register a converter: @rules({self.traced.key(node)}), see frontends/README.md"
-            hint = f"{instead}, or {register}" if instead else register
-            at.refuse(f"{source.kind} is not supported{': ' if why else ''}{why}", hint)
+            message = f"{source.kind} is not supported{': ' if why else ''}{why}"
+            at.refuse(message, _hint(self.traced.key(node), instead))
         gone = next((leaf.reason for leaf in inside if isinstance(leaf, Missing)), "")
         if gone and node.target not in (operator.getitem, getattr):
             at.refuse(gone, "do it outside the network, or write it with numbers only")
@@ -302,6 +306,8 @@ class Walk:
             return None
         if isinstance(value, dict):
             return {key: self._output(each, f"{name}_{key}", count) for key, each in value.items()}
+        if is_record(value):
+            return type(value)(**self._output(fields_of(value), name, count))
         if isinstance(value, (tuple, list)) and value:
             items = [self._output(each, f"{name}_{i}", count) for i, each in enumerate(value)]
             if isinstance(value, list):
@@ -344,7 +350,7 @@ def _on_numbers(node: fx.Node, args: Any) -> bool:
 
 
 def _is_container(target: Any) -> bool:
-    return isinstance(target, type) and hasattr(target, "_fields")
+    return isinstance(target, type) and (hasattr(target, "_fields") or dataclasses.is_dataclass(target))
 
 
 def _sizes(shape: tuple[int, ...]) -> str:
@@ -356,3 +362,8 @@ def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
         return getattr(module, "inplace", False) is True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return node.kwargs.get("inplace") is True or node.target in AUGMENTED or name.rstrip("_") + "_" == name
+
+
+def _hint(key: str, instead: str) -> str:
+    register = f"register a converter: @rules({key}), see frontends/README.md"
+    return f"{instead}, or {register}" if instead else register

@@ -12,9 +12,10 @@ import build
 import nets
 import spikec
 from spikec.backends.spikingjelly import IFNode, SpikingJelly, SpikingNetwork, emitter
+from spikec.backends.spikingjelly_emitters import module_for
 from spikec.backends.spikingjelly_modules import OpModule
 from spikec.op import Op, Role, StatefulOp, array, tensor
-from spikec.ops import IF, Add, Delay, Input, Linear, Output, Rescale
+from spikec.ops import IF, Add, ConvTranspose, Delay, Input, Linear, Output, Rescale, Upsample
 from spikec.types import Type, unit_rate
 
 T = 64
@@ -390,3 +391,33 @@ def test_owns_its_modules_only():
     assert SpikingJelly().owns(emitted(small()))
     assert not SpikingJelly().owns(nn.Linear(2, 3))
     assert isinstance(emitted(small()), SpikingNetwork)
+
+
+TRANSPOSED = {
+    "plain": ((6, 2, 3, 2), {"stride": (2, 1), "padding": ((1, 0), (1, 1)), "groups": 2}, True),
+    "dilated": ((3, 4, 2, 3), {"stride": (1, 1), "padding": ((0, -1), (2, 0)), "dilation": (2, 3)}, True),
+    "1d": ((3, 4, 4), {"stride": (3,), "padding": ((1, -1),)}, True),
+    "3d": ((2, 2, 1, 2, 2), {"stride": (1, 2, 2), "padding": ((0, 0), (0, 0), (1, 0)), "groups": 2}, True),
+    "cut behind more than before": ((3, 4, 3, 3), {"stride": (2, 2), "padding": ((0, 1), (0, 0))}, False),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_a_transposed_convolution_is_torchs_own_layer_where_that_has_its_padding(name):
+    shape, options, plain = TRANSPOSED[name]
+    rng = np.random.default_rng(0)
+    rank = len(shape) - 2
+    op = ConvTranspose(rng.normal(size=shape), rng.normal(size=shape[0]), **{"dilation": (1,) * rank, **options})
+    x = torch.randn(2, op.in_features, *(5, 4, 3)[:rank], dtype=torch.float64)
+    made = module_for(op, op.infer(Type(tuple(x.shape[1:]), "float64")))
+    assert type(made).__name__ == (f"ConvTranspose{rank}d" if plain else "OpModule")
+    torch.testing.assert_close(made(x), op.eval(x), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("size", [(7,), (9, 4), (13, 11), (3, 4, 5)])
+def test_an_upsampling_is_torchs_own_layer(size):
+    x = torch.randn(2, 3, *(3, 4, 5)[: len(size)], dtype=torch.float64)
+    op = Upsample(size)
+    made = module_for(op, op.infer(Type(tuple(x.shape[1:]), "float64")))
+    assert isinstance(made, nn.Upsample)
+    assert torch.equal(made(x), op.eval(x))
