@@ -106,7 +106,8 @@ def input_specs(proto: Any) -> list[InputSpec]:
         tensor = each.type.tensor_type
         shape = None
         if tensor.HasField("shape"):
-            shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+            sizes = [d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim]
+            shape = tuple(None if size < 0 else size for size in sizes)
         found.append(InputSpec(each.name, shape, dtype))
     if problems:
         raise UnsupportedOpError(problems)
