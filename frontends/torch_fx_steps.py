@@ -15,9 +15,8 @@ from spikec.frontend import Reference
 from spikec.frontends.torch_fx_call import keeps_state, leaves
 from spikec.frontends.torch_fx_trace import Traced
 
-#: containers of SpikingJelly whose layers have step_mode "s" and that take all steps themselves
-_CONTAINERS = ("SeqToANNContainer", "MultiStepContainer", "StepModeContainer")
-_ALL_STEPS = _CONTAINERS[:2]
+#: containers of SpikingJelly that always take all steps, and whose layers are in step_mode "s"
+_ALL_STEPS = ("SeqToANNContainer", "MultiStepContainer")
 
 
 def takes_all_steps(model: nn.Module) -> bool:

@@ -4,11 +4,12 @@ import nir
 import numpy as np
 
 
-def evaluate(graph, x, soft=True, v_init=0.0):
+def evaluate(graph, x, soft=True, v_init=0.0, dt=None):
     """Run a NIRGraph; x is [T, B, ...] or {input: [T, B, ...]}; returns {node: [T, B, ...]} for every node.
 
-    IF: v += r x (unit gain); z = v > v_threshold; soft: v -= v_threshold where z; hard: v = v_reset.
-    Several edges into a node are summed, in the order of the edges.
+    IF: v += r x (unit gain). LIF: v += dt/tau (v_leak - v + r x). CubaLIF: i += dt/tau_syn (w_in x - i), then
+    v += dt/tau_mem (v_leak - v + r i). z = v > v_threshold; soft: v -= v_threshold where z; hard: v = v_reset.
+    Several edges into a node are summed, in the order of the edges. With dt the gain of an IF is r dt.
     """
     feeds = x if isinstance(x, dict) else {next(iter(graph.inputs)): x}
     order = _topological(graph)
@@ -19,9 +20,18 @@ def evaluate(graph, x, soft=True, v_init=0.0):
             node = graph.nodes[name]
             operands = [values[a] for a, b in graph.edges if b == name]
             value = np.asarray(feeds[name][t], dtype=np.float64) if name in feeds else sum(operands[1:], operands[0])
-            if isinstance(node, nir.IF):
+            if isinstance(node, (nir.IF, nir.LIF, nir.CubaLIF)):
                 start = node.metadata.get("v_init", v_init)
-                v = state.get(name, np.zeros_like(value) + start) + node.r * value
+                v = state.get(name, np.zeros_like(value) + start)
+                if isinstance(node, nir.IF):
+                    v = v + node.r * (1 if dt is None else dt) * value
+                elif isinstance(node, nir.LIF):
+                    v = v + dt / node.tau * (node.v_leak - v + node.r * value)
+                else:
+                    current = state.get((name, "i"), np.zeros_like(value))
+                    current = current + dt / node.tau_syn * (node.w_in * value - current)
+                    state[name, "i"] = current
+                    v = v + dt / node.tau_mem * (node.v_leak - v + node.r * current)
                 z = v > node.v_threshold
                 state[name] = np.where(z, v - node.v_threshold if soft else node.v_reset, v)
                 value = z.astype(np.float64)

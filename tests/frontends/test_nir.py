@@ -13,7 +13,7 @@ import nets
 import spikec
 from nir_numpy import evaluate
 from spikec.backends.nir import Nir
-from spikec.ops import IF, Add, Conv
+from spikec.ops import IF, LIF, Add, Conv
 
 T = 32
 RNG = np.random.default_rng(0)
@@ -266,6 +266,72 @@ def test_it_fires_above_the_threshold_only():
     source = graph(n=neuron(3, threshold=0.5), out=(3,))
     y = spikec.run(spikec.load(source), torch.tensor([[0.5, np.nextafter(0.5, 1), 0.6]], dtype=torch.float64), 1)
     assert y.tolist() == [[[0, 1, 1]]]
+
+
+def lif(n, tau, r=1.0, leak=0.0, threshold=0.6, reset=0.0):
+    full = {"tau": tau, "r": r, "v_leak": leak, "v_threshold": threshold, "v_reset": reset}
+    return nir.LIF(**{name: np.broadcast_to(value, n).astype(np.float64) for name, value in full.items()})
+
+
+def cuba(n, tau_syn, tau_mem, r=1.0, w_in=1.0, leak=0.0, threshold=0.6, reset=0.0):
+    full = {"tau_syn": tau_syn, "tau_mem": tau_mem, "r": r, "w_in": w_in, "v_leak": leak}
+    full |= {"v_threshold": threshold, "v_reset": reset}
+    return nir.CubaLIF(**{name: np.broadcast_to(value, n).astype(np.float64) for name, value in full.items()})
+
+
+LEAKY = {
+    "lif r=1": lambda: lif(8, 3e-4, threshold=0.2),
+    "lif r=tau/dt": lambda: lif(8, 3e-4, r=3.0),
+    "lif r=5, per neuron": lambda: lif(8, RNG.uniform(2e-4, 9e-4, 8), r=5.0, threshold=RNG.uniform(0.3, 0.9, 8)),
+    "lif that leaks and resets to a value": lambda: lif(8, 4e-4, r=4.0, leak=0.2, reset=-0.3),
+    "cuba": lambda: cuba(8, 2e-4, 5e-4, r=5.0, w_in=2.0),
+    "cuba, gains and leak": lambda: cuba(8, RNG.uniform(2e-4, 9e-4, 8), 3e-4, r=2.0, w_in=7.0, leak=0.1, reset=0.05),
+}
+
+
+@pytest.mark.parametrize("soft", [True, False])
+@pytest.mark.parametrize("name", LEAKY)
+def test_leaky_neurons(name, soft, tmp_path):
+    neurons = LEAKY[name]()
+    soft = soft and not neurons.v_reset.any()
+    source = graph(
+        shape=(6,),
+        a=affine(8, 6),
+        n=neurons,
+        b=affine(3, 8),
+        metadata={"dt": 1e-4, "reset": "subtract" if soft else "value"},
+    )
+    x = torch.rand(T, 4, 6, dtype=torch.float64) * 3
+    loaded = spikec.load(source)
+    y = spikec.run(loaded, x)
+    expected = evaluate(source, x.numpy(), soft=soft, dt=1e-4)
+    assert 0.02 < expected["n"].mean() < 0.98
+    assert np.allclose(y.numpy(), expected["output"], rtol=0, atol=1e-9)
+    again = spikec.compile(loaded, "nir")
+    spikec.save(again, tmp_path / "net.nir")
+    back = spikec.load(tmp_path / "net.nir")
+    assert np.allclose(spikec.run(back, x).numpy(), y.numpy(), rtol=0, atol=1e-9)
+    (written,) = [node for node in again.nodes.values() if type(node) is type(neurons)]
+    for field in ("tau", "tau_syn", "tau_mem", "v_leak", "v_threshold", "v_reset"):
+        if hasattr(neurons, field):
+            assert np.allclose(getattr(written, field), getattr(neurons, field), rtol=1e-12, atol=1e-15), field
+
+
+def test_the_length_of_a_step_follows_from_the_gains_where_it_is_not_stated():
+    metadata = {"reset": "value"}
+    agreeing = graph(n=neuron(3, r=1e4, v_reset=np.zeros(3)), m=lif(3, 3e-4, r=3.0), metadata=metadata)
+    loaded = spikec.load(agreeing)
+    assert np.isclose(next(node.op.tau for node in loaded.match(LIF)), 3)
+    for nodes in ({"m": lif(3, 3e-4)}, {"m": lif(3, 3e-4, r=3.0), "k": lif(3, 3e-4, r=2.0)}):
+        with pytest.raises(spikec.UnsupportedOpError, match="nothing says how long a step is") as error:
+            spikec.load(graph(**nodes, metadata=metadata))
+        assert error.value.location == "m"
+        assert 'graph.metadata["dt"]' in error.value.hint
+
+
+def test_a_time_constant_shorter_than_a_step_is_refused():
+    with pytest.raises(spikec.CompileError, match="tau is 0.5"):
+        spikec.load(graph(m=lif(3, 5e-5), metadata={"dt": 1e-4, "reset": "value"}))
 
 
 # ------------------------------------------------------------------ refusals

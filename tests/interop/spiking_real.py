@@ -29,7 +29,9 @@ def jelly_cases():
         return net
 
     def mlp(first, second):
-        return nn.Sequential(nn.Linear(6, 9), first, layer.Linear(9, 5), second)
+        readout = layer.Linear(9, 5)
+        nn.init.uniform_(readout.weight, -0.5, 1.5)
+        return nn.Sequential(nn.Linear(6, 9), first, readout, second)
 
     yield "tutorial", tutorial(), (3, 32, 32)
     for tau, decay, reset, threshold in itertools.product((2.0, 7.3), (True, False), (None, 0.0, -0.4), (1.0, 0.6)):
@@ -145,7 +147,7 @@ def run(case, net, shape):
     all_steps = any(getattr(module, "step_mode", "s") == "m" for module in net.modules())
     noise = torch.randn(T, 3, *shape, dtype=torch.float64)
     with torch.no_grad():
-        for gain in (1, 3, 10, 30):
+        for gain in (1, 3, 10, 30, 100):
             x = gain * noise
             theirs = steps(net, x, all_steps)
             if theirs.std() > 0.1:
