@@ -46,7 +46,7 @@ def _mul(at: Call, input: Any, other: Any) -> Signal:
             "multiply by a constant, or replace the gate by a layer",
         )
     signal, constant = (input, other) if isinstance(input, Signal) else (other, input)
-    return _affine(at, signal, _constant(at, constant), np.zeros(()))
+    return affine(at, signal, _constant(at, constant), np.zeros(()))
 
 
 @rules(*_keys("truediv", "div", "divide", "true_divide"))
@@ -56,27 +56,27 @@ def _div(at: Call, input: Any, other: Any, *, rounding_mode: str | None = None) 
     if isinstance(other, Signal):
         at.refuse("a division by a signal is not supported", "divide by a constant")
     with np.errstate(divide="ignore"):
-        return _affine(at, input, 1 / _constant(at, other), np.zeros(()))
+        return affine(at, input, 1 / _constant(at, other), np.zeros(()))
 
 
 @rules(*_keys("neg", "negative"))
 def _neg(at: Call, input: Signal) -> Signal:
-    return _affine(at, input, -np.ones(()), np.zeros(()))
+    return affine(at, input, -np.ones(()), np.zeros(()))
 
 
 def _sum(at: Call, input: Any, other: Any, alpha: Any) -> Signal:
     """``input + alpha * other``, of which at least one is a signal."""
     factor = np.asarray(_number(at, alpha))
     if not isinstance(other, Signal):
-        return _affine(at, input, np.ones(()), factor * _constant(at, other))
+        return affine(at, input, np.ones(()), factor * _constant(at, other))
     if not isinstance(input, Signal):
-        return _affine(at, other, factor, _constant(at, input))
+        return affine(at, other, factor, _constant(at, input))
     if factor != 1:
-        other = _affine(at, other, factor, np.zeros(()), part="scaled")
+        other = affine(at, other, factor, np.zeros(()), part="scaled")
     return at.add(Add(), input, other)
 
 
-def _affine(at: Call, signal: Signal, gain: Array, shift: Array, part: str = "") -> Signal:
+def affine(at: Call, signal: Signal, gain: Array, shift: Array, part: str = "") -> Signal:
     """``gain * signal + shift``; both broadcast as in torch, over all axes but the channels'."""
     gains, shifts = (_per_channel(at, signal, each) for each in (gain, shift))
     if bool((gains == 1).all()) and not shifts.any():

@@ -15,7 +15,7 @@ from spikec.frontends.torch_fx_functions import (
     conv_padding,
     max_pool,
 )
-from spikec.frontends.torch_fx_shapes import flatten, pad
+from spikec.frontends.torch_fx_shapes import flatten
 from spikec.ops import Conv, Identity, Linear, Pad, Relu
 
 
@@ -113,23 +113,3 @@ def _flat(module: nn.Flatten, at: Call) -> Signal:
 )
 def _identity(module: nn.Module, at: Call) -> Signal:
     return at.add(Identity(), at.operand)
-
-
-@rules(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
-def _constant_pad(module: Any, at: Call) -> Signal:
-    return pad(at, at.operand, module.padding, "constant", module.value)
-
-
-@rules(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d)
-def _reflection_pad(module: Any, at: Call) -> Signal:
-    return pad(at, at.operand, module.padding, "reflect")
-
-
-@rules(nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d)
-def _replication_pad(module: Any, at: Call) -> Signal:
-    return pad(at, at.operand, module.padding, "replicate")
-
-
-@rules(nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d)
-def _circular_pad(module: Any, at: Call) -> Signal:
-    return pad(at, at.operand, module.padding, "circular")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate, map_arg
@@ -14,6 +15,7 @@ from torch.fx.node import map_aggregate, map_arg
 from spikec.frontends.torch_fx_call import BATCH, Signal, leaves
 from spikec.frontends.torch_fx_trace import Traced
 from spikec.graph import Graph
+from spikec.types import Array
 
 
 @attrs.frozen(eq=False)
@@ -73,8 +75,15 @@ class Memory:
         return self._changes(node, result, changed)
 
     def _changes(self, node: fx.Node, result: Any, changed: list[fx.Node]) -> Changes:
-        touched = self._related({key for each in changed for key in _storages(self._tensors[each])})
-        affected = [each for each, held in self._tensors.items() if each is not node and touched & _storages(held)]
+        written = [tensor for each in changed for tensor in _held(self._tensors[each])]
+        touched = self._related({key for tensor in written for key in _storages(tensor)})
+
+        def is_touched(tensor: Tensor) -> bool:
+            return bool(touched & _storages(tensor)) and not all(_disjoint(tensor, each) for each in written)
+
+        affected = [
+            each for each, held in self._tensors.items() if each is not node and any(map(is_touched, _held(held)))
+        ]
         same = tuple(each for each in affected if _coincide(self._tensors[each], result))
         return Changes(same, tuple(each for each in affected if each not in same))
 
@@ -125,6 +134,22 @@ def _versions(value: Any) -> list[int]:
 
 def _storages(value: Any) -> set[int]:
     return {tensor.untyped_storage()._cdata for tensor in _held(value)}
+
+
+def _disjoint(a: Tensor, b: Tensor) -> bool:
+    """True for two parts of one memory, batch first in both, that have no element in common."""
+    if _storages(a) != _storages(b) or a.shape[:1] != b.shape[:1] or a.stride()[:1] != b.stride()[:1]:
+        return False
+    one, other = _cells(a), _cells(b)
+    return max(one.max(), other.max()) < a.stride(0) and not np.intersect1d(one, other).size
+
+
+def _cells(tensor: Tensor) -> Array:
+    """Places of the first sample's elements in memory."""
+    places = np.array([tensor.storage_offset()])
+    for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True):
+        places = (places[:, None] + np.arange(size) * stride).reshape(-1)
+    return places
 
 
 def _coincide(a: Any, b: Any) -> bool:

@@ -141,7 +141,7 @@ class Walk:
     def _compute(self, node: fx.Node, source: Source, args: Any, kwargs: Any) -> Any:
         module = self.traced.module(node)
         target: Any = node.target
-        if self._given_batch(node) and getattr(target, "__module__", "") not in _ON_NUMBERS:
+        if self._given_batch(node) and not _on_numbers(node, args):
             at = Call(self.graph, source, "", args, kwargs)
             at.refuse(
                 f"{source.kind} with a size that depends on the batch is not supported",
@@ -168,8 +168,10 @@ class Walk:
         """The converter's result; whatever it does wrong is said of it."""
         bound = None
         if at.module is None:
+            signature = inspect.signature(rule)
+            given = {k if k in signature.parameters else _NUMPY.get(k, k): v for k, v in at.kwargs.items()}
             try:
-                bound = inspect.signature(rule).bind(at, *at.args, **at.kwargs)
+                bound = signature.bind(at, *at.args, **given)
             except TypeError as error:
                 at.refuse(f"{at.source.kind} with these arguments is not supported: {error}")
         try:
@@ -263,12 +265,21 @@ def _is_batch(value: Any) -> bool:
 
 #: modules of functions that compute sizes from sizes
 _ON_NUMBERS = ("_operator", "builtins", "math")
+#: names of arguments as numpy has them, which torch's functions take too
+_NUMPY = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
 
 
 def _place(rule: Any) -> str:
     """``name (file.py:12)`` of a converter."""
     code = inspect.unwrap(rule).__code__
     return f"{rule.__name__} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})"
+
+
+def _on_numbers(node: fx.Node, args: Any) -> bool:
+    """True for a call that computes sizes from sizes, or checks them."""
+    if node.op == "call_method":
+        return not isinstance(args[0], Tensor)
+    return node.target is torch._assert or getattr(node.target, "__module__", "") in _ON_NUMBERS
 
 
 def _is_container(target: Any) -> bool:

@@ -1,6 +1,5 @@
 """Converters of users: views that they make, and what they do wrong."""
 
-import attrs
 import numpy as np
 import pytest
 import torch
@@ -9,18 +8,7 @@ from torch import nn
 import spikec
 from spikec.errors import InvalidModelError, UnsupportedOpError
 from spikec.frontends.torch_fx import rules
-from spikec.op import Movement
 from spikec.ops import Conv, Identity
-
-
-@attrs.frozen(eq=False)
-class Permute(Movement):
-    kind = "permute"
-
-    axes: tuple[int, ...] = ()
-
-    def eval(self, *xs):
-        return xs[0].permute(0, *(axis + 1 for axis in self.axes))
 
 
 class Layer(nn.Module):
@@ -45,17 +33,12 @@ def same(at):
 
 @pytest.fixture(autouse=True)
 def converters():
-    @rules(("method", "permute"))
-    def permute(at, input, *dims):
-        return at.add(Permute(tuple(axis - 1 for axis in dims[1:])), input)
-
     @rules(Layer)
     def layer(module, at):
         return module.convert(at)
 
     yield
-    for key in (("method", "permute"), Layer):
-        del rules._table[key]
+    del rules._table[Layer]
 
 
 class Net(nn.Module):

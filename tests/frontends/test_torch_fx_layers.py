@@ -210,7 +210,7 @@ def test_forward_replaced_on_the_instance_is_traced(agrees):
     [
         (nn.MaxPool2d(2, return_indices=True), (2, 4, 4), "return_indices=True is not supported"),
         (nn.AvgPool2d(2, divisor_override=3), (2, 4, 4), "divisor_override"),
-        (nn.ConstantPad2d(1, 0.5), (2, 4, 4), "padding with 0.5"),
+        (nn.ConstantPad2d(1, float("inf")), (2, 4, 4), "padding with inf"),
         (nn.BatchNorm2d(2, track_running_stats=False), (2, 4, 4), "without running statistics"),
         (nn.Flatten(0), (2, 4), "flattens the batch axis"),
     ],
