@@ -103,7 +103,7 @@ class Accumulator:
     def _tabulate(self, rows: Tensor, group: slice) -> None:
         """Count values [N, C, M] of these channels."""
         table = self._rebased(rows.device, group)
-        for some in rows.split(max(1, _CHUNK // (rows.shape[1] * rows.shape[2]))):
+        for some in torch.split(rows, max(1, _CHUNK // (rows.shape[1] * rows.shape[2]))):
             table += torch.bincount(_keys(some, self._base[group]), minlength=len(table))
 
     def _rebased(self, device: torch.device, group: slice) -> Tensor:

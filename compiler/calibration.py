@@ -121,7 +121,8 @@ class Calibration:
             )
         parts: list[Any] = [None] * distributed.get_world_size(group)
         distributed.all_gather_object(parts, self, group)
-        return functools.reduce(Calibration.merge, parts)
+        merged: Calibration = functools.reduce(Calibration.merge, parts)
+        return merged
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to an ``.npz``; it appears whole or not at all."""

@@ -52,5 +52,5 @@ class Retained:
 def _mark(parts: Sequence[Array]) -> int:
     found = hashlib.sha256()
     for part in parts:
-        found.update(part)
+        found.update(part.data)
     return int.from_bytes(found.digest()[:8], "big")

@@ -80,12 +80,12 @@ class Statistics:
     @property
     def mean(self) -> Array:
         """[C]."""
-        return number(self.sums[0]) / self.count
+        return np.asarray(number(self.sums[0]) / self.count)
 
     @property
     def variance(self) -> Array:
         """[C], with the number of values as divisor."""
-        return np.maximum(number(self.sums[1]) / self.count - self.mean**2, 0.0)
+        return np.asarray(np.maximum(number(self.sums[1]) / self.count - self.mean**2, 0.0))
 
     def bins(self) -> tuple[Array, Array]:
         """Representative values [K], rising from 0, and how many values of each channel each stands for: [C, K].

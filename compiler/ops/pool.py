@@ -110,8 +110,11 @@ class SumPool(_Pool):
         return super().infer(*operands)
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """Exact sums: unfolding, not an average times the kernel's size."""
+        """torch's average pool with a divisor of 1: exact sums."""
         x = F.pad(xs[0], pad_list(self.padding))
-        for axis, (size, step) in enumerate(zip(self.kernel, self.stride, strict=True)):
-            x = x.unfold(axis + 2, size, step)
-        return x.sum(dim=tuple(range(x.ndim - len(self.kernel), x.ndim)))
+        if len(self.kernel) == 1:
+            flat: Tensor = F.avg_pool2d(x.unsqueeze(-2), (1, *self.kernel), (1, *self.stride), divisor_override=1)
+            return flat.squeeze(-2)
+        pool: Any = F.avg_pool2d if len(self.kernel) == 2 else F.avg_pool3d
+        result: Tensor = pool(x, self.kernel, self.stride, divisor_override=1)
+        return result
