@@ -43,9 +43,10 @@ def run(graph: Graph, x: Tensor | Sequence[Tensor], timesteps: int | None = None
         found = ", ".join(f"{list(each.shape)} {each.dtype}" for each in xs)
         raise InvalidModelError(f"the inputs differ in batch size or dtype: {found}")
     timesteps = None if timesteps is None else whole_number("timesteps", timesteps, 1)
-    with torch.no_grad(), tensor_cache():
+    with torch.no_grad():
         if graph.is_spiking:
-            steps = [tuple(step) for step in zip(*outputs_over_time(graph, xs, timesteps, tap), strict=True)]
+            with tensor_cache():
+                steps = [tuple(step) for step in zip(*outputs_over_time(graph, xs, timesteps, tap), strict=True)]
             results = tuple(torch.stack(step) for step in steps)
         elif timesteps is not None:
             raise InvalidModelError(
@@ -53,7 +54,7 @@ def run(graph: Graph, x: Tensor | Sequence[Tensor], timesteps: int | None = None
             )
         else:
             values: dict[str, Tensor] = {}
-            _sweep(graph, list(graph), values, dict(zip(graph.inputs, xs, strict=True)), {}, tap)
+            _sweep(graph, list(graph), values, dict(zip(graph.inputs, xs, strict=True)), {}, tap, once=True)
             results = tuple(values[name] for name in graph.outputs)
     return results[0] if len(results) == 1 else results
 
@@ -92,7 +93,10 @@ def _sweep(
     feeds: dict[str, Tensor],
     states: dict[str, Tensor],
     tap: Tap | None,
+    once: bool = False,
 ) -> None:
+    """One step; of a graph that runs ``once`` each value is let go behind its last use."""
+    users = {name: len(graph.users(name)) for name in order} if once else {}
     registers: list[tuple[str, StatefulOp]] = []
     like = next(iter(feeds.values()))
     for name in order:
@@ -112,5 +116,9 @@ def _sweep(
             values[name] = graph.explain(name, op.eval, *operands)
         if tap is not None:
             tap(name, values[name], before, operands)
+        for operand in graph.operands(name) if once else ():
+            users[operand] -= 1
+            if not users[operand]:
+                del values[operand]
     for name, op in registers:
         states[name], _ = op.step(states[name], *(values[x] for x in graph.operands(name)))
