@@ -5,6 +5,8 @@ from importlib.metadata import version
 from spikec.accuracy import evaluate
 from spikec.backend import Backend
 from spikec.calibration import Calibration
+from spikec.diagnose_record import Diagnosis
+from spikec.diagnose_run import diagnose
 from spikec.driver import Compilation, Compiler, check, compile, load, save
 from spikec.errors import (
     CalibrationError,
@@ -35,6 +37,7 @@ __all__ = [
     "CompileError",
     "Compiler",
     "Context",
+    "Diagnosis",
     "Graph",
     "InvalidModelError",
     "MissingDependencyError",
@@ -52,6 +55,7 @@ __all__ = [
     "VerificationError",
     "check",
     "compile",
+    "diagnose",
     "evaluate",
     "load",
     "run",

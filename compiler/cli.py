@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from spikec import cli_inputs, loader, printer
-from spikec.cli_inputs import batches, random_inputs, read_arrays
+from spikec.cli_inputs import batches, random_inputs, read_arrays, read_labels
+from spikec.diagnose_run import diagnose
 from spikec.driver import Compiler, check, find_frontend, load, save
 from spikec.errors import CompileError, MissingDependencyError, SpikecWarning
 from spikec.files import replacing
@@ -229,6 +230,42 @@ def run_command(file: Path, data: Path, timesteps: int, out: Path) -> None:
     for name, value in results.items():
         click.echo(f"{name}: {'x'.join(map(str, value.shape))}")
     click.echo(f"wrote {out}")
+
+
+@main.command("diagnose")
+@click.argument("model", type=cli_inputs.model, metavar="MODEL")
+@click.option("--data", type=_existing, required=True, help="An .npz of inputs; class numbers under labels, if any.")
+@target_option(required=False)
+@compiling
+@click.option("--tolerance", type=float, default=0.01, show_default=True, help="Share of samples that may differ.")
+@click.option("--json", "as_json", type=_output, help="Write all figures here.")
+@click.option("--plot", type=_output, help="Draw to this PNG.")
+def diagnose_command(
+    model: Any,
+    data: Path,
+    target: str | None,
+    tolerance: float,
+    as_json: Path | None,
+    plot: Path | None,
+    **options: Any,
+) -> None:
+    """Say why MODEL is less accurate as a spiking network, layer by layer, and what to change.
+
+    It is compiled for a target, spikingjelly where none is given, and run for --timesteps steps.
+    """
+    if options["timesteps"] is None:
+        raise click.UsageError("Missing option '--timesteps'.")
+    for path, option in ((as_json, "--json"), (plot, "--plot")):
+        if path is not None and not path.parent.is_dir():
+            raise click.BadParameter(f"the folder {path.parent} does not exist", param_hint=option)
+    compilation = Compiler(target or "spikingjelly", **_options(model, **options)).run(model)
+    xs = read_arrays(data, compilation.stages[0].graph.inputs)
+    found = diagnose(compilation, batches(xs), options["timesteps"], read_labels(data), tolerance=tolerance)
+    click.echo(found)
+    if as_json is not None:
+        found.json(as_json)
+    if plot is not None:
+        found.plot(plot)
 
 
 @main.command("demo")

@@ -144,6 +144,11 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[Tensor]:
     return found
 
 
+def read_labels(path: Path) -> Array | None:
+    """The class numbers in an ``.npz``: what is called ``labels``, if anything is."""
+    return _arrays(path).get("labels")
+
+
 def _arrays(path: Path) -> dict[str, Array]:
     with path.open("rb") as file:
         loaded = np.load(file)

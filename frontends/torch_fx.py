@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
+from spikec.errors import InvalidModelError
 from spikec.frontend import Frontend, Reference
+from spikec.frontends.torch_export_instead import exported
 from spikec.frontends.torch_fx_call import BATCH, Call, Signal, as_array, leaves, methods, rules, takes_batch
 from spikec.frontends.torch_fx_check import check_model, dtype_of, example_shapes, shapes_from_layers
 from spikec.frontends.torch_fx_trace import Known, Traced, required, trace
@@ -36,19 +38,22 @@ class TorchFx(Frontend):
     def load(self, model: nn.Module, examples: Sequence[Tensor] | None) -> Graph:
         """The module as a graph; an argument of forward that has a default value keeps it.
 
+        Where symbolic tracing fails, torch.export reads the module with the example.
+
         Raises:
             UnsupportedOpError: with every call that has no converter.
             TypeMismatchError: a layer does not take what it is given.
             InvalidModelError: hooks, NaN, training mode, control flow on data, or an input of unknown shape.
         """
         check_model(model)
-        dtype = dtype_of(model, examples)
-        if examples is None:
-            traced = trace(model)
+        dtype = dtype_of((*model.parameters(), *model.buffers()), examples)
+        shapes = None if examples is None else example_shapes(required(model), examples)
+        try:
+            traced = trace(model, None if shapes is None else _known(shapes, dtype))
+        except InvalidModelError as error:
+            traced = exported(model, shapes, error)
+        if shapes is None:
             shapes = shapes_from_layers(traced)
-        else:
-            shapes = example_shapes(required(model), examples)
-            traced = trace(model, _known(shapes, dtype))
         return read(traced, shapes, dtype)
 
     def reference(self, model: nn.Module) -> Reference:

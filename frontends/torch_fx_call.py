@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -43,7 +44,7 @@ def takes_batch(rule: RuleT) -> RuleT:
 
 def may_take_batch(rule: Callable[..., Any]) -> bool:
     """True for a converter marked with :func:`takes_batch`."""
-    return rule in _sized
+    return inspect.unwrap(rule) in _sized
 
 
 @attrs.frozen(eq=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -27,7 +28,18 @@ def check_model(model: nn.Module) -> None:
     problems = list(_wrappers(model))
     if problems:
         raise InvalidModelError(problems)
-    problems = [*_arguments(model), *_layers(model), *_numbers(model)]
+    problems = [*_arguments(model), *_layers(model), *_numbers((*model.named_parameters(), *model.named_buffers()))]
+    if problems:
+        raise InvalidModelError(problems)
+
+
+def check_numbers(named: Iterable[tuple[str, Any]]) -> None:
+    """Refuse parameters that hold no numbers.
+
+    Raises:
+        InvalidModelError: with all of them.
+    """
+    problems = list(_numbers(named))
     if problems:
         raise InvalidModelError(problems)
 
@@ -58,10 +70,9 @@ def _arguments(model: nn.Module) -> Iterator[Problem]:
         yield Problem("the module has no forward", type(model).__name__, hint="define forward(self, x)")
         return
     for p in inspect.signature(model.forward).parameters.values():
-        if p.kind is p.VAR_POSITIONAL or (p.kind is p.KEYWORD_ONLY and p.default is p.empty):
-            star = "*" if p.kind is p.VAR_POSITIONAL else "keyword-only "
+        if p.kind is p.KEYWORD_ONLY and p.default is p.empty:
             yield Problem(
-                f"forward takes {star}{p.name}, so its inputs cannot be known",
+                f"forward takes keyword-only {p.name}, and inputs go by position",
                 type(model).__name__,
                 hint="name them: forward(self, x, y)",
             )
@@ -85,8 +96,10 @@ def _layers(model: nn.Module) -> Iterator[Problem]:
             yield Problem("the module is in training mode", where, hint="call model.eval() before compiling")
 
 
-def _numbers(model: nn.Module) -> Iterator[Problem]:
-    for name, value in (*model.named_parameters(), *model.named_buffers()):
+def _numbers(named: Iterable[tuple[str, Any]]) -> Iterator[Problem]:
+    for name, value in named:
+        if not isinstance(value, Tensor):
+            continue
         if _uninitialized(value):
             hint = "its shape follows from data: run one batch through the model first"
             yield Problem("the parameter holds no numbers yet", name, hint=hint)
@@ -101,9 +114,9 @@ def _numbers(model: nn.Module) -> Iterator[Problem]:
             )
 
 
-def dtype_of(model: nn.Module, examples: Sequence[Tensor] | None) -> str:
-    """``float64`` for a float64 model, else ``float32``; without parameters the example decides."""
-    found = [p.dtype for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()]
+def dtype_of(parameters: Iterable[Any], examples: Sequence[Tensor] | None) -> str:
+    """``float64`` where a parameter is, else ``float32``; without parameters the example decides."""
+    found = [p.dtype for p in parameters if isinstance(p, Tensor) and p.is_floating_point()]
     if not found:
         found = [x.dtype for x in examples or ()]
     return "float64" if torch.float64 in found else "float32"
@@ -137,7 +150,7 @@ def shapes_from_layers(traced: Traced) -> list[tuple[int, ...]]:
     firsts = [_first_layer(traced, node) for node in inputs]
     if all(isinstance(layer, nn.Linear) for layer in firsts):
         return [(layer.in_features,) for layer in firsts if isinstance(layer, nn.Linear)]
-    templates = [f"torch.zeros({_template(layer)})" for layer in firsts]
+    templates = [f"torch.zeros({template(layer)})" for layer in firsts]
     call = templates[0] if len(templates) == 1 else f"({', '.join(templates)})"
     raise InvalidModelError(
         f"the shape of the input ({', '.join(names)}) cannot be known from the model alone",
@@ -167,7 +180,8 @@ def _first_layer(traced: Traced, node: fx.Node) -> nn.Module | None:
 _AXES = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 
-def _template(layer: nn.Module | None) -> str:
+def template(layer: nn.Module | None) -> str:
+    """The shape of an input of a layer as the arguments of ``torch.zeros``, with letters for what is open."""
     if isinstance(layer, nn.Linear):
         return f"1, {layer.in_features}"
     if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):

@@ -7,12 +7,13 @@ import inspect
 import operator
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn import functional as F
 
 from spikec.errors import InvalidModelError, Problem
@@ -265,16 +266,18 @@ def trace(model: nn.Module, known: Known | None = None) -> Traced:
         with torch.no_grad():
             graph = tracer.trace(model)
     except Exception as error:
-        raise InvalidModelError(_untraceable(error, tracer.failed_in)) from error
+        frames = traceback.extract_tb(error.__traceback__)
+        raise InvalidModelError(untraceable(error, tracer.failed_in, frames)) from error
     return Traced(model, graph, tracer.constants)
 
 
 def required(model: nn.Module) -> list[str]:
-    """Names of the arguments that forward must be given: the model's inputs."""
+    """Names of the arguments that forward must be given: the model's inputs. ``*xs`` alone is one."""
     if isinstance(model, fx.GraphModule):
         return [str(node.target) for node in model.graph.nodes if node.op == "placeholder" and not node.args]
-    parameters = inspect.signature(model.forward).parameters.values()
-    return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    parameters = [p for p in inspect.signature(model.forward).parameters.values() if p.default is p.empty]
+    named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return named or [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
 
 
 def _single(model: nn.Module) -> fx.Graph:
@@ -285,14 +288,23 @@ def _single(model: nn.Module) -> fx.Graph:
     return graph
 
 
-def _untraceable(error: Exception, path: str) -> Problem:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _user_file(frame.filename)]
+def untraceable(error: Exception, path: str, frames: Sequence[traceback.FrameSummary]) -> Problem:
+    """What ended a trace, at the innermost of the user's frames.
+
+    Args:
+        error: what was raised.
+        path: of the module whose forward it was raised in, or ``""``.
+        frames: the error's, from the tracer on.
+    """
+    frames = [frame for frame in frames if _user_file(frame.filename)]
     where = Source(path or "forward", path)
     if frames:
         where = attrs.evolve(where, file=frames[-1].filename, line=frames[-1].lineno or 0)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     line = (frames[-1].line or "") if frames else ""
-    if isinstance(error, fx.proxy.TraceError):
+    if isinstance(error, (fx.proxy.TraceError, GuardOnDataDependentSymNode)):
+        if not isinstance(error, fx.proxy.TraceError):
+            reason = "a condition on numbers of a signal, which are not known before it runs"
         return Problem(
             f"what the model does depends on its data or its shape: {reason}",
             str(where),

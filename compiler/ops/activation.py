@@ -147,7 +147,7 @@ class MaxPool(_Activation):
         """torch's max-pool."""
         (x,) = xs
         padding: Any = tuple(before for before, _ in self.padding)
-        if any(before != after for before, after in self.padding):
+        if any(a != b or 2 * a > size for (a, b), size in zip(self.padding, self.kernel, strict=True)):
             x, padding = F.pad(x, pad_list(self.padding), value=float("-inf")), 0
         result: Tensor = _MAX_POOL[len(self.kernel)](
             x, self.kernel, self.stride, padding, self.dilation, self.ceil_mode

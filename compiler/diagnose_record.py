@@ -1,0 +1,249 @@
+"""What a diagnosis says: figures by layer and for the network, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from spikec.diagnose_cost import PRICES, Cost
+from spikec.files import replacing
+from spikec.types import Array
+
+#: the parts of a layer's error, in the order in which they come about
+KINDS = ("clipping", "quantization", "propagated", "unevenness")
+#: those that the layer makes itself
+OWN = ("clipping", "quantization", "unevenness")
+
+
+@attrs.frozen
+class Error:
+    """Of a signal against the ANN's, over all samples and neurons, in ANN units."""
+
+    mean: float
+    rms: float
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Layer:
+    """One layer of neurons beside the ReLUs that it stands for.
+
+    With the ANN's current z, its activation a, the current z' that the layer makes of the ANN's activations, the
+    mean current m that it really got, and its rate r times its scale, a neuron's error ``r - a`` is the sum of::
+
+        clipping      limit(z) - a              limit(z) = scale clip(z / v_threshold, 0, 1)
+        quantization  ideal(z') - limit(z)      ideal(z) = scale/T clip(floor((T z + v_init) / v_threshold), 0, T)
+        propagated    ideal(m) - ideal(z')      the layers before it are wrong
+        unevenness    r - ideal(m)              the same current, but not the same at every step
+
+    All but ``propagated`` are the layer's own. z' is z, but for what passes put into weights and biases on purpose:
+    integers, corrections, an initial potential as a bias. (For neurons that are not integrate-and-fire with soft
+    reset, ideal(z) is what the neuron does with a constant current.)
+
+    Attributes:
+        name: the user's layer, with its line where it is known.
+        node: name in the graph.
+        neurons: how many, for one sample.
+        scale: smallest and largest value, in ANN units, that a neuron firing at each step stands for.
+        rate: mean number of spikes a neuron and step.
+        silent: share of the neurons that no sample makes fire.
+        saturated: share of the neurons that fire at every step, averaged over the samples.
+        clipped: share of the ANN's activations that are above the scale.
+        signal: rms of the ANN's activation, in ANN units.
+        errors: by kind.
+        own, total: the error without, and with what is propagated.
+        residual: largest ``|rate - (mean current - (v(T) - v(0))/T)|`` in thresholds (exact for soft reset);
+            None for other neurons.
+        points: [2, n]: the ANN's activation, and rate times scale, of some neurons and samples.
+    """
+
+    name: str
+    node: str
+    neurons: int
+    scale: tuple[float, float]
+    rate: float
+    silent: float
+    saturated: float
+    clipped: float
+    signal: float
+    errors: dict[str, Error]
+    own: Error
+    total: Error
+    residual: float | None
+    points: Array
+
+    def relative(self, error: Error) -> float:
+        """An rms error as a share of the rms activation, or of the scale where the ANN is silent."""
+        return error.rms / (self.signal or self.scale[1])
+
+
+@attrs.frozen
+class Rung:
+    """The network with one more source of error than the one before.
+
+    Attributes:
+        name: what it is.
+        kind: the source that was added.
+        step: rms change of the output by it, relative to the output's spread over the samples.
+        error: rms difference of the output from the ANN's, likewise relative.
+        agreement: share of the samples with the ANN's argmax.
+        accuracy: None without labels.
+    """
+
+    name: str
+    kind: str
+    step: float
+    error: float
+    agreement: float
+    accuracy: float | None
+
+
+@attrs.frozen
+class Advice:
+    """One change.
+
+    Attributes:
+        kind: the kind of error that costs most, or None where nothing has to change.
+        layer: name of the layer that makes most of it, or None.
+        change: the option to pass, as code; empty where nothing has to change.
+        why: a sentence.
+    """
+
+    kind: str | None
+    layer: str | None
+    change: str
+    why: str
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Diagnosis:
+    """Why a spiking network differs from its ANN; ``print`` it, or see the attributes.
+
+    Attributes:
+        model: its name.
+        samples: how many were run.
+        timesteps: T.
+        layers: neurons in order.
+        rungs: from the ANN to the spiking network, one source of error after the other. The second of them is the
+            layer-synchronous bound: each layer waits for all T steps of the one before.
+        agreement, error: [T]: of the running mean up to each step, as in :class:`Rung`.
+        accuracy: [T], or None without labels.
+        ann_accuracy: None without labels.
+        cost: operations a sample.
+        tolerance: the share of samples that may have another argmax than the ANN; for outputs of a single
+            number, the relative error that is allowed.
+        enough: the least number of steps from which on it is kept, or None. It holds for this network; one that
+            is compiled for fewer steps has other parameters.
+        advice: one change to make.
+    """
+
+    model: str
+    samples: int
+    timesteps: int
+    layers: tuple[Layer, ...]
+    rungs: tuple[Rung, ...]
+    agreement: Array
+    error: Array
+    accuracy: Array | None
+    ann_accuracy: float | None
+    cost: Cost
+    tolerance: float
+    enough: int | None
+    advice: Advice
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dicts; all but the layers' points."""
+        found: dict[str, Any] = attrs.asdict(self, filter=lambda field, _: field.name != "points")
+        for layer, row in zip(self.layers, found["layers"], strict=True):
+            row["relative"] = {kind: layer.relative(layer.errors[kind]) for kind in KINDS}
+            row["relative"] |= {"own": layer.relative(layer.own), "total": layer.relative(layer.total)}
+        for key in ("agreement", "error", "accuracy"):
+            found[key] = None if found[key] is None else found[key].tolist()
+        found["cost"]["energy"] = [
+            {"source": price.source, **dict(zip(("ann", "snn"), self.cost.energy(price), strict=True))}
+            for price in PRICES
+        ]
+        return found
+
+    def json(self, path: str | os.PathLike[str]) -> None:
+        """Write :meth:`to_dict`; the file appears whole or not at all."""
+        with replacing(path) as part:
+            Path(part).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw accuracy over time, the layers' errors by kind, and rates over activations, to a PNG.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+        """
+        from spikec.diagnose_plot import draw
+
+        draw(self, path)
+
+    def __str__(self) -> str:
+        parts = [self._headline(), *_table(self._ladder()), "", *_table(self._rows()), "", *self._costs()]
+        return "\n".join([*parts, "", *self._verdict()])
+
+    def _headline(self) -> str:
+        text = f"{self.model}: {self.samples} samples, T={self.timesteps}, agreement with the ANN "
+        text += f"{_percent(self.agreement[-1])} %"
+        if self.accuracy is not None and self.ann_accuracy is not None:
+            text += f", accuracy {_percent(self.accuracy[-1])} % (ANN {_percent(self.ann_accuracy)} %)"
+        return text
+
+    def _ladder(self) -> Iterable[Sequence[str]]:
+        yield ("", "output error, %", "agreement, %", *(["accuracy, %"] if self.accuracy is not None else []))
+        for rung in self.rungs:
+            cells = [rung.name, _percent(rung.error), _percent(rung.agreement)]
+            yield (*cells, *([] if rung.accuracy is None else [_percent(rung.accuracy)]))
+
+    def _rows(self) -> Iterable[Sequence[str]]:
+        yield ("layer", "scale", "rate", "silent, %", "saturated, %", *(f"{kind}, %" for kind in KINDS), "total, %")
+        for layer in self.layers:
+            low, high = layer.scale
+            span = f"{low:.3g}" if low == high else f"{low:.3g}..{high:.3g}"
+            shares = [layer.relative(layer.errors[kind]) for kind in KINDS] + [layer.relative(layer.total)]
+            cells = [layer.name, span, f"{layer.rate:.3f}", _percent(layer.silent), _percent(layer.saturated)]
+            yield (*cells, *map(_percent, shares))
+
+    def _costs(self) -> Iterable[str]:
+        cost = self.cost
+        snn = f"{_count(cost.spikes)} spikes, {_count(cost.synops)} SynOps and {_count(cost.macs)} MACs"
+        yield f"one sample: ANN {_count(cost.ann_macs)} MACs; SNN {snn} in {self.timesteps} steps"
+        for price in PRICES:
+            before, after = cost.energy(price)
+            yield f"  {1e6 * before:.3g} uJ and {1e6 * after:.3g} uJ ({price.source})"
+
+    def _verdict(self) -> Iterable[str]:
+        allowed = f"{100 * self.tolerance:g} % off the ANN"
+        if self.enough is None:
+            yield f"no number of steps up to {self.timesteps} keeps it within {allowed}"
+        else:
+            yield f"within {allowed} from T={self.enough} on"
+        yield self.advice.why
+        if self.advice.change:
+            yield f"try {self.advice.change}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _count(number: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.3g}"
+
+
+def _table(rows: Iterable[Sequence[str]]) -> Iterable[str]:
+    """Columns side by side, the first one to the left."""
+    cells = [list(row) for row in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    for row in cells:
+        rest = (text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))
+        yield "  ".join(["", row[0].ljust(widths[0]), *rest]).rstrip()
