@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
 from spikec.backends.spikingjelly_modules import IFNode, InputPort, OpModule, Readout, StatefulOpModule
 from spikec.op import Op, StatefulOp
-from spikec.ops import IF, AdaptiveAvgPool, AvgPool, Conv, Flatten, Input, Linear, Output
+from spikec.ops import IF, AdaptiveAvgPool, AvgPool, Conv, ConvTranspose, Flatten, Input, Linear, Output, Upsample
 from spikec.ops.weighted import pad_list
 from spikec.rules import Rules
 from spikec.types import Array, Type
@@ -38,7 +39,7 @@ def _optional(value: Array | None, like: Type) -> Tensor | None:
     return None if value is None else _tensor(value, like)
 
 
-def _fill(module: nn.Module, op: Linear | Conv, like: Type) -> nn.Module:
+def _fill(module: nn.Module, op: Linear | Conv | ConvTranspose, like: Type) -> nn.Module:
     module.weight = nn.Parameter(_tensor(op.weight, like))
     if op.bias is not None:
         module.bias = nn.Parameter(_tensor(op.bias, like))
@@ -82,6 +83,38 @@ def _conv(op: Conv, result: Type) -> nn.Module:
     )
     conv = _fill(made, op, result)
     return nn.Sequential(_ZEROS[len(op.kernel)](tuple(pad_list(op.padding)), 0.0), conv) if uneven else conv
+
+
+_TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
+
+@emitter(ConvTranspose)
+def _conv_transpose(op: ConvTranspose, result: Type) -> nn.Module:
+    added = tuple(before - after for before, after in op.padding)
+    limits = map(max, op.stride, op.dilation)
+    if any(before < 0 for before, _ in op.padding) or any(
+        not 0 <= more < limit for more, limit in zip(added, limits, strict=True)
+    ):
+        return OpModule(op, getattr(torch, result.dtype))
+    made = _TRANSPOSED[len(op.kernel)](
+        op.in_features,
+        op.out_features,
+        op.kernel,
+        op.stride,
+        tuple(before for before, _ in op.padding),
+        added,
+        op.groups,
+        bias=op.bias is not None,
+        dilation=op.dilation,
+        device="meta",
+    )
+    grouped = op.weight.reshape(op.groups, -1, *op.weight.shape[1:]).swapaxes(1, 2)
+    return _fill(made, attrs.evolve(op, weight=grouped.reshape(op.in_features, -1, *op.kernel)), result)
+
+
+@emitter(Upsample)
+def _upsample(op: Upsample, result: Type) -> nn.Module:
+    return nn.Upsample(op.size) if 1 <= len(op.size) <= 3 else OpModule(op, getattr(torch, result.dtype))
 
 
 _AVG_POOL: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}

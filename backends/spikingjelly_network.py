@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -165,6 +166,9 @@ def _fill(structure: Any, results: Sequence[Tensor]) -> Any:
         return {key: _fill(value, results) for key, value in structure.items()}
     if isinstance(structure, tuple) and hasattr(structure, "_fields"):
         return type(structure)(*(_fill(value, results) for value in structure))
+    if dataclasses.is_dataclass(structure) and not isinstance(structure, type):
+        fields = dataclasses.fields(structure)
+        return type(structure)(**{field.name: _fill(getattr(structure, field.name), results) for field in fields})
     if isinstance(structure, (list, tuple)):
         return type(structure)(_fill(value, results) for value in structure)
     return structure

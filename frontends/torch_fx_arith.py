@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from spikec.frontends.torch_fx import Call, Signal, as_array, methods, rules
+from spikec.frontends.torch_fx_parts import matched
 from spikec.ops import Add, Identity
 from spikec.ops.weighted import diagonal
 from spikec.types import Array
@@ -73,7 +74,7 @@ def _sum(at: Call, input: Any, other: Any, alpha: Any) -> Signal:
         return affine(at, other, factor, _constant(at, input))
     if factor != 1:
         other = affine(at, other, factor, np.zeros(()), part="scaled")
-    return at.add(Add(), input, other)
+    return at.add(Add(), *matched(at, input, other))
 
 
 def affine(at: Call, signal: Signal, gain: Array, shift: Array, part: str = "") -> Signal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,13 @@ BATCH = 2147483629
 
 
 RuleT = TypeVar("RuleT", bound=Callable[..., Any])
+
+
+@attrs.frozen
+class Missing:
+    """A part of a call's result that the graph does not have: who uses it is refused for this reason."""
+
+    reason: str
 
 
 #: Converters. A key is a layer's class, a function, ``("method", "relu")``, or a qualified name such as
@@ -112,10 +120,20 @@ def _size(found: re.Match[str]) -> str:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """Everything in nested tuples, lists, dicts and slices."""
+    """Everything in nested tuples, lists, dicts, slices and dataclasses."""
     found: list[Any] = []
-    map_aggregate(value, lambda leaf: found.append(leaf))
+    map_aggregate(value, lambda leaf: found.extend(leaves(fields_of(leaf)) if is_record(leaf) else [leaf]))
     return iter(found)
+
+
+def is_record(value: Any) -> bool:
+    """True for an instance of a dataclass."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def fields_of(record: Any) -> dict[str, Any]:
+    """Values of a dataclass by their names."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
 def as_array(value: Tensor) -> Array:

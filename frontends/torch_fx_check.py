@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from spikec.errors import InvalidModelError, Problem
 from spikec.frontends.torch_fx_trace import Traced, required
@@ -85,15 +89,22 @@ def _layers(model: nn.Module) -> Iterator[Problem]:
     for name, module in model.named_modules():
         where = f"{name or type(model).__name__} (nn.{type(module).__name__})"
         lazy = any(map(_uninitialized, (*module.parameters(recurse=False), *module.buffers(recurse=False))))
-        if (module._forward_pre_hooks or module._forward_hooks) and not lazy:
+        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+        if not lazy and not all(_computes_weight(module, hook) for hook in hooks):
             yield Problem(
                 "the module has forward hooks, which may change what it computes",
                 where,
-                hint="remove them: handle.remove(), torch.nn.utils.remove_weight_norm, prune.remove",
+                hint="remove them: handle.remove(), torch.nn.utils.prune.remove",
             )
         dropout = isinstance(module, _DropoutNd) and module.p > 0
-        if module.training and (dropout or isinstance(module, _BatchNorm)):
+        iterates = isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks)
+        if module.training and (dropout or iterates or isinstance(module, _BatchNorm)):
             yield Problem("the module is in training mode", where, hint="call model.eval() before compiling")
+
+
+def _computes_weight(module: nn.Module, hook: object) -> bool:
+    """True for the hook of the old weight_norm or spectral_norm on a layer whose converter runs it."""
+    return isinstance(hook, (WeightNorm, SpectralNorm)) and isinstance(module, (nn.Linear, _ConvNd))
 
 
 def _numbers(named: Iterable[tuple[str, Any]]) -> Iterator[Problem]:

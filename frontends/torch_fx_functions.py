@@ -11,17 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spikec.frontends.torch_fx import Call, Signal, as_array, methods, rules
+from spikec.frontends.torch_fx import Call, Signal, as_array, rules
 from spikec.ops import (
     AdaptiveAvgPool,
     AvgPool,
     BatchNorm,
-    Clamp,
     Conv,
-    Flatten,
     Linear,
     MaxPool,
-    Relu,
 )
 
 
@@ -31,49 +28,12 @@ def sizes(value: Any, rank: int) -> tuple[int, ...]:
     return tuple(int(x) for x in (items * rank if len(items) == 1 else items))
 
 
-# --------------------------------------------------------------- activations
-
-
-@rules(F.relu, torch.relu, torch.relu_, *methods("relu", "relu_"))
-def _relu(at: Call, input: Signal, inplace: bool = False) -> Signal:
-    return at.add(Relu(), input)
-
-
-@rules(torch.clamp, torch.clamp_, torch.clip, torch.clip_, *methods("clamp", "clamp_", "clip", "clip_"))
-def clamp(at: Call, input: Signal, min: Any = None, max: Any = None) -> Signal:
-    """Bounds that are one number each, or None."""
-    return at.add(Clamp(_bound(at, min), _bound(at, max)), input)
-
-
-@rules(torch.clamp_min, torch.clamp_min_, *methods("clamp_min", "clamp_min_"))
-def _clamp_min(at: Call, input: Signal, min: Any) -> Signal:
-    return clamp(at, input, min)
-
-
-@rules(F.hardtanh, F.hardtanh_)
-def _hardtanh(at: Call, input: Signal, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Signal:
-    return clamp(at, input, min_val, max_val)
-
-
-@rules(F.relu6)
-def _relu6(at: Call, input: Signal, inplace: bool = False) -> Signal:
-    return clamp(at, input, 0, 6)
-
-
-def _bound(at: Call, value: Any) -> float | None:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if value is not None and not isinstance(value, (int, float)):
-        at.refuse("a bound that is a tensor is not supported", "give one number for all channels")
-    return None if value is None else float(value)
-
-
 # ------------------------------------------------------------------ weights
 
 
 @rules(F.linear)
 def _linear(at: Call, input: Signal, weight: Tensor, bias: Tensor | None = None) -> Signal:
-    return at.add(Linear(_constant(at, weight), None if bias is None else _constant(at, bias)), input)
+    return at.add(Linear(constant_weight(at, weight), None if bias is None else constant_weight(at, bias)), input)
 
 
 def conv(rank: int) -> Callable[..., Signal]:
@@ -91,8 +51,8 @@ def conv(rank: int) -> Callable[..., Signal]:
     ) -> Signal:
         spread = sizes(dilation, rank)
         op = Conv(
-            _constant(at, weight),
-            None if bias is None else _constant(at, bias),
+            constant_weight(at, weight),
+            None if bias is None else constant_weight(at, bias),
             stride=sizes(stride, rank),
             padding=conv_padding(padding, tuple(weight.shape[2:]), spread),
             dilation=spread,
@@ -113,7 +73,8 @@ def conv_padding(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...
     return tuple((p, p) for p in sizes(padding, len(kernel)))
 
 
-def _constant(at: Call, value: Any) -> Any:
+def constant_weight(at: Call, value: Any) -> Any:
+    """A weight as numpy; one that is computed from the input is refused."""
     if not isinstance(value, Tensor):
         at.refuse("the weight is computed from the model's input", "only constant weights can be compiled")
     return as_array(value)
@@ -137,10 +98,32 @@ def batch_norm(
             "batch norm without running statistics normalizes each batch by itself",
             "train it with track_running_stats=True",
         )
-    mean, var = _constant(at, running_mean), _constant(at, running_var)
-    gain = np.ones_like(mean) if weight is None else _constant(at, weight)
-    shift = np.zeros_like(mean) if bias is None else _constant(at, bias)
+    mean, var = constant_weight(at, running_mean), constant_weight(at, running_var)
+    gain = np.ones_like(mean) if weight is None else constant_weight(at, weight)
+    shift = np.zeros_like(mean) if bias is None else constant_weight(at, bias)
     return at.add(BatchNorm(gain, shift, mean, var, eps), input)
+
+
+@rules(F.instance_norm)
+def instance_norm(
+    at: Call,
+    input: Signal,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Signal:
+    """With running statistics it is a batch norm."""
+    if use_input_stats or running_mean is None:
+        at.refuse(
+            f"{at.source.kind} is not supported: it divides by statistics of each input, and a compiled network only "
+            "multiplies by constants",
+            "train it with track_running_stats=True, or use BatchNorm",
+        )
+    return batch_norm(at, input, running_mean, running_var, weight, bias, eps=eps)
 
 
 # -------------------------------------------------------------------- pools
@@ -205,19 +188,29 @@ def adaptive_avg_pool(rank: int) -> Callable[..., Signal]:
     return convert
 
 
-@rules(torch.mean, *methods("mean"))
-def _mean(at: Call, input: Signal, dim: Any = None, keepdim: bool = False) -> Signal:
-    rank = len(at.shape(input)) + 1
-    axes = sorted(x % rank for x in (dim if isinstance(dim, (tuple, list)) else (dim,)) if x is not None)
-    if rank not in (3, 4, 5) or axes != list(range(2, rank)):
-        at.refuse(
-            f"only the mean over all spatial axes is supported, of a tensor {at.shown(input)} "
-            + (f"that over the axes {list(range(2, rank))}" if rank in (3, 4, 5) else "there is none"),
-            "another mean needs a converter of its own, see frontends/README.md",
-        )
-    pooled = at.add(AdaptiveAvgPool((1,) * (rank - 2)), input, part="" if keepdim else "pool")
-    return pooled if keepdim else at.add(Flatten(), pooled)
+def adaptive_max_pool(rank: int) -> Callable[..., Signal]:
+    """The converter of an adaptive max-pool whose windows are all alike."""
 
+    def convert(at: Call, input: Signal, output_size: Any, return_indices: bool = False) -> Signal:
+        at.expect_rank(input, rank + 1)
+        if return_indices:
+            at.refuse("return_indices=True is not supported", "indices have no spiking form; leave it out")
+        old = at.shape(input)[1:]
+        wanted = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * rank
+        new = tuple(size if cells is None else int(cells) for size, cells in zip(old, wanted, strict=True))
+        if any(a % b for a, b in zip(old, new, strict=True)):
+            at.refuse(f"the windows from {old} to {new} are of different sizes", "use sizes that divide the map's")
+        kernel = tuple(a // b for a, b in zip(old, new, strict=True))
+        return at.add(MaxPool(kernel, kernel, (0,) * rank, (1,) * rank), input)
+
+    return convert
+
+
+_ADAPTIVE_MAX: dict[int, tuple[Any, ...]] = {
+    1: (F.adaptive_max_pool1d, F.adaptive_max_pool1d_with_indices),
+    2: (F.adaptive_max_pool2d, F.adaptive_max_pool2d_with_indices),
+    3: (F.adaptive_max_pool3d, F.adaptive_max_pool3d_with_indices),
+}
 
 for _rank, _conv, _avg, _adaptive, _max in (
     (1, F.conv1d, F.avg_pool1d, F.adaptive_avg_pool1d, (F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d)),
@@ -228,3 +221,4 @@ for _rank, _conv, _avg, _adaptive, _max in (
     rules(_avg)(avg_pool(_rank))
     rules(_adaptive)(adaptive_avg_pool(_rank))
     rules(*_max)(max_pool(_rank))
+    rules(*_ADAPTIVE_MAX[_rank])(adaptive_max_pool(_rank))

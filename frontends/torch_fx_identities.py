@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from spikec.frontends.torch_fx import Call, Signal, methods, rules
 from spikec.ops import Identity
 
 
-@rules(*methods("contiguous", "detach", "clone"), torch.clone, torch.detach)
+@rules(operator.pos, torch.positive, torch.clone, torch.detach, *methods("contiguous", "detach", "clone", "positive"))
 def _identity(at: Call, input: Signal) -> Signal:
     return at.add(Identity(), input)
 
@@ -35,29 +36,30 @@ def _cast(at: Call, input: Signal, *args: Any, **kwargs: Any) -> Signal:
         if not isinstance(wanted, (bool, str, int, torch.device, torch.memory_format, torch.dtype)):
             at.refuse("this cast is not supported", "leave it out: the compiled network has one dtype")
         if isinstance(wanted, torch.dtype) or (isinstance(wanted, str) and at.source.kind == "Tensor.type"):
-            _same_dtype(at, input, str(wanted))
+            same_dtype(at, input, str(wanted))
     return at.add(Identity(), input)
 
 
 @rules(*methods("float"))
 def _float(at: Call, input: Signal, memory_format: Any = None) -> Signal:
-    _same_dtype(at, input, "torch.float32")
+    same_dtype(at, input, "torch.float32")
     return at.add(Identity(), input)
 
 
 @rules(*methods("double"))
 def _double(at: Call, input: Signal, memory_format: Any = None) -> Signal:
-    _same_dtype(at, input, "torch.float64")
+    same_dtype(at, input, "torch.float64")
     return at.add(Identity(), input)
 
 
 @rules(*methods("half", "bfloat16", "int", "long", "bool"))
 def _narrow(at: Call, input: Signal, memory_format: Any = None) -> Signal:
-    _same_dtype(at, input, at.source.kind.removeprefix("Tensor."))
+    same_dtype(at, input, at.source.kind.removeprefix("Tensor."))
     return input
 
 
-def _same_dtype(at: Call, signal: Signal, wanted: str) -> None:
+def same_dtype(at: Call, signal: Signal, wanted: str) -> None:
+    """Refuse a dtype (``torch.float32``) that is not the graph's own."""
     own = at.graph.type(signal.name).dtype
     if wanted != f"torch.{own}":
         at.refuse(
@@ -83,3 +85,8 @@ def _dropout(at: Call, input: Signal, p: float = 0.5, training: bool = True, inp
             )
         )
     return at.add(Identity(), input)
+
+
+@rules("torchvision.ops.stochastic_depth.stochastic_depth")
+def _stochastic_depth(at: Call, input: Signal, p: float, mode: str, training: bool = True) -> Signal:
+    return _dropout(at, input, p, training)

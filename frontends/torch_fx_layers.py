@@ -4,24 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
+from spikec.errors import InvalidModelError
 from spikec.frontends.torch_fx import Call, Signal, as_array, rules
 from spikec.frontends.torch_fx_functions import (
     adaptive_avg_pool,
+    adaptive_max_pool,
     avg_pool,
     batch_norm,
-    clamp,
     conv_padding,
+    instance_norm,
     max_pool,
 )
 from spikec.frontends.torch_fx_shapes import flatten
-from spikec.ops import Conv, Identity, Linear, Pad, Relu
+from spikec.ops import Conv, Identity, Linear, Pad
+
+
+def weight_of(module: Any) -> Tensor:
+    """The weight of a layer, computed where ``weight_norm`` or ``spectral_norm`` computes it in a hook."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm) and hook.name == "weight":
+            return torch.as_tensor(hook.compute_weight(module))
+        if isinstance(hook, SpectralNorm) and hook.name == "weight":
+            return torch.as_tensor(hook.compute_weight(module, do_power_iteration=False))
+    return torch.as_tensor(module.weight)
 
 
 @rules(nn.Linear)
 def _linear(module: nn.Linear, at: Call) -> Signal:
-    return at.add(Linear(as_array(module.weight), _bias(module)), at.operand)
+    return at.add(Linear(as_array(weight_of(module)), _bias(module)), at.operand)
 
 
 @rules(nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -33,7 +48,7 @@ def _conv(module: nn.Conv2d, at: Call) -> Signal:
         x = at.add(Pad(padding, module.padding_mode), x, part="pad")
         padding = ((0, 0),) * len(padding)
     op = Conv(
-        as_array(module.weight),
+        as_array(weight_of(module)),
         _bias(module),
         stride=module.stride,
         padding=padding,
@@ -62,14 +77,13 @@ def _batchnorm(module: Any, at: Call) -> Signal:
     return batch_norm(at, at.operand, *statistics, module.weight, module.bias, eps=module.eps)
 
 
-@rules(nn.ReLU)
-def _relu(module: nn.ReLU, at: Call) -> Signal:
-    return at.add(Relu(), at.operand)
-
-
-@rules(nn.Hardtanh, nn.ReLU6)
-def _hardtanh(module: nn.Hardtanh, at: Call) -> Signal:
-    return clamp(at, at.operand, module.min_val, module.max_val)
+@rules(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+def _instancenorm(module: Any, at: Call) -> Signal:
+    if module.training:
+        raise InvalidModelError(at.problem("the module is in training mode", "call model.eval() before compiling"))
+    statistics = (module.running_mean, module.running_var)
+    by_input = not module.track_running_stats
+    return instance_norm(at, at.operand, *statistics, module.weight, module.bias, by_input, eps=module.eps)
 
 
 @rules(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
@@ -91,6 +105,12 @@ def _maximum_pool(module: Any, at: Call) -> Signal:
 def _adaptive_pool(module: Any, at: Call) -> Signal:
     rank = _rank(module, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
     return adaptive_avg_pool(rank)(at, at.operand, module.output_size)
+
+
+@rules(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
+def _adaptive_maximum_pool(module: Any, at: Call) -> Signal:
+    rank = _rank(module, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
+    return adaptive_max_pool(rank)(at, at.operand, module.output_size, module.return_indices)
 
 
 def _rank(module: nn.Module, one: type[nn.Module], two: type[nn.Module]) -> int:

@@ -48,6 +48,21 @@ class Memory:
         """An input of the model."""
         self._tensors[node] = self._fresh(signal)
 
+    def alone(self, node: fx.Node) -> Any:
+        """What torch gives for a call that was not converted, on tensors without data; from then on it has a memory.
+
+        None for a call without a signal: what it makes may be a real tensor, as large as ``BATCH``.
+
+        Raises:
+            Exception: whatever the call raises on such tensors.
+        """
+        if not any(each in self._tensors for each in node.all_input_nodes):
+            return None
+        with torch.inference_mode(False), torch.no_grad():
+            result = self._run(node)
+        self._tensors[node] = map_aggregate(result, lambda x: torch.empty_like(x) if isinstance(x, Tensor) else x)
+        return result
+
     def call(self, node: fx.Node, in_place: bool) -> Changes:
         """Follow a call that was converted.
 
@@ -91,7 +106,8 @@ class Memory:
         args, kwargs = map_arg((node.args, node.kwargs), self._without_data)
         module = self._traced.module(node)
         if module is not None:
-            parts = (*module.parameters(), *module.buffers())
+            plain = (each for part in module.modules() for each in vars(part).values() if isinstance(each, Tensor))
+            parts = (*module.parameters(), *module.buffers(), *plain)
             return copy.deepcopy(module, {id(each): self._empty(each) for each in parts})(*args, **kwargs)
         target: Any = node.target
         return getattr(args[0], target)(*args[1:], **kwargs) if node.op == "call_method" else target(*args, **kwargs)

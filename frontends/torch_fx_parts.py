@@ -90,7 +90,7 @@ def _narrow(at: Call, input: Signal, dim: int, start: int, length: int) -> Signa
 @takes_batch
 def _getitem(at: Call, input: Any, index: Any) -> Any:
     if not isinstance(input, Signal):
-        return input[index]
+        return input[index]  # a part of a tuple
     return _indexed(at, input, index if isinstance(index, tuple) else (index,))
 
 
@@ -251,15 +251,28 @@ def _vstack(at: Call, tensors: Sequence[Signal]) -> Signal:
 # -------------------------------------------------------------------- repeated
 
 
-def expanded(at: Call, input: Signal, shape: Sequence[int]) -> Signal:
+def expanded(at: Call, input: Signal, shape: Sequence[int], part: str = "") -> Signal:
     """Axes of length 1 repeated up to another length: spatial ones by nearest upsampling, channels by a concat."""
     old = at.shape(input)
     if tuple(shape) == old:
         return at.add(Identity(), input)
     if shape[0] == old[0]:
-        return at.add(Upsample(shape[1:]), input)
+        return at.add(Upsample(shape[1:]), input, part=part)
     space = at.add(Upsample(shape[1:]), input, part="space") if tuple(shape[1:]) != old[1:] else input
-    return at.add(Concat(), *[space] * shape[0])
+    return at.add(Concat(), *[space] * shape[0], part=part)
+
+
+def matched(at: Call, *signals: Signal) -> tuple[Signal, ...]:
+    """Signals of one rank, broadcast to one shape as torch does."""
+    shapes = [at.shape(signal) for signal in signals]
+    if len({len(shape) for shape in shapes}) > 1 or any(
+        len(set(sizes) - {1}) > 1 for sizes in zip(*shapes, strict=True)
+    ):
+        return signals
+    shape = tuple(map(max, *shapes))
+    return tuple(
+        signal if at.shape(signal) == shape else expanded(at, signal, shape, part="expand") for signal in signals
+    )
 
 
 @rules(*methods("expand"))

@@ -62,7 +62,9 @@ def _numel(at: Call, input: Signal) -> Any:
 
 
 @rules(builtins.getattr)
-def _attribute(at: Call, input: Signal, name: str) -> Any:
+def _attribute(at: Call, input: Any, name: str) -> Any:
+    if not isinstance(input, Signal):
+        return getattr(input, name)  # a part of a named tuple
     if name == "dtype":
         return getattr(torch, at.graph.type(input.name).dtype)
     if name == "device":

@@ -52,6 +52,9 @@ class _Proxy(fx.Proxy):
     def __len__(self) -> int:
         return self.tracer.length(self)
 
+    def __abs__(self) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", torch.abs, (self,), {})
+
 
 class _Attribute(fx.proxy.Attribute, _Proxy):
     """``x.shape`` and its like, and the method before it is called."""
@@ -353,6 +356,7 @@ _SIGNS: dict[Any, str] = {
     operator.floordiv: "//",
     operator.matmul: "@",
     operator.neg: "-",
+    operator.pow: "**",
     operator.getitem: "[]",
     operator.gt: ">",
     operator.ge: ">=",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import operator
 import os
@@ -10,19 +11,23 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_arg
+from torch.fx.node import map_aggregate, map_arg
 
 from spikec.errors import CompileError, InvalidModelError, Problem, TypeMismatchError, UnsupportedOpError
 from spikec.frontends.torch_fx_call import (
     BATCH,
     Call,
+    Missing,
     Refused,
     Signal,
+    fields_of,
+    is_record,
     leaves,
     may_take_batch,
     readable,
 )
 from spikec.frontends.torch_fx_memory import Memory
+from spikec.frontends.torch_fx_reasons import reason
 from spikec.frontends.torch_fx_trace import AUGMENTED, Traced
 from spikec.graph import Graph
 from spikec.op import Role
@@ -94,7 +99,24 @@ class Walk:
             self._account(node, source)
         except CompileError as error:
             self.errors.append(error)
-            self.values[node] = Refused(node.name)
+            self.values[node] = self._supposed(node)
+
+    def _supposed(self, node: fx.Node) -> Any:
+        """In place of a result that was refused, inputs of its shape, so that what follows is still looked at."""
+        try:
+            result = self._memory.alone(node)
+            whole = result is not None and all(_batch_first(x) for x in leaves(result) if isinstance(x, Tensor))
+        except Exception:  # whatever a user's layer does with tensors that hold no numbers
+            whole = False
+        if not whole:
+            return Refused(node.name)
+
+        def stand_in(x: Any) -> Any:
+            if not isinstance(x, Tensor):
+                return x
+            return Signal(self.graph.add(Input(tuple(x.shape[1:]), str(x.dtype).split(".")[1]), name=node.name))
+
+        return map_aggregate(result, stand_in)
 
     def known(self, node: fx.Node) -> Any:
         """The value of a node while the graph is still being traced.
@@ -120,12 +142,19 @@ class Walk:
         args, kwargs = self._resolve((node.args, node.kwargs))
         module = self.traced.module(node)
         inside = list(leaves((args, kwargs)))
-        if _is_container(node.target) or not any(isinstance(leaf, (Signal, Refused)) for leaf in inside):
+        if _is_container(node.target) or not any(isinstance(leaf, (Signal, Refused, Missing)) for leaf in inside):
             return self._compute(node, source, args, kwargs)
         rule = self.traced.rule(node)
         at = Call(self.graph, source, self.traced.op_name(node, source), args, kwargs, module)
         if rule is None:
-            at.refuse(f"{source.kind} is not supported", _hint(source.kind, self.traced.key(node)))
+            if not at.operands and _on_numbers(node, args):
+                return Refused(node.name)
+            why, instead = reason(source.kind, module)
+            message = f"{source.kind} is not supported{': ' if why else ''}{why}"
+            at.refuse(message, _hint(self.traced.key(node), instead))
+        gone = next((leaf.reason for leaf in inside if isinstance(leaf, Missing)), "")
+        if gone and node.target not in (operator.getitem, getattr):
+            at.refuse(gone, "do it outside the network, or write it with numbers only")
         if any(isinstance(leaf, Refused) for leaf in inside):
             return Refused(node.name)
         if self._given_batch(node) and not may_take_batch(rule):
@@ -235,7 +264,11 @@ class Walk:
     def _hinted(self, problem: Problem, error: CompileError) -> Problem:
         if problem.hint or not isinstance(error, TypeMismatchError):
             return problem
-        shapes = ", ".join(f"{name}: [B, {_sizes(self.graph.type(name).shape)}]" for name in self.graph.inputs)
+        shapes = ", ".join(
+            f"{name}: [B, {_sizes(self.graph.type(name).shape)}]"
+            for name in self.graph.inputs
+            if Signal(name) in self.inputs.values()
+        )
         hint = f"the inputs were {shapes}; give an example_input as the model takes it, batch first"
         return Problem(problem.message, problem.location, problem.op, hint)
 
@@ -247,16 +280,24 @@ class Walk:
             return count[0] - 1
         if isinstance(value, dict):
             return {key: self._output(each, f"{name}_{key}", count) for key, each in value.items()}
+        if is_record(value):
+            return type(value)(**self._output(fields_of(value), name, count))
         if isinstance(value, (tuple, list)) and value:
             items = [self._output(each, f"{name}_{i}", count) for i, each in enumerate(value)]
             if isinstance(value, list):
                 return items
             return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        if isinstance(value, Missing):
+            raise InvalidModelError(value.reason, location=type(self.traced.root).__name__, hint="do not return them")
         raise InvalidModelError(
             f"the model returns a {type(value).__name__} that does not depend on its input",
             location=self.traced.name,
             hint="return tensors only, alone or in a tuple, list or dict",
         )
+
+
+def _batch_first(x: Tensor) -> bool:
+    return x.ndim > 0 and x.shape[0] == BATCH and x.dtype in (torch.float32, torch.float64)
 
 
 def _is_batch(value: Any) -> bool:
@@ -283,7 +324,7 @@ def _on_numbers(node: fx.Node, args: Any) -> bool:
 
 
 def _is_container(target: Any) -> bool:
-    return isinstance(target, type) and hasattr(target, "_fields")
+    return isinstance(target, type) and (hasattr(target, "_fields") or dataclasses.is_dataclass(target))
 
 
 def _sizes(shape: tuple[int, ...]) -> str:
@@ -297,13 +338,6 @@ def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
     return node.kwargs.get("inplace") is True or node.target in AUGMENTED or name.rstrip("_") + "_" == name
 
 
-#: smooth or leaky relatives of ReLU, in lower case without underscores
-_BY_RELU = "gelu silu elu celu selu mish softplus sigmoid logsigmoid tanh hardswish hardsigmoid leakyrelu prelu rrelu"
-
-
-def _hint(kind: str, key: str) -> str:
-    bare = kind.split(".")[-1].lower().replace("_", "")
+def _hint(key: str, instead: str) -> str:
     register = f"register a converter: @rules({key}), see frontends/README.md"
-    if bare in _BY_RELU.split():
-        return f"replace {kind} by {'nn.ReLU' if kind.startswith('nn.') else 'torch.relu'} and retrain, or {register}"
-    return register
+    return f"{instead}, or {register}" if instead else register

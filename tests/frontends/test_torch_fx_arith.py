@@ -126,6 +126,20 @@ def test_what_is_not_affine_per_channel_is_refused(call, match):
     assert "test_torch_fx_arith.py" in error.value.location
 
 
-def test_differences_do_not_broadcast():
+BROADCAST = {
+    "over space": lambda net, y: y - y.mean([2, 3], keepdim=True),
+    "over channels": lambda net, y: y[:, :1] + y,
+    "both": lambda net, y: y[:, :1] + y[:, :, :1],
+    "of vectors": lambda net, y: y.flatten(1) - y.flatten(1)[:, 3:4],
+}
+
+
+@pytest.mark.parametrize("name", BROADCAST)
+def test_signals_broadcast_over_the_axes_of_a_sample(agrees, name):
+    agrees(Net(BROADCAST[name]), SHAPE)
+
+
+@pytest.mark.parametrize("call", [lambda net, y: y - y.mean([2, 3]), lambda net, y: y + y[:, :3]])
+def test_what_does_not_broadcast(call):
     with pytest.raises(TypeMismatchError, match="sum of shapes"):
-        spikec.load(Net(lambda net, y: y - y.mean([2, 3], keepdim=True)), torch.zeros(2, *SHAPE))
+        spikec.load(Net(call), torch.zeros(2, *SHAPE))

@@ -29,6 +29,8 @@ LAYERS = {
     "batchnorm2d not affine": (lambda: nn.BatchNorm2d(4, affine=False), (4, 3, 2)),
     "batchnorm3d": (lambda: nn.BatchNorm3d(4), (4, 2, 3, 2)),
     "sync batchnorm": (lambda: nn.SyncBatchNorm(4), (4, 3, 2)),
+    "instancenorm2d with its statistics": (lambda: nn.InstanceNorm2d(4, 1e-3, 0.1, True, True), (4, 3, 2)),
+    "instancenorm1d not affine": (lambda: nn.InstanceNorm1d(4, track_running_stats=True), (4, 3)),
     "relu": (lambda: nn.ReLU(), (4, 3)),
     "relu inplace": (lambda: nn.ReLU(inplace=True), (4, 3)),
     "relu6": (lambda: nn.ReLU6(), (3, 4)),
