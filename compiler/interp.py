@@ -53,10 +53,11 @@ def run(
         found = ", ".join(f"{list(each.shape)} {each.dtype}" for each in xs)
         raise InvalidModelError(f"the inputs differ in batch size or dtype: {found}")
     timesteps = None if timesteps is None else whole_number("timesteps", timesteps, 1)
-    with torch.no_grad(), tensor_cache():
+    with torch.no_grad():
         if graph.is_spiking:
             wanted = tap if tap is None or nodes is None else _only(nodes, tap)
-            steps = [tuple(step) for step in zip(*outputs_over_time(graph, xs, timesteps, wanted), strict=True)]
+            with tensor_cache():
+                steps = [tuple(step) for step in zip(*outputs_over_time(graph, xs, timesteps, wanted), strict=True)]
             results = tuple(torch.stack(step) for step in steps)
         elif timesteps is not None:
             raise InvalidModelError(

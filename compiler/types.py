@@ -23,8 +23,15 @@ def readonly(value: Any, dtype: Any = None) -> Array:
     """An array that nobody can write to; copied unless it already is one."""
     array = np.asarray(value, dtype=dtype)
     if array.flags.writeable:
-        array = array.copy()
+        is_new = isinstance(value, np.ndarray) and array is not value and array.base is None
+        array = array if is_new else array.copy()
         array.flags.writeable = False
+    return array
+
+
+def sealed(array: Array) -> Array:
+    """An array that its maker gives up the right to write to, so that nobody needs a copy of it."""
+    array.flags.writeable = False
     return array
 
 

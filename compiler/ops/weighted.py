@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from spikec.errors import TypeMismatchError
 from spikec.op import Op, Role, array, tensor
-from spikec.types import SCALE_RTOL, Array, Rate, Real, Type, channel_scale, ints, on_axis
+from spikec.types import SCALE_RTOL, Array, Rate, Real, Type, channel_scale, ints, on_axis, sealed
 
 _ONE = np.ones(1)
 _ONE.flags.writeable = False
@@ -91,7 +91,7 @@ class Weighted(Op):
     def scale_input(self, factor: Array) -> Self:
         """The op that does to x what this one does to ``factor * x`` (a vector over the input features)."""
         factor = np.asarray(factor, dtype=np.float64).reshape(-1)
-        weight = self.weight * self._per_input(factor)
+        weight = sealed(self.weight * self._per_input(factor))
         return attrs.evolve(self, weight=weight, in_scale=self.in_scale * factor)
 
     def scale_output(self, factor: Array) -> Self:
@@ -102,7 +102,7 @@ class Weighted(Op):
     def affine(self, gain: Array, shift: Array) -> Self:
         """The op that gives ``gain * y + shift`` as the ANN's new value; the scales stay."""
         gain = np.broadcast_to(np.asarray(gain, dtype=np.float64).reshape(-1), (self.out_features,))
-        weight = self.weight * gain.reshape(-1, *[1] * (self.weight.ndim - 1))
+        weight = sealed(self.weight * gain.reshape(-1, *[1] * (self.weight.ndim - 1)))
         bias = None if self.bias is None and not shift.any() else self.shift * gain + shift
         return attrs.evolve(self, weight=weight, bias=bias)
 
