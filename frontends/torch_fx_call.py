@@ -18,7 +18,7 @@ from spikec.call import Call as BaseCall
 from spikec.call import Refused as Refused
 from spikec.call import Signal as Signal
 from spikec.rules import Rules
-from spikec.types import Array
+from spikec.types import Array, sealed
 
 #: stands for the size of the batch axis in shape arithmetic: a prime beyond every size and product of sizes
 BATCH = 2147483629
@@ -178,8 +178,7 @@ def as_array(value: Tensor) -> Array:
     value = value.detach().cpu()
     if value.dtype in (torch.float16, torch.bfloat16):
         value = value.float()
-    result: Array = np.array(value.numpy())
-    return result
+    return sealed(np.array(value.numpy()))
 
 
 def methods(*names: str) -> list[tuple[str, str]]:

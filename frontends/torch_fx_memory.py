@@ -184,8 +184,16 @@ def _disjoint(a: Tensor, b: Tensor) -> bool:
     """True for two parts of one memory, batch first in both, that have no element in common."""
     if _storages(a) != _storages(b) or a.shape[:1] != b.shape[:1] or a.stride()[:1] != b.stride()[:1]:
         return False
-    one, other = _cells(a), _cells(b)
-    return max(one.max(), other.max()) < a.stride(0) and not np.intersect1d(one, other).size
+    (first, last), (start, end) = _range(a), _range(b)
+    if _coincide(a, b) or max(last, end) >= a.stride(0):
+        return False
+    return last < start or end < first or not np.intersect1d(_cells(a), _cells(b)).size
+
+
+def _range(tensor: Tensor) -> tuple[int, int]:
+    """First and last place of the first sample's elements in memory."""
+    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))
+    return tensor.storage_offset(), tensor.storage_offset() + steps
 
 
 def _cells(tensor: Tensor) -> Array:
