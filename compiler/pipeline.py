@@ -93,9 +93,10 @@ class Pipeline:
         return Pipeline([*self.passes[:i], *passes, *self.passes[i + 1 :]], self.start)
 
     def without(self, *names: str) -> Pipeline:
-        """All passes but these."""
-        positions = {self._at(name) for name in names}
-        return Pipeline((p for i, p in enumerate(self.passes) if i not in positions), self.start)
+        """All passes but those of these names, wherever they stand."""
+        for name in names:
+            self._at(name)
+        return Pipeline((p for p in self.passes if p.name not in names), self.start)
 
     def from_stage(self, stage: Stage) -> Pipeline:
         """For a graph that has reached a stage already: the passes that still apply to it."""

@@ -50,4 +50,4 @@ def reason(kind: str, module: nn.Module | None) -> tuple[str, str]:
     names = [kind.split(".")[-1], *(cls.__name__ for cls in type(module).__mro__ if module is not None)]
     bare = (name.lower().replace("_", "") for name in names)
     why, hint = next((_REASONS[name] for name in bare if name in _REASONS), ("", ""))
-    return why, hint.format(kind=kind, by="nn.ReLU" if module is not None else "torch.relu")
+    return why, hint.format(kind=kind, by="torch.relu" if module is None and not kind.startswith("nn.") else "nn.ReLU")

@@ -33,8 +33,9 @@ from spikec.frontends.torch_fx_reasons import reason
 from spikec.frontends.torch_fx_trace import AUGMENTED, Traced
 from spikec.graph import Graph
 from spikec.op import Role
-from spikec.ops import Input, Output, Relu
+from spikec.ops import Identity, Input, Output, Relu
 from spikec.origin import Source
+from spikec.types import Real
 
 
 def read(traced: Traced, shapes: Sequence[tuple[int, ...]], dtype: str, notes: Sequence[str] = ()) -> Graph:
@@ -108,7 +109,7 @@ class Walk:
     def _stand_in(self, node: fx.Node, source: Source) -> Any:
         """In place of a result that was refused: what follows is read, and judged, all the same.
 
-        A ReLU where the shape is the operand's, elsewhere inputs.
+        A ReLU where the shape is the operand's (nothing, if that is spikes), elsewhere inputs.
         """
         try:
             result = self._memory.alone(node)
@@ -123,7 +124,9 @@ class Walk:
             if not isinstance(x, Tensor):
                 return x
             if operand is not None and tuple(x.shape[1:]) == self.graph.type(operand.name).shape:
-                return Signal(self.graph.add(Relu(origin=(source,)), operand.name, name=name))
+                real = isinstance(self.graph.type(operand.name).encoding, Real)
+                op = Relu(origin=(source,)) if real else Identity(origin=(source,))
+                return Signal(self.graph.add(op, operand.name, name=name))
             return Signal(self.graph.add(Input(tuple(x.shape[1:]), str(x.dtype).split(".")[1]), name=name))
 
         return map_aggregate(result, stand_in)

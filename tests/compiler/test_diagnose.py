@@ -37,6 +37,7 @@ class Change(spikec.Pass):
 def compiled(model, x, target="spikingjelly", *changes, **options):
     normalization = spikec.Normalization(**options.pop("normalization", {}))
     pipeline = spikec.Pipeline.default(target, normalization=normalization, timesteps=options.get("timesteps"))
+    pipeline = pipeline.without(*{each.name for each in pipeline if each.contract == "tuned"})
     for after, change in changes:
         pipeline = pipeline.insert_after(after, change)
     return spikec.Compiler(target, calibration=x, pipeline=pipeline, verify="off", **options).run(model)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spikec import CompileError, Normalization
-from spikec.calibration import Statistics
+from spikec.accumulate import Accumulator
 
 #: relative width of a bin of the histogram, at most
 BIN = 0.008
@@ -21,7 +21,9 @@ def values():
 
 
 def statistics(z):
-    return Statistics.of(torch.tensor(z), 0)
+    found = Accumulator(0)
+    found.add(torch.tensor(z))
+    return found.result()
 
 
 def squared_error(z, threshold, timesteps, v_init):

@@ -128,6 +128,11 @@ def test_a_tuned_pass_is_kept_only_if_agreement_does_not_fall(by, kept):
     assert any("left out" in note.reason for note in c.report.notes if note.by == "nudge") != kept
 
 
+def test_without_takes_every_pass_of_that_name():
+    twice = Pipeline(["infer-types", "eliminate-identity", "infer-types"])
+    assert [each.name for each in twice.without("infer-types")] == ["eliminate-identity"]
+
+
 def test_a_tuned_pass_without_samples_is_left_out_and_noted():
     pipeline = Pipeline.default(TARGET, normalization=Normalization(method="model")).insert_after(
         "init-potential", Nudge(by=1.0)

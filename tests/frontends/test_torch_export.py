@@ -246,7 +246,7 @@ def refusal(error, program, example=None):
 def test_everything_unsupported_is_listed_as_the_user_wrote_it():
     model = Calls(lambda y: F.silu(y).softmax(1), nn.GELU())
     error = refusal(UnsupportedOpError, exported(model, torch.randn(2, 2, 6, 6)))
-    found = [(p.message, re.sub(r":\d+", "", p.location)) for p in error.problems]
+    found = [(p.message.split(":")[0], re.sub(r":\d+", "", p.location)) for p in error.problems]
     assert found[:2] == [
         ("nn.GELU is not supported", "body.1 (test_torch_export.py)"),
         ("F.silu is not supported", "silu (test_torch_export.py)"),
