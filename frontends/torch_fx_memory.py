@@ -193,7 +193,8 @@ def _disjoint(a: Tensor, b: Tensor) -> bool:
 def _range(tensor: Tensor) -> tuple[int, int]:
     """First and last place of the first sample's elements in memory."""
     steps = sum((size - 1) * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))
-    return tensor.storage_offset(), tensor.storage_offset() + steps
+    first = int(tensor.storage_offset())
+    return first, first + int(steps)
 
 
 def _cells(tensor: Tensor) -> Array:

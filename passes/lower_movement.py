@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -111,7 +111,10 @@ def _channels(graph: Graph, run: Sequence[str], operand: Type, result: Type) -> 
 
 def _pick(channels: Array, operand: Type, result: Type) -> Weighted:
     weight = np.eye(operand.shape[0])[channels]
-    scales = {"in_scale": channel_scale(operand, 0, "pick"), "out_scale": channel_scale(result, 0, "pick")}
+    scales: dict[str, Any] = {
+        "in_scale": channel_scale(operand, 0, "pick"),
+        "out_scale": channel_scale(result, 0, "pick"),
+    }
     if len(operand.shape) == 1:
         return Linear(weight, **scales)
     ones = (1,) * (len(operand.shape) - 1)
@@ -127,9 +130,9 @@ def _crop(op: Slice, operand: Type, result: Type) -> Conv:
     stride = list(kernel)
     kernel[axis - 1], stride[axis - 1] = max(size - count * op.step + 1, start + 1), op.step
     weight = np.zeros((operand.shape[0], 1, *kernel))
-    cell = [0] * len(kernel)
-    cell[axis - 1] = start
-    weight[(slice(None), 0, *cell)] = 1.0
+    cell: list[Any] = [slice(None), 0, *[0] * len(kernel)]
+    cell[axis + 1] = start
+    weight[tuple(cell)] = 1.0
     scale = channel_scale(operand, 0, "slice")
     return Conv(
         weight,
@@ -156,7 +159,8 @@ def _fold(graph: Graph, name: str) -> int:
         each = graph[user]
         assert isinstance(each, Weighted)
         weight = np.zeros((each.out_features, op.in_features, *each.weight.shape[2:]), each.weight.dtype)
-        np.add.at(weight, (slice(None), channels), each.weight)
+        for column, channel in enumerate(channels):
+            weight[:, channel] += each.weight[:, column]
         origin = merge(each.origin, op.origin)
         graph.set_op(user, attrs.evolve(each, weight=weight, in_scale=op.in_scale, origin=origin))
         graph.set_operand(user, slot, source)
