@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spikec.arrange import reshaped
 from spikec.errors import InvalidModelError
 from spikec.frontends.torch_fx import Call, Signal, as_array, methods, rules
 from spikec.frontends.torch_fx_arith import affine
-from spikec.frontends.torch_fx_axes import reshaped, sample_axis
+from spikec.frontends.torch_fx_axes import sample_axis
 from spikec.frontends.torch_fx_call import Missing
 from spikec.frontends.torch_fx_identities import same_dtype
 from spikec.frontends.torch_fx_parts import matched

@@ -1,4 +1,4 @@
-"""Converters of arithmetic: what is affine per channel becomes a diagonal layer, a sum of signals an Add."""
+"""Converters of arithmetic: what is affine folds as a batch norm does, a sum of signals is an Add."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spikec import arrange
 from spikec.frontends.torch_fx import Call, Signal, as_array, methods, rules
 from spikec.frontends.torch_fx_parts import matched
-from spikec.ops import Add, Identity
-from spikec.ops.weighted import diagonal
+from spikec.ops import Add
 from spikec.types import Array
 
 
@@ -78,37 +78,25 @@ def _sum(at: Call, input: Any, other: Any, alpha: Any) -> Signal:
 
 
 def affine(at: Call, signal: Signal, gain: Array, shift: Array, part: str = "") -> Signal:
-    """``gain * signal + shift``; both broadcast as in torch, over all axes but the channels'."""
-    gains, shifts = (_per_channel(at, signal, each) for each in (gain, shift))
-    if bool((gains == 1).all()) and not shifts.any():
-        return at.add(Identity(), signal, part=part)
-    at.expect_rank(signal, 1, 2, 3, 4)
-    dtype = at.graph.type(signal.name).dtype
-    bias = shifts.astype(dtype) if shifts.any() else None
-    return at.add(diagonal(gains.astype(dtype), bias, len(at.shape(signal))), signal, part=part)
+    """``gain * signal + shift``; both broadcast as in torch, and are the same for every sample."""
+    return arrange.affine(at, signal, _of_sample(at, signal, gain), _of_sample(at, signal, shift), part=part)
 
 
-def _per_channel(at: Call, signal: Signal, constant: Array) -> Array:
-    """A constant that broadcasts against [B, C, ...] as a vector over C."""
+def _of_sample(at: Call, signal: Signal, constant: Array) -> Array:
+    """A constant that broadcasts against [B, ...] as one that broadcasts against a sample."""
     shape = at.shape(signal)
-    if not np.isfinite(constant).all():
-        at.refuse("the constant is, or its inverse is, NaN or infinite")
-    if not constant.ndim:
-        return np.full(shape[:1] or (1,), constant)
-    try:
-        full = np.broadcast_to(constant, (1, *shape)).reshape(shape[0], -1)
-    except ValueError:
+    if constant.ndim <= len(shape):
+        constant = constant[None]
+    if (
+        constant.shape[0] != 1
+        or any(size not in (1, full) for size, full in zip(constant.shape[:0:-1], shape[::-1], strict=False))
+        or constant.ndim > len(shape) + 1
+    ):
         at.refuse(
             f"a constant of shape {list(constant.shape)} changes the shape of a signal {at.shown(signal)}",
             "its axes must be 1 or the signal's own, and 1 along the batch",
         )
-    if not (full == full[:, :1]).all():
-        ones = ", 1" * (len(shape) - 1)
-        at.refuse(
-            f"a constant of shape {list(constant.shape)} differs within a channel of a signal {at.shown(signal)}",
-            f"only one number, or one a channel (shape [{shape[0]}{ones}]), is supported",
-        )
-    return np.asarray(full[:, 0])
+    return np.asarray(constant[0])
 
 
 def _number(at: Call, value: Any) -> float:

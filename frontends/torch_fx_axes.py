@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from spikec.arrange import permuted, reshaped
 from spikec.frontends.torch_fx import Call, Signal, methods, rules
-from spikec.ops import Flatten, Identity, Permute, Reshape
+from spikec.ops import Permute, Reshape
 
 
 def sample_axis(at: Call, signal: Any, dim: int, *, new: bool = False) -> int:
@@ -30,21 +31,6 @@ def sample_axis(at: Call, signal: Any, dim: int, *, new: bool = False) -> int:
     if dim % rank == 0:
         at.refuse("it works along the batch axis", "samples of a batch are independent in a compiled network")
     return dim % rank - 1
-
-
-def reshaped(at: Call, signal: Signal, shape: Sequence[int], part: str = "") -> Signal:
-    """The same numbers, row-major, in samples of another shape."""
-    old = at.shape(signal)
-    if tuple(shape) == old:
-        return signal if part else at.add(Identity(), signal)
-    return at.add(Flatten() if len(shape) == 1 and old else Reshape(shape), signal, part=part)
-
-
-def permuted(at: Call, signal: Signal, axes: Sequence[int], part: str = "") -> Signal:
-    """Axis i of the result's sample is axis ``axes[i]`` of the signal's."""
-    if list(axes) == sorted(axes):
-        return signal if part else at.add(Identity(), signal)
-    return at.add(Permute(axes), signal, part=part)
 
 
 def varargs(values: tuple[Any, ...]) -> tuple[Any, ...]:

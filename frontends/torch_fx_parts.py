@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spikec.arrange import reshaped, selected
 from spikec.frontends.torch_fx import BATCH, Call, Signal, as_array, methods, rules, takes_batch
-from spikec.frontends.torch_fx_axes import permuted, reshaped, sample_axis, varargs
+from spikec.frontends.torch_fx_axes import sample_axis, varargs
 from spikec.frontends.torch_fx_call import leaves, readable
-from spikec.ops import Concat, Conv, Identity, Linear, Slice, Upsample
+from spikec.ops import Concat, Identity, Slice, Upsample
 from spikec.types import Array
 
 # ----------------------------------------------------------------------- parts
@@ -152,23 +153,6 @@ def _cells(at: Call, index: Any, size: int) -> Array:
     if (cells < -size).any() or (cells >= size).any():
         at.refuse(f"an index is out of range for an axis of {size}")
     return cells % size
-
-
-def selected(at: Call, input: Signal, axis: int, cells: Array, part: str = "") -> Signal:
-    """Constant cells of one axis, in any order and number: a 1x1 convolution by a matrix of zeros and ones."""
-    shape = at.shape(input)
-    at.expect_rank(input, 1, 2, 3, 4)
-    order = [axis, *(i for i in range(len(shape)) if i != axis)]
-    dtype = at.graph.type(input.name).dtype
-    matrix = np.eye(shape[axis], dtype=dtype)[cells]
-    ones = (1,) * (len(shape) - 1)
-    if not ones:
-        return at.add(Linear(matrix), input, part=part)
-    pick = Conv(matrix.reshape(*matrix.shape, *ones), stride=ones, padding=(0,) * len(ones), dilation=ones)
-    if axis == 0:
-        return at.add(pick, input, part=part)
-    first = permuted(at, input, order, part="first")
-    return permuted(at, at.add(pick, first, part="pick"), np.argsort(order).tolist(), part=part)
 
 
 @rules(torch.index_select, *methods("index_select"))

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from spikec.arrange import reshaped
 from spikec.frontends.torch_fx import BATCH, Call, Signal, methods, rules, takes_batch
-from spikec.frontends.torch_fx_axes import reshaped, transposed_attribute
+from spikec.frontends.torch_fx_axes import transposed_attribute
 from spikec.ops import Flatten, Identity
 
 

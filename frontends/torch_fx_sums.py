@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spikec.arrange import permuted, reshaped
 from spikec.frontends.torch_fx import Call, Signal, as_array, methods, rules
 from spikec.frontends.torch_fx_arith import affine
-from spikec.frontends.torch_fx_axes import permuted, reshaped, sample_axis, transpose
+from spikec.frontends.torch_fx_axes import sample_axis, transpose
 from spikec.frontends.torch_fx_functions import constant_weight
 from spikec.frontends.torch_fx_identities import same_dtype
 from spikec.ops import AdaptiveAvgPool, Conv, Linear

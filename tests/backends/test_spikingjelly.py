@@ -93,16 +93,16 @@ def test_double_of_a_float32_module_is_the_interpreter_in_float64():
 
 
 ENDS = {
-    "affine": ((6,), [nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)]),
-    "neuron": ((6,), [nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4), nn.ReLU()]),
-    "pool": ((2, 8), [nn.Conv1d(2, 4, 3), nn.ReLU(), nn.AvgPool1d(2)]),
+    "affine": ((6,), lambda: [nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)]),
+    "neuron": ((6,), lambda: [nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4), nn.ReLU()]),
+    "pool": ((2, 8), lambda: [nn.Conv1d(2, 4, 3), nn.ReLU(), nn.AvgPool1d(2)]),
 }
 
 
 @pytest.mark.parametrize("end", ENDS)
 def test_output_is_in_ann_units(end):
     shape, layers = ENDS[end]
-    net = nn.Sequential(*layers).eval()
+    net = nn.Sequential(*layers()).eval()
     x = torch.rand(20, *shape)
     snn = spikec.compile(net, "spikingjelly", calibration=x, normalization="max")
     with torch.no_grad():

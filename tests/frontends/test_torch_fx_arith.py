@@ -8,7 +8,7 @@ from torch import nn
 
 import spikec
 from spikec.errors import TypeMismatchError, UnsupportedOpError
-from spikec.ops import Add, Conv, Identity, Linear
+from spikec.ops import Add, BatchNorm, Conv, Identity
 
 SHAPE = (2, 6, 8)
 
@@ -73,12 +73,20 @@ AFFINE = {
 def test_affine_per_channel(agrees, name):
     call, count = AFFINE[name]
     graph = agrees(Net(call), SHAPE)
-    assert len(graph.match(Conv)) == 1 + count
+    assert len(graph.match(Conv)) == 1
+    assert len(graph.match(BatchNorm)) == count
 
 
-def test_a_vector_is_scaled_by_a_diagonal_matrix(agrees):
+def test_constants_fold_into_the_layer_before(agrees):
+    model, x = Net(AFFINE["normalize"][0]), torch.randn(6, *SHAPE)
+    final = spikec.Compiler("spikingjelly", calibration=x).run(nn.Sequential(model, nn.ReLU(), nn.AvgPool2d(2)).eval())
+    assert not final.graph.match(BatchNorm)
+    assert len(final.graph.match(Conv)) == 1
+
+
+def test_a_vector_is_scaled_too(agrees):
     graph = agrees(Net(lambda net, y: 2 - y.mean([2, 3]) * net.mean.flatten()), SHAPE)
-    assert len(graph.match(Linear)) == 2
+    assert len(graph.match(BatchNorm)) == 2
 
 
 @pytest.mark.parametrize("call", [lambda net, y: y * 1, lambda net, y: 0 + y / 1.0, lambda net, y: y - torch.zeros(1)])
@@ -106,8 +114,6 @@ def test_differences_of_signals(agrees, name):
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda net, y: y * net.image[:, :1, None] * net.image[:, None], "differs within a channel"),
-        (lambda net, y: y + torch.arange(8.0), "differs within a channel"),
         (lambda net, y: y - torch.ones(2, 4, 1, 1), "changes the shape"),
         (lambda net, y: y.mean([2, 3], keepdim=True) * torch.ones(6, 8), "changes the shape"),
         (lambda net, y: y * y.relu(), "product of two signals"),
@@ -120,10 +126,22 @@ def test_differences_of_signals(agrees, name):
         (lambda net, y: torch.add(y, y, alpha=y), "alpha is not a number"),
     ],
 )
-def test_what_is_not_affine_per_channel_is_refused(call, match):
+def test_what_is_not_affine_is_refused(call, match):
     with pytest.raises(UnsupportedOpError, match=match) as error:
         spikec.load(Net(call), torch.zeros(2, *SHAPE))
     assert "test_torch_fx_arith.py" in error.value.location
+
+
+WITHIN = {
+    "cells": lambda net, y: y * net.image[:, :1, None] * net.image[:, None],
+    "columns": lambda net, y: y + torch.arange(8.0),
+    "rows": lambda net, y: y * torch.linspace(0.5, 1.5, y.size(2))[:, None],
+}
+
+
+@pytest.mark.parametrize("name", WITHIN)
+def test_constants_that_differ_within_a_channel(agrees, name):
+    agrees(Net(WITHIN[name]), SHAPE)
 
 
 BROADCAST = {
