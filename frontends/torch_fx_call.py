@@ -29,7 +29,10 @@ RuleT = TypeVar("RuleT", bound=Callable[..., Any])
 
 @attrs.frozen
 class Missing:
-    """A part of a call's result that the graph does not have: who uses it is refused for this reason."""
+    """A part of a call's result that the graph does not have: who uses it is refused for this reason.
+
+    A model may return it: it is None in the result then, and the report says so.
+    """
 
     reason: str
 
@@ -39,17 +42,6 @@ class Missing:
 #: ``(at, *args, **kwargs)`` with the arguments of the call, where tensors are :class:`Signal`. The
 #: result is a Signal, or numbers where the call asks for a shape.
 rules: Rules[Callable[..., Signal]] = Rules("torch.fx converter")
-
-
-@attrs.frozen
-class Hidden:
-    """A result that stays inside a layer, such as a membrane potential: a model may return it, and do nothing else.
-
-    Attributes:
-        what: it is, for messages.
-    """
-
-    what: str
 
 
 _sized: set[Callable[..., Any]] = set()

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from spikec.errors import InvalidModelError
-from spikec.frontends.torch_fx_call import Call, Hidden, Signal, as_array, fires, layer_rule, rules, stateful
+from spikec.frontends.torch_fx_call import Call, Missing, Signal, as_array, fires, layer_rule, rules, stateful
 from spikec.ops import IF, LIF, CubaLIF, Identity, Neuron
 from spikec.origin import Source
 from spikec.types import Array
@@ -91,7 +91,11 @@ def _leaky(module: Any, at: Call) -> Any:
     if reset["v_reset"] is not None:  # a potential that is cleared before it decays was cleared after it fired
         reset["reset_at"] = "spike"
     spikes = _neuron(at, at.args[0], LIF(tau=tau, gain=np.ones(()), **reset))
-    return (spikes, Hidden(f"the membrane potential of {at.source.path}")) if _gives_state(module) else spikes
+    return (
+        (spikes, Missing(f"the membrane potential of {at.source.path} stays inside the layer"))
+        if _gives_state(module)
+        else spikes
+    )
 
 
 @rules("snntorch._neurons.synaptic.Synaptic")
@@ -102,7 +106,9 @@ def _synaptic(module: Any, at: Call) -> Any:
     spikes = _neuron(at, at.args[0], op)
     if not _gives_state(module):
         return spikes
-    return spikes, *(Hidden(f"the {what} of {at.source.path}") for what in ("current", "membrane potential"))
+    return spikes, *(
+        Missing(f"the {what} of {at.source.path} stays inside the layer") for what in ("current", "membrane potential")
+    )
 
 
 def _gives_state(module: Any) -> bool:

@@ -18,7 +18,6 @@ from spikec.errors import CompileError, InvalidModelError, Problem, TypeMismatch
 from spikec.frontends.torch_fx_call import (
     BATCH,
     Call,
-    Hidden,
     Missing,
     Refused,
     Signal,
@@ -155,9 +154,7 @@ class Walk:
         args, kwargs = self._resolve((node.args, node.kwargs))
         module = self.traced.module(node)
         inside = list(leaves((args, kwargs)))
-        if _is_container(node.target) or not any(
-            isinstance(leaf, (Signal, Refused, Missing, Hidden)) for leaf in inside
-        ):
+        if _is_container(node.target) or not any(isinstance(leaf, (Signal, Refused, Missing)) for leaf in inside):
             return self._compute(node, source, args, kwargs)
         rule = self.traced.rule(node)
         at = Call(self.graph, source, self.traced.op_name(node, source), args, kwargs, module)
@@ -169,12 +166,9 @@ class Walk:
             at.refuse(message, _hint(self.traced.key(node), instead))
         gone = next((leaf.reason for leaf in inside if isinstance(leaf, Missing)), "")
         if gone and node.target not in (operator.getitem, getattr):
-            at.refuse(gone, "do it outside the network, or write it with numbers only")
+            at.refuse(gone, "leave it out, or do it outside the network")
         if any(isinstance(leaf, Refused) for leaf in inside):
             return Refused(node.name)
-        hidden = next((leaf for leaf in inside if isinstance(leaf, Hidden)), None)
-        if hidden is not None and node.target is not operator.getitem:
-            at.refuse(f"{source.kind} of {hidden.what} is not supported", "go on with the spikes only")
         if self._given_batch(node) and not may_take_batch(rule):
             at.refuse(
                 f"{source.kind} with a number that depends on the batch size is not supported",
@@ -305,7 +299,8 @@ class Walk:
             self.graph.add(Output(), value.name, name=name)
             count[0] += 1
             return count[0] - 1
-        if isinstance(value, Hidden):
+        if isinstance(value, Missing):
+            self.graph.notes.append(f"{value.reason}: the model's result holds None in its place")
             return None
         if isinstance(value, dict):
             return {key: self._output(each, f"{name}_{key}", count) for key, each in value.items()}
@@ -316,8 +311,6 @@ class Walk:
             if isinstance(value, list):
                 return items
             return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-        if isinstance(value, Missing):
-            raise InvalidModelError(value.reason, location=self.traced.name, hint="do not return them")
         raise InvalidModelError(
             f"the model returns a {type(value).__name__} that does not depend on its input",
             location=self.traced.name,

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import spikec
-from spikec.errors import CompileError, InvalidModelError, UnsupportedOpError
+from spikec.errors import CompileError, UnsupportedOpError
 from spikec.ops import Clamp, Head, LeakyRelu, Maximum, MaxPool, Minimum, Relu
 
 SHAPE = (2, 6, 8)
@@ -169,9 +169,11 @@ def test_refusals(call, match):
     assert "test_torch_fx_activations.py" in error.value.location
 
 
-def test_indices_are_no_output():
-    with pytest.raises(InvalidModelError, match="places of a maximum"):
-        spikec.load(Net(lambda net, y: y.max(2)), torch.zeros(2, *SHAPE))
+def test_indices_are_none_in_the_output_and_it_is_said():
+    graph = spikec.load(Net(lambda net, y: tuple(y.max(2))), torch.zeros(2, *SHAPE))
+    assert graph.structure == (0, None)
+    (note,) = graph.notes
+    assert "the places of a maximum have no spiking form" in note
 
 
 @pytest.mark.parametrize("model", [nn.RReLU(), Net(lambda net, y: F.rrelu(y, training=True))])

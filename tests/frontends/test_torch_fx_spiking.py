@@ -125,7 +125,7 @@ def test_a_membrane_potential_may_be_returned_and_nothing_else():
             spikes, mem = self.lif(self.fc(x))
             return spikes + 0.1 * mem
 
-    assert "membrane potential of lif is not supported" in refusal(Readout())
+    assert "membrane potential of lif stays inside the layer" in refusal(Readout())
 
 
 def refusal(net, x=None, error=spikec.UnsupportedOpError, target="nir", **options):
