@@ -64,64 +64,54 @@ def probe(graph: Graph, samples: Sequence[Tensor] | None, seed: int) -> tuple[Te
 
 def outputs(graph: Graph, xs: Sequence[Tensor], timesteps: int) -> list[Tensor]:
     """Each output in ANN units, averaged over time in an SNN, behind its heads."""
-    return [
-        _output(graph, name).finish(x) for name, x in zip(graph.outputs, _averages(graph, xs, timesteps), strict=True)
-    ]
-
-
-def _output(graph: Graph, name: str) -> Output:
-    op = graph[name]
-    assert isinstance(op, Output)
-    return op
-
-
-def _averages(graph: Graph, xs: Sequence[Tensor], timesteps: int) -> list[Tensor]:
     if not graph.is_spiking:
         found = run(graph, xs)
-        return list(found) if isinstance(found, tuple) else [found]
-    sums: list[Tensor] = []
+        return _finished(graph, found if isinstance(found, tuple) else (found,))
+    total = _Total(graph)
     with torch.no_grad(), tensor_cache():
         for step in outputs_over_time(graph, xs, timesteps):
-            sums = [a + b for a, b in zip(sums, step, strict=True)] if sums else list(step)
-        return [
-            total / timesteps * tensor(graph.type(name).scale, total)
-            for total, name in zip(sums, graph.outputs, strict=True)
-        ]
+            total.add(step)
+        return total.mean()
+
+
+class _Total:
+    """What a spiking graph has put out so far."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.sums: list[Tensor] = []
+        self.steps = 0
+
+    def add(self, step: Sequence[Tensor]) -> None:
+        self.sums = [a + b for a, b in zip(self.sums, step, strict=True)] if self.sums else list(step)
+        self.steps += 1
+
+    def mean(self) -> list[Tensor]:
+        """See :func:`outputs`."""
+        pairs = zip(self.sums, self.graph.outputs, strict=True)
+        return _finished(self.graph, [x / self.steps * tensor(self.graph.type(name).scale, x) for x, name in pairs])
+
+
+def _finished(graph: Graph, values: Sequence[Tensor]) -> list[Tensor]:
+    found = []
+    for name, value in zip(graph.outputs, values, strict=True):
+        op = graph[name]
+        assert isinstance(op, Output)
+        found.append(op.finish(value))
+    return found
 
 
 def difference(before: Graph, after: Graph, xs: Sequence[Tensor], timesteps: int, spread_of: Graph) -> float:
     """Largest difference of two graphs' outputs, relative to the spread of a third's (the ANN's) over the probe."""
+    found = {graph: outputs(graph, xs, timesteps) for graph in {before, after, spread_of}}
     worst = 0.0
-    results = (outputs(graph, xs, timesteps) for graph in (before, after, spread_of))
-    for a, b, reference in zip(*results, strict=True):
+    for a, b, reference in zip(found[before], found[after], found[spread_of], strict=True):
         worst = max(worst, float((a - b).abs().max()) / max(_spread(reference), 1e-30))
     return worst
 
 
 def _spread(output: Tensor) -> float:
     return float((output - output.mean(0, keepdim=True)).abs().max())
-
-
-def _telling(graph: Graph, xs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]] | None:
-    """(a probe over which every output varies, the outputs): a silent spiking graph is fed more.
-
-    None for a spiking graph that nothing makes speak within these steps.
-
-    Raises:
-        VerificationError: an output of an ANN varies too little to tell a right graph from a wrong one.
-    """
-    for factor in AMPLIFY if graph.is_spiking else AMPLIFY[:1]:
-        louder = [factor * x for x in xs]
-        found = outputs(graph, louder, STEPS)
-        flat = [name for name, a in zip(graph.outputs, found, strict=True) if not _varies(a)]
-        if not flat:
-            return louder, found
-    if graph.is_spiking:
-        return None
-    raise VerificationError(
-        f"output %{flat[0]} hardly varies over the probe batch, which can check nothing",
-        hint="give calibration samples that differ, or verify='off'",
-    )
 
 
 def _varies(output: Tensor) -> bool:
@@ -209,41 +199,41 @@ class SpikeDifference:
     distance: float
 
 
-def first_difference(before: Graph, after: Graph, xs: Sequence[Tensor], steps: int) -> SpikeDifference | None:
-    """The first spike that differs, among the neurons that both graphs have.
+def side_by_side(
+    before: Graph, after: Graph, xs: Sequence[Tensor], steps: int
+) -> tuple[list[Tensor], list[Tensor], SpikeDifference | None]:
+    """Run two spiking graphs step by step, with memory for one step only.
 
-    Its ``distance`` is the neuron's distance from the threshold, relative to the threshold, in ``before``.
+    Returns:
+        The outputs of each, as :func:`outputs` gives them, and the first spike that differs, among the neurons that
+        both have.
     """
     both = [name for name in before if name in after]
-    shared = [name for name in both if isinstance(before[name], Neuron) and isinstance(after[name], Neuron)]
-    records: list[list[dict[str, tuple[Tensor, Tensor]]]] = []
-    for graph in (before, after):
-        history: list[dict[str, tuple[Tensor, Tensor]]] = []
+    shared = {name for name in both if isinstance(before[name], Neuron) and isinstance(after[name], Neuron)}
+    totals = _Total(before), _Total(after)
+    seen: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+    first: SpikeDifference | None = None
 
-        def tap(
-            name: str,
-            value: Tensor,
-            state: Tensor | None,
-            operands: Sequence[Tensor],
-            /,
-            graph: Graph = graph,
-            history: list[dict[str, tuple[Tensor, Tensor]]] = history,
-        ) -> None:
-            op = graph[name]
-            if name == shared[0]:
-                history.append({})
-            if isinstance(op, Neuron) and name in shared and state is not None:
-                history[-1][name] = (value, _distance(op, state, operands[0]))
+    def remember(name: str, value: Tensor, state: Tensor | None, operands: Sequence[Tensor], /) -> None:
+        if name in shared and state is not None:
+            seen[name] = value, state, operands[0]
 
-        if shared:
-            run(graph, xs, steps, tap=tap)
-        records.append(history)
-    for step, (one, other) in enumerate(zip(*records, strict=True)):
-        for name in shared:
-            wrong = one[name][0] != other[name][0]
-            if bool(wrong.any()):
-                return SpikeDifference(name, step, float(one[name][1][wrong].max()))
-    return None
+    def compare(name: str, value: Tensor, state: Tensor | None, operands: Sequence[Tensor], /) -> None:
+        nonlocal first
+        if name in shared and first is None:
+            expected, potential, current = seen[name]
+            wrong = expected != value
+            op = before[name]
+            if isinstance(op, Neuron) and bool(wrong.any()):
+                distance = float(_distance(op, potential, current)[wrong].max())
+                first = SpikeDifference(name, totals[0].steps - 1, distance)
+
+    with torch.no_grad(), tensor_cache():
+        others = outputs_over_time(after, xs, steps, compare)
+        for step in outputs_over_time(before, xs, steps, remember):
+            totals[0].add(step)
+            totals[1].add(next(others))
+        return totals[0].mean(), totals[1].mean(), first
 
 
 def _distance(op: Neuron, state: Tensor, current: Tensor) -> Tensor:
@@ -266,21 +256,39 @@ def check_exact(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float | No
     Raises:
         VerificationError: they differ.
     """
-    told = _telling(before, xs)
-    if told is None:
-        return None
-    probed, wanted = told
-    pairs = zip(wanted, outputs(after, probed, STEPS), strict=True)
-    found = max(float((a - b).abs().max()) / _spread(a) for a, b in pairs)
-    first = first_difference(before, after, probed, STEPS) if before.is_spiking else None
-    if first is not None and first.distance >= TIE:
+    if before.is_spiking:
+        return _check_spikes(before, after, xs)
+    wanted = outputs(before, xs, 1)
+    flat = [name for name, a in zip(before.outputs, wanted, strict=True) if not _varies(a)]
+    if flat:
+        raise VerificationError(
+            f"output %{flat[0]} hardly varies over the probe batch, which can check nothing",
+            hint="give calibration samples that differ, or verify='off'",
+        )
+    return _within_exact(wanted, outputs(after, xs, 1))
+
+
+def _within_exact(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:
+    found = max(float((a - b).abs().max()) / _spread(a) for a, b in zip(wanted, got, strict=True))
+    if found > EXACT:
+        raise VerificationError(f"an exact pass changed the output by {found:.2g} of its spread (allowed: {EXACT:g})")
+    return found
+
+
+def _check_spikes(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float | None:
+    for factor in AMPLIFY:
+        wanted, got, first = side_by_side(before, after, [factor * x for x in xs], STEPS)
+        if not all(map(_varies, wanted)):
+            continue
+        if first is None:
+            return _within_exact(wanted, got)
+        if first.distance < TIE:
+            return max(float((a - b).abs().max()) / _spread(a) for a, b in zip(wanted, got, strict=True))
         away = f"{first.distance:.2g} of the threshold away from a tie"
         raise VerificationError(
             before.problem(first.node, f"an exact pass changed a spike at step {first.step}, {away}")
         )
-    if first is None and found > EXACT:
-        raise VerificationError(f"an exact pass changed the output by {found:.2g} of its spread (allowed: {EXACT:g})")
-    return found
+    return None
 
 
 def check_rate(graph: Graph, name: str) -> None:

@@ -37,7 +37,7 @@ class Numbers:
         self.xs = xs
         self.each = each
         self._since = "" if each else " up to here"
-        self.timesteps = timesteps or 2 * STEPS
+        self.timesteps = timesteps or STEPS
 
     def __call__(self, step: Step) -> str | None:
         """The check or the measurement of one step."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, ClassVar
 
 import attrs
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
@@ -183,8 +185,10 @@ class Conv(Weighted):
         return super().infer(*operands)
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's convolution."""
+        """torch's convolution; in float64, where torch runs the groups one by one, depthwise ones as sums of shifts."""
         (x,) = xs
+        if self.groups == len(self.weight) > 1 and self.weight.shape[1] == 1 and x.dtype == torch.float64:
+            return self._shifted(x)
         padding: Any = tuple(before for before, _ in self.padding)
         if any(before != after for before, after in self.padding):
             x, padding = F.pad(x, pad_list(self.padding)), 0
@@ -193,6 +197,20 @@ class Conv(Weighted):
             x, tensor(self.weight, x), bias, self.stride, padding, self.dilation, self.groups
         )
         return result
+
+    def _shifted(self, x: Tensor) -> Tensor:
+        """A depthwise convolution: for each place in the kernel, the cells it sees times its weight."""
+        x, weight = F.pad(x, pad_list(self.padding)), tensor(self.weight, x)
+        steps = list(zip(x.shape[2:], self.kernel, self.stride, self.dilation, strict=True))
+        spans = [((size - d * (k - 1) - 1) // s * s + 1, s, d) for size, k, s, d in steps]
+        total = x.new_zeros((len(x), len(weight), *((span - 1) // s + 1 for span, s, _ in spans)))
+        if self.bias is not None:
+            total += tensor(self.bias, x).reshape(-1, *[1] * len(self.kernel))
+        for place in itertools.product(*map(range, self.kernel)):
+            if self.weight[(slice(None), 0, *place)].any():
+                cells = (slice(at * d, at * d + span, s) for at, (span, s, d) in zip(place, spans, strict=True))
+                total += x[(..., *cells)] * weight[(slice(None), 0, *place)].reshape(-1, *[1] * len(place))
+        return total
 
     def _per_input(self, factor: Array) -> Array:
         return _per_group(self, factor)

@@ -7,7 +7,7 @@ import torch
 
 import build
 from spikec import Compiler, Graph, SpikecWarning, VerificationError
-from spikec.contract import check_exact, check_rate, difference, first_difference, probe
+from spikec.contract import check_exact, check_rate, difference, probe, side_by_side
 from spikec.ops import IF, Input, Linear, Neuron, Output, Weighted
 
 X = torch.rand(40, 2, 8, 6)
@@ -61,7 +61,7 @@ def test_a_tie_is_no_difference_and_a_near_tie_is_one():
     """Inputs of 1/4 reach the threshold exactly at every fourth step."""
     xs = (torch.tensor([[0.25], [0.7], [0.1]], dtype=torch.float64),)
     before, tie = neuron(1.0), neuron(1 - 1e-15)
-    first = first_difference(before, tie, xs, 16)
+    *_, first = side_by_side(before, tie, xs, 16)
     assert (first.node, first.step) == ("if", 3)
     check_exact(before, tie, xs)
     with pytest.raises(VerificationError, match="step 3"):

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from spikec import TypeMismatchError
-from spikec.ops import ConvTranspose, Permute, Slice, Upsample
+from spikec.ops import Conv, ConvTranspose, Permute, Slice, Upsample
 from spikec.types import Rate, Type
 
 
@@ -43,6 +43,27 @@ def test_conv_transpose_is_torchs(axes, groups, extra, dilation, padding):
     gain = torch.linspace(1, 2, 6, dtype=torch.float64)
     scaled = x * gain.reshape(-1, *[1] * axes)
     torch.testing.assert_close(op.scale_input(gain.numpy()).eval(x), op.eval(scaled), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("bias", "dilation", "padding", "hole"), [*itertools.product((0, 1), (1, 2), (0, 3), (0, 1))])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_a_depthwise_conv_is_torchs_to_the_last_digits(axes, bias, dilation, padding, hole, dtype):
+    kernel, size = (3, 2, 2)[:axes], (11, 9, 7)[:axes]
+    weight = torch.randn(5, 1, *kernel, dtype=dtype)
+    weight[:, :, 1] *= hole
+    shift = torch.randn(5, dtype=dtype) if bias else None
+    x = torch.randn(2, 5, *size, dtype=dtype)
+    torchs = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[axes]
+    wanted = torchs(x, weight, shift, 2, padding, dilation, 5)
+    geometry = {"stride": (2,) * axes, "padding": (padding,) * axes, "dilation": (dilation,) * axes}
+    op = Conv(weight.numpy(), None if shift is None else shift.numpy(), groups=5, **geometry)
+    torch.testing.assert_close(op.eval(x), wanted, rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-14)
+
+
+def test_a_depthwise_conv_without_weights_answers_its_bias():
+    op = Conv(np.zeros((2, 1, 2)), np.array([1.0, 2.0]), stride=(1,), padding=(0,), dilation=(1,), groups=2)
+    assert op.eval(torch.rand(1, 2, 4, dtype=torch.float64)).tolist() == [[[1.0] * 3, [2.0] * 3]]
 
 
 def test_conv_transpose_takes_the_scale_it_was_folded_for():
