@@ -207,9 +207,11 @@ class Conv(Weighted):
         if self.bias is not None:
             total += tensor(self.bias, x).reshape(-1, *[1] * len(self.kernel))
         for place in itertools.product(*map(range, self.kernel)):
-            if self.weight[(slice(None), 0, *place)].any():
-                cells = (slice(at * d, at * d + span, s) for at, (span, s, d) in zip(place, spans, strict=True))
-                total += x[(..., *cells)] * weight[(slice(None), 0, *place)].reshape(-1, *[1] * len(place))
+            one: tuple[Any, ...] = (slice(None), 0, *place)
+            if self.weight[one].any():
+                seen = (slice(at * d, at * d + span, s) for at, (span, s, d) in zip(place, spans, strict=True))
+                cells: tuple[Any, ...] = (..., *seen)
+                total += x[cells] * weight[one].reshape(-1, *[1] * len(place))
         return total
 
     def _per_input(self, factor: Array) -> Array:

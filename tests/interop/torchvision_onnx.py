@@ -12,36 +12,12 @@ from pathlib import Path
 
 import torch
 
-library = torch.library.Library("torchvision", "DEF")  # a torchvision without its compiled part
-for name in ("nms", "qnms"):
-    library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-import torchvision  # noqa: E402
-
-import spikec  # noqa: E402
+import families
+import spikec
 
 IMAGES = 4
-
-
-def build(family, side):
-    """Random weights, batch norms with random affines and the statistics of three random batches."""
-    torch.manual_seed(0)
-    options = {"init_weights": False} if family in ("googlenet", "inception_v3") else {}
-    model = getattr(torchvision.models, family)(weights=None, **options)
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
-        torch.nn.init.normal_(norm.bias, 0, 0.3)
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    model.eval()
-    for norm in norms:
-        norm.train()
-    with torch.no_grad():
-        for _ in range(3 if norms else 0):
-            model(torch.randn(IMAGES, 3, side, side))
-    return model.eval().double()
 
 
 def exported(model, x, path, dynamo):
@@ -57,7 +33,7 @@ def exported(model, x, path, dynamo):
 
 
 def main(family, side):
-    model = build(family, side)
+    model = families.build(family, side).double()
     x = torch.randn(IMAGES, 3, side, side, dtype=torch.float64)
     with torch.no_grad():
         wanted = model(x)
