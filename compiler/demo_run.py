@@ -128,7 +128,7 @@ def export(net: nn.Module, data: Digits, target: str, out: Path, count: int | No
 
 def modes_table(ann: float, curves: dict[str, Array]) -> Table:
     """Accuracy of the ANN and, for each mode, of the SNN after some numbers of steps."""
-    table = Table(title="accuracy on held-out digits, %")
+    table = Table(title="accuracy on held-out digits, %; no row was tuned for a T")
     table.add_column("")
     for steps in STEPS:
         table.add_column(f"T={steps}", justify="right")

@@ -66,6 +66,26 @@ def test_module_equals_the_interpreter_spike_for_spike(name, mode):
     assert torch.equal(y, expected * torch.tensor(run.output_scale))
 
 
+@pytest.mark.parametrize("name", ["cnn", "resnet", "concat"])
+def test_a_rate_is_the_mean_current_less_what_is_left_in_the_potential(name):
+    """theta N / T = mean z - (v(T) - v(0)) / T for every neuron (Rueckauer et al. 2017, eq. 4), whatever it is fed."""
+    run, xs = compiled(name)
+    net = run.artifact
+    fed = {part: [] for part in net.modules() if isinstance(part, IFNode)}
+    for part, keep in fed.items():
+        part.register_forward_hook(lambda m, i, out, keep=keep: keep.append((i[0], out)))
+    with torch.no_grad():
+        for step in zip(*xs, strict=True):
+            net(*step)
+    assert len(fed) > 1
+    for part, steps in fed.items():
+        current, spikes = (torch.stack(series) for series in zip(*steps, strict=True))
+        rate = part.v_threshold * spikes.mean(0)
+        left = (part.v - part.v_init) / T
+        assert float((rate - (current.mean(0) - left)).abs().max()) < 1e-9
+        assert float(left.abs().max()) > 1e-3  # without it the two would not agree
+
+
 def test_a_wrong_weight_is_noticed():
     run, xs = compiled("cnn")
     next(run.artifact.parameters()).data[0] *= 1.01
