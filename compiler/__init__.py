@@ -7,7 +7,7 @@ from spikec.backend import Backend
 from spikec.calibration import Calibration
 from spikec.diagnose_record import Diagnosis
 from spikec.diagnose_run import diagnose
-from spikec.driver import Compilation, Compiler, calibrate, check, compile, load, save
+from spikec.driver import Compilation, Compiler, calibrate, check, compile, save
 from spikec.errors import (
     CalibrationError,
     CompileError,
@@ -26,6 +26,7 @@ from spikec.normalization import Normalization
 from spikec.op import Movement, Op, Role, StatefulOp
 from spikec.passbase import Context, Pass
 from spikec.pipeline import Pipeline
+from spikec.reading import load
 
 __version__ = version("spikec")
 

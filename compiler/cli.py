@@ -17,12 +17,13 @@ from rich.text import Text
 from spikec import cli_inputs, loader, printer
 from spikec.cli_inputs import batches, random_inputs, read_arrays, read_labels
 from spikec.diagnose_run import diagnose
-from spikec.driver import Compiler, check, find_frontend, load, save
+from spikec.driver import Compiler, check, save
 from spikec.errors import CompileError, MissingDependencyError, SpikecWarning
 from spikec.files import replacing
 from spikec.graph import Graph
 from spikec.ledger import Ledger
 from spikec.origin import label
+from spikec.reading import find_frontend, load
 from spikec.simulate import input_names, simulate
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])

@@ -21,27 +21,24 @@ from spikec.errors import (
     CalibrationError,
     CompileError,
     InvalidModelError,
-    MissingDependencyError,
     Problem,
     SpikecWarning,
     UnsupportedOpError,
 )
 from spikec.files import replacing
 from spikec.foresee import foresee, readable
-from spikec.frontend import Frontend, Reference
+from spikec.frontend import Reference
 from spikec.graph import Graph
-from spikec.ledger import Ledger
+from spikec.ledger import Ledger, account
 from spikec.manager import Observer, StageRecord, run_pipeline
 from spikec.normalization import Normalization
 from spikec.observers import Dump, Numbers, Verify, write_ledger
 from spikec.passbase import Context, Note, Pass, plain
 from spikec.pipeline import Pipeline
+from spikec.reading import Inputs, find_frontend
 from spikec.report import Report
 from spikec.retained import RETAINED
 from spikec.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
-
-#: what ``example_input`` and calibration batches may be
-Inputs = Tensor | Sequence[Tensor]
 
 
 @attrs.frozen(eq=False)
@@ -143,7 +140,7 @@ class Compiler:
         except CompileError as error:
             if graph is None and error.graph is not None:
                 error.add(self._foreseen(error.graph, error.problems))
-            _account(error, graph, records[-1].graph if records else graph)
+            account(error, graph, records[-1].graph if records else graph)
             if error.ledger is not None:
                 self._kept(error.ledger)
             raise
@@ -347,28 +344,6 @@ def calibrate(
     return Compiler(target, calibration=batches, progress=progress, **options).gather(model)
 
 
-def load(model: Any, example_input: Inputs | None = None) -> Graph:
-    """The model as a graph, before any pass.
-
-    Args:
-        model: see :func:`compile`.
-        example_input: tensor [B, ...] or a tuple of them; see :func:`compile`.
-    """
-    frontend, model = find_frontend(model)
-    try:
-        return frontend.load(model, frontend.batches(model, examples(example_input)))
-    except CompileError as error:
-        _account(error, None, None)
-        raise
-
-
-def _account(error: CompileError, imported: Graph | None, final: Graph | None) -> None:
-    """Give an error the ledger of what it refuses, as far as that was read."""
-    imported = imported or error.graph
-    if imported is not None:
-        error.ledger = Ledger.of(imported, final or imported, error.problems)
-
-
 def check(model: Any, target: str | Backend, **options: Any) -> list[Problem]:
     """Every problem that :func:`compile` would raise, without emitting anything; empty if there is none.
 
@@ -408,50 +383,6 @@ def save(artifact: Any, path: str | os.PathLike[str]) -> None:
         f"a {type(artifact).__name__} is not an artifact of any target",
         hint=f"targets: {', '.join(loader.backends())}",
     )
-
-
-class _GraphFrontend(Frontend):
-    """A Graph is already one."""
-
-    name = "graph"
-    takes = "a spikec.Graph"
-
-    def accepts(self, model: Any) -> bool:
-        return isinstance(model, Graph)
-
-    def input_names(self, model: Graph) -> list[str]:
-        return list(model.inputs)
-
-    def load(self, model: Graph, examples: Sequence[Tensor] | None) -> Graph:
-        return model.copy()
-
-
-def find_frontend(model: Any) -> tuple[Frontend, Any]:
-    """The frontend that reads this kind of model, and the model (a path becomes a Path).
-
-    Raises:
-        InvalidModelError: nobody does.
-        MissingDependencyError: nobody does, and a frontend could not be loaded.
-    """
-    if isinstance(model, str):
-        model = Path(model)
-    if isinstance(model, Path) and not model.exists():
-        raise InvalidModelError(f"there is no file {model}")
-    known: list[Frontend] = [_GraphFrontend()]
-    missing: list[MissingDependencyError] = []
-    for _, found in loader.frontends():
-        if isinstance(found, MissingDependencyError):
-            missing.append(found)
-        else:
-            known.append(found)
-    for frontend in known:
-        if frontend.accepts(model):
-            return frontend, model
-    shown = f"the file {model}" if isinstance(model, Path) else f"a {type(model).__module__}.{type(model).__name__}"
-    problem = Problem(f"{shown} is not a model that spikec reads", hint="give " + ", ".join(f.takes for f in known))
-    if missing:
-        raise MissingDependencyError([problem, *(p for error in missing for p in error.problems)])
-    raise InvalidModelError(problem)
 
 
 def _stage(graph: Graph) -> Stage:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import attrs
 
-from spikec.errors import Problem
+from spikec.errors import CompileError, Problem
 from spikec.graph import Graph, Node
 from spikec.op import Op
 from spikec.ops import Head, Output
@@ -99,3 +99,10 @@ def _entry(source: Source, kind: str | None, within: list[Node[Op]], dropped: st
     if dropped is not None:
         return Entry(source, "folded", dropped)
     return Entry(source, "unread", "it takes the result of a refused node")
+
+
+def account(error: CompileError, imported: Graph | None, final: Graph | None) -> None:
+    """Give an error the ledger of what it refuses, as far as that was read."""
+    imported = imported or error.graph
+    if imported is not None:
+        error.ledger = Ledger.of(imported, final or imported, error.problems)

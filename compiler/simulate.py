@@ -10,8 +10,8 @@ from torch import Tensor
 
 from spikec import loader
 from spikec.contract import outputs
-from spikec.driver import find_frontend, load
 from spikec.errors import InvalidModelError
+from spikec.reading import find_frontend, load
 
 
 def input_names(path: Path) -> list[str]:
