@@ -35,20 +35,27 @@ class LowerMovement(Pass):
     needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
 
     def run(self, graph: Graph, context: Context) -> int:
-        """Lower the longest runs, then fold what they became, producers first."""
+        """Lower the longest runs, then fold the picks that they became, producers first."""
         picks = []
         changes = 0
         for name in list(graph):
             for run in _runs(graph, name):
-                lowered = _lower(graph, run)
-                changes += lowered is not None
-                if lowered:
-                    picks.append(lowered)
-                if lowered is not None:
-                    break
-        for name in picks:
-            changes += _fold(graph, name)
-        return changes
+                (source,) = graph.operands(run[0])
+                operand, result, first = graph.type(source), graph.type(run[-1]), graph[run[0]]
+                channels = _channels(graph, run, operand, result)
+                if channels is not None and np.array_equal(channels, np.arange(operand.shape[0])):
+                    for each in run:
+                        graph.bypass(each, "moves nothing")
+                elif channels is not None:
+                    _replace(graph, run, _pick(channels, operand, result))
+                    picks.append(run[-1])
+                elif len(run) == 1 and isinstance(first, Slice) and _is_uniform(operand):
+                    _replace(graph, run, _crop(first, operand, result))
+                else:
+                    continue
+                changes += 1
+                break
+        return changes + sum(_fold(graph, name) for name in picks)
 
 
 def _runs(graph: Graph, name: str) -> list[list[str]]:
@@ -62,28 +69,13 @@ def _runs(graph: Graph, name: str) -> list[list[str]]:
     return [run[:end] for end in range(len(run), 0, -1)]
 
 
-def _lower(graph: Graph, run: Sequence[str]) -> str | None:
-    """Replace a run by one op under its last name; ``""`` where it moved nothing, None where it is no pick."""
+def _replace(graph: Graph, run: Sequence[str], op: Weighted) -> None:
+    """One op in place of a run, under its last name."""
     (source,) = graph.operands(run[0])
-    operand, result = graph.type(source), graph.type(run[-1])
-    channels = _channels(graph, run, operand, result)
-    first = graph[run[0]]
-    if channels is not None and len(channels) == operand.shape[0] and (np.diff(channels) == 1).all():
-        for name in run:
-            graph.bypass(name, "moves nothing")
-        return ""
-    op: Weighted
-    if channels is not None:
-        op = _pick(channels, operand, result)
-    elif len(run) == 1 and isinstance(first, Slice) and _is_uniform(operand):
-        op = _crop(first, operand, result)
-    else:
-        return None
     graph.set_op(run[-1], attrs.evolve(op, origin=merge(*(graph[name].origin for name in run))))
     graph.set_operands(run[-1], source)
     for name in reversed(run[:-1]):
         graph.remove(name)
-    return run[-1] if channels is not None else ""
 
 
 def _is_uniform(signal: Type) -> bool:
