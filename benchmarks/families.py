@@ -57,6 +57,7 @@ UNFIT = ("SiLU", "Hardswish", "GELU", "LayerNorm", "LayerNorm2d", "SqueezeExcita
 UNFIT += ("ShiftedWindowAttention", "RelativePositionalMultiHeadAttention")
 TARGETS = ("spikingjelly", "nir", "netx")
 STEPS = (16, 64, 256)
+QUICK_STEPS = (8, 32)
 IMAGES = 4
 #: thresholds at the maximum: nothing but T stands between the spiking net and the ANN
 OPTIONS: dict[str, Any] = {"normalization": "max"}
@@ -122,7 +123,7 @@ def convert(name: str, quick: bool) -> dict[str, Any]:
     run = spikec.Compiler("spikingjelly", calibration=[x], verify="each", **OPTIONS).run(model)
     found: dict[str, Any] = {"side": side, "import": float(difference), "compile": time.process_time() - started}
     found["exact"] = {stage.name: stage.check for stage in run.stages if stage.check.startswith("exact")}
-    found["error"] = errors(run.artifact, x, wanted, STEPS[:2] if quick else STEPS)
+    found["error"] = errors(run.artifact, x, wanted, QUICK_STEPS if quick else STEPS)
     checks = {"nir": "off" if quick else "each", "netx": "off"}
     found["targets"] = {target: refusals(graph, target, x, verify) for target, verify in checks.items()}
     return found
@@ -216,14 +217,14 @@ def main() -> None:
     console = Console(highlight=False, width=160)
     versions = ", ".join(f"{package} {version(package)}" for package in ("spikec", "torch", "torchvision"))
     console.print(f"{versions}; Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
-    options = ["--quick"] if given.quick else []
+    options, steps = (["--quick"], QUICK_STEPS) if given.quick else ([], STEPS)
     table = Table(title="error: RMS, by the ANN's RMS deviation between images")
-    for heading in ("", "side", "import", *(f"error T={steps}" for steps in STEPS), *TARGETS):
+    for heading in ("", "side", "import", *(f"error T={each}" for each in steps), *TARGETS):
         table.add_column(heading, justify="right" if heading.startswith(("error", "side")) else "left")
     for name in (name for name in names if name in CONVERTED):
         found = measured(name, *options)
         takes = ["yes" if not why else f"no: {'; '.join(why)}" for why in found["targets"].values()]
-        shown = [f"{error:.3f}" for error in found["error"]] + [""] * (len(STEPS) - len(found["error"]))
+        shown = [f"{error:.3f}" for error in found["error"]]
         table.add_row(name, str(found["side"]), f"{found['import']:.0e}", *shown, "yes", *takes)
     console.print(table)
     for name in (name for name in names if name in REFUSED):

@@ -35,6 +35,8 @@ AMPLIFY = (1.0, 10.0, 100.0, 1e3, 1e4)
 TIE = 1e-9
 #: samples that run at a time where agreement is measured
 BATCH = 64
+#: input values that an ANN graph is fed at a time, which bounds the memory of its activations
+CELLS = 2**16
 #: steps for which spiking graphs are compared
 STEPS = 16
 
@@ -65,8 +67,10 @@ def probe(graph: Graph, samples: Sequence[Tensor] | None, seed: int) -> tuple[Te
 def outputs(graph: Graph, xs: Sequence[Tensor], timesteps: int) -> list[Tensor]:
     """Each output in ANN units, averaged over time in an SNN, behind its heads."""
     if not graph.is_spiking:
-        found = run(graph, xs)
-        return _finished(graph, found if isinstance(found, tuple) else (found,))
+        at_once = max(1, CELLS // max(x[0].numel() for x in xs))
+        found = [run(graph, batch) for batch in zip(*(torch.split(x, at_once) for x in xs), strict=True)]
+        rows = [each if isinstance(each, tuple) else (each,) for each in found]
+        return _finished(graph, [torch.cat(parts) for parts in zip(*rows, strict=True)])
     total = _Total(graph)
     with torch.no_grad(), tensor_cache():
         for step in outputs_over_time(graph, xs, timesteps):

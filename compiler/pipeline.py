@@ -46,18 +46,19 @@ class Pipeline:
         cls,
         target: str | Backend,
         *,
-        normalization: Normalization | None = None,
+        normalization: str | float | Normalization | None = None,
         timesteps: int | None = None,
     ) -> Pipeline:
         """The recommended passes for a target.
 
         Args:
             target: a name or a backend.
-            normalization: how thresholds are chosen; None lets calibration data choose.
+            normalization: how thresholds are chosen, as for :func:`spikec.compile`; None lets calibration data choose.
             timesteps: the T that the user means to run, which biases and thresholds are tuned for; None for any.
         """
         backend = backend_named(target)() if isinstance(target, str) else target
-        return cls(recommended(backend, normalization, timesteps))
+        chosen = None if normalization is None else Normalization.parse(normalization)
+        return cls(recommended(backend, chosen, timesteps))
 
     def __iter__(self) -> Iterator[Pass]:
         return iter(self.passes)

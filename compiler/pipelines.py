@@ -34,7 +34,6 @@ def recommended(backend: Backend, normalization: Normalization | None, timesteps
         yield pass_named("choose", candidates=_candidates(backend, timesteps))
     elif timesteps is not None:
         yield "stream-bias" if backend.streams else "correct-bias"
-        yield "outgoing-amplitude"
     yield from backend.passes(timesteps)
 
 

@@ -45,7 +45,7 @@ def relus_only(graph: Graph, node: Node[Op]) -> Problem | None:
         return None
     return graph.problem(
         node.name,
-        f"{node.op.kind} has no spiking form",
+        f"{getattr(node.op, 'function', node.op.kind)} has no spiking form",
         getattr(node.op, "hint", "replace it by ReLU, or add a pass that lowers it to Relu and linear ops"),
     )
 

@@ -1,4 +1,9 @@
+import os
+
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what a test starts; read by torch when it is imported
+
 import torch
 
 

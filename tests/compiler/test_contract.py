@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import build
-from spikec import Compiler, Graph, SpikecWarning, VerificationError
-from spikec.contract import check_exact, check_rate, difference, probe, side_by_side
+import spikec
+from spikec import Compiler, Graph, SpikecWarning, VerificationError, contract
+from spikec.contract import check_exact, check_rate, difference, outputs, probe, side_by_side
 from spikec.ops import IF, Input, Linear, Neuron, Output, Weighted
 
 X = torch.rand(40, 2, 8, 6)
@@ -165,3 +166,20 @@ def test_every_sum_of_weights_is_covered(spiking):
     for node in spiking.match(Weighted):
         with pytest.raises(VerificationError):
             check_exact(spiking, scaled(spiking, node.name, 1.3), xs)
+
+
+def test_large_samples_go_through_an_ann_one_by_one(monkeypatch):
+    g = build.mlp()
+    xs = probe(g, None, 0)
+    sizes = []
+
+    def counted(graph, batch):
+        sizes.append(len(batch[0]))
+        return spikec.run(graph, batch)
+
+    whole = outputs(g, xs, 1)
+    monkeypatch.setattr(contract, "run", counted)
+    monkeypatch.setattr(contract, "CELLS", 2 * xs[0][0].numel() + 1)
+    for a, b in zip(whole, outputs(g, xs, 1), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert sizes == [2] * (len(xs[0]) // 2)

@@ -213,6 +213,14 @@ def test_normalization_spellings():
     assert Normalization().v_init == 0.5
 
 
+def test_a_default_pipeline_takes_every_spelling_of_a_normalization():
+    by = Pipeline.default(TARGET, normalization="99.5%", timesteps=8)
+    (found,) = (each for each in by if each.name == "normalize")
+    assert found.normalization == Normalization(percentile=99.5, per_channel=False)
+    assert "correct-bias" in [each.name for each in by]
+    assert "choose" not in [each.name for each in by]
+
+
 def test_dumps_diff_and_hold_no_addresses(tmp_path):
     for folder in ("one", "two"):
         Compiler(TARGET, calibration=X, dump_dir=tmp_path / folder).run(build.residual())

@@ -142,7 +142,7 @@ def test_a_clamp_that_is_constant_is_refused(low, high):
 def test_an_activation_that_nothing_lowers_is_refused_by_the_next_stage():
     b = build.Builder(3)
     g = b.done(b.linear(b.add(Head("tanh"), b.x, name="act"), 4, "fc"))
-    with pytest.raises(UnsupportedOpError, match="head has no spiking form"):
+    with pytest.raises(UnsupportedOpError, match="tanh has no spiking form"):
         verify(g, FOLDED)
 
 
