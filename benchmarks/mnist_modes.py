@@ -55,7 +55,7 @@ class Row:
 
 
 def ours(net: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], mode: str | float) -> nn.Module:
-    snn: nn.Module = spikec.compile(net, "spikingjelly", calibration=batches, normalization=mode, timesteps=STEPS)
+    snn: nn.Module = spikec.compile(net, "spikingjelly", calibration=batches, normalization=mode)
     return snn
 
 

@@ -105,12 +105,11 @@ def _finished(graph: Graph, values: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-def difference(before: Graph, after: Graph, xs: Sequence[Tensor], timesteps: int, spread_of: Graph) -> float:
+def difference(before: Sequence[Tensor], after: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
     """Largest difference of two graphs' outputs, relative to the spread of a third's (the ANN's) over the probe."""
-    found = {graph: outputs(graph, xs, timesteps) for graph in {before, after, spread_of}}
     worst = 0.0
-    for a, b, reference in zip(found[before], found[after], found[spread_of], strict=True):
-        worst = max(worst, float((a - b).abs().max()) / max(_spread(reference), 1e-30))
+    for a, b, of in zip(before, after, reference, strict=True):
+        worst = max(worst, float((a - b).abs().max()) / max(_spread(of), 1e-30))
     return worst
 
 

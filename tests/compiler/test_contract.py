@@ -111,8 +111,9 @@ def test_a_probe_of_one_value_is_made_to_vary():
 def test_what_a_pass_costs_is_measured_against_the_anns_spread(spiking):
     g = build.residual()
     xs = probe(g, [X], 0)
-    assert difference(spiking, spiking.copy(), xs, 16, g) == 0
-    assert difference(spiking, scaled(spiking, "fc", 1.5), xs, 16, g) > 0.1
+    found, wanted = outputs(spiking, xs, 16), outputs(g, xs, 16)
+    assert difference(found, outputs(spiking.copy(), xs, 16), wanted) == 0
+    assert difference(found, outputs(scaled(spiking, "fc", 1.5), xs, 16), wanted) > 0.1
 
 
 @pytest.mark.parametrize(
