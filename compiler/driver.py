@@ -35,7 +35,7 @@ from spikec.normalization import Normalization
 from spikec.observers import Dump, Numbers, Verify, write_ledger
 from spikec.passbase import Context, Note, Pass, plain
 from spikec.pipeline import Pipeline
-from spikec.reading import Inputs, find_frontend
+from spikec.reading import Inputs, find_frontend, own
 from spikec.report import Report
 from spikec.retained import RETAINED
 from spikec.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
@@ -113,6 +113,10 @@ class Compiler:
     def run(self, model: Any) -> Compilation:
         """Compile one model; nothing is emitted before the whole graph is known to fit the target."""
         graph, context, records = self.lower(model)
+        own(*(record.graph for record in records))
+        return self._emit(graph, context, records)
+
+    def _emit(self, graph: Graph, context: Context, records: Sequence[StageRecord]) -> Compilation:
         final = records[-1].graph
         context.running = self.backend.name
         artifact = self.backend.emit(final, context)
@@ -311,7 +315,9 @@ def compile(
         seed=seed,
         **target_options,
     )
-    return compiler.run(model).artifact
+    graph, context, records = compiler.lower(model)
+    own(records[-1].graph)  # the other stages go
+    return compiler._emit(graph, context, records).artifact
 
 
 def calibrate(

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
+import numpy as np
 from torch import Tensor
 
 from spikec import loader
@@ -14,6 +16,8 @@ from spikec.errors import CompileError, InvalidModelError, MissingDependencyErro
 from spikec.frontend import Frontend
 from spikec.graph import Graph
 from spikec.ledger import account
+from spikec.op import Op
+from spikec.types import sealed
 
 #: what ``example_input`` and calibration batches may be
 Inputs = Tensor | Sequence[Tensor]
@@ -28,10 +32,40 @@ def load(model: Any, example_input: Inputs | None = None) -> Graph:
     """
     frontend, model = find_frontend(model)
     try:
-        return frontend.load(model, frontend.batches(model, examples(example_input)))
+        graph = frontend.load(model, frontend.batches(model, examples(example_input)))
     except CompileError as error:
         account(error, None, None)
         raise
+    own(graph)
+    return graph
+
+
+def own(*graphs: Graph) -> None:
+    """Copy the parameters that are still the model's memory, so that what becomes of the model does not reach a graph.
+
+    An op that graphs share they share afterwards too.
+    """
+    owned: dict[Op, Op] = {}
+    for graph in graphs:
+        for node in graph.match(Op):
+            if node.op not in owned:
+                owned[node.op] = _owned(node.op)
+            if owned[node.op] is not node.op:
+                graph.set_op(node.name, owned[node.op])
+
+
+def _owned(op: Op) -> Op:
+    borrowed = {field: value for field, value in op.parameters().items() if _is_borrowed(value)}
+    copies = {field: sealed(value.copy()) for field, value in borrowed.items()}
+    return attrs.evolve(op, **copies) if copies else op
+
+
+def _is_borrowed(value: Any) -> bool:
+    while isinstance(value, np.ndarray):
+        value = value.base
+        if isinstance(value, Tensor):
+            return True
+    return False
 
 
 class _GraphFrontend(Frontend):

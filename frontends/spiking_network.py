@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import attrs
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from spikec.errors import Problem, UnsupportedOpError
 from spikec.frontend import Frontend
+from spikec.frontends.torch_fx_call import as_array
 from spikec.graph import Graph
 from spikec.op import Op
 from spikec.types import Array
@@ -66,15 +65,9 @@ def _read(call: Any, part: nn.Module) -> Op:
                 raise UnsupportedOpError(
                     Problem(f"the part has no {field.name}, as the one that was emitted had", call.part)
                 )
-            held[field.name] = _array(found)
+            held[field.name] = as_array(found)
     op: Op = call.kind(**call.fields, **held)
     return op
-
-
-def _array(value: Tensor) -> Array:
-    value = value.detach().cpu()
-    result: Array = np.array((value.float() if value.dtype in (torch.float16, torch.bfloat16) else value).numpy())
-    return result
 
 
 frontend = SpikingNetworkFrontend()

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import attrs
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx.node import map_aggregate
@@ -166,11 +165,11 @@ def fields_of(record: Any) -> dict[str, Any]:
 
 
 def as_array(value: Tensor) -> Array:
-    """A parameter as numpy; half and bfloat16 become float32."""
+    """A parameter as numpy, where it can in the model's own memory; half and bfloat16 become float32."""
     value = value.detach().cpu()
     if value.dtype in (torch.float16, torch.bfloat16):
         value = value.float()
-    return sealed(np.array(value.numpy()))
+    return sealed(value.numpy())
 
 
 def methods(*names: str) -> list[tuple[str, str]]:

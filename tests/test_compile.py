@@ -22,7 +22,9 @@ from spikec import (
     VerificationError,
 )
 from spikec.frontends.torch_fx import rules
-from spikec.ops import Identity, Weighted
+from spikec.op import Op
+from spikec.ops import Identity, Linear, Weighted
+from spikec.reading import find_frontend, own
 
 TARGETS = ["spikingjelly", "nir", "netx"]
 
@@ -371,3 +373,41 @@ def test_nothing_warns_on_the_plain_path():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         spikec.compile(nets.build("cnn"), "nir", calibration=nets.batch("cnn", 8), timesteps=16)
+
+
+def held(graph):
+    """Every array of a graph."""
+    return [x for node in graph.match(Op) for x in node.op.parameters().values() if isinstance(x, np.ndarray)]
+
+
+def graphs_after_training(net):
+    """Whether each graph that was made of a net still holds what it held: loaded, compiled, the stages of a run."""
+    x = torch.rand(5, 3)
+    run = spikec.Compiler(build.GraphTarget(), calibration=[x]).run(net)
+    graphs = [spikec.load(net, x), spikec.compile(net, build.GraphTarget(), calibration=[x])]
+    graphs += [stage.graph for stage in run.stages]
+    before = [[array.copy() for array in held(graph)] for graph in graphs]
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.fill_(7.0)
+    return [all(map(np.array_equal, held(graph), then)) for graph, then in zip(graphs, before, strict=True)]
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_what_becomes_of_the_model_reaches_nothing_that_was_made_of_it(layers, monkeypatch):
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))[:layers].eval()
+    assert all(graphs_after_training(copy.deepcopy(net)))
+    for module in ("reading", "driver"):
+        monkeypatch.setattr(f"spikec.{module}.own", lambda *graphs: None)
+    unowned = graphs_after_training(net)
+    assert not any(unowned if layers == 1 else [unowned[0], unowned[2]])
+
+
+def test_a_frontend_lends_the_models_memory_until_it_is_copied():
+    net = nn.Sequential(nn.Linear(3, 2)).eval()
+    frontend, _ = find_frontend(net)
+    graph = frontend.load(net, (torch.rand(5, 3),))
+    lent = graph.copy()
+    own(graph)
+    weight = net[0].weight.detach().numpy()
+    assert [np.shares_memory(g.match(Linear)[0].op.weight, weight) for g in (lent, graph)] == [True, False]
