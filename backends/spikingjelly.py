@@ -32,8 +32,8 @@ class SpikingJelly(Backend):
     suffix: ClassVar[str] = ".pt"
     potentials: ClassVar[bool] = True
 
-    counters: bool = False
-    streams: bool = False
+    counters: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    streams: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
 
     def emit(self, graph: Graph, context: Context) -> SpikingNetwork:
         """The module, on the model's device, in evaluation mode and step mode ``"s"``."""

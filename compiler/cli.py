@@ -292,7 +292,7 @@ def passes_command() -> None:
     """List the passes."""
     table = Table("pass", "contract", "what it does")
     for name in loader.names("passes"):
-        found = loader.pass_named(name.replace("_", "-"))
+        found = loader.pass_class(name.replace("_", "-"))
         table.add_row(found.name, found.contract, _summary("passes", name))
     console().print(table)
 

@@ -6,7 +6,7 @@ output hardly varies over the probe, is an error and not a pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -107,10 +107,16 @@ def _finished(graph: Graph, values: Sequence[Tensor]) -> list[Tensor]:
 
 def difference(before: Sequence[Tensor], after: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
     """Largest difference of two graphs' outputs, relative to the spread of a third's (the ANN's) over the probe."""
-    worst = 0.0
-    for a, b, of in zip(before, after, reference, strict=True):
-        worst = max(worst, float((a - b).abs().max()) / max(_spread(of), 1e-30))
-    return worst
+    return _largest(_apart(a, b) / max(_spread(of), 1e-30) for a, b, of in zip(before, after, reference, strict=True))
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+def _largest(values: Iterable[float]) -> float:
+    """The largest, or NaN where one is: ``max`` would forget it."""
+    return float(np.max([0.0, *values]))
 
 
 def _spread(output: Tensor) -> float:
@@ -119,6 +125,27 @@ def _spread(output: Tensor) -> float:
 
 def _varies(output: Tensor) -> bool:
     return _spread(output) > SPREAD * float(output.abs().max())
+
+
+def check_shapes(graph: Graph, xs: Sequence[Tensor]) -> None:
+    """Hold every op to its type rule: what it gives for the first sample has the shape that the rule says.
+
+    Raises:
+        VerificationError: it has another.
+    """
+
+    def tap(name: str, value: Tensor, *_: object) -> None:
+        found, wanted = tuple(value.shape[1:]), graph.type(name).shape
+        if found != wanted:
+            raise VerificationError(
+                graph.problem(
+                    name,
+                    f"{graph[name].kind} gives samples of shape {found}, and its type rule says {wanted}",
+                    f"mend {type(graph[name]).__name__}.infer, or its eval",
+                )
+            )
+
+    run(graph, [x[:1] for x in xs], 1 if graph.is_spiking else None, tap=tap)
 
 
 def check_import(graph: Graph, reference: Reference, xs: Sequence[Tensor]) -> float:
@@ -135,9 +162,10 @@ def check_import(graph: Graph, reference: Reference, xs: Sequence[Tensor]) -> fl
     dtype = wanted[0].dtype
     if dtype not in (torch.float32, torch.float64):
         return 0.0
-    worst = 0.0
-    for a, b in zip(wanted, outputs(graph, [x.to(dtype) for x in xs], 1), strict=True):
-        worst = max(worst, float((a - b).abs().max()) / max(_spread(a), IMPORT_SPREAD * float(a.abs().max()), 1e-30))
+    worst = _largest(
+        _apart(a, b) / max(_spread(a), IMPORT_SPREAD * float(a.abs().max()), 1e-30)
+        for a, b in zip(wanted, outputs(graph, [x.to(dtype) for x in xs], 1), strict=True)
+    )
     if not worst <= IMPORT:
         raise VerificationError(
             f"the imported graph differs from the model by {worst:.2g} of its output's spread (allowed: {IMPORT:g})",
@@ -155,17 +183,17 @@ def _check_spiking_import(graph: Graph, reference: Reference, xs: Sequence[Tenso
         results, nearest = _with_distances(graph, train)
         if any(_varies(x) for y in wanted for x in y):
             break
-    worst = 0.0
+    worst = []
     for name, a, b in zip(graph.outputs, wanted, results, strict=True):
         apart = (a - b * tensor(graph.type(name).scale, b)).flatten(1).abs().amax(1) / a.abs().max().clamp(min=1e-30)
-        wrong = (apart > EXACT).nonzero().flatten().tolist()
+        wrong = (~(apart <= EXACT)).nonzero().flatten().tolist()
         if wrong and min(nearest[: wrong[0] + 1]) >= TIE:
             raise VerificationError(
                 graph.problem(name, f"the imported graph differs from the spiking model at step {wrong[0]}"),
                 hint="a converter reads a layer wrongly: compare spikec.run(spikec.load(part), x) with part(x)",
             )
-        worst = max(worst, float(apart.max()))
-    return worst
+        worst.append(float(apart.max()))
+    return _largest(worst)
 
 
 def _with_distances(graph: Graph, train: Sequence[Tensor]) -> tuple[list[Tensor], list[float]]:
@@ -272,8 +300,8 @@ def check_exact(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float | No
 
 
 def _within_exact(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:
-    found = max(float((a - b).abs().max()) / _spread(a) for a, b in zip(wanted, got, strict=True))
-    if found > EXACT:
+    found = _largest(_apart(a, b) / _spread(a) for a, b in zip(wanted, got, strict=True))
+    if not found <= EXACT:
         raise VerificationError(f"an exact pass changed the output by {found:.2g} of its spread (allowed: {EXACT:g})")
     return found
 
@@ -286,7 +314,7 @@ def _check_spikes(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float | 
         if first is None:
             return _within_exact(wanted, got)
         if first.distance < TIE:
-            return max(float((a - b).abs().max()) / _spread(a) for a, b in zip(wanted, got, strict=True))
+            return _largest(_apart(a, b) / _spread(a) for a, b in zip(wanted, got, strict=True))
         away = f"{first.distance:.2g} of the threshold away from a tie"
         raise VerificationError(
             before.problem(first.node, f"an exact pass changed a spike at step {first.step}, {away}")

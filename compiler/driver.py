@@ -15,7 +15,7 @@ from torch import Tensor
 from spikec import loader
 from spikec.backend import Backend
 from spikec.calibration import Calibration
-from spikec.contract import check_import, probe
+from spikec.contract import check_import, check_shapes, probe
 from spikec.data import Batches, examples, whole_number
 from spikec.errors import (
     CalibrationError,
@@ -249,6 +249,7 @@ class Compiler:
         if self.verify != "off":
             samples = context.batches.first if context.batches is not None else example
             xs = probe(graph, samples, self.seed)
+            check_shapes(graph, xs)
             if reference is not None:
                 check_import(graph, reference, xs)
             observers.append(Numbers(graph, xs, each=self.verify == "each", timesteps=self.timesteps))
@@ -387,7 +388,7 @@ def save(artifact: Any, path: str | os.PathLike[str]) -> None:
             return
     raise InvalidModelError(
         f"a {type(artifact).__name__} is not an artifact of any target",
-        hint=f"targets: {', '.join(loader.backends())}",
+        hint=f"targets: {', '.join(loader.backends())}; a backend of your own says what it owns, and saves it",
     )
 
 
@@ -408,13 +409,11 @@ def _backend(target: str | Backend, options: Mapping[str, Any]) -> Backend:
             raise CompileError(f"options {', '.join(options)} for a target that is an instance already")
         return target
     if not isinstance(target, str):
-        raise CompileError(f"target is a {type(target).__name__}", hint="give a name or an instance of a Backend")
-    backend = loader.backend_named(target)
-    known = [field.name for field in attrs.fields(backend)]
-    for name in options:
-        if name not in known:
-            raise loader.unknown(f"option of target {target}", name, known or ["none"])
-    return backend(**options)
+        hint = "give a name or an instance of a Backend"
+        if isinstance(target, type) and issubclass(target, Backend):
+            hint = f"give an instance: {target.__name__}()"
+        raise CompileError(f"target is a {type(target).__name__}", hint=hint)
+    return loader.built(f"target {target}", loader.backend_named(target), options)
 
 
 def _track(items: Iterable[Any], description: str, total: int) -> Iterable[Any]:

@@ -6,14 +6,18 @@ import contextlib
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
+
+import attrs
 
 from spikec.backend import Backend
 from spikec.errors import CompileError, MissingDependencyError
 from spikec.frontend import Frontend
 from spikec.passbase import Pass
+
+BuiltT = TypeVar("BuiltT")
 
 #: which extra brings a package that a file of ours imports
 _EXTRAS = {"onnx": "onnx", "lava": "lava", "matplotlib": "demo", "mlxtend": "demo", "sklearn": "demo"}
@@ -56,8 +60,33 @@ def unknown(what: str, name: str, known: Iterable[str]) -> CompileError:
     return CompileError(f"there is no {what} {name!r}", hint=f"{meant}known: {', '.join(known)}")
 
 
+def built(what: str, kind: type[BuiltT], options: Mapping[str, Any]) -> BuiltT:
+    """An instance of an attrs class with these options.
+
+    Raises:
+        CompileError: it has no such option, lacks one, or refuses a value.
+    """
+    known = [field.name for field in attrs.fields(kind)]  # type: ignore[arg-type]
+    for name in options:
+        if name not in known:
+            raise unknown(f"option of {what}", name, known or ["none"])
+    try:
+        return kind(**options)
+    except (TypeError, ValueError) as error:
+        raise CompileError(f"an option of {what} does not fit: {error.args[0]}") from error
+
+
 def pass_named(name: str, **options: Any) -> Pass:
-    """The pass in ``passes/<name>.py`` with these options."""
+    """The pass in ``passes/<name>.py`` with these options.
+
+    Raises:
+        CompileError: there is no such pass, or it does not take these options.
+    """
+    return built(f"pass {name}", pass_class(name), options)
+
+
+def pass_class(name: str) -> type[Pass]:
+    """The class of the pass in ``passes/<name>.py``."""
     stem = name.replace("-", "_")
     if stem not in names("passes"):
         raise unknown("pass", name, (each.replace("_", "-") for each in names("passes")))
@@ -68,8 +97,7 @@ def pass_named(name: str, **options: Any) -> Pass:
     ]
     if len(found) != 1:
         raise CompileError(f"passes/{stem}.py holds {len(found)} passes named {name!r}, it must hold one")
-    result: Pass = found[0](**options)
-    return result
+    return found[0]
 
 
 def mains(room: str) -> list[str]:
@@ -87,10 +115,20 @@ def backend_named(name: str) -> type[Backend]:
     """The backend in ``backends/<name>.py``."""
     if name not in backends():
         raise unknown("target", name, backends())
-    loaded = module("backends", name)
     load_parts("backends", name)
-    result: type[Backend] = loaded.backend
+    result: type[Backend] = _held("backends", name, "backend")
     return result
+
+
+def _held(room: str, name: str, wanted: str) -> Any:
+    """What a file of a room must hold."""
+    loaded = module(room, name)
+    if not hasattr(loaded, wanted):
+        raise CompileError(
+            f"{room}/{name}.py holds no {wanted!r}",
+            hint=f"a file there is a {wanted}, or a part of one and named after it: <{wanted}>_<part>.py",
+        )
+    return getattr(loaded, wanted)
 
 
 def known_backends() -> Iterator[Backend]:
@@ -110,12 +148,12 @@ def frontends() -> Iterator[tuple[str, Frontend | MissingDependencyError]]:
     """Each frontend by name, or why it cannot be loaded."""
     for name in mains("frontends"):
         try:
-            loaded = module("frontends", name)
+            frontend = _held("frontends", name, "frontend")
             load_parts("frontends", name)
         except MissingDependencyError as error:
             yield name, error
         else:
-            yield name, loaded.frontend
+            yield name, frontend
 
 
 def load_parts(room: str, name: str) -> None:

@@ -79,14 +79,14 @@ def run_pipeline(
         noted = len(context.notes)
         started = time.perf_counter()
         try:
-            changes = int(each.run(after, context))
-            if (changes == 0) != after.same_as(graph):
+            changes = each.run(after, context)
+            if changes is None or (changes == 0) != after.same_as(graph):
                 raise VerificationError(
                     f"pass {each.name} reports {changes} change(s), and the graph says otherwise",
                     hint="return the number of changes from run",
                 )
             stage = each.reached(stage)
-            verify(after, stage, sources)
+            verify(after, stage, sources, before=graph)
             if each.contract == "tuned" and changes:
                 after, changes = _kept(graph, after, changes, context)
             seconds = time.perf_counter() - started

@@ -9,7 +9,7 @@ from typing import Literal
 import attrs
 from torch import Tensor
 
-from spikec.contract import STEPS, check_exact, check_rate, difference, outputs
+from spikec.contract import STEPS, check_exact, check_rate, check_shapes, difference, outputs
 from spikec.errors import CompileError, VerificationError
 from spikec.graph import Graph
 from spikec.ledger import Ledger
@@ -37,18 +37,23 @@ class Numbers:
         self.xs = xs
         self.each = each
         self._since = "" if each else " up to here"
+        self._unchecked: list[Step] = []
         self.timesteps = timesteps or STEPS
         self._ran: list[tuple[Graph, list[Tensor]]] = []
 
     def __call__(self, step: Step) -> str | None:
         """The check or the measurement of one step."""
         found: list[str] = []
+        if step.changes:
+            check_shapes(step.after, self.xs)
+            self._unchecked.append(step)
         if step.by.contract == "exact":
             if self.each or step.last:
                 found += self._exact(step.after)
         elif step.changes:
             found += self._exact(step.before)
             self.anchor = step.after
+            self._unchecked = []
             if step.by.contract == "rate":
                 for node in step.after.with_role(Role.NEURON):
                     check_rate(step.after, node.name)
@@ -58,6 +63,16 @@ class Numbers:
         if not step.after.is_spiking:
             self.ann = step.after
         return "; ".join(found) or None
+
+    def _blame(self) -> None:
+        """Check the exact passes of a run one by one, so that the one that fails is named."""
+        for step in self._unchecked:
+            if step.by.contract == "exact":
+                try:
+                    check_exact(step.before, step.after, self.xs)
+                except VerificationError as error:
+                    by = f"pass {step.by}: "
+                    raise VerificationError([attrs.evolve(p, message=by + p.message) for p in error.problems]) from None
 
     def _outputs(self, *graphs: Graph) -> list[list[Tensor]]:
         """Of each; what the last call ran is not run again."""
@@ -75,11 +90,11 @@ class Numbers:
             return []
         try:
             found = check_exact(self.anchor, last, self.xs)
-        except VerificationError as error:
-            if self.each:
-                raise
-            where = "one of the passes since the last check did it; verify='each' says which"
-            raise VerificationError([attrs.evolve(p, hint=p.hint or where) for p in error.problems]) from None
+        except VerificationError:
+            if not self.each:
+                self._blame()
+            raise
+        self._unchecked = []
         self.anchor = last
         result = "not checked, the net stays silent" if found is None else f"{found:.1e}"
         return [f"exact{self._since}: {result}"]

@@ -175,6 +175,8 @@ class Pass:
             raise CompileError(
                 f"pass {cls.name} has contract {cls.contract!r}", hint=f"contracts: {', '.join(CONTRACTS)}"
             )
+        if not isinstance(cls.needs, tuple) or not all(isinstance(stage, Stage) for stage in cls.needs):
+            raise CompileError(f"pass {cls.name} needs {cls.needs!r}", hint="give a tuple of stages: needs = (FOLDED,)")
         if cls.contract == "tuned" and cls.gives is not None:
             raise CompileError(
                 f"pass {cls.name} is tuned and gives stage {cls.gives.name}",
@@ -185,6 +187,6 @@ class Pass:
         options = []
         for field in attrs.fields(type(self)):
             value = getattr(self, field.name)
-            if value != field.default:
+            if str(value) != str(field.default):
                 options.append(f"{field.name}={value}")
         return f"{self.name}({', '.join(options)})" if options else self.name

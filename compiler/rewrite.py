@@ -26,11 +26,18 @@ def chains(graph: Graph, *kinds: type[Op]) -> list[tuple[Node[Any], ...]]:
 
 
 def rewrite(graph: Graph, kinds: tuple[type[Op], ...], function: Callable[..., bool]) -> int:
-    """Call ``function(*nodes)`` on every chain that still stands; returns how often it returned True."""
-    changes = 0
-    for chain in chains(graph, *kinds):
-        if all(node.name in graph and graph[node.name] is node.op for node in chain):
-            changes += bool(function(*chain))
+    """Call ``function(*nodes)`` on every chain; returns how often it returned True, which says that it changed it.
+
+    Chains that a change broke are looked for again, so of three ops in a row the third meets what became of two.
+    """
+    changes, broken = 0, True
+    while broken:
+        broken = False
+        for chain in chains(graph, *kinds):
+            if all(node.name in graph and graph[node.name] is node.op for node in chain):
+                changes += bool(function(*chain))
+            else:
+                broken = True
     return changes
 
 

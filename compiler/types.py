@@ -97,6 +97,16 @@ class Rate:
 Encoding = Real | Rate
 
 
+def _fits(signal: Type, _: Any, encoding: Encoding) -> None:
+    if isinstance(encoding, Rate):
+        scale = encoding.scale.shape
+        if len(scale) != len(signal.shape) or any(a not in (1, b) for a, b in zip(scale, signal.shape, strict=True)):
+            raise TypeMismatchError(
+                f"a scale of shape {scale} for a sample of shape {signal.shape}",
+                hint="it has the sample's rank, each axis of length 1 or full",
+            )
+
+
 @attrs.frozen
 class Type:
     """What flows along an edge.
@@ -109,7 +119,7 @@ class Type:
 
     shape: tuple[int, ...]
     dtype: str = "float32"
-    encoding: Encoding = Real()
+    encoding: Encoding = attrs.field(default=Real(), validator=_fits)
 
     def __str__(self) -> str:
         return f"{self.encoding}<{'x'.join(map(str, self.shape))}>"

@@ -2,25 +2,29 @@
 
 from collections.abc import Collection
 
+import numpy as np
+
 from spikec.errors import CompileError, Problem, VerificationError
 from spikec.graph import Graph
-from spikec.op import Role, StatefulOp
+from spikec.op import Op, Role, StatefulOp
 from spikec.origin import Source
 from spikec.stages import Stage
 
 
-def verify(graph: Graph, stage: Stage, sources: Collection[Source] = ()) -> None:
-    """Check structure, types, the stage's rules, and that no source node vanished.
+def verify(graph: Graph, stage: Stage, sources: Collection[Source] = (), before: Graph | None = None) -> None:
+    """Check structure, parameters, types, the stage's rules, and that no source node vanished.
 
     Args:
         graph: what to check; it is not changed.
         stage: which ops and encodings may exist now.
         sources: the source nodes of the model; each must be held by an op or dropped for a stated reason.
+        before: a graph that was checked; the parameters of its ops are not looked at again.
 
     Raises:
         CompileError: with every problem of the first kind found; a subclass says which kind.
     """
     _raise(_structure(graph), VerificationError)
+    _raise(_not_finite(graph, before), VerificationError)
     for name in graph:
         graph.type(name)
         op = graph[name]
@@ -52,6 +56,17 @@ def _structure(graph: Graph) -> list[Problem]:
         if op.role is not Role.IO and not graph.users(name):
             problems.append(graph.problem(name, "nobody uses the result", "remove the node"))
     return problems
+
+
+def _not_finite(graph: Graph, before: Graph | None) -> list[Problem]:
+    checked = {node.op for node in before.match(Op)} if before is not None else set()
+    return [
+        graph.problem(node.name, f"its {field} holds NaN or infinity")
+        for node in graph.match(Op)
+        if node.op not in checked
+        for field, value in node.op.parameters().items()
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all()
+    ]
 
 
 def _raise(problems: list[Problem], error: type[CompileError]) -> None:

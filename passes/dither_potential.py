@@ -34,7 +34,7 @@ class DitherPotential(Pass):
     needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
 
     amplitude: float = 1.0
-    layers: Literal["all", "first"] = "all"
+    layers: Literal["all", "first"] = attrs.field(default="all", validator=attrs.validators.in_(("all", "first")))
 
     def run(self, graph: Graph, context: Context) -> int:
         """Spread the potentials of every layer."""

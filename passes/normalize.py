@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import attrs
@@ -11,7 +12,7 @@ from spikec.calibration import Calibration
 from spikec.errors import InvalidModelError, TypeMismatchError
 from spikec.graph import Graph, Node
 from spikec.normalization import Normalization
-from spikec.op import Role
+from spikec.op import Op, Role
 from spikec.ops import Input, Relu, Weighted
 from spikec.passbase import Context, Pass
 from spikec.stages import CALIBRATED, FOLDED, Stage
@@ -159,6 +160,22 @@ def _bounds(graph: Graph) -> dict[str, tuple[Array, Array]]:
                 positive.on_arrays(*lows) + negative.on_arrays(*highs),
                 positive.on_arrays(*highs) + negative.on_arrays(*lows),
             )
+        elif op.role is Role.LINEAR and not _is_monotone(op, lows):
+            raise InvalidModelError(
+                graph.problem(
+                    name, f"{op.kind} subtracts, so the weights alone do not bound it", "pass calibration data"
+                )
+            )
         else:
             found[name] = op.on_arrays(*lows), op.on_arrays(*highs)
     return found
+
+
+def _is_monotone(op: Op, like: Sequence[Array]) -> bool:
+    """Whether a linear op gives nothing negative for positive operands, few of which outweigh all others."""
+    generator = np.random.default_rng(0)
+    for _ in range(3):
+        result = op.on_arrays(*(np.exp(4 * generator.standard_normal(x.shape)) for x in like))
+        if result.min(initial=0) < -1e-9 * np.abs(result).max(initial=0):
+            return False
+    return True

@@ -151,3 +151,9 @@ def test_diagonal_multiplies_each_channel(shape):
     gain, shift = np.array([1.0, -2, 3]), np.array([0.5, 0, 1])
     wide = [torch.tensor(v).reshape(3, *[1] * (len(shape) - 1)) for v in (gain, shift)]
     torch.testing.assert_close(diagonal(gain, shift, len(shape)).eval(x), wide[0] * x + wide[1])
+
+
+@pytest.mark.parametrize("scale", [np.arange(1.0, 21), np.ones((1, 1)), np.arange(1.0, 4)])
+def test_a_scale_fits_its_sample(scale):
+    with pytest.raises(TypeMismatchError, match="rank, each axis of length 1 or full"):
+        rate((19,), scale)
