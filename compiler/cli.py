@@ -96,6 +96,14 @@ def compiling(command: CommandT) -> CommandT:
             multiple=True,
             help="Shape of one sample, such as 1,28,28; once for each input.",
         ),
+        click.option(
+            "--option",
+            "own",
+            type=cli_inputs.option,
+            metavar="NAME=VALUE",
+            multiple=True,
+            help="An option of the target, such as profile=spikingjelly; any number of them.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -115,18 +123,22 @@ def _options(
     normalization: str | float | None,
     timesteps: int | None,
     example: tuple[tuple[int, ...], ...],
+    own: tuple[tuple[str, Any], ...],
 ) -> dict[str, Any]:
     """The options as ``spikec.compile`` takes them."""
     data = None
     if calibration is not None:
         frontend, model = find_frontend(model)
         data = batches(read_arrays(calibration, frontend.input_names(model)))
-    return {
+    found = {
         "example_input": random_inputs(example),
         "calibration": data,
         "normalization": normalization,
         "timesteps": timesteps,
     }
+    if taken := found.keys() & dict(own):
+        raise click.BadParameter(f"--{min(taken)} is an option of its own", param_hint="--option")
+    return {**found, **dict(own)}
 
 
 @main.command("compile")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
@@ -51,6 +52,17 @@ def model(value: str) -> Any:
             raise click.BadParameter(f"{place} has no {name!r}")
         found = getattr(found, part)
     return _made(found, value) if inspect.isroutine(found) or inspect.isclass(found) else found
+
+
+def option(value: str) -> tuple[str, Any]:
+    """``NAME=VALUE``: a number, True or False as Python writes it, or else a text."""
+    name, equals, text = value.partition("=")
+    if not equals or not name.isidentifier():
+        raise click.BadParameter(f"{value!r} is not NAME=VALUE")
+    try:
+        return name, ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return name, text
 
 
 def shape(value: str) -> tuple[int, ...]:

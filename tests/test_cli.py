@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nir
 import numpy as np
 import pytest
 import torch
@@ -168,6 +169,14 @@ def test_check(folder):
     assert "try " in card
 
 
+def test_options_of_a_target(folder):
+    options = ("--option", "profile=spikingjelly", "--option", "dt=0.001")
+    fine("compile", "nets.py:mlp", "--target", "nir", "-o", "m.nir", *options)
+    (neuron,) = (n for n in nir.read(folder / "m.nir").nodes.values() if isinstance(n, nir.IF))
+    np.testing.assert_allclose(neuron.r, 1000, rtol=1e-6)
+    assert "did you mean 'profile'" in refused("check", "nets.py:mlp", "--target", "nir", "--option", "profil=x")
+
+
 def test_inspect_shows_what_is_refused_among_what_is_read(folder):
     for options in (("--example", "4"), ("--example", "4", "--target", "nir")):
         result = call("inspect", "nets.py:refused", *options)
@@ -290,6 +299,8 @@ def test_run_refuses_what_does_not_spike(folder):
         (["inspect", "nets.py:mlp", "--calibration", "missing.npz"], "missing.npz"),
         (["check", "nets.py:mlp", "--target", "nobody"], "nobody"),
         (["compile", "nets.py:mlp", "--target", "nir"], "--output"),
+        (["check", "nets.py:mlp", "--target", "nir", "--option", "dt"], "'dt' is not NAME=VALUE"),
+        (["check", "nets.py:mlp", "--target", "nir", "--option", "timesteps=3"], "--timesteps is an option of its own"),
         (["compile", "nets.py:mlp", "--target", "nir", "-o", "none/m.nir"], "the folder none does not exist"),
         (["compile", "nets.py:mlp", "--target", "nir", "-o", "m.nir", "--timesteps", "0"], "--timesteps"),
         (["run", "data.npz", "data.npz", "--timesteps", "2", "-o", "none/o.npz"], "the folder none does not exist"),
