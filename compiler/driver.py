@@ -409,10 +409,7 @@ def _backend(target: str | Backend, options: Mapping[str, Any]) -> Backend:
             raise CompileError(f"options {', '.join(options)} for a target that is an instance already")
         return target
     if not isinstance(target, str):
-        hint = "give a name or an instance of a Backend"
-        if isinstance(target, type) and issubclass(target, Backend):
-            hint = f"give an instance: {target.__name__}()"
-        raise CompileError(f"target is a {type(target).__name__}", hint=hint)
+        raise CompileError(f"target is a {type(target).__name__}", hint="give a name, or an instance of a Backend: B()")
     return loader.built(f"target {target}", loader.backend_named(target), options)
 
 

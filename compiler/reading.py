@@ -56,7 +56,7 @@ def own(*graphs: Graph) -> None:
 
 def _owned(op: Op) -> Op:
     borrowed = {field: value for field, value in op.parameters().items() if _is_borrowed(value)}
-    copies = {field: sealed(value.copy()) for field, value in borrowed.items()}
+    copies: dict[str, Any] = {field: sealed(value.copy()) for field, value in borrowed.items()}
     return attrs.evolve(op, **copies) if copies else op
 
 

@@ -151,7 +151,7 @@ def test_three_in_a_row_become_one():
         (lambda: pass_named("dither-potential", layers="some"), "does not fit: 'layers' must be in .*'some'"),
         (lambda: Compiler("netx", reset="x"), "option of target netx does not fit: 'reset' must be in"),
         (lambda: Compiler("spikingjelly", counters="no"), "'counters' must be .*bool"),
-        (lambda: Compiler(build.GraphTarget), r"give an instance: GraphTarget\(\)"),
+        (lambda: Compiler(build.GraphTarget), r"an instance of a Backend: B\(\)"),
     ],
 )
 def test_wrong_options_are_told_in_one_line(make, message):
