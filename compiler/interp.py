@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -82,19 +82,32 @@ def _once(graph: Graph, feeds: dict[str, Tensor], tap: Tap | None, nodes: Contai
     values: dict[str, Tensor] = {}
     operands = {name: graph.operands(name) for name in graph}
     uses = Counter(itertools.chain.from_iterable(operands.values()))
+    memory = _memory(graph, operands)
+    readers = Counter(root for read in operands.values() for x in read for root in memory[x])
+    kept = {root for name in graph if name in nodes or name in graph.outputs for root in memory[name]}
     for name, read in operands.items():
         op = graph[name]
         xs = (feeds[name],) if name in feeds else tuple(values[x] for x in read)
-        spent = len(read) == 1 and uses[read[0]] == 1 and graph[read[0]].fresh and read[0] not in nodes
+        spent = len(read) == 1 and graph[read[0]].fresh and readers[read[0]] == 1 and read[0] not in kept
         values[name] = graph.explain(name, op.eval_over if spent else op.eval, *xs)
         if tap is not None and name in nodes:
             tap(name, values[name], None, xs)
         for each in read:
+            readers.subtract(memory[each])
             uses[each] -= 1
             if not uses[each]:
                 del values[each]
         del xs
     return tuple(values[name] for name in graph.outputs)
+
+
+def _memory(graph: Graph, operands: Mapping[str, tuple[str, ...]]) -> dict[str, set[str]]:
+    """The nodes whose memory each node's value may be a view of, itself if its op always gives memory of its own."""
+    found: dict[str, set[str]] = {}
+    for name, read in operands.items():
+        fresh = graph[name].fresh or not read
+        found[name] = {name} if fresh else set().union(*(found[x] for x in read if x in found))
+    return found
 
 
 def outputs_over_time(

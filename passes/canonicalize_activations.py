@@ -65,7 +65,6 @@ class _Writer:
         self.graph, self.name, self.op = graph, node.name, node.op
         self.operands = graph.operands(node.name)
         self.rank = len(graph.type(node.name).shape)
-        self.dtype = graph.type(node.name).dtype
 
     def affine(self, x: str, gain: Any, shift: float, part: str) -> str:
         """``gain x + shift``, gain and shift along the channels."""
@@ -93,8 +92,8 @@ class _Writer:
         if not 1 <= self.rank <= 4:
             message = f"{self.op.kind} of samples of shape {shape} has no spiking form"
             raise UnsupportedOpError(self.graph.problem(self.name, message, "use samples with 1 to 4 axes"))
-        gains = np.broadcast_to(np.asarray(gain, self.dtype), shape[:1]) if np.ndim(gain) < 2 else self._vector(gain)
-        return diagonal(gains, np.full(shape[0], shift, self.dtype) if shift else None, self.rank)
+        gains = np.broadcast_to(np.asarray(gain, np.float64), shape[:1]) if np.ndim(gain) < 2 else self._vector(gain)
+        return diagonal(gains, np.full(shape[0], shift) if shift else None, self.rank)
 
     def _vector(self, gain: Array) -> Array:
         shape = self.graph.type(self.name).shape
@@ -102,7 +101,7 @@ class _Writer:
         if not (rows == rows[:, :1]).all():
             message = f"the parameter of {self.op.kind} differs within a channel"
             raise UnsupportedOpError(self.graph.problem(self.name, message, "use one number, or one a channel"))
-        return np.asarray(rows[:, 0], self.dtype)
+        return np.asarray(rows[:, 0], np.float64)
 
 
 def _clamp(write: _Writer) -> None:

@@ -57,7 +57,10 @@ class Normalize(Pass):
     def _laid_out(self, graph: Graph, chosen: dict[str, Array]) -> dict[str, Array]:
         found = {}
         for node in graph.match(Relu):
-            scale = chosen[_compared(graph, node)]
+            scale = chosen[node.name]
+            if node.op.compares:
+                scale = np.maximum(scale, chosen[_compared(graph, node)])
+                scale = np.where(scale > 0, scale, 1.0)
             if not np.isfinite(scale).all():
                 raise InvalidModelError(graph.problem(node.name, "its values on the calibration data are not finite"))
             scale = np.minimum(scale, np.inf if node.op.cap is None else node.op.cap)
@@ -72,13 +75,15 @@ class Normalize(Pass):
             scale = np.array([layer])
             if self.normalization.per_channel:
                 scale = self.normalization.statistic(channels, context.steps)
-            found[node.name] = self._guarded(scale, layer, node.name, context)
+            found[node.name] = self._guarded(scale, layer, node, context)
         return found
 
     @staticmethod
-    def _guarded(scale: Array, layer: float, name: str, context: Context) -> Array:
+    def _guarded(scale: Array, layer: float, node: Node[Relu], context: Context) -> Array:
+        if layer <= 0 and node.op.compares:
+            return np.zeros_like(scale)
         if layer <= 0:
-            context.warn(f"%{name} is silent on the calibration data; its scale is 1", name)
+            context.warn(f"%{node.name} is silent on the calibration data; its scale is 1", node.name)
             return np.ones_like(scale)
         return np.maximum(np.where(scale > 0, scale, layer), FLOOR * layer)
 
@@ -95,14 +100,15 @@ class Normalize(Pass):
             channels = upper.reshape(len(upper), -1).max(1) * self.normalization.factor
             layer = float(channels.max())
             scale = channels if self.normalization.per_channel else np.array([layer])
-            found[node.name] = self._guarded(scale, layer, node.name, context)
+            found[node.name] = self._guarded(scale, layer, node, context)
         return found
 
 
 def _compared(graph: Graph, node: Node[Relu]) -> str:
-    """The ReLU whose statistic counts: for one that compares, the nearest before it with as many channels."""
-    if not node.op.compares:
-        return node.name
+    """The ReLU whose spikes a comparing one most likely compares: the nearest before it with as many channels.
+
+    What its own statistic says counts too, as something in between may make its operands larger.
+    """
     channels = graph.type(node.name).shape[_axis(graph, node.name)]
     seen: set[str] = set()
     todo = list(graph.operands(node.name))

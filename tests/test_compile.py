@@ -411,3 +411,47 @@ def test_a_frontend_lends_the_models_memory_until_it_is_copied():
     own(graph)
     weight = net[0].weight.detach().numpy()
     assert [np.shares_memory(g.match(Linear)[0].op.weight, weight) for g in (lent, graph)] == [True, False]
+
+
+class Skips(nn.Module):
+    """A skip that is taken before the activation, as a view or as an identity."""
+
+    def __init__(self, skip):
+        super().__init__()
+        self.a, self.b, self.out, self.skip = nn.Linear(10, 8), nn.Linear(8, 8), nn.Linear(8, 3), skip
+
+    def forward(self, x):
+        y = self.a(x)
+        skipped = self.skip(y)
+        return self.out(self.b(torch.relu(y)) + skipped)
+
+
+@pytest.mark.parametrize(
+    "skip",
+    [nn.Identity(), nn.Dropout(), lambda y: y.view(-1, 8), lambda y: y + 0, lambda y: y.view(-1, 2, 4).flatten(1)],
+)
+def test_an_activation_writes_over_nothing_that_is_looked_at_elsewhere(skip):
+    net, x = Skips(skip).eval(), torch.randn(32, 10)
+    torch.testing.assert_close(spikec.run(spikec.load(net, x), x), net(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h: h.clamp(max=0.3),
+        lambda h: h.clamp(min=0.1),
+        lambda h: torch.nn.functional.threshold(h, 0.1, 0.1),
+        lambda h: torch.relu(h).clamp(max=0.1).clamp(max=0.05),
+    ],
+)
+def test_bounds_that_float32_does_not_have_are_exact_too(function):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(10, 16), nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.b(function(self.a(x)))
+
+    stages = spikec.Compiler("spikingjelly", calibration=torch.randn(64, 10), verify="each").run(Net().eval()).stages
+    assert any(stage.check.startswith("exact") for stage in stages)

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import build
-from spikec import Compiler, UnsupportedOpError, run
+import spikec
+from spikec import Compiler, UnsupportedOpError, contract, run
 from spikec.contract import check_exact, probe
 from spikec.loader import pass_named
 from spikec.ops import MaxPool, Relu
@@ -106,3 +108,38 @@ def test_comparing_neurons_take_the_scale_of_what_they_compare():
     compared = [node.op.scale for node in calibrated.match(Relu) if node.op.compares]
     assert len(compared) == 3
     assert all(np.array_equal(scale, source) for scale in compared)
+
+
+class Pooled(nn.Module):
+    """A max-pool behind what becomes of a ReLU."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.conv, self.linear, self.between = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4 * 9, 3), between
+
+    def forward(self, x):
+        return self.linear(F.max_pool2d(self.between(self.conv(x)), 2).flatten(1))
+
+
+@pytest.mark.parametrize("normalization", ["max", spikec.Normalization(method="model")])
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda x: F.relu(x) * 5,
+        lambda x: F.relu(x) * -2 + 1,
+        lambda x: F.relu(x) + F.relu(x),
+        lambda x: x + F.relu(x - 0.2) * 3,
+        lambda x: torch.cat([F.relu(x)[:, :2] * 5, F.relu(x)[:, 2:]], 1),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
+def test_a_comparison_is_as_wide_as_what_it_compares(between, normalization):
+    """Thresholds at the maximum clip nothing, so only 1/T is left, whatever stands between the ReLU and the pool."""
+    torch.manual_seed(0)
+    net, x = Pooled(between).eval(), torch.rand(16, 1, 6, 6)
+    run = spikec.Compiler(build.GraphTarget(), calibration=x, normalization=normalization).run(net)
+    with torch.no_grad():
+        wanted = net(x)
+    early, late = (float((contract.outputs(run.graph, [x], t)[0] - wanted).abs().max()) for t in (64, 1024))
+    assert late < 0.1 * float(wanted.std())
+    assert late < 0.2 * early
