@@ -38,10 +38,10 @@ class DetachHead(Pass):
                 graph.set_operands(node.name, graph.operands(name)[0])
                 if not graph.users(name):
                     graph.remove(name)
-                context.note(
-                    node.name,
+                context.warn(
                     f"{head.function} is kept outside the network: the output is what stands before it; "
                     f"apply it to the average over time",
+                    node.name,
                 )
                 changes += 1
         return changes

@@ -43,7 +43,7 @@ class Normalize(Pass):
             chosen = self._from_weights(graph, context)
         else:
             axes = {node.name: _axis(graph, node.name) for node in nodes}
-            chosen = self._from_data(context.gather(graph, axes), context, nodes)
+            chosen = self._from_data(context.gather(graph, axes), context, graph)
         scales = self._laid_out(graph, chosen)
         for node in nodes:
             graph.set_op(node.name, attrs.evolve(node.op, scale=scales[node.name]))
@@ -52,7 +52,7 @@ class Normalize(Pass):
     def scales(self, ann: Graph, context: Context) -> dict[str, Array]:
         """Every ReLU's scale by this normalization, of the sample's rank, from the statistics gathered before."""
         assert context.statistics is not None
-        return self._laid_out(ann, self._from_data(context.statistics, context, ann.match(Relu)))
+        return self._laid_out(ann, self._from_data(context.statistics, context, ann))
 
     def _laid_out(self, graph: Graph, chosen: dict[str, Array]) -> dict[str, Array]:
         found = {}
@@ -67,10 +67,14 @@ class Normalize(Pass):
             found[node.name] = on_axis(scale, len(graph.type(node.name).shape), _axis(graph, node.name))
         return found
 
-    def _from_data(self, statistics: Calibration, context: Context, nodes: list[Node[Relu]]) -> dict[str, Array]:
+    def _from_data(self, statistics: Calibration, context: Context, graph: Graph) -> dict[str, Array]:
         found = {}
-        for node in nodes:
+        for node in graph.match(Relu):
             channels = statistics.nodes[node.name]
+            compared = _compared(graph, node) if node.op.compares else node.name
+            if compared != node.name and (channels.maximum <= statistics.nodes[compared].maximum).all():
+                found[node.name] = np.zeros(1)
+                continue
             layer = float(self.normalization.statistic(channels.layer(), context.steps)[0])
             scale = np.array([layer])
             if self.normalization.per_channel:
@@ -105,9 +109,9 @@ class Normalize(Pass):
 
 
 def _compared(graph: Graph, node: Node[Relu]) -> str:
-    """The ReLU whose spikes a comparing one most likely compares: the nearest before it with as many channels.
+    """The ReLU whose spikes a comparing one compares, so that one spike is one: the nearest with as many channels.
 
-    What its own statistic says counts too, as something in between may make its operands larger.
+    Where something in between makes differences larger than that ReLU ever is, the comparing one's own scale counts.
     """
     channels = graph.type(node.name).shape[_axis(graph, node.name)]
     seen: set[str] = set()

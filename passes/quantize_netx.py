@@ -222,6 +222,10 @@ def _grow_next(graph: Graph, reader: str, shape: tuple[int, ...], factor: Array)
     op = graph[user]
     assert isinstance(op, Weighted)
     spread = factor.reshape(shape if len(factor) == np.prod(shape) else (-1, *[1] * (len(shape) - 1)))
+    neuron = graph[reader]
+    assert isinstance(neuron, IF)
+    if neuron.out_scale is not None:
+        graph.set_op(reader, attrs.evolve(neuron, out_scale=neuron.out_scale * spread))
     rows = np.broadcast_to(spread, shape)
     graph.set_op(user, op.scale_input(rows.reshape(len(rows), -1)[:, 0] if isinstance(op, Conv) else rows.reshape(-1)))
 

@@ -56,6 +56,7 @@ class ResetNetx(Pass):
                     v_threshold=node.op.v_threshold * ratio,
                     v_reset=np.zeros(()),
                     v_init=node.op.v_init * ratio if i < charged else np.zeros(()),
+                    out_scale=None if node.op.out_scale is None else node.op.out_scale * ratio,
                 ),
             )
             weighted = graph[reader.name]

@@ -13,6 +13,7 @@ from build import Builder
 from spikec import InvalidModelError, SpikecWarning, UnsupportedOpError, run
 from spikec.backends.netx import Netx, NetxModel
 from spikec.backends.netx_sim import Layer, respond
+from spikec.backends.spikingjelly import IFNode
 from spikec.ops import IF, Conv, Linear, Reshape, Weighted
 
 T = 32
@@ -429,3 +430,29 @@ def test_every_weighted_op_of_the_graph_is_a_layer_of_the_file():
     found, _, _ = compiled("small_cnn", "soft", -0.4)
     assert len(found.artifact.layers) == len(found.graph.match(Weighted)) - 1
     assert found.artifact.encoder.signed
+
+
+def spiking(*layers):
+    return nn.Sequential(*(IFNode(torch.tensor(each)) if isinstance(each, float) else each for each in layers)).eval()
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [
+        (spiking(nn.Linear(20, 30), 0.2, nn.Linear(30, 16), 0.1, nn.Linear(16, 4)), (20,)),
+        (
+            spiking(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), 1.0, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(72, 3)),
+            (1, 8, 8),
+        ),
+    ],
+)
+def test_a_model_that_spikes_already_becomes_a_file(net, shape):
+    x, steps = torch.rand(6, *shape), 200
+    found = spikec.compile(net, "netx", example_input=x, timesteps=steps, verify="each").run(x, steps)
+    total = torch.zeros(())
+    with torch.no_grad():
+        for _ in range(steps):
+            total = total + net(x)
+    wanted = total / steps
+    found = torch.as_tensor(found)
+    assert float((found - wanted).square().mean().sqrt()) < 0.1 * float(wanted.square().mean().sqrt())

@@ -8,7 +8,7 @@ from torch import nn
 
 import build
 import spikec
-from spikec import UnsupportedOpError, run
+from spikec import SpikecWarning, UnsupportedOpError, run
 from spikec.contract import check_exact, outputs, probe
 from spikec.ledger import Ledger
 from spikec.loader import pass_named
@@ -150,7 +150,8 @@ def test_an_activation_that_nothing_lowers_is_refused_by_the_next_stage():
 def test_a_head_goes_into_the_output_and_changes_nothing(function):
     b = build.Builder(3)
     g = b.done(b.add(Head(function), b.linear(b.x, 4, "fc"), name="act"))
-    after, changes, context = apply("detach-head", g)
+    with pytest.warns(SpikecWarning, match=f"{function} is kept outside"):
+        after, changes, context = apply("detach-head", g)
     assert changes == 1
     assert not after.match(Head)
     assert after["output"].heads == (g["act"],)
