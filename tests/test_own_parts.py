@@ -27,7 +27,7 @@ from spikec.ops import Flatten, Linear, Relu
 from spikec.rewrite import rewrite
 from spikec.stages import FOLDED
 
-X = torch.rand(30, 2, 8, 6)
+X = torch.rand(30, 2, 8, 6, generator=torch.Generator().manual_seed(0))
 TARGET = build.GraphTarget()
 
 
@@ -116,7 +116,7 @@ def test_nan_is_a_difference_whatever_stands_beside_it():
 
 
 def test_the_pass_that_broke_a_run_of_exact_passes_is_named():
-    with pytest.raises(VerificationError, match=r"pass scaled\(factors=.*: an exact pass changed the output by 1.8"):
+    with pytest.raises(VerificationError, match=r"pass scaled\(factors=.*: an exact pass changed the output by"):
         compiled(Scaled(np.array([1.2])), verify="end")
 
 
