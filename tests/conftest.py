@@ -1,4 +1,5 @@
 import os
+from collections import Counter
 
 import pytest
 
@@ -11,3 +12,10 @@ import torch
 def _reproducible():
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What tests counted, from all processes."""
+    counted = Counter(each for report in terminalreporter.stats.get("passed", ()) for each in report.user_properties)
+    for (what, which), count in sorted(counted.items()):
+        terminalreporter.write_line(f"{what}: {count} {which}")
