@@ -53,9 +53,7 @@ class CanonicalizeActivations(Pass):
             graph.bypass(first.name)
             return True
 
-        while joined := rewrite(graph, (Relu, Relu), join):
-            changes += joined
-        return changes
+        return changes + rewrite(graph, (Relu, Relu), join)
 
 
 class _Writer:
