@@ -6,6 +6,7 @@ output hardly varies over the probe, is an error and not a pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from spikec.errors import VerificationError
 from spikec.frontend import Reference
 from spikec.graph import Graph
 from spikec.interp import outputs_over_time, run
-from spikec.op import tensor, tensor_cache
+from spikec.op import Role, tensor, tensor_cache
 from spikec.ops import Neuron, Output
 
 #: allowed difference of an exact pass, relative to the output's spread over the probe
@@ -37,8 +38,10 @@ TIE = 1e-9
 BATCH = 64
 #: input values that an ANN graph is fed at a time, which bounds the memory of its activations
 CELLS = 2**16
-#: steps for which spiking graphs are compared
-STEPS = 16
+#: steps for which spiking graphs are compared, and for the largest of them
+STEPS, FEWEST_STEPS = 16, 4
+#: steps of single neurons in a comparison: larger graphs see fewer samples, but two, and fewer steps
+WORK = 2**23
 
 
 def probe(graph: Graph, samples: Sequence[Tensor] | None, seed: int) -> tuple[Tensor, ...]:
@@ -62,6 +65,21 @@ def probe(graph: Graph, samples: Sequence[Tensor] | None, seed: int) -> tuple[Te
             batch.append(torch.cat([random, 1 - random.flip(0) ** 2, random * 0.5]))
     count = min(len(x) for x in batch)
     return tuple(x[:count] for x in batch)
+
+
+def neurons(graph: Graph) -> int:
+    """How many single neurons a graph has, or activations that are to become some."""
+    found = (*graph.with_role(Role.NEURON), *graph.with_role(Role.ACTIVATION))
+    return sum(math.prod(graph.type(node.name).shape) for node in found)
+
+
+def affordable(graph: Graph, xs: Sequence[Tensor]) -> tuple[list[Tensor], int]:
+    """As many samples of a probe, real and random, and as many steps as a graph of this size is compared on."""
+    size, count = neurons(graph) or 1, len(xs[0])
+    samples = min(count, max(2, WORK // (size * STEPS)))
+    steps = min(STEPS, max(FEWEST_STEPS, WORK // (size * samples)))
+    chosen = torch.linspace(0, count - 1, samples).round().long()
+    return [x[chosen] for x in xs], steps
 
 
 def outputs(graph: Graph, xs: Sequence[Tensor], timesteps: int) -> list[Tensor]:
@@ -127,6 +145,11 @@ def _varies(output: Tensor) -> bool:
     return _spread(output) > SPREAD * float(output.abs().max())
 
 
+def in_own_dtype(graph: Graph, xs: Sequence[Tensor]) -> list[Tensor]:
+    """Samples in the dtype that the graph's inputs are declared with, which is the model's."""
+    return [x.to(getattr(torch, graph.type(name).dtype)) for name, x in zip(graph.inputs, xs, strict=True)]
+
+
 def check_shapes(graph: Graph, xs: Sequence[Tensor]) -> None:
     """Hold every op to its type rule: what it gives for the first sample has the shape that the rule says.
 
@@ -145,7 +168,7 @@ def check_shapes(graph: Graph, xs: Sequence[Tensor]) -> None:
                 )
             )
 
-    run(graph, [x[:1] for x in xs], 1 if graph.is_spiking else None, tap=tap)
+    run(graph, in_own_dtype(graph, [x[:1] for x in xs]), 1 if graph.is_spiking else None, tap=tap)
 
 
 def check_import(graph: Graph, reference: Reference, xs: Sequence[Tensor]) -> float:
@@ -287,8 +310,9 @@ def check_exact(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float | No
     Raises:
         VerificationError: they differ.
     """
+    xs, steps = affordable(before, xs)
     if before.is_spiking:
-        return _check_spikes(before, after, xs)
+        return _check_spikes(before, after, xs, steps)
     wanted = outputs(before, xs, 1)
     flat = [name for name, a in zip(before.outputs, wanted, strict=True) if not _varies(a)]
     if flat:
@@ -306,9 +330,9 @@ def _within_exact(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:
     return found
 
 
-def _check_spikes(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float | None:
+def _check_spikes(before: Graph, after: Graph, xs: Sequence[Tensor], steps: int) -> float | None:
     for factor in AMPLIFY:
-        wanted, got, first = side_by_side(before, after, [factor * x for x in xs], STEPS)
+        wanted, got, first = side_by_side(before, after, [factor * x for x in xs], steps)
         if not all(map(_varies, wanted)):
             continue
         if first is None:

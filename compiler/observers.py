@@ -9,7 +9,7 @@ from typing import Literal
 import attrs
 from torch import Tensor
 
-from spikec.contract import STEPS, check_exact, check_rate, check_shapes, difference, outputs
+from spikec.contract import affordable, check_exact, check_rate, check_shapes, difference, in_own_dtype, outputs
 from spikec.errors import CompileError, VerificationError
 from spikec.graph import Graph
 from spikec.ledger import Ledger
@@ -28,7 +28,7 @@ class Numbers:
         xs: the probe, see :func:`spikec.contract.probe`.
         each: check every exact pass by itself, or each run of exact passes as a whole.
         timesteps: the T at which inexact passes are measured: ``rate`` against the ANN, others against the
-            graph before.
+            graph before; None for as many as are affordable.
     """
 
     def __init__(self, start: Graph, xs: Sequence[Tensor], *, each: bool, timesteps: int | None) -> None:
@@ -38,8 +38,8 @@ class Numbers:
         self.each = each
         self._since = "" if each else " up to here"
         self._unchecked: list[Step] = []
-        self.timesteps = timesteps or STEPS
-        self._ran: list[tuple[Graph, list[Tensor]]] = []
+        self.timesteps = timesteps
+        self._ran: list[tuple[Graph, int, list[Tensor]]] = []
 
     def __call__(self, step: Step) -> str | None:
         """The check or the measurement of one step."""
@@ -57,9 +57,7 @@ class Numbers:
             if step.by.contract == "rate":
                 for node in step.after.with_role(Role.NEURON):
                     check_rate(step.after, node.name)
-            against = self.ann if step.by.contract == "rate" else step.before
-            measured = difference(*self._outputs(against, step.after, self.ann))
-            found.append(f"{step.by.contract}: {measured:.1e} of the ANN's spread at T={self.timesteps}")
+            found.append(f"{step.by.contract}: {self._measured(step)}")
         if not step.after.is_spiking:
             self.ann = step.after
         return "; ".join(found) or None
@@ -74,15 +72,18 @@ class Numbers:
                     by = f"pass {step.by}: "
                     raise VerificationError([attrs.evolve(p, message=by + p.message) for p in error.problems]) from None
 
-    def _outputs(self, *graphs: Graph) -> list[list[Tensor]]:
-        """Of each; what the last call ran is not run again."""
-        found = []
-        for graph in graphs:
-            known = next((values for other, values in self._ran if other.same_as(graph)), None)
-            found.append(outputs(graph, self.xs, self.timesteps) if known is None else known)
-            self._ran.append((graph, found[-1]))
-        self._ran = list(zip(graphs, found, strict=True))
-        return found
+    def _measured(self, step: Step) -> str:
+        """How far an inexact pass has moved the output; what was run for the last one is not run again."""
+        against = self.ann if step.by.contract == "rate" else step.before
+        chosen, affordable_steps = affordable(step.after, self.xs)
+        xs, steps = in_own_dtype(step.after, chosen), self.timesteps or affordable_steps
+        ran: list[tuple[Graph, int, list[Tensor]]] = []
+        for graph in (against, step.after, self.ann):
+            alike = (out for other, t, out in self._ran if t == steps and other.same_as(graph))
+            known = next((out for out in alike if len(out[0]) == len(xs[0])), None)
+            ran.append((graph, steps, outputs(graph, xs, steps) if known is None else known))
+        self._ran = ran
+        return f"{difference(*(out for _, _, out in ran)):.1e} of the ANN's spread at T={steps}"
 
     def _exact(self, last: Graph) -> list[str]:
         """Check the run of exact passes that ends here."""

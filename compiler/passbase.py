@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, get_args
@@ -12,11 +11,10 @@ import torch
 from torch import Tensor
 
 from spikec.calibration import Calibration, digest
-from spikec.contract import agreement
+from spikec.contract import agreement, neurons
 from spikec.data import Batches
 from spikec.errors import CalibrationError, CompileError, SpikecWarning
 from spikec.graph import Graph
-from spikec.op import Role
 from spikec.stages import EVERY, Stage
 
 #: ``exact``: the same function. ``rate``: each neuron's rate is the clipped ReLU to 1/T. ``tuned``: kept
@@ -98,8 +96,7 @@ class Context:
 
     def tuning_samples(self, graph: Graph) -> tuple[Tensor, ...]:
         """As many samples as a spiking graph of its size is tuned with, in float32; empty without data or for none."""
-        neurons = sum(math.prod(graph.type(node.name).shape) for node in graph.with_role(Role.NEURON))
-        count = WORK // max(1, neurons * self.steps)
+        count = WORK // max(1, neurons(graph) * self.steps)
         if count < LEAST_SAMPLES:
             if self.timesteps is None:
                 return ()

@@ -184,3 +184,22 @@ def test_large_samples_go_through_an_ann_one_by_one(monkeypatch):
     for a, b in zip(whole, outputs(g, xs, 1), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     assert sizes == [2] * (len(xs[0]) // 2)
+
+
+def test_a_large_graph_is_probed_on_two_samples_and_few_steps_and_still_held_to_its_contract(spiking, monkeypatch):
+    g, size = build.residual(), contract.neurons(spiking)
+    assert size == contract.neurons(g) > 0
+    xs = probe(g, [X], 0)
+    (all_of_them,), steps = contract.affordable(spiking, xs)
+    assert (len(all_of_them), steps) == (8, 16)
+    monkeypatch.setattr(contract, "WORK", 2 * 16 * size - 1)
+    (few,), steps = contract.affordable(spiking, xs)
+    assert torch.equal(few, xs[0][[0, 7]])  # a real one and a random one
+    assert steps == 15
+    monkeypatch.setattr(contract, "WORK", 1)
+    assert contract.affordable(spiking, xs)[1] == contract.FEWEST_STEPS
+    assert check_exact(spiking, spiking.copy(), xs) == 0
+    for graph in (g, spiking):
+        for node in graph.match(Weighted):
+            with pytest.raises(VerificationError):
+                check_exact(graph, scaled(graph, node.name, 1.3), xs)
