@@ -47,6 +47,12 @@ def ideal(op: StatefulOp, timesteps: int, *xs: Tensor) -> Tensor:
     return spikes.clamp(0, timesteps) / timesteps
 
 
+def clip(z: Tensor, ceiling: Array, shape: tuple[int, ...]) -> Tensor:
+    """A ReLU clipped at what its neurons can say, both in ANN units; ``shape`` is that of the neurons' samples."""
+    high = tensor(ceiling, z).expand(1, *shape).reshape(1, *z.shape[1:])
+    return torch.minimum(z.clamp(min=0), high)
+
+
 def _is_soft(op: StatefulOp) -> TypeGuard[IF]:
     """True for integrate-and-fire with soft reset."""
     return type(op) is IF and op.v_reset is None
@@ -154,21 +160,17 @@ class LayerSums:
             graph.type(name).shape,
         )
 
-    def clip(self, z: Tensor) -> Tensor:
-        """The ANN's clipped ReLU: z and the result in ANN units, of the ANN's shape."""
-        high = tensor(self.scale, z).expand(1, *self.shape).reshape(1, *z.shape[1:])
-        return torch.minimum(z.clamp(min=0), high)
-
-    def fed(self, own: Tensor, pair: tuple[Tensor, Tensor] | None) -> Fed:
+    def fed(self, own: Tensor, pair: tuple[Tensor, Tensor] | None, share: Array) -> Fed:
         """From the layer's own current, in its units, and the ANN's (current, activation) in ANN units.
 
         A neuron without a ReLU of its own (a target's encoder) has none of the latter: it stands for ``relu(own)``.
+        One of several that share a ReLU stands for its share of the activation.
         """
         in_scale, scale = tensor(self.in_scale, own), tensor(self.scale, own)
         if pair is None:
             return Fed(own, own.clamp(min=0) * in_scale / scale, own)
         current, activation = (x.reshape(own.shape) for x in pair)
-        return Fed(current / in_scale, activation / scale, own)
+        return Fed(current / in_scale, activation * tensor(share, own) / scale, own)
 
     def finish(self, batch: Run) -> None:
         """A batch has run for all its steps."""

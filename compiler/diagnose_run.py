@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -15,14 +16,14 @@ from spikec.contract import outputs
 from spikec.data import Batches, whole_number
 from spikec.diagnose_advice import advise
 from spikec.diagnose_cost import Cost, Count, macs
-from spikec.diagnose_layers import Fed, LayerSums, Run, ideal
+from spikec.diagnose_layers import Fed, LayerSums, Run, clip, ideal
 from spikec.diagnose_record import OWN, Diagnosis, Rung
 from spikec.driver import Compilation
 from spikec.errors import CalibrationError, CompileError, InvalidModelError
 from spikec.graph import Graph
 from spikec.interp import outputs_over_time, run
 from spikec.op import Op, Role, StatefulOp, tensor, tensor_cache
-from spikec.ops import Neuron, Output, Relu
+from spikec.ops import Add, Neuron, Output, Relu
 from spikec.types import Array
 
 #: samples of a single tensor are run in batches of this size
@@ -174,6 +175,8 @@ class _Measured:
         if not neurons:
             raise InvalidModelError("the compiled network has no neuron", hint="diagnose needs a spiking network")
         self.layers = {node.name: LayerSums.of(self.graph, node.name, timesteps) for node in neurons}
+        self.makers = {node.name: self._makers(node.name) for node in self.ann.match(Relu)}
+        self.relus = {name: relu for relu, names in self.makers.items() for name in names}
         self.clipped = self._clipped()
         self.synchronous = _without_time(self.graph, self._ideal)
         self.scales = [self.graph.type(name).scale for name in self.graph.outputs]
@@ -191,13 +194,25 @@ class _Measured:
     def _ideal(self, _: str, op: StatefulOp) -> Callable[..., Tensor]:
         return lambda *xs: ideal(op, self.timesteps, *xs)
 
+    def _makers(self, relu: str) -> tuple[str, ...]:
+        """The layers that say what a ReLU says: the neurons of its name, or those whose sum has it."""
+        if relu in self.layers:
+            return (relu,)
+        makers = self.graph.operands(relu) if relu in self.graph and isinstance(self.graph[relu], Add) else ()
+        return makers if all(name in self.layers for name in makers) else ()
+
+    def _ceiling(self, relu: str) -> Array:
+        """The most that a ReLU's neurons can say, in ANN units."""
+        return np.asarray(sum(self.layers[name].scale for name in self.makers[relu]))
+
     def _clipped(self) -> Graph:
         """The ANN with every ReLU clipped at its neurons' scale: the limit for T to infinity."""
         clipped = self.ann.copy()
         for node in self.ann.match(Relu):
-            if node.name in self.layers:
-                clip = self.layers[node.name].clip
-                clipped.set_op(node.name, _Analog(clip, origin=node.op.origin))
+            if self.makers[node.name]:
+                shape = self.layers[self.makers[node.name][0]].shape
+                meaning = functools.partial(clip, ceiling=self._ceiling(node.name), shape=shape)
+                clipped.set_op(node.name, _Analog(meaning, origin=node.op.origin))
         return clipped
 
     def add(self, xs: Sequence[Tensor], truth: Tensor | None) -> None:
@@ -239,7 +254,7 @@ class _Measured:
         rates: dict[str, Tensor] = {}
 
         def tap(name: str, value: Tensor, state: Tensor | None, operands: Sequence[Tensor]) -> None:
-            if name in self.layers:
+            if name in self.makers:
                 pairs[name] = operands[0], value
 
         run(self.ann, xs, tap=tap)
@@ -248,7 +263,7 @@ class _Measured:
             for name in self.graph:
                 op, operands = self.graph[name], [values[x] for x in self.graph.operands(name)]
                 if name in self.layers:
-                    fed[name] = self.layers[name].fed(operands[0].detach(), pairs.get(name))
+                    fed[name] = self._fed_to(name, operands[0].detach(), pairs)
                     slope = operands[0].clamp(min=0) / tensor(self.layers[name].op.v_threshold, operands[0])
                     rates[name] = values[name] = (fed[name].activation + slope - slope.detach()).requires_grad_()
                 elif isinstance(op, StatefulOp):
@@ -262,6 +277,12 @@ class _Measured:
             name: attrs.evolve(fed[name], slope=torch.zeros_like(rates[name]) if slope is None else slope)
             for name, slope in zip(rates, slopes, strict=True)
         }
+
+    def _fed_to(self, name: str, own: Tensor, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> Fed:
+        layer, relu = self.layers[name], self.relus.get(name)
+        if relu is None:
+            return layer.fed(own, None, np.ones(()))
+        return layer.fed(own, pairs[relu], layer.scale / self._ceiling(relu))
 
     def _margin(self, averages: Sequence[Tensor]) -> Tensor:
         """[B]: by how much the first class is ahead of the second, summed over the outputs; a single number itself."""

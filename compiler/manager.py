@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -76,6 +77,7 @@ def run_pipeline(
             context.ann = graph
         after = graph.copy()
         context.running = each.name
+        context.ahead = math.prod(later.speedup for later in list(pipeline)[index - 1 :])
         noted = len(context.notes)
         started = time.perf_counter()
         try:

@@ -66,6 +66,7 @@ class Context:
             statistics, then of all, or of those that the saved statistics saw; empty without data.
         ann: the ANN just before its ReLUs became neurons, under the same names; None until then.
         track: wraps an iterable in a progress bar: (items, description, total).
+        ahead: how many times fewer steps the net will need once the passes that are still to run have run.
     """
 
     reference: Graph
@@ -78,7 +79,8 @@ class Context:
     ann: Graph | None = None
     track: Callable[[Iterable[Any], str, int], Iterable[Any]] = plain
     running: str = ""
-    _judged: list[tuple[Graph, tuple[float, float]]] = attrs.field(factory=list, init=False)
+    ahead: int = 1
+    _judged: list[tuple[Graph, int, tuple[float, float]]] = attrs.field(factory=list, init=False)
 
     def note(self, node: str, reason: str) -> None:
         """Record why the running pass left a node as it is, or what its choice costs."""
@@ -91,8 +93,8 @@ class Context:
 
     @property
     def steps(self) -> int:
-        """The T at which tuned passes are judged."""
-        return self.timesteps or DEFAULT_TIMESTEPS
+        """The T at which tuned passes are judged: of the net as it is now."""
+        return (self.timesteps or DEFAULT_TIMESTEPS) * self.ahead
 
     def tuning_samples(self, graph: Graph) -> tuple[Tensor, ...]:
         """As many samples as a spiking graph of its size is tuned with, in float32; empty without data or for none."""
@@ -105,11 +107,11 @@ class Context:
 
     def agreement(self, graph: Graph) -> tuple[float, float]:
         """How near a spiking graph is to the model on the samples, see :func:`spikec.contract.agreement`."""
-        for known, found in self._judged:
-            if known.same_as(graph):
+        for known, steps, found in self._judged:
+            if steps == self.steps and known.same_as(graph):
                 return found
         found = agreement(graph, self.reference, self.tuning_samples(graph), self.steps)
-        self._judged = [*self._judged[-3:], (graph.copy(), found)]
+        self._judged = [*self._judged[-3:], (graph.copy(), self.steps, found)]
         return found
 
     @property
@@ -156,6 +158,11 @@ class Pass:
     contract: ClassVar[Contract] = "exact"
     needs: ClassVar[tuple[Stage, ...]] = EVERY
     gives: ClassVar[Stage | None] = None
+
+    @property
+    def speedup(self) -> int:
+        """How many times fewer steps the net needs after it; the passes before it tune for so many times more."""
+        return 1
 
     def reached(self, stage: Stage) -> Stage:
         """The stage after it has run at ``stage``."""

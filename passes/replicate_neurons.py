@@ -1,0 +1,60 @@
+"""Several neurons for each, which buy with their number what steps would."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+import numpy as np
+
+from spikec.errors import InvalidModelError
+from spikec.graph import Graph
+from spikec.ops import Add, Neuron, Rescale, Stream
+from spikec.passbase import Context, Contract, Pass
+from spikec.stages import SPIKING, Stage
+from spikec.sweep import tunable
+
+
+@attrs.frozen
+class ReplicateNeurons(Pass):
+    """k neurons that integrate the same current, the i-th from ``(v_init + i v_threshold) / k`` on.
+
+    Each spike stands for a k-th of what it did. As ``sum_i floor(x + i/k) = floor(k x)`` (Hermite's identity), they say
+    after T steps of a constant current just what one neuron says after k T, for which the passes before this one tune.
+    Uneven currents are averaged too, but not away. Neurons that compare are left alone.
+
+    Attributes:
+        copies: k, at least 2.
+
+    Raises:
+        InvalidModelError: the graph streams a bias for each step, which was tuned for k T of them.
+    """
+
+    name: ClassVar[str] = "replicate-neurons"
+    contract: ClassVar[Contract] = "approximate"
+    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+
+    copies: int = attrs.field(default=2, validator=[attrs.validators.instance_of(int), attrs.validators.ge(2)])
+
+    @property
+    def speedup(self) -> int:
+        """k."""
+        return self.copies
+
+    def run(self, graph: Graph, context: Context) -> int:
+        """Replace every neuron by the sum of its copies."""
+        for stream in graph.match(Stream):
+            raise InvalidModelError(
+                graph.problem(stream.name, "streams a bias for each step of one neuron", "compile without streams=True")
+            )
+        names = tunable(graph, context)
+        for name in names:
+            op, (current,) = graph[name], graph.operands(name)
+            assert isinstance(op, Neuron)
+            share = graph.type(name).scale / self.copies
+            starts = ((op.v_init + i * op.v_threshold) / self.copies for i in range(self.copies))
+            copies = [graph.add(attrs.evolve(op, v_init=v, out_scale=share), current, name=name) for v in starts]
+            graph.set_op(name, Add(origin=op.origin))
+            graph.set_operands(name, *copies)
+            graph.insert_after(name, Rescale(np.full([1] * share.ndim, 1 / self.copies)), new=f"{name}_mean")
+        return len(names)

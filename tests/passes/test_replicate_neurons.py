@@ -1,0 +1,154 @@
+"""Several neurons for each: k of them say after T steps what one says after k T."""
+
+import numpy as np
+import pytest
+import torch
+
+import build
+import nets
+from spikec import Compiler, Normalization, Pipeline, compile, diagnose, load, run, save
+from spikec.errors import CompileError, InvalidModelError
+from spikec.loader import backend_named, pass_named
+from spikec.ops import Add, Neuron, Relu
+
+T = 6
+X = torch.rand(200, 24, dtype=torch.float64)
+
+
+def single(copies, v_init=0.5):
+    """A net of one layer of ReLUs, compiled with so many neurons for each."""
+    b = build.Builder(24)
+    g = b.done(b.relu(b.linear(b.x, 5, "fc"), "relu"))
+    pipeline = Pipeline.default("spikingjelly", normalization=Normalization(method="max", v_init=v_init))
+    if copies > 1:
+        pipeline = pipeline.insert_after("init-potential", pass_named("replicate-neurons", copies=copies))
+    return g, Compiler("spikingjelly", calibration=X.float(), pipeline=pipeline).run(g)
+
+
+def rates(graph, x, steps):
+    """The net's output averaged over steps, in ANN units."""
+    return run(graph, x, steps).mean(0) * torch.tensor(graph.type(graph.outputs[0]).scale)
+
+
+@pytest.mark.parametrize("copies", [2, 3, 5])
+@pytest.mark.parametrize("v_init", [0.0, 0.3, 0.5, 0.9])
+def test_k_neurons_say_after_t_steps_what_one_says_after_k_t(copies, v_init):
+    _, several = single(copies, v_init)
+    _, one = single(1, v_init)
+    assert len(several.graph.match(Neuron)) == copies
+    torch.testing.assert_close(rates(several.graph, X, T), rates(one.graph, X, copies * T), rtol=1e-9, atol=1e-9)
+    assert float((rates(several.graph, X, T) - rates(one.graph, X, T)).abs().max()) > 1e-3
+
+
+def test_the_rate_is_the_published_one_of_k_times_the_levels():
+    """Bu et al. 2022, eq. 8, of the ReLU's current for k T steps."""
+    g, several = single(3)
+    z = X.numpy() @ g["fc"].weight.T + g["fc"].bias
+    threshold = np.maximum(z, 0).max(0)
+    levels = 3 * T
+    wanted = threshold / levels * np.clip(np.floor(levels * z / threshold + 0.5), 0, levels)
+    np.testing.assert_allclose(rates(several.graph, X, T).numpy(), wanted, atol=1e-6 * threshold.max())
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet", "grouped", "concat"])
+@pytest.mark.parametrize("target", ["spikingjelly", "nir"])
+def test_two_neurons_for_each_bring_a_net_nearer_to_its_ann(name, target):
+    x, model = nets.batch(name, 60), nets.build(name)
+    with torch.no_grad():
+        wanted = model(x)
+    plain = Pipeline.default(target, normalization=Normalization(method="max"))
+    off = []
+    for pipeline in (plain, plain.insert_after("init-potential", "replicate-neurons")):
+        graph = Compiler(target, calibration=x, pipeline=pipeline).run(model).graph
+        off.append(float((rates(graph, x, 16) - wanted).square().mean().sqrt()))
+    assert off[1] < 0.8 * off[0]
+
+
+def test_the_module_says_what_the_graph_says_and_the_file_too(tmp_path):
+    x, model = nets.batch("cnn", 40), nets.build("cnn")
+    pipeline = Pipeline.default("nir", timesteps=T).insert_after("choose", "replicate-neurons")
+    c = Compiler("nir", calibration=x, timesteps=T, pipeline=pipeline).run(model)
+    save(c.artifact, tmp_path / "net.nir")
+    torch.testing.assert_close(rates(load(tmp_path / "net.nir"), x, T), rates(c.graph, x, T), rtol=1e-4, atol=1e-4)
+    pipeline = Pipeline.default("spikingjelly", timesteps=T).insert_after("choose", "replicate-neurons")
+    c = Compiler("spikingjelly", calibration=x, timesteps=T, pipeline=pipeline).run(model)
+    with torch.no_grad():
+        said = torch.stack([c.artifact(x) for _ in range(T)]).mean(0)
+    torch.testing.assert_close(said, rates(c.graph, x, T).float(), rtol=1e-4, atol=1e-4)
+
+
+def test_what_tunes_before_it_tunes_for_k_t_and_what_comes_behind_for_t():
+    x, model = nets.batch("cnn", 40), nets.build("cnn")
+    stages = {}
+    for steps, copies in ((T, 3), (3 * T, 1)):
+        pipeline = Pipeline.default("nir", timesteps=steps)
+        if copies > 1:
+            pipeline = pipeline.insert_after("choose", pass_named("replicate-neurons", copies=copies))
+        c = Compiler("nir", calibration=x, timesteps=steps, pipeline=pipeline).run(model)
+        stages[copies] = {record.name: record.graph for record in c.stages}
+        assert any(note.by == "choose" and f"T={3 * T}" in note.reason for note in c.report.notes)
+    assert str(stages[3]["choose"]) == str(stages[1]["choose"])
+    # a bias replaces the potential within T steps
+    several, lowered = stages[3]["fold-rescale"], stages[3]["lower-v-init"]
+    name = lowered.match(Neuron)[-1].name
+    (affine,) = lowered.operands(name)
+    np.testing.assert_allclose(lowered[affine].shift, several[name].v_init.max() / T, rtol=1e-9)
+
+
+def test_neurons_that_compare_are_left_alone():
+    x, model = nets.batch("maxpool", 40), nets.build("maxpool")
+    pipeline = Pipeline.default("spikingjelly").insert_after("choose", "replicate-neurons")
+    c = Compiler("spikingjelly", calibration=x, pipeline=pipeline).run(model)
+    stages = {record.name: record.graph for record in c.stages}
+    before, after = stages["choose"], stages["replicate-neurons"]
+    compares = {node.name for node in stages["normalize"].match(Relu) if node.op.compares}
+    assert compares
+    assert all(after[name] is before[name] for name in compares)
+
+
+def test_a_net_that_streams_biases_is_refused_by_the_streams_name():
+    x, model = nets.batch("cnn", 40), nets.build("cnn")
+    backend = backend_named("spikingjelly")(streams=True)
+    pipeline = Pipeline.default(backend, timesteps=T).insert_after("choose", "replicate-neurons")
+    with pytest.raises(InvalidModelError, match="streams a bias"):
+        compile(model, backend, calibration=x, timesteps=T, pipeline=pipeline)
+
+
+@pytest.mark.parametrize("copies", [1, 0, 2.0])
+def test_a_wrong_number_is_refused(copies):
+    with pytest.raises(CompileError, match="copies"):
+        pass_named("replicate-neurons", copies=copies)
+
+
+def test_a_diagnosis_holds_each_copy_to_its_share_of_the_relu():
+    """Clipping is what the thresholds do, whatever the number of neurons; rounding is a k-th of it."""
+    x = nets.batch("cnn", 60)
+    chosen = Normalization(percentile=95.0)
+    found = []
+    for copies in (1, 2):
+        pipeline = Pipeline.default("spikingjelly", normalization=chosen)
+        if copies > 1:
+            pipeline = pipeline.insert_after("init-potential", "replicate-neurons")
+        c = Compiler("spikingjelly", calibration=x, pipeline=pipeline).run(nets.build("cnn"))
+        found.append(diagnose(c, x, 8))
+    one, two = found
+    assert len(two.layers) == 2 * len(one.layers)
+    assert two.rungs[0].error == pytest.approx(one.rungs[0].error, rel=1e-5)
+    assert one.rungs[0].error > 0.01
+    assert two.rungs[1].step < 0.75 * one.rungs[1].step
+    for layer, copy in zip(one.layers, two.layers[::2], strict=True):
+        assert copy.signal == pytest.approx(layer.signal / 2, rel=1e-5)
+        assert copy.errors["clipping"].rms == pytest.approx(layer.errors["clipping"].rms / 2, rel=1e-4)
+        assert copy.residual < 1e-5
+
+
+def test_a_copy_too_few_is_seen():
+    """The sabotage: a share that does not fit the number of copies moves the output."""
+    _, several = single(2)
+    stage = next(record.graph for record in several.stages if record.name == "replicate-neurons").copy()
+    total = stage.match(Add)[0].name
+    copies = stage.operands(total)
+    right = rates(stage, X, T)
+    stage.set_operands(total, copies[0], copies[0])
+    assert float((rates(stage, X, T) - right).abs().max()) > 1e-3
+    assert stage[copies[0]].v_init.max() < stage[copies[1]].v_init.min()
