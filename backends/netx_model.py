@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from spikec.backends.netx_file import read, write
 from spikec.backends.netx_sim import Layer, run
-from spikec.errors import InvalidModelError, SpikecWarning
+from spikec.errors import InvalidModelError, warn
 from spikec.files import replacing
 from spikec.types import Array, readonly
 
@@ -160,11 +159,9 @@ class NetxModel:
         outside = (array > limit) | (array < (-limit if self.encoder.signed else -_MARGIN * limit))
         if outside.any():
             high = self.encoder.threshold
-            warnings.warn(
+            warn(
                 f"{outside.mean():.2%} of the inputs lie outside of the calibration data's range "
-                f"[{-high if self.encoder.signed else 0:g}, {high:g}], and are clipped to it",
-                SpikecWarning,
-                stacklevel=3,
+                f"[{-high if self.encoder.signed else 0:g}, {high:g}], and are clipped to it"
             )
         return array
 
@@ -176,11 +173,9 @@ class NetxModel:
 
     def _complain(self, overflows: int, steps: int) -> None:
         if overflows:
-            warnings.warn(
+            warn(
                 f"{overflows} currents wrapped or voltages saturated within {steps} steps, as they would on the chip; "
-                f"compile with timesteps={steps} and typical calibration data",
-                SpikecWarning,
-                stacklevel=3,
+                f"compile with timesteps={steps} and typical calibration data"
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spikec.data import as_input
+from spikec.data import as_input, within
 from spikec.errors import CalibrationError, InvalidModelError
 from spikec.graph import Graph
 from spikec.interp import outputs_over_time, run
@@ -47,6 +47,8 @@ def evaluate(snn: nn.Module | Graph, loader: Iterable[Any], timesteps: int) -> A
         for t, out in enumerate(_outputs(snn, x, timesteps)):
             if out.ndim != 2:
                 raise InvalidModelError(f"the output has shape {tuple(out.shape)}, accuracy needs [B, classes]")
+            if mean is None:
+                within(labels, out.shape[1])
             mean = out if mean is None else mean + (out - mean) / (t + 1)
             hits[t] += int((mean.argmax(1).cpu() == labels.cpu()).sum())
         total += len(labels)

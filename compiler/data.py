@@ -183,6 +183,17 @@ def _device(name: str | torch.device | None) -> torch.device | None:
     return found
 
 
+def within(labels: Tensor, classes: int) -> None:
+    """Raise where a label is no class.
+
+    Raises:
+        CalibrationError: it is below 0, or not below the number of classes.
+    """
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise CalibrationError(f"there is a label {int(wrong[0])}, and the model has the classes 0 to {classes - 1}")
+
+
 def whole_number(name: str, value: Any, least: int) -> int:
     """An integer of any kind, numpy's too, as an int.
 

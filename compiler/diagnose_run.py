@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spikec.contract import outputs
-from spikec.data import Batches, whole_number
+from spikec.data import Batches, whole_number, within
 from spikec.diagnose_advice import advise
 from spikec.diagnose_cost import Cost, Count, macs
 from spikec.diagnose_layers import Fed, LayerSums, Run, clip, ideal
@@ -239,6 +239,7 @@ class _Measured:
             shapes = " and ".join(str(["B", *out.shape[1:]]).replace("'", "") for out in wanted)
             raise InvalidModelError(f"labels need one output [B, classes], the model gives {shapes}")
         if truth is not None:
+            within(truth, wanted[0].shape[1])
             self.ann_right += _hits(wanted[0], truth)
         self.sums = _added(self.sums, [out.sum(0) for out in wanted])
         self.squares = _added(self.squares, [out.square().sum(0) for out in wanted])

@@ -24,6 +24,7 @@ from spikec.errors import (
     Problem,
     SpikecWarning,
     UnsupportedOpError,
+    warn,
 )
 from spikec.files import replacing
 from spikec.foresee import foresee, readable
@@ -102,9 +103,15 @@ class Compiler:
         if isinstance(pipeline, str):
             raise CompileError(f"pipeline is the string {pipeline!r}", hint="give a Pipeline, or a list of passes")
         self.pipeline = pipeline if pipeline is None or isinstance(pipeline, Pipeline) else list(pipeline)
+        meant = pipeline.timesteps if isinstance(pipeline, Pipeline) else None
+        if None not in (timesteps, meant) and timesteps != meant:
+            raise CompileError(
+                f"timesteps is {timesteps}, and the pipeline was made for {meant}",
+                hint="say the same in both, or in one",
+            )
         self.example_input = example_input
         self.calibration = calibration
-        self.timesteps = timesteps
+        self.timesteps = timesteps or meant
         self.verify = verify
         self.dump_dir = dump_dir
         self.progress = progress
@@ -216,6 +223,8 @@ class Compiler:
         elif statistics is not None and statistics.retained is not None:
             samples = statistics.retained.inputs
         graph = frontend.load(model, shapes)
+        if batches is not None and _alike(batches.first):
+            warn("the samples of the first calibration batch are all the same: thresholds will fit nothing else")
         context = Context(
             graph,
             timesteps=self.timesteps,
@@ -383,6 +392,8 @@ def save(artifact: Any, path: str | os.PathLike[str]) -> None:
         raise InvalidModelError(f"{path} is a folder", hint="name a file in it")
     for backend in loader.known_backends():
         if backend.owns(artifact):
+            if backend.suffix and Path(path).suffix != backend.suffix:
+                warn(f"{Path(path).name} does not end in {backend.suffix}, by which spikec knows such a file again")
             with replacing(path) as part:
                 backend.save(artifact, part)
             return
@@ -397,6 +408,10 @@ def _stage(graph: Graph) -> Stage:
     if not graph.is_spiking:
         return IMPORTED
     return RECEIVED if SPIKING.problems(graph) else SPIKING
+
+
+def _alike(xs: Sequence[Tensor]) -> bool:
+    return len(xs[0]) > 1 and all(bool((x == x[:1]).all()) for x in xs)
 
 
 def _shapes(xs: Sequence[Tensor]) -> str:

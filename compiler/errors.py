@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -106,3 +108,11 @@ class MissingDependencyError(CompileError):
 
 class SpikecWarning(UserWarning):
     """The result is correct but probably not what the user wants."""
+
+
+def warn(message: str) -> None:
+    """Issue a SpikecWarning at the line outside of spikec that has led here."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "spikec":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, SpikecWarning, stacklevel=level)

@@ -22,10 +22,15 @@ _UPDATES = 1000
 
 def _within(low: float, high: float) -> Any:
     def check(_: Any, attribute: Any, value: float) -> None:
-        if not low < value <= high:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value <= high:
             raise CompileError(f"{attribute.name} is {value}, it must be in ({low:g}, {high:g}]")
 
     return check
+
+
+def _known(_: Any, __: Any, value: Any) -> None:
+    if value not in get_args(Method):
+        raise CompileError(f"there is no normalization method {value!r}", hint=f"known: {', '.join(get_args(Method))}")
 
 
 @attrs.frozen(kw_only=True)
@@ -45,7 +50,7 @@ class Normalization:
             of the spike count into rounding (Bu et al. 2022, theorem 2).
     """
 
-    method: Method = attrs.field(default="percentile", validator=attrs.validators.in_(get_args(Method)))
+    method: Method = attrs.field(default="percentile", validator=_known)
     percentile: float = attrs.field(default=99.9, validator=_within(0, 100))
     factor: float = attrs.field(default=1.0, validator=_within(0, 1))
     per_channel: bool = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, get_args
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from spikec.calibration import Calibration, digest
 from spikec.contract import agreement, neurons
 from spikec.data import Batches
-from spikec.errors import CalibrationError, CompileError, SpikecWarning
+from spikec.errors import CalibrationError, CompileError, warn
 from spikec.graph import Graph
 from spikec.stages import EVERY, Stage
 
@@ -89,7 +88,7 @@ class Context:
     def warn(self, message: str, node: str = "") -> None:
         """Note it, and issue a SpikecWarning."""
         self.note(node, message)
-        warnings.warn(message, SpikecWarning, stacklevel=2)
+        warn(message)
 
     @property
     def steps(self) -> int:

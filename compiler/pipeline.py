@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from spikec.backend import Backend
+from spikec.data import whole_number
 from spikec.errors import CompileError
 from spikec.loader import backend_named, pass_named, unknown
 from spikec.normalization import Normalization
@@ -19,13 +20,15 @@ class Pipeline:
     Args:
         passes: names or instances.
         start: the stage of the graph that it is run on.
+        timesteps: the T that its passes were chosen for; None if they fit any.
 
     Raises:
         CompileError: an unknown name, or a pass at a stage that it does not take.
     """
 
-    def __init__(self, passes: Iterable[Pass | str], start: Stage = IMPORTED) -> None:
+    def __init__(self, passes: Iterable[Pass | str], start: Stage = IMPORTED, *, timesteps: int | None = None) -> None:
         self.start = start
+        self.timesteps = timesteps
         self.passes: tuple[Pass, ...] = tuple(pass_named(p) if isinstance(p, str) else p for p in passes)
         for each in self.passes:
             if not isinstance(each, Pass):
@@ -56,9 +59,10 @@ class Pipeline:
             normalization: how thresholds are chosen, as for :func:`spikec.compile`; None lets calibration data choose.
             timesteps: the T that the user means to run, which biases and thresholds are tuned for; None for any.
         """
+        timesteps = None if timesteps is None else whole_number("timesteps", timesteps, 1)
         backend = backend_named(target)() if isinstance(target, str) else target
         chosen = None if normalization is None else Normalization.parse(normalization)
-        return cls(recommended(backend, chosen, timesteps))
+        return cls(recommended(backend, chosen, timesteps), timesteps=timesteps)
 
     def __iter__(self) -> Iterator[Pass]:
         return iter(self.passes)
@@ -70,7 +74,10 @@ class Pipeline:
         return " -> ".join(str(p) for p in self.passes)
 
     def __add__(self, other: Iterable[Pass | str]) -> Pipeline:
-        return Pipeline([*self.passes, *other], self.start)
+        return self._with([*self.passes, *other])
+
+    def _with(self, passes: Iterable[Pass | str]) -> Pipeline:
+        return Pipeline(passes, self.start, timesteps=self.timesteps)
 
     def _at(self, name: str) -> int:
         for i, each in enumerate(self.passes):
@@ -81,23 +88,23 @@ class Pipeline:
     def insert_before(self, name: str, *passes: Pass | str) -> Pipeline:
         """These passes in front of the named one."""
         i = self._at(name)
-        return Pipeline([*self.passes[:i], *passes, *self.passes[i:]], self.start)
+        return self._with([*self.passes[:i], *passes, *self.passes[i:]])
 
     def insert_after(self, name: str, *passes: Pass | str) -> Pipeline:
         """These passes behind the named one."""
         i = self._at(name) + 1
-        return Pipeline([*self.passes[:i], *passes, *self.passes[i:]], self.start)
+        return self._with([*self.passes[:i], *passes, *self.passes[i:]])
 
     def replace(self, name: str, *passes: Pass | str) -> Pipeline:
         """These passes instead of the named one."""
         i = self._at(name)
-        return Pipeline([*self.passes[:i], *passes, *self.passes[i + 1 :]], self.start)
+        return self._with([*self.passes[:i], *passes, *self.passes[i + 1 :]])
 
     def without(self, *names: str) -> Pipeline:
         """All passes but those of these names, wherever they stand."""
         for name in names:
             self._at(name)
-        return Pipeline((p for p in self.passes if p.name not in names), self.start)
+        return self._with(p for p in self.passes if p.name not in names)
 
     def from_stage(self, stage: Stage) -> Pipeline:
         """For a graph that has reached a stage already: the passes that still apply to it."""
@@ -106,4 +113,4 @@ class Pipeline:
             if reached in each.needs:
                 kept.append(each)
                 reached = each.reached(reached)
-        return Pipeline(kept, stage)
+        return Pipeline(kept, stage, timesteps=self.timesteps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from spikec.backend import Backend
+from spikec.errors import CompileError
 from spikec.loader import pass_named
 from spikec.normalization import Normalization
 from spikec.passbase import Pass
@@ -17,6 +18,11 @@ def recommended(backend: Backend, normalization: Normalization | None, timesteps
     samples than percentile and v_init. What the user chose stays: with a normalization given, thresholds and
     potentials are not tuned; without timesteps, nothing is that rests on T.
     """
+    if backend.streams and timesteps is None:
+        raise CompileError(
+            f"target {backend.name} is to stream a bias for each step, and timesteps is not given",
+            hint="say how many steps you will run: timesteps=8",
+        )
     chosen = normalization or Normalization()
     yield "eliminate-identity"
     yield "infer-types"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import graphlib
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +13,7 @@ import nir
 import numpy as np
 from torch import Tensor
 
-from spikec.errors import CompileError, InvalidModelError, Problem, SpikecWarning, UnsupportedOpError
+from spikec.errors import CompileError, InvalidModelError, Problem, UnsupportedOpError, warn
 from spikec.frontend import Frontend
 from spikec.frontends.nir_nodes import Reading, converter, converter_of, floats
 from spikec.graph import Graph
@@ -147,11 +146,7 @@ class _Loader:
         if zero <= self.silent | stated:
             return frozenset(zero)
         if any(modes[name] is None for name in zero):
-            warnings.warn(
-                "the NIR graph stores v_reset = 0 and no reset mode: it is read as a reset to zero",
-                SpikecWarning,
-                stacklevel=2,
-            )
+            warn("the NIR graph stores v_reset = 0 and no reset mode: it is read as a reset to zero")
         return frozenset(stated | zero & self.silent)
 
     def _v_init(self) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def test_devices():
 
 def test_values_that_are_not_finite_are_located():
     with pytest.raises(InvalidModelError, match=r"not finite\n.*relu1"):
-        spikec.calibrate(build.mlp(), torch.full((4, 6), 1e308, dtype=torch.float64), build.GraphTarget())
+        spikec.calibrate(build.mlp(), torch.rand(4, 6, dtype=torch.float64) * 1e308 + 1e307, build.GraphTarget())
 
 
 def test_merging_calibrations_of_different_models():
