@@ -44,7 +44,7 @@ class Accumulator:
         """Values [B, ...]; the tensor may be kept for a while, and must not be written to.
 
         Raises:
-            CalibrationError: a value is not finite.
+            CalibrationError: a value, or the sum of the squares, is not finite.
         """
         outer, channels = math.prod(values.shape[: self._axis + 1]), values.shape[self._axis + 1]
         rows = values.detach().reshape(outer, channels, -1)
@@ -65,6 +65,8 @@ class Accumulator:
             moments[:, group] = _moments(part if _TINY < maximum.max() < _HUGE else part.double())
             if many:
                 self._tabulate(part, group)
+        if not np.isfinite(moments).all():
+            raise CalibrationError("the sum of the squares is not finite")
         self._sums += digits(moments)
         if not many:
             self._waiting.append(rows.to(torch.float32))

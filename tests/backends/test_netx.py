@@ -437,17 +437,20 @@ def spiking(*layers):
 
 
 @pytest.mark.parametrize(
-    ("net", "shape"),
+    ("make", "shape"),
     [
-        (spiking(nn.Linear(20, 30), 0.2, nn.Linear(30, 16), 0.1, nn.Linear(16, 4)), (20,)),
+        (lambda: spiking(nn.Linear(20, 30), 0.2, nn.Linear(30, 16), 0.1, nn.Linear(16, 4)), (20,)),
         (
-            spiking(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), 1.0, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(72, 3)),
+            lambda: spiking(
+                nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), 1.0, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(72, 3)
+            ),
             (1, 8, 8),
         ),
     ],
 )
-def test_a_model_that_spikes_already_becomes_a_file(net, shape):
-    x, steps = torch.rand(6, *shape), 200
+def test_a_model_that_spikes_already_becomes_a_file(make, shape):
+    torch.manual_seed(0)
+    net, x, steps = make(), torch.rand(6, *shape), 200
     found = spikec.compile(net, "netx", example_input=x, timesteps=steps, verify="each").run(x, steps)
     total = torch.zeros(())
     with torch.no_grad():

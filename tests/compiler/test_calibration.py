@@ -204,9 +204,10 @@ def test_devices():
             spikec.calibrate(build.mlp(), x, build.GraphTarget(), device=device)
 
 
-def test_values_that_are_not_finite_are_located():
+@pytest.mark.parametrize("size", [1e308, 1e300, 1e200])
+def test_values_that_are_not_finite_are_located_and_squares_too(size):
     with pytest.raises(InvalidModelError, match=r"not finite\n.*relu1"):
-        spikec.calibrate(build.mlp(), torch.rand(4, 6, dtype=torch.float64) * 1e308 + 1e307, build.GraphTarget())
+        spikec.calibrate(build.mlp(), (torch.rand(4, 6, dtype=torch.float64) + 0.1) * size, build.GraphTarget())
 
 
 def test_merging_calibrations_of_different_models():
