@@ -80,7 +80,7 @@ def build(name: str, side: int) -> nn.Module:
     """An untrained model that answers differently to different images.
 
     BatchNorm weights are uniform in 0.5..1.5, biases normal with deviation 0.3, running statistics those of three
-    batches of random images.
+    batches of random images, fewer of large ones.
     """
     torch.manual_seed(0)
     sizes = {"vit_b_16": {"image_size": side}, "maxvit_t": {"input_size": (side, side)}}
@@ -96,7 +96,7 @@ def build(name: str, side: int) -> nn.Module:
     if norms:
         with torch.no_grad():
             for _ in range(3):
-                model(torch.rand(16, 3, side, side))
+                model(torch.rand(16 if side < 100 else 2, 3, side, side))
     return model.eval()
 
 

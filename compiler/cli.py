@@ -52,7 +52,7 @@ class Commands(click.Group):
                 return super().invoke(ctx)
             except CompileError as error:
                 lines = [str(error), *(f"  {note}" for note in getattr(error, "__notes__", ()))]
-                click.echo("\n".join(lines), err=True)
+                click.echo(cli_inputs.for_shell("\n".join(lines)), err=True)
                 ctx.exit(1)
 
 
@@ -61,7 +61,7 @@ def _shown(others: Callable[..., None]) -> Callable[..., None]:
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
         if issubclass(category, SpikecWarning):
-            click.echo(f"warning: {message}", err=True)
+            click.echo(cli_inputs.for_shell(f"warning: {message}"), err=True)
         else:
             others(message, category, *rest, **more)
 
@@ -157,7 +157,7 @@ def compile_command(model: Any, target: str, out: Path, dump: Path | None, **opt
         warnings.simplefilter("ignore", SpikecWarning)  # they are notes in the report
         compilation = compiler.run(model)
     save(compilation.artifact, out)
-    click.echo(compilation.report)
+    click.echo(cli_inputs.for_shell(str(compilation.report)))
     click.echo(f"wrote {out} ({out.stat().st_size} bytes)")
 
 
@@ -280,10 +280,13 @@ def diagnose_command(
     for path, option in ((as_json, "--json"), (plot, "--plot")):
         if path is not None and not path.parent.is_dir():
             raise click.BadParameter(f"the folder {path.parent} does not exist", param_hint=option)
+    frontend, model = find_frontend(model)
+    xs = read_arrays(data, frontend.input_names(model))
+    if options["calibration"] is None and not options["example"]:
+        options["example"] = tuple(tuple(x.shape[1:]) for x in xs)
     compilation = Compiler(target or "spikingjelly", **_options(model, **options)).run(model)
-    xs = read_arrays(data, compilation.stages[0].graph.inputs)
     found = diagnose(compilation, batches(xs), options["timesteps"], read_labels(data), tolerance=tolerance)
-    click.echo(found)
+    click.echo(cli_inputs.for_shell(str(found)))
     if as_json is not None:
         found.json(as_json)
     if plot is not None:

@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 import zipfile
@@ -25,6 +26,19 @@ from spikec.types import Array
 
 #: samples of an example input; they are random, so that checks have something to compare
 _EXAMPLES = 8
+
+
+def for_shell(text: str) -> str:
+    """A message whose hints name options as the shell has them, not as Python does."""
+    text = re.sub(r"example_input=\(?((?:torch\.zeros\([^)]*\)(?:, )?)+)\)?", _examples, text)
+    text = re.sub(r"\btimesteps=(\d+)", r"--timesteps \1", text)
+    text = re.sub(r"\b(calibration|timesteps)=(?!\w)", r"--\1", text)
+    return re.sub(r"\b(streams|counters)=True", r"--option \1=True", text)
+
+
+def _examples(found: re.Match[str]) -> str:
+    shapes = re.findall(r"torch\.zeros\(1, ([^)]*)\)", found[1])
+    return " ".join(f"--example {shape.replace(' ', '')}" for shape in shapes)
 
 
 def model(value: str) -> Any:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from click.testing import CliRunner
 
 import spikec
+from spikec import cli_inputs
 from spikec.cli import main
 
 NETS = """
@@ -59,6 +61,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text("import os\n\nraise RuntimeError('not today')\n")
     rng = np.random.default_rng(0)
     np.savez("data.npz", x=rng.random((300, 4)))
+    np.savez("images.npz", x=rng.random((20, 2, 6, 4)))
     np.savez("pair.npz", a=rng.random((20, 4)), b=rng.random((20, 3)))
     np.savez("uneven.npz", a=rng.random((20, 4)), b=rng.random((19, 3)))
     np.savez("integers.npz", x=np.arange(8).reshape(2, 4))
@@ -353,3 +356,38 @@ def test_diagnose_says_why_and_writes_figures_and_plot(folder):
     assert call(*arguments, "--json", "nowhere/d.json").exit_code == 2
     assert call(*arguments, "--plot", "nowhere/d.png").exit_code == 2
     assert "no array 'x'" in refused(*arguments[:3], "other.npz", *arguments[4:])
+
+
+def test_hints_name_options_as_the_shell_has_them(folder):
+    said = refused("compile", "nets.py:cnn", "--target", "nir", "-o", "m.nir")
+    assert "pass --example 2,H,W with your data's sizes filled in" in said
+    said = call("compile", "nets.py:mlp", "--target", "nir", "-o", "m.nir", "--example", "4").output
+    assert "pass --calibration" in said
+    assert "compile with --timesteps to turn it into a bias" in said
+    said = fine("diagnose", "nets.py:mlp", "--data", "data.npz", "--timesteps", 4).stdout
+    assert "try --calibration with a few hundred training samples" in said or "try --timesteps" in said
+    streams = ("--option", "streams=True", "--calibration", "data.npz")
+    said = refused("compile", "nets.py:mlp", "--target", "spikingjelly", "-o", "m.pt", *streams)
+    assert "--timesteps 8" in said
+    assert not re.search(r"(timesteps|calibration|example_input)=", said)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("pass example_input=(torch.zeros(1, 4), torch.zeros(1, 3, H, W)) now", "pass --example 4 --example 3,H,W now"),
+        ("try timesteps=3", "try --timesteps 3"),
+        ("calibration= with data", "--calibration with data"),
+        ("compile without streams=True", "compile without --option streams=True"),
+        ("normalization=None, timesteps=8", "normalization=None, --timesteps 8"),
+        ("a model of yours", "a model of yours"),
+    ],
+)
+def test_what_becomes_of_a_hint(text, shown):
+    assert cli_inputs.for_shell(text) == shown
+
+
+def test_diagnose_needs_no_shape_beside_its_data(folder):
+    said = fine("diagnose", "nets.py:cnn", "--data", "images.npz", "--timesteps", 4).stdout
+    assert "20 samples, T=4" in said
+    fine("diagnose", "nets.py:two", "--data", "pair.npz", "--timesteps", 4)

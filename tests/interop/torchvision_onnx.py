@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import families
 import spikec
 
-IMAGES = 4
+IMAGES = 2
 
 
 def exported(model, x, path, dynamo):
@@ -25,10 +25,10 @@ def exported(model, x, path, dynamo):
         warnings.simplefilter("ignore")
         if dynamo:
             batch = torch.export.Dim("batch")
-            torch.onnx.export(model, (x[:2],), path, dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
+            torch.onnx.export(model, (x,), path, dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
         else:
             axes = {"x": {0: "batch"}}
-            torch.onnx.export(model, (x[:2],), path, dynamo=False, input_names=["x"], dynamic_axes=axes)
+            torch.onnx.export(model, (x,), path, dynamo=False, input_names=["x"], dynamic_axes=axes)
     return spikec.load(path)
 
 
