@@ -107,6 +107,8 @@ class Nir(Backend):
         metadata = self._metadata(graph, names, context)
         for node in nodes.values():
             in_seconds(node, self.dt, self._profile.gain == "physical")
+        for terminal in (*graph.inputs, *graph.outputs):
+            nodes[names[terminal]].metadata["name"] = terminal
         for neuron in graph.match(Neuron):
             own = nodes[names[neuron.name]].metadata
             if "v_init" not in metadata:

@@ -45,8 +45,9 @@ class NirFrontend(Frontend):
         return isinstance(model, nir.NIRGraph) or (isinstance(model, Path) and model.suffix in (".nir", ".h5"))
 
     def input_names(self, model: Any) -> list[str]:
-        """Names of the Input nodes."""
-        return list((_read(model)[0] if isinstance(model, Path) else model).inputs)
+        """Of the Input nodes: as their metadata say the model called them, else of the nodes."""
+        source = _read(model)[0] if isinstance(model, Path) else model
+        return [_called(name, source.nodes[name]) for name in source.inputs]
 
     def load(self, model: Any, examples: Sequence[Tensor] | None) -> Graph:
         """The graph, spiking; shapes come from the Input nodes."""
@@ -67,6 +68,10 @@ def _read(path: Path) -> tuple[Any, frozenset[str]]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidModelError(f"{path} cannot be read as NIR: {reason}") from error
     return graph, silent
+
+
+def _called(name: str, node: Any) -> str:
+    return str(node.metadata.get("name", name)) if isinstance(node, (nir.Input, nir.Output)) else name
 
 
 class _Loader:
@@ -186,7 +191,7 @@ class _Loader:
             op = attrs.evolve(convert(node, name, like, reading), origin=origin)
             if isinstance(node, nir.Output):
                 operands = [self._in_units(operands[0], name)]
-            self.names[name] = self.out.add(op, *operands, name=name)
+            self.names[name] = self.out.add(op, *operands, name=_called(name, node))
             self.out.type(self.names[name])
         except CompileError as error:
             if error.location:

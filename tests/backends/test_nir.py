@@ -140,7 +140,11 @@ def test_several_ports(tmp_path):
     run, _ = compiled("two_outputs")
     assert list(read(run.artifact, tmp_path).outputs) == ["output_0", "output_1"]
     run, _ = compiled("two_inputs")
-    assert list(read(run.artifact, tmp_path).inputs) == ["input_0", "input_1"]
+    back = read(run.artifact, tmp_path)
+    assert list(back.inputs) == ["input_0", "input_1"]
+    assert spikec.load(back).inputs == run.graph.inputs != ("input_0", "input_1")
+    again = spikec.compile(spikec.load(back), "nir", timesteps=16)
+    assert [node.metadata["name"] for node in again.inputs.values()] == list(run.graph.inputs)
 
 
 def test_metadata_survive(tmp_path):
