@@ -112,7 +112,7 @@ def test_a_statistic_without_data_is_refused():
 
 
 def test_values_that_overflow_are_located():
-    x = torch.full((3, 1), 1e300, dtype=torch.float64)
+    x = torch.tensor([[1e300], [2e300], [3e300]], dtype=torch.float64)
     with pytest.raises(InvalidModelError, match="not finite") as caught:
         Compiler(build.GraphTarget(), calibration=x, verify="off").run(one_relu([[1e300]], [0.0]))
     assert caught.value.location == "act"
