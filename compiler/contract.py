@@ -19,7 +19,7 @@ from spikec.errors import VerificationError
 from spikec.frontend import Reference
 from spikec.graph import Graph
 from spikec.interp import outputs_over_time, run
-from spikec.op import Role, tensor, tensor_cache
+from spikec.op import Op, Role, tensor, tensor_cache
 from spikec.ops import Neuron, Output
 
 #: allowed difference of an exact pass, relative to the output's spread over the probe
@@ -229,7 +229,8 @@ def _with_distances(graph: Graph, train: Sequence[Tensor]) -> tuple[list[Tensor]
             nearest.append(float("inf"))
         op = graph[name]
         if isinstance(op, Neuron) and state is not None:
-            nearest[-1] = min(nearest[-1], float(_distance(op, state, operands[0]).min()))
+            ahead = _ahead(op, state, operands[0])
+            nearest[-1] = min(nearest[-1], float("inf") if ahead is None else float(ahead.abs().min()))
 
     found = run(graph, train, tap=tap)
     return list(found) if isinstance(found, tuple) else [found], nearest
@@ -245,42 +246,67 @@ def _places(structure: Any) -> list[Any]:
 
 
 @attrs.frozen
-class SpikeDifference:
-    """The first spike in which two graphs differ."""
+class Difference:
+    """The first neuron at which two graphs differ.
+
+    Attributes:
+        node: the neuron.
+        step: from 0.
+        spike: whether it fires in one of the graphs only.
+        apart: of the potentials, in thresholds, relative to how far the larger ones are from the threshold; infinite
+            for a spike of a neuron that does not say what it compares with its threshold.
+    """
 
     node: str
     step: int
-    distance: float
+    spike: bool
+    apart: float
+
+    @property
+    def tie(self) -> bool:
+        """Whether only the last digits of a float64 decided."""
+        return self.apart <= EXACT
+
+    def __str__(self) -> str:
+        what = "a spike" if self.spike else "a membrane potential"
+        by = f" by {self.apart:.2g} thresholds" if self.apart < float("inf") else ""
+        return f"an exact pass changed {what} at step {self.step}{by}"
 
 
 def side_by_side(
     before: Graph, after: Graph, xs: Sequence[Tensor], steps: int
-) -> tuple[list[Tensor], list[Tensor], SpikeDifference | None]:
+) -> tuple[list[Tensor], list[Tensor], Difference | None]:
     """Run two spiking graphs step by step, with memory for one step only.
 
+    Potentials are compared too, which differ long before a spike does: in thresholds, so that a pass may scale a
+    neuron's units.
+
     Returns:
-        The outputs of each, as :func:`outputs` gives them, and the first spike that differs, among the neurons that
-        both have.
+        The outputs of each, as :func:`outputs` gives them, and the first difference, among the neurons that both have
+        under one name and with one shape.
     """
     both = [name for name in before if name in after]
     shared = {name for name in both if isinstance(before[name], Neuron) and isinstance(after[name], Neuron)}
     totals = _Total(before), _Total(after)
-    seen: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
-    first: SpikeDifference | None = None
+    seen: dict[str, tuple[Tensor, Tensor | None]] = {}
+    first: Difference | None = None
 
     def remember(name: str, value: Tensor, state: Tensor | None, operands: Sequence[Tensor], /) -> None:
         if name in shared and state is not None:
-            seen[name] = value, state, operands[0]
+            seen[name] = value, _ahead(before[name], state, operands[0])
 
     def compare(name: str, value: Tensor, state: Tensor | None, operands: Sequence[Tensor], /) -> None:
         nonlocal first
-        if name in shared and first is None:
-            expected, potential, current = seen[name]
-            wrong = expected != value
-            op = before[name]
-            if isinstance(op, Neuron) and bool(wrong.any()):
-                distance = float(_distance(op, potential, current)[wrong].max())
-                first = SpikeDifference(name, totals[0].steps - 1, distance)
+        if name not in shared or first is not None or state is None or value.shape != seen[name][0].shape:
+            return
+        expected, ahead = seen[name]
+        found = _ahead(after[name], state, operands[0])
+        spike = bool((expected != value).any())
+        apart = float("inf") if spike else 0.0
+        if ahead is not None and found is not None:
+            apart = float(((found - ahead).abs() / (1 + ahead.abs())).max())
+        if spike or not apart <= EXACT:
+            first = Difference(name, totals[0].steps - 1, spike, apart)
 
     with torch.no_grad(), tensor_cache():
         others = outputs_over_time(after, xs, steps, compare)
@@ -290,13 +316,11 @@ def side_by_side(
         return totals[0].mean(), totals[1].mean(), first
 
 
-def _distance(op: Neuron, state: Tensor, current: Tensor) -> Tensor:
-    """From the threshold, relative to it; infinite for a neuron that does not say what it compares with it."""
-    threshold = tensor(op.v_threshold, current)
+def _ahead(op: Op, state: Tensor, current: Tensor) -> Tensor | None:
+    """By how many thresholds each potential is above its threshold; None for a neuron that does not say."""
+    assert isinstance(op, Neuron)
     potential = op.charge(state, current)
-    if potential is None:
-        return torch.full_like(current, torch.inf)
-    return (potential - threshold).abs() / threshold
+    return None if potential is None else potential / tensor(op.v_threshold, current) - 1
 
 
 def check_exact(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float | None:
@@ -304,8 +328,9 @@ def check_exact(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float | No
 
     None where nothing could be seen: a spiking graph that stays silent whatever it is fed.
 
-    ANN graphs are compared by value. SNN graphs are compared spike by spike and by value after the same number
-    of steps, and may differ only where the first different spike is a tie: a neuron within 1e-9 of its threshold.
+    ANN graphs are compared by value. SNN graphs are compared potential by potential, in thresholds, spike by spike, and
+    by value after the same number of steps; they may differ only where the first different spike is a tie, its
+    potentials the same to 1e-9.
 
     Raises:
         VerificationError: they differ.
@@ -333,16 +358,14 @@ def _within_exact(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:
 def _check_spikes(before: Graph, after: Graph, xs: Sequence[Tensor], steps: int) -> float | None:
     for factor in AMPLIFY:
         wanted, got, first = side_by_side(before, after, [factor * x for x in xs], steps)
+        if first is not None and not first.tie:
+            hint = "give a layer whose neurons are others, or in another order, another name"
+            raise VerificationError(before.problem(first.node, str(first), hint))
         if not all(map(_varies, wanted)):
             continue
         if first is None:
             return _within_exact(wanted, got)
-        if first.distance < TIE:
-            return _largest(_apart(a, b) / _spread(a) for a, b in zip(wanted, got, strict=True))
-        away = f"{first.distance:.2g} of the threshold away from a tie"
-        raise VerificationError(
-            before.problem(first.node, f"an exact pass changed a spike at step {first.step}, {away}")
-        )
+        return _largest(_apart(a, b) / _spread(a) for a, b in zip(wanted, got, strict=True))
     return None
 
 
