@@ -44,7 +44,8 @@ def _resets_with_its_spike(op: Neuron) -> str:
 
 
 def _uniform(op: Neuron) -> str:
-    several = [name for name, value in op.parameters().items() if isinstance(value, np.ndarray) and _differs(value)]
+    given = {name: value for name, value in op.parameters().items() if name != "out_scale"}  # which no file holds
+    several = [name for name, value in given.items() if isinstance(value, np.ndarray) and _differs(value)]
     return f"a {op.kind} whose {', '.join(several)} differs from neuron to neuron" if several else ""
 
 

@@ -23,7 +23,8 @@ from spikec.errors import CalibrationError, CompileError, InvalidModelError
 from spikec.graph import Graph
 from spikec.interp import outputs_over_time, run
 from spikec.op import Op, Role, StatefulOp, tensor, tensor_cache
-from spikec.ops import Add, Neuron, Output, Relu
+from spikec.ops import Neuron, Output, Relu
+from spikec.rewrite import makers
 from spikec.types import Array
 
 #: samples of a single tensor are run in batches of this size
@@ -175,7 +176,7 @@ class _Measured:
         if not neurons:
             raise InvalidModelError("the compiled network has no neuron", hint="diagnose needs a spiking network")
         self.layers = {node.name: LayerSums.of(self.graph, node.name, timesteps) for node in neurons}
-        self.makers = {node.name: self._makers(node.name) for node in self.ann.match(Relu)}
+        self.makers = {node.name: makers(self.graph, node.name) for node in self.ann.match(Relu)}
         self.relus = {name: relu for relu, names in self.makers.items() for name in names}
         self.clipped = self._clipped()
         self.synchronous = _without_time(self.graph, self._ideal)
@@ -193,13 +194,6 @@ class _Measured:
 
     def _ideal(self, _: str, op: StatefulOp) -> Callable[..., Tensor]:
         return lambda *xs: ideal(op, self.timesteps, *xs)
-
-    def _makers(self, relu: str) -> tuple[str, ...]:
-        """The layers that say what a ReLU says: the neurons of its name, or those whose sum has it."""
-        if relu in self.layers:
-            return (relu,)
-        makers = self.graph.operands(relu) if relu in self.graph and isinstance(self.graph[relu], Add) else ()
-        return makers if all(name in self.layers for name in makers) else ()
 
     def _ceiling(self, relu: str) -> Array:
         """The most that a ReLU's neurons can say, in ANN units."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from spikec.graph import Graph, Node
 from spikec.op import Op
-from spikec.ops import Add, Rescale, Weighted
+from spikec.ops import Add, Neuron, Rescale, Weighted
 
 
 def chains(graph: Graph, *kinds: type[Op]) -> list[tuple[Node[Any], ...]]:
@@ -41,15 +41,26 @@ def rewrite(graph: Graph, kinds: tuple[type[Op], ...], function: Callable[..., b
     return changes
 
 
-def bias_of(graph: Graph, neuron: str) -> Node[Weighted] | None:
-    """The affine op whose bias reaches this neuron and nothing else: alone, or as one operand of a sum."""
-    name = neuron
+def makers(graph: Graph, name: str) -> tuple[str, ...]:
+    """The neurons that say what a ReLU of that name says: the one of the name, or those whose sum has it; or none."""
+    if name not in graph:
+        return ()
+    if isinstance(graph[name], Neuron):
+        return (name,)
+    operands = graph.operands(name) if isinstance(graph[name], Add) else ()
+    return operands if all(isinstance(graph[each], Neuron) for each in operands) else ()
+
+
+def bias_of(graph: Graph, *neurons: str) -> Node[Weighted] | None:
+    """The affine op whose bias reaches these neurons and nothing else: alone, or as one operand of a sum."""
+    name, reached = neurons[0], sorted(neurons)
     while True:
         operands = graph.operands(name)
         for operand in operands:
             op = graph[operand]
-            if isinstance(op, Weighted) and len(graph.users(operand)) == 1:
+            if isinstance(op, Weighted) and sorted(user for user, _ in graph.users(operand)) == reached:
                 return Node(operand, op)
         (name,) = operands[:1]
-        if not isinstance(graph[name], (Add, Rescale)) or len(graph.users(name)) > 1:
+        if not isinstance(graph[name], (Add, Rescale)) or sorted(user for user, _ in graph.users(name)) != reached:
             return None
+        reached = [name]

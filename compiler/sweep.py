@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 import attrs
 import numpy as np
@@ -16,6 +16,7 @@ from spikec.interp import run
 from spikec.op import Op, StatefulOp, tensor_cache
 from spikec.ops import Neuron, Relu
 from spikec.passbase import NO_SAMPLES, Context
+from spikec.rewrite import makers
 from spikec.types import Array
 
 
@@ -136,26 +137,31 @@ class Layer:
     """A layer of neurons whose rates are to be a ReLU's values.
 
     Attributes:
-        name: of both.
+        name: the ReLU's.
+        neurons: the layer's, one for each value of the ReLU, or several whose sum it is.
         wanted: the ReLU's mean over the samples, of the sample's shape.
         sweep: has settled everything in front of the layer.
         ann: the graph that has the ReLU.
     """
 
     name: str
+    neurons: tuple[str, ...]
     wanted: Array
     sweep: Sweep
     ann: Graph
 
     def lacks(self) -> Array:
         """[T, ...]: what the layer as it is now gives too little at each step, in ANN units, on average."""
-        counts = self.sweep.counts(self.name).double().numpy()
-        return np.asarray(self.wanted - counts / self.sweep.samples * self.sweep.graph.type(self.name).scale)
+        return np.asarray(self.wanted - self._said(self.sweep.counts) / self.sweep.samples)
 
     def values(self) -> Array:
         """[N, ...]: what the spikes of all steps stand for, in ANN units."""
-        counts = self.sweep.spikes(self.name).sum(0, dtype=torch.int32).double().numpy()
-        return np.asarray(counts / self.sweep.timesteps * self.sweep.graph.type(self.name).scale)
+        return self._said(lambda name: self.sweep.spikes(name).sum(0, dtype=torch.int32)) / self.sweep.timesteps
+
+    def _said(self, count: Callable[[str], Tensor]) -> Array:
+        """Counts times what a spike stands for, over all neurons of the layer."""
+        parts = (count(name).double().numpy() * self.sweep.graph.type(name).scale for name in self.neurons)
+        return np.asarray(sum(parts))
 
     def activations(self) -> Array:
         """[N, ...]: the ReLU's values."""
@@ -165,31 +171,33 @@ class Layer:
         return np.asarray(torch.cat(found).double().numpy())
 
 
-def tunable(graph: Graph, context: Context) -> list[str]:
-    """The neurons that stand for a ReLU of the ANN, in order.
+def tunable(graph: Graph, context: Context) -> dict[str, tuple[str, ...]]:
+    """The neurons that stand for each ReLU of the ANN.
 
     Not those that compare two signals: their rate is a difference, right on average only if it is let alone.
     """
     if context.ann is None:
-        return []
-    wanted = {node.name for node in context.ann.match(Relu) if not node.op.compares}
-    return [node.name for node in graph.match(Neuron) if node.name in wanted]
+        return {}
+    relus = [node.name for node in context.ann.match(Relu) if not node.op.compares]
+    return {relu: found for relu in relus if (found := makers(graph, relu))}
 
 
 def layers(graph: Graph, context: Context) -> Iterator[Layer]:
     """Every tunable layer in turn, what is before it settled; none where there are no samples, which is noted."""
-    names, samples = tunable(graph, context), context.tuning_samples(graph)
+    found, samples = tunable(graph, context), context.tuning_samples(graph)
     if context.ann is None or not samples:
         context.note("", NO_SAMPLES)
         return
-    wanted = _means(context.ann, names, samples)
+    wanted = _means(context.ann, found, samples)
+    relus = {name: relu for relu, neurons in found.items() for name in neurons}
     sweep = Sweep(graph, samples, context.steps)
     for name in sweep:
-        if name in wanted:
-            yield Layer(name, wanted[name], sweep, context.ann)
+        relu = relus.get(name)
+        if relu in wanted:
+            yield Layer(relu, found[relu], wanted.pop(relu), sweep, context.ann)
 
 
-def _means(ann: Graph, names: Sequence[str], samples: Sequence[Tensor]) -> dict[str, Array]:
+def _means(ann: Graph, names: Container[str], samples: Sequence[Tensor]) -> dict[str, Array]:
     sums: dict[str, Tensor] = {}
 
     def tap(name: str, value: Tensor, *_: object) -> None:

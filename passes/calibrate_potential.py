@@ -36,11 +36,11 @@ class CalibratePotential(Pass):
         """Set the potentials of every layer."""
         changes = 0
         for layer in layers(graph, context):
-            (current,) = graph.operands(layer.name)
             for _ in range(self.rounds):
-                op = graph[layer.name]
-                assert isinstance(op, Neuron)
-                charge = layer.lacks().sum(0) / graph.type(current).scale
-                graph.set_op(layer.name, attrs.evolve(op, v_init=op.v_init + self.step * charge))
+                missing = self.step * layer.lacks().sum(0)
+                for name in layer.neurons:
+                    op, (current,) = graph[name], graph.operands(name)
+                    assert isinstance(op, Neuron)
+                    graph.set_op(name, attrs.evolve(op, v_init=op.v_init + missing / graph.type(current).scale))
                 changes += 1
         return changes

@@ -12,7 +12,7 @@ from spikec.ops import Weighted
 from spikec.passbase import Context, Contract, Pass
 from spikec.rewrite import bias_of
 from spikec.stages import SNN, Stage
-from spikec.sweep import layers
+from spikec.sweep import Layer, layers
 from spikec.types import Array, channel_scale
 
 
@@ -40,11 +40,13 @@ class CorrectBias(Pass):
         changes = 0
         for layer in layers(graph, context):
             for _ in range(self.rounds):
-                owner = bias_of(graph, layer.name)
-                if owner is None:
+                owners = _owners(graph, layer)
+                if not owners:
                     context.note(layer.name, "no affine op in front of it is its own, so no bias can be corrected")
                     break
-                graph.set_op(owner.name, self._corrected(graph, owner, layer.lacks().mean(0)))
+                missing = layer.lacks().mean(0)
+                for owner in owners:
+                    graph.set_op(owner.name, self._corrected(graph, owner, missing))
                 changes += 1
         return changes
 
@@ -53,3 +55,12 @@ class CorrectBias(Pass):
         axis = op.axis % len(signal.shape)
         channels = np.moveaxis(missing, axis, 0).reshape(signal.shape[axis], -1).mean(1)
         return attrs.evolve(op, bias=op.shift + self.step * channels / channel_scale(signal, axis, op.kind))
+
+
+def _owners(graph: Graph, layer: Layer) -> list[Node[Weighted]]:
+    """The affine op in front of all neurons of a layer, or those in front of each; none where one is lacking."""
+    shared = bias_of(graph, *layer.neurons)
+    if shared is not None:
+        return [shared]
+    found = [owner for name in layer.neurons if (owner := bias_of(graph, name)) is not None]
+    return found if len(found) == len(layer.neurons) else []

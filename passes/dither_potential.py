@@ -22,7 +22,8 @@ class DitherPotential(Pass):
     """``v_init_i += amplitude v_threshold (frac(i g) - 1/2)``, i the neuron's number in its layer, g the golden ratio.
 
     The additive recurrence spreads evenly over every run of neighbours; each neuron rounds its rate at another place,
-    and the next layer's sums average the errors. Needs no T. Neurons that compare are left alone.
+    and the next layer's sums average the errors. Needs no T. Several neurons that share a ReLU are spread together,
+    each by its part. Neurons that compare are left alone.
 
     Attributes:
         amplitude: of the spread, as a share of the threshold.
@@ -38,15 +39,17 @@ class DitherPotential(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """Spread the potentials of every layer."""
-        names = tunable(graph, context)
+        found = list(tunable(graph, context).values())
         if self.layers == "first":
-            names = [name for name in names if not _behind_neuron(graph, name)]
-        for name in names:
-            op, shape = graph[name], graph.type(name).shape
-            assert isinstance(op, Neuron)
-            spread = np.modf(GOLDEN * np.arange(math.prod(shape)))[0].reshape(shape) - 0.5
-            graph.set_op(name, attrs.evolve(op, v_init=op.v_init + self.amplitude * op.v_threshold * spread))
-        return len(names)
+            found = [neurons for neurons in found if not _behind_neuron(graph, neurons[0])]
+        for neurons in found:
+            for name in neurons:
+                op, shape = graph[name], graph.type(name).shape
+                assert isinstance(op, Neuron)
+                spread = np.modf(GOLDEN * np.arange(math.prod(shape)))[0].reshape(shape) - 0.5
+                step = self.amplitude * op.v_threshold / len(neurons)
+                graph.set_op(name, attrs.evolve(op, v_init=op.v_init + step * spread))
+        return len(found)
 
 
 def _behind_neuron(graph: Graph, name: str) -> bool:

@@ -9,10 +9,10 @@ import numpy as np
 
 from spikec.errors import InvalidModelError
 from spikec.graph import Graph
-from spikec.ops import Add, Neuron, Rescale, Stream
+from spikec.ops import Add, Neuron, Relu, Rescale, Stream
 from spikec.passbase import Context, Contract, Pass
+from spikec.rewrite import makers
 from spikec.stages import SPIKING, Stage
-from spikec.sweep import tunable
 
 
 @attrs.frozen
@@ -21,13 +21,14 @@ class ReplicateNeurons(Pass):
 
     Each spike stands for a k-th of what it did. As ``sum_i floor(x + i/k) = floor(k x)`` (Hermite's identity), they say
     after T steps of a constant current just what one neuron says after k T, for which the passes before this one tune.
-    Uneven currents are averaged too, but not away. Neurons that compare are left alone.
+    Uneven currents are averaged too, but not away. Neurons that compare signals of k parts compare them part by part.
 
     Attributes:
         copies: k, at least 2.
 
     Raises:
-        InvalidModelError: the graph streams a bias for each step, which was tuned for k T of them.
+        InvalidModelError: the graph streams a bias for each step, which was tuned for k T of them, or has several
+            neurons for each already.
     """
 
     name: ClassVar[str] = "replicate-neurons"
@@ -45,10 +46,18 @@ class ReplicateNeurons(Pass):
         """Replace every neuron by the sum of its copies."""
         for stream in graph.match(Stream):
             raise InvalidModelError(
-                graph.problem(stream.name, "streams a bias for each step of one neuron", "compile without streams=True")
+                graph.problem(stream.name, "streams a bias for each step of one neuron", "stream biases behind it")
             )
-        names = tunable(graph, context)
-        for name in names:
+        if context.ann is None:
+            context.note("", "the model was spiking from the start: no neuron stands for a ReLU")
+            return 0
+        found = {node.name: makers(graph, node.name) for node in context.ann.match(Relu)}
+        found = {name: neurons for name, neurons in found.items() if neurons}
+        for name, neurons in found.items():
+            if len(neurons) > 1:
+                raise InvalidModelError(
+                    graph.problem(name, f"has {len(neurons)} neurons for each already", "replicate once, with copies=")
+                )
             op, (current,) = graph[name], graph.operands(name)
             assert isinstance(op, Neuron)
             share = graph.type(name).scale / self.copies
@@ -57,4 +66,4 @@ class ReplicateNeurons(Pass):
             graph.set_op(name, Add(origin=op.origin))
             graph.set_operands(name, *copies)
             graph.insert_after(name, Rescale(np.full([1] * share.ndim, 1 / self.copies)), new=f"{name}_mean")
-        return len(names)
+        return len(found)

@@ -38,9 +38,12 @@ class StreamBias(Pass):
         """Put a stream in front of every layer."""
         changes = 0
         for layer in layers(graph, context):
-            signal = graph.type(graph.operands(layer.name)[0])
+            (current,) = graph.operands(layer.neurons[0])
+            signal = graph.type(current)
             currents = np.zeros((context.steps, *(1 for _ in signal.shape)))
-            stream = graph.insert_before(layer.name, 0, Stream(currents), new=f"{layer.name}_stream")
+            stream = graph.add(Stream(currents), current, name=f"{layer.name}_stream")
+            for name in layer.neurons:
+                graph.set_operand(name, 0, stream)
             for _ in range(self.rounds):
                 currents = currents + self.step * _by_channel(layer.lacks()) / signal.scale
                 graph.set_op(stream, Stream(currents))

@@ -11,6 +11,7 @@ from spikec.loader import pass_named
 from spikec.normalization import Normalization
 from spikec.ops import Rescale
 from spikec.passbase import Context, Contract, Pass
+from spikec.rewrite import makers
 from spikec.stages import SPIKING, Stage
 
 
@@ -32,6 +33,9 @@ class TuneThresholds(Pass):
         scales = normalize.scales(context.ann, context)  # type: ignore[attr-defined]
         changes = 0
         for name, scale in scales.items():
+            if len(makers(graph, name)) > 1:
+                context.note(name, "it has several neurons for each, its threshold stays: tune it before they are made")
+                continue
             (before,) = graph.operands(name)
             after = graph.users(name)[0][0]
             if isinstance(graph[before], Rescale) and isinstance(graph[after], Rescale):

@@ -10,6 +10,9 @@ from spikec import Compiler, Normalization, Pipeline, compile, diagnose, load, r
 from spikec.errors import CompileError, InvalidModelError
 from spikec.loader import backend_named, pass_named
 from spikec.ops import Add, Neuron, Relu
+from spikec.passbase import Context
+from spikec.stages import SPIKING
+from spikec.sweep import layers
 
 T = 6
 X = torch.rand(200, 24, dtype=torch.float64)
@@ -95,15 +98,23 @@ def test_what_tunes_before_it_tunes_for_k_t_and_what_comes_behind_for_t():
     np.testing.assert_allclose(lowered[affine].shift, several[name].v_init.max() / T, rtol=1e-9)
 
 
-def test_neurons_that_compare_are_left_alone():
-    x, model = nets.batch("maxpool", 40), nets.build("maxpool")
-    pipeline = Pipeline.default("spikingjelly").insert_after("choose", "replicate-neurons")
-    c = Compiler("spikingjelly", calibration=x, pipeline=pipeline).run(model)
-    stages = {record.name: record.graph for record in c.stages}
-    before, after = stages["choose"], stages["replicate-neurons"]
-    compares = {node.name for node in stages["normalize"].match(Relu) if node.op.compares}
-    assert compares
-    assert all(after[name] is before[name] for name in compares)
+@pytest.mark.parametrize("counters", [False, True])
+def test_max_pools_compare_part_by_part(counters):
+    """Spikes of half the weight that met neurons of the full threshold would be compared too seldom."""
+    x, model = nets.batch("maxpool", 60), nets.build("maxpool")
+    with torch.no_grad():
+        wanted = model(x)
+    backend = backend_named("spikingjelly")(counters=counters)
+    off = []
+    for copies in (1, 2, 4):
+        pipeline = Pipeline.default(backend, timesteps=T)
+        if copies > 1:
+            pipeline = pipeline.insert_after("choose", pass_named("replicate-neurons", copies=copies))
+        c = Compiler(backend, calibration=x, pipeline=pipeline).run(model)
+        off.append(float((rates(c.graph, x, T) - wanted).square().mean().sqrt()))
+        comparing = [node for node in c.stages[-1].graph.match(Neuron) if "pool" in node.name]
+        assert counters or len(comparing) % copies == 0
+    assert off[2] < 0.75 * off[1] < 0.75 * off[0]
 
 
 def test_a_net_that_streams_biases_is_refused_by_the_streams_name():
@@ -152,3 +163,89 @@ def test_a_copy_too_few_is_seen():
     stage.set_operands(total, copies[0], copies[0])
     assert float((rates(stage, X, T) - right).abs().max()) > 1e-3
     assert stage[copies[0]].v_init.max() < stage[copies[1]].v_init.min()
+
+
+def replicated(name="cnn", copies=3):
+    """(spiking graph with casts, context) of a zoo net, potentials untuned."""
+    x = nets.batch(name, 40)
+    pipeline = Pipeline.default("spikingjelly", normalization=Normalization(v_init=0.0))
+    pipeline = pipeline.insert_after("relu-to-if", pass_named("replicate-neurons", copies=copies))
+    c = Compiler("spikingjelly", calibration=x, pipeline=pipeline, verify="off").run(nets.build(name))
+    stages = {record.name: record.graph for record in c.stages}
+    context = Context(stages["import"], timesteps=T, ann=stages["normalize"], samples=(x,))
+    return stages["replicate-neurons"].copy(), context
+
+
+def lacks(graph, context):
+    """By layer, the mean over samples and steps of what it lacks, by channel, relative to its scale."""
+    found = {}
+    for layer in layers(graph, context):
+        mean = layer.lacks().mean(0) / context.ann[layer.name].scale
+        found[layer.name] = float(np.abs(mean.mean(tuple(range(1, mean.ndim)))).mean())
+    return found
+
+
+@pytest.mark.parametrize("name", ["correct-bias", "calibrate-potential", "stream-bias"])
+@pytest.mark.parametrize("net", ["cnn", "resnet"])
+def test_neurons_that_share_a_relu_are_tuned_together(name, net):
+    graph, context = replicated(net)
+    before = lacks(graph, context)
+    assert len(before) == len(context.ann.match(Relu))
+    assert pass_named(name).run(graph, context)
+    after = lacks(graph, context)
+    assert sum(after.values()) < 0.5 * sum(before.values())
+
+
+def test_they_stay_apart_when_they_are_tuned_or_spread():
+    graph, context = replicated()
+    names = graph.operands(graph.match(Add)[0].name)
+    for each in ("calibrate-potential", "dither-potential"):
+        before = [graph[name].v_init for name in names]
+        assert pass_named(each).run(graph, context)
+        moved = [graph[name].v_init - old for name, old in zip(names, before, strict=True)]
+        np.testing.assert_allclose(moved[1], moved[0], rtol=0, atol=1e-12)
+        assert np.ptp(moved[0]) > 0
+        assert np.abs(moved[0]).max() <= 0.5 / 3 * graph[names[0]].v_threshold.max() or each == "calibrate-potential"
+
+
+def test_nir_has_biases_for_potentials_and_tunes_them_together():
+    x, model = nets.batch("grouped", 60), nets.build("grouped")
+    with torch.no_grad():
+        wanted = model(x)
+    off = []
+    for copies in (1, 2, 4):
+        pipeline = Pipeline.default("nir", timesteps=4)
+        if copies > 1:
+            pipeline = pipeline.insert_after("choose", pass_named("replicate-neurons", copies=copies))
+        c = Compiler("nir", calibration=x, pipeline=pipeline).run(model)
+        off.append(float((rates(c.graph, x, 4) - wanted).square().mean().sqrt()))
+        assert not any("its own" in note.reason for note in c.report.notes)
+    assert off[2] < 0.8 * off[1] < 0.8 * off[0]
+
+
+def test_the_spikingjelly_profile_takes_them():
+    x, backend = nets.batch("cnn", 40), backend_named("nir")(profile="spikingjelly")
+    pipeline = Pipeline.default(backend, timesteps=T).insert_after("choose", "replicate-neurons")
+    graph = compile(nets.build("cnn"), backend, calibration=x, pipeline=pipeline)
+    neurons = [node for node in graph.nodes.values() if type(node).__name__.startswith("IF")]
+    assert len(neurons) == 2 * sum(isinstance(each, torch.nn.ReLU) for each in nets.build("cnn").modules())
+
+
+def test_to_replicate_twice_is_refused():
+    twice = Pipeline.default("spikingjelly").insert_after("choose", "replicate-neurons", "replicate-neurons")
+    with pytest.raises(InvalidModelError, match="2 neurons for each already"):
+        compile(nets.build("cnn"), "spikingjelly", calibration=nets.batch("cnn", 40), pipeline=twice)
+
+
+def test_thresholds_that_come_too_late_are_noted():
+    pipeline = Pipeline.default("spikingjelly", timesteps=T).insert_after("init-potential", "replicate-neurons")
+    c = Compiler("spikingjelly", calibration=nets.batch("cnn", 40), pipeline=pipeline).run(nets.build("cnn"))
+    assert any(note.by == "choose" and "several neurons for each" in note.reason for note in c.report.notes)
+
+
+def test_a_model_that_spikes_already_has_no_relus_to_replicate():
+    graph = compile(nets.build("cnn"), "nir", calibration=nets.batch("cnn", 40))
+    pipeline = Pipeline.default("nir").from_stage(SPIKING)
+    pipeline = Pipeline(["replicate-neurons", *pipeline.without("choose", "init-potential")], SPIKING)
+    c = Compiler("nir", pipeline=pipeline).run(graph)
+    assert any(note.by == "replicate-neurons" and "spiking from the start" in note.reason for note in c.report.notes)
