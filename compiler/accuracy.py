@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spikec.data import as_input, within
+from spikec.data import as_input, class_numbers, whole_number, within
 from spikec.errors import CalibrationError, InvalidModelError
 from spikec.graph import Graph
 from spikec.interp import outputs_over_time, run
@@ -30,19 +30,17 @@ def evaluate(snn: nn.Module | Graph, loader: Iterable[Any], timesteps: int) -> A
         [T] accuracies in [0, 1].
 
     Raises:
-        CalibrationError: the loader is empty, or its batches are no pairs.
+        CalibrationError: the loader is empty, its batches are no pairs, or its labels no classes of the model.
         InvalidModelError: not a model with a single output.
     """
+    timesteps = whole_number("timesteps", timesteps, 1)
     hits, total = np.zeros(timesteps), 0
     for batch in loader:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise CalibrationError("a batch is not a pair (x, labels)", hint="give a loader of (x, labels)")
-        x, labels = as_input(batch[0]), torch.as_tensor(batch[1])
-        if labels.shape != x.shape[:1] or labels.dtype.is_floating_point:
-            raise CalibrationError(
-                f"labels are {list(labels.shape)} {str(labels.dtype).removeprefix('torch.')} for {len(x)} samples",
-                hint="give one class number for each sample",
-            )
+        x, labels = as_input(batch[0]), class_numbers(batch[1])
+        if len(labels) != len(x):
+            raise CalibrationError(f"{len(labels)} labels for a batch of {len(x)} samples")
         mean: Tensor | None = None
         for t, out in enumerate(_outputs(snn, x, timesteps)):
             if out.ndim != 2:
@@ -50,7 +48,7 @@ def evaluate(snn: nn.Module | Graph, loader: Iterable[Any], timesteps: int) -> A
             if mean is None:
                 within(labels, out.shape[1])
             mean = out if mean is None else mean + (out - mean) / (t + 1)
-            hits[t] += int((mean.argmax(1).cpu() == labels.cpu()).sum())
+            hits[t] += int((mean.argmax(1).cpu() == labels).sum())
         total += len(labels)
     if total == 0:
         raise CalibrationError("the loader is empty", hint="give at least one batch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import warnings
 from collections.abc import Callable
@@ -136,8 +137,8 @@ def _options(
         "normalization": normalization,
         "timesteps": timesteps,
     }
-    if taken := found.keys() & dict(own):
-        raise click.BadParameter(f"--{min(taken)} is an option of its own", param_hint="--option")
+    if taken := inspect.signature(Compiler).parameters.keys() & dict(own).keys():
+        raise click.BadParameter(f"{min(taken)} is no option of a target", param_hint="--option")
     return {**found, **dict(own)}
 
 

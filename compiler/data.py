@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import numbers
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -181,6 +182,29 @@ def _device(name: str | torch.device | None) -> torch.device | None:
         reason = str(error).splitlines()[0]
         raise CalibrationError(f"device {name!r} cannot be used: {reason}", hint='give "cpu", or "cuda"') from None
     return found
+
+
+def is_number(value: Any) -> bool:
+    """A real one of any kind, numpy's too, and no truth value."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def class_numbers(labels: Any) -> Tensor:
+    """[N] int64 on the CPU.
+
+    Raises:
+        CalibrationError: they are no whole numbers, or not one a sample.
+    """
+    try:
+        found = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.empty(())
+    if found.ndim != 1 or found.dtype.is_floating_point or found.dtype.is_complex:
+        kind = str(getattr(labels, "dtype", type(labels).__name__)).removeprefix("torch.")
+        raise CalibrationError(
+            f"labels are {list(np.shape(labels))} {kind}", hint="give one class number for each sample"
+        )
+    return found.cpu().long()
 
 
 def within(labels: Tensor, classes: int) -> None:

@@ -11,6 +11,7 @@ from spikec.calibration import Statistics
 from spikec.diagnose_record import Advice, Layer, Rung
 from spikec.driver import Compilation
 from spikec.ops import Neuron
+from spikec.rewrite import makers
 from spikec.types import Array
 
 #: a percentile helps if it clips at most this share of what is clipped now
@@ -25,8 +26,9 @@ class Findings:
     """What the rules go by: the layer that makes most of the worst kind of error, and its neuron.
 
     Attributes:
-        scale: of the layer, in ANN units.
+        scale: of the ReLU, in ANN units.
         statistics: of its ReLU on the calibration data.
+        copies: how many neurons share the ReLU.
         charged: whether its neurons start at an initial potential, or did before a pass put it into a bias.
     """
 
@@ -35,6 +37,7 @@ class Findings:
     scale: Array
     charged: bool
     statistics: Statistics | None
+    copies: int
     timesteps: int
 
 
@@ -59,8 +62,10 @@ def advise(
     if compilation.calibration is None:
         change, why = "calibration= with a few hundred training samples", "thresholds follow from the weights alone"
     else:
-        statistics = compilation.calibration.nodes.get(layer.node)
-        change, why = _RULES[kind](Findings(layer, neuron, scale, charged, statistics, timesteps))
+        known = compilation.calibration.nodes
+        relu = next((name for name in known if layer.node in makers(compilation.graph, name)), "")
+        copies = len(makers(compilation.graph, relu)) or 1
+        change, why = _RULES[kind](Findings(layer, neuron, scale * copies, charged, known.get(relu), copies, timesteps))
     return Advice(kind, layer.name, change, f"most is lost by {kind}, first of all in {layer.name} ({share}): {why}")
 
 
@@ -68,7 +73,7 @@ def _clipping(found: Findings) -> tuple[str, str]:
     layer = found.layer
     why = f"{100 * layer.clipped:.2g} % of its activations are above its threshold"
     known = found.statistics
-    if known is not None and layer.scale[1] >= float(known.maximum.max()) * (1 - 1e-6):
+    if known is not None and found.scale.max() >= float(known.maximum.max()) * (1 - 1e-6):
         return "calibration= with data like this", f"{why}, and above all that the calibration data showed"
     for percentile in _PERCENTILES:
         if 1 - percentile / 100 <= _LESS * layer.clipped:
@@ -79,7 +84,7 @@ def _clipping(found: Findings) -> tuple[str, str]:
 def _quantization(found: Findings) -> tuple[str, str]:
     if not found.charged:
         return "normalization=spikec.Normalization(v_init=0.5)", "its neurons start at 0, so that every count is cut"
-    return _finer(found, f"it can say {found.timesteps + 1} different values only")
+    return _finer(found, f"it can say {found.copies * found.timesteps + 1} different values only")
 
 
 def _unevenness(found: Findings) -> tuple[str, str]:

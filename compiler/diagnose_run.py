@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spikec.contract import outputs
-from spikec.data import Batches, whole_number, within
+from spikec.data import Batches, class_numbers, is_number, whole_number, within
 from spikec.diagnose_advice import advise
 from spikec.diagnose_cost import Cost, Count, macs
 from spikec.diagnose_layers import Fed, LayerSums, Run, clip, ideal
@@ -55,8 +55,8 @@ def diagnose(
         raise InvalidModelError(
             f"a {type(compilation).__name__} is not a Compilation", hint="give Compiler(target, ...).run(model)"
         )
-    if not 0 < tolerance < 1:
-        raise CompileError(f"tolerance is {tolerance}", hint="give a share in (0, 1)")
+    if not is_number(tolerance) or not 0 < tolerance < 1:
+        raise CompileError(f"tolerance is {tolerance!r}", hint="give a share in (0, 1)")
     timesteps = whole_number("timesteps", timesteps, 1)
     measured = _Measured(compilation, timesteps)
     for xs, truth in _batches(x, compilation.stages[0].graph.inputs, labels):
@@ -74,14 +74,14 @@ def _batches(x: Any, names: Sequence[str], labels: Any) -> Iterator[tuple[tuple[
     beside: deque[Any] = deque()
     readable = isinstance(x, Iterable) and not isinstance(x, (str, Mapping, tuple))
     batches = Batches(_set_aside(x, len(names), beside) if readable else x, names)
-    given = None if labels is None else _classes(labels)
+    given = None if labels is None else class_numbers(labels)
     done = 0
     for xs in batches:
         truth = beside.popleft() if beside else None
         if given is not None:
             truth = given[done : done + len(xs[0])]
         elif truth is not None:
-            truth = _classes(truth)
+            truth = class_numbers(truth)
         done += len(xs[0])
         if truth is not None and len(truth) != len(xs[0]):
             raise CalibrationError(f"{len(truth)} labels for a batch of {len(xs[0])} samples")
@@ -96,14 +96,6 @@ def _set_aside(batches: Iterable[Any], inputs: int, beside: deque[Any]) -> Itera
         behind = batch[inputs] if isinstance(batch, (tuple, list)) and len(batch) > inputs else None
         beside.append(behind)
         yield batch
-
-
-def _classes(labels: Any) -> Tensor:
-    found = torch.as_tensor(labels)
-    if found.ndim != 1 or found.dtype.is_floating_point:
-        kind = str(found.dtype).removeprefix("torch.")
-        raise CalibrationError(f"labels are {list(found.shape)} {kind}", hint="give one class number a sample")
-    return found.cpu()
 
 
 @attrs.frozen(eq=False)

@@ -9,6 +9,7 @@ import attrs
 import numpy as np
 
 from spikec.calibration import Statistics
+from spikec.data import is_number
 from spikec.errors import CompileError
 from spikec.types import Array
 
@@ -22,10 +23,20 @@ _UPDATES = 1000
 
 def _within(low: float, high: float) -> Any:
     def check(_: Any, attribute: Any, value: float) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value <= high:
-            raise CompileError(f"{attribute.name} is {value}, it must be in ({low:g}, {high:g}]")
+        if not is_number(value) or not low < value <= high:
+            raise CompileError(f"{attribute.name} is {value!r}, it must be in ({low:g}, {high:g}]")
 
     return check
+
+
+def _share(_: Any, attribute: Any, value: float) -> None:
+    if not is_number(value) or not 0 <= value <= 1:
+        raise CompileError(f"{attribute.name} is {value!r}, it must be in [0, 1]")
+
+
+def _flag(_: Any, attribute: Any, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise CompileError(f"{attribute.name} is {value!r}", hint="give True or False")
 
 
 def _known(_: Any, __: Any, value: Any) -> None:
@@ -46,15 +57,15 @@ class Normalization:
         percentile: in (0, 100], over all values, zeros included; used by ``percentile``.
         factor: in (0, 1], multiplies the statistic.
         per_channel: one scale for each channel (for each neuron after a linear layer), or one a layer.
-        v_init: initial membrane potential as a fraction of the threshold, in (-1, 1]; 1/2 turns the floor
+        v_init: initial membrane potential as a fraction of the threshold, in [0, 1]; 1/2 turns the floor
             of the spike count into rounding (Bu et al. 2022, theorem 2).
     """
 
     method: Method = attrs.field(default="percentile", validator=_known)
     percentile: float = attrs.field(default=99.9, validator=_within(0, 100))
     factor: float = attrs.field(default=1.0, validator=_within(0, 1))
-    per_channel: bool = True
-    v_init: float = attrs.field(default=0.5, validator=_within(-1, 1))
+    per_channel: bool = attrs.field(default=True, validator=_flag)
+    v_init: float = attrs.field(default=0.5, validator=_share)
 
     def statistic(self, values: Statistics, timesteps: int) -> Array:
         """[C]: the scale of each channel; 0 for one that is silent.
@@ -81,11 +92,11 @@ class Normalization:
         """
         if isinstance(value, Normalization):
             return value
-        if value == "max":
+        if isinstance(value, str) and value == "max":
             return cls(method="max", per_channel=False)
         if isinstance(value, str) and (found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)):
             return cls(method="percentile", percentile=float(found[1]), per_channel=False)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if is_number(value):
             return cls(method="max", factor=float(value), per_channel=False)
         raise CompileError(
             f"normalization is {value!r}",

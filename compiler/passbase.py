@@ -134,7 +134,8 @@ class Context:
         if self.batches is None:
             raise CalibrationError(
                 "the calibration given is of another model" if known else "no calibration data",
-                hint="pass calibration=: a tensor, a DataLoader, or the calibration of a Compilation of this model",
+                hint="pass calibration=: a tensor, a DataLoader, or the calibration of a Compilation of this model; or "
+                'let thresholds follow from the weights: spikec.Normalization(method="model")',
             )
         self.statistics = Calibration.gather(graph, axes, self.track(self.batches, "calibrating", len(self.batches)))
         if self.statistics.retained is not None:

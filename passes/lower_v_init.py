@@ -25,7 +25,8 @@ class LowerVInit(Pass):
     identity with that bias is inserted.
 
     Attributes:
-        timesteps: T; with None the potentials stay, and the loss is noted.
+        timesteps: T; None for what the user means to run; where that is open too, the potentials stay, and the loss is
+            noted.
     """
 
     name: ClassVar[str] = "lower-v-init"
@@ -45,7 +46,10 @@ class LowerVInit(Pass):
                 f"{len(other)} layer(s) that leak or reset to a value start at an initial potential, which no bias "
                 "replaces; it is kept as metadata",
             )
-        if nodes and self.timesteps is None:
+        timesteps = self.timesteps or context.timesteps
+        if not nodes:
+            return 0
+        if timesteps is None:
             context.note(
                 "",
                 f"{len(nodes)} layer(s) start at an initial potential that the target's neurons do not have; it is "
@@ -53,26 +57,26 @@ class LowerVInit(Pass):
                 "compile with timesteps= to turn it into a bias",
             )
             return 0
-        return sum(self._lower(graph, node, context) for node in nodes)
+        return sum(_lower(graph, node, timesteps, context) for node in nodes)
 
-    def _lower(self, graph: Graph, node: Node[Neuron], context: Context) -> int:
-        assert self.timesteps is not None
-        (current,) = graph.operands(node.name)
-        signal, owner = graph.type(current), bias_of(graph, node.name)
-        axis = 0 if owner is None else owner.op.axis % len(signal.shape)
-        charge = np.moveaxis(np.broadcast_to(node.op.v_init * signal.scale, signal.shape), axis, 0)
-        charge = charge.reshape(len(charge), -1).astype(np.float64)
-        if not np.allclose(charge, charge[:, :1], rtol=SCALE_RTOL, atol=0):
-            context.note(node.name, "its initial potential varies within a channel, where a bias does not")
-            return 0
-        shift = charge[:, 0] / self.timesteps
-        if owner is None:
-            scale = channel_scale(signal, 0, "bias")
-            shape = signal.shape
-            identity = diagonal(np.ones(shape[0]), shift / scale, len(shape), in_scale=scale, out_scale=scale)
-            graph.insert_before(node.name, 0, identity, new=f"{node.name}_bias")
-        else:
-            scale = channel_scale(graph.type(owner.name), axis, "bias")
-            graph.set_op(owner.name, attrs.evolve(owner.op, bias=owner.op.shift + shift / scale))
-        graph.set_op(node.name, attrs.evolve(node.op, v_init=np.zeros(())))
-        return 1
+
+def _lower(graph: Graph, node: Node[Neuron], timesteps: int, context: Context) -> int:
+    (current,) = graph.operands(node.name)
+    signal, owner = graph.type(current), bias_of(graph, node.name)
+    axis = 0 if owner is None else owner.op.axis % len(signal.shape)
+    charge = np.moveaxis(np.broadcast_to(node.op.v_init * signal.scale, signal.shape), axis, 0)
+    charge = charge.reshape(len(charge), -1).astype(np.float64)
+    if not np.allclose(charge, charge[:, :1], rtol=SCALE_RTOL, atol=0):
+        context.note(node.name, "its initial potential varies within a channel, where a bias does not")
+        return 0
+    shift = charge[:, 0] / timesteps
+    if owner is None:
+        scale = channel_scale(signal, 0, "bias")
+        shape = signal.shape
+        identity = diagonal(np.ones(shape[0]), shift / scale, len(shape), in_scale=scale, out_scale=scale)
+        graph.insert_before(node.name, 0, identity, new=f"{node.name}_bias")
+    else:
+        scale = channel_scale(graph.type(owner.name), axis, "bias")
+        graph.set_op(owner.name, attrs.evolve(owner.op, bias=owner.op.shift + shift / scale))
+    graph.set_op(node.name, attrs.evolve(node.op, v_init=np.zeros(())))
+    return 1

@@ -303,7 +303,7 @@ def test_run_refuses_what_does_not_spike(folder):
         (["check", "nets.py:mlp", "--target", "nobody"], "nobody"),
         (["compile", "nets.py:mlp", "--target", "nir"], "--output"),
         (["check", "nets.py:mlp", "--target", "nir", "--option", "dt"], "'dt' is not NAME=VALUE"),
-        (["check", "nets.py:mlp", "--target", "nir", "--option", "timesteps=3"], "--timesteps is an option of its own"),
+        (["check", "nets.py:mlp", "--target", "nir", "--option", "timesteps=3"], "timesteps is no option of a target"),
         (["compile", "nets.py:mlp", "--target", "nir", "-o", "none/m.nir"], "the folder none does not exist"),
         (["compile", "nets.py:mlp", "--target", "nir", "-o", "m.nir", "--timesteps", "0"], "--timesteps"),
         (["run", "data.npz", "data.npz", "--timesteps", "2", "-o", "none/o.npz"], "the folder none does not exist"),
@@ -391,3 +391,10 @@ def test_diagnose_needs_no_shape_beside_its_data(folder):
     said = fine("diagnose", "nets.py:cnn", "--data", "images.npz", "--timesteps", 4).stdout
     assert "20 samples, T=4" in said
     fine("diagnose", "nets.py:two", "--data", "pair.npz", "--timesteps", 4)
+
+
+@pytest.mark.parametrize("name", ["target=netx", "dump_dir=x", "pipeline=1", "verify=off", "timesteps=4"])
+def test_options_of_the_compiler_are_no_options_of_a_target(folder, name):
+    result = call("compile", "nets.py:mlp", "--target", "nir", "-o", "m.nir", "--example", "4", "--option", name)
+    assert result.exit_code == 2
+    assert "is no option of a target" in result.output

@@ -9,6 +9,7 @@ import torch
 import nets
 import spikec
 from spikec import CalibrationError, CompileError, Compiler, Normalization, Pipeline, SpikecWarning
+from spikec.ops import Neuron
 
 X = nets.batch("mlp", 40)
 
@@ -18,7 +19,9 @@ X = nets.batch("mlp", 40)
     [
         ({"method": "foo"}, "no normalization method 'foo'"),
         ({"method": None}, "no normalization method None"),
-        ({"percentile": "99"}, "percentile is 99"),
+        ({"percentile": "99"}, "percentile is '99'"),
+        ({"v_init": -0.5}, r"v_init is -0.5, it must be in \[0, 1\]"),
+        ({"per_channel": "no"}, "per_channel is 'no'"),
         ({"percentile": 0}, "percentile is 0"),
         ({"factor": 2}, "factor is 2"),
         ({"factor": True}, "factor is True"),
@@ -88,3 +91,68 @@ def test_a_warning_points_at_the_line_that_called_spikec():
     with pytest.warns(SpikecWarning) as caught:
         spikec.compile(nets.build("mlp"), "spikingjelly", calibration=np.full((20, 7), 0.5, np.float32))
     assert {each.filename for each in caught} == {__file__}
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert Normalization(factor=np.float32(0.5), v_init=np.float64(0)).factor == 0.5
+    assert Normalization.parse(np.float32(0.5)).factor == 0.5
+
+
+@pytest.mark.parametrize("labels", [["a"] * 40, np.array(["a"] * 40, object), np.zeros(40, complex), [[0]] * 40, 3])
+def test_labels_that_are_no_numbers_are_refused(labels):
+    c = Compiler("spikingjelly", calibration=X).run(nets.build("mlp"))
+    with pytest.raises(CalibrationError, match="labels are"):
+        spikec.diagnose(c, X, 4, labels)
+    with pytest.raises(CalibrationError, match="labels are"):
+        spikec.evaluate(c.graph, [(X, labels)], 4)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
+def test_labels_of_every_whole_kind_are_taken(dtype):
+    c = Compiler("spikingjelly", calibration=X).run(nets.build("mlp"))
+    assert spikec.diagnose(c, X, 4, np.zeros(40, dtype)).accuracy is not None
+    assert spikec.evaluate(c.graph, [(X, np.zeros(40, dtype))], 4).shape == (4,)
+
+
+@pytest.mark.parametrize("steps", [0, -1, "4", None, True])
+def test_a_number_of_steps_that_is_none_is_refused(steps):
+    graph = Compiler("spikingjelly", calibration=X).run(nets.build("mlp")).graph
+    with pytest.raises(CompileError, match="timesteps is"):
+        spikec.evaluate(graph, [(X, torch.zeros(40, dtype=torch.long))], steps)
+
+
+@pytest.mark.parametrize("tolerance", ["x", None, 0, 1])
+def test_a_tolerance_that_is_no_share_is_refused(tolerance):
+    c = Compiler("spikingjelly", calibration=X).run(nets.build("mlp"))
+    with pytest.raises(CompileError, match="tolerance is"):
+        spikec.diagnose(c, X, 4, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("value", [np.array([0.5, 0.5]), [0.5], True, "maximum"])
+def test_what_is_no_normalization_is_refused(value):
+    with pytest.raises(CompileError, match="normalization is"):
+        Compiler("spikingjelly", normalization=value)
+
+
+def test_a_default_pipeline_without_data_says_what_needs_none():
+    with pytest.raises(CalibrationError, match='method="model"'):
+        spikec.compile(nets.build("mlp"), "nir", pipeline=Pipeline.default("nir"))
+
+
+def test_potentials_become_biases_for_the_timesteps_of_the_compiler_too():
+    c = Compiler("nir", calibration=X, timesteps=4, pipeline=Pipeline.default("nir")).run(nets.build("mlp"))
+    assert not any("compile with timesteps=" in note.reason for note in c.report.notes)
+    assert not any(node.op.v_init.any() for node in c.graph.match(Neuron))
+
+
+def test_advice_for_neurons_that_share_a_relu_is_that_of_the_relu():
+    net = torch.nn.Sequential(torch.nn.Linear(7, 30), torch.nn.ReLU(), torch.nn.Linear(30, 1)).eval()
+    x, advice = nets.batch("mlp", 60), []
+    for copies in (1, 2):
+        pipeline = Pipeline.default("spikingjelly", normalization=Normalization(method="max", factor=0.1))
+        if copies > 1:
+            pipeline = pipeline.insert_after("init-potential", "replicate-neurons")
+        c = Compiler("spikingjelly", calibration=x, pipeline=pipeline).run(net)
+        advice.append(spikec.diagnose(c, x, 16, tolerance=1e-9).advice)
+    assert advice[0].kind == advice[1].kind == "clipping"
+    assert advice[0].change == advice[1].change
