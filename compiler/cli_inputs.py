@@ -31,7 +31,7 @@ _EXAMPLES = 8
 def for_shell(text: str) -> str:
     """A message whose hints name options as the shell has them, not as Python does."""
     text = re.sub(r"example_input=\(?((?:torch\.zeros\([^)]*\)(?:, )?)+)\)?", _examples, text)
-    text = re.sub(r"\btimesteps=(\d+)", r"--timesteps \1", text)
+    text = re.sub(r"(?<!\()\btimesteps=(\d+)", r"--timesteps \1", text)
     text = re.sub(r"\b(calibration|timesteps)=(?!\w)", r"--\1", text)
     return re.sub(r"\b(streams|counters)=True", r"--option \1=True", text)
 

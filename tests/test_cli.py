@@ -380,6 +380,7 @@ def test_hints_name_options_as_the_shell_has_them(folder):
         ("calibration= with data", "--calibration with data"),
         ("compile without streams=True", "compile without --option streams=True"),
         ("normalization=None, timesteps=8", "normalization=None, --timesteps 8"),
+        ("lower-v-init(timesteps=8)", "lower-v-init(timesteps=8)"),
         ("a model of yours", "a model of yours"),
     ],
 )
