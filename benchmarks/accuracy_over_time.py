@@ -20,9 +20,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import spikec
-from spikec.demo import MODES, Digits, accuracy, digits, trained
-from spikec.files import replacing
-from spikec.types import Array
+from spikec.ir.files import replacing
+from spikec.ir.types import Array
+from spikec.shell.demo import MODES, Digits, accuracy, digits, trained
 
 STEPS = 50
 SHOWN = (4, 8, 16, 32, 50)

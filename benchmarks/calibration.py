@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import spikec
-from spikec.demo import tutorial_cnn
+from spikec.shell.demo import tutorial_cnn
 
 BATCH = 100
 RUNS = 5

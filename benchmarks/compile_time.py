@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import nn
 
 import spikec
-from spikec.demo import tutorial_cnn
+from spikec.shell.demo import tutorial_cnn
 
 SAMPLES = 1000
 BATCH = 100

@@ -22,8 +22,8 @@ from rich.table import Table
 from torch import nn
 
 import spikec
-from spikec.graph import Graph
-from spikec.ops import BatchNorm
+from spikec.ir.graph import Graph
+from spikec.ir.ops import BatchNorm
 
 #: side of the square images that each is measured on: as small as its architecture takes
 CONVERTED = {

@@ -30,7 +30,7 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
 import spikec
-from spikec.demo import cache_folder, shifted, tutorial_cnn
+from spikec.shell.demo import cache_folder, shifted, tutorial_cnn
 
 try:
     from spikingjelly.activation_based import ann2snn, functional

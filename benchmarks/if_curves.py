@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 import spikec
-from spikec.files import replacing
-from spikec.ops import IF, Input, Output
-from spikec.types import Array
+from spikec.ir.files import replacing
+from spikec.ir.ops import IF, Input, Output
+from spikec.ir.types import Array
 
 STEPS = (4, 16, 64)
 #: currents in thresholds, none of them on a tie

@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import spikec
-from spikec.demo import MODES, Digits, Training, accuracy, digits, trained
+from spikec.shell.demo import MODES, Digits, Training, accuracy, digits, trained
 
 try:
     from spikingjelly.activation_based import ann2snn, functional

@@ -2,13 +2,17 @@
 
 from importlib.metadata import version
 
-from spikec.accuracy import evaluate
-from spikec.backend import Backend
-from spikec.calibration import Calibration
-from spikec.diagnose_record import Diagnosis
-from spikec.diagnose_run import diagnose
+from spikec.calibration.calibration import Calibration
+from spikec.calibration.normalization import Normalization
+from spikec.diagnosis.diagnosis import Diagnosis
+from spikec.diagnosis.run import diagnose
 from spikec.driver import Compilation, Compiler, calibrate, check, compile, save
-from spikec.errors import (
+from spikec.extend.backend import Backend
+from spikec.extend.loader import backends as targets
+from spikec.extend.passbase import Context, Pass
+from spikec.interpreter.accuracy import evaluate
+from spikec.interpreter.interp import run
+from spikec.ir.errors import (
     CalibrationError,
     CompileError,
     InvalidModelError,
@@ -19,13 +23,9 @@ from spikec.errors import (
     UnsupportedOpError,
     VerificationError,
 )
-from spikec.graph import Graph
-from spikec.interp import run
-from spikec.loader import backends as targets
-from spikec.normalization import Normalization
-from spikec.op import Movement, Op, Role, StatefulOp
-from spikec.passbase import Context, Pass
-from spikec.pipeline import Pipeline
+from spikec.ir.graph import Graph
+from spikec.ir.op import Movement, Op, Role, StatefulOp
+from spikec.pipeline.pipeline import Pipeline
 from spikec.reading import load
 
 __version__ = version("spikec")

@@ -1,5 +1,5 @@
 """``python -m spikec``."""
 
-from spikec.cli import main
+from spikec.shell.cli import main
 
 main(prog_name="spikec")

@@ -12,12 +12,17 @@ import attrs
 import torch
 from torch import Tensor
 
-from spikec import loader
-from spikec.backend import Backend
-from spikec.calibration import Calibration
-from spikec.contract import check_import, check_shapes, probe
-from spikec.data import Batches, examples, whole_number
-from spikec.errors import (
+from spikec.calibration.calibration import Calibration
+from spikec.calibration.data import Batches
+from spikec.calibration.normalization import Normalization
+from spikec.calibration.retained import RETAINED
+from spikec.extend import loader
+from spikec.extend.backend import Backend
+from spikec.extend.passbase import Context, Note, Pass, plain
+from spikec.foresee import foresee, readable
+from spikec.interpreter.contract import Reference, check_import, check_shapes, probe
+from spikec.interpreter.inputs import examples, whole_number
+from spikec.ir.errors import (
     CalibrationError,
     CompileError,
     InvalidModelError,
@@ -26,20 +31,15 @@ from spikec.errors import (
     UnsupportedOpError,
     warn,
 )
-from spikec.files import replacing
-from spikec.foresee import foresee, readable
-from spikec.frontend import Reference
-from spikec.graph import Graph
-from spikec.ledger import Ledger, account
-from spikec.manager import Observer, StageRecord, run_pipeline
-from spikec.normalization import Normalization
-from spikec.observers import Dump, Numbers, Verify, write_ledger
-from spikec.passbase import Context, Note, Pass, plain
-from spikec.pipeline import Pipeline
+from spikec.ir.files import replacing
+from spikec.ir.graph import Graph
+from spikec.ir.ledger import Ledger, account
+from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
+from spikec.pipeline.manager import Observer, StageRecord, run_pipeline
+from spikec.pipeline.observers import Dump, Numbers, Verify, write_ledger
+from spikec.pipeline.pipeline import Pipeline
+from spikec.pipeline.report import Report
 from spikec.reading import Inputs, find_frontend, own
-from spikec.report import Report
-from spikec.retained import RETAINED
-from spikec.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
 
 
 @attrs.frozen(eq=False)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import warnings
 
-from spikec.backend import Backend
-from spikec.errors import CompileError, Problem, SpikecWarning, UnsupportedOpError
-from spikec.graph import Graph
-from spikec.manager import run_pipeline
-from spikec.op import Role
-from spikec.ops import Output
-from spikec.origin import Source
-from spikec.passbase import Context
-from spikec.pipeline import Pipeline
+from spikec.extend.backend import Backend
+from spikec.extend.passbase import Context
+from spikec.ir.errors import CompileError, Problem, SpikecWarning, UnsupportedOpError
+from spikec.ir.graph import Graph
+from spikec.ir.op import Role
+from spikec.ir.ops import Output
+from spikec.ir.origin import Source
+from spikec.pipeline.manager import run_pipeline
+from spikec.pipeline.pipeline import Pipeline
 
 
 def foresee(graph: Graph, pipeline: Pipeline, backend: Backend, context: Context) -> list[Problem]:

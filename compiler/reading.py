@@ -10,14 +10,14 @@ import attrs
 import numpy as np
 from torch import Tensor
 
-from spikec import loader
-from spikec.data import examples
-from spikec.errors import CompileError, InvalidModelError, MissingDependencyError, Problem
-from spikec.frontend import Frontend
-from spikec.graph import Graph
-from spikec.ledger import account
-from spikec.op import Op
-from spikec.types import sealed
+from spikec.extend import loader
+from spikec.extend.frontend import Frontend
+from spikec.interpreter.inputs import examples
+from spikec.ir.errors import CompileError, InvalidModelError, MissingDependencyError, Problem
+from spikec.ir.graph import Graph
+from spikec.ir.ledger import account
+from spikec.ir.op import Op
+from spikec.ir.types import sealed
 
 #: what ``example_input`` and calibration batches may be
 Inputs = Tensor | Sequence[Tensor]
@@ -71,7 +71,6 @@ def _is_borrowed(value: Any) -> bool:
 class _GraphFrontend(Frontend):
     """A Graph is already one."""
 
-    name = "graph"
     takes = "a spikec.Graph"
 
     def accepts(self, model: Any) -> bool:

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import attrs
 from torch import Tensor, nn
 
-from spikec.errors import Problem, UnsupportedOpError
-from spikec.frontend import Frontend
-from spikec.frontends.torch_fx_call import as_array
-from spikec.graph import Graph
-from spikec.op import Op
-from spikec.types import Array
+from spikec.extend.frontend import Frontend
+from spikec.frontends.torch.call import as_array
+from spikec.ir.errors import Problem, UnsupportedOpError
+from spikec.ir.graph import Graph
+from spikec.ir.op import Op
+from spikec.ir.types import Array
 
 
 class SpikingNetworkFrontend(Frontend):
@@ -22,13 +22,12 @@ class SpikingNetworkFrontend(Frontend):
     Its op of each part is known; the arrays of the op are read from the part, by their names.
     """
 
-    name: ClassVar[str] = "spiking_network"
     takes: ClassVar[str] = "a module that spikec emitted"
 
     def accepts(self, model: Any) -> bool:
         """True for the class of that name; the backend is not imported."""
         kind = type(model)
-        return f"{kind.__module__}.{kind.__qualname__}" == "spikec.backends.spikingjelly_network.SpikingNetwork"
+        return f"{kind.__module__}.{kind.__qualname__}" == "spikec.backends.spikingjelly.network.SpikingNetwork"
 
     def input_names(self, model: Any) -> list[str]:
         """The inputs' names in the graph that it was made from."""

@@ -5,10 +5,10 @@ from typing import ClassVar
 import attrs
 import numpy as np
 
-from spikec.graph import Graph
-from spikec.ops import AvgPool, Rescale, SumPool
-from spikec.passbase import Context, Pass
-from spikec.stages import SPIKING, Stage
+from spikec.extend.passbase import Context, Pass
+from spikec.ir.graph import Graph
+from spikec.ir.ops import AvgPool, Rescale, SumPool
+from spikec.ir.stages import SPIKING, Stage
 
 
 @attrs.frozen

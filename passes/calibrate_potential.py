@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import attrs
 
-from spikec.graph import Graph
-from spikec.ops import Neuron
-from spikec.passbase import Context, Contract, Pass
-from spikec.stages import SPIKING, Stage
-from spikec.sweep import layers
+from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.sweep import layers
+from spikec.ir.graph import Graph
+from spikec.ir.ops import Neuron
+from spikec.ir.stages import SPIKING, Stage
 
 
 @attrs.frozen

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
-from spikec.graph import Graph, Node
-from spikec.op import Op
-from spikec.ops import (
+from spikec.extend.passbase import Context, Pass
+from spikec.ir.graph import Graph, Node
+from spikec.ir.op import Op
+from spikec.ir.ops import (
     Add,
     Clamp,
     Concat,
@@ -27,9 +28,8 @@ from spikec.ops import (
     Reshape,
     Slice,
 )
-from spikec.origin import merge
-from spikec.passbase import Context, Pass
-from spikec.stages import ANN, Stage
+from spikec.ir.origin import merge
+from spikec.ir.stages import ANN, Stage
 
 
 @attrs.frozen

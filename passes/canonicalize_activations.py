@@ -8,16 +8,16 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
-from spikec.errors import UnsupportedOpError
-from spikec.graph import Graph, Node
-from spikec.op import Op
-from spikec.ops import Add, Clamp, LeakyRelu, Maximum, Minimum, Relu
-from spikec.ops.weighted import diagonal
-from spikec.origin import merge
-from spikec.passbase import Context, Pass
-from spikec.rewrite import rewrite
-from spikec.stages import ANN, Stage
-from spikec.types import Array
+from spikec.extend.passbase import Context, Pass
+from spikec.ir.errors import UnsupportedOpError
+from spikec.ir.graph import Graph, Node
+from spikec.ir.op import Op
+from spikec.ir.ops import Add, Clamp, LeakyRelu, Maximum, Minimum, Relu
+from spikec.ir.ops.weighted import diagonal
+from spikec.ir.origin import merge
+from spikec.ir.rewrite import rewrite
+from spikec.ir.stages import ANN, Stage
+from spikec.ir.types import Array
 
 
 @attrs.frozen

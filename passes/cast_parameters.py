@@ -5,11 +5,11 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
-from spikec.graph import Graph
-from spikec.op import Op
-from spikec.passbase import Context, Contract, Pass
-from spikec.stages import FINAL, Stage
-from spikec.types import readonly
+from spikec.extend.passbase import Context, Contract, Pass
+from spikec.ir.graph import Graph
+from spikec.ir.op import Op
+from spikec.ir.stages import FINAL, Stage
+from spikec.ir.types import readonly
 
 
 @attrs.frozen

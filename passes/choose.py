@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import attrs
 
-from spikec.contract import shown
-from spikec.graph import Graph
-from spikec.passbase import NO_SAMPLES, Context, Contract, Pass
-from spikec.stages import SPIKING, Stage
+from spikec.extend.passbase import NO_SAMPLES, Context, Contract, Pass
+from spikec.interpreter.contract import shown
+from spikec.ir.graph import Graph
+from spikec.ir.stages import SPIKING, Stage
 
 
 @attrs.frozen

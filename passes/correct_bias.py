@@ -7,13 +7,13 @@ from typing import ClassVar
 import attrs
 import numpy as np
 
-from spikec.graph import Graph, Node
-from spikec.ops import Weighted
-from spikec.passbase import Context, Contract, Pass
-from spikec.rewrite import bias_of
-from spikec.stages import SNN, Stage
-from spikec.sweep import Layer, layers
-from spikec.types import Array, channel_scale
+from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.sweep import Layer, layers
+from spikec.ir.graph import Graph, Node
+from spikec.ir.ops import Weighted
+from spikec.ir.rewrite import bias_of
+from spikec.ir.stages import SNN, Stage
+from spikec.ir.types import Array, channel_scale
 
 
 @attrs.frozen

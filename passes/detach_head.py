@@ -4,11 +4,11 @@ from typing import ClassVar
 
 import attrs
 
-from spikec.graph import Graph
-from spikec.ops import Head, Output
-from spikec.origin import merge
-from spikec.passbase import Context, Pass
-from spikec.stages import ANN, Stage
+from spikec.extend.passbase import Context, Pass
+from spikec.ir.graph import Graph
+from spikec.ir.ops import Head, Output
+from spikec.ir.origin import merge
+from spikec.ir.stages import ANN, Stage
 
 
 @attrs.frozen

@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 import attrs
 import numpy as np
 
-from spikec.graph import Graph
-from spikec.ops import Neuron
-from spikec.passbase import Context, Contract, Pass
-from spikec.stages import SPIKING, Stage
-from spikec.sweep import tunable
+from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.sweep import tunable
+from spikec.ir.graph import Graph
+from spikec.ir.ops import Neuron
+from spikec.ir.stages import SPIKING, Stage
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 

@@ -4,10 +4,10 @@ from typing import ClassVar
 
 import attrs
 
-from spikec.graph import Graph
-from spikec.op import Role
-from spikec.passbase import Context, Pass
-from spikec.stages import ANN, RECEIVED, Stage
+from spikec.extend.passbase import Context, Pass
+from spikec.ir.graph import Graph
+from spikec.ir.op import Role
+from spikec.ir.stages import ANN, RECEIVED, Stage
 
 
 @attrs.frozen

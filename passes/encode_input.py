@@ -8,12 +8,12 @@ import attrs
 import numpy as np
 from torch import Tensor
 
-from spikec.errors import CalibrationError
-from spikec.graph import Graph, Node
-from spikec.ops import IF, Conv, Input, Linear, Rescale, Weighted
-from spikec.passbase import Context, Contract, Pass
-from spikec.stages import SPIKING, Stage
-from spikec.types import Array
+from spikec.extend.passbase import Context, Contract, Pass
+from spikec.ir.errors import CalibrationError
+from spikec.ir.graph import Graph, Node
+from spikec.ir.ops import IF, Conv, Input, Linear, Rescale, Weighted
+from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.types import Array
 
 
 @attrs.frozen

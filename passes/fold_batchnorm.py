@@ -9,9 +9,10 @@ import attrs
 import numpy as np
 import torch
 
-from spikec.graph import Graph
-from spikec.op import Movement, Op
-from spikec.ops import (
+from spikec.extend.passbase import Context, Pass
+from spikec.ir.graph import Graph
+from spikec.ir.op import Movement, Op
+from spikec.ir.ops import (
     AdaptiveAvgPool,
     Add,
     AvgPool,
@@ -27,11 +28,10 @@ from spikec.ops import (
     Upsample,
     Weighted,
 )
-from spikec.ops.weighted import diagonal
-from spikec.origin import merge
-from spikec.passbase import Context, Pass
-from spikec.stages import FOLDED, IMPORTED, RECEIVED, SPIKING, Stage
-from spikec.types import Array, Type, compress, on_axis
+from spikec.ir.ops.weighted import diagonal
+from spikec.ir.origin import merge
+from spikec.ir.stages import FOLDED, IMPORTED, RECEIVED, SPIKING, Stage
+from spikec.ir.types import Array, Type, compress, on_axis
 
 
 class BlockedError(Exception):

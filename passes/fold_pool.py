@@ -10,12 +10,12 @@ import attrs
 import numpy as np
 import torch
 
-from spikec.graph import Graph
-from spikec.op import Op, Role, StatefulOp, tensor_cache
-from spikec.ops import AdaptiveAvgPool, AvgPool, Conv, Flatten, Linear, Pad, Reshape, SumPool, Weighted
-from spikec.origin import merge
-from spikec.passbase import Context, Pass
-from spikec.types import Array, Rate, Type, channel_scale
+from spikec.extend.passbase import Context, Pass
+from spikec.ir.graph import Graph
+from spikec.ir.op import Op, Role, StatefulOp, tensor_cache
+from spikec.ir.ops import AdaptiveAvgPool, AvgPool, Conv, Flatten, Linear, Pad, Reshape, SumPool, Weighted
+from spikec.ir.origin import merge
+from spikec.ir.types import Array, Rate, Type, channel_scale
 
 #: all output and input features of a weight
 _FEATURES = (slice(None), slice(None))

@@ -7,14 +7,14 @@ from typing import ClassVar, Literal
 import attrs
 import numpy as np
 
-from spikec.errors import TypeMismatchError, UnsupportedOpError
-from spikec.graph import Graph, Node
-from spikec.op import Op, Role, StatefulOp
-from spikec.ops import Concat, Neuron, Output, Rescale, Weighted
-from spikec.ops.weighted import diagonal
-from spikec.passbase import Context, Pass
-from spikec.stages import FINAL, SPIKING, Stage
-from spikec.types import Array, Type, channel_scale, compress
+from spikec.extend.passbase import Context, Pass
+from spikec.ir.errors import TypeMismatchError, UnsupportedOpError
+from spikec.ir.graph import Graph, Node
+from spikec.ir.op import Op, Role, StatefulOp
+from spikec.ir.ops import Concat, Neuron, Output, Rescale, Weighted
+from spikec.ir.ops.weighted import diagonal
+from spikec.ir.stages import FINAL, SPIKING, Stage
+from spikec.ir.types import Array, Type, channel_scale, compress
 
 Edits = dict[str, Op]
 

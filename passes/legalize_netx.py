@@ -9,14 +9,14 @@ import attrs
 import numpy as np
 import torch
 
-from spikec.errors import UnsupportedOpError
-from spikec.graph import Graph
-from spikec.op import Op, Role, tensor_cache
-from spikec.ops import IF, Conv, Flatten, Linear, Output, Reshape, Weighted
-from spikec.ops.weighted import diagonal
-from spikec.passbase import Context, Pass
-from spikec.stages import SNN, Stage
-from spikec.types import Array, channel_scale
+from spikec.extend.passbase import Context, Pass
+from spikec.ir.errors import UnsupportedOpError
+from spikec.ir.graph import Graph
+from spikec.ir.op import Op, Role, tensor_cache
+from spikec.ir.ops import IF, Conv, Flatten, Linear, Output, Reshape, Weighted
+from spikec.ir.ops.weighted import diagonal
+from spikec.ir.stages import SNN, Stage
+from spikec.ir.types import Array, channel_scale
 
 Reset = Literal["auto", "soft", "hard"]
 

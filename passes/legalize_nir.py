@@ -7,13 +7,13 @@ from typing import ClassVar
 import attrs
 import numpy as np
 
-from spikec.graph import Graph, Node
-from spikec.ops import Add, Conv, Flatten, Linear, Neuron, Pad, Reshape, SumPool, Weighted
-from spikec.ops.weighted import diagonal
-from spikec.origin import merge
-from spikec.passbase import Context, Pass
-from spikec.stages import FINAL, Stage
-from spikec.types import Array, channel_scale
+from spikec.extend.passbase import Context, Pass
+from spikec.ir.graph import Graph, Node
+from spikec.ir.ops import Add, Conv, Flatten, Linear, Neuron, Pad, Reshape, SumPool, Weighted
+from spikec.ir.ops.weighted import diagonal
+from spikec.ir.origin import merge
+from spikec.ir.stages import FINAL, Stage
+from spikec.ir.types import Array, channel_scale
 
 Kernel = tuple[Array, tuple[tuple[int, int], ...], tuple[int, ...]]
 

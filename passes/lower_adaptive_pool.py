@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import attrs
 
-from spikec.graph import Graph
-from spikec.ops import AdaptiveAvgPool, AvgPool
-from spikec.passbase import Context, Pass
-from spikec.stages import ANN, RECEIVED, Stage
+from spikec.extend.passbase import Context, Pass
+from spikec.ir.graph import Graph
+from spikec.ir.ops import AdaptiveAvgPool, AvgPool
+from spikec.ir.stages import ANN, RECEIVED, Stage
 
 
 @attrs.frozen

@@ -8,13 +8,25 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
-from spikec.graph import Graph, Node
-from spikec.op import Op
-from spikec.ops import AdaptiveAvgPool, Add, AvgPool, Concat, Conv, Flatten, Linear, Neuron, Rescale, SumPool, Weighted
-from spikec.origin import merge
-from spikec.passbase import Context, Pass
-from spikec.stages import SPIKING, Stage
-from spikec.types import Array, Type, channel_scale
+from spikec.extend.passbase import Context, Pass
+from spikec.ir.graph import Graph, Node
+from spikec.ir.op import Op
+from spikec.ir.ops import (
+    AdaptiveAvgPool,
+    Add,
+    AvgPool,
+    Concat,
+    Conv,
+    Flatten,
+    Linear,
+    Neuron,
+    Rescale,
+    SumPool,
+    Weighted,
+)
+from spikec.ir.origin import merge
+from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.types import Array, Type, channel_scale
 
 
 @attrs.frozen

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
-from spikec.graph import Graph, Node
-from spikec.op import Movement
-from spikec.ops import AdaptiveAvgPool, Add, AvgPool, Conv, MaxPool, Relu
-from spikec.ops.weighted import Pairs, diagonal
-from spikec.passbase import Context, Pass
-from spikec.rewrite import rewrite
-from spikec.stages import IMPORTED, Stage
+from spikec.extend.passbase import Context, Pass
+from spikec.ir.graph import Graph, Node
+from spikec.ir.op import Movement
+from spikec.ir.ops import AdaptiveAvgPool, Add, AvgPool, Conv, MaxPool, Relu
+from spikec.ir.ops.weighted import Pairs, diagonal
+from spikec.ir.rewrite import rewrite
+from spikec.ir.stages import IMPORTED, Stage
 
 #: a cell of the window, or a node that holds the maximum of several
 Item = tuple[int, ...] | str

@@ -9,14 +9,14 @@ import attrs
 import numpy as np
 import torch
 
-from spikec.errors import TypeMismatchError
-from spikec.graph import Graph
-from spikec.op import Movement
-from spikec.ops import Concat, Conv, Linear, Slice, Weighted
-from spikec.origin import merge
-from spikec.passbase import Context, Pass
-from spikec.stages import SPIKING, Stage
-from spikec.types import Array, Type, channel_scale
+from spikec.extend.passbase import Context, Pass
+from spikec.ir.errors import TypeMismatchError
+from spikec.ir.graph import Graph
+from spikec.ir.op import Movement
+from spikec.ir.ops import Concat, Conv, Linear, Slice, Weighted
+from spikec.ir.origin import merge
+from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.types import Array, Type, channel_scale
 
 
 @attrs.frozen

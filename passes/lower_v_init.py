@@ -7,13 +7,13 @@ from typing import ClassVar
 import attrs
 import numpy as np
 
-from spikec.graph import Graph, Node
-from spikec.ops import IF, Neuron
-from spikec.ops.weighted import diagonal
-from spikec.passbase import Context, Contract, Pass
-from spikec.rewrite import bias_of
-from spikec.stages import SNN, Stage
-from spikec.types import SCALE_RTOL, channel_scale
+from spikec.extend.passbase import Context, Contract, Pass
+from spikec.ir.graph import Graph, Node
+from spikec.ir.ops import IF, Neuron
+from spikec.ir.ops.weighted import diagonal
+from spikec.ir.rewrite import bias_of
+from spikec.ir.stages import SNN, Stage
+from spikec.ir.types import SCALE_RTOL, channel_scale
 
 
 @attrs.frozen

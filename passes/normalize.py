@@ -8,15 +8,15 @@ from typing import ClassVar
 import attrs
 import numpy as np
 
-from spikec.calibration import Calibration
-from spikec.errors import InvalidModelError, TypeMismatchError
-from spikec.graph import Graph, Node
-from spikec.normalization import Normalization
-from spikec.op import Op, Role
-from spikec.ops import Input, Relu, Weighted
-from spikec.passbase import Context, Pass
-from spikec.stages import CALIBRATED, FOLDED, Stage
-from spikec.types import Array, on_axis
+from spikec.calibration.calibration import Calibration
+from spikec.calibration.normalization import Normalization
+from spikec.extend.passbase import Context, Pass
+from spikec.ir.errors import InvalidModelError, TypeMismatchError
+from spikec.ir.graph import Graph, Node
+from spikec.ir.op import Op, Role
+from spikec.ir.ops import Input, Relu, Weighted
+from spikec.ir.stages import CALIBRATED, FOLDED, Stage
+from spikec.ir.types import Array, on_axis
 
 #: no channel's scale is below this share of its layer's
 FLOOR = 1e-3

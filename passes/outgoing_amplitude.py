@@ -7,14 +7,14 @@ from typing import ClassVar
 import attrs
 import numpy as np
 
-from spikec.errors import TypeMismatchError
-from spikec.graph import Graph
-from spikec.op import Op, Role
-from spikec.ops import Relu, Rescale, Weighted
-from spikec.passbase import Context, Contract, Pass
-from spikec.stages import SPIKING, Stage
-from spikec.sweep import layers
-from spikec.types import Array, channel_scale, on_axis
+from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.sweep import layers
+from spikec.ir.errors import TypeMismatchError
+from spikec.ir.graph import Graph
+from spikec.ir.op import Op, Role
+from spikec.ir.ops import Relu, Rescale, Weighted
+from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.types import Array, channel_scale, on_axis
 
 
 @attrs.frozen

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.errors import Problem, UnsupportedOpError
-from spikec.graph import Graph, Node
-from spikec.interp import run as interpret
-from spikec.op import Op
-from spikec.ops import IF, Conv, Flatten, Output, Reshape, Weighted
-from spikec.passbase import Context, Contract, Pass
-from spikec.stages import FINAL, Stage
-from spikec.types import Array
+from spikec.extend.passbase import Context, Contract, Pass
+from spikec.interpreter.interp import run as interpret
+from spikec.ir.errors import Problem, UnsupportedOpError
+from spikec.ir.graph import Graph, Node
+from spikec.ir.op import Op
+from spikec.ir.ops import IF, Conv, Flatten, Output, Reshape, Weighted
+from spikec.ir.stages import FINAL, Stage
+from spikec.ir.types import Array
 
 #: weights are even and within this; -256 is a special case of the format
 WEIGHT = 254

@@ -5,10 +5,10 @@ from typing import ClassVar
 import attrs
 import numpy as np
 
-from spikec.graph import Graph
-from spikec.ops import IF, CountingMaxPool, Input, MaxPool, Relu, Rescale
-from spikec.passbase import Context, Contract, Pass
-from spikec.stages import CALIBRATED, SPIKING, Stage
+from spikec.extend.passbase import Context, Contract, Pass
+from spikec.ir.graph import Graph
+from spikec.ir.ops import IF, CountingMaxPool, Input, MaxPool, Relu, Rescale
+from spikec.ir.stages import CALIBRATED, SPIKING, Stage
 
 
 @attrs.frozen

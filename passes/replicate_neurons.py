@@ -7,12 +7,12 @@ from typing import ClassVar
 import attrs
 import numpy as np
 
-from spikec.errors import InvalidModelError
-from spikec.graph import Graph
-from spikec.ops import Add, Neuron, Relu, Rescale, Stream
-from spikec.passbase import Context, Contract, Pass
-from spikec.rewrite import makers
-from spikec.stages import SPIKING, Stage
+from spikec.extend.passbase import Context, Contract, Pass
+from spikec.ir.errors import InvalidModelError
+from spikec.ir.graph import Graph
+from spikec.ir.ops import Add, Neuron, Relu, Rescale, Stream
+from spikec.ir.rewrite import makers
+from spikec.ir.stages import SPIKING, Stage
 
 
 @attrs.frozen

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 import attrs
 import numpy as np
 
-from spikec.graph import Graph, Node
-from spikec.ops import IF, Conv, Flatten, Reshape, Weighted
-from spikec.passbase import Context, Contract, Pass
-from spikec.stages import FINAL, Stage
+from spikec.extend.passbase import Context, Contract, Pass
+from spikec.ir.graph import Graph, Node
+from spikec.ir.ops import IF, Conv, Flatten, Reshape, Weighted
+from spikec.ir.stages import FINAL, Stage
 
 
 @attrs.frozen

@@ -7,12 +7,12 @@ from typing import ClassVar
 import attrs
 import numpy as np
 
-from spikec.graph import Graph
-from spikec.ops import Stream
-from spikec.passbase import Context, Contract, Pass
-from spikec.stages import SPIKING, Stage
-from spikec.sweep import layers
-from spikec.types import Array
+from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.sweep import layers
+from spikec.ir.graph import Graph
+from spikec.ir.ops import Stream
+from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.types import Array
 
 
 @attrs.frozen

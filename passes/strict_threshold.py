@@ -5,10 +5,10 @@ from typing import ClassVar, Literal
 import attrs
 import numpy as np
 
-from spikec.graph import Graph
-from spikec.ops import Neuron
-from spikec.passbase import Context, Contract, Pass
-from spikec.stages import FINAL, Stage
+from spikec.extend.passbase import Context, Contract, Pass
+from spikec.ir.graph import Graph
+from spikec.ir.ops import Neuron
+from spikec.ir.stages import FINAL, Stage
 
 
 @attrs.frozen

@@ -6,13 +6,13 @@ from typing import ClassVar
 
 import attrs
 
-from spikec.graph import Graph
-from spikec.loader import pass_named
-from spikec.normalization import Normalization
-from spikec.ops import Rescale
-from spikec.passbase import Context, Contract, Pass
-from spikec.rewrite import makers
-from spikec.stages import SPIKING, Stage
+from spikec.calibration.normalization import Normalization
+from spikec.extend.loader import pass_named
+from spikec.extend.passbase import Context, Contract, Pass
+from spikec.ir.graph import Graph
+from spikec.ir.ops import Rescale
+from spikec.ir.rewrite import makers
+from spikec.ir.stages import SPIKING, Stage
 
 
 @attrs.frozen

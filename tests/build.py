@@ -4,9 +4,9 @@ import attrs
 import numpy as np
 
 from spikec import Backend, Graph
-from spikec.loader import pass_named
-from spikec.ops import Add, AvgPool, BatchNorm, Concat, Conv, Flatten, Identity, Input, Linear, Output, Relu
-from spikec.origin import Source
+from spikec.extend.loader import pass_named
+from spikec.ir.ops import Add, AvgPool, BatchNorm, Concat, Conv, Flatten, Identity, Input, Linear, Output, Relu
+from spikec.ir.origin import Source
 
 
 def source(name):

@@ -12,8 +12,8 @@ import torch
 from click.testing import CliRunner
 
 import spikec
-from spikec import cli_inputs
-from spikec.cli import main
+from spikec.shell import inputs as cli_inputs
+from spikec.shell.cli import main
 
 NETS = """
 import torch

@@ -21,9 +21,9 @@ from spikec import (
     UnsupportedOpError,
     VerificationError,
 )
-from spikec.frontends.torch_fx import rules
-from spikec.op import Op
-from spikec.ops import Identity, Linear, Weighted
+from spikec.frontends.torch import converter
+from spikec.ir.op import Op
+from spikec.ir.ops import Identity, Linear, Weighted
 from spikec.reading import find_frontend, own
 
 TARGETS = ["spikingjelly", "nir", "netx"]
@@ -212,7 +212,7 @@ def test_files_appear_whole_or_not_at_all(target, name, tmp_path, monkeypatch):
     spikec.save(artifact, tmp_path / name)
     assert [p.name for p in tmp_path.iterdir()] == [name]
     before = (tmp_path / name).read_bytes()
-    backend = spikec.loader.backend_named(target)
+    backend = spikec.extend.loader.backend_named(target)
 
     def interrupted(self, artifact, path):
         path.write_bytes(b"half")
@@ -344,7 +344,7 @@ class Doubling(nn.Module):
 def test_an_import_that_differs_from_the_model_is_noticed():
     """A converter that reads a layer as something else."""
 
-    @rules(Doubling)
+    @converter(Doubling)
     def doubling(module, at):
         return at.add(Identity(), at.operand)
 

@@ -9,9 +9,9 @@ from rich.console import Console
 from torch import nn
 
 import spikec
-from spikec import demo, demo_run
-from spikec.cli import main
-from spikec.demo import Digits, Training
+from spikec.shell import demo, demo_run
+from spikec.shell.cli import main
+from spikec.shell.demo import Digits, Training
 
 QUICK = Training(epochs=1, batch=50)
 

@@ -18,14 +18,14 @@ from spikec import (
     Pipeline,
     TypeMismatchError,
     VerificationError,
-    loader,
 )
-from spikec.contract import check_exact, difference, outputs, probe
-from spikec.loader import pass_named
-from spikec.op import Op, Role
-from spikec.ops import Flatten, Linear, Relu
-from spikec.rewrite import rewrite
-from spikec.stages import FOLDED
+from spikec.extend import loader
+from spikec.extend.loader import pass_named
+from spikec.interpreter.contract import check_exact, difference, outputs, probe
+from spikec.ir.op import Op, Role
+from spikec.ir.ops import Flatten, Linear, Relu
+from spikec.ir.rewrite import rewrite
+from spikec.ir.stages import FOLDED
 
 X = torch.rand(30, 2, 8, 6, generator=torch.Generator().manual_seed(0))
 TARGET = build.GraphTarget()
@@ -164,7 +164,7 @@ def test_a_file_that_holds_nothing_is_named(room, held, tmp_path, monkeypatch):
     (tmp_path / "helper.py").write_text("")
     package = __import__(f"spikec.{room}", fromlist=["x"])
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
-    with pytest.raises(CompileError, match=rf"{room}/helper.py holds no '{held}'"):
+    with pytest.raises(CompileError, match=rf"{room}/helper holds no '{held}'"):
         loader.backend_named("helper") if room == "backends" else list(loader.frontends())
 
 
@@ -235,6 +235,8 @@ def test_weights_alone_do_not_bound_what_subtracts():
     assert caught.value.location == "steps"
     given = pass_named("normalize", normalization=spikec.Normalization(method="max"))
     graph = subtracting()
-    context = spikec.passbase.Context(graph, batches=spikec.data.Batches([torch.rand(9, 4).double()], ["x"]))
+    context = spikec.extend.passbase.Context(
+        graph, batches=spikec.calibration.data.Batches([torch.rand(9, 4).double()], ["x"])
+    )
     given.run(graph, context)
     assert all(node.op.scale is not None for node in graph.match(Relu))

@@ -11,10 +11,10 @@ import nets
 import spikec
 from build import Builder
 from spikec import InvalidModelError, SpikecWarning, UnsupportedOpError, run
-from spikec.backends.netx import Netx, NetxModel
-from spikec.backends.netx_sim import Layer, respond
+from spikec.backends.netx.backend import Netx, NetxModel
+from spikec.backends.netx.sim import Layer, respond
 from spikec.backends.spikingjelly import IFNode
-from spikec.ops import IF, Conv, Linear, Reshape, Weighted
+from spikec.ir.ops import IF, Conv, Linear, Reshape, Weighted
 
 T = 32
 
@@ -179,7 +179,7 @@ def test_run_takes_arrays_and_chunks_give_the_same(monkeypatch):
     found, x, _ = compiled("small_cnn", "hard")
     whole = found.artifact.run(x.numpy())
     assert isinstance(whole, np.ndarray)
-    monkeypatch.setattr("spikec.backends.netx_model._CHUNK", 1)
+    monkeypatch.setattr("spikec.backends.netx.model._CHUNK", 1)
     assert np.array_equal(found.artifact.run(x.numpy(), T), whole)
 
 

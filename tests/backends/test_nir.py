@@ -12,8 +12,8 @@ import build
 import nets
 import spikec
 from nir_numpy import evaluate
-from spikec.backends.nir import Nir
-from spikec.ops import IF, Add, AvgPool, Concat, Conv, Flatten, Input, Linear, MaxPool, Output, Pad, Reshape, SumPool
+from spikec.backends.nir.backend import Nir
+from spikec.ir.ops import IF, Add, AvgPool, Concat, Conv, Flatten, Input, Linear, MaxPool, Output, Pad, Reshape, SumPool
 
 T = 32
 ZOO = ["mlp_batchnorm", "cnn", "resnet", "grouped", "conv1d", "strided", "concat", "functional", "two_inputs"]
@@ -201,8 +201,8 @@ def conv(shape, **options):
 
 def legal(graph):
     context = spikec.Context(graph)
-    spikec.loader.pass_named("legalize-nir").run(graph, context)
-    spikec.loader.pass_named("strict-threshold").run(graph, context)
+    spikec.extend.loader.pass_named("legalize-nir").run(graph, context)
+    spikec.extend.loader.pass_named("strict-threshold").run(graph, context)
     return graph
 
 

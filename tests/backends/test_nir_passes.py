@@ -7,12 +7,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import spikec
-from spikec.backends.nir import Nir
-from spikec.loader import pass_named
-from spikec.ops import IF, Add, Conv, Flatten, Input, Linear, Output, Pad, Reshape, SumPool
-from spikec.origin import Source
-from spikec.stages import FINAL
-from spikec.verify import verify
+from spikec.backends.nir.backend import Nir
+from spikec.extend.loader import pass_named
+from spikec.ir.ops import IF, Add, Conv, Flatten, Input, Linear, Output, Pad, Reshape, SumPool
+from spikec.ir.origin import Source
+from spikec.ir.stages import FINAL
+from spikec.ir.verify import verify
 
 RNG = np.random.default_rng(0)
 IMAGE = (2, 8, 6)

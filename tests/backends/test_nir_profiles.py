@@ -10,7 +10,7 @@ from torch import nn
 import nets
 import spikec
 from nir_numpy import evaluate
-from spikec.ops import IF, LIF, CubaLIF, Input, Linear, Output
+from spikec.ir.ops import IF, LIF, CubaLIF, Input, Linear, Output
 from spiking_standins import IFNode, LIFNode
 
 T = 40

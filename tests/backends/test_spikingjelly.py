@@ -11,12 +11,13 @@ from torch import nn
 import build
 import nets
 import spikec
-from spikec.backends.spikingjelly import IFNode, SpikingJelly, SpikingNetwork, emitter
-from spikec.backends.spikingjelly_emitters import module_for
-from spikec.backends.spikingjelly_modules import OpModule
-from spikec.op import Op, Role, StatefulOp, array, tensor
-from spikec.ops import IF, Add, ConvTranspose, Delay, Input, Linear, Output, Rescale, Upsample
-from spikec.types import Type, unit_rate
+from spikec.backends.spikingjelly import IFNode, SpikingNetwork, converter
+from spikec.backends.spikingjelly.backend import SpikingJelly
+from spikec.backends.spikingjelly.converters import module_for
+from spikec.backends.spikingjelly.modules import OpModule
+from spikec.ir.op import Op, Role, StatefulOp, array, tensor
+from spikec.ir.ops import IF, Add, ConvTranspose, Delay, Input, Linear, Output, Rescale, Upsample
+from spikec.ir.types import Type, unit_rate
 
 T = 64
 ZOO = ["mlp_batchnorm", "cnn", "resnet", "grouped", "conv1d", "conv3d", "concat", "functional", "two_inputs"]
@@ -375,7 +376,7 @@ def test_an_emitter_overrides():
         pass
 
     assert isinstance(emitted(chain(Own(np.ones(3)))).gain, OpModule)
-    emitter(Own)(lambda op, result: nn.Tanh())
+    converter(Own)(lambda op, result: nn.Tanh())
     assert isinstance(emitted(chain(Own(np.ones(3)))).gain, nn.Tanh)
 
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import spikec
-from spikec.arrange import affine, along, expanded, permuted, reshaped, selected
-from spikec.call import Call, Signal
-from spikec.graph import Graph
-from spikec.ops import BatchNorm, Conv, Flatten, Identity, Input, Linear, Output, Slice, Upsample
-from spikec.origin import Source
-from spikec.stages import IMPORTED
-from spikec.verify import verify
+from spikec.extend.arrange import affine, along, expanded, permuted, reshaped, selected
+from spikec.extend.call import Call, Signal
+from spikec.ir.graph import Graph
+from spikec.ir.ops import BatchNorm, Conv, Flatten, Identity, Input, Linear, Output, Slice, Upsample
+from spikec.ir.origin import Source
+from spikec.ir.stages import IMPORTED
+from spikec.ir.verify import verify
 
 
 @attrs.frozen(eq=False)

@@ -21,10 +21,10 @@ from spikec import (
     Pass,
     Pipeline,
 )
-from spikec.data import Batches
-from spikec.retained import RETAINED, Retained
-from spikec.stages import FOLDED
-from spikec.statistics import Statistics
+from spikec.calibration.data import Batches
+from spikec.calibration.retained import RETAINED, Retained
+from spikec.calibration.statistics import Statistics
+from spikec.ir.stages import FOLDED
 
 RELUS = {"relu1": 0, "relu2": 0, "relu3": 0}
 
@@ -149,7 +149,8 @@ distributed.destroy_process_group()
 def test_two_processes_find_what_one_does(tmp_path, one_thread):
     x = torch.rand(520, 2, 8, 6)
     torch.save(x, tmp_path / "x.pt")
-    env = {**os.environ, "PYTHONPATH": str(Path(build.__file__).parent)}
+    path = [str(Path(build.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     command = [sys.executable, "-c", PROCESS]
     running = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=env) for rank in range(2)]
     assert [process.wait(100) for process in running] == [0, 0]

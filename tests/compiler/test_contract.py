@@ -7,9 +7,10 @@ import torch
 
 import build
 import spikec
-from spikec import Compiler, Graph, SpikecWarning, VerificationError, contract
-from spikec.contract import check_exact, check_rate, difference, outputs, probe, side_by_side
-from spikec.ops import IF, Input, Linear, Neuron, Output, Weighted
+from spikec import Compiler, Graph, SpikecWarning, VerificationError
+from spikec.interpreter import contract
+from spikec.interpreter.contract import check_exact, check_rate, difference, outputs, probe, side_by_side
+from spikec.ir.ops import IF, Input, Linear, Neuron, Output, Weighted
 
 X = torch.rand(40, 2, 8, 6, generator=torch.Generator().manual_seed(0))
 

@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import spikec
 from nets import ZOO, batch, build
-from spikec import diagnose_layers
-from spikec.diagnose_cost import PRICES, Cost, macs
-from spikec.diagnose_layers import Fed, ideal, limit, split
-from spikec.ops import IF, Head, Neuron, Relu
+from spikec.diagnosis import layers as diagnose_layers
+from spikec.diagnosis.cost import PRICES, Cost, macs
+from spikec.diagnosis.layers import Fed, ideal, limit, split
+from spikec.ir.ops import IF, Head, Neuron, Relu
 
 CONVERTS = [name for name in ZOO if name != "two_outputs"]
 

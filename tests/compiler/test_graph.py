@@ -4,10 +4,10 @@ import torch
 
 import build
 from spikec import CompileError, Graph, TypeMismatchError, run
-from spikec.ops import IF, Add, Delay, Identity, Input, Linear, Output, Relu
-from spikec.stages import IMPORTED
-from spikec.types import Type, unit_rate
-from spikec.verify import verify
+from spikec.ir.ops import IF, Add, Delay, Identity, Input, Linear, Output, Relu
+from spikec.ir.stages import IMPORTED
+from spikec.ir.types import Type, unit_rate
+from spikec.ir.verify import verify
 
 
 def test_an_operand_used_twice_is_two_edges():

@@ -4,7 +4,7 @@ import torch
 
 import build
 from spikec import CompileError, Compiler, Graph, InvalidModelError, TypeMismatchError, run
-from spikec.ops import IF, Add, Input, Output
+from spikec.ir.ops import IF, Add, Input, Output
 
 
 def neuron(op, shape=(3,)):

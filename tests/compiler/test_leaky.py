@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from spikec import Graph, InvalidModelError, TypeMismatchError, VerificationError, run
-from spikec.contract import check_rate
-from spikec.ops import IF, LIF, CubaLIF, Input, Output
-from spikec.types import Rate, Type
+from spikec.interpreter.contract import check_rate
+from spikec.ir.ops import IF, LIF, CubaLIF, Input, Output
+from spikec.ir.types import Rate, Type
 
 T = 60
 X = torch.randn(T, 1, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2

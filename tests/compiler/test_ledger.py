@@ -8,13 +8,13 @@ from torch.nn import functional as F
 import nets
 import spikec
 from spikec import CompileError, Pass, UnsupportedOpError
-from spikec.data import Batches
-from spikec.errors import Problem
+from spikec.calibration.data import Batches
 from spikec.foresee import readable
-from spikec.graph import Graph
-from spikec.ledger import Ledger
-from spikec.ops import Input, Linear, Output, Relu
-from spikec.origin import Source
+from spikec.ir.errors import Problem
+from spikec.ir.graph import Graph
+from spikec.ir.ledger import Ledger
+from spikec.ir.ops import Input, Linear, Output, Relu
+from spikec.ir.origin import Source
 
 
 class Net(nn.Module):

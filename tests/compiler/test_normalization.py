@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spikec import CompileError, Normalization
-from spikec.accumulate import Accumulator
+from spikec.calibration.accumulate import Accumulator
 
 #: relative width of a bin of the histogram, at most
 BIN = 0.008

@@ -9,7 +9,7 @@ import torch
 import nets
 import spikec
 from spikec import CalibrationError, CompileError, Compiler, Normalization, Pipeline, SpikecWarning
-from spikec.ops import Neuron
+from spikec.ir.ops import Neuron
 
 X = nets.batch("mlp", 40)
 

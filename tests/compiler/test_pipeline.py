@@ -5,11 +5,11 @@ import torch
 
 import build
 from spikec import CompileError, Compiler, Pass, Pipeline, SpikecWarning, VerificationError
-from spikec.contract import probe
-from spikec.loader import names, pass_named
-from spikec.normalization import Normalization
-from spikec.ops import Linear
-from spikec.stages import FOLDED, SPIKING
+from spikec.calibration.normalization import Normalization
+from spikec.extend.loader import names, pass_named
+from spikec.interpreter.contract import probe
+from spikec.ir.ops import Linear
+from spikec.ir.stages import FOLDED, SPIKING
 
 X = torch.rand(30, 2, 8, 6)
 TARGET = build.GraphTarget()

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from spikec import TypeMismatchError
-from spikec.ops import Conv, ConvTranspose, Permute, Slice, Upsample
-from spikec.types import Rate, Type
+from spikec.ir.ops import Conv, ConvTranspose, Permute, Slice, Upsample
+from spikec.ir.types import Rate, Type
 
 
 def rate(shape, scale):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from spikec import CalibrationError
-from spikec.accumulate import Accumulator
-from spikec.statistics import SLOTS, Statistics, digits, number
+from spikec.calibration.accumulate import Accumulator
+from spikec.calibration.statistics import SLOTS, Statistics, digits, number
 
 FIELDS = [field.name for field in attrs.fields(Statistics)]
 
@@ -129,7 +129,7 @@ def test_adding_floats_in_order_would_be_seen(monkeypatch):
     parts = list(values(n=4000).split(40))
     whole, back = statistics(*parts), statistics(*reversed(parts))
     assert np.array_equal(whole.sums, back.sums)
-    monkeypatch.setattr("spikec.accumulate.digits", lambda x: x)
+    monkeypatch.setattr("spikec.calibration.accumulate.digits", lambda x: x)
     whole, back = statistics(*parts), statistics(*reversed(parts))
     assert not np.array_equal(whole.sums, back.sums)
 
@@ -139,7 +139,7 @@ def test_a_merge_that_ignores_the_octave_would_be_seen(monkeypatch):
     whole = statistics(small, large)
     assert same(whole, statistics(small).merge(statistics(large)))
     small, large = statistics(small), statistics(large)
-    monkeypatch.setattr("spikec.statistics.base", lambda maximum: np.zeros(len(maximum), dtype=np.int64))
+    monkeypatch.setattr("spikec.calibration.statistics.base", lambda maximum: np.zeros(len(maximum), dtype=np.int64))
     assert not same(whole, small.merge(large))
 
 
@@ -159,7 +159,7 @@ def test_digits_are_exact():
 
 
 def test_counts_beyond_32_bits(monkeypatch):
-    monkeypatch.setattr("spikec.accumulate._FULL", 20_000)
+    monkeypatch.setattr("spikec.calibration.accumulate._FULL", 20_000)
     parts = values(n=9000).split(2500)
     found = Accumulator(0)
     for part in parts:

@@ -10,8 +10,8 @@ import build
 import nets
 import spikec
 from spikec import Compiler, Graph, TypeMismatchError, run
-from spikec.op import Role
-from spikec.ops import IF, CountingMaxPool, Input, MaxPool, Output, Rescale, Stream
+from spikec.ir.op import Role
+from spikec.ir.ops import IF, CountingMaxPool, Input, MaxPool, Output, Rescale, Stream
 
 
 def wired(op, shape):

@@ -7,9 +7,9 @@ import torch
 
 import nets
 from spikec import CompileError, Compiler, Graph, Normalization, Pipeline, Role, run
-from spikec.ops import IF, Delay, Input, Neuron, Output
-from spikec.passbase import Context
-from spikec.sweep import Sweep, layers
+from spikec.extend.passbase import Context
+from spikec.extend.sweep import Sweep, layers
+from spikec.ir.ops import IF, Delay, Input, Neuron, Output
 
 T = 12
 

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from spikec import TypeMismatchError
-from spikec.ops import IF, Add, AvgPool, Concat, Conv, Flatten, Linear, Pad, Relu, Rescale, SumPool
-from spikec.ops.weighted import diagonal
-from spikec.types import Rate, Real, Type, compress, readonly
+from spikec.ir.ops import IF, Add, AvgPool, Concat, Conv, Flatten, Linear, Pad, Relu, Rescale, SumPool
+from spikec.ir.ops.weighted import diagonal
+from spikec.ir.types import Rate, Real, Type, compress, readonly
 
 
 def rate(shape, scale):

@@ -3,9 +3,9 @@ import pytest
 
 import build
 from spikec import Graph, UnsupportedOpError, VerificationError
-from spikec.ops import IF, Clamp, Conv, Identity, Input, Linear, Output, Relu, Rescale
-from spikec.stages import CALIBRATED, FINAL, FOLDED, IMPORTED, SPIKING
-from spikec.verify import verify
+from spikec.ir.ops import IF, Clamp, Conv, Identity, Input, Linear, Output, Relu, Rescale
+from spikec.ir.stages import CALIBRATED, FINAL, FOLDED, IMPORTED, SPIKING
+from spikec.ir.verify import verify
 
 
 def chain(*ops, rate=False):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import spikec
-from spikec.graph import Graph
-from spikec.stages import IMPORTED
-from spikec.verify import verify
+from spikec.ir.graph import Graph
+from spikec.ir.stages import IMPORTED
+from spikec.ir.verify import verify
 
 torch.set_num_threads(1)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import spikec
-from spikec.errors import CompileError, UnsupportedOpError
-from spikec.stages import IMPORTED
-from spikec.verify import verify
+from spikec.ir.errors import CompileError, UnsupportedOpError
+from spikec.ir.stages import IMPORTED
+from spikec.ir.verify import verify
 
 README = Path(__file__).parents[2] / "frontends" / "README.md"
 
@@ -69,23 +69,23 @@ def test_a_users_frontend(names):
 
 def test_registering_again_from_the_same_line_is_fine_and_from_another_is_an_error(names):
     run_examples()
-    rules, layer = names["rules"], names["Affine"]
-    rules(layer)(names["affine"])
+    converter, layer = names["converter"], names["Affine"]
+    converter(layer)(names["affine"])
     with pytest.raises(CompileError, match="two torch.fx converters"):
 
-        @rules(layer)
+        @converter(layer)
         def other(module, at):
             return at.operand
 
 
 def test_a_converter_by_qualified_name_that_does_nothing():
-    from spikec.frontends.torch_fx import rules
+    from spikec.frontends.torch import converter
 
     class Nothing(torch.nn.Module):
         def forward(self, x):
             return x * 1
 
-    @rules(f"{Nothing.__module__}.{Nothing.__qualname__}")
+    @converter(f"{Nothing.__module__}.{Nothing.__qualname__}")
     def nothing(module, at):
         return at.operand
 
@@ -94,13 +94,13 @@ def test_a_converter_by_qualified_name_that_does_nothing():
 
 
 def test_a_converter_whose_layer_is_called_with_more_than_it_takes():
-    from spikec.frontends.torch_fx import rules
+    from spikec.frontends.torch import converter
 
     class Gated(torch.nn.Module):
         def forward(self, x, gate):
             return x * gate
 
-    @rules(Gated)
+    @converter(Gated)
     def gated(module, at):
         return at.operand
 

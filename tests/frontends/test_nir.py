@@ -12,8 +12,8 @@ import torch
 import nets
 import spikec
 from nir_numpy import evaluate
-from spikec.backends.nir import Nir
-from spikec.ops import IF, LIF, Add, Conv
+from spikec.backends.nir.backend import Nir
+from spikec.ir.ops import IF, LIF, Add, Conv
 
 T = 32
 RNG = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def test_read_back_equals_what_was_written(name, timesteps, tmp_path):
             assert loaded.type(a) == run.graph.type(b)
         assert len(loaded) == len(run.graph)
         back, context = loaded.copy(), spikec.Context(loaded)
-        assert spikec.loader.pass_named("legalize-nir").run(back, context) == 0
+        assert spikec.extend.loader.pass_named("legalize-nir").run(back, context) == 0
         again = Nir().emit(back, context)
         assert list(again.nodes) == list(run.artifact.nodes)
         assert again.edges == run.artifact.edges

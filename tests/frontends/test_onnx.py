@@ -12,10 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 import nets
 import spikec
 from onnx_models import agrees, model, node, random, reference
-from spikec.frontends.onnx import frontend
-from spikec.ops import BatchNorm, Clamp, Conv, Flatten, Head, Linear, Permute, Relu, Slice, Upsample
-from spikec.stages import IMPORTED
-from spikec.verify import verify
+from spikec.frontends.onnx.frontend import frontend
+from spikec.ir.ops import BatchNorm, Clamp, Conv, Flatten, Head, Linear, Permute, Relu, Slice, Upsample
+from spikec.ir.stages import IMPORTED
+from spikec.ir.verify import verify
 
 
 def kinds(graph):
@@ -443,8 +443,8 @@ def test_the_import_is_held_to_onnxruntime_or_to_onnxs_own_evaluator(monkeypatch
 
 
 def test_a_converter_that_reads_wrongly_is_caught(monkeypatch):
-    from spikec.frontends.onnx import rules
+    from spikec.frontends.onnx import converter
 
-    monkeypatch.setitem(rules._table, "Relu", lambda at: at.add(Clamp(-1.0, 1.0), at.signal()))
+    monkeypatch.setitem(converter._table, "Relu", lambda at: at.add(Clamp(-1.0, 1.0), at.signal()))
     with pytest.raises(spikec.VerificationError, match="imported graph differs from the model"):
         spikec.compile(flat(["n", 3, 4], [-1, 12]), "spikingjelly", calibration=torch.randn(16, 3, 4))

@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import spikec
 from onnx_models import model, node, random
-from spikec.frontends.onnx import Known, frontend, rules
-from spikec.ops import Relu
+from spikec.frontends.onnx.frontend import Known, converter, frontend
+from spikec.ir.ops import Relu
 
 
 def refused(proto, kind=spikec.UnsupportedOpError, example=None):
@@ -24,7 +24,7 @@ def refused(proto, kind=spikec.UnsupportedOpError, example=None):
     ("op", "message", "hint"),
     [
         (node("Gelu", "x", "y", name="act"), "Gelu is not supported", "replace it by Relu and retrain"),
-        (node("Cos", "x", "y", name="act"), "Cos is not supported", '@rules("Cos")'),
+        (node("Cos", "x", "y", name="act"), "Cos is not supported", '@converter("Cos")'),
         (node("InstanceNormalization", "x w w", "y", name="act"), "statistics of the sample", "batch normalization"),
         (node("QuantizeLinear", "x w", "y", name="act"), "the model is quantized", "the float model"),
         (node("DequantizeLinear", "x w", "y", name="act"), "the model is quantized", "the float model"),
@@ -223,7 +223,7 @@ def test_without_onnx_a_path_says_how_to_install_it(tmp_path, monkeypatch):
 
 def test_a_converter_for_another_domain(monkeypatch):
     proto = model([node("Rectify", "x", "y", domain="com.acme")], ["n", 4], domains=["com.acme"])
-    monkeypatch.setitem(rules._table, ("com.acme", "Rectify"), lambda at: at.add(Relu(), at.signal()))
+    monkeypatch.setitem(converter._table, ("com.acme", "Rectify"), lambda at: at.add(Relu(), at.signal()))
     assert len(spikec.load(proto).match(Relu)) == 1
     assert frontend.input_names(proto) == ["x"]
 
@@ -238,5 +238,5 @@ def test_a_converter_for_another_domain(monkeypatch):
     ],
 )
 def test_what_a_converter_does_wrong_is_said_of_it(rule, message, monkeypatch):
-    monkeypatch.setitem(rules._table, "Cos", rule)
+    monkeypatch.setitem(converter._table, "Cos", rule)
     assert message in str(refused(model([node("Cos", "x", "y", name="cos")], [1, 4]), spikec.CompileError))

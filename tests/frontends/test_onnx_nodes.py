@@ -17,11 +17,11 @@ from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
 import spikec
-from spikec import loader
-from spikec.frontends.onnx import rules
+from spikec.extend import loader
+from spikec.frontends.onnx import converter
 
-loader.load_parts("frontends", "onnx")
-OPERATORS = sorted(filter(lambda key: isinstance(key, str), rules.keys()))
+loader.modules("frontends", "onnx")
+OPERATORS = sorted(filter(lambda key: isinstance(key, str), converter.keys()))
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 #: what no network of real numbers, sample by sample, can do

@@ -9,7 +9,7 @@ from torch import nn
 
 import nets
 import spikec
-from spikec.ops import LIF, CubaLIF, Delay, Input, Linear, Output
+from spikec.ir.ops import LIF, CubaLIF, Delay, Input, Linear, Output
 
 NETS = ["mlp", "cnn", "resnet", "grouped", "concat", "conv1d", "two_inputs"]
 

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 import nets
 import spikec
-from spikec.errors import InvalidModelError, TypeMismatchError, UnsupportedOpError
-from spikec.frontends.torch_export import frontend
-from spikec.frontends.torch_fx import rules
-from spikec.ops import Conv, Relu
-from spikec.stages import IMPORTED
-from spikec.verify import verify
+from spikec.frontends.torch import converter
+from spikec.frontends.torch.export import frontend
+from spikec.ir.errors import InvalidModelError, TypeMismatchError, UnsupportedOpError
+from spikec.ir.ops import Conv, Relu
+from spikec.ir.stages import IMPORTED
+from spikec.ir.verify import verify
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # of torch's own decompositions
 
@@ -216,11 +216,11 @@ def test_the_reference_takes_any_batch_size():
 
 
 def test_converters_of_users_serve_programs_too(monkeypatch):
-    monkeypatch.setattr(rules, "_table", dict(rules._table))
-    rules(F.silu)(lambda at, input, inplace=False: at.add(Relu(), input))
+    monkeypatch.setattr(converter, "_table", dict(converter._table))
+    converter(F.silu)(lambda at, input, inplace=False: at.add(Relu(), input))
     graph = spikec.load(exported(Calls(F.silu), torch.randn(2, 2, 6, 6)))
     assert [node.name for node in graph.match(Relu)] == ["silu"]
-    rules(torch.ops.aten.mish.default)(lambda at, self: at.add(Relu(), self))
+    converter(torch.ops.aten.mish.default)(lambda at, self: at.add(Relu(), self))
     graph = spikec.load(exported(Calls(F.mish), torch.randn(2, 2, 6, 6)))
     assert [node.name for node in graph.match(Relu)] == ["mish"]
 
@@ -251,7 +251,7 @@ def test_everything_unsupported_is_listed_as_the_user_wrote_it():
         ("nn.GELU is not supported", "body.1 (test_torch_export.py)"),
         ("F.silu is not supported", "silu (test_torch_export.py)"),
     ]
-    assert "@rules(F.gelu)" in error.hint
+    assert "@converter(F.gelu)" in error.hint
     assert "replace nn.GELU by nn.ReLU" in error.hint
 
 

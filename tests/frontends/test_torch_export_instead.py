@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import spikec
-from spikec.errors import InvalidModelError, UnsupportedOpError
+from spikec.ir.errors import InvalidModelError, UnsupportedOpError
 
 
 class Net(nn.Module):

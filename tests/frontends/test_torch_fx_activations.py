@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import spikec
-from spikec.errors import CompileError, UnsupportedOpError
-from spikec.ops import Clamp, Head, LeakyRelu, Maximum, MaxPool, Minimum, Relu
+from spikec.ir.errors import CompileError, UnsupportedOpError
+from spikec.ir.ops import Clamp, Head, LeakyRelu, Maximum, MaxPool, Minimum, Relu
 
 SHAPE = (2, 6, 8)
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import spikec
-from spikec.errors import TypeMismatchError, UnsupportedOpError
-from spikec.ops import Add, BatchNorm, Conv, Identity
+from spikec.ir.errors import TypeMismatchError, UnsupportedOpError
+from spikec.ir.ops import Add, BatchNorm, Conv, Identity
 
 SHAPE = (2, 6, 8)
 

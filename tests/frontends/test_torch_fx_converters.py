@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 import spikec
-from spikec.errors import InvalidModelError, UnsupportedOpError
-from spikec.frontends.torch_fx import rules
-from spikec.ops import Conv, Identity
+from spikec.frontends.torch import converter
+from spikec.ir.errors import InvalidModelError, UnsupportedOpError
+from spikec.ir.ops import Conv, Identity
 
 
 class Layer(nn.Module):
@@ -33,12 +33,12 @@ def same(at):
 
 @pytest.fixture(autouse=True)
 def converters():
-    @rules(Layer)
+    @converter(Layer)
     def layer(module, at):
         return module.convert(at)
 
     yield
-    del rules._table[Layer]
+    del converter._table[Layer]
 
 
 class Net(nn.Module):

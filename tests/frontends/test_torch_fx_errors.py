@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 import nets
 import spikec
-from spikec.errors import CompileError, InvalidModelError, TypeMismatchError, UnsupportedOpError
-from spikec.frontends.torch_fx import frontend
+from spikec.frontends.torch.fx import frontend
+from spikec.ir.errors import CompileError, InvalidModelError, TypeMismatchError, UnsupportedOpError
 
 
 class Calls(nn.Module):
@@ -65,11 +65,11 @@ def test_all_unsupported_calls_are_listed_at_once():
         ("a product of two signals is not supported", "matmul"),
     ]
     assert "replace nn.GELU by nn.ReLU" in error.hint
-    assert "@rules(nn.GELU)" in error.hint
+    assert "@converter(nn.GELU)" in error.hint
     assert place(Net, "# here") in error.problems[1].location
     assert error.problems[5].op == "@(%relu, %mul_1)"
     assert "constant matrix" in error.problems[5].hint
-    assert '@rules(("method", "cumsum"))' in error.problems[2].hint
+    assert '@converter(("method", "cumsum"))' in error.problems[2].hint
     assert "replace" not in error.problems[2].hint
 
 

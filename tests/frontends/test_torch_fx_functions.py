@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 import nets
 import spikec
-from spikec.errors import UnsupportedOpError
-from spikec.frontends.torch_fx import BATCH
-from spikec.ops import Add, Clamp, Concat, Flatten, Identity, Relu, Reshape
+from spikec.frontends.torch import BATCH
+from spikec.ir.errors import UnsupportedOpError
+from spikec.ir.ops import Add, Clamp, Concat, Flatten, Identity, Relu, Reshape
 
 SHAPE = (2, 6, 8)
 

@@ -6,8 +6,8 @@ from torch import nn
 
 import nets
 import spikec
-from spikec.errors import UnsupportedOpError
-from spikec.ops import Add, BatchNorm, Clamp, Conv, Identity, Pad, Relu
+from spikec.ir.errors import UnsupportedOpError
+from spikec.ir.ops import Add, BatchNorm, Clamp, Conv, Identity, Pad, Relu
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel:UserWarning")
 

@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import spikec
-from spikec.errors import CompileError, UnsupportedOpError
-from spikec.frontends.torch_fx import BATCH
-from spikec.ops import Concat, Flatten, Permute, Reshape, Slice, Upsample
+from spikec.frontends.torch import BATCH
+from spikec.ir.errors import CompileError, UnsupportedOpError
+from spikec.ir.ops import Concat, Flatten, Permute, Reshape, Slice, Upsample
 
 SHAPE = (2, 6, 8)
 

@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import spikec
-from spikec.contract import check_exact, probe
-from spikec.loader import pass_named
-from spikec.passbase import Context
-from spikec.stages import IMPORTED
-from spikec.verify import verify
+from spikec.extend.loader import pass_named
+from spikec.extend.passbase import Context
+from spikec.interpreter.contract import check_exact, probe
+from spikec.ir.stages import IMPORTED
+from spikec.ir.verify import verify
 
 #: name: (layers that it needs for [C, H, W], its call); every one keeps samples [C, H, W] with C, H and W of at least 2
 STEPS = {

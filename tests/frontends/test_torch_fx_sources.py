@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import nets
 import spikec
-from spikec.ops import Conv, Linear
+from spikec.ir.ops import Conv, Linear
 
 
 class Block(nn.Module):

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import spikec
-import spikec.frontends.torch_fx_spiking as room
+import spikec.frontends.torch.converters.spiking as room
 from spikec.backends.spikingjelly import IFNode as OwnIF
-from spikec.frontends.torch_fx_call import rules
-from spikec.ops import IF, LIF, BatchNorm, Neuron
+from spikec.frontends.torch.call import converter
+from spikec.ir.ops import IF, LIF, BatchNorm, Neuron
 from spiking_standins import IFNode, Leaky, LIFNode, Linear, SeqToANNContainer, UnknownNode
 
 T = 40
@@ -206,7 +206,7 @@ def test_a_wrong_converter_is_found(monkeypatch):
 
 def test_both_spellings_of_the_library_are_known():
     for name in ("neuron.IFNode", "neuron.integrate_and_fire.IFNode", "layer.Conv2d", "layer.bn.BatchNorm2d"):
-        assert rules.get(f"spikingjelly.activation_based.{name}") is not None
+        assert converter.get(f"spikingjelly.activation_based.{name}") is not None
 
 
 def test_the_graph_holds_the_models_own_numbers():

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import spikec
-from spikec.errors import InvalidModelError, UnsupportedOpError
-from spikec.ops import AdaptiveAvgPool, Add, Conv, ConvTranspose, Linear, MaxPool
+from spikec.ir.errors import InvalidModelError, UnsupportedOpError
+from spikec.ir.ops import AdaptiveAvgPool, Add, Conv, ConvTranspose, Linear, MaxPool
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
 

@@ -11,9 +11,9 @@ from torch import nn
 
 import nets
 import spikec
-from spikec.backends.netx import NetxModel
-from spikec.backends.netx_model import Encoder
-from spikec.backends.netx_sim import Layer, run
+from spikec.backends.netx.backend import NetxModel
+from spikec.backends.netx.model import Encoder
+from spikec.backends.netx.sim import Layer, run
 
 PYTHON = os.environ.get("SPIKEC_LAVA_PYTHON")
 SCRIPT = Path(__file__).with_name("netx_real.py")

@@ -11,7 +11,7 @@ import torch
 
 import nets
 import spikec
-from spikec.ops import IF
+from spikec.ir.ops import IF
 
 PYTHON = os.environ.get("SPIKEC_SJ_PYTHON")
 SCRIPT = Path(__file__).with_name("spikingjelly_real.py")

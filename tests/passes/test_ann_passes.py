@@ -9,11 +9,12 @@ from torch import nn
 import build
 import spikec
 from spikec import SpikecWarning, UnsupportedOpError, run
-from spikec.contract import check_exact, outputs, probe
-from spikec.ledger import Ledger
-from spikec.loader import pass_named
-from spikec.op import Role
-from spikec.ops import (
+from spikec.extend.loader import pass_named
+from spikec.extend.passbase import Context
+from spikec.interpreter.contract import check_exact, outputs, probe
+from spikec.ir.ledger import Ledger
+from spikec.ir.op import Role
+from spikec.ir.ops import (
     AdaptiveAvgPool,
     AvgPool,
     BatchNorm,
@@ -29,9 +30,8 @@ from spikec.ops import (
     Relu,
     Reshape,
 )
-from spikec.passbase import Context
-from spikec.stages import FOLDED, IMPORTED
-from spikec.verify import verify
+from spikec.ir.stages import FOLDED, IMPORTED
+from spikec.ir.verify import verify
 
 
 def apply(name, graph, **options):

@@ -6,10 +6,11 @@ import torch
 
 import spikec
 from build import Builder
-from spikec.contract import check_exact, probe
-from spikec.errors import VerificationError
-from spikec.loader import pass_named
-from spikec.ops import (
+from spikec.extend.loader import pass_named
+from spikec.extend.passbase import Context
+from spikec.interpreter.contract import check_exact, probe
+from spikec.ir.errors import VerificationError
+from spikec.ir.ops import (
     Add,
     Clamp,
     Concat,
@@ -24,9 +25,8 @@ from spikec.ops import (
     Reshape,
     Slice,
 )
-from spikec.passbase import Context
-from spikec.stages import IMPORTED
-from spikec.verify import verify
+from spikec.ir.stages import IMPORTED
+from spikec.ir.verify import verify
 
 LAST, FIRST = (1, 2, 0), (2, 0, 1)
 

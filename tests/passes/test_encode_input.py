@@ -6,11 +6,11 @@ import torch
 
 from build import Builder, source
 from spikec import CalibrationError, Context, run
-from spikec.data import Batches
-from spikec.loader import pass_named
-from spikec.ops import IF, Flatten, Input, Linear
-from spikec.stages import SPIKING
-from spikec.verify import verify
+from spikec.calibration.data import Batches
+from spikec.extend.loader import pass_named
+from spikec.ir.ops import IF, Flatten, Input, Linear
+from spikec.ir.stages import SPIKING
+from spikec.ir.verify import verify
 
 
 def graph(*shape):

@@ -7,9 +7,10 @@ import pytest
 
 import build
 from spikec import VerificationError
-from spikec.contract import check_exact, probe
-from spikec.loader import pass_named
-from spikec.ops import (
+from spikec.extend.loader import pass_named
+from spikec.extend.passbase import Context
+from spikec.interpreter.contract import check_exact, probe
+from spikec.ir.ops import (
     AdaptiveAvgPool,
     Add,
     AvgPool,
@@ -24,9 +25,8 @@ from spikec.ops import (
     Upsample,
     Weighted,
 )
-from spikec.passbase import Context
-from spikec.stages import IMPORTED
-from spikec.verify import verify
+from spikec.ir.stages import IMPORTED
+from spikec.ir.verify import verify
 
 
 def folded(before):

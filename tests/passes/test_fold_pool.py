@@ -7,8 +7,8 @@ import torch
 
 from build import Builder, source
 from spikec import Context, run
-from spikec.loader import pass_named
-from spikec.ops import (
+from spikec.extend.loader import pass_named
+from spikec.ir.ops import (
     IF,
     AdaptiveAvgPool,
     AvgPool,
@@ -21,9 +21,9 @@ from spikec.ops import (
     Reshape,
     SumPool,
 )
-from spikec.stages import FINAL
-from spikec.types import channel_scale
-from spikec.verify import verify
+from spikec.ir.stages import FINAL
+from spikec.ir.types import channel_scale
+from spikec.ir.verify import verify
 
 
 class Rated(Builder):

@@ -8,13 +8,14 @@ from torch import nn
 
 import build
 import spikec
-from spikec import Compiler, UnsupportedOpError, contract, run
-from spikec.contract import check_exact, probe
-from spikec.loader import pass_named
-from spikec.ops import MaxPool, Relu
-from spikec.passbase import Context
-from spikec.stages import IMPORTED
-from spikec.verify import verify
+from spikec import Compiler, UnsupportedOpError, run
+from spikec.extend.loader import pass_named
+from spikec.extend.passbase import Context
+from spikec.interpreter import contract
+from spikec.interpreter.contract import check_exact, probe
+from spikec.ir.ops import MaxPool, Relu
+from spikec.ir.stages import IMPORTED
+from spikec.ir.verify import verify
 
 
 def net(pool, relu="before"):

@@ -9,8 +9,8 @@ from torch import nn
 import build
 import spikec
 from spikec import VerificationError
-from spikec.op import Movement
-from spikec.ops import Concat, Conv, Linear, Slice
+from spikec.ir.op import Movement
+from spikec.ir.ops import Concat, Conv, Linear, Slice
 
 X = torch.rand(40, 4, 6, 5)
 
@@ -113,7 +113,7 @@ class Wrong(spikec.Pass):
     """Says that it is exact, and takes the wrong half of the channels."""
 
     name = "wrong"
-    needs = (spikec.stages.SPIKING,)
+    needs = (spikec.ir.stages.SPIKING,)
 
     def run(self, graph, context):
         for node in graph.match(Slice):

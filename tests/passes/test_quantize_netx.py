@@ -9,10 +9,10 @@ import nets
 import spikec
 from build import Builder, source
 from spikec import Context, Normalization, UnsupportedOpError, run
-from spikec.loader import pass_named
-from spikec.ops import IF, Conv, Flatten, Input, Linear, Output, Reshape, Weighted
-from spikec.stages import FINAL
-from spikec.verify import verify
+from spikec.extend.loader import pass_named
+from spikec.ir.ops import IF, Conv, Flatten, Input, Linear, Output, Reshape, Weighted
+from spikec.ir.stages import FINAL
+from spikec.ir.verify import verify
 
 
 def net(*shape, seed=0):

@@ -7,13 +7,13 @@ import torch
 import build
 import nets
 from spikec import Compiler, Normalization, Pipeline, compile, diagnose, load, run, save
-from spikec.errors import CompileError, InvalidModelError
-from spikec.loader import backend_named, pass_named
-from spikec.ops import Add, Neuron, Relu
-from spikec.passbase import Context
-from spikec.rewrite import makers
-from spikec.stages import SPIKING
-from spikec.sweep import layers
+from spikec.extend.loader import backend_named, pass_named
+from spikec.extend.passbase import Context
+from spikec.extend.sweep import layers
+from spikec.ir.errors import CompileError, InvalidModelError
+from spikec.ir.ops import Add, Neuron, Relu
+from spikec.ir.rewrite import makers
+from spikec.ir.stages import SPIKING
 
 T = 6
 X = torch.rand(200, 24, dtype=torch.float64)

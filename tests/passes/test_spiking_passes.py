@@ -15,13 +15,13 @@ from spikec import (
     UnsupportedOpError,
     run,
 )
-from spikec.contract import check_exact, check_rate, probe
-from spikec.loader import pass_named
-from spikec.op import Role
-from spikec.ops import IF, Add, AvgPool, Concat, Flatten, Input, Linear, Output, Pad, Relu, Rescale, SumPool
-from spikec.passbase import Context
-from spikec.stages import FINAL, SPIKING
-from spikec.verify import verify
+from spikec.extend.loader import pass_named
+from spikec.extend.passbase import Context
+from spikec.interpreter.contract import check_exact, check_rate, probe
+from spikec.ir.op import Role
+from spikec.ir.ops import IF, Add, AvgPool, Concat, Flatten, Input, Linear, Output, Pad, Relu, Rescale, SumPool
+from spikec.ir.stages import FINAL, SPIKING
+from spikec.ir.verify import verify
 
 
 def compiled(graph, calibration, thresholds="any", before=(), **options):

@@ -8,12 +8,12 @@ import torch
 import build
 import nets
 from spikec import Backend, Compiler, Normalization, Pass, Pipeline, check, load, run
-from spikec.contract import agreement
-from spikec.loader import backend_named, pass_named
-from spikec.ops import IF, Conv, Linear, Relu, Rescale, Stream
-from spikec.passbase import Context
-from spikec.stages import SPIKING
-from spikec.sweep import layers
+from spikec.extend.loader import backend_named, pass_named
+from spikec.extend.passbase import Context
+from spikec.extend.sweep import layers
+from spikec.interpreter.contract import agreement
+from spikec.ir.ops import IF, Conv, Linear, Relu, Rescale, Stream
+from spikec.ir.stages import SPIKING
 
 T = 8
 
@@ -221,7 +221,7 @@ def test_without_samples_nothing_is_tuned_and_it_is_noted():
 
 
 def test_a_net_too_large_to_be_tuned_unasked(monkeypatch):
-    monkeypatch.setattr("spikec.passbase.WORK", 1000)
+    monkeypatch.setattr("spikec.extend.passbase.WORK", 1000)
     x = nets.batch("mlp", 40)
     free, asked = (
         Compiler("spikingjelly", calibration=[x], timesteps=t).run(nets.build("mlp")).report.notes for t in (None, T)

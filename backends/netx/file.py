@@ -1,0 +1,159 @@
+"""The HDF5 layout that ``lava.lib.dl.netx.hdf5.Network`` reads, written and read with h5py alone.
+
+``/layer/0`` is the input's shape, then one group a layer, strictly in order; everything in torch order, which
+netx reverses. ``/spikec`` holds what netx ignores: the host's encoder, output scale and names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import h5py
+import numpy as np
+
+from spikec.backends.netx.sim import Layer
+from spikec.ir.errors import InvalidModelError
+from spikec.ir.types import Array
+
+_FORMAT = 1
+#: netx clips and shifts what lies beyond
+_WEIGHT = 254
+
+
+def write(path: Path, input_shape: tuple[int, ...], layers: Sequence[Layer], facts: Mapping[str, Any]) -> None:
+    """Write a file.
+
+    Args:
+        path: replaced if it exists.
+        input_shape: of what the first layer is fed, in torch order, always-on inputs included.
+        layers: in order.
+        facts: datasets of ``/spikec``.
+    """
+    with h5py.File(path, "w") as file:
+        groups = file.create_group("layer")
+        _start(groups, "input", input_shape)
+        before = input_shape
+        for layer in layers:
+            if layer.kind != "conv" and len(before) > 1:
+                _start(groups, "flatten", (int(np.prod(before)),))
+            group = _start(groups, layer.kind, layer.shape)
+            _neuron(group, layer)
+            _weights(group, layer)
+            before = layer.shape
+        ours = file.create_group("spikec")
+        ours["format"] = _FORMAT
+        ours["producer"] = "spikec"
+        ours["names"] = [layer.name for layer in layers]
+        ours["relays"] = [layer.relays for layer in layers]
+        for key, value in facts.items():
+            ours[key] = value
+
+
+def _start(groups: Any, kind: str, shape: tuple[int, ...]) -> Any:
+    group = groups.create_group(str(len(groups)))
+    group["type"] = np.array([kind.encode()], dtype="S10")
+    group["shape"] = np.array(shape, dtype=np.int64)
+    return group
+
+
+def _neuron(group: Any, layer: Layer) -> None:
+    neuron = group.create_group("neuron")
+    neuron["type"] = np.array([b"CUBA"], dtype="S10")
+    neuron["iDecay"] = layer.current_decay
+    neuron["vDecay"] = layer.voltage_decay
+    neuron["vThMant"] = layer.threshold
+    neuron["refDelay"] = 1
+    neuron["gradedSpike"] = False
+
+
+def _weights(group: Any, layer: Layer) -> None:
+    if layer.kind == "conv":
+        group["inChannels"] = layer.weight.shape[1] * layer.groups
+        group["outChannels"] = layer.weight.shape[0]
+        group["kernelSize"] = np.array(layer.weight.shape[2:], dtype=np.int64)
+        for key in ("stride", "padding", "dilation"):
+            group[key] = np.array(getattr(layer, key), dtype=np.int64)
+        group["groups"] = layer.groups
+    else:
+        group["inFeatures"] = layer.weight.shape[1]
+        group["outFeatures"] = layer.weight.shape[0]
+    for key in ("weight", "weight_rec", "bias"):
+        value = getattr(layer, key)
+        if value is not None:
+            group.create_dataset(key, data=value.astype(np.int32), compression="gzip")
+
+
+def read(path: Path) -> tuple[tuple[int, ...], list[Layer], dict[str, Any]]:
+    """The three that :func:`write` took.
+
+    Raises:
+        InvalidModelError: not such a file, or netx would skip, clip or misread a part of it.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            if "layer" not in file or "spikec" not in file:
+                raise InvalidModelError(
+                    f"{path} was not written by spikec: it does not say how its input is encoded",
+                    hint="run it in lava.lib.dl.netx",
+                )
+            facts = {key: dataset[()] for key, dataset in file["spikec"].items()}
+            groups = file["layer"]
+            return _read_layers(path, [groups[str(i)] for i in range(len(groups))], facts)
+    except (OSError, KeyError) as error:
+        raise InvalidModelError(f"{path} is not a netx file: {error}") from None
+
+
+def _read_layers(
+    path: Path, groups: Sequence[Any], facts: dict[str, Any]
+) -> tuple[tuple[int, ...], list[Layer], dict[str, Any]]:
+    if int(facts["format"]) != _FORMAT:
+        raise InvalidModelError(f"{path} has format {facts['format']}, this spikec reads {_FORMAT}")
+    names = iter([name.decode() for name in facts.pop("names")])
+    relays = iter(facts.pop("relays").tolist())
+    layers = []
+    for group in groups:
+        kind = np.ravel(group["type"][()])[0].decode()
+        if kind in ("dense", "dense_rec", "conv"):
+            layers.append(_layer(group, kind, next(names), next(relays)))
+            _guard(path, group.name, layers[-1])
+        elif kind not in ("input", "flatten"):
+            raise InvalidModelError(f"{path}: {group.name} is a {kind!r}, which netx has not")
+    return _shape(groups[0]), layers, facts
+
+
+def _guard(path: Path, where: str, layer: Layer) -> None:
+    largest = max(int(np.abs(w).max(initial=0)) for w in (layer.weight, layer.weight_rec) if w is not None)
+    if largest > _WEIGHT:
+        raise InvalidModelError(f"{path}: {where} has a weight of {largest}, netx takes up to {_WEIGHT} unchanged")
+    if layer.kind != "conv" and largest == 0:
+        raise InvalidModelError(f"{path}: {where} has weights of zero only, netx cannot load it")
+
+
+def _shape(group: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in group["shape"][()])
+
+
+def _layer(group: Any, kind: str, name: str, relays: int) -> Layer:
+    optional: dict[str, Any] = {key: group[key][()] for key in ("weight_rec", "bias") if key in group}
+    if kind == "conv":
+        for key in ("stride", "padding", "dilation"):
+            optional[key] = _pair(group[key][()])
+        optional["groups"] = int(group["groups"][()])
+    neuron = group["neuron"]
+    return Layer(
+        kind=cast(Any, kind),
+        name=name,
+        shape=_shape(group),
+        weight=group["weight"][()],
+        threshold=int(neuron["vThMant"][()]),
+        current_decay=int(neuron["iDecay"][()]),
+        voltage_decay=int(neuron["vDecay"][()]),
+        relays=relays,
+        **optional,
+    )
+
+
+def _pair(value: Array) -> tuple[int, ...]:
+    return tuple(int(v) for v in np.broadcast_to(value, (2,)))

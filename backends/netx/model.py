@@ -1,0 +1,229 @@
+"""The netx target's artifact: what the file holds, and its simulation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikec.backends.netx.file import read, write
+from spikec.backends.netx.sim import Layer, run
+from spikec.ir.errors import InvalidModelError, warn
+from spikec.ir.files import replacing
+from spikec.ir.types import Array, readonly
+
+Data = TypeVar("Data", Tensor, Array)
+
+#: numbers that one layer's currents may fill at a time
+_CHUNK = 1 << 20
+
+
+#: an input further outside of the calibrated range than this share of it is worth a warning
+_MARGIN = 0.1
+
+
+@attrs.frozen(eq=False)
+class Encoder:
+    """The host's part: real numbers become spikes of integrate-and-fire neurons with soft reset.
+
+    Attributes:
+        shape: of one input sample.
+        threshold: a positive number, the largest input that is not clipped.
+        v_init: where the neurons start.
+        signed: channel c becomes two: 2c of x, 2c + 1 of -x.
+    """
+
+    shape: tuple[int, ...]
+    threshold: float
+    v_init: float
+    signed: bool
+
+    def encode(self, x: Array, timesteps: int) -> Array:
+        """[B, *shape] to bool spikes [T, B, C or 2C, ...]."""
+        z = x
+        if self.signed:
+            z = np.stack([x, -x], axis=2).reshape(len(x), -1, *self.shape[1:])
+        spikes = np.zeros((timesteps, *z.shape), dtype=bool)
+        v = np.full(z.shape, self.v_init)
+        for t in range(timesteps):
+            v = v + z
+            spikes[t] = v >= self.threshold
+            v = v - self.threshold * spikes[t]
+        return spikes
+
+
+@attrs.frozen(eq=False)
+class Trace:
+    """Everything that a simulation saw.
+
+    Attributes:
+        inputs: bool [T, B, ...], what the file's first layer is fed, always-on inputs included.
+        spikes: bool [T, B, ...] of each hidden layer, by the neuron's name in the graph, relays left out.
+        total: int32 [B, ...], the output layer's voltage after the last step: its summed current.
+        overflows: how often a current wrapped or a voltage saturated, anywhere.
+    """
+
+    inputs: Array
+    spikes: dict[str, Array]
+    total: Array
+    overflows: int
+
+
+@attrs.frozen(eq=False)
+class NetxModel:
+    """An integer model that stock netx runs, and a simulation of it, integer for integer.
+
+    Attributes:
+        name: of the model.
+        encoder: how inputs become spikes.
+        layers: in order; the last one never fires, its voltage is the sum of its current.
+        reset: of the hidden neurons, ``soft`` or ``hard``.
+        constants: that many inputs behind the encoder's are on at every step; biases are their weights.
+        pulses: that many channels behind the encoder's are on at step 0 only; they charge neurons to v_init.
+        input_shape: of what the first layer is fed, in torch order.
+        output_scale: the mean current of a step times this is the ANN's output.
+        output_shape: of one sample.
+        timesteps: the T that membranes were made for, or 0.
+    """
+
+    name: str
+    encoder: Encoder
+    layers: tuple[Layer, ...]
+    reset: str
+    constants: int
+    pulses: int
+    input_shape: tuple[int, ...]
+    output_scale: Array = attrs.field(converter=readonly)
+    output_shape: tuple[int, ...]
+    timesteps: int = 0
+
+    def run(self, x: Data, timesteps: int | None = None) -> Data:
+        """Simulate.
+
+        Args:
+            x: [B, ...] real inputs, a tensor or an array; constant over time.
+            timesteps: number of steps T; None for the T that the model was compiled for.
+
+        Returns:
+            [B, ...] outputs in the ANN's units, the mean over T; float64, of the kind that x is.
+
+        Raises:
+            InvalidModelError: x does not fit, or there is no T.
+        """
+        array = self._checked(x)
+        steps = self._steps(timesteps)
+        width = max(int(np.prod(layer.shape)) for layer in self.layers)
+        size = max(1, _CHUNK // (steps * width))
+        parts = [self._simulate(array[i : i + size], steps) for i in range(0, len(array), size)]
+        self._complain(sum(part.overflows for part in parts), steps)
+        result: Array = np.concatenate([part.total for part in parts]) / steps * self.output_scale
+        if isinstance(x, Tensor):
+            return torch.from_numpy(result).to(x.device)
+        return result
+
+    def simulate(self, x: Tensor | Array, timesteps: int | None = None) -> Trace:
+        """As :meth:`run`, with every spike; all of the batch at once."""
+        steps = self._steps(timesteps)
+        trace = self._simulate(self._checked(x), steps)
+        self._complain(trace.overflows, steps)
+        return trace
+
+    def _simulate(self, x: Array, steps: int) -> Trace:
+        more = self.constants + self.pulses
+        spikes = self.encoder.encode(x, steps)
+        spikes = spikes.reshape(*spikes.shape[:2], self.input_shape[0] - more, *self.input_shape[1:])
+        on = np.ones((*spikes.shape[:2], more, *self.input_shape[1:]), dtype=bool)
+        on[1:, :, self.constants :] = False
+        spikes = np.concatenate([spikes, on], axis=2)
+        responses = run(self.layers, spikes)
+        hidden = {
+            layer.name: response.spikes[:, :, : layer.shape[0] - layer.relays]
+            for layer, response in zip(self.layers[:-1], responses[:-1], strict=True)
+        }
+        total = responses[-1].voltage.reshape(len(x), *self.output_shape)
+        return Trace(spikes, hidden, total, sum(response.overflows for response in responses))
+
+    def _checked(self, x: Any) -> Array:
+        array = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x, dtype=np.float64)
+        if array.shape[1:] != self.encoder.shape or not len(array):
+            wanted = ", ".join(map(str, ("B", *self.encoder.shape)))
+            raise InvalidModelError(f"the input is [{wanted}], got {list(array.shape)}", hint="give a batch first")
+        if not np.isfinite(array).all():
+            raise InvalidModelError("an input holds NaN or infinity")
+        limit = self.encoder.threshold * (1 + _MARGIN)
+        outside = (array > limit) | (array < (-limit if self.encoder.signed else -_MARGIN * limit))
+        if outside.any():
+            high = self.encoder.threshold
+            warn(
+                f"{outside.mean():.2%} of the inputs lie outside of the calibration data's range "
+                f"[{-high if self.encoder.signed else 0:g}, {high:g}], and are clipped to it"
+            )
+        return array
+
+    def _steps(self, timesteps: int | None) -> int:
+        steps = self.timesteps if timesteps is None else timesteps
+        if steps < 1:
+            raise InvalidModelError(f"timesteps is {timesteps!r}", hint="give the number of steps, at least 1")
+        return steps
+
+    def _complain(self, overflows: int, steps: int) -> None:
+        if overflows:
+            warn(
+                f"{overflows} currents wrapped or voltages saturated within {steps} steps, as they would on the chip; "
+                f"compile with timesteps={steps} and typical calibration data"
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the HDF5 file; it appears whole or not at all.
+
+        Raises:
+            InvalidModelError: the folder does not exist.
+        """
+        if not Path(path).parent.is_dir():
+            raise InvalidModelError(f"the folder {Path(path).parent} does not exist", hint="make it first")
+        facts = {
+            "name": self.name,
+            "reset": self.reset,
+            "timesteps": self.timesteps,
+            "constants": self.constants,
+            "pulses": self.pulses,
+            "encoder_shape": np.asarray(self.encoder.shape, dtype=np.int64),
+            "encoder_threshold": self.encoder.threshold,
+            "encoder_v_init": self.encoder.v_init,
+            "encoder_signed": self.encoder.signed,
+            "output_scale": self.output_scale,
+            "output_shape": np.asarray(self.output_shape, dtype=np.int64),
+        }
+        with replacing(path) as part:
+            write(part, self.input_shape, self.layers, facts)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> NetxModel:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InvalidModelError: it is no such file, or holds what stock netx would not run as it stands.
+        """
+        input_shape, layers, facts = read(Path(path))
+        return cls(
+            name=facts["name"].decode(),
+            encoder=Encoder(
+                shape=tuple(facts["encoder_shape"].tolist()),
+                threshold=float(facts["encoder_threshold"]),
+                v_init=float(facts["encoder_v_init"]),
+                signed=bool(facts["encoder_signed"]),
+            ),
+            layers=tuple(layers),
+            reset=facts["reset"].decode(),
+            constants=int(facts["constants"]),
+            pulses=int(facts["pulses"]),
+            input_shape=input_shape,
+            output_scale=facts["output_scale"],
+            output_shape=tuple(facts["output_shape"].tolist()),
+            timesteps=int(facts["timesteps"]),
+        )

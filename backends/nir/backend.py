@@ -1,0 +1,221 @@
+"""The target ``nir``: an ``nir.NIRGraph`` that every importer reads the same way."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import nir
+import numpy as np
+
+from spikec.backends.nir.converters import converter, in_seconds, node_for
+from spikec.backends.nir.profiles import PROFILES, Profile
+from spikec.extend.backend import Backend
+from spikec.extend.loader import pass_named, unknown
+from spikec.extend.passbase import Context, Pass
+from spikec.ir.errors import CompileError, Problem, UnsupportedOpError
+from spikec.ir.graph import Graph
+from spikec.ir.ops import Add, Input, Leaky, Neuron, Output, Weighted
+from spikec.ir.stages import FINAL
+from spikec.ir.types import Array
+
+__all__ = ["Nir", "backend", "converter"]
+
+
+def _known_profile(_: Any, __: Any, value: str) -> None:
+    if value not in PROFILES:
+        raise unknown("profile of NIR", value, PROFILES)
+
+
+def _positive(_: Any, __: Any, value: Any) -> None:
+    if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise CompileError(f"dt is {value!r}", hint="give the length of a time-step in seconds, such as 1e-4")
+
+
+@attrs.frozen
+class Nir(Backend):
+    """Emits an ``nir.NIRGraph``: IF, LIF, CubaLIF, Affine, Conv1d, Conv2d, SumPool2d or AvgPool2d, and Flatten.
+
+    Attributes:
+        dt: seconds a time-step: the unit of time constants; an IF with r = 1 counts steps.
+        profile: for which reader, see :data:`spikec.backends.nir.profiles.PROFILES`.
+    """
+
+    name: ClassVar[str] = "nir"
+    suffix: ClassVar[str] = ".nir"
+
+    dt: float = attrs.field(default=1e-4, validator=_positive)
+    profile: str = attrs.field(default="portable", validator=_known_profile)
+
+    def passes(self, timesteps: int | None) -> tuple[Pass | str, ...]:
+        """One threshold a layer, no initial potential where T is known, no op that NIR lacks."""
+        return (
+            "lower-movement",
+            pass_named("avgpool-to-sumpool", keep=(2,) if self._profile.averages else ()),
+            "lower-concat",
+            pass_named("fold-rescale", thresholds="uniform"),
+            pass_named("lower-v-init", timesteps=timesteps),
+            *(() if timesteps is None else ("correct-bias",)),
+            "legalize-nir",
+            "cast-parameters",
+            pass_named("strict-threshold", fires=self._profile.fires),
+        )
+
+    @property
+    def _profile(self) -> Profile:
+        return PROFILES[self.profile]
+
+    def check(self, graph: Graph) -> list[Problem]:
+        """Every op that has no node in portable NIR, and every sum that is no fan-in."""
+        problems = FINAL.problems(graph)
+        problems += [
+            graph.problem(name, "an input that nothing uses", "remove it from the model")
+            for name in graph.inputs
+            if not graph.users(name)
+        ]
+        for name in graph:
+            try:
+                self._checked(graph, name)
+            except CompileError as error:
+                problems.append(graph.problem(name, error.problems[0].message, error.hint))
+        return problems
+
+    def _checked(self, graph: Graph, name: str) -> None:
+        op = graph[name]
+        if isinstance(op, Neuron):
+            if op.strict != (self._profile.fires == ">"):
+                own, reader = ("above", "at") if op.strict else ("at", "above")
+                message = f"a neuron that fires {own} its threshold; those of the reader fire {reader} it"
+                raise CompileError(message, hint="run strict-threshold")
+            if found := self._profile.problem(op):
+                raise UnsupportedOpError(f"{self.profile} does not read {found}", hint='use profile="portable"')
+        if not isinstance(op, Add):
+            _node(graph, name)
+            return
+        users = [graph[user] for user, _ in graph.users(name)]
+        operands = graph.operands(name)
+        if not all(isinstance(op, (Weighted, Neuron)) for op in users) or len(set(operands)) < len(operands):
+            raise UnsupportedOpError("a sum that is not the fan-in of a layer", hint="run legalize-nir before")
+
+    def emit(self, graph: Graph, context: Context) -> Any:
+        """The graph, type-checked by nir."""
+        names = _names(graph)
+        nodes = {names[name]: _node(graph, name) for name in names}
+        metadata = self._metadata(graph, names, context)
+        for node in nodes.values():
+            in_seconds(node, self.dt, self._profile.gain == "physical")
+        for terminal in (*graph.inputs, *graph.outputs):
+            nodes[names[terminal]].metadata["name"] = terminal
+        for neuron in graph.match(Neuron):
+            own = nodes[names[neuron.name]].metadata
+            if "v_init" not in metadata:
+                own["v_init"] = np.array(np.broadcast_to(neuron.op.v_init, graph.type(neuron.name).shape))
+            if "reset" not in metadata:
+                own["reset"] = _reset(neuron.op)
+        _note_losses(graph, context)
+        return nir.NIRGraph(nodes=nodes, edges=_edges(graph, names), metadata=metadata)
+
+    def _metadata(self, graph: Graph, names: dict[str, str], context: Context) -> dict[str, Any]:
+        """What NIR has no field for; a v_init or reset that is not everywhere the same stands at the neurons."""
+        neurons = [node.op for node in graph.match(Neuron)]
+        scales = {names[name]: _plain(graph.type(name).scale) for name in graph.outputs}
+        start = {float(value) for op in neurons for value in op.v_init.flat}
+        found: dict[str, Any] = {
+            "dt": self.dt,
+            "fire": self._profile.fires,
+            "spikes": "binary",
+            "gain": self._profile.gain,
+            "output_scale": scales if len(scales) > 1 else next(iter(scales.values())),
+            "producer": f"spikec {version('spikec')}",
+        }
+        if len(start) == 1:
+            found["v_init"] = start.pop()
+        if len(resets := {_reset(op) for op in neurons}) == 1:
+            found["reset"] = resets.pop()
+        if context.timesteps is not None:
+            found["timesteps"] = context.timesteps
+        return found
+
+    def owns(self, artifact: Any) -> bool:
+        """True for any NIRGraph."""
+        return isinstance(artifact, nir.NIRGraph)
+
+    def save(self, artifact: Any, path: Path) -> None:
+        """``nir.write``."""
+        nir.write(path, artifact)
+
+
+def _reset(op: Neuron) -> str:
+    return "subtract" if op.v_reset is None else "value"
+
+
+def _note_losses(graph: Graph, context: Context) -> None:
+    """What a reader that goes by the file alone will do otherwise."""
+    neurons = graph.match(Neuron)
+    soft = [node.name for node in neurons if node.op.v_reset is None]
+    late = [node.name for node in neurons if isinstance(node.op, Leaky) and node.op.reset_at != "spike"]
+    if soft and any(isinstance(node.op, Leaky) or node.op.v_reset is not None for node in neurons):
+        context.note(
+            soft[0],
+            f"{len(soft)} of {len(neurons)} layer(s) reset by subtraction, which is metadata: a reader that goes by "
+            "v_reset resets them to zero",
+        )
+    if late:
+        context.note(
+            late[0],
+            f"{len(late)} layer(s) do not reset with their spike, which is metadata (reset_at): a reader that does "
+            "not know it gives other spikes",
+        )
+
+
+def _node(graph: Graph, name: str) -> Any:
+    result = graph.type(name)
+    operand = graph.type(graph.operands(name)[0]) if graph.operands(name) else result
+    return node_for(graph[name], operand, result)
+
+
+def _plain(scale: Array) -> Any:
+    return float(scale.item()) if scale.size == 1 else np.array(scale)
+
+
+_NUMBER = re.compile(r"n\d+_")
+
+
+def _names(graph: Graph) -> dict[str, str]:
+    """NIR names: alphabetical order, in which files are read back, is topological order.
+
+    Terminals are ``input`` and ``output`` (``input_0``, ... if there are several); the others have a number
+    in front, which replaces that of a file that was written like this.
+    """
+    names: dict[str, str] = {}
+    inner = [name for name in graph if not isinstance(graph[name], (Input, Output, Add))]
+    numbered = all(_NUMBER.match(name) for name in inner)
+    for kind, group in (("input", graph.inputs), ("output", graph.outputs)):
+        width = len(str(len(group) - 1))
+        names.update({name: f"{kind}_{i:0{width}d}" if len(group) > 1 else kind for i, name in enumerate(group)})
+    width = len(str(len(inner) - 1))
+    for i, name in enumerate(inner):
+        own = _NUMBER.sub("", name, count=1) if numbered else name
+        names[name] = f"n{i:0{width}d}_{re.sub(r'[^0-9A-Za-z_]', '_', own)}"
+    return {name: names[name] for name in graph if name in names}
+
+
+def _edges(graph: Graph, names: dict[str, str]) -> list[tuple[str, str]]:
+    """Main branches first: some readers take the last edge into a node for a skip."""
+    main: list[tuple[str, str]] = []
+    skips: list[tuple[str, str]] = []
+    for name in names:
+        for slot, operand in enumerate(_producers(graph, name)):
+            (skips if slot else main).append((names[operand], names[name]))
+    return main + skips
+
+
+def _producers(graph: Graph, name: str) -> tuple[str, ...]:
+    operands = graph.operands(name)
+    return graph.operands(operands[0]) if operands and isinstance(graph[operands[0]], Add) else operands
+
+
+backend = Nir

@@ -1,0 +1,209 @@
+"""What each op of a final graph becomes in NIR, in the form that every reader takes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import nir
+import numpy as np
+
+from spikec.extend.converters import Converters
+from spikec.ir.errors import CompileError, UnsupportedOpError
+from spikec.ir.op import Op
+from spikec.ir.ops import (
+    IF,
+    LIF,
+    AvgPool,
+    Conv,
+    CubaLIF,
+    Flatten,
+    Input,
+    Leaky,
+    Linear,
+    Neuron,
+    Output,
+    SumPool,
+)
+from spikec.ir.types import Type
+
+#: called with (op, the type of its operand, the type of its result); raises UnsupportedOpError
+Emit = Callable[[Any, Type, Type], Any]
+
+converter: Converters[Emit] = Converters("converter")
+
+_HINTS = {
+    "concat": "NIR has no concat; only one along the channels can be folded into the next layer",
+    "avgpool": "NIR readers have no average pool with these options: use ceil_mode=False, count_include_pad=True",
+    "adaptiveavgpool": "choose an output size that divides the input's",
+    "pad": "only zero padding in front of a convolution or sum-pool goes into NIR",
+    "reshape": "NIR has Flatten only",
+    "delay": "write the recurrent layer by hand in NIR",
+}
+
+
+def node_for(op: Op, operand: Type, result: Type) -> Any:
+    """The NIR node for an op.
+
+    Raises:
+        UnsupportedOpError: there is none.
+    """
+    emit = converter.first(type(op).__mro__)
+    if emit is None:
+        hint = _HINTS.get(op.kind, "register a converter for it, or replace the layer")
+        raise UnsupportedOpError(f"portable NIR has no {op.kind}", hint=hint)
+    return emit(op, operand, result)
+
+
+def _shape(signal: Type) -> Any:
+    return np.array(signal.shape)
+
+
+@converter(Input)
+def _input(op: Input, operand: Type, result: Type) -> Any:
+    return nir.Input(input_type={"input": _shape(result)})
+
+
+@converter(Output)
+def _output(op: Output, operand: Type, result: Type) -> Any:
+    return nir.Output(output_type={"output": _shape(result)})
+
+
+@converter(Linear)
+def _linear(op: Linear, operand: Type, result: Type) -> Any:
+    if len(operand.shape) != 1:
+        raise UnsupportedOpError(
+            f"Affine in NIR takes a vector, this layer takes samples of shape {operand.shape}",
+            hint="flatten before it, or use a convolution with a kernel of 1",
+        )
+    return nir.Affine(weight=np.array(op.weight), bias=np.array(_bias(op)))
+
+
+def _bias(op: Linear | Conv) -> Any:
+    if op.bias is None:
+        raise CompileError("an affine op without a bias", hint="run legalize-nir before")
+    return op.bias
+
+
+@converter(Conv)
+def _conv(op: Conv, operand: Type, result: Type) -> Any:
+    axes = len(op.kernel)
+    if axes > 2:
+        raise UnsupportedOpError(f"NIR has no {axes}d convolution", hint="use Conv1d or Conv2d")
+    if len(set(op.kernel)) > 1:
+        shown = "x".join(map(str, op.kernel))
+        raise UnsupportedOpError(
+            f"nir takes square kernels only, and no zeros make this {shown} kernel square at stride {op.stride}",
+            hint="use kernel sizes that are both odd or both even",
+        )
+    if op.groups != 1 or any(before != after for before, after in op.padding):
+        raise CompileError("a convolution with groups or uneven padding", hint="run legalize-nir before")
+    fields = {"stride": op.stride, "padding": tuple(before for before, _ in op.padding), "dilation": op.dilation}
+    make, size = (nir.Conv2d, operand.shape[1:]) if axes == 2 else (nir.Conv1d, operand.shape[1])
+    return make(
+        input_shape=size,
+        weight=np.array(op.weight),
+        bias=np.array(_bias(op)),
+        groups=1,
+        **{key: value if axes == 2 else value[0] for key, value in fields.items()},
+    )
+
+
+@converter(SumPool)
+def _sum_pool(op: SumPool, operand: Type, result: Type) -> Any:
+    if len(op.kernel) != 2:
+        raise UnsupportedOpError(f"NIR has no {len(op.kernel)}d pool", hint="use a 1d or 2d pool")
+    if any(side for pair in op.padding for side in pair):
+        raise CompileError("a sum-pool with padding, which readers ignore", hint="run legalize-nir before")
+    return nir.SumPool2d(
+        kernel_size=np.array(op.kernel), stride=np.array(op.stride), padding=np.zeros(2, dtype=np.int64)
+    )
+
+
+@converter(Flatten)
+def _flatten(op: Flatten, operand: Type, result: Type) -> Any:
+    if len(result.shape) != 1:
+        raise UnsupportedOpError("readers disagree about a Flatten of some axes", hint="flatten the whole sample")
+    return nir.Flatten(input_type={"input": _shape(operand)}, start_dim=0, end_dim=-1)
+
+
+@converter(AvgPool)
+def _avg_pool(op: AvgPool, operand: Type, result: Type) -> Any:
+    if len(op.kernel) != 2 or op.ceil_mode or (any(op.padding) and not op.count_include_pad):
+        raise UnsupportedOpError("NIR has no avgpool with these options", hint=_HINTS["avgpool"])
+    sizes = {"kernel_size": op.kernel, "stride": op.stride, "padding": op.padding}
+    return nir.AvgPool2d(**{name: np.array(size) for name, size in sizes.items()})
+
+
+@converter(IF)
+def _if(op: IF, operand: Type, result: Type) -> Any:
+    return _neuron(nir.IF, op, result, r=np.ones(()))
+
+
+@converter(LIF)
+def _lif(op: LIF, operand: Type, result: Type) -> Any:
+    if np.isinf(op.tau).all() and op.gain is not None:
+        return _neuron(nir.IF, op, result, r=op.gain)
+    if np.isinf(op.tau).any():
+        raise UnsupportedOpError("some neurons of a layer leak and some do not", hint="give all a finite tau")
+    r = np.ones(()) if op.gain is None else op.gain * op.tau
+    return _neuron(nir.LIF, op, result, tau=op.tau, r=r, v_leak=op.v_leak)
+
+
+@converter(CubaLIF)
+def _cuba(op: CubaLIF, operand: Type, result: Type) -> Any:
+    if (op.decay_syn == 1).any() or (op.decay == 1).any():
+        raise UnsupportedOpError("a current or potential that does not decay", hint="NIR's time constants are finite")
+    tau_syn, tau_mem = 1 / (1 - op.decay_syn), 1 / (1 - op.decay)
+    return _neuron(
+        nir.CubaLIF, op, result, tau_syn=tau_syn, tau_mem=tau_mem, r=tau_mem, v_leak=op.v_leak, w_in=op.gain * tau_syn
+    )
+
+
+def _neuron(make: Any, op: Neuron, result: Type, **fields: Any) -> Any:
+    """A node on a clock of one step, whose time constants are steps: see :func:`in_seconds`."""
+    fields["v_threshold"] = op.v_threshold
+    fields["v_reset"] = np.zeros(()) if op.v_reset is None else op.v_reset
+    physical = np.dtype(result.dtype) if make is nir.IF else np.dtype(np.float64)
+    own = {name: physical if name in _TIMED else np.dtype(result.dtype) for name in fields}
+    node = make(**{name: np.array(np.broadcast_to(value, result.shape), own[name]) for name, value in fields.items()})
+    if isinstance(op, Leaky) and op.reset_at != "spike":
+        node.metadata["reset_at"] = op.reset_at
+    if op.v_reset is None:
+        node.to_dict = functools.partial(_without_v_reset, node)
+    return node
+
+
+#: fields that are float64 in a leaky neuron: the readers compare them with dt, which float32 misses by 1e-8
+_TIMED = ("tau", "tau_syn", "tau_mem", "r", "w_in")
+
+
+def in_seconds(node: Any, dt: float, physical: bool) -> None:
+    """Make a node's time constants seconds, which are steps until now.
+
+    Args:
+        node: any node; it is changed.
+        dt: seconds a step.
+        physical: an IF gets r = 1/dt, so that a current integrated over a step is the sample.
+    """
+    for name in ("tau", "tau_syn", "tau_mem"):
+        if hasattr(node, name):
+            setattr(node, name, _times(getattr(node, name), dt))
+    if isinstance(node, nir.IF) and physical:
+        node.r = node.r / node.r.dtype.type(dt)
+
+
+def _times(steps: Any, dt: float) -> Any:
+    """``steps * dt``, or the float beside it that gives ``steps`` again when a reader divides it by dt."""
+    product = steps * dt
+    for candidate in (np.nextafter(product, 0), np.nextafter(product, np.inf)):
+        product = np.where((product / dt != steps) & (candidate / dt == steps), candidate, product)
+    return product
+
+
+def _without_v_reset(node: Any) -> dict[str, Any]:
+    """What is written of a soft-reset neuron: without v_reset, which is zero, every version of nir reads it."""
+    fields: dict[str, Any] = type(node).to_dict(node)
+    del fields["v_reset"]
+    return fields

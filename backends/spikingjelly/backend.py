@@ -1,0 +1,67 @@
+"""The target ``spikingjelly``: a self-contained ``torch.nn.Module`` in SpikingJelly's habits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import nn
+
+from spikec.backends.spikingjelly.converters import converter, module_for
+from spikec.backends.spikingjelly.modules import IFNode
+from spikec.backends.spikingjelly.network import Call, SpikingNetwork
+from spikec.extend.backend import Backend
+from spikec.extend.passbase import Context
+from spikec.ir.graph import Graph
+
+__all__ = ["IFNode", "SpikingJelly", "SpikingNetwork", "backend", "converter"]
+
+
+@attrs.frozen
+class SpikingJelly(Backend):
+    """Emits a :class:`SpikingNetwork`; thresholds may have any shape, and every op of the graph runs.
+
+    Attributes:
+        counters: max-pools count spikes, instead of being sums of neurons that compare.
+        streams: layers take a bias for each step, tuned for ``timesteps``.
+    """
+
+    name: ClassVar[str] = "spikingjelly"
+    suffix: ClassVar[str] = ".pt"
+    potentials: ClassVar[bool] = True
+
+    counters: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    streams: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+
+    def emit(self, graph: Graph, context: Context) -> SpikingNetwork:
+        """The module, on the model's device, in evaluation mode and step mode ``"s"``."""
+        plan: list[Call] = []
+        parts: dict[str, nn.Module] = {}
+        for name in graph:
+            part = _attribute(name, parts)
+            parts[part] = module_for(graph[name], graph.type(name))
+            plan.append(Call.of(name, part, graph.operands(name), graph[name]))
+        network = SpikingNetwork(graph.name, plan, parts, graph.inputs, graph.outputs, graph.structure)
+        return network.eval().to(graph.device)
+
+    def owns(self, artifact: Any) -> bool:
+        """True for a SpikingNetwork."""
+        return isinstance(artifact, SpikingNetwork)
+
+    def save(self, artifact: Any, path: Path) -> None:
+        """The whole module; read it with ``torch.load(path, weights_only=False)``."""
+        torch.save(artifact, path)
+
+
+def _attribute(name: str, taken: dict[str, nn.Module]) -> str:
+    """The node's name, with underscores behind it where the module has an attribute of that name."""
+    while name in taken or name in _RESERVED:
+        name += "_"
+    return name
+
+
+_RESERVED = frozenset(dir(SpikingNetwork("", (), {}, (), (), 0)))
+
+backend = SpikingJelly

@@ -1,0 +1,167 @@
+"""What calibration data says about each ReLU, to gather, merge, save and share between processes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor, distributed
+
+from spikec.calibration.accumulate import Accumulator
+from spikec.calibration.retained import Retained
+from spikec.calibration.statistics import Statistics
+from spikec.interpreter.interp import run
+from spikec.ir.errors import CalibrationError, InvalidModelError
+from spikec.ir.files import replacing
+from spikec.ir.graph import Graph
+from spikec.ir.op import tensor_cache
+
+__all__ = ["Calibration", "Statistics", "digest"]
+
+
+def digest(graph: Graph) -> str:
+    """Of a graph's ops, parameters and wiring."""
+    return hashlib.sha256(str(graph).encode()).hexdigest()[:16]
+
+
+def _keep_freed_memory() -> None:
+    """Let the next layer have the memory of the last one, where glibc would give it back to the system in between.
+
+    glibc keeps freed blocks up to the size of the largest that it ever gave back, 32 MB at most (mallopt(3),
+    M_MMAP_THRESHOLD); page faults are half the time of a pass over a small convolutional net otherwise. The block
+    is never written to, so it takes no memory.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
+
+
+@attrs.define(eq=False)
+class Calibration:
+    """Statistics of every ReLU, gathered in one pass over the data.
+
+    Attributes:
+        nodes: statistics by node name.
+        samples: how many samples were seen.
+        model: digest of the ANN graph that they ran through.
+        shapes: of one sample of each input.
+        retained: a few of the samples, for passes that look at data themselves.
+    """
+
+    nodes: dict[str, Statistics] = attrs.field(factory=dict)
+    samples: int = 0
+    model: str = ""
+    shapes: tuple[tuple[int, ...], ...] = ()
+    retained: Retained | None = None
+
+    @classmethod
+    def gather(cls, graph: Graph, axes: dict[str, int], batches: Iterable[Sequence[Tensor]]) -> Calibration:
+        """Run the ANN over the batches.
+
+        Args:
+            graph: an ANN graph.
+            axes: the nodes to watch, each with the axis of a sample that is its channel.
+            batches: tuples of inputs [B, ...].
+        """
+        found = {name: Accumulator(axis) for name, axis in axes.items()}
+        samples, retained = 0, None
+
+        def tap(name: str, value: Tensor, *_: Any) -> None:
+            try:
+                found[name].add(value)
+            except CalibrationError:
+                raise InvalidModelError(
+                    graph.problem(name, "its values on the calibration data are not finite")
+                ) from None
+
+        _keep_freed_memory()
+        dtype = getattr(torch, graph.type(graph.inputs[0]).dtype)
+        with tensor_cache():
+            for batch in batches:
+                run(graph, [x.to(dtype) for x in batch], tap=tap, nodes=found)
+                samples += len(batch[0])
+                some = Retained.of(batch)
+                retained = some if retained is None else retained.merge(some)
+        nodes = {name: each.result() for name, each in found.items()}
+        shapes = tuple(graph.type(name).shape for name in graph.inputs)
+        return cls(nodes, samples, digest(graph), shapes, retained)
+
+    def merge(self, other: Calibration) -> Calibration:
+        """Of both sets of samples.
+
+        Raises:
+            CalibrationError: they are of different models.
+        """
+        if self.model != other.model:
+            raise CalibrationError("calibrations of different models cannot be merged")
+        nodes = dict(self.nodes)
+        for name, statistics in other.nodes.items():
+            nodes[name] = nodes[name].merge(statistics) if name in nodes else statistics
+        kept = [one.retained for one in (self, other) if one.retained is not None]
+        retained = kept[0].merge(kept[1]) if len(kept) == 2 else next(iter(kept), None)
+        return Calibration(nodes, self.samples + other.samples, self.model, self.shapes, retained)
+
+    def all_reduce(self, group: Any = None) -> Calibration:
+        """Of the samples of all processes of a ``torch.distributed`` group, each of which must call it.
+
+        Args:
+            group: None for the default one.
+
+        Raises:
+            CalibrationError: the process is in no group, or the processes have different models.
+        """
+        if not (distributed.is_available() and distributed.is_initialized()):
+            raise CalibrationError(
+                "torch.distributed is not initialised", hint='call torch.distributed.init_process_group("gloo")'
+            )
+        parts: list[Any] = [None] * distributed.get_world_size(group)
+        distributed.all_gather_object(parts, self, group)
+        merged: Calibration = functools.reduce(Calibration.merge, parts)
+        return merged
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to an ``.npz``; it appears whole or not at all."""
+        arrays: dict[str, Any] = {"samples": np.int64(self.samples), "model": np.array(self.model)}
+        arrays |= {f"shape_{i}": np.array(shape) for i, shape in enumerate(self.shapes)}
+        for name, statistics in self.nodes.items():
+            for field in attrs.fields(Statistics):
+                arrays[f"{name}/{field.name}"] = np.asarray(getattr(statistics, field.name))
+        if self.retained is not None:
+            arrays["marks"] = self.retained.marks
+            arrays |= {f"retained_{i}": x.numpy() for i, x in enumerate(self.retained.inputs)}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        with replacing(path) as part:
+            part.write_bytes(buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Calibration:
+        """Read what ``save`` wrote.
+
+        Raises:
+            CalibrationError: the file is not one.
+        """
+        try:
+            with np.load(path) as arrays:
+                names = [key.removesuffix("/maximum") for key in arrays.files if key.endswith("/maximum")]
+                fields = [field.name for field in attrs.fields(Statistics)]
+                nodes = {name: Statistics(*(arrays[f"{name}/{field}"] for field in fields)) for name in names}
+                inputs = [i for i in range(len(arrays.files)) if f"shape_{i}" in arrays]
+                retained = None
+                if "marks" in arrays:
+                    found = tuple(torch.from_numpy(arrays[f"retained_{i}"]) for i in inputs)
+                    retained = Retained(found, arrays["marks"])
+                return cls(
+                    nodes,
+                    int(arrays["samples"]),
+                    str(arrays["model"]),
+                    tuple(tuple(map(int, arrays[f"shape_{i}"])) for i in inputs),
+                    retained,
+                )
+        except (OSError, KeyError, ValueError) as error:
+            raise CalibrationError(f"{os.fspath(path)} is not a saved calibration: {error}") from None

@@ -1,0 +1,159 @@
+"""How thresholds are chosen."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, get_args
+
+import attrs
+import numpy as np
+
+from spikec.calibration.calibration import Statistics
+from spikec.interpreter.inputs import is_number
+from spikec.ir.errors import CompileError
+from spikec.ir.types import Array
+
+Method = Literal["percentile", "max", "mmse", "ltb", "model"]
+
+#: candidate thresholds of ``mmse``, as shares of the maximum
+_SHARES = np.arange(1, 101) / 100
+#: updates of ``ltb``
+_UPDATES = 1000
+
+
+def _within(low: float, high: float) -> Any:
+    def check(_: Any, attribute: Any, value: float) -> None:
+        if not is_number(value) or not low < value <= high:
+            raise CompileError(f"{attribute.name} is {value!r}, it must be in ({low:g}, {high:g}]")
+
+    return check
+
+
+def _share(_: Any, attribute: Any, value: float) -> None:
+    if not is_number(value) or not 0 <= value <= 1:
+        raise CompileError(f"{attribute.name} is {value!r}, it must be in [0, 1]")
+
+
+def _flag(_: Any, attribute: Any, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise CompileError(f"{attribute.name} is {value!r}", hint="give True or False")
+
+
+def _known(_: Any, __: Any, value: Any) -> None:
+    if value not in get_args(Method):
+        raise CompileError(f"there is no normalization method {value!r}", hint=f"known: {', '.join(get_args(Method))}")
+
+
+@attrs.frozen(kw_only=True)
+class Normalization:
+    """Which statistic of a ReLU's values becomes its neuron's scale.
+
+    Attributes:
+        method: ``percentile`` (Rueckauer et al. 2017, sec. 2.2.1), ``max`` (Diehl et al. 2015, data-based),
+            ``mmse``, the least squared error of the spike count's grid for T steps (Li et al. 2021, sec. 4.2, with
+            the neuron's rounding), ``ltb``, local threshold balancing (Bu et al. 2025), which needs no T, or
+            ``model``, the bound that follows from the weights alone for inputs in [0, 1] (Diehl et al. 2015,
+            model-based), which needs no data.
+        percentile: in (0, 100], over all values, zeros included; used by ``percentile``.
+        factor: in (0, 1], multiplies the statistic.
+        per_channel: one scale for each channel (for each neuron after a linear layer), or one a layer.
+        v_init: initial membrane potential as a fraction of the threshold, in [0, 1]; 1/2 turns the floor
+            of the spike count into rounding (Bu et al. 2022, theorem 2).
+    """
+
+    method: Method = attrs.field(default="percentile", validator=_known)
+    percentile: float = attrs.field(default=99.9, validator=_within(0, 100))
+    factor: float = attrs.field(default=1.0, validator=_within(0, 1))
+    per_channel: bool = attrs.field(default=True, validator=_flag)
+    v_init: float = attrs.field(default=0.5, validator=_share)
+
+    def statistic(self, values: Statistics, timesteps: int) -> Array:
+        """[C]: the scale of each channel; 0 for one that is silent.
+
+        Args:
+            values: of a ReLU.
+            timesteps: T, for ``mmse``.
+        """
+        if self.method == "max":
+            return values.maximum * self.factor
+        if self.method == "mmse":
+            return _least_error(values, timesteps, self.v_init) * self.factor
+        if self.method == "ltb":
+            return _balanced(values) * self.factor
+        value = values.percentile(self.percentile)
+        return np.where(value > 0, value, values.maximum) * self.factor
+
+    @classmethod
+    def parse(cls, value: str | float | Normalization) -> Normalization:
+        """``"max"``, ``"99.9%"`` or a float in (0, 1] times the maximum, per layer; or a record as it is.
+
+        Raises:
+            CompileError: anything else.
+        """
+        if isinstance(value, Normalization):
+            return value
+        if isinstance(value, str) and value == "max":
+            return cls(method="max", per_channel=False)
+        if isinstance(value, str) and (found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)):
+            return cls(method="percentile", percentile=float(found[1]), per_channel=False)
+        if is_number(value):
+            return cls(method="max", factor=float(value), per_channel=False)
+        raise CompileError(
+            f"normalization is {value!r}",
+            hint='give "max", a percentile such as "99.9%", a float in (0, 1], or a spikec.Normalization',
+        )
+
+
+class _Tails:
+    """How many values of each channel lie at or above a bound, and their sum."""
+
+    def __init__(self, statistics: Statistics) -> None:
+        self.values, counts = statistics.bins()
+        self.counts = _from_above(counts.astype(np.float64))
+        self.sums = _from_above(counts * self.values)
+        self.rows = np.arange(len(counts))[:, None]
+
+    def above(self, bounds: Array) -> tuple[Array, Array]:
+        """(counts, sums) [C, ...] for bounds [C, n]."""
+        first = np.searchsorted(self.values, bounds)
+        return self.counts[self.rows, first], self.sums[self.rows, first]
+
+
+def _from_above(parts: Array) -> Array:
+    """[C, K + 1]: sums of everything from each bin on."""
+    sums = np.cumsum(parts[:, ::-1], axis=1)[:, ::-1]
+    return np.concatenate([sums, np.zeros((len(parts), 1))], axis=1)
+
+
+def _least_error(statistics: Statistics, timesteps: int, v_init: float) -> Array:
+    """[C]: the threshold h with the least sum of (x - h/T clip(floor(T x/h + v_init), 0, T))^2 over the values x.
+
+    The count reaches j at x = (j - v_init) h/T, so with n_j and s_j the number and sum of the values from there on, and
+    up to a constant, the sum is that of (2j - 1) (h/T)^2 n_j - 2 (h/T) s_j over j = 1...T.
+    """
+    tails = _Tails(statistics)
+    j = np.arange(1, timesteps + 1)
+    best = np.full(len(statistics.maximum), np.inf)
+    chosen = statistics.maximum
+    for share in _SHARES:
+        step = (share * statistics.maximum / timesteps)[:, None]
+        counts, sums = tails.above((j - v_init) * step)
+        error = ((2 * j - 1) * step**2 * counts - 2 * step * sums).sum(1)
+        chosen = np.where(error < best, share * statistics.maximum, chosen)
+        best = np.minimum(error, best)
+    return chosen
+
+
+def _balanced(statistics: Statistics) -> Array:
+    """[C]: h after updates h += 2 mean(relu(x - h)) from 0, the expected ones over the data.
+
+    The paper's values are those of a net whose earlier layers are clipped at their thresholds of that moment; here
+    they are not.
+    """
+    tails = _Tails(statistics)
+    total = tails.counts[:, 0]
+    threshold = np.zeros(len(total))
+    for _ in range(_UPDATES):
+        counts, sums = (x[:, 0] for x in tails.above(threshold[:, None]))
+        threshold = threshold + 2 * (sums - threshold * counts) / total
+    return np.minimum(threshold, statistics.maximum)

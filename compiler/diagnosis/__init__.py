@@ -1,0 +1,1 @@
+"""Where the accuracy goes: a spiking network taken apart beside its ANN."""

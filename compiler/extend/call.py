@@ -1,0 +1,98 @@
+"""What a converter is given: where it is in the user's model, and the graph that it adds ops to."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import attrs
+
+from spikec.ir.errors import CompileError, Problem, TypeMismatchError, UnsupportedOpError
+from spikec.ir.graph import Graph
+from spikec.ir.op import Op
+from spikec.ir.origin import Source
+
+
+@attrs.frozen
+class Signal:
+    """A tensor of the user's model that depends on its inputs: the result of a node of the graph."""
+
+    name: str
+
+
+@attrs.frozen
+class Refused:
+    """The value of a node that was refused: what depends on it is not converted, but still looked at."""
+
+    node: str
+
+    def __str__(self) -> str:
+        return f"%{self.node}"
+
+
+@attrs.frozen(eq=False)
+class Call:
+    """One call in the user's model, and the graph that its converter adds ops to.
+
+    Attributes:
+        graph: the graph so far.
+        source: where the call stands in the user's model; every op that is added carries it.
+        name: what the op will be called if that is free.
+    """
+
+    graph: Graph
+    source: Source
+    name: str
+
+    def shape(self, signal: Signal) -> tuple[int, ...]:
+        """Shape of one sample of a signal, without the batch."""
+        return self.graph.type(signal.name).shape
+
+    def shown(self, signal: Signal) -> str:
+        """Shape of a signal with its batch, for messages: ``[B, 3, 8, 8]``."""
+        return f"[{', '.join(map(str, ('B', *self.shape(signal))))}]"
+
+    def add(self, op: Op, *operands: Signal, part: str = "") -> Signal:
+        """Add an op behind its operands; it gets the call's source.
+
+        Args:
+            op: without an origin.
+            operands: signals.
+            part: appended to the name, for an op that is not the last of the call.
+
+        Raises:
+            TypeMismatchError: the operands do not fit.
+            UnsupportedOpError: an operand is a tensor that does not depend on the model's input.
+        """
+        for operand in operands:
+            if not isinstance(operand, Signal):
+                self.refuse(f"{self.source.kind} with a constant {type(operand).__name__} where a signal must be")
+        wish = f"{self.name}_{part}" if part else self.name
+        names = [operand.name for operand in operands]
+        name = self.graph.add(attrs.evolve(op, origin=(self.source,)), *names, name=wish)
+        try:
+            self.graph.type(name)
+        except CompileError:
+            self.graph.remove(name)
+            raise
+        return Signal(name)
+
+    def expect_rank(self, signal: Signal, *ranks: int) -> None:
+        """Refuse a signal whose samples have another rank, batch not counted."""
+        shape = self.shape(signal)
+        if len(shape) not in ranks:
+            wanted = " or ".join(map(str, ranks))
+            raise TypeMismatchError(
+                self.problem(f"{self.source.kind} takes samples of rank {wanted}, operand has shape {shape}")
+            )
+
+    def refuse(self, message: str, hint: str = "") -> NoReturn:
+        """Raise an UnsupportedOpError that says where the call stands."""
+        raise UnsupportedOpError(self.problem(message, hint))
+
+    def problem(self, message: str, hint: str = "") -> Problem:
+        """A finding about this call."""
+        return Problem(message, str(self.source), f"{self.source.kind}({self.arguments()})", hint, (self.source,))
+
+    def arguments(self) -> str:
+        """What it is called with, for messages."""
+        raise NotImplementedError

@@ -1,0 +1,61 @@
+"""A table of functions keyed by what they handle: what a frontend reads, or what a backend writes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable, Iterable
+from typing import Generic, TypeVar
+
+from spikec.ir.errors import CompileError
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+class Converters(Generic[F]):
+    """``@converter(Conv, Linear)`` above a function registers it; two functions for one key are an error.
+
+    A function of the same module and name replaces the earlier one, as when a notebook cell is run again.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._table: dict[Hashable, F] = {}
+
+    def __call__(self, *keys: Hashable) -> Callable[[F], F]:
+        """Register a function for these keys."""
+
+        def register(function: F) -> F:
+            for key in keys:
+                known = self._table.get(key)
+                if known is not None and not _again(known, function):
+                    raise CompileError(
+                        f"two {self.what}s for {key!r}: {_place(known)} and {_place(function)}",
+                        hint="remove one of them",
+                    )
+                self._table[key] = function
+            return function
+
+        return register
+
+    def get(self, key: Hashable) -> F | None:
+        """The function for exactly that key."""
+        return self._table.get(key)
+
+    def first(self, keys: Iterable[Hashable]) -> F | None:
+        """The function for the first key that has one."""
+        return next((self._table[key] for key in keys if key in self._table), None)
+
+    def keys(self) -> list[Hashable]:
+        """What is handled."""
+        return list(self._table)
+
+
+def _again(known: Callable[..., object], function: Callable[..., object]) -> bool:
+    """True where a file or a notebook cell is run again."""
+    names = [(getattr(f, "__module__", None), getattr(f, "__qualname__", None)) for f in (known, function)]
+    return names[0] == names[1] and None not in names[0]
+
+
+def _place(function: Callable[..., object]) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)

@@ -1,0 +1,210 @@
+"""Runs a spiking graph layer after layer, each over all of T, so that a layer can be tuned once those before it are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Sequence
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikec.extend.passbase import NO_SAMPLES, Context
+from spikec.interpreter.contract import BATCH
+from spikec.interpreter.interp import run
+from spikec.ir.errors import CompileError
+from spikec.ir.graph import Graph
+from spikec.ir.op import Op, StatefulOp, tensor_cache
+from spikec.ir.ops import Neuron, Relu
+from spikec.ir.rewrite import makers
+from spikec.ir.types import Array
+
+
+class Sweep:
+    """Iterates over a graph's neurons in order; those before the one that is given out are settled.
+
+    What the caller changes between two neurons (biases, thresholds, potentials in front of or at the given one) counts
+    from there on. Linear ops between neurons are evaluated again for every step; only spikes are held.
+
+    Args:
+        graph: a spiking graph without recurrence.
+        xs: constant inputs [N, ...].
+        timesteps: T.
+    """
+
+    def __init__(self, graph: Graph, xs: Sequence[Tensor], timesteps: int) -> None:
+        if any(node.op.register for node in graph.match(StatefulOp)):
+            raise CompileError("a recurrent graph has no layers to go through one after the other")
+        self.graph, self.timesteps, self.samples = graph, timesteps, len(xs[0])
+        self.feeds = dict(zip(graph.inputs, xs, strict=True))
+        self._settled: dict[str, Tensor] = {}
+        self._ran: tuple[str, tuple[Op, ...], Tensor, Tensor] | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        neurons = [node.name for node in self.graph.match(Neuron)]
+        sources = {name: self._sources(name) for name in neurons}
+        for i, name in enumerate(neurons):
+            yield name
+            later = {source for each in neurons[i + 1 :] for source in sources[each]}
+            if name in later:
+                self._settled[name] = self.spikes(name)
+            self._settled = {source: train for source, train in self._settled.items() if source in later}
+        self._ran = None
+
+    def counts(self, name: str) -> Tensor:
+        """[T, ...]: how many of the samples each neuron of a layer fires for at each step, with the ops as they are."""
+        return self._run(name)[1]
+
+    def spikes(self, name: str) -> Tensor:
+        """[T, N, ...] as bytes: the spikes of a layer, with the ops as they are."""
+        return self._run(name)[0]
+
+    def _run(self, name: str) -> tuple[Tensor, Tensor]:
+        """(spikes [T, N, ...] as bytes, their sums over the samples)."""
+        between = self._between(name)
+        ops = tuple(self.graph[each] for each in between)
+        if self._ran is not None and self._ran[0] == name and _same(self._ran[1], ops):
+            return self._ran[2:]
+        moving = self._moving(between)
+        values: dict[str, Tensor] = {}
+        states: dict[str, Tensor] = {}
+        trains: list[Tensor] = []
+        sums: list[Tensor] = []
+        with torch.no_grad(), tensor_cache():
+            for t in range(self.timesteps):
+                for source in self._settled:
+                    values[source] = self._settled[source][t].to(self._dtype)
+                for each in between if t == 0 else moving:
+                    values[each] = self._step(each, values, states)
+                trains.append(values[name].to(torch.uint8))
+                sums.append(values[name].sum(0))
+        self._ran = (name, ops, torch.stack(trains), torch.stack(sums))
+        return self._ran[2:]
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(iter(self.feeds.values())).dtype
+
+    def _step(self, name: str, values: dict[str, Tensor], states: dict[str, Tensor]) -> Tensor:
+        op = self.graph[name]
+        operands = [self.feeds[name]] if name in self.feeds else [values[x] for x in self.graph.operands(name)]
+        if not isinstance(op, StatefulOp):
+            return op.eval(*operands)
+        state = states[name] if name in states else op.initial(*operands)
+        states[name], result = op.step(state, *operands)
+        return result
+
+    def _moving(self, between: Sequence[str]) -> list[str]:
+        """The nodes that change from step to step."""
+        moving = set(self._settled)
+        for name in between:
+            if isinstance(self.graph[name], StatefulOp) or moving.intersection(self.graph.operands(name)):
+                moving.add(name)
+        return [name for name in between if name in moving]
+
+    def _between(self, name: str) -> list[str]:
+        """What must be evaluated for a neuron, itself included, in order."""
+        wanted, todo = {name}, [name]
+        while todo:
+            for operand in self.graph.operands(todo.pop()):
+                if operand not in self._settled and operand not in wanted:
+                    wanted.add(operand)
+                    todo.append(operand)
+        return [each for each in self.graph if each in wanted]
+
+    def _sources(self, name: str) -> set[str]:
+        """The neurons whose spikes reach a neuron without passing another one."""
+        found: set[str] = set()
+        todo, seen = list(self.graph.operands(name)), set()
+        while todo:
+            each = todo.pop()
+            if each in seen:
+                continue
+            seen.add(each)
+            if isinstance(self.graph[each], Neuron):
+                found.add(each)
+            else:
+                todo += self.graph.operands(each)
+        return found
+
+
+def _same(one: Sequence[Op], other: Sequence[Op]) -> bool:
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
+
+
+@attrs.frozen
+class Layer:
+    """A layer of neurons whose rates are to be a ReLU's values.
+
+    Attributes:
+        name: the ReLU's.
+        neurons: the layer's, one for each value of the ReLU, or several whose sum it is.
+        wanted: the ReLU's mean over the samples, of the sample's shape.
+        sweep: has settled everything in front of the layer.
+        ann: the graph that has the ReLU.
+    """
+
+    name: str
+    neurons: tuple[str, ...]
+    wanted: Array
+    sweep: Sweep
+    ann: Graph
+
+    def lacks(self) -> Array:
+        """[T, ...]: what the layer as it is now gives too little at each step, in ANN units, on average."""
+        return np.asarray(self.wanted - self._said(self.sweep.counts) / self.sweep.samples)
+
+    def values(self) -> Array:
+        """[N, ...]: what the spikes of all steps stand for, in ANN units."""
+        return self._said(lambda name: self.sweep.spikes(name).sum(0, dtype=torch.int32)) / self.sweep.timesteps
+
+    def _said(self, count: Callable[[str], Tensor]) -> Array:
+        """Counts times what a spike stands for, over all neurons of the layer."""
+        parts = (count(name).double().numpy() * self.sweep.graph.type(name).scale for name in self.neurons)
+        return np.asarray(sum(parts))
+
+    def activations(self) -> Array:
+        """[N, ...]: the ReLU's values."""
+        found: list[Tensor] = []
+        for batch in zip(*(torch.split(x, BATCH) for x in self.sweep.feeds.values()), strict=True):
+            run(self.ann, batch, tap=lambda name, value, *_: found.append(value) if name == self.name else None)
+        return np.asarray(torch.cat(found).double().numpy())
+
+
+def tunable(graph: Graph, context: Context) -> dict[str, tuple[str, ...]]:
+    """The neurons that stand for each ReLU of the ANN.
+
+    Not those that compare two signals: their rate is a difference, right on average only if it is let alone.
+    """
+    if context.ann is None:
+        return {}
+    relus = [node.name for node in context.ann.match(Relu) if not node.op.compares]
+    return {relu: found for relu in relus if (found := makers(graph, relu))}
+
+
+def layers(graph: Graph, context: Context) -> Iterator[Layer]:
+    """Every tunable layer in turn, what is before it settled; none where there are no samples, which is noted."""
+    found, samples = tunable(graph, context), context.tuning_samples(graph)
+    if context.ann is None or not samples:
+        context.note("", NO_SAMPLES)
+        return
+    wanted = _means(context.ann, found, samples)
+    relus = {name: relu for relu, neurons in found.items() for name in neurons}
+    sweep = Sweep(graph, samples, context.steps)
+    for name in sweep:
+        relu = relus.get(name)
+        if relu in wanted:
+            yield Layer(relu, found[relu], wanted.pop(relu), sweep, context.ann)
+
+
+def _means(ann: Graph, names: Container[str], samples: Sequence[Tensor]) -> dict[str, Array]:
+    sums: dict[str, Tensor] = {}
+
+    def tap(name: str, value: Tensor, *_: object) -> None:
+        if name in names:
+            total = value.sum(0, dtype=torch.float64)
+            sums[name] = sums[name] + total if name in sums else total
+
+    for batch in zip(*(torch.split(x, BATCH) for x in samples), strict=True):
+        run(ann, batch, tap=tap)
+    return {name: np.asarray(total.numpy()) / len(samples[0]) for name, total in sums.items()}

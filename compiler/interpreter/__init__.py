@@ -1,0 +1,1 @@
+"""What a graph means: the reference interpreter, and whether two graphs do the same."""

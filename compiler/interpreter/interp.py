@@ -1,0 +1,168 @@
+"""The reference interpreter: what a graph means, one op after the other."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikec.interpreter.inputs import as_input, whole_number
+from spikec.ir.errors import InvalidModelError
+from spikec.ir.graph import Graph
+from spikec.ir.op import StatefulOp, tensor_cache
+
+#: called with (node, result, state before the step, operands); the last two are None and () for a plain op
+Tap = Callable[[str, Tensor, "Tensor | None", Sequence[Tensor]], None]
+
+
+def run(
+    graph: Graph,
+    x: Tensor | Sequence[Tensor],
+    timesteps: int | None = None,
+    *,
+    tap: Tap | None = None,
+    nodes: Collection[str] | None = None,
+) -> Any:
+    """Run a graph.
+
+    Args:
+        graph: an ANN or an SNN.
+        x: one tensor an input. ANN: [B, ...]. SNN: [B, ...], fed at each of ``timesteps`` steps, or with
+            ``timesteps=None`` time-major [T, B, ...]. Its dtype is the dtype of the arithmetic.
+        timesteps: number of steps T of an SNN.
+        tap: called after every node of every step.
+        nodes: those that ``tap`` wants, if not all; others may then be overwritten by what is made of them.
+
+    Returns:
+        ANN: [B, ...]. SNN: [T, B, ...] in the graph's own units (times the output's scale it is in ANN
+        units). One tensor, or a tuple with one an output.
+
+    Raises:
+        InvalidModelError: timesteps for an ANN, no step at all, or inputs that do not fit.
+    """
+    if not isinstance(graph, Graph):
+        raise InvalidModelError(f"a {type(graph).__name__} is not a Graph", hint="spikec.load makes one of a model")
+    xs = [as_input(each) for each in (x if isinstance(x, (list, tuple)) else (x,))]
+    if len(xs) != len(graph.inputs):
+        raise InvalidModelError(f"graph {graph.name} has {len(graph.inputs)} input(s), got {len(xs)}")
+    if len({(len(each), each.dtype) for each in xs}) > 1:
+        found = ", ".join(f"{list(each.shape)} {each.dtype}" for each in xs)
+        raise InvalidModelError(f"the inputs differ in batch size or dtype: {found}")
+    timesteps = None if timesteps is None else whole_number("timesteps", timesteps, 1)
+    with torch.no_grad():
+        if graph.is_spiking:
+            wanted = tap if tap is None or nodes is None else _only(nodes, tap)
+            with tensor_cache():
+                steps = [tuple(step) for step in zip(*outputs_over_time(graph, xs, timesteps, wanted), strict=True)]
+            results = tuple(torch.stack(step) for step in steps)
+        elif timesteps is not None:
+            raise InvalidModelError(
+                "timesteps are given, and the graph is an ANN", hint="an ANN runs in one pass; convert it first"
+            )
+        else:
+            feeds = dict(zip(graph.inputs, xs, strict=True))
+            results = _once(graph, feeds, tap, () if tap is None else graph if nodes is None else nodes)
+    return results[0] if len(results) == 1 else results
+
+
+def _only(nodes: Collection[str], tap: Tap) -> Tap:
+    def called(name: str, *rest: Any) -> None:
+        if name in nodes:
+            tap(name, *rest)
+
+    return called
+
+
+def _once(graph: Graph, feeds: dict[str, Tensor], tap: Tap | None, nodes: Container[str]) -> tuple[Tensor, ...]:
+    """The outputs of an ANN; a value is let go of after its last use, or overwritten where nobody else has it."""
+    values: dict[str, Tensor] = {}
+    operands = {name: graph.operands(name) for name in graph}
+    uses = Counter(itertools.chain.from_iterable(operands.values()))
+    memory = _memory(graph, operands)
+    readers = Counter(root for read in operands.values() for x in read for root in memory[x])
+    kept = {root for name in graph if name in nodes or name in graph.outputs for root in memory[name]}
+    for name, read in operands.items():
+        op = graph[name]
+        xs = (feeds[name],) if name in feeds else tuple(values[x] for x in read)
+        spent = len(read) == 1 and graph[read[0]].fresh and readers[read[0]] == 1 and read[0] not in kept
+        values[name] = graph.explain(name, op.eval_over if spent else op.eval, *xs)
+        if tap is not None and name in nodes:
+            tap(name, values[name], None, xs)
+        for each in read:
+            readers.subtract(memory[each])
+            uses[each] -= 1
+            if not uses[each]:
+                del values[each]
+        del xs
+    return tuple(values[name] for name in graph.outputs)
+
+
+def _memory(graph: Graph, operands: Mapping[str, tuple[str, ...]]) -> dict[str, set[str]]:
+    """The nodes whose memory each node's value may be a view of, itself if its op always gives memory of its own."""
+    found: dict[str, set[str]] = {}
+    for name, read in operands.items():
+        fresh = graph[name].fresh or not read
+        found[name] = {name} if fresh else set().union(*(found[x] for x in read if x in found))
+    return found
+
+
+def outputs_over_time(
+    graph: Graph, xs: Sequence[Tensor], timesteps: int | None, tap: Tap | None = None
+) -> Iterator[tuple[Tensor, ...]]:
+    """The outputs of an SNN, step by step, with memory for one step only."""
+    names = graph.inputs
+    constant = timesteps is not None
+    count = timesteps if timesteps is not None else len(xs[0])
+    order = list(graph)
+    values: dict[str, Tensor] = {}
+    states: dict[str, Tensor] = {}
+    for t in range(count):
+        feeds = dict(zip(names, xs if constant else [x[t] for x in xs], strict=True))
+        _sweep(graph, order, values, feeds, states, tap)
+        yield tuple(values[name] for name in graph.outputs)
+        if constant and t == 0:
+            order = _in_time(graph, order)
+
+
+def _in_time(graph: Graph, order: Sequence[str]) -> list[str]:
+    """The nodes that change from step to step when the inputs do not."""
+    moving: set[str] = set()
+    for name in order:
+        if isinstance(graph[name], StatefulOp) or moving.intersection(graph.operands(name)):
+            moving.add(name)
+    return [name for name in order if name in moving]
+
+
+def _sweep(
+    graph: Graph,
+    order: Sequence[str],
+    values: dict[str, Tensor],
+    feeds: dict[str, Tensor],
+    states: dict[str, Tensor],
+    tap: Tap | None,
+) -> None:
+    registers: list[tuple[str, StatefulOp]] = []
+    like = next(iter(feeds.values()))
+    for name in order:
+        op = graph[name]
+        before: Tensor | None = None
+        operands: tuple[Tensor, ...] = ()
+        if isinstance(op, StatefulOp) and op.register:
+            before = states[name] if name in states else op.initial(like)
+            states[name] = values[name] = before
+            registers.append((name, op))
+        elif isinstance(op, StatefulOp):
+            operands = tuple(values[x] for x in graph.operands(name))
+            before = states[name] if name in states else op.initial(*operands)
+            states[name], values[name] = op.step(before, *operands)
+        else:
+            operands = (feeds[name],) if name in feeds else tuple(values[x] for x in graph.operands(name))
+            values[name] = graph.explain(name, op.eval, *operands)
+        if tap is not None:
+            tap(name, values[name], before, operands)
+    for name, op in registers:
+        states[name], _ = op.step(states[name], *(values[x] for x in graph.operands(name)))

@@ -1,0 +1,358 @@
+"""The dataflow graph: the one owner of networkx, of names and of wiring."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+import attrs
+import networkx as nx
+import numpy as np
+
+from spikec.ir.errors import CompileError, Problem, TypeMismatchError
+from spikec.ir.op import Op, Role, StatefulOp
+from spikec.ir.origin import Origin, Source, describe
+from spikec.ir.printer import line
+from spikec.ir.types import Type
+
+OpT = TypeVar("OpT", bound=Op, covariant=True)
+
+
+@attrs.frozen
+class Node(Generic[OpT]):
+    """A name and the op it holds."""
+
+    name: str
+    op: OpT
+
+
+class Graph:
+    """Ops by name; an edge's key is the operand's position, so ``x + x`` is two edges.
+
+    Iteration is topological with ties by insertion: the same order on every run. Types are inferred when
+    asked for and remembered until something upstream changes.
+
+    Attributes:
+        name: of the model, for dumps.
+        dropped: source nodes that stand for nothing any more, and why (dropout, identity).
+        met: every source node, in the model's order.
+        notes: what the frontend has to say about how it read the model.
+        structure: the model's own output container, with the outputs' positions as leaves.
+        device: where the model's parameters were, as torch writes it.
+    """
+
+    def __init__(self, name: str = "graph") -> None:
+        self.name = name
+        self.dropped: dict[Source, str] = {}
+        self.met: dict[Source, None] = {}
+        self.notes: list[str] = []
+        self.structure: Any = 0
+        self.device = "cpu"
+        self._g = nx.MultiDiGraph()
+        self._operands: dict[str, tuple[str, ...]] = {}
+        self._types: dict[str, Type] = {}
+        self._stale: set[str] = set()  # to be inferred again
+        self._doubtful: set[str] = set()  # these and all behind them
+        self._order: tuple[str, ...] | None = None
+
+    # ------------------------------------------------------------------ look
+
+    @property
+    def nx(self) -> Any:
+        """A copy as ``networkx.MultiDiGraph``, each node with its ``op``."""
+        return self._g.copy()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._g
+
+    def __len__(self) -> int:
+        return int(self._g.number_of_nodes())
+
+    def __getitem__(self, name: str) -> Op:
+        try:
+            op: Op = self._g.nodes[name]["op"]
+        except KeyError:
+            raise CompileError(f"graph {self.name} has no node %{name}") from None
+        return op
+
+    def __iter__(self) -> Iterator[str]:
+        if self._order is None:
+            position = {name: i for i, name in enumerate(self._g)}
+            try:
+                self._order = tuple(nx.lexicographical_topological_sort(self._forward(), key=position.__getitem__))
+            except nx.NetworkXUnfeasible:
+                cycle = [edge[0] for edge in nx.find_cycle(self._forward())]
+                raise CompileError(
+                    self.problem(cycle[0], f"cycle without a delay: {' -> '.join([*cycle, cycle[0]])}")
+                ) from None
+        return iter(self._order)
+
+    def operands(self, name: str) -> tuple[str, ...]:
+        """Names of the operands, in order."""
+        return self._operands[name]
+
+    def users(self, name: str) -> list[tuple[str, int]]:
+        """(user, operand position) for every use, outputs included."""
+        return [(user, slot) for _, user, slot in self._g.out_edges(name, keys=True)]
+
+    def match(self, kind: type[OpT]) -> list[Node[OpT]]:
+        """All nodes whose op is of that class, in order: a list, so that the graph may change under it."""
+        return [Node(name, op) for name in self if isinstance(op := self[name], kind)]
+
+    def with_role(self, role: Role) -> list[Node[Op]]:
+        """All nodes whose op has that role, in order."""
+        return [node for node in self.match(Op) if node.op.role is role]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs, in order of insertion."""
+        return tuple(name for name in self._g if self[name].kind == "input")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs, in order of insertion."""
+        return tuple(name for name in self._g if self[name].kind == "output")
+
+    @property
+    def is_spiking(self) -> bool:
+        """True for a graph that runs in time."""
+        return any(isinstance(self[name], StatefulOp) for name in self._g)
+
+    @property
+    def sources(self) -> set[Source]:
+        """Every source node accounted for: held by an op or dropped for a stated reason."""
+        held = {source for name in self._g for source in self[name].origin}
+        return held | set(self.dropped)
+
+    def type(self, name: str) -> Type:
+        """The type of a node's result.
+
+        Raises:
+            TypeMismatchError: with the user's layer, where operands do not fit.
+        """
+        if name in self._doubtful:
+            self._refresh(name)
+        return self._types[name]
+
+    def _refresh(self, name: str) -> None:
+        """Infer again what changed upstream, producers first; behind a type that comes out the same nothing is."""
+        todo = [name]
+        while todo:
+            each = todo[-1]
+            operands = () if _is_register(self[each]) else self.operands(each)
+            behind = next((x for x in operands if x in self._doubtful), None)
+            if len(todo) > len(self):
+                iter(self)  # names the cycle
+            elif behind is not None:
+                todo.append(behind)
+            else:
+                if each in self._stale:
+                    self._infer(each, operands)
+                self._doubtful.discard(todo.pop())
+
+    def _infer(self, name: str, operands: tuple[str, ...]) -> None:
+        known = self._types.get(name)
+        found: Type = self.explain(name, self[name].infer, *(self._types[x] for x in operands))
+        self._types[name] = found
+        self._stale.discard(name)
+        if known is None or not _identical(found, known):
+            self._stale.update(user for user, _ in self.users(name))
+
+    def _doubt(self, name: str) -> None:
+        """A node's type, and with it those behind it, may be another than it was."""
+        self._stale.add(name)
+        todo = [name]
+        while todo:
+            each = todo.pop()
+            if each not in self._doubtful:
+                self._doubtful.add(each)
+                todo += (user for user, _ in self.users(each))
+
+    def explain(self, name: str, rule: Any, *args: Any) -> Any:
+        """Call a rule of the named op; a TypeMismatchError from it gets the user's location and the op's line."""
+        try:
+            return rule(*args)
+        except TypeMismatchError as error:
+            if error.location:
+                raise
+            hint = error.hint
+            raise TypeMismatchError(self.problem(name, error.problems[0].message, hint)) from None
+
+    def location(self, name: str) -> str:
+        """The user's layers behind a node; for one that a pass added, those of its nearest producer."""
+        return describe(self._near(name))
+
+    def _near(self, name: str) -> Origin:
+        seen: set[str] = set()
+        todo = [name]
+        while todo:
+            node = todo.pop(0)
+            if self[node].origin:
+                return self[node].origin
+            seen.add(node)
+            todo += [x for x in self.operands(node) if x not in seen]
+        return ()
+
+    def problem(self, name: str, message: str, hint: str = "") -> Problem:
+        """A finding about one node."""
+        call = f"%{name} = {self[name].kind}({', '.join('%' + x for x in self.operands(name))})"
+        return Problem(message, self.location(name), call, hint, self._near(name))
+
+    # ---------------------------------------------------------------- change
+
+    def add(self, op: Op, *operands: str, name: str = "") -> str:
+        """Add an op behind its operands; returns its name, which is ``name`` or made from the op's kind."""
+        name = self._fresh(name or op.kind)
+        self.meet(*op.origin)
+        self._g.add_node(name, op=op)
+        self._order = None
+        self._wire(name, operands)
+        return name
+
+    def set_op(self, name: str, op: Op) -> None:
+        """Another op under the same name and wiring."""
+        if _is_register(op) != _is_register(self[name]):
+            self._order = None
+        self._g.nodes[name]["op"] = op
+        self._doubt(name)
+
+    def set_operands(self, name: str, *operands: str) -> None:
+        """Rewire a node's operands."""
+        self._g.remove_edges_from(list(self._g.in_edges(name, keys=True)))
+        self._wire(name, operands)
+
+    def set_operand(self, name: str, slot: int, operand: str) -> None:
+        """Rewire one operand."""
+        operands = list(self.operands(name))
+        operands[slot] = operand
+        self.set_operands(name, *operands)
+
+    def replace_uses(self, old: str, new: str) -> None:
+        """Every user of ``old`` takes ``new`` instead."""
+        for user, slot in self.users(old):
+            if user != new:
+                self.set_operand(user, slot, new)
+
+    def insert_after(self, name: str, op: Op, *, new: str = "") -> str:
+        """Put a unary op between a node and all its users."""
+        users = self.users(name)
+        added = self.add(op, name, name=new)
+        for user, slot in users:
+            self.set_operand(user, slot, added)
+        return added
+
+    def insert_before(self, user: str, slot: int, op: Op, *, new: str = "") -> str:
+        """Put a unary op in front of one operand."""
+        added = self.add(op, self.operands(user)[slot], name=new)
+        self.set_operand(user, slot, added)
+        return added
+
+    def bypass(self, name: str, reason: str = "") -> None:
+        """Remove a unary node, its users taking its operand; its source nodes are dropped for that reason.
+
+        Without a reason its sources must live on in another op, which the verifier checks.
+        """
+        (operand,) = self.operands(name)
+        self.replace_uses(name, operand)
+        self.remove(name, reason)
+
+    def remove(self, name: str, reason: str = "") -> None:
+        """Remove a node that nobody uses."""
+        if self.users(name):
+            raise CompileError(self.problem(name, "a node with users cannot be removed"))
+        if reason:
+            self.drop(self[name].origin, reason)
+        self._g.remove_node(name)
+        self._operands.pop(name)
+        self._types.pop(name, None)
+        self._stale.discard(name)
+        self._doubtful.discard(name)
+        self._order = None
+
+    def remove_dead(self, name: str) -> None:
+        """Remove a node nobody uses, and whatever fed only it; their sources must live on elsewhere."""
+        if name in self and not self.users(name) and self[name].role is not Role.IO:
+            operands = self.operands(name)
+            self.remove(name)
+            for operand in operands:
+                self.remove_dead(operand)
+
+    def drop(self, origin: Origin, reason: str) -> None:
+        """State that these source nodes do nothing in the graph, and why."""
+        self.meet(*origin)
+        self.dropped.update(dict.fromkeys(origin, reason))
+
+    def meet(self, *sources: Source) -> None:
+        """State that these are the next nodes of the model, whatever becomes of them."""
+        for source in sources:
+            self.met.setdefault(source)
+
+    def __deepcopy__(self, memo: Any) -> Graph:
+        return self.copy()
+
+    def copy(self) -> Graph:
+        """Another graph with the same ops; no array is copied."""
+        other = Graph(self.name)
+        other.become(self)
+        return other
+
+    def become(self, other: Graph) -> None:
+        """Hold what another graph holds, in place of what was held; no array is copied."""
+        self.dropped = dict(other.dropped)
+        self.met = dict(other.met)
+        self.notes = list(other.notes)
+        self.structure = other.structure
+        self.device = other.device
+        self._g = other._g.copy()
+        self._types = dict(other._types)
+        self._operands = dict(other._operands)
+        self._stale = set(other._stale)
+        self._doubtful = set(other._doubtful)
+        self._order = other._order
+
+    def same_as(self, other: Graph) -> bool:
+        """True for the same op objects under the same names and wiring."""
+        return (
+            list(self._g) == list(other._g)
+            and all(self[name] is other[name] for name in self._g)
+            and all(self.operands(name) == other.operands(name) for name in self._g)
+        )
+
+    def __str__(self) -> str:
+        lines = (line(name, self[name], self.operands(name), self.type(name)) for name in self)
+        return "\n".join([f"graph {self.name} {{", *lines, "}", ""])
+
+    # --------------------------------------------------------------- private
+
+    def _forward(self) -> Any:
+        """The graph without the edges into registers: acyclic, if it is legal."""
+        registers = [name for name in self._g if _is_register(self[name])]
+        back = [(x, name, slot) for name in registers for slot, x in enumerate(self.operands(name))]
+        return nx.restricted_view(self._g, [], back) if back else self._g
+
+    def _fresh(self, wish: str) -> str:
+        wish = re.sub(r"\W", "_", wish)
+        name, number = wish, 0
+        while name in self._g:
+            number += 1
+            name = f"{wish}_{number}"
+        return name
+
+    def _wire(self, name: str, operands: tuple[str, ...]) -> None:
+        for slot, operand in enumerate(operands):
+            if operand not in self._g:
+                raise CompileError(f"%{name} takes %{operand}, which is not in graph {self.name}")
+            self._g.add_edge(operand, name, key=slot)
+        self._operands[name] = operands
+        self._doubt(name)
+        self._order = None
+
+
+def _identical(one: Type, other: Type) -> bool:
+    """The same to the last bit, where ``==`` forgives a scale some rounding."""
+    return one == other and np.array_equal(one.scale, other.scale)
+
+
+def _is_register(op: Op) -> bool:
+    return isinstance(op, StatefulOp) and op.register

@@ -1,0 +1,108 @@
+"""What became of every node of the user's model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import attrs
+
+from spikec.ir.errors import CompileError, Problem
+from spikec.ir.graph import Graph, Node
+from spikec.ir.op import Op
+from spikec.ir.ops import Head, Output
+from spikec.ir.origin import Source
+
+Fate = Literal["converted", "folded", "lowered", "kept", "refused", "unread"]
+
+
+@attrs.frozen
+class Entry:
+    """The fate of one source node.
+
+    Attributes:
+        source: the node.
+        fate: ``kept`` as it was, ``converted`` into another op, ``lowered`` into several, or ``folded``
+            into another node's op or dropped because it does nothing. In a model that is refused also
+            ``refused``, and ``unread`` behind a refused node, where shapes are not known.
+        into: the ops that stand for it now, or the reason why there is none.
+    """
+
+    source: Source
+    fate: Fate
+    into: str
+
+
+class Ledger:
+    """All entries, in the order of the model.
+
+    Attributes:
+        entries: one a source node.
+        notes: what the frontend has to say about how it read the model.
+    """
+
+    def __init__(self, entries: Sequence[Entry], notes: Sequence[str] = ()) -> None:
+        self.entries = tuple(entries)
+        self.notes = tuple(notes)
+
+    @classmethod
+    def of(cls, imported: Graph, final: Graph, problems: Sequence[Problem] = ()) -> Ledger:
+        """Read off the origins: an op's first source is the node that it stands for.
+
+        Args:
+            imported: as the frontend gave it.
+            final: behind the last pass that ran.
+            problems: for which the model was refused.
+        """
+        kinds = {source: node.op.kind for node in imported.match(Op) for source in node.op.origin}
+        refused = {problem.origin[0]: problem.message for problem in reversed(problems) if problem.origin}
+        within: dict[Source, list[Node[Op]]] = {}
+        for node in final.match(Op):
+            for source in node.op.origin:
+                within.setdefault(source, []).append(node)
+        entries = [
+            Entry(source, "refused", refused[source])
+            if source in refused
+            else _entry(source, kinds.get(source), within.get(source, []), final.dropped.get(source))
+            for source in dict.fromkeys([*imported.met, *reversed(refused)])
+        ]
+        return cls(entries, imported.notes)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __str__(self) -> str:
+        rows = [(e.source.label, e.source.kind, e.fate, e.into, e.source.place) for e in self.entries]
+        widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
+        padded = ([f"{text:<{width}}" for text, width in zip(row, [*widths, 0], strict=True)] for row in rows)
+        lines = ["  ".join(cells).rstrip() for cells in padded]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def _entry(source: Source, kind: str | None, within: list[Node[Op]], dropped: str | None) -> Entry:
+    """The fate of a source node: the ops that carry it, or why there is none."""
+    own = [node for node in within if node.op.origin[0] == source]
+    outside = [node.name for node in within if isinstance(node.op, Output)]
+    if outside and kind == Head.kind:
+        return Entry(source, "kept", f"outside the network, behind %{outside[0]}")
+    if len(own) == 1:
+        return Entry(source, "kept" if own[0].op.kind == kind else "converted", f"%{own[0].name} = {own[0].op.kind}")
+    if own:
+        return Entry(source, "lowered", f"into {len(own)} ops, %{own[0].name} to %{own[-1].name}")
+    if within:
+        names = ", ".join(f"%{node.name}" for node in within[:3])
+        more = f" and {len(within) - 3} more" if len(within) > 3 else ""
+        return Entry(source, "folded", f"into {names}{more}")
+    if dropped is not None:
+        return Entry(source, "folded", dropped)
+    return Entry(source, "unread", "it takes the result of a refused node")
+
+
+def account(error: CompileError, imported: Graph | None, final: Graph | None) -> None:
+    """Give an error the ledger of what it refuses, as far as that was read."""
+    imported = imported or error.graph
+    if imported is not None:
+        error.ledger = Ledger.of(imported, final or imported, error.problems)

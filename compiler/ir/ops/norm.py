@@ -1,0 +1,54 @@
+"""Batch normalization with its running statistics."""
+
+from typing import ClassVar
+
+import attrs
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from spikec.ir.errors import TypeMismatchError
+from spikec.ir.op import Op, Role, array, tensor
+from spikec.ir.types import Array, Rate, Type
+
+
+@attrs.frozen(eq=False)
+class BatchNorm(Op):
+    """``y = weight (x - mean) / sqrt(var + eps) + bias`` per channel (axis 0 of a sample); vectors [C].
+
+    Ioffe and Szegedy 2015, algorithm 2 (inference).
+    """
+
+    kind: ClassVar[str] = "batchnorm"
+    role: ClassVar[Role] = Role.NORM
+
+    weight: Array = array()
+    bias: Array = array()
+    mean: Array = array()
+    var: Array = array()
+    eps: float = 1e-5
+
+    @property
+    def gain(self) -> Array:
+        """``weight / sqrt(var + eps)``, float64."""
+        return self.weight.astype(np.float64) / np.sqrt(self.var.astype(np.float64) + self.eps)
+
+    @property
+    def shift(self) -> Array:
+        """``bias - mean * gain``, float64."""
+        return self.bias.astype(np.float64) - self.mean.astype(np.float64) * self.gain
+
+    def infer(self, *operands: Type) -> Type:
+        """The operand's type, which must have as many channels and be real, or a rate that is the value itself."""
+        (x,) = operands
+        if isinstance(x.encoding, Rate) and not (x.scale == 1).all():
+            raise TypeMismatchError("batch norm of a scaled rate", hint="fold it before relu-to-if")
+        if not x.shape or x.shape[0] != len(self.weight):
+            raise TypeMismatchError(f"batch norm has {len(self.weight)} channels, operand has shape {x.shape}")
+        return x
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's batch norm."""
+        (x,) = xs
+        mean, var, weight, bias = (tensor(each, x) for each in (self.mean, self.var, self.weight, self.bias))
+        return F.batch_norm(x, mean, var, weight, bias, eps=self.eps)

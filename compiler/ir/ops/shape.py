@@ -1,0 +1,140 @@
+"""Ops that only move numbers about."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spikec.ir.op import Movement
+from spikec.ir.ops.weighted import Pairs, pad_list, pairs
+from spikec.ir.types import ints
+
+
+@attrs.frozen(eq=False)
+class Flatten(Movement):
+    """Axes ``start`` to ``end`` of a sample become one (batch is not an axis of a sample)."""
+
+    kind: ClassVar[str] = "flatten"
+
+    start: int = 0
+    end: int = -1
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's flatten, past the batch."""
+        end = self.end + 1 if self.end >= 0 else self.end
+        return xs[0].flatten(self.start + 1, end)
+
+
+@attrs.frozen(eq=False)
+class Reshape(Movement):
+    """The sample in another shape of as many elements, row-major; one size may be -1."""
+
+    kind: ClassVar[str] = "reshape"
+
+    shape: tuple[int, ...] = attrs.field(converter=ints)
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's reshape, past the batch."""
+        return xs[0].reshape(xs[0].shape[0], *self.shape)
+
+
+@attrs.frozen(eq=False)
+class Permute(Movement):
+    """The sample's axes in another order: axis i of the result is axis ``axes[i]`` of the operand."""
+
+    kind: ClassVar[str] = "permute"
+
+    axes: tuple[int, ...] = attrs.field(converter=ints)
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's permute, past the batch."""
+        return xs[0].permute(0, *(axis + 1 for axis in self.axes))
+
+
+@attrs.frozen(eq=False)
+class Slice(Movement):
+    """Cells ``start, start + step, ...`` below ``stop`` along one axis of the sample.
+
+    Attributes:
+        axis: of the sample; negative ones count from the end.
+        start, stop: as in Python, negative ones count from the end; a stop of None is the end.
+        step: positive.
+    """
+
+    kind: ClassVar[str] = "slice"
+
+    axis: int
+    start: int = 0
+    stop: int | None = None
+    step: int = attrs.field(default=1, validator=attrs.validators.gt(0))
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """Indexing along that axis."""
+        axis = self.axis + 1 if self.axis >= 0 else self.axis + xs[0].ndim
+        return xs[0][(slice(None),) * axis + (slice(self.start, self.stop, self.step),)]
+
+
+@attrs.frozen(eq=False)
+class Upsample(Movement):
+    """Nearest-neighbour resizing of the spatial axes to ``size``: cell i of an axis is ``floor(i old / new)``."""
+
+    kind: ClassVar[str] = "upsample"
+
+    size: tuple[int, ...] = attrs.field(converter=ints)
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """Cells picked axis by axis."""
+        (x,) = xs
+        for axis, new in enumerate(self.size, start=2):
+            cells = torch.arange(new, device=x.device) * x.shape[axis] // new
+            x = x.index_select(axis, cells)
+        return x
+
+
+@attrs.frozen(eq=False)
+class Pad(Movement):
+    """Padding of the trailing axes.
+
+    Attributes:
+        padding: pairs (before, after), one a trailing axis; negative sizes crop.
+        mode: ``constant`` (zeros), ``reflect``, ``replicate`` or ``circular``, as in torch.
+    """
+
+    kind: ClassVar[str] = "pad"
+
+    padding: Pairs = attrs.field(converter=pairs)
+    mode: str = attrs.field(
+        default="constant", validator=attrs.validators.in_(("constant", "reflect", "replicate", "circular"))
+    )
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's pad."""
+        return F.pad(xs[0], pad_list(self.padding), mode=self.mode)
+
+    def move_scale(self, *scales: Tensor) -> Tensor:
+        """Cells padded with zeros take the nearest cell's scale: zero is zero in every scale."""
+        (scale,) = scales
+        for axis, (before, after) in enumerate(self.padding, start=scale.ndim - len(self.padding)):
+            cells = np.clip(np.arange(-before, scale.shape[axis] + after), 0, scale.shape[axis] - 1)
+            if self.mode == "constant":
+                scale = scale.index_select(axis, torch.from_numpy(cells))
+        return scale if self.mode == "constant" else self.eval(scale)
+
+
+@attrs.frozen(eq=False)
+class Concat(Movement):
+    """Operands side by side along one axis of the sample."""
+
+    kind: ClassVar[str] = "concat"
+    arity: ClassVar[int | None] = None
+
+    axis: int = 0
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's cat, past the batch."""
+        return torch.cat(xs, self.axis + 1 if self.axis >= 0 else self.axis)

@@ -1,0 +1,52 @@
+"""Currents that come from outside, another one at each step."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+from torch import Tensor
+from typing_extensions import Self
+
+from spikec.ir.errors import TypeMismatchError
+from spikec.ir.op import Role, StatefulOp, array, tensor
+from spikec.ir.types import Array, Rate, Type
+
+
+@attrs.frozen(eq=False)
+class Stream(StatefulOp):
+    """``y(t) = x(t) + currents[min(t, T - 1)]``: a bias for each step, the last one held.
+
+    The currents are in the operand's units; their time-average is part of what the signal stands for.
+
+    Attributes:
+        currents: [T, ...], behind T of the sample's rank, each axis 1 or full.
+    """
+
+    kind: ClassVar[str] = "stream"
+    role: ClassVar[Role] = Role.LINEAR
+
+    currents: Array = array()
+
+    def infer(self, *operands: Type) -> Type:
+        """The operand's type."""
+        (x,) = operands
+        if not isinstance(x.encoding, Rate):
+            raise TypeMismatchError("currents are streamed into a rate-coded signal, this one is real")
+        sizes = self.currents.shape[1:]
+        if len(sizes) != len(x.shape) or any(a not in (1, b) for a, b in zip(sizes, x.shape, strict=True)):
+            raise TypeMismatchError(f"currents of shape {self.currents.shape} for a sample of shape {x.shape}")
+        return x
+
+    def initial(self, *xs: Tensor) -> Tensor:
+        """[B] zeros: the number of the step."""
+        return xs[0].new_zeros(len(xs[0]))
+
+    def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
+        """(next number, operand plus the step's current)."""
+        now = min(int(state[0]), len(self.currents) - 1)
+        return state + 1, xs[0] + tensor(self.currents, xs[0])[now]
+
+    def divided(self, factor: Array) -> Self:
+        """The currents are divided."""
+        return attrs.evolve(self, currents=self.currents / factor)

@@ -1,0 +1,302 @@
+"""The affine ops with weights, and the scales that were folded into them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from typing_extensions import Self
+
+from spikec.ir.errors import TypeMismatchError
+from spikec.ir.op import Op, Role, array, tensor
+from spikec.ir.types import SCALE_RTOL, Array, Rate, Real, Type, channel_scale, ints, on_axis, sealed
+
+_ONE = np.ones(1)
+_ONE.flags.writeable = False
+
+
+def _vector(value: Any) -> Array:
+    vector: Array = np.asarray(value, dtype=np.float64).reshape(-1)
+    if vector.size > 1 and bool((vector == vector[0]).all()):
+        vector = vector[:1]
+    vector = vector.copy()
+    vector.flags.writeable = False
+    return vector
+
+
+@attrs.frozen(eq=False)
+class Weighted(Op):
+    """An affine op. Where ``y = W x + b`` in ANN units, it computes ``y/s_out = (W s_in/s_out) (x/s_in) + b/s_out``.
+
+    The record holds the folded weights together with ``in_scale`` (s_in) and ``out_scale`` (s_out), so that
+    the type rule can refuse an operand whose rate has another scale than the weights were folded for.
+
+    Attributes:
+        weight: output features first.
+        bias: one value an output feature, or None.
+        in_scale, out_scale: vectors over the input and output features, or of length 1.
+    """
+
+    role: ClassVar[Role] = Role.LINEAR
+    fresh: ClassVar[bool] = True
+    #: the axis of a sample that holds the features
+    axis: ClassVar[int]
+
+    weight: Array = array()
+    bias: Array | None = array(default=None)
+    in_scale: Array = attrs.field(default=_ONE, converter=_vector, kw_only=True)
+    out_scale: Array = attrs.field(default=_ONE, converter=_vector, kw_only=True)
+
+    @property
+    def in_features(self) -> int:
+        """Length of the operand's feature axis."""
+        return int(self.weight.shape[1])
+
+    @property
+    def out_features(self) -> int:
+        """Length of the result's feature axis."""
+        return int(self.weight.shape[0])
+
+    @property
+    def shift(self) -> Array:
+        """The bias, zeros where there is none; float64."""
+        if self.bias is None:
+            return np.zeros(self.out_features)
+        return np.asarray(self.bias, dtype=np.float64)
+
+    def infer(self, *operands: Type) -> Type:
+        """Real stays real; Rate(in_scale) becomes Rate(out_scale)."""
+        (x,) = operands
+        rank = len(x.shape)
+        if rank and x.shape[self.axis] != self.in_features:
+            raise TypeMismatchError(
+                f"weight takes {self.in_features} features, operand has {x.shape[self.axis]} (shape {x.shape})"
+            )
+        shape = self.shape_of(x)
+        if isinstance(x.encoding, Real):
+            if self.in_scale.size + self.out_scale.size > 2 or self.in_scale[0] != 1 or self.out_scale[0] != 1:
+                raise TypeMismatchError("the weights are folded for a rate-coded operand, and it is real")
+            return attrs.evolve(x, shape=shape)
+        scale = channel_scale(x, self.axis, self.kind)
+        if not np.allclose(scale, self.in_scale, rtol=SCALE_RTOL, atol=0):
+            raise TypeMismatchError(
+                f"the weights are folded for an operand of scale {_span(self.in_scale)}, it has {_span(scale)}",
+                hint="put a Rescale before it, or fold the scale into the weights with scale_input",
+            )
+        return Type(shape, x.dtype, Rate(on_axis(self.out_scale, len(shape), self.axis % len(shape))))
+
+    def scale_input(self, factor: Array) -> Self:
+        """The op that does to x what this one does to ``factor * x`` (a vector over the input features)."""
+        factor = np.asarray(factor, dtype=np.float64).reshape(-1)
+        weight = sealed(self.weight * self._per_input(factor))
+        return attrs.evolve(self, weight=weight, in_scale=self.in_scale * factor)
+
+    def scale_output(self, factor: Array) -> Self:
+        """The op that gives ``factor * y`` where this one gives y (a vector over the output features)."""
+        factor = np.asarray(factor, dtype=np.float64).reshape(-1)
+        return attrs.evolve(self.affine(factor, np.zeros(1)), out_scale=self.out_scale / factor)
+
+    def affine(self, gain: Array, shift: Array) -> Self:
+        """The op that gives ``gain * y + shift`` as the ANN's new value; the scales stay."""
+        gain = np.broadcast_to(np.asarray(gain, dtype=np.float64).reshape(-1), (self.out_features,))
+        weight = sealed(self.weight * gain.reshape(-1, *[1] * (self.weight.ndim - 1)))
+        bias = None if self.bias is None and not shift.any() else self.shift * gain + shift
+        return attrs.evolve(self, weight=weight, bias=bias)
+
+    def _per_input(self, factor: Array) -> Array:
+        """A vector over the input features, shaped to multiply the weight."""
+        raise NotImplementedError
+
+
+def _span(scale: Array) -> str:
+    low, high = float(scale.min()), float(scale.max())
+    return f"{low:.6g}" if low == high else f"{low:.6g}..{high:.6g}"
+
+
+@attrs.frozen(eq=False)
+class Linear(Weighted):
+    """``y = W x + b`` over the last axis; weight [O, I]."""
+
+    kind: ClassVar[str] = "linear"
+    axis: ClassVar[int] = -1
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's linear."""
+        (x,) = xs
+        bias = None if self.bias is None else tensor(self.bias, x)
+        return F.linear(x, tensor(self.weight, x), bias)
+
+    def _per_input(self, factor: Array) -> Array:
+        return factor[None, :]
+
+
+Pairs = tuple[tuple[int, int], ...]
+
+
+def pairs(padding: Any) -> Pairs:
+    """``(1, 2)`` or ``((1, 1), (2, 2))`` as pairs (before, after), one a spatial axis."""
+    return tuple((int(p), int(p)) if np.ndim(p) == 0 else (int(p[0]), int(p[1])) for p in padding)
+
+
+def pad_list(padding: Pairs) -> list[int]:
+    """Pairs in the order of torch's ``pad``: last axis first."""
+    return [size for pair in reversed(padding) for size in pair]
+
+
+_CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+@attrs.frozen(eq=False)
+class Conv(Weighted):
+    """Cross-correlation in 1 to 3 dimensions with zero padding; weight [O, I/groups, *kernel].
+
+    Attributes:
+        stride, dilation: one number a spatial axis.
+        padding: pairs (before, after), one a spatial axis.
+        groups: number of groups of input and output channels.
+    """
+
+    kind: ClassVar[str] = "conv"
+    axis: ClassVar[int] = 0
+
+    stride: tuple[int, ...] = attrs.field(converter=ints, kw_only=True)
+    padding: Pairs = attrs.field(converter=pairs, kw_only=True)
+    dilation: tuple[int, ...] = attrs.field(converter=ints, kw_only=True)
+    groups: int = attrs.field(default=1, kw_only=True)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The kernel's spatial size."""
+        return tuple(self.weight.shape[2:])
+
+    @property
+    def in_features(self) -> int:
+        """Input channels."""
+        return int(self.weight.shape[1]) * self.groups
+
+    def infer(self, *operands: Type) -> Type:
+        """As every affine op; the operand is one channel axis and the spatial axes."""
+        _expect_map(self.weight, operands[0])
+        return super().infer(*operands)
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's convolution; in float64, where torch runs the groups one by one, depthwise ones as sums of shifts."""
+        (x,) = xs
+        if self.groups == len(self.weight) > 1 and self.weight.shape[1] == 1 and x.dtype == torch.float64:
+            return self._shifted(x)
+        padding: Any = tuple(before for before, _ in self.padding)
+        if any(before != after for before, after in self.padding):
+            x, padding = F.pad(x, pad_list(self.padding)), 0
+        bias = None if self.bias is None else tensor(self.bias, x)
+        result: Tensor = _CONV[len(self.kernel)](
+            x, tensor(self.weight, x), bias, self.stride, padding, self.dilation, self.groups
+        )
+        return result
+
+    def _shifted(self, x: Tensor) -> Tensor:
+        """A depthwise convolution: for each place in the kernel, the cells it sees times its weight."""
+        x, weight = F.pad(x, pad_list(self.padding)), tensor(self.weight, x)
+        steps = list(zip(x.shape[2:], self.kernel, self.stride, self.dilation, strict=True))
+        spans = [((size - d * (k - 1) - 1) // s * s + 1, s, d) for size, k, s, d in steps]
+        total = x.new_zeros((len(x), len(weight), *((span - 1) // s + 1 for span, s, _ in spans)))
+        if self.bias is not None:
+            total += tensor(self.bias, x).reshape(-1, *[1] * len(self.kernel))
+        for place in itertools.product(*map(range, self.kernel)):
+            one: tuple[Any, ...] = (slice(None), 0, *place)
+            if self.weight[one].any():
+                seen = (slice(at * d, at * d + span, s) for at, (span, s, d) in zip(place, spans, strict=True))
+                cells: tuple[Any, ...] = (..., *seen)
+                total += x[cells] * weight[one].reshape(-1, *[1] * len(place))
+        return total
+
+    def _per_input(self, factor: Array) -> Array:
+        return _per_group(self, factor)
+
+
+_TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+@attrs.frozen(eq=False)
+class ConvTranspose(Weighted):
+    """Transposed convolution in 1 to 3 dimensions: the adjoint of :class:`Conv`, as torch's ``conv_transpose``.
+
+    The weight is [O, I/groups, *kernel], output channels first as in every affine op; torch and ONNX hold it as
+    [I, O/groups, *kernel].
+
+    Attributes:
+        stride, dilation: one number a spatial axis.
+        padding: pairs (before, after), one a spatial axis: cells that are cut off the result; negative ones are
+            added. torch's output_padding is part of it: after = padding - output_padding.
+        groups: number of groups of input and output channels.
+    """
+
+    kind: ClassVar[str] = "convtranspose"
+    axis: ClassVar[int] = 0
+
+    stride: tuple[int, ...] = attrs.field(converter=ints, kw_only=True)
+    padding: Pairs = attrs.field(converter=pairs, kw_only=True)
+    dilation: tuple[int, ...] = attrs.field(converter=ints, kw_only=True)
+    groups: int = attrs.field(default=1, kw_only=True)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The kernel's spatial size."""
+        return tuple(self.weight.shape[2:])
+
+    @property
+    def in_features(self) -> int:
+        """Input channels."""
+        return int(self.weight.shape[1]) * self.groups
+
+    def infer(self, *operands: Type) -> Type:
+        """As every affine op; the operand is one channel axis and the spatial axes."""
+        _expect_map(self.weight, operands[0])
+        return super().infer(*operands)
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's transposed convolution, cut to size, plus the bias."""
+        (x,) = xs
+        weight = tensor(self.weight, x)
+        grouped = weight.reshape(self.groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+        whole = _TRANSPOSED[len(self.kernel)](x, grouped, None, self.stride, 0, 0, self.groups, self.dilation)
+        cut: Tensor = F.pad(whole, [-size for size in pad_list(self.padding)])
+        return cut if self.bias is None else cut + tensor(self.bias, x).reshape(-1, *[1] * len(self.kernel))
+
+    def _per_input(self, factor: Array) -> Array:
+        return _per_group(self, factor)
+
+
+def _expect_map(weight: Array, operand: Type) -> None:
+    if len(operand.shape) != weight.ndim - 1:
+        raise TypeMismatchError(
+            f"a {weight.ndim - 2}d convolution takes samples of rank {weight.ndim - 1}, "
+            f"operand has shape {operand.shape}"
+        )
+
+
+def _per_group(op: Conv | ConvTranspose, factor: Array) -> Array:
+    """A vector over the input channels, shaped to multiply a weight [O, I/groups, *kernel]."""
+    factor = np.broadcast_to(factor, (op.in_features,)).reshape(op.groups, 1, -1)
+    rows = np.broadcast_to(factor, (op.groups, op.out_features // op.groups, factor.shape[2]))
+    return rows.reshape(op.out_features, -1, *[1] * (op.weight.ndim - 2))
+
+
+def diagonal(gain: Array, shift: Array | None, rank: int, **scales: Any) -> Weighted:
+    """``gain * x + shift`` per channel as an affine op: a 1x1 depthwise conv, or a diagonal matrix at rank 1.
+
+    Args:
+        gain: one value a channel.
+        shift: one value a channel, or None.
+        rank: of the sample: (C,) is 1, (C, H, W) is 3.
+        scales: ``in_scale``, ``out_scale`` and ``origin`` of the op.
+    """
+    if rank == 1:
+        return Linear(np.diag(gain), shift, **scales)
+    ones = (1,) * (rank - 1)
+    weight = np.asarray(gain).reshape(-1, 1, *ones)
+    return Conv(weight, shift, stride=ones, padding=(0,) * (rank - 1), dilation=ones, groups=len(weight), **scales)

@@ -1,0 +1,67 @@
+"""The text form of a graph: one line an op, the same on every machine, so that two of them diff."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+
+from spikec.ir.op import Op
+from spikec.ir.origin import label
+from spikec.ir.types import Type
+
+_COMMENT_COLUMN = 96
+
+
+def digest(array: np.ndarray[Any, Any]) -> str:
+    """``32x1x3x3#7bd158``: shape and six hex digits of the content."""
+    content = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:6]
+    return f"{'x'.join(map(str, array.shape))}#{content}"
+
+
+def attribute(value: Any) -> str:
+    """One field of an op."""
+    if isinstance(value, np.ndarray):
+        return f"{value.item():.6g}" if value.size == 1 else digest(value)
+    if isinstance(value, tuple):
+        inner = [attribute(v) for v in value]
+        return inner[0] if len(set(inner)) == 1 else f"({', '.join(inner)})"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)
+
+
+def attributes(op: Op) -> dict[str, str]:
+    """The fields that say something: those that differ from their default."""
+    shown = {}
+    for name, value in op.parameters().items():
+        default = _default(op, name)
+        if isinstance(value, np.ndarray):
+            if isinstance(default, np.ndarray) and value.size == 1 and value.item() == default.item():
+                continue
+        elif value is None or value == default:
+            continue
+        shown[name] = attribute(value)
+    return shown
+
+
+def _default(op: Op, name: str) -> Any:
+    return getattr(attrs.fields_dict(type(op))[name], "default", None)
+
+
+def line(name: str, op: Op, operands: Sequence[str], result: Type) -> str:
+    """``%y = conv(%x, weight=...) : real<4x8x8>   ; features.0``."""
+    arguments = ["%" + x for x in operands]
+    arguments += [f"{key}={value}" for key, value in attributes(op).items()]
+    text = f"  %{name} = {op.kind}({', '.join(arguments)}) : {result}"
+    return f"{text:<{_COMMENT_COLUMN}} ; {label(op.origin)}" if op.origin else text
+
+
+def diff(before: str, after: str) -> str:
+    """What changed between two graphs in their text form, as a unified diff."""
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after", lineterm="", n=1)
+    return "\n".join([*lines, ""])

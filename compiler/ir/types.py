@@ -1,0 +1,164 @@
+"""The type of a signal: shape of one sample at one time-step, dtype, and what its numbers stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from spikec.ir.errors import TypeMismatchError
+
+Array = npt.NDArray[Any]
+
+#: Two scales closer than this are one scale; float32 parameters put out 6e-8.
+SCALE_RTOL = 1e-6
+#: scales that differ by the rounding of a few float64 products are written as one number
+_ROUNDING = 1e-14
+
+
+def readonly(value: Any, dtype: Any = None) -> Array:
+    """An array that nobody can write to; copied unless it already is one."""
+    array = np.asarray(value, dtype=dtype)
+    if array.flags.writeable:
+        is_new = isinstance(value, np.ndarray) and array is not value and array.base is None
+        array = array if is_new else array.copy()
+        array.flags.writeable = False
+    return array
+
+
+def sealed(array: Array) -> Array:
+    """An array that its maker gives up the right to write to, so that nobody needs a copy of it."""
+    array.flags.writeable = False
+    return array
+
+
+def ints(sizes: Iterable[int]) -> tuple[int, ...]:
+    """One number an axis, as a tuple of plain ints."""
+    return tuple(int(size) for size in sizes)
+
+
+def compress(array: Array, rtol: float = 0.0) -> Array:
+    """Shrink every axis along which the array is constant, up to ``rtol``, to length 1."""
+    for axis in range(array.ndim):
+        first = np.take(array, [0], axis=axis)
+        if array.shape[axis] > 1 and bool((np.abs(array - first) <= rtol * np.abs(first)).all()):
+            array = first
+    return array
+
+
+@attrs.frozen
+class Real:
+    """The numbers are the ANN's own."""
+
+    def __str__(self) -> str:
+        return "real"
+
+
+def _positive(_: Any, __: Any, scale: Array) -> None:
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        raise TypeMismatchError(
+            "a rate's scale must be positive and finite", hint="a dead channel takes its layer's scale, or 1"
+        )
+
+
+def _scale(value: Any) -> Array:
+    return readonly(compress(np.asarray(value, dtype=np.float64), _ROUNDING))
+
+
+@attrs.frozen(eq=False)
+class Rate:
+    """The average over time of the signal, times ``scale``, is the ANN's value.
+
+    Attributes:
+        scale: float64, of the sample's rank, each axis of length 1 or full.
+    """
+
+    scale: Array = attrs.field(converter=_scale, validator=_positive)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Rate) or self.scale.ndim != other.scale.ndim:
+            return False
+        try:
+            return bool(np.allclose(self.scale, other.scale, rtol=SCALE_RTOL, atol=0))
+        except ValueError:
+            return False
+
+    def __hash__(self) -> int:
+        return hash(self.scale.ndim)
+
+    def __str__(self) -> str:
+        low, high = float(self.scale.min()), float(self.scale.max())
+        return f"rate({low:.4g})" if low == high else f"rate({low:.4g}..{high:.4g})"
+
+
+Encoding = Real | Rate
+
+
+def _fits(signal: Type, _: Any, encoding: Encoding) -> None:
+    if isinstance(encoding, Rate):
+        scale = encoding.scale.shape
+        if len(scale) != len(signal.shape) or any(a not in (1, b) for a, b in zip(scale, signal.shape, strict=True)):
+            raise TypeMismatchError(
+                f"a scale of shape {scale} for a sample of shape {signal.shape}",
+                hint="it has the sample's rank, each axis of length 1 or full",
+            )
+
+
+@attrs.frozen
+class Type:
+    """What flows along an edge.
+
+    Attributes:
+        shape: of one sample at one time-step; batch and time are never in it.
+        dtype: ``float32`` or ``float64``, the model's own.
+        encoding: :class:`Real`, or :class:`Rate` with its scale.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    encoding: Encoding = attrs.field(default=Real(), validator=_fits)
+
+    def __str__(self) -> str:
+        return f"{self.encoding}<{'x'.join(map(str, self.shape))}>"
+
+    @property
+    def scale(self) -> Array:
+        """The rate's scale, of the sample's rank; ones for a real signal."""
+        if isinstance(self.encoding, Rate):
+            return self.encoding.scale
+        return np.ones((1,) * len(self.shape))
+
+    def with_scale(self, scale: Array) -> Type:
+        """The same signal as a rate of another scale."""
+        return attrs.evolve(self, encoding=Rate(scale))
+
+
+def unit_rate(rank: int) -> Rate:
+    """Rate(1) for a sample of that rank."""
+    return Rate(np.ones((1,) * rank))
+
+
+def channel_scale(operand: Type, axis: int, what: str) -> Array:
+    """The scale as a vector over one axis, for an op that shares its weights over the others.
+
+    Raises:
+        TypeMismatchError: the scale varies along another axis.
+    """
+    scale = operand.scale
+    axis = axis % len(operand.shape)
+    if any(size != 1 for i, size in enumerate(scale.shape) if i != axis):
+        raise TypeMismatchError(
+            f"{what} shares its weights over all axes but {axis}, and its operand's scale has shape {scale.shape}",
+            hint="rescale the operand per channel first",
+        )
+    return scale.reshape(-1)
+
+
+def on_axis(vector: Array, rank: int, axis: int) -> Array:
+    """A vector laid along one axis of a sample of the given rank."""
+    shape = [1] * rank
+    shape[axis] = -1
+    return vector.reshape(shape)

@@ -1,0 +1,1 @@
+"""Passes in their order: which, how they are run, and who watches."""

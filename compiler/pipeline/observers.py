@@ -1,0 +1,174 @@
+"""What may look at a step of the pipeline: numeric checks and dumps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import attrs
+from torch import Tensor
+
+from spikec.interpreter.contract import (
+    affordable,
+    check_exact,
+    check_rate,
+    check_shapes,
+    difference,
+    in_own_dtype,
+    outputs,
+)
+from spikec.ir.errors import CompileError, VerificationError
+from spikec.ir.graph import Graph
+from spikec.ir.ledger import Ledger
+from spikec.ir.op import Role
+from spikec.ir.printer import diff
+from spikec.pipeline.manager import Step
+
+Verify = Literal["each", "end", "off"]
+
+
+class Numbers:
+    """Holds passes to their contracts on a probe batch.
+
+    Args:
+        start: the imported graph.
+        xs: the probe, see :func:`spikec.interpreter.contract.probe`.
+        each: check every exact pass by itself, or each run of exact passes as a whole.
+        timesteps: the T at which inexact passes are measured: ``rate`` against the ANN, others against the
+            graph before; None for as many as are affordable.
+    """
+
+    def __init__(self, start: Graph, xs: Sequence[Tensor], *, each: bool, timesteps: int | None) -> None:
+        self.anchor = start
+        self.ann = start
+        self.xs = xs
+        self.each = each
+        self._since = "" if each else " up to here"
+        self._unchecked: list[Step] = []
+        self.timesteps = timesteps
+        self._ran: list[tuple[Graph, int, list[Tensor]]] = []
+
+    def __call__(self, step: Step) -> str | None:
+        """The check or the measurement of one step."""
+        found: list[str] = []
+        if step.changes:
+            check_shapes(step.after, self.xs)
+            self._unchecked.append(step)
+        if step.by.contract == "exact":
+            if self.each or step.last:
+                found += self._exact(step.after)
+        elif step.changes:
+            found += self._exact(step.before)
+            self.anchor = step.after
+            self._unchecked = []
+            if step.by.contract == "rate":
+                for node in step.after.with_role(Role.NEURON):
+                    check_rate(step.after, node.name)
+            found.append(f"{step.by.contract}: {self._measured(step)}")
+        if not step.after.is_spiking:
+            self.ann = step.after
+        return "; ".join(found) or None
+
+    def _blame(self) -> None:
+        """Check the exact passes of a run one by one, so that the one that fails is named."""
+        for step in self._unchecked:
+            if step.by.contract == "exact":
+                try:
+                    check_exact(step.before, step.after, self.xs)
+                except VerificationError as error:
+                    by = f"pass {step.by}: "
+                    raise VerificationError([attrs.evolve(p, message=by + p.message) for p in error.problems]) from None
+
+    def _measured(self, step: Step) -> str:
+        """How far an inexact pass has moved the output; what was run for the last one is not run again."""
+        against = self.ann if step.by.contract == "rate" else step.before
+        chosen, affordable_steps = affordable(step.after, self.xs)
+        xs, steps = in_own_dtype(step.after, chosen), self.timesteps or affordable_steps
+        ran: list[tuple[Graph, int, list[Tensor]]] = []
+        for graph in (against, step.after, self.ann):
+            alike = (out for other, t, out in self._ran if t == steps and other.same_as(graph))
+            known = next((out for out in alike if len(out[0]) == len(xs[0])), None)
+            ran.append((graph, steps, outputs(graph, xs, steps) if known is None else known))
+        self._ran = ran
+        return f"{difference(*(out for _, _, out in ran)):.1e} of the ANN's spread at T={steps}"
+
+    def _exact(self, last: Graph) -> list[str]:
+        """Check the run of exact passes that ends here."""
+        if last.same_as(self.anchor):
+            return []
+        try:
+            found = check_exact(self.anchor, last, self.xs)
+        except VerificationError:
+            if not self.each:
+                self._blame()
+            raise
+        self._unchecked = []
+        self.anchor = last
+        result = "not checked, the net stays silent" if found is None else f"{found:.1e}"
+        return [f"exact{self._since}: {result}"]
+
+
+class Dump:
+    """Writes ``NN-pass.txt`` and ``NN-pass.diff`` for each pass that changed something, and ``index.tsv``.
+
+    Args:
+        folder: made if it is missing; dumps of an earlier run in it are overwritten.
+        start: the imported graph.
+    """
+
+    _HEAD = ("pass", "changes", "ops before", "ops after", "seconds", "check", "not done, because")
+
+    def __init__(self, folder: Path, start: Graph) -> None:
+        self.folder = folder
+        _make(folder)
+        self._remove_earlier()
+        (folder / "00-import.txt").write_text(str(start))
+        self.rows: list[tuple[str, ...]] = [("00-import", "", "", str(len(start)), "", "", "")]
+        self._write()
+
+    def __call__(self, step: Step) -> None:
+        """Write one step."""
+        stem = f"{step.index:02d}-{step.by.name}"
+        if step.changes:
+            (self.folder / f"{stem}.txt").write_text(str(step.after))
+            (self.folder / f"{stem}.diff").write_text(diff(str(step.before), str(step.after)))
+        why = " | ".join(f"%{note.node}: {note.reason}" if note.node else note.reason for note in step.notes)
+        self.rows.append(
+            (
+                stem,
+                str(step.changes),
+                str(len(step.before)),
+                str(len(step.after)),
+                f"{step.seconds:.3f}",
+                step.check,
+                why,
+            )
+        )
+        self._write()
+
+    def _remove_earlier(self) -> None:
+        """Remove the dumps that an index.tsv of ours lists, and nothing else."""
+        index = self.folder / "index.tsv"
+        lines = index.read_text().splitlines() if index.exists() else []
+        if lines and lines[0].split("\t") == list(self._HEAD):
+            for stem in (line.split("\t")[0] for line in lines[1:]):
+                for suffix in ("txt", "diff"):
+                    (self.folder / f"{stem}.{suffix}").unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        lines = ["\t".join(row).replace("\n", " ") for row in (self._HEAD, *self.rows)]
+        (self.folder / "index.tsv").write_text("\n".join([*lines, ""]))
+
+
+def write_ledger(folder: Path, ledger: Ledger) -> None:
+    """Write ``ledger.txt`` beside the dumps."""
+    _make(folder)
+    (folder / "ledger.txt").write_text(f"{ledger}\n")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CompileError(f"the folder {folder} cannot be made: {error.strerror}") from None

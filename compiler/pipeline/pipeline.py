@@ -1,0 +1,116 @@
+"""An ordered list of passes, edited by making another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from spikec.calibration.normalization import Normalization
+from spikec.extend.backend import Backend
+from spikec.extend.loader import backend_named, pass_named, unknown
+from spikec.extend.passbase import Pass
+from spikec.interpreter.inputs import whole_number
+from spikec.ir.errors import CompileError
+from spikec.ir.stages import IMPORTED, Stage
+from spikec.pipeline.orders import recommended
+
+
+class Pipeline:
+    """Passes in order; a wrong order is refused here, not when it runs.
+
+    Args:
+        passes: names or instances.
+        start: the stage of the graph that it is run on.
+        timesteps: the T that its passes were chosen for; None if they fit any.
+
+    Raises:
+        CompileError: an unknown name, or a pass at a stage that it does not take.
+    """
+
+    def __init__(self, passes: Iterable[Pass | str], start: Stage = IMPORTED, *, timesteps: int | None = None) -> None:
+        self.start = start
+        self.timesteps = timesteps
+        self.passes: tuple[Pass, ...] = tuple(pass_named(p) if isinstance(p, str) else p for p in passes)
+        for each in self.passes:
+            if not isinstance(each, Pass):
+                raise CompileError(f"{each!r} is not a pass", hint="give names or instances of spikec.Pass")
+        stage, by = start, "the import"
+        for each in self.passes:
+            if stage not in each.needs:
+                wanted = " or ".join(s.name for s in each.needs)
+                raise CompileError(
+                    f"pass {each.name} runs on a graph that is {wanted}; here it is {stage.name} (since {by})",
+                    hint=f"move {each.name}, or put the pass that is missing before it",
+                )
+            if each.reached(stage) is not stage:
+                stage, by = each.reached(stage), each.name
+
+    @classmethod
+    def default(
+        cls,
+        target: str | Backend,
+        *,
+        normalization: str | float | Normalization | None = None,
+        timesteps: int | None = None,
+    ) -> Pipeline:
+        """The recommended passes for a target.
+
+        Args:
+            target: a name or a backend.
+            normalization: how thresholds are chosen, as for :func:`spikec.compile`; None lets calibration data choose.
+            timesteps: the T that the user means to run, which biases and thresholds are tuned for; None for any.
+        """
+        timesteps = None if timesteps is None else whole_number("timesteps", timesteps, 1)
+        backend = backend_named(target)() if isinstance(target, str) else target
+        chosen = None if normalization is None else Normalization.parse(normalization)
+        return cls(recommended(backend, chosen, timesteps), timesteps=timesteps)
+
+    def __iter__(self) -> Iterator[Pass]:
+        return iter(self.passes)
+
+    def __len__(self) -> int:
+        return len(self.passes)
+
+    def __str__(self) -> str:
+        return " -> ".join(str(p) for p in self.passes)
+
+    def __add__(self, other: Iterable[Pass | str]) -> Pipeline:
+        return self._with([*self.passes, *other])
+
+    def _with(self, passes: Iterable[Pass | str]) -> Pipeline:
+        return Pipeline(passes, self.start, timesteps=self.timesteps)
+
+    def _at(self, name: str) -> int:
+        for i, each in enumerate(self.passes):
+            if each.name == name:
+                return i
+        raise unknown("pass in this pipeline", name, (p.name for p in self.passes))
+
+    def insert_before(self, name: str, *passes: Pass | str) -> Pipeline:
+        """These passes in front of the named one."""
+        i = self._at(name)
+        return self._with([*self.passes[:i], *passes, *self.passes[i:]])
+
+    def insert_after(self, name: str, *passes: Pass | str) -> Pipeline:
+        """These passes behind the named one."""
+        i = self._at(name) + 1
+        return self._with([*self.passes[:i], *passes, *self.passes[i:]])
+
+    def replace(self, name: str, *passes: Pass | str) -> Pipeline:
+        """These passes instead of the named one."""
+        i = self._at(name)
+        return self._with([*self.passes[:i], *passes, *self.passes[i + 1 :]])
+
+    def without(self, *names: str) -> Pipeline:
+        """All passes but those of these names, wherever they stand."""
+        for name in names:
+            self._at(name)
+        return self._with(p for p in self.passes if p.name not in names)
+
+    def from_stage(self, stage: Stage) -> Pipeline:
+        """For a graph that has reached a stage already: the passes that still apply to it."""
+        kept, reached = [], stage
+        for each in self.passes:
+            if reached in each.needs:
+                kept.append(each)
+                reached = each.reached(reached)
+        return Pipeline(kept, stage, timesteps=self.timesteps)

@@ -1,0 +1,50 @@
+"""Runs an exported file: a ``.nir`` by the reference interpreter, a ``.net`` by the integer model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spikec.extend import loader
+from spikec.interpreter.contract import outputs
+from spikec.ir.errors import InvalidModelError
+from spikec.reading import find_frontend, load
+
+
+def input_names(path: Path) -> list[str]:
+    """Names of the inputs of the network in a file."""
+    if path.suffix == ".net":
+        return ["x"]
+    frontend, _ = find_frontend(path)
+    return frontend.input_names(path)
+
+
+def simulate(path: Path, xs: Sequence[Tensor], timesteps: int) -> dict[str, Tensor]:
+    """What the network in a file says about constant inputs, by output.
+
+    Args:
+        path: ``.net``, or what a frontend reads as a spiking graph.
+        xs: a tensor [B, ...] for each input.
+        timesteps: number of steps T.
+
+    Returns:
+        For each output [B, ...]: the average over the steps, in ANN units.
+
+    Raises:
+        InvalidModelError: the file is no spiking network, or the inputs do not fit.
+    """
+    if path.suffix == ".net":
+        model = loader.module("backends", "netx").NetxModel.load(path)
+        if len(xs) != 1:
+            raise InvalidModelError(f"{path.name} has one input, got {len(xs)}")
+        return {"y": torch.as_tensor(model.run(xs[0], timesteps))}
+    graph = load(path)
+    if not graph.is_spiking:
+        raise InvalidModelError(f"{path.name} holds no spiking network", hint="compile it first: spikec compile")
+    if len(xs) != len(graph.inputs):
+        raise InvalidModelError(f"{path.name} has {len(graph.inputs)} input(s), got {len(xs)}")
+    cast = [x.to(getattr(torch, graph.type(name).dtype)) for name, x in zip(graph.inputs, xs, strict=True)]
+    return dict(zip(graph.outputs, outputs(graph, cast, timesteps), strict=True))

@@ -1,0 +1,5 @@
+"""Reads NIR graphs and files; here is what a converter is written with."""
+
+from spikec.frontends.nir.converters import Reading, converter
+
+__all__ = ["Reading", "converter"]

@@ -1,0 +1,195 @@
+"""What each NIR node means: an op for a node, given the type of its operand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import nir
+import numpy as np
+
+from spikec.extend.converters import Converters
+from spikec.ir.errors import TypeMismatchError, UnsupportedOpError
+from spikec.ir.op import Op
+from spikec.ir.ops import IF, LIF, AvgPool, Conv, CubaLIF, Flatten, Input, Linear, Output, SumPool
+from spikec.ir.ops.weighted import Pairs, diagonal
+from spikec.ir.types import Array, Type, channel_scale, compress
+
+
+@attrs.frozen
+class Reading:
+    """What the nodes of one graph share.
+
+    Attributes:
+        dtype: of the signals.
+        soft: names of the neurons with soft reset.
+        v_init: membrane potential before step 0 of each neuron, by name.
+        strict: whether neurons fire above their threshold, or also at it.
+        dt: seconds a step; None where nothing says it.
+    """
+
+    dtype: str
+    soft: frozenset[str]
+    v_init: dict[str, Any]
+    strict: bool
+    dt: float | None
+
+
+#: called with (node, its name, the type of its operand, the reading); raises UnsupportedOpError
+Convert = Callable[[Any, str, Type, Reading], Op]
+
+converter: Converters[Convert] = Converters("converter")
+
+
+@converter(nir.Input)
+def _input(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    return Input(_shape(node.input_type["input"]), reading.dtype, rate=True)
+
+
+@converter(nir.Output)
+def _output(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    return Output()
+
+
+@converter(nir.Affine, nir.Linear)
+def _linear(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    scale = channel_scale(operand, -1, "linear")
+    return Linear(node.weight, getattr(node, "bias", None), in_scale=scale)
+
+
+@converter(nir.Scale)
+def _scale(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    gain = np.broadcast_to(node.scale, operand.shape).reshape(operand.shape[0], -1)
+    if not (gain == gain[:, :1]).all():
+        raise UnsupportedOpError("a Scale that differs within a channel", hint="use one factor a channel")
+    return diagonal(gain[:, 0], None, len(operand.shape), in_scale=channel_scale(operand, 0, "scale"))
+
+
+@converter(nir.Conv1d, nir.Conv2d)
+def _conv(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    kernel = node.weight.shape[2:]
+    stride, dilation = _sizes(node.stride, kernel), _sizes(node.dilation, kernel)
+    return Conv(
+        node.weight,
+        node.bias,
+        stride=stride,
+        padding=_padding(node.padding, kernel, dilation, stride),
+        dilation=dilation,
+        groups=int(node.groups),
+        in_scale=channel_scale(operand, 0, "conv"),
+    )
+
+
+@converter(nir.SumPool2d)
+def _sum_pool(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    return SumPool(_sizes(node.kernel_size, (1, 1)), _sizes(node.stride, (1, 1)), _sizes(node.padding, (1, 1)))
+
+
+@converter(nir.AvgPool2d)
+def _avg_pool(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    return AvgPool(_sizes(node.kernel_size, (1, 1)), _sizes(node.stride, (1, 1)), _sizes(node.padding, (1, 1)))
+
+
+@converter(nir.Flatten)
+def _flatten(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    return Flatten(int(node.start_dim), int(node.end_dim))
+
+
+@converter(nir.IF)
+def _if(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    fields = _common(node, name, operand, reading)
+    if "reset_at" in node.metadata:
+        return LIF(tau=np.asarray(np.inf), gain=np.ones(()), reset_at=str(node.metadata["reset_at"]), **fields)
+    return IF(**fields)
+
+
+@converter(nir.LIF)
+def _lif(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    tau = _steps(node.tau, reading)
+    gain = None if (node.r == 1).all() else compress(_unit(node.r / tau))
+    return LIF(tau=compress(tau), gain=gain, **_leak(node), **_common(node, name, operand, reading))
+
+
+@converter(nir.CubaLIF)
+def _cuba(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    tau_syn, tau_mem = _steps(node.tau_syn, reading), _steps(node.tau_mem, reading)
+    return CubaLIF(
+        decay_syn=compress(1 - 1 / tau_syn),
+        decay=compress(1 - 1 / tau_mem),
+        gain=compress(_unit(node.w_in / tau_syn * (node.r / tau_mem))),
+        **_leak(node),
+        **_common(node, name, operand, reading),
+    )
+
+
+def _common(node: Any, name: str, operand: Type, reading: Reading) -> dict[str, Any]:
+    if node.v_threshold.shape != operand.shape:
+        raise TypeMismatchError(f"{node.v_threshold.shape} neurons for a signal of shape {operand.shape}")
+    v_init = np.asarray(reading.v_init.get(name, 0.0), dtype=np.float64)
+    return {
+        "v_threshold": compress(np.asarray(node.v_threshold)),
+        "v_reset": None if name in reading.soft else compress(np.asarray(node.v_reset)),
+        "v_init": compress(v_init),
+        "strict": reading.strict,
+    }
+
+
+def _leak(node: Any) -> dict[str, Any]:
+    return {"v_leak": compress(np.asarray(node.v_leak)), "reset_at": str(node.metadata.get("reset_at", "spike"))}
+
+
+def _steps(seconds: Any, reading: Reading) -> Array:
+    """A time constant in steps.
+
+    Raises:
+        UnsupportedOpError: nothing says how long a step is.
+    """
+    if reading.dt is None:
+        raise UnsupportedOpError(
+            "its time constants are seconds, and nothing says how long a step is",
+            hint='state it: graph.metadata["dt"] = 1e-4 (the usual value)',
+        )
+    return np.asarray(seconds, dtype=np.float64) / reading.dt
+
+
+def _unit(gain: Any) -> Array:
+    """A gain that is 1 but for the rounding of a file in float32 is 1."""
+    return np.where(np.isclose(gain, 1, rtol=1e-6, atol=0), 1.0, gain)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in np.ravel(value))
+
+
+def _sizes(value: Any, like: tuple[int, ...]) -> tuple[int, ...]:
+    """One number an axis, from a number or as many."""
+    return tuple(int(size) for size in np.broadcast_to(value, (len(like),)))
+
+
+def _padding(value: Any, kernel: tuple[int, ...], dilation: tuple[int, ...], stride: tuple[int, ...]) -> Pairs:
+    if not isinstance(value, (str, bytes)):
+        return tuple((size, size) for size in _sizes(value, kernel))
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    if text == "valid":
+        return ((0, 0),) * len(kernel)
+    if text != "same" or set(stride) != {1}:
+        raise UnsupportedOpError(f"padding {text!r} with stride {stride}", hint="state the padding in numbers")
+    total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    return tuple((size // 2, size - size // 2) for size in total)
+
+
+def converter_of(node: Any) -> Convert | None:
+    """The converter of the node's class."""
+    kind: object = type(node)
+    return converter.get(kind)
+
+
+#: time constants and gains, which are float64 whatever the network's numbers are
+_TIMED = ("tau", "tau_syn", "tau_mem", "r", "w_in")
+
+
+def floats(node: Any) -> list[Array]:
+    """The float arrays of a node that say in which dtype it computes."""
+    values = (value for name, value in vars(node).items() if isinstance(value, np.ndarray) and name not in _TIMED)
+    return [value for value in values if value.dtype.kind == "f"]

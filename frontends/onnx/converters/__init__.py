@@ -1,0 +1,1 @@
+"""One function for each ONNX operator: what it is in ops of the graph."""

@@ -1,0 +1,213 @@
+"""Opens ONNX models: files and protos, their inputs and their constants; onnx itself is imported when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import attrs
+import numpy as np
+from torch import Tensor
+
+from spikec.extend.loader import missing_package
+from spikec.ir.errors import InvalidModelError, Problem, UnsupportedOpError
+from spikec.ir.types import Array
+
+OLDEST = 7
+#: names of ONNX's own domain
+DOMAINS = ("", "ai.onnx")
+
+
+def library() -> ModuleType:
+    """The onnx package.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import onnx
+        import onnx.numpy_helper
+    except ModuleNotFoundError as error:
+        raise missing_package("onnx", "reading ONNX") from error
+    return onnx
+
+
+def is_proto(model: Any) -> bool:
+    """True for an ``onnx.ModelProto``; onnx need not be installed to say no."""
+    return any(cls.__name__ == "ModelProto" and cls.__module__.startswith("onnx") for cls in type(model).__mro__)
+
+
+def open_model(model: Any, *, weights: bool = True) -> Any:
+    """A ModelProto, with its external data where ``weights`` are wanted, and functions of its own written out.
+
+    Raises:
+        InvalidModelError: the file is no ONNX model, or its opset is too old.
+    """
+    onnx = library()
+    if isinstance(model, Path):
+        try:
+            proto = onnx.load(str(model), load_external_data=weights)
+        except Exception as error:  # protobuf, checker and file errors have no common base
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InvalidModelError(f"{model} cannot be read as ONNX: {reason}") from error
+    else:
+        proto = model
+    if not proto.graph.output or not proto.opset_import:
+        raise InvalidModelError("the ONNX model has no output, or states no opset", hint="check it: onnx.checker")
+    version = opsets(proto).get("")
+    if version is not None and version < OLDEST:
+        raise InvalidModelError(
+            f"the ONNX model is of opset {version}; {OLDEST} and up are read",
+            hint="onnx.version_converter.convert_version(model, 17)",
+        )
+    if proto.functions:
+        from onnx.inliner import inline_local_functions
+
+        proto = inline_local_functions(proto)
+    return proto
+
+
+def opsets(proto: Any) -> dict[str, int]:
+    """Version by domain; ONNX's own is ``""``."""
+    return {"" if each.domain in DOMAINS else each.domain: each.version for each in proto.opset_import}
+
+
+@attrs.frozen
+class InputSpec:
+    """An input as the model declares it.
+
+    Attributes:
+        shape: None where the rank is not known; an axis is None where it is symbolic.
+    """
+
+    name: str
+    shape: tuple[int | None, ...] | None
+    dtype: str
+
+
+def input_specs(proto: Any) -> list[InputSpec]:
+    """The inputs that are fed: those without an initializer.
+
+    Raises:
+        UnsupportedOpError: with every input that is no tensor of floats.
+    """
+    constants = {each.name for each in proto.graph.initializer}
+    found, problems = [], []
+    for each in proto.graph.input:
+        if each.name in constants:
+            continue
+        dtype = _float_type(each.type)
+        if dtype is None:
+            hint = "only real signals can be fed to a spiking network: cut the model behind it, and feed floats"
+            problems.append(Problem(f"input {each.name} is {_type_name(each.type)}", each.name, "input", hint))
+            continue
+        tensor = each.type.tensor_type
+        shape = None
+        if tensor.HasField("shape"):
+            sizes = [d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim]
+            shape = tuple(None if size < 0 else size for size in sizes)
+        found.append(InputSpec(each.name, shape, dtype))
+    if problems:
+        raise UnsupportedOpError(problems)
+    if not found:
+        raise InvalidModelError("the ONNX model has no input")
+    return found
+
+
+def _float_type(declared: Any) -> str | None:
+    """The dtype of a signal: half and bfloat16 become float32; None for what is no float tensor."""
+    types = library().TensorProto
+    if declared.WhichOneof("value") != "tensor_type":
+        return None
+    kinds = {types.FLOAT: "float32", types.FLOAT16: "float32", types.BFLOAT16: "float32", types.DOUBLE: "float64"}
+    return kinds.get(declared.tensor_type.elem_type)
+
+
+def _type_name(declared: Any) -> str:
+    if declared.WhichOneof("value") != "tensor_type":
+        return f"a {declared.WhichOneof('value').removesuffix('_type')}"
+    name: str = library().TensorProto.DataType.Name(declared.tensor_type.elem_type)
+    return f"of type {name.lower()}"
+
+
+def resolve_shapes(
+    specs: Sequence[InputSpec], examples: Sequence[Tensor] | None
+) -> tuple[list[tuple[int, ...]], int | None]:
+    """(each input's sample shape, the batch size that the model fixes or None).
+
+    The first axis of every input is the batch, also where the model states its size.
+
+    Raises:
+        InvalidModelError: a shape is not known, examples do not fit, or an input has no axis.
+    """
+    if examples is not None and len(examples) != len(specs):
+        names = ", ".join(spec.name for spec in specs)
+        raise InvalidModelError(f"the model has {len(specs)} input(s) ({names}), {len(examples)} example(s) are given")
+    shapes, fixed = [], set()
+    for i, spec in enumerate(specs):
+        declared, given = spec.shape, None if examples is None else tuple(examples[i].shape)
+        if declared is None:
+            declared = given if given is None else (None,) * len(given)
+        if declared is None or (given is None and None in declared[1:]):
+            shown = "of unknown rank" if declared is None else f"[B, {_shown(declared[1:])}]"
+            hint = "give example_input, a batch of samples, or calibration data"
+            raise InvalidModelError(f"the shape of input {spec.name} is not known: it is {shown}", hint=hint)
+        if not declared:
+            raise InvalidModelError(
+                f"input {spec.name} is a single number, without a batch axis", hint="inputs are [B, ...]"
+            )
+        sample = tuple(declared[1:] if given is None else given[1:])
+        if given is not None and (
+            len(given) != len(declared) or any(d not in (None, g) for d, g in zip(declared[1:], given[1:], strict=True))
+        ):
+            raise InvalidModelError(f"input {spec.name} is [B, {_shown(declared[1:])}], the example is {list(given)}")
+        shapes.append(tuple(int(size or 0) for size in sample))
+        if declared[0] is not None:
+            fixed.add(declared[0])
+    if len(fixed) > 1:
+        raise InvalidModelError(
+            f"the first axes of the inputs differ: {sorted(fixed)}", hint="the first axis of every input is the batch"
+        )
+    return shapes, fixed.pop() if fixed else None
+
+
+def _shown(sizes: Sequence[int | None]) -> str:
+    return ", ".join("?" if size is None else str(size) for size in sizes)
+
+
+def as_array(value: Any) -> Array:
+    """A TensorProto as numpy, half and bfloat16 as float32.
+
+    Raises:
+        InvalidModelError: its data is in a file that was not loaded.
+    """
+    onnx = library()
+    try:
+        return single(onnx.numpy_helper.to_array(value))
+    except (ValueError, OSError, onnx.checker.ValidationError) as error:
+        raise InvalidModelError(
+            f"constant {value.name} cannot be read: {str(error).splitlines()[0]}",
+            hint="give the path of the .onnx file, beside which its external data lie",
+        ) from error
+
+
+def single(value: Any) -> Array:
+    """Half and bfloat16 as float32."""
+    array = np.asarray(value)
+    return array.astype(np.float32) if str(array.dtype) in ("float16", "bfloat16") else array
+
+
+def attributes(node: Any) -> dict[str, Any]:
+    """A node's attributes by name: text as ``str``, tensors as arrays, graphs as they are."""
+    onnx = library()
+    return {each.name: _attribute(onnx.helper.get_attribute_value(each)) for each in node.attribute}
+
+
+def _attribute(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, library().TensorProto):
+        return as_array(value)
+    return [_attribute(each) for each in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,224 @@
+"""Converters of functions and methods; parameters are called as torch calls them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spikec.frontends.torch.call import Call, Signal, as_array, converter
+from spikec.ir.ops import (
+    AdaptiveAvgPool,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Linear,
+    MaxPool,
+)
+
+
+def sizes(value: Any, rank: int) -> tuple[int, ...]:
+    """One number an axis, as torch reads ``2`` or ``(2, 3)``."""
+    items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return tuple(int(x) for x in (items * rank if len(items) == 1 else items))
+
+
+# ------------------------------------------------------------------ weights
+
+
+@converter(F.linear)
+def _linear(at: Call, input: Signal, weight: Tensor, bias: Tensor | None = None) -> Signal:
+    return at.add(Linear(constant_weight(at, weight), None if bias is None else constant_weight(at, bias)), input)
+
+
+def conv(rank: int) -> Callable[..., Signal]:
+    """The converter of a functional convolution."""
+
+    def convert(
+        at: Call,
+        input: Signal,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Signal:
+        spread = sizes(dilation, rank)
+        op = Conv(
+            constant_weight(at, weight),
+            None if bias is None else constant_weight(at, bias),
+            stride=sizes(stride, rank),
+            padding=conv_padding(padding, tuple(weight.shape[2:]), spread),
+            dilation=spread,
+            groups=groups,
+        )
+        return at.add(op, input)
+
+    return convert
+
+
+def conv_padding(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Pairs (before, after); ``"same"`` puts the odd cell behind, as torch does."""
+    if padding == "valid":
+        padding = 0
+    if padding == "same":
+        total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        return tuple((t // 2, t - t // 2) for t in total)
+    return tuple((p, p) for p in sizes(padding, len(kernel)))
+
+
+def constant_weight(at: Call, value: Any) -> Any:
+    """A weight as numpy; one that is computed from the input is refused."""
+    if not isinstance(value, Tensor):
+        at.refuse("the weight is computed from the model's input", "only constant weights can be compiled")
+    return as_array(value)
+
+
+@converter(F.batch_norm)
+def batch_norm(
+    at: Call,
+    input: Signal,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Signal:
+    """With running statistics; a missing weight is one, a missing bias zero."""
+    if training or running_mean is None or running_var is None:
+        at.refuse(
+            "batch norm without running statistics normalizes each batch by itself",
+            "train it with track_running_stats=True",
+        )
+    mean, var = constant_weight(at, running_mean), constant_weight(at, running_var)
+    gain = np.ones_like(mean) if weight is None else constant_weight(at, weight)
+    shift = np.zeros_like(mean) if bias is None else constant_weight(at, bias)
+    return at.add(BatchNorm(gain, shift, mean, var, eps), input)
+
+
+@converter(F.instance_norm)
+def instance_norm(
+    at: Call,
+    input: Signal,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Signal:
+    """With running statistics it is a batch norm."""
+    if use_input_stats or running_mean is None:
+        at.refuse(
+            f"{at.source.kind} is not supported: it divides by statistics of each input, and a compiled network only "
+            "multiplies by constants",
+            "train it with track_running_stats=True, or use BatchNorm",
+        )
+    return batch_norm(at, input, running_mean, running_var, weight, bias, eps=eps)
+
+
+# -------------------------------------------------------------------- pools
+
+
+def avg_pool(rank: int) -> Callable[..., Signal]:
+    """The converter of an average pool."""
+
+    def convert(
+        at: Call,
+        input: Signal,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Signal:
+        at.expect_rank(input, rank + 1)
+        kernel = sizes(kernel_size, rank)
+        if divisor_override not in (None, math.prod(kernel)):
+            at.refuse("divisor_override is not supported", "scale the next layer's weights instead")
+        step = sizes(stride, rank) if stride else kernel
+        return at.add(AvgPool(kernel, step, sizes(padding, rank), ceil_mode, count_include_pad), input)
+
+    return convert
+
+
+def max_pool(rank: int) -> Callable[..., Signal]:
+    """The converter of a max-pool."""
+
+    def convert(
+        at: Call,
+        input: Signal,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Signal:
+        at.expect_rank(input, rank + 1)
+        if return_indices:
+            at.refuse("return_indices=True is not supported", "indices have no spiking form; leave it out")
+        kernel = sizes(kernel_size, rank)
+        step = sizes(stride, rank) if stride else kernel
+        return at.add(MaxPool(kernel, step, sizes(padding, rank), sizes(dilation, rank), ceil_mode), input)
+
+    return convert
+
+
+def adaptive_avg_pool(rank: int) -> Callable[..., Signal]:
+    """The converter of an adaptive average pool."""
+
+    def convert(at: Call, input: Signal, output_size: Any) -> Signal:
+        at.expect_rank(input, rank + 1)
+        size: tuple[int | None, ...] = (output_size,) * rank
+        if isinstance(output_size, (tuple, list)):
+            size = tuple(output_size)
+        return at.add(AdaptiveAvgPool(size), input)
+
+    return convert
+
+
+def adaptive_max_pool(rank: int) -> Callable[..., Signal]:
+    """The converter of an adaptive max-pool whose windows are all alike."""
+
+    def convert(at: Call, input: Signal, output_size: Any, return_indices: bool = False) -> Signal:
+        at.expect_rank(input, rank + 1)
+        if return_indices:
+            at.refuse("return_indices=True is not supported", "indices have no spiking form; leave it out")
+        old = at.shape(input)[1:]
+        wanted = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * rank
+        new = tuple(size if cells is None else int(cells) for size, cells in zip(old, wanted, strict=True))
+        if any(a % b for a, b in zip(old, new, strict=True)):
+            at.refuse(f"the windows from {old} to {new} are of different sizes", "use sizes that divide the map's")
+        kernel = tuple(a // b for a, b in zip(old, new, strict=True))
+        return at.add(MaxPool(kernel, kernel, (0,) * rank, (1,) * rank), input)
+
+    return convert
+
+
+_ADAPTIVE_MAX: dict[int, tuple[Any, ...]] = {
+    1: (F.adaptive_max_pool1d, F.adaptive_max_pool1d_with_indices),
+    2: (F.adaptive_max_pool2d, F.adaptive_max_pool2d_with_indices),
+    3: (F.adaptive_max_pool3d, F.adaptive_max_pool3d_with_indices),
+}
+
+for _rank, _conv, _avg, _adaptive, _max in (
+    (1, F.conv1d, F.avg_pool1d, F.adaptive_avg_pool1d, (F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d)),
+    (2, F.conv2d, F.avg_pool2d, F.adaptive_avg_pool2d, (F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d)),
+    (3, F.conv3d, F.avg_pool3d, F.adaptive_avg_pool3d, (F.max_pool3d, F.max_pool3d_with_indices, torch.max_pool3d)),
+):
+    converter(_conv)(conv(_rank))
+    converter(_avg)(avg_pool(_rank))
+    converter(_adaptive)(adaptive_avg_pool(_rank))
+    converter(*_max)(max_pool(_rank))
+    converter(*_ADAPTIVE_MAX[_rank])(adaptive_max_pool(_rank))

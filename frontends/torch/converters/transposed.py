@@ -1,0 +1,68 @@
+"""Converters of transposed convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spikec.frontends.torch.call import BATCH, Call, Signal, converter, takes_batch
+from spikec.frontends.torch.converters.functions import constant_weight, sizes
+from spikec.frontends.torch.converters.layers import weight_of
+from spikec.ir.ops import ConvTranspose
+
+
+def conv_transpose(rank: int) -> Callable[..., Signal]:
+    """The converter of a functional transposed convolution."""
+
+    def convert(
+        at: Call,
+        input: Signal,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Signal:
+        array = constant_weight(at, weight)
+        grouped = array.reshape(groups, -1, *array.shape[1:]).swapaxes(1, 2)
+        pairs = zip(sizes(padding, rank), sizes(output_padding, rank), strict=True)
+        op = ConvTranspose(
+            grouped.reshape(-1, *grouped.shape[2:]),
+            None if bias is None else constant_weight(at, bias),
+            stride=sizes(stride, rank),
+            padding=tuple((cut, cut - added) for cut, added in pairs),
+            dilation=sizes(dilation, rank),
+            groups=groups,
+        )
+        return at.add(op, input)
+
+    return convert
+
+
+converter(F.conv_transpose1d)(conv_transpose(1))
+converter(F.conv_transpose2d)(conv_transpose(2))
+converter(F.conv_transpose3d)(conv_transpose(3))
+
+
+@converter(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+@takes_batch
+def _conv_transpose(module: Any, at: Call) -> Signal:
+    input, *rest = (*at.args, *at.kwargs.values())
+    rank = len(module.kernel_size)
+    at.expect_rank(input, rank + 1)
+    added = module.output_padding
+    if rest and rest[0] is not None:
+        like = torch.empty((BATCH, *at.shape(input)), device="meta")
+        geometry = (module.stride, module.padding, module.kernel_size, rank, module.dilation)
+        try:
+            added = module._output_padding(like, list(rest[0]), *geometry)
+        except ValueError as error:
+            at.refuse(str(error).splitlines()[0])
+    options = (module.stride, module.padding, added, module.groups, module.dilation)
+    return conv_transpose(rank)(at, input, weight_of(module), module.bias, *options)

@@ -1,0 +1,121 @@
+"""Reads programs of torch.export; the converters are those of ``torch_fx``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from spikec.extend.frontend import Frontend
+from spikec.frontends.torch.call import leaves
+from spikec.frontends.torch.check import dtype_of, example_shapes
+from spikec.frontends.torch.program import Program, program
+from spikec.frontends.torch.walk import read
+from spikec.interpreter.contract import Reference
+from spikec.ir.errors import InvalidModelError
+from spikec.ir.graph import Graph
+
+
+class TorchExport(Frontend):
+    """``torch.export.ExportedProgram`` of a model in evaluation mode, with a fixed or an open batch size."""
+
+    takes: ClassVar[str] = "a torch.export.ExportedProgram"
+
+    def accepts(self, model: Any) -> bool:
+        """True for any program, decomposed or not."""
+        return isinstance(model, ExportedProgram)
+
+    def input_names(self, model: ExportedProgram) -> list[str]:
+        """Names of the inputs that are tensors, as the program's graph has them."""
+        return program(model).inputs
+
+    def load(self, model: ExportedProgram, examples: Sequence[Tensor] | None) -> Graph:
+        """The program as a graph; the first axis of all inputs is the batch.
+
+        Raises:
+            UnsupportedOpError: with every call that has no converter.
+            TypeMismatchError: a layer does not take what it is given.
+            InvalidModelError: it was exported in training mode, or the examples are not what it was exported for.
+        """
+        traced = program(model)
+        return read(traced, _shapes(traced, examples), dtype_of(traced.values.values(), examples or _examples(model)))
+
+    def reference(self, model: ExportedProgram) -> Reference:
+        """The program itself, run with the batch size that it was exported for."""
+        run = model.module()
+        values = {**model.state_dict, **model.constants}.values()
+        size = _size(model)
+
+        def reference(xs: Sequence[Tensor]) -> list[Tensor]:
+            like = next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), xs[0])
+            inputs = [x.to(like.device, like.dtype) for x in xs]
+            count = len(xs[0])
+            step = size or count
+            results = []
+            with torch.no_grad():
+                for start in range(0, count, step):
+                    batch = [_filled(x[start : start + step], step) for x in inputs]
+                    args, kwargs = _arguments(model, batch)
+                    results.append([x.cpu() for x in leaves(run(*args, **kwargs)) if isinstance(x, Tensor)])
+            return [torch.cat(parts)[:count] for parts in zip(*results, strict=True)]
+
+        return reference
+
+
+def _shapes(traced: Program, examples: Sequence[Tensor] | None) -> list[tuple[int, ...]]:
+    """The shape of a sample of each input: the program's, with the example's sizes where it leaves some open."""
+    known = list(traced.shapes.values())
+    if examples is None:
+        open_ = [name for name, shape in traced.shapes.items() if None in shape]
+        if open_:
+            raise InvalidModelError(
+                f"the program leaves sizes of the input {', '.join(open_)} open",
+                location=traced.name,
+                hint="pass example_input with your data's sizes, or calibration data",
+            )
+        return [tuple(int(size) for size in shape if size is not None) for shape in known]
+    given = example_shapes(traced.inputs, examples)
+    for name, wanted, found in zip(traced.inputs, known, given, strict=True):
+        if len(wanted) != len(found) or any(a not in (None, b) for a, b in zip(wanted, found, strict=True)):
+            shown = ", ".join("any" if size is None else str(size) for size in ("B", *wanted))
+            raise InvalidModelError(
+                f"the program was exported for {name}: [{shown}], the example is {[*found]} without its batch",
+                location=traced.name,
+                hint="give what it was exported for, or export it again",
+            )
+    return given
+
+
+def _user_inputs(model: ExportedProgram) -> list[Any]:
+    """What the program's inputs look like, in order: a tensor without data, or a constant."""
+    values = {node.name: node.meta.get("val") for node in model.graph.nodes if node.op == "placeholder"}
+    found = [spec.arg for spec in model.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
+    return [values[arg.name] if not hasattr(arg, "value") else arg.value for arg in found]
+
+
+def _examples(model: ExportedProgram) -> list[Tensor]:
+    return [value for value in _user_inputs(model) if isinstance(value, Tensor)]
+
+
+def _size(model: ExportedProgram) -> int | None:
+    first = _examples(model)[0].shape[0]
+    return first if isinstance(first, int) else None
+
+
+def _filled(x: Tensor, count: int) -> Tensor:
+    """A batch of that size, the last sample repeated."""
+    return torch.cat([x, x[-1:].expand(count - len(x), *x.shape[1:])])
+
+
+def _arguments(model: ExportedProgram, xs: Sequence[Tensor]) -> Any:
+    """Positional and named arguments as the program takes them."""
+    left = iter(xs)
+    flat = [next(left) if isinstance(value, Tensor) else value for value in _user_inputs(model)]
+    return pytree.tree_unflatten(flat, model.call_spec.in_spec)
+
+
+frontend = TorchExport()

@@ -1,0 +1,217 @@
+"""Which tensors of the model share memory, and what a call changes in place: torch itself is asked."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch.fx.node import map_aggregate, map_arg
+
+from spikec.frontends.torch.call import BATCH, Signal, is_firing, leaves
+from spikec.frontends.torch.trace import Traced
+from spikec.ir.graph import Graph
+from spikec.ir.types import Array
+
+
+@attrs.frozen(eq=False)
+class Changes:
+    """What a call did to tensors that exist already.
+
+    Attributes:
+        same: nodes whose value is from now on the call's result.
+        other: nodes of which numbers changed, or may have, in a way that is not followed.
+    """
+
+    same: tuple[fx.Node, ...] = ()
+    other: tuple[fx.Node, ...] = ()
+
+
+class Memory:
+    """Repeats every call on tensors without data, which share memory as the real ones do.
+
+    Where torch cannot do that, the result may share memory with all operands.
+    """
+
+    def __init__(self, traced: Traced, graph: Graph, values: dict[fx.Node, Any]) -> None:
+        self._traced = traced
+        self._graph = graph
+        self._values = values
+        self._tensors: dict[fx.Node, Any] = {}
+        self._perhaps: list[set[int]] = []
+
+    def begin(self, node: fx.Node, signal: Signal) -> None:
+        """An input of the model."""
+        self._tensors[node] = self._fresh(signal)
+
+    def alone(self, node: fx.Node) -> Any:
+        """What torch gives for a call that was not converted, on tensors without data; from then on it has a memory.
+
+        None for a call without a signal, as what it makes may be a real tensor as large as ``BATCH``, and where the
+        shape of a sample depends on the batch.
+
+        Raises:
+            Exception: whatever the call raises on such tensors.
+        """
+        if not any(each in self._tensors for each in node.all_input_nodes):
+            return None
+        with torch.inference_mode(False), torch.no_grad():
+            result = self._run(node, lambda each: map_aggregate(self._without_data(each), _few))
+        if any(_FEW in tensor.shape[1:] for tensor in _held(result)):
+            return None
+        self._tensors[node] = map_aggregate(result, _many)
+        return self._tensors[node]
+
+    def call(self, node: fx.Node, in_place: bool) -> Changes:
+        """Follow a call that was converted.
+
+        Args:
+            node: its value is known.
+            in_place: whether its name says so, which decides where torch cannot be asked.
+        """
+        operands = [each for each in node.all_input_nodes if each in self._tensors]
+        before = {each: _versions(self._tensors[each]) for each in operands}
+        value = self._values[node]
+        result = self._tried(node)
+        changed = [each for each in operands if _versions(self._tensors[each]) != before[each]]
+        if isinstance(value, Signal) and not isinstance(result, Tensor):
+            if in_place and not changed:
+                result, changed = self._tensors[operands[0]], operands[:1]
+            else:
+                result = self._unknown(value, operands)
+        elif result is None:
+            result = map_aggregate(value, lambda x: self._unknown(x, operands) if isinstance(x, Signal) else x)
+        self._tensors[node] = result
+        return self._changes(node, result, changed)
+
+    def _tried(self, node: fx.Node) -> Any:
+        """The result of a call without data, or None."""
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                return self._run(node, self._without_data)
+        except Exception:  # whatever a user's layer does with tensors that hold no numbers
+            return None
+
+    def _changes(self, node: fx.Node, result: Any, changed: list[fx.Node]) -> Changes:
+        written = [tensor for each in changed for tensor in _held(self._tensors[each])]
+        touched = self._related({key for tensor in written for key in _storages(tensor)})
+
+        def is_touched(tensor: Tensor) -> bool:
+            return bool(touched & _storages(tensor)) and not all(_disjoint(tensor, each) for each in written)
+
+        affected = [
+            each for each, held in self._tensors.items() if each is not node and any(map(is_touched, _held(held)))
+        ]
+        same = tuple(each for each in affected if _coincide(self._tensors[each], result))
+        return Changes(same, tuple(each for each in affected if each not in same))
+
+    def _run(self, node: fx.Node, held: Callable[[fx.Node], Any]) -> Any:
+        args, kwargs = map_arg((node.args, node.kwargs), held)
+        module = self._traced.module(node)
+        if module is not None and is_firing(module):
+            return map_aggregate(self._values[node], lambda x: self._fresh(x) if isinstance(x, Signal) else x)
+        if module is not None:
+            plain = (each for part in module.modules() for each in vars(part).values() if isinstance(each, Tensor))
+            parts = (*module.parameters(), *module.buffers(), *plain)
+            return copy.deepcopy(module, {id(each): self._empty(each) for each in parts})(*args, **kwargs)
+        target: Any = node.target
+        return getattr(args[0], target)(*args[1:], **kwargs) if node.op == "call_method" else target(*args, **kwargs)
+
+    def _without_data(self, node: fx.Node) -> Any:
+        if node in self._tensors:
+            return self._tensors[node]
+        return map_aggregate(self._values[node], lambda x: self._empty(x) if isinstance(x, Tensor) else x)
+
+    def _empty(self, value: Tensor) -> Tensor:
+        dtype = self._dtype if value.is_floating_point() else value.dtype
+        return torch.empty_like(value, dtype=dtype, device="meta")
+
+    def _fresh(self, signal: Signal) -> Tensor:
+        with torch.inference_mode(False):
+            return torch.empty((BATCH, *self._graph.type(signal.name).shape), dtype=self._dtype, device="meta")
+
+    def _unknown(self, signal: Signal, operands: list[fx.Node]) -> Tensor:
+        result = self._fresh(signal)
+        self._perhaps.append(_storages(result).union(*(_storages(self._tensors[each]) for each in operands)))
+        return result
+
+    def _related(self, keys: set[int]) -> set[int]:
+        grown = keys.union(*(group for group in self._perhaps if group & keys))
+        return keys if grown == keys else self._related(grown)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, self._graph.type(self._graph.inputs[0]).dtype)
+        return dtype
+
+
+#: samples for calls that may go through them one by one, as a recurrent layer or ``unbind`` does: no usual size
+_FEW = 113
+
+
+def _few(value: Any) -> Any:
+    """A tensor of ``BATCH`` samples, or their number, with few of them."""
+    if isinstance(value, Tensor) and value.shape[:1] == (BATCH,):
+        return torch.empty((_FEW, *value.shape[1:]), dtype=value.dtype, device="meta")
+    return _FEW if isinstance(value, int) and value == BATCH else value
+
+
+def _many(value: Any) -> Any:
+    """Another tensor of that shape, with ``BATCH`` samples for few."""
+    if not isinstance(value, Tensor):
+        return value
+    shape = (BATCH, *value.shape[1:]) if value.shape[:1] == (_FEW,) else value.shape
+    return torch.empty(shape, dtype=value.dtype, device="meta")
+
+
+def _held(value: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in leaves(value) if isinstance(leaf, Tensor))
+
+
+def _versions(value: Any) -> list[int]:
+    return [tensor._version for tensor in _held(value)]
+
+
+def _storages(value: Any) -> set[int]:
+    return {tensor.untyped_storage()._cdata for tensor in _held(value)}
+
+
+def _disjoint(a: Tensor, b: Tensor) -> bool:
+    """True for two parts of one memory, batch first in both, that have no element in common."""
+    if _storages(a) != _storages(b) or a.shape[:1] != b.shape[:1] or a.stride()[:1] != b.stride()[:1]:
+        return False
+    (first, last), (start, end) = _range(a), _range(b)
+    if _coincide(a, b) or max(last, end) >= a.stride(0):
+        return False
+    return last < start or end < first or not np.intersect1d(_cells(a), _cells(b)).size
+
+
+def _range(tensor: Tensor) -> tuple[int, int]:
+    """First and last place of the first sample's elements in memory."""
+    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))
+    first = int(tensor.storage_offset())
+    return first, first + int(steps)
+
+
+def _cells(tensor: Tensor) -> Array:
+    """Places of the first sample's elements in memory."""
+    places = np.array([tensor.storage_offset()])
+    for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True):
+        places = (places[:, None] + np.arange(size) * stride).reshape(-1)
+    return places
+
+
+def _coincide(a: Any, b: Any) -> bool:
+    """True for two tensors of one shape whose elements lie at the same places of one memory."""
+    return (
+        isinstance(a, Tensor)
+        and isinstance(b, Tensor)
+        and a.shape == b.shape
+        and a.storage_offset() == b.storage_offset()
+        and _storages(a) == _storages(b)
+        and all(x == y for x, y, size in zip(a.stride(), b.stride(), a.shape, strict=True) if size > 1)
+    )

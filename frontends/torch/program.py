@@ -1,0 +1,353 @@
+"""An exported program as a trace: aten calls behind the converters of torch's functions, parameters as values."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
+from torch.fx.node import map_arg
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+from spikec.frontends.torch.call import BATCH, Call, converter
+from spikec.frontends.torch.check import check_numbers
+from spikec.frontends.torch.trace import Traced
+from spikec.ir.errors import InvalidModelError, Problem
+from spikec.ir.origin import Source
+
+#: arguments of aten that say how a result is stored or computed, and not what it is
+_HOW = {"cudnn_enabled", "memory_format", "layout", "device", "pin_memory", "non_blocking", "half_to_float"}
+#: names that torch's functions have for arguments of aten
+_NAMES = {"self": "input", "train": "training"}
+#: higher-order calls that do nothing but run their body
+_BODIES = ("wrap_with_set_grad_enabled",)
+#: calls without a result, which state what torch found out about sizes
+_ASSERTIONS = ("_assert_", "sym_constrain_range")
+#: calls of whose results only the first has a spiking form
+_FIRST_OF = (
+    "max_pool2d_with_indices.default",
+    "max_pool3d_with_indices.default",
+    "_native_batch_norm_legit_no_training.default",
+    "native_dropout.default",
+)
+
+
+@attrs.frozen(eq=False)
+class Program(Traced):
+    """The graph of an exported program, its first axis being the batch whatever size it was exported with.
+
+    Attributes:
+        values: parameters, buffers and other constants by their placeholders.
+        shapes: of a sample of each input, by name; None for a size that the program leaves open.
+    """
+
+    values: dict[str, Any]
+    shapes: dict[str, tuple[int | None, ...]]
+
+    @property
+    def name(self) -> str:
+        """The class of the module that was exported."""
+        stacks = (node.meta.get("nn_module_stack") for node in self.graph.nodes)
+        path = next((str(_class(next(iter(stack.values()))[1])) for stack in stacks if stack), "Program")
+        return path.rsplit(".", 1)[-1]
+
+    @property
+    def device(self) -> str:
+        """Where the parameters are."""
+        return str(next((value.device for value in self.values.values() if isinstance(value, Tensor)), "cpu"))
+
+    @property
+    def inputs(self) -> list[str]:
+        """The inputs that are tensors."""
+        return list(self.shapes)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All values."""
+        return self.values
+
+    def kind(self, node: fx.Node) -> str:
+        """``nn.Conv2d`` for a call inside of one of torch's layers, else the function of torch."""
+        if not isinstance(node.target, torch._ops.OpOverload):
+            return super().kind(node)
+        return _layer(node) or _spelling(node.target)
+
+    def key(self, node: fx.Node) -> str:
+        """The function or method of torch that an overload is read as."""
+        if not isinstance(node.target, torch._ops.OpOverload):
+            return super().key(node)
+        spelling = _spelling(node.target)
+        return f'("method", "{spelling[7:]}")' if spelling.startswith("Tensor.") else spelling
+
+    def op_name(self, node: fx.Node, source: Source) -> str:
+        """The module path of a layer; for a call outside of layers, as for a function."""
+        if not _layer(node) or not source.path:
+            return super().op_name(node, source)
+        return f"{_layer(node).removeprefix('nn.').lower()}_{source.path}" if source.path[0].isdigit() else source.path
+
+    def rule(self, node: fx.Node) -> Callable[..., Any] | None:
+        """A converter of the overload itself, else that of torch's function or method of its name."""
+        overload = node.target
+        if not isinstance(overload, torch._ops.OpOverload):
+            return super().rule(node)
+        found = converter.first((overload, overload.overloadpacket))
+        if found is not None:
+            return found
+        found = next((rule for key in _keys(overload) if (rule := converter.get(key)) is not None), None)
+        return None if found is None else _adapted(found, overload)
+
+
+def _class(entry: Any) -> str:
+    """The qualified name of a class on a module stack, which is either."""
+    return f"{entry.__module__}.{entry.__qualname__}" if isinstance(entry, type) else str(entry)
+
+
+def _layer(node: fx.Node) -> str:
+    """``nn.Conv2d`` where the innermost module around a call is one of torch's, which have no forward of the user."""
+    stack = node.meta.get("nn_module_stack") or {}
+    cls = _class(list(stack.values())[-1][1]) if stack else ""
+    if not cls.startswith("torch.nn.modules.") or cls.startswith("torch.nn.modules.container."):
+        return ""
+    return f"nn.{cls.rsplit('.', 1)[-1]}"
+
+
+# ----------------------------------------------------------------- converters
+
+
+def _stems(overload: torch._ops.OpOverload) -> list[str]:
+    """The name, and what it is without aten's marks for variants that compute the same."""
+    if overload.namespace != "aten":
+        return []
+    name = overload.overloadpacket.__name__
+    plain = re.sub(r"^_+(unsafe_)?|_copy$", "", name)
+    return list(dict.fromkeys((name, plain, plain.rstrip("_"))))
+
+
+def _keys(overload: torch._ops.OpOverload) -> Iterator[Any]:
+    for stem in _stems(overload):
+        yield from (getattr(room, stem) for room in (torch, F) if hasattr(room, stem))
+        yield ("method", stem)
+
+
+def _spelling(overload: torch._ops.OpOverload) -> str:
+    """``F.gelu``, ``torch.cat`` or ``Tensor.view``: how users call what became an overload."""
+    for stem in _stems(overload):
+        for prefix, room in (("torch", torch), ("F", F), ("Tensor", Tensor)):
+            if hasattr(room, stem):
+                return f"{prefix}.{stem}"
+    return f"torch.ops.{overload}"
+
+
+def _adapted(rule: Callable[..., Any], overload: torch._ops.OpOverload) -> Callable[..., Any]:
+    """A converter of torch's function that is called with the arguments of an overload, matched by their names."""
+
+    @functools.wraps(rule)
+    def adapted(at: Call, *args: Any, **kwargs: Any) -> Any:
+        signature = inspect.signature(rule)
+        parameters = list(signature.parameters.values())[1:]
+        values = _renamed(at, overload, parameters, args, kwargs)
+        positional: list[Any] = [at]
+        named: dict[str, Any] = {}
+        for each in parameters:
+            if each.name in values and each.kind in (each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL) and not named:
+                positional.append(values[each.name])
+            elif each.name in values:
+                named[each.name] = values[each.name]
+        try:
+            bound = signature.bind(*positional, **named)
+        except TypeError as error:
+            at.refuse(f"{at.source.kind} with these arguments is not supported: {error}")
+        return rule(*bound.args, **bound.kwargs)
+
+    adapted.__signature__ = inspect.signature(lambda at, *args, **kwargs: None)  # type: ignore[attr-defined]
+    return adapted
+
+
+def _renamed(
+    at: Call, overload: torch._ops.OpOverload, parameters: list[inspect.Parameter], args: Any, kwargs: Any
+) -> dict[str, Any]:
+    """The arguments of an overload by the names of a converter's parameters.
+
+    One that has another name there is the one in its place, if nothing else of the overload has that name.
+    """
+    arguments = overload._schema.arguments
+    given = {**dict(zip((each.name for each in arguments), args, strict=False)), **kwargs}
+    places = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)]
+    known = {each.name for each in parameters}
+    ours = [_NAMES.get(each.name, each.name) for each in arguments]
+    values: dict[str, Any] = {}
+    for i, argument in enumerate(arguments):
+        if argument.name not in given:
+            continue
+        name, value = ours[i], given[argument.name]
+        if name not in known and not argument.kwarg_only and i < len(places) and places[i] not in ours:
+            name = places[i]
+        if name in known:
+            values[name] = value
+        elif argument.name not in _HOW and not _is_default(argument, value):
+            at.refuse(f"{at.source.kind} with {argument.name}={value} is not supported", "leave it out")
+    return values
+
+
+def _is_default(argument: Any, value: Any) -> bool:
+    return argument.has_default_value() and not isinstance(value, Tensor) and bool(value == argument.default_value)
+
+
+# ------------------------------------------------------------------- programs
+
+
+def program(exported: ExportedProgram) -> Program:
+    """The trace of a program.
+
+    Raises:
+        InvalidModelError: it trains, draws random numbers, changes its buffers, or its inputs are no batches.
+    """
+    check_numbers({**exported.state_dict, **exported.constants}.items())
+    values, names = _inputs(exported)
+    graph = fx.Graph()
+    results = _copied(exported.graph_module, graph, {})
+    outputs = zip(results, exported.graph_signature.output_specs, strict=True)
+    kept = [result for result, spec in outputs if spec.kind is OutputKind.USER_OUTPUT]
+    assert exported.call_spec.out_spec is not None
+    graph.output(pytree.tree_unflatten(kept, exported.call_spec.out_spec))
+    inputs = [node for node in graph.nodes if node.op == "placeholder" and node.target in names]
+    sizes = {str(node.target): node.meta["val"].shape for node in inputs}
+    batch = _batch_size(sizes)
+    if batch is not None:
+        _open_batch(graph, inputs, batch)
+    shapes = {name: tuple(_number(size) for size in shape[1:]) for name, shape in sizes.items()}
+    result = Program(exported.graph_module, graph, {}, values, shapes)
+    problems = [*_randomness(result)] or [*_changed_buffers(exported, result)]
+    if problems:
+        raise InvalidModelError(problems)
+    return result
+
+
+def _inputs(exported: ExportedProgram) -> tuple[dict[str, Any], list[str]]:
+    """Constants by the names of their placeholders, and the placeholders of inputs that are tensors."""
+    values: dict[str, Any] = {}
+    names: list[str] = []
+    for spec in exported.graph_signature.input_specs:
+        if spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument):
+            names.append(spec.arg.name)
+        elif spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, ConstantArgument):
+            values[spec.arg.name] = spec.arg.value
+        elif spec.target in exported.constants:
+            values[spec.arg.name] = exported.constants[spec.target]
+        else:
+            values[spec.arg.name] = exported.state_dict[str(spec.target)].detach()
+    return values, names
+
+
+def _copied(module: fx.GraphModule, graph: fx.Graph, known: dict[fx.Node, Any]) -> Any:
+    """Copy a module's nodes behind those of a graph, the bodies of calls that only run them included; its results."""
+    for node in module.graph.nodes:
+        if node in known:
+            continue
+        if node.op == "output":
+            return map_arg(node.args[0], known.__getitem__)
+        name = _name(node)
+        first = node.args[0] if node.args else None
+        if name in _BODIES:
+            body = getattr(module, str(node.args[1].target))
+            inner = [each for each in body.graph.nodes if each.op == "placeholder"]
+            known[node] = _copied(body, graph, {a: known[b] for a, b in zip(inner, node.args[2:], strict=True)})
+        elif isinstance(first, fx.Node) and isinstance(known[first], (tuple, list)):
+            known[node] = known[first][node.args[1]]
+        elif isinstance(first, fx.Node) and _name(first) in _FIRST_OF and node.args[1:] == (0,):
+            known[node] = known[first]
+        elif node.op == "get_attr" and all(_name(user) in _BODIES for user in node.users):
+            known[node] = None
+        elif not name.startswith(_ASSERTIONS):
+            known[node] = graph.node_copy(node, known.__getitem__)
+            if name == "sym_size.int":  # torch put it there, whatever its trace says
+                known[node].meta = {"val": node.meta["val"]}
+    raise AssertionError("a graph without an output")
+
+
+def _name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", ""))
+
+
+# ----------------------------------------------------------------- batch axis
+
+
+def _batch_size(sizes: dict[str, torch.Size]) -> int | None:
+    """The size of the first axis of all inputs, or None if the program leaves it open."""
+    shown = ", ".join(f"{name}: {list(map(str, size))}" for name, size in sizes.items()).replace("'", "")
+    if not sizes:
+        raise InvalidModelError("the program has no input that is a tensor")
+    if not all(sizes.values()):
+        raise InvalidModelError(f"an input has no axis ({shown})", hint="export it with a batch first in all inputs")
+    firsts = {_number(size[0]) for size in sizes.values()}
+    if len(firsts) > 1:
+        raise InvalidModelError(
+            f"the inputs have different batch sizes ({shown})", hint="export it with the same for all"
+        )
+    return firsts.pop()
+
+
+def _number(size: Any) -> int | None:
+    return size if isinstance(size, int) else None
+
+
+def _open_batch(graph: fx.Graph, inputs: list[fx.Node], batch: int) -> None:
+    """Sizes that a program of one batch size gives to tensors which depend on its inputs are the batch's where that
+    stands first."""
+    depending: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node not in inputs and depending.isdisjoint(node.all_input_nodes):
+            continue
+        depending.add(node)
+        if len(node.args) < 2 or not isinstance(node.args[1], (list, tuple)):
+            continue
+        operand, sizes = node.args[0], node.args[1]
+        names = [each.name for each in getattr(getattr(node.target, "_schema", None), "arguments", ())[:2]]
+        whole = isinstance(operand, fx.Node) and operand in depending and operand.meta["val"].shape[:1] == (batch,)
+        if whole and names in (["self", "size"], ["self", "shape"]) and sizes[:1] == [batch]:
+            node.update_arg(1, [BATCH, *sizes[1:]])
+
+
+# --------------------------------------------------------------------- checks
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of a call of an overload by their names."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {}
+    return {**dict(zip((each.name for each in node.target._schema.arguments), node.args, strict=False)), **node.kwargs}
+
+
+def _randomness(traced: Program) -> Iterator[Problem]:
+    """Layers in training mode, and whatever else gives another result on every call."""
+    for node in traced.graph.nodes:
+        given = _arguments(node)
+        if not given:
+            continue
+        source = traced.source(node)
+        mode = given.get("training", given.get("train"))
+        if mode and given.get("p") != 0:
+            hint = "call model.eval() before torch.export.export"
+            yield Problem(f"{source.kind} was exported in training mode", str(source), hint=hint)
+        elif mode is None and torch.Tag.nondeterministic_seeded in node.target.tags:
+            yield Problem(f"{source.kind} draws random numbers", str(source), hint="a compiled network has none")
+
+
+def _changed_buffers(exported: ExportedProgram, traced: Program) -> Iterator[Problem]:
+    hint = "a compiled network has no such state: take it out of forward"
+    for node in traced.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+            changed = node.args[0]
+            if isinstance(changed, fx.Node) and changed.target in traced.values:
+                yield Problem(f"{node.target} changes {changed.target}", str(traced.source(node)), hint=hint)
+    for spec in exported.graph_signature.output_specs:
+        if spec.kind is OutputKind.BUFFER_MUTATION:
+            yield Problem("the model changes its buffer while it runs", str(spec.target), hint=hint)
