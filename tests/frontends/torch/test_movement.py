@@ -271,7 +271,7 @@ def test_what_a_call_becomes():
 def test_refusals(call, match):
     with pytest.raises(UnsupportedOpError, match=match) as error:
         spikec.load(Net(call), torch.zeros(2, *SHAPE))
-    assert "test_torch_fx_movement.py" in error.value.location
+    assert "test_movement.py" in error.value.location
     assert str(BATCH) not in str(error.value)
 
 

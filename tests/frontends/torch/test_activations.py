@@ -166,7 +166,7 @@ def test_layer(agrees, name):
 def test_refusals(call, match):
     with pytest.raises(UnsupportedOpError, match=match) as error:
         spikec.load(Net(call), torch.zeros(2, *SHAPE))
-    assert "test_torch_fx_activations.py" in error.value.location
+    assert "test_activations.py" in error.value.location
 
 
 def test_indices_are_none_in_the_output_and_it_is_said():

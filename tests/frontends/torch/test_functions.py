@@ -326,7 +326,7 @@ def test_in_place_on_a_view_whose_base_is_used_later_is_refused():
 
     with pytest.raises(UnsupportedOpError, match="in place that is used later in another shape") as error:
         spikec.load(Mutable(body), torch.zeros(2, 2, 5, 4))
-    assert "test_torch_fx_functions.py" in error.value.location
+    assert "test_functions.py" in error.value.location
 
 
 def test_in_place_on_a_view_whose_base_is_not_used_later(agrees):
@@ -360,7 +360,7 @@ def test_the_batch_axis_stays_first_and_whole(call):
     with pytest.raises(UnsupportedOpError) as error:
         spikec.load(Unary(call), torch.zeros(3, *SHAPE))
     assert len(error.value.problems) == 1
-    assert "test_torch_fx_functions.py" in error.value.location
+    assert "test_functions.py" in error.value.location
     assert error.value.hint
     assert str(BATCH) not in str(error.value)
 
@@ -446,7 +446,7 @@ def test_a_cast_that_does_nothing(agrees, name):
 def test_any_other_cast_is_refused(call):
     with pytest.raises(UnsupportedOpError, match="is not supported") as error:
         spikec.load(Unary(call), torch.zeros(2, *SHAPE))
-    assert "test_torch_fx_functions.py" in error.value.location
+    assert "test_functions.py" in error.value.location
 
 
 def test_a_view_to_a_vector_is_a_flatten_and_one_that_changes_nothing_an_identity():

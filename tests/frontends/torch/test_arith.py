@@ -129,7 +129,7 @@ def test_differences_of_signals(agrees, name):
 def test_what_is_not_affine_is_refused(call, match):
     with pytest.raises(UnsupportedOpError, match=match) as error:
         spikec.load(Net(call), torch.zeros(2, *SHAPE))
-    assert "test_torch_fx_arith.py" in error.value.location
+    assert "test_arith.py" in error.value.location
 
 
 WITHIN = {

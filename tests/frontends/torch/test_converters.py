@@ -96,7 +96,7 @@ def only_the_view_is_used(net, y):
 def test_a_view_in_another_order_is_not_changed_in_place(body, shape):
     with pytest.raises(UnsupportedOpError, match="in place that is used later in another shape or order") as error:
         spikec.load(Net(body), torch.zeros(2, *shape))
-    assert "test_torch_fx_converters.py" in error.value.location
+    assert "test_converters.py" in error.value.location
     assert "inplace=True" in error.value.hint
 
 
@@ -194,6 +194,6 @@ def test_a_converters_mistake_is_said_of_it(convert, match, cause):
         spikec.load(model, torch.zeros(1, 2, 3, 4))
     (problem,) = error.value.problems
     assert problem.location.startswith("1")
-    assert "layer (test_torch_fx_converters.py:" in problem.message
+    assert "layer (test_converters.py:" in problem.message
     assert problem.hint
     assert cause is None or isinstance(error.value.__cause__, cause)

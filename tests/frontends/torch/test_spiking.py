@@ -153,10 +153,10 @@ def test_states_that_forward_handles_are_refused_with_the_line():
 
     text = refusal(Steps(Leaky(0.5), cleared))
     assert "forward hands the state mem over to lif" in text
-    assert "test_torch_fx_spiking.py:" in text
+    assert "test_spiking.py:" in text
     text = refusal(Steps(IFNode(), twice))
     assert "called more than once" in text
-    assert "test_torch_fx_spiking.py:" in text
+    assert "test_spiking.py:" in text
 
 
 def test_what_has_no_counterpart_is_refused():

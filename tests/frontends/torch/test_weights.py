@@ -131,7 +131,7 @@ def test_a_mean_is_a_pool_or_a_convolution():
 def test_refusals(call, match):
     with pytest.raises(UnsupportedOpError, match=match) as error:
         spikec.load(Net(call), torch.zeros(2, *SHAPE))
-    assert "test_torch_fx_weights.py" in error.value.location
+    assert "test_weights.py" in error.value.location
 
 
 # -------------------------------------------------------------- computed weights

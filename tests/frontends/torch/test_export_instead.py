@@ -55,7 +55,7 @@ def test_the_note_says_so_in_ledger_and_report(tmp_path):
     (note,) = compilation.ledger.notes
     assert "read through torch.export, because symbolic tracing fails at" in note
     _, start = inspect.getsourcelines(typed)
-    assert f"test_torch_export_instead.py:{start + 1}" in note
+    assert f"test_export_instead.py:{start + 1}" in note
     assert note in str(compilation.report)
     assert f"note: {note}" in (tmp_path / "ledger.txt").read_text()
     assert {entry.source.label for entry in compilation.ledger} >= {"conv", "norm"}
@@ -161,7 +161,7 @@ def typed_and_hidden(net, y):
 def test_control_flow_on_data_is_located_where_torch_export_meets_it():
     error = refusal(InvalidModelError, Net(typed_and_hidden), torch.rand(2, 2, 6, 5))
     _, start = inspect.getsourcelines(hidden)
-    assert error.location.endswith(f"(test_torch_export_instead.py:{start + 1})")
+    assert error.location.endswith(f"(test_export_instead.py:{start + 1})")
     assert error.problems[0].op == "if y.mean() > 0:  # line: hidden"
     assert "what the model does depends on its data" in str(error)
     assert "take the condition or loop out of forward" in error.hint

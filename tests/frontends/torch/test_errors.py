@@ -34,7 +34,7 @@ def refusal(error, model, *shapes):
 
 def place(function, mark):
     source, start = inspect.getsourcelines(function)
-    return f"test_torch_fx_errors.py:{start + next(i for i, text in enumerate(source) if mark in text)}"
+    return f"test_errors.py:{start + next(i for i, text in enumerate(source) if mark in text)}"
 
 
 # ------------------------------------------------------------- unsupported
@@ -150,7 +150,7 @@ def test_a_layer_twice_is_listed_twice():
 def test_an_argument_that_cannot_be_converted(call, match):
     error = refusal(UnsupportedOpError, Calls(call), (3,))
     assert match in str(error)
-    assert "test_torch_fx_errors.py" in error.location
+    assert "test_errors.py" in error.location
 
 
 def test_one_problem_does_not_hide_the_next():
@@ -196,7 +196,7 @@ def test_control_flow_on_data_says_where():
 def test_the_batch_size_is_no_number(call):
     error = refusal(InvalidModelError, Calls(call), (3,))
     assert "batch size" in error.problems[0].message
-    assert "test_torch_fx_errors.py" in error.location
+    assert "test_errors.py" in error.location
 
 
 def test_a_size_that_is_not_known_says_why():
@@ -226,7 +226,7 @@ def test_any_other_failure_of_forward_says_where():
 def test_a_computation_on_shapes_that_fails_is_located():
     error = refusal(InvalidModelError, Calls(lambda y: y.view(y.size(0) // 0, -1)), (3,))
     assert "ZeroDivisionError" in str(error)
-    assert "test_torch_fx_errors.py" in error.location
+    assert "test_errors.py" in error.location
 
 
 # ------------------------------------------------------------ invalid models
@@ -258,7 +258,7 @@ def test_training_mode_without_such_a_layer_is_fine():
 def test_functional_dropout_that_is_always_active(call):
     error = refusal(InvalidModelError, Calls(call), (3,))
     assert "self.training" in error.hint
-    assert "test_torch_fx_errors.py" in error.location
+    assert "test_errors.py" in error.location
 
 
 def test_hooks_are_named():

@@ -248,8 +248,8 @@ def test_everything_unsupported_is_listed_as_the_user_wrote_it():
     error = refusal(UnsupportedOpError, exported(model, torch.randn(2, 2, 6, 6)))
     found = [(p.message.split(":")[0], re.sub(r":\d+", "", p.location)) for p in error.problems]
     assert found[:2] == [
-        ("nn.GELU is not supported", "body.1 (test_torch_export.py)"),
-        ("F.silu is not supported", "silu (test_torch_export.py)"),
+        ("nn.GELU is not supported", "body.1 (test_export.py)"),
+        ("F.silu is not supported", "silu (test_export.py)"),
     ]
     assert "@converter(F.gelu)" in error.hint
     assert "replace nn.GELU by nn.ReLU" in error.hint
