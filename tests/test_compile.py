@@ -345,8 +345,8 @@ def test_an_import_that_differs_from_the_model_is_noticed():
     """A converter that reads a layer as something else."""
 
     @converter(Doubling)
-    def doubling(module, at):
-        return at.add(Identity(), at.operand)
+    def doubling(module, call):
+        return call.add(Identity(), call.operand)
 
     with pytest.raises(VerificationError, match="imported graph differs from the model by"):
         spikec.compile(conv_net(Doubling()), "spikingjelly", calibration=IMAGES)

@@ -88,7 +88,7 @@ class Walk:
 
     def _convert(self, node: Any) -> Sequence[Value]:
         source = _source(node)
-        at = Call(
+        call = Call(
             self.graph,
             source,
             _name(node),
@@ -100,46 +100,46 @@ class Walk:
             tuple(bool(name) and name in self._used for name in node.output),
         )
         inside = [self.value(name) for name in _uses(node) - set(node.input)]
-        values = [*at.inputs, *inside]
-        if node.op_type == "If" and isinstance(at.inputs[0], Known):
-            return self._branch(node, at)
+        values = [*call.inputs, *inside]
+        if node.op_type == "If" and isinstance(call.inputs[0], Known):
+            return self._branch(node, call)
         if not any(isinstance(value, (Signal, Refused)) for value in values):
             self.graph.drop((source,), "a constant")
-            return self._compute(node, at)
+            return self._compute(node, call)
         key = node.op_type if node.domain in DOMAINS else (node.domain, node.op_type)
         rule = converter.get(key)
         if rule is None:
-            at.refuse(*_unsupported(node, source.kind))
+            call.refuse(*_unsupported(node, source.kind))
         if any(isinstance(value, Refused) for value in values):
             return ()
-        return self._apply(rule, at, source)
+        return self._apply(rule, call, source)
 
-    def _apply(self, rule: Callable[..., Any], at: Call, source: Source) -> Sequence[Value]:
+    def _apply(self, rule: Callable[..., Any], call: Call, source: Source) -> Sequence[Value]:
         """The converter's results; whatever it does wrong is said of it."""
         try:
-            found = rule(at)
+            found = rule(call)
         except CompileError as error:
             if error.location:
                 raise
-            raise type(error)([at.problem(each.message, each.hint) for each in error.problems]) from None
+            raise type(error)([call.problem(each.message, each.hint) for each in error.problems]) from None
         except Exception as error:
             message = f"its converter {_place(rule)} raises {type(error).__name__}: {error}"
-            raise UnsupportedOpError(at.problem(message, "mend it; it is called as (at)")) from error
+            raise UnsupportedOpError(call.problem(message, "mend it; it is called as (call)")) from error
         results = found if isinstance(found, (tuple, list)) else (found,)
         for each in results:
             if not isinstance(each, Known) and not (isinstance(each, Signal) and each.name in self.graph):
-                at.refuse(f"its converter {_place(rule)} returns {found!r}", "return what at.add gives: a Signal")
-        if any(at.wanted[len(results) :]):
-            at.refuse(f"only the first {len(results)} output(s) of {source.kind} are supported, others are used")
+                call.refuse(f"its converter {_place(rule)} returns {found!r}", "return what call.add gives: a Signal")
+        if any(call.wanted[len(results) :]):
+            call.refuse(f"only the first {len(results)} output(s) of {source.kind} are supported, others are used")
         signals = [each for each in results if isinstance(each, Signal)]
         if all(source not in self.graph[each.name].origin for each in signals):
             self.graph.drop((source,), "does nothing" if signals else "shape arithmetic")
         return results
 
-    def _compute(self, node: Any, at: Call) -> Sequence[Value]:
+    def _compute(self, node: Any, call: Call) -> Sequence[Value]:
         """A node on constants: once, or for each batch size where they depend on it."""
         if node.op_type in RANDOM:
-            at.refuse(f"{at.source.kind} is another number at every run", "make it a constant")
+            call.refuse(f"{call.source.kind} is another number at every run", "make it a constant")
         known = {name: value for name in (*node.input, *_uses(node)) if isinstance(value := self.value(name), Known)}
         count = 1 if all(each.is_fixed for each in known.values()) else len(self.batches)
         try:
@@ -149,8 +149,8 @@ class Walk:
             ]
         except Exception as error:  # numpy's, protobuf's and the evaluator's own
             reason = (str(error).splitlines() or [""])[0]
-            at.refuse(
-                f"{at.source.kind} cannot be computed beforehand: {type(error).__name__}: {reason}",
+            call.refuse(
+                f"{call.source.kind} cannot be computed beforehand: {type(error).__name__}: {reason}",
                 "make its result an initializer",
             )
         return [
@@ -158,10 +158,10 @@ class Walk:
             for column in zip(*runs, strict=True)
         ]
 
-    def _branch(self, node: Any, at: Call) -> Sequence[Value]:
+    def _branch(self, node: Any, call: Call) -> Sequence[Value]:
         """An If whose condition is known is one of its branches."""
-        branch = at.attributes["then_branch" if bool(np.all(at.constant(0))) else "else_branch"]
-        self.graph.drop((at.source,), "its condition is a constant")
+        branch = call.attributes["then_branch" if bool(np.all(call.constant(0))) else "else_branch"]
+        self.graph.drop((call.source,), "its condition is a constant")
         self._constants.update({each.name: each for each in branch.initializer})
         names = [each.name for each in branch.output]
         self._nodes(branch.node, names)

@@ -37,8 +37,8 @@ class Missing:
 
 
 #: Converters. A key is a layer's class, a function, ``("method", "relu")``, or a qualified name such as
-#: ``"timm.layers.mlp.Mlp"``. A layer's converter is called as ``(module, at)``, every other one as
-#: ``(at, *args, **kwargs)`` with the arguments of the call, where tensors are :class:`Signal`. The
+#: ``"timm.layers.mlp.Mlp"``. A layer's converter is called as ``(module, call)``, every other one as
+#: ``(call, *args, **kwargs)`` with the arguments of the call, where tensors are :class:`Signal`. The
 #: result is a Signal, or numbers where the call asks for a shape.
 converter: Converters[Callable[..., Signal]] = Converters("torch.fx converter")
 

@@ -150,11 +150,11 @@ def _adapted(rule: Callable[..., Any], overload: torch._ops.OpOverload) -> Calla
     """A converter of torch's function that is called with the arguments of an overload, matched by their names."""
 
     @functools.wraps(rule)
-    def adapted(at: Call, *args: Any, **kwargs: Any) -> Any:
+    def adapted(call: Call, *args: Any, **kwargs: Any) -> Any:
         signature = inspect.signature(rule)
         parameters = list(signature.parameters.values())[1:]
-        values = _renamed(at, overload, parameters, args, kwargs)
-        positional: list[Any] = [at]
+        values = _renamed(call, overload, parameters, args, kwargs)
+        positional: list[Any] = [call]
         named: dict[str, Any] = {}
         for each in parameters:
             if each.name in values and each.kind in (each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL) and not named:
@@ -164,15 +164,15 @@ def _adapted(rule: Callable[..., Any], overload: torch._ops.OpOverload) -> Calla
         try:
             bound = signature.bind(*positional, **named)
         except TypeError as error:
-            at.refuse(f"{at.source.kind} with these arguments is not supported: {error}")
+            call.refuse(f"{call.source.kind} with these arguments is not supported: {error}")
         return rule(*bound.args, **bound.kwargs)
 
-    adapted.__signature__ = inspect.signature(lambda at, *args, **kwargs: None)  # type: ignore[attr-defined]
+    adapted.__signature__ = inspect.signature(lambda call, *args, **kwargs: None)  # type: ignore[attr-defined]
     return adapted
 
 
 def _renamed(
-    at: Call, overload: torch._ops.OpOverload, parameters: list[inspect.Parameter], args: Any, kwargs: Any
+    call: Call, overload: torch._ops.OpOverload, parameters: list[inspect.Parameter], args: Any, kwargs: Any
 ) -> dict[str, Any]:
     """The arguments of an overload by the names of a converter's parameters.
 
@@ -193,7 +193,7 @@ def _renamed(
         if name in known:
             values[name] = value
         elif argument.name not in _HOW and not _is_default(argument, value):
-            at.refuse(f"{at.source.kind} with {argument.name}={value} is not supported", "leave it out")
+            call.refuse(f"{call.source.kind} with {argument.name}={value} is not supported", "leave it out")
     return values
 
 

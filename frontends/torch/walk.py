@@ -157,24 +157,24 @@ class Walk:
         if _is_container(node.target) or not any(isinstance(leaf, (Signal, Refused, Missing)) for leaf in inside):
             return self._compute(node, source, args, kwargs)
         rule = self.traced.rule(node)
-        at = Call(self.graph, source, self.traced.op_name(node, source), args, kwargs, module)
+        call = Call(self.graph, source, self.traced.op_name(node, source), args, kwargs, module)
         if rule is None:
-            if not at.operands and _on_numbers(node, args):
+            if not call.operands and _on_numbers(node, args):
                 return Refused(node.name)
             why, instead = reason(source.kind, module)
             message = f"{source.kind} is not supported{': ' if why else ''}{why}"
-            at.refuse(message, _hint(self.traced.key(node), instead))
+            call.refuse(message, _hint(self.traced.key(node), instead))
         gone = next((leaf.reason for leaf in inside if isinstance(leaf, Missing)), "")
         if gone and node.target not in (operator.getitem, getattr):
-            at.refuse(gone, "leave it out, or do it outside the network")
+            call.refuse(gone, "leave it out, or do it outside the network")
         if any(isinstance(leaf, Refused) for leaf in inside):
             return Refused(node.name)
         if self._given_batch(node) and not may_take_batch(rule):
-            at.refuse(
+            call.refuse(
                 f"{source.kind} with a number that depends on the batch size is not supported",
                 "samples of a batch are independent in a compiled network",
             )
-        return self._convert(rule, at)
+        return self._convert(rule, call)
 
     def _resolve(self, value: Any) -> Any:
         return map_arg(value, self.values.__getitem__)
@@ -183,8 +183,8 @@ class Walk:
         module = self.traced.module(node)
         target: Any = node.target
         if self._given_batch(node) and not _on_numbers(node, args):
-            at = Call(self.graph, source, "", args, kwargs)
-            at.refuse(
+            call = Call(self.graph, source, "", args, kwargs)
+            call.refuse(
                 f"{source.kind} with a size that depends on the batch is not supported",
                 "make the tensor for one sample: it broadcasts over the batch",
             )
@@ -195,9 +195,9 @@ class Walk:
                 else:
                     value = (module or target)(*args, **kwargs)
         except Exception as error:
-            at = Call(self.graph, source, "", args, kwargs)
+            call = Call(self.graph, source, "", args, kwargs)
             reason = f"{type(error).__name__}: {readable(str(error))}"
-            raise InvalidModelError(at.problem(f"{source.kind} fails: {reason}")) from error
+            raise InvalidModelError(call.problem(f"{source.kind} fails: {reason}")) from error
         if _is_container(node.target):
             reason = "a container"
         else:
@@ -205,27 +205,27 @@ class Walk:
         self.graph.drop((source,), reason)
         return value
 
-    def _convert(self, rule: Any, at: Call) -> Any:
+    def _convert(self, rule: Any, call: Call) -> Any:
         """The converter's result; whatever it does wrong is said of it."""
         bound = None
-        if at.module is None:
+        if call.module is None:
             signature = inspect.signature(rule)
-            given = {k if k in signature.parameters else _NUMPY.get(k, k): v for k, v in at.kwargs.items()}
+            given = {k if k in signature.parameters else _NUMPY.get(k, k): v for k, v in call.kwargs.items()}
             try:
-                bound = signature.bind(at, *at.args, **given)
+                bound = signature.bind(call, *call.args, **given)
             except TypeError as error:
-                at.refuse(f"{at.source.kind} with these arguments is not supported: {error}")
+                call.refuse(f"{call.source.kind} with these arguments is not supported: {error}")
         try:
-            value = rule(at.module, at) if bound is None else rule(*bound.args, **bound.kwargs)
+            value = rule(call.module, call) if bound is None else rule(*bound.args, **bound.kwargs)
         except CompileError:
             raise
         except Exception as error:
-            call = "(module, at)" if bound is None else "(at, *args, **kwargs)"
+            form = "(module, call)" if bound is None else "(call, *args, **kwargs)"
             message = f"its converter {_place(rule)} raises {type(error).__name__}: {readable(str(error))}"
-            raise UnsupportedOpError(at.problem(message, f"mend it; it is called as {call}")) from error
+            raise UnsupportedOpError(call.problem(message, f"mend it; it is called as {form}")) from error
         for leaf in leaves(value):
             if leaf is None or isinstance(leaf, str) or (isinstance(leaf, Signal) and leaf.name not in self.graph):
-                at.refuse(f"its converter {_place(rule)} returns {value!r}", "return what at.add gives: a Signal")
+                call.refuse(f"its converter {_place(rule)} returns {value!r}", "return what call.add gives: a Signal")
         return value
 
     def _account(self, node: fx.Node, source: Source) -> None:

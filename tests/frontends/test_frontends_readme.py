@@ -74,8 +74,8 @@ def test_registering_again_from_the_same_line_is_fine_and_from_another_is_an_err
     with pytest.raises(CompileError, match="two torch.fx converters"):
 
         @converter(layer)
-        def other(module, at):
-            return at.operand
+        def other(module, call):
+            return call.operand
 
 
 def test_a_converter_by_qualified_name_that_does_nothing():
@@ -86,8 +86,8 @@ def test_a_converter_by_qualified_name_that_does_nothing():
             return x * 1
 
     @converter(f"{Nothing.__module__}.{Nothing.__qualname__}")
-    def nothing(module, at):
-        return at.operand
+    def nothing(module, call):
+        return call.operand
 
     graph = spikec.load(torch.nn.Sequential(torch.nn.ReLU(), Nothing()), torch.zeros(1, 2))
     assert {source.path: reason for source, reason in graph.dropped.items()} == {"1": "does nothing"}
@@ -101,8 +101,8 @@ def test_a_converter_whose_layer_is_called_with_more_than_it_takes():
             return x * gate
 
     @converter(Gated)
-    def gated(module, at):
-        return at.operand
+    def gated(module, call):
+        return call.operand
 
     class Net(torch.nn.Module):
         def __init__(self):

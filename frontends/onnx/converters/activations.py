@@ -4,95 +4,95 @@ from __future__ import annotations
 
 import numpy as np
 
-from spikec.extend.arrange import affine, reshaped
 from spikec.extend.call import Signal
+from spikec.extend.composites import affine, reshaped
 from spikec.frontends.onnx.call import Call, converter
 from spikec.ir.ops import Clamp, Head, Identity, LeakyRelu, Relu
 
 
 @converter("Relu")
-def _relu(at: Call) -> Signal:
-    return at.add(Relu(), at.signal())
+def _relu(call: Call) -> Signal:
+    return call.add(Relu(), call.signal())
 
 
 @converter("Clip")
-def _clip(at: Call) -> Signal:
-    low, high = (_bound(at, name, slot) for slot, name in enumerate(("min", "max"), start=1))
+def _clip(call: Call) -> Signal:
+    low, high = (_bound(call, name, slot) for slot, name in enumerate(("min", "max"), start=1))
     if low is None and high is None:
-        return at.add(Identity(), at.signal())
+        return call.add(Identity(), call.signal())
     if low is not None and high is not None and low > high:
         low = high
-    return at.add(Clamp(low, high), at.signal())
+    return call.add(Clamp(low, high), call.signal())
 
 
-def _bound(at: Call, name: str, slot: int) -> float | None:
+def _bound(call: Call, name: str, slot: int) -> float | None:
     """A bound; those at the ends of float's range are none."""
-    value = at.option(name, slot)
+    value = call.option(name, slot)
     bound = None if value is None else float(np.asarray(value).reshape(()))
     return None if bound is None or abs(bound) >= np.finfo(np.float32).max else bound
 
 
 @converter("LeakyRelu")
-def _leaky_relu(at: Call) -> Signal:
-    slope = at.attributes.get("alpha", 0.01)
-    return _leaky(at, np.asarray(slope))
+def _leaky_relu(call: Call) -> Signal:
+    slope = call.attributes.get("alpha", 0.01)
+    return _leaky(call, np.asarray(slope))
 
 
 @converter("PRelu")
-def _prelu(at: Call) -> Signal:
-    return _leaky(at, at.beside(1, at.signal()))
+def _prelu(call: Call) -> Signal:
+    return _leaky(call, call.beside(1, call.signal()))
 
 
 @converter("Abs")
-def _abs(at: Call) -> Signal:
-    return _leaky(at, np.asarray(-1.0))
+def _abs(call: Call) -> Signal:
+    return _leaky(call, np.asarray(-1.0))
 
 
-def _leaky(at: Call, slope: np.ndarray) -> Signal:
-    x = at.signal()
-    shape = (1,) * (len(at.shape(x)) - slope.ndim) + slope.shape
-    return at.add(LeakyRelu(slope.reshape(shape)), x)
+def _leaky(call: Call, slope: np.ndarray) -> Signal:
+    x = call.signal()
+    shape = (1,) * (len(call.shape(x)) - slope.ndim) + slope.shape
+    return call.add(LeakyRelu(slope.reshape(shape)), x)
 
 
 @converter("HardSigmoid")
-def _hard_sigmoid(at: Call) -> Signal:
-    gain, shift = at.attributes.get("alpha", 0.2), at.attributes.get("beta", 0.5)
-    return at.add(Clamp(0.0, 1.0), affine(at, at.signal(), gain, shift, part="affine"))
+def _hard_sigmoid(call: Call) -> Signal:
+    gain, shift = call.attributes.get("alpha", 0.2), call.attributes.get("beta", 0.5)
+    return call.add(Clamp(0.0, 1.0), affine(call, call.signal(), gain, shift, part="affine"))
 
 
 @converter("ThresholdedRelu")
-def _thresholded_relu(at: Call) -> Signal:
-    if at.attributes.get("alpha", 1.0) != 0:
-        at.refuse("it jumps at its threshold, which no rate does", "only alpha=0, a ReLU, is supported")
-    return at.add(Relu(), at.signal())
+def _thresholded_relu(call: Call) -> Signal:
+    if call.attributes.get("alpha", 1.0) != 0:
+        call.refuse("it jumps at its threshold, which no rate does", "only alpha=0, a ReLU, is supported")
+    return call.add(Relu(), call.signal())
 
 
 @converter("Sigmoid")
-def _sigmoid(at: Call) -> Signal:
-    return at.add(Head("sigmoid"), at.signal())
+def _sigmoid(call: Call) -> Signal:
+    return call.add(Head("sigmoid"), call.signal())
 
 
 @converter("Tanh")
-def _tanh(at: Call) -> Signal:
-    return at.add(Head("tanh"), at.signal())
+def _tanh(call: Call) -> Signal:
+    return call.add(Head("tanh"), call.signal())
 
 
 @converter("Softmax")
-def _softmax(at: Call) -> Signal:
-    return _along(at, "softmax")
+def _softmax(call: Call) -> Signal:
+    return _along(call, "softmax")
 
 
 @converter("LogSoftmax")
-def _log_softmax(at: Call) -> Signal:
-    return _along(at, "log_softmax")
+def _log_softmax(call: Call) -> Signal:
+    return _along(call, "log_softmax")
 
 
-def _along(at: Call, function: str) -> Signal:
+def _along(call: Call, function: str) -> Signal:
     """Below opset 13 all axes from the given one on are one."""
-    x = at.signal()
-    axis = at.axis(x, at.attributes.get("axis", -1 if at.opset >= 13 else 1))
-    shape = at.shape(x)
-    if at.opset >= 13 or axis == len(shape) - 1:
-        return at.add(Head(function, axis), x)
-    rows = reshaped(at, x, (*shape[:axis], int(np.prod(shape[axis:]))), part="rows")
-    return reshaped(at, at.add(Head(function, axis), rows, part=function), shape)
+    x = call.signal()
+    axis = call.axis(x, call.attributes.get("axis", -1 if call.opset >= 13 else 1))
+    shape = call.shape(x)
+    if call.opset >= 13 or axis == len(shape) - 1:
+        return call.add(Head(function, axis), x)
+    rows = reshaped(call, x, (*shape[:axis], int(np.prod(shape[axis:]))), part="rows")
+    return reshaped(call, call.add(Head(function, axis), rows, part=function), shape)

@@ -8,8 +8,8 @@ from functools import reduce
 
 import numpy as np
 
-from spikec.extend.arrange import affine, permuted, reshaped
 from spikec.extend.call import Signal
+from spikec.extend.composites import affine, permuted, reshaped
 from spikec.frontends.onnx.call import Call, converter
 from spikec.frontends.onnx.converters.layers import Window
 from spikec.ir.op import Op
@@ -19,26 +19,26 @@ from spikec.ir.types import Array
 
 
 @converter("AveragePool")
-def _average_pool(at: Call) -> Signal:
-    x, window = _window(at)
-    pads = window.padding(at.shape(x)[1:])
-    ceil = bool(at.attributes.get("ceil_mode", 0))
-    counts_pads = bool(at.attributes.get("count_include_pad", 0)) or not any(map(any, pads))
+def _average_pool(call: Call) -> Signal:
+    x, window = _window(call)
+    pads = window.padding(call.shape(x)[1:])
+    ceil = bool(call.attributes.get("ceil_mode", 0))
+    counts_pads = bool(call.attributes.get("count_include_pad", 0)) or not any(map(any, pads))
     if _is_torch_padding(pads, window.kernel) and set(window.dilation) == {1}:
-        return at.add(AvgPool(window.kernel, window.stride, [a for a, _ in pads], ceil, counts_pads), x)
-    return _uneven_average(at, x, window, pads, ceil, counts_pads)
+        return call.add(AvgPool(window.kernel, window.stride, [a for a, _ in pads], ceil, counts_pads), x)
+    return _uneven_average(call, x, window, pads, ceil, counts_pads)
 
 
-def _uneven_average(at: Call, x: Signal, window: Window, pads: Pairs, ceil: bool, counts_pads: bool) -> Signal:
+def _uneven_average(call: Call, x: Signal, window: Window, pads: Pairs, ceil: bool, counts_pads: bool) -> Signal:
     """Windows over the padded map, each times its share of cells that count."""
-    channels, *sizes = at.shape(x)
+    channels, *sizes = call.shape(x)
     rank = len(sizes)
     whole = _whole_padding(window, sizes, pads, ceil)
-    x = at.add(Pad(whole), x, part="pad") if any(map(any, whole)) else x
+    x = call.add(Pad(whole), x, part="pad") if any(map(any, whole)) else x
     if set(window.dilation) == {1}:
         average: Op = AvgPool(window.kernel, window.stride, (0,) * rank)
     else:
-        weight = np.full((channels, 1, *window.kernel), 1 / math.prod(window.kernel), at.graph.type(x.name).dtype)
+        weight = np.full((channels, 1, *window.kernel), 1 / math.prod(window.kernel), call.graph.type(x.name).dtype)
         average = Conv(weight, stride=window.stride, padding=(0,) * rank, dilation=window.dilation, groups=channels)
     counts = []
     for i, (size, (before, after)) in enumerate(zip(sizes, pads, strict=True)):
@@ -50,26 +50,26 @@ def _uneven_average(at: Call, x: Signal, window: Window, pads: Pairs, ceil: bool
     with np.errstate(divide="ignore"):
         share = math.prod(window.kernel) / reduce(np.multiply.outer, counts)
     if (share == 1).all():
-        return at.add(average, x)
-    return affine(at, at.add(average, x, part="average"), share[None], 0)
+        return call.add(average, x)
+    return affine(call, call.add(average, x, part="average"), share[None], 0)
 
 
 @converter("MaxPool")
-def _max_pool(at: Call) -> Signal:
-    x, window = _window(at)
-    pads = window.padding(at.shape(x)[1:])
-    ceil = bool(at.attributes.get("ceil_mode", 0))
+def _max_pool(call: Call) -> Signal:
+    x, window = _window(call)
+    pads = window.padding(call.shape(x)[1:])
+    ceil = bool(call.attributes.get("ceil_mode", 0))
     if not _is_torch_padding(pads, window.kernel):
-        pads, ceil = _whole_padding(window, at.shape(x)[1:], pads, ceil), False
-    return at.add(MaxPool(window.kernel, window.stride, pads, window.dilation, ceil), x)
+        pads, ceil = _whole_padding(window, call.shape(x)[1:], pads, ceil), False
+    return call.add(MaxPool(window.kernel, window.stride, pads, window.dilation, ceil), x)
 
 
-def _window(at: Call) -> tuple[Signal, Window]:
-    x = at.signal()
-    window = Window(at, at.attributes["kernel_shape"])
+def _window(call: Call) -> tuple[Signal, Window]:
+    x = call.signal()
+    window = Window(call, call.attributes["kernel_shape"])
     if len(window.kernel) > 3:
-        at.refuse(f"a {len(window.kernel)}d pool is not supported", "1 to 3 spatial axes are")
-    at.expect_rank(x, len(window.kernel) + 1)
+        call.refuse(f"a {len(window.kernel)}d pool is not supported", "1 to 3 spatial axes are")
+    call.expect_rank(x, len(window.kernel) + 1)
     return x, window
 
 
@@ -94,34 +94,34 @@ def _whole_padding(window: Window, sizes: Sequence[int], pads: Pairs, ceil: bool
 
 
 @converter("GlobalAveragePool")
-def _global_average_pool(at: Call) -> Signal:
-    return _reduced(at, range(1, len(at.shape(at.signal()))), True, _mean)
+def _global_average_pool(call: Call) -> Signal:
+    return _reduced(call, range(1, len(call.shape(call.signal()))), True, _mean)
 
 
 @converter("GlobalMaxPool")
-def _global_max_pool(at: Call) -> Signal:
-    return _reduced(at, range(1, len(at.shape(at.signal()))), True, _maximum)
+def _global_max_pool(call: Call) -> Signal:
+    return _reduced(call, range(1, len(call.shape(call.signal()))), True, _maximum)
 
 
 @converter("ReduceMean")
-def _reduce_mean(at: Call) -> Signal:
-    return _reduce(at, _mean, lambda x, count: x)
+def _reduce_mean(call: Call) -> Signal:
+    return _reduce(call, _mean, lambda x, count: x)
 
 
 @converter("ReduceSum")
-def _reduce_sum(at: Call) -> Signal:
-    return _reduce(at, _mean, lambda x, count: affine(at, x, count, 0))
+def _reduce_sum(call: Call) -> Signal:
+    return _reduce(call, _mean, lambda x, count: affine(call, x, count, 0))
 
 
 @converter("ReduceMax")
-def _reduce_max(at: Call) -> Signal:
-    return _reduce(at, _maximum, lambda x, count: x)
+def _reduce_max(call: Call) -> Signal:
+    return _reduce(call, _maximum, lambda x, count: x)
 
 
 @converter("ReduceMin")
-def _reduce_min(at: Call) -> Signal:
-    minus = affine(at, at.signal(), -1, 0, part="minus")
-    return _reduce(at, _maximum, lambda x, count: affine(at, x, -1, 0), minus)
+def _reduce_min(call: Call) -> Signal:
+    minus = affine(call, call.signal(), -1, 0, part="minus")
+    return _reduce(call, _maximum, lambda x, count: affine(call, x, -1, 0), minus)
 
 
 def _mean(sizes: Sequence[int]) -> Op:
@@ -133,44 +133,44 @@ def _maximum(sizes: Sequence[int]) -> Op:
 
 
 def _reduce(
-    at: Call,
+    call: Call,
     pool: Callable[[Sequence[int]], Op],
     then: Callable[[Signal, int], Signal],
     operand: Signal | None = None,
 ) -> Signal:
     """A reduction by its ``axes``; ``then`` is called with the pooled signal and the number of cells in a window."""
-    x = operand or at.signal()
-    axes: Array | None = at.option("axes", 1)
+    x = operand or call.signal()
+    axes: Array | None = call.option("axes", 1)
     if axes is None or not np.size(axes):
-        if at.attributes.get("noop_with_empty_axes", 0):
-            return at.add(Identity(), x)
-        at.refuse("it reduces all axes, that of the batch too", "name the axes, without axis 0")
-    inside = at.axes(x, axes)
-    count = math.prod(at.shape(x)[axis] for axis in inside)
-    return then(_reduced(at, inside, bool(at.attributes.get("keepdims", 1)), pool, x), count)
+        if call.attributes.get("noop_with_empty_axes", 0):
+            return call.add(Identity(), x)
+        call.refuse("it reduces all axes, that of the batch too", "name the axes, without axis 0")
+    inside = call.axes(x, axes)
+    count = math.prod(call.shape(x)[axis] for axis in inside)
+    return then(_reduced(call, inside, bool(call.attributes.get("keepdims", 1)), pool, x), count)
 
 
 def _reduced(
-    at: Call,
+    call: Call,
     axes: Sequence[int],
     keepdims: bool,
     pool: Callable[[Sequence[int]], Op],
     operand: Signal | None = None,
 ) -> Signal:
     """The pool over whole axes, behind the one axis that is kept, or all that are kept as one."""
-    x = operand or at.signal()
-    shape = at.shape(x)
+    x = operand or call.signal()
+    shape = call.shape(x)
     if 0 in shape:
-        at.refuse(f"a tensor {at.shown(x)} holds no number")
+        call.refuse(f"a tensor {call.shown(x)} holds no number")
     kept = [axis for axis in range(len(shape)) if axis not in axes]
     result = [1 if axis in axes else size for axis, size in enumerate(shape) if keepdims or axis not in axes]
     if len(kept) != 1 or not 1 <= len(axes) <= 3:
-        rows = permuted(at, x, [*kept, *axes], part="rows")
+        rows = permuted(call, x, [*kept, *axes], part="rows")
         sizes = [math.prod(shape[axis] for axis in part) for part in (kept, axes)]
-        x = reshaped(at, rows, sizes, part="flat")
-        return reshaped(at, at.add(pool(sizes[1:]), x, part="pool"), result)
-    x = permuted(at, x, [*kept, *axes], part="first")
+        x = reshaped(call, rows, sizes, part="flat")
+        return reshaped(call, call.add(pool(sizes[1:]), x, part="pool"), result)
+    x = permuted(call, x, [*kept, *axes], part="first")
     op = pool([shape[axis] for axis in axes])
     if kept == [0] and keepdims:
-        return at.add(op, x)
-    return reshaped(at, at.add(op, x, part="pool"), result)
+        return call.add(op, x)
+    return reshaped(call, call.add(op, x, part="pool"), result)

@@ -9,27 +9,27 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spikec.extend.arrange import permuted, reshaped
+from spikec.extend.composites import permuted, reshaped
 from spikec.frontends.torch.call import Call, Signal, converter, methods
 from spikec.ir.ops import Permute, Reshape
 
 
-def sample_axis(at: Call, signal: Any, dim: int, *, new: bool = False) -> int:
+def sample_axis(call: Call, signal: Any, dim: int, *, new: bool = False) -> int:
     """An axis of torch's tensor as an axis of a sample; the batch is refused.
 
     Args:
-        at: the call.
+        call: the call.
         signal: the tensor.
         dim: as torch takes it.
         new: the axis is one that will be inserted.
     """
     if not isinstance(signal, Signal):
-        at.refuse("an operand does not depend on the model's input", "give it as an input, or add it instead")
-    rank = len(at.shape(signal)) + 1 + new
+        call.refuse("an operand does not depend on the model's input", "give it as an input, or add it instead")
+    rank = len(call.shape(signal)) + 1 + new
     if not -rank <= dim < rank:
-        at.refuse(f"axis {dim} of a tensor {at.shown(signal)} does not exist")
+        call.refuse(f"axis {dim} of a tensor {call.shown(signal)} does not exist")
     if dim % rank == 0:
-        at.refuse("it works along the batch axis", "samples of a batch are independent in a compiled network")
+        call.refuse("it works along the batch axis", "samples of a batch are independent in a compiled network")
     return dim % rank - 1
 
 
@@ -42,152 +42,152 @@ def varargs(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 @converter(torch.permute)
-def _permute(at: Call, input: Signal, dims: Sequence[int]) -> Signal:
-    rank = len(at.shape(input)) + 1
+def _permute(call: Call, input: Signal, dims: Sequence[int]) -> Signal:
+    rank = len(call.shape(input)) + 1
     order = [dim % rank for dim in dims]
     if sorted(order) != list(range(rank)):
-        at.refuse(f"the axes {list(dims)} are no order of those of a tensor {at.shown(input)}")
-    return _ordered(at, input, order)
+        call.refuse(f"the axes {list(dims)} are no order of those of a tensor {call.shown(input)}")
+    return _ordered(call, input, order)
 
 
 @converter(*methods("permute"))
-def _permute_method(at: Call, input: Signal, *order: Any, dims: Any = ()) -> Signal:
-    return _permute(at, input, varargs(order) or dims)
+def _permute_method(call: Call, input: Signal, *order: Any, dims: Any = ()) -> Signal:
+    return _permute(call, input, varargs(order) or dims)
 
 
-def transpose(at: Call, input: Signal, dim0: int, dim1: int) -> Signal:
+def transpose(call: Call, input: Signal, dim0: int, dim1: int) -> Signal:
     """Two axes change places."""
-    order = list(range(len(at.shape(input)) + 1))
+    order = list(range(len(call.shape(input)) + 1))
     try:
         order[dim0], order[dim1] = order[dim1], order[dim0]
     except IndexError:
-        at.refuse(f"axes {dim0} and {dim1} of a tensor {at.shown(input)} do not exist")
-    return _ordered(at, input, order)
+        call.refuse(f"axes {dim0} and {dim1} of a tensor {call.shown(input)} do not exist")
+    return _ordered(call, input, order)
 
 
 converter(torch.transpose, torch.swapdims, *methods("transpose", "swapdims"))(transpose)
 
 
 @converter(torch.swapaxes, *methods("swapaxes"))
-def _swapaxes(at: Call, input: Signal, axis0: int, axis1: int) -> Signal:
-    return transpose(at, input, axis0, axis1)
+def _swapaxes(call: Call, input: Signal, axis0: int, axis1: int) -> Signal:
+    return transpose(call, input, axis0, axis1)
 
 
 @converter(torch.t, *methods("t"))
-def _t(at: Call, input: Signal) -> Signal:
-    return _ordered(at, input, list(range(len(at.shape(input)) + 1))[::-1])
+def _t(call: Call, input: Signal) -> Signal:
+    return _ordered(call, input, list(range(len(call.shape(input)) + 1))[::-1])
 
 
 @converter(torch.adjoint, *methods("adjoint"))
-def _adjoint(at: Call, input: Signal) -> Signal:
-    return transpose(at, input, -2, -1)
+def _adjoint(call: Call, input: Signal) -> Signal:
+    return transpose(call, input, -2, -1)
 
 
-def transposed_attribute(at: Call, input: Signal, name: str) -> Signal:
+def transposed_attribute(call: Call, input: Signal, name: str) -> Signal:
     """``x.T``, ``x.mT`` and, for real numbers the same, ``x.H`` and ``x.mH``."""
-    return _adjoint(at, input) if name.startswith("m") else _t(at, input)
+    return _adjoint(call, input) if name.startswith("m") else _t(call, input)
 
 
 @converter(torch.movedim, torch.moveaxis, *methods("movedim", "moveaxis"))
-def _movedim(at: Call, input: Signal, source: Any, destination: Any) -> Signal:
-    like = torch.empty(tuple(range(len(at.shape(input)) + 1)), device="meta")  # every axis is as long as its number
+def _movedim(call: Call, input: Signal, source: Any, destination: Any) -> Signal:
+    like = torch.empty(tuple(range(len(call.shape(input)) + 1)), device="meta")  # every axis is as long as its number
     try:
         order = list(torch.movedim(like, source, destination).shape)
     except (IndexError, RuntimeError) as error:
-        at.refuse(str(error).splitlines()[0])
-    return _ordered(at, input, order)
+        call.refuse(str(error).splitlines()[0])
+    return _ordered(call, input, order)
 
 
-def _ordered(at: Call, input: Signal, order: Sequence[int]) -> Signal:
+def _ordered(call: Call, input: Signal, order: Sequence[int]) -> Signal:
     if order[0] != 0:
-        at.refuse("it moves the batch axis", "keep the batch first: samples are independent in a compiled network")
-    return permuted(at, input, [axis - 1 for axis in order[1:]])
+        call.refuse("it moves the batch axis", "keep the batch first: samples are independent in a compiled network")
+    return permuted(call, input, [axis - 1 for axis in order[1:]])
 
 
 # ------------------------------------------------------------ number of axes
 
 
 @converter(torch.unsqueeze, *methods("unsqueeze"))
-def _unsqueeze(at: Call, input: Signal, dim: int) -> Signal:
-    axis = sample_axis(at, input, dim, new=True)
-    shape = at.shape(input)
-    return reshaped(at, input, (*shape[:axis], 1, *shape[axis:]))
+def _unsqueeze(call: Call, input: Signal, dim: int) -> Signal:
+    axis = sample_axis(call, input, dim, new=True)
+    shape = call.shape(input)
+    return reshaped(call, input, (*shape[:axis], 1, *shape[axis:]))
 
 
 @converter(torch.squeeze, *methods("squeeze"))
-def _squeeze(at: Call, input: Signal, dim: Any = None) -> Signal:
+def _squeeze(call: Call, input: Signal, dim: Any = None) -> Signal:
     if dim is None:
-        at.refuse(
+        call.refuse(
             "squeeze without an axis drops the batch axis too where the batch is 1",
             "name the axes: x.squeeze(-1), or x.flatten(1)",
         )
-    axes = {sample_axis(at, input, each) for each in (dim if isinstance(dim, (tuple, list)) else (dim,))}
-    shape = at.shape(input)
-    return reshaped(at, input, [size for axis, size in enumerate(shape) if axis not in axes or size != 1])
+    axes = {sample_axis(call, input, each) for each in (dim if isinstance(dim, (tuple, list)) else (dim,))}
+    shape = call.shape(input)
+    return reshaped(call, input, [size for axis, size in enumerate(shape) if axis not in axes or size != 1])
 
 
 @converter(torch.unflatten, *methods("unflatten"))
-def _unflatten(at: Call, input: Signal, dim: int, sizes: Any) -> Signal:
-    axis = sample_axis(at, input, dim)
-    shape = at.shape(input)
+def _unflatten(call: Call, input: Signal, dim: int, sizes: Any) -> Signal:
+    axis = sample_axis(call, input, dim)
+    shape = call.shape(input)
     try:
         inner = torch.unflatten(torch.empty(shape[axis], device="meta"), 0, tuple(sizes)).shape
     except (RuntimeError, TypeError) as error:
-        at.refuse(str(error).splitlines()[0])
-    return reshaped(at, input, (*shape[:axis], *inner, *shape[axis + 1 :]))
+        call.refuse(str(error).splitlines()[0])
+    return reshaped(call, input, (*shape[:axis], *inner, *shape[axis + 1 :]))
 
 
 @converter(nn.Unflatten)
-def _unflatten_layer(module: nn.Unflatten, at: Call) -> Signal:
-    return _unflatten(at, at.operand, module.dim, module.unflattened_size)
+def _unflatten_layer(module: nn.Unflatten, call: Call) -> Signal:
+    return _unflatten(call, call.operand, module.dim, module.unflattened_size)
 
 
 # ------------------------------------------------------------------- shuffles
 
 
 @converter(F.pixel_shuffle)
-def _pixel_shuffle(at: Call, input: Signal, upscale_factor: int) -> Signal:
-    at.expect_rank(input, 3)
-    c, h, w = at.shape(input)
+def _pixel_shuffle(call: Call, input: Signal, upscale_factor: int) -> Signal:
+    call.expect_rank(input, 3)
+    c, h, w = call.shape(input)
     r = upscale_factor
     if c % r**2:
-        at.refuse(f"{c} channels are no multiple of {r}x{r}")
-    split = at.add(Reshape((c // r**2, r, r, h, w)), input, part="split")
-    return at.add(Reshape((c // r**2, h * r, w * r)), at.add(Permute((0, 3, 1, 4, 2)), split, part="order"))
+        call.refuse(f"{c} channels are no multiple of {r}x{r}")
+    split = call.add(Reshape((c // r**2, r, r, h, w)), input, part="split")
+    return call.add(Reshape((c // r**2, h * r, w * r)), call.add(Permute((0, 3, 1, 4, 2)), split, part="order"))
 
 
 @converter(F.pixel_unshuffle)
-def _pixel_unshuffle(at: Call, input: Signal, downscale_factor: int) -> Signal:
-    at.expect_rank(input, 3)
-    c, h, w = at.shape(input)
+def _pixel_unshuffle(call: Call, input: Signal, downscale_factor: int) -> Signal:
+    call.expect_rank(input, 3)
+    c, h, w = call.shape(input)
     r = downscale_factor
     if h % r or w % r:
-        at.refuse(f"the map {h}x{w} is no multiple of {r}x{r}")
-    split = at.add(Reshape((c, h // r, r, w // r, r)), input, part="split")
-    return at.add(Reshape((c * r**2, h // r, w // r)), at.add(Permute((0, 2, 4, 1, 3)), split, part="order"))
+        call.refuse(f"the map {h}x{w} is no multiple of {r}x{r}")
+    split = call.add(Reshape((c, h // r, r, w // r, r)), input, part="split")
+    return call.add(Reshape((c * r**2, h // r, w // r)), call.add(Permute((0, 2, 4, 1, 3)), split, part="order"))
 
 
 @converter(nn.PixelShuffle)
-def _pixel_shuffle_layer(module: nn.PixelShuffle, at: Call) -> Signal:
-    return _pixel_shuffle(at, at.operand, module.upscale_factor)
+def _pixel_shuffle_layer(module: nn.PixelShuffle, call: Call) -> Signal:
+    return _pixel_shuffle(call, call.operand, module.upscale_factor)
 
 
 @converter(nn.PixelUnshuffle)
-def _pixel_unshuffle_layer(module: nn.PixelUnshuffle, at: Call) -> Signal:
-    return _pixel_unshuffle(at, at.operand, module.downscale_factor)
+def _pixel_unshuffle_layer(module: nn.PixelUnshuffle, call: Call) -> Signal:
+    return _pixel_unshuffle(call, call.operand, module.downscale_factor)
 
 
 @converter(F.channel_shuffle, F.native_channel_shuffle)
-def _channel_shuffle(at: Call, input: Signal, groups: int) -> Signal:
-    at.expect_rank(input, 2, 3, 4)
-    c, *space = at.shape(input)
+def _channel_shuffle(call: Call, input: Signal, groups: int) -> Signal:
+    call.expect_rank(input, 2, 3, 4)
+    c, *space = call.shape(input)
     if c % groups:
-        at.refuse(f"{c} channels are no multiple of {groups} groups")
+        call.refuse(f"{c} channels are no multiple of {groups} groups")
     inner = tuple(range(2, 2 + len(space)))
-    split = at.add(Reshape((groups, c // groups, *space)), input, part="split")
-    return at.add(Reshape((c, *space)), at.add(Permute((1, 0, *inner)), split, part="order"))
+    split = call.add(Reshape((groups, c // groups, *space)), input, part="split")
+    return call.add(Reshape((c, *space)), call.add(Permute((1, 0, *inner)), split, part="order"))
 
 
 @converter(nn.ChannelShuffle)
-def _channel_shuffle_layer(module: nn.ChannelShuffle, at: Call) -> Signal:
-    return _channel_shuffle(at, at.operand, module.groups)
+def _channel_shuffle_layer(module: nn.ChannelShuffle, call: Call) -> Signal:
+    return _channel_shuffle(call, call.operand, module.groups)

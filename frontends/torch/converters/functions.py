@@ -32,15 +32,15 @@ def sizes(value: Any, rank: int) -> tuple[int, ...]:
 
 
 @converter(F.linear)
-def _linear(at: Call, input: Signal, weight: Tensor, bias: Tensor | None = None) -> Signal:
-    return at.add(Linear(constant_weight(at, weight), None if bias is None else constant_weight(at, bias)), input)
+def _linear(call: Call, input: Signal, weight: Tensor, bias: Tensor | None = None) -> Signal:
+    return call.add(Linear(constant_weight(call, weight), None if bias is None else constant_weight(call, bias)), input)
 
 
 def conv(rank: int) -> Callable[..., Signal]:
     """The converter of a functional convolution."""
 
     def convert(
-        at: Call,
+        call: Call,
         input: Signal,
         weight: Tensor,
         bias: Tensor | None = None,
@@ -51,14 +51,14 @@ def conv(rank: int) -> Callable[..., Signal]:
     ) -> Signal:
         spread = sizes(dilation, rank)
         op = Conv(
-            constant_weight(at, weight),
-            None if bias is None else constant_weight(at, bias),
+            constant_weight(call, weight),
+            None if bias is None else constant_weight(call, bias),
             stride=sizes(stride, rank),
             padding=conv_padding(padding, tuple(weight.shape[2:]), spread),
             dilation=spread,
             groups=groups,
         )
-        return at.add(op, input)
+        return call.add(op, input)
 
     return convert
 
@@ -73,16 +73,16 @@ def conv_padding(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...
     return tuple((p, p) for p in sizes(padding, len(kernel)))
 
 
-def constant_weight(at: Call, value: Any) -> Any:
+def constant_weight(call: Call, value: Any) -> Any:
     """A weight as numpy; one that is computed from the input is refused."""
     if not isinstance(value, Tensor):
-        at.refuse("the weight is computed from the model's input", "only constant weights can be compiled")
+        call.refuse("the weight is computed from the model's input", "only constant weights can be compiled")
     return as_array(value)
 
 
 @converter(F.batch_norm)
 def batch_norm(
-    at: Call,
+    call: Call,
     input: Signal,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -94,19 +94,19 @@ def batch_norm(
 ) -> Signal:
     """With running statistics; a missing weight is one, a missing bias zero."""
     if training or running_mean is None or running_var is None:
-        at.refuse(
+        call.refuse(
             "batch norm without running statistics normalizes each batch by itself",
             "train it with track_running_stats=True",
         )
-    mean, var = constant_weight(at, running_mean), constant_weight(at, running_var)
-    gain = np.ones_like(mean) if weight is None else constant_weight(at, weight)
-    shift = np.zeros_like(mean) if bias is None else constant_weight(at, bias)
-    return at.add(BatchNorm(gain, shift, mean, var, eps), input)
+    mean, var = constant_weight(call, running_mean), constant_weight(call, running_var)
+    gain = np.ones_like(mean) if weight is None else constant_weight(call, weight)
+    shift = np.zeros_like(mean) if bias is None else constant_weight(call, bias)
+    return call.add(BatchNorm(gain, shift, mean, var, eps), input)
 
 
 @converter(F.instance_norm)
 def instance_norm(
-    at: Call,
+    call: Call,
     input: Signal,
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
@@ -118,12 +118,12 @@ def instance_norm(
 ) -> Signal:
     """With running statistics it is a batch norm."""
     if use_input_stats or running_mean is None:
-        at.refuse(
-            f"{at.source.kind} is not supported: it divides by statistics of each input, and a compiled network only "
+        call.refuse(
+            f"{call.source.kind} is not supported: it divides by statistics of each input, and a compiled network only "
             "multiplies by constants",
             "train it with track_running_stats=True, or use BatchNorm",
         )
-    return batch_norm(at, input, running_mean, running_var, weight, bias, eps=eps)
+    return batch_norm(call, input, running_mean, running_var, weight, bias, eps=eps)
 
 
 # -------------------------------------------------------------------- pools
@@ -133,7 +133,7 @@ def avg_pool(rank: int) -> Callable[..., Signal]:
     """The converter of an average pool."""
 
     def convert(
-        at: Call,
+        call: Call,
         input: Signal,
         kernel_size: Any,
         stride: Any = None,
@@ -142,12 +142,12 @@ def avg_pool(rank: int) -> Callable[..., Signal]:
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> Signal:
-        at.expect_rank(input, rank + 1)
+        call.expect_rank(input, rank + 1)
         kernel = sizes(kernel_size, rank)
         if divisor_override not in (None, math.prod(kernel)):
-            at.refuse("divisor_override is not supported", "scale the next layer's weights instead")
+            call.refuse("divisor_override is not supported", "scale the next layer's weights instead")
         step = sizes(stride, rank) if stride else kernel
-        return at.add(AvgPool(kernel, step, sizes(padding, rank), ceil_mode, count_include_pad), input)
+        return call.add(AvgPool(kernel, step, sizes(padding, rank), ceil_mode, count_include_pad), input)
 
     return convert
 
@@ -156,7 +156,7 @@ def max_pool(rank: int) -> Callable[..., Signal]:
     """The converter of a max-pool."""
 
     def convert(
-        at: Call,
+        call: Call,
         input: Signal,
         kernel_size: Any,
         stride: Any = None,
@@ -165,12 +165,12 @@ def max_pool(rank: int) -> Callable[..., Signal]:
         ceil_mode: bool = False,
         return_indices: bool = False,
     ) -> Signal:
-        at.expect_rank(input, rank + 1)
+        call.expect_rank(input, rank + 1)
         if return_indices:
-            at.refuse("return_indices=True is not supported", "indices have no spiking form; leave it out")
+            call.refuse("return_indices=True is not supported", "indices have no spiking form; leave it out")
         kernel = sizes(kernel_size, rank)
         step = sizes(stride, rank) if stride else kernel
-        return at.add(MaxPool(kernel, step, sizes(padding, rank), sizes(dilation, rank), ceil_mode), input)
+        return call.add(MaxPool(kernel, step, sizes(padding, rank), sizes(dilation, rank), ceil_mode), input)
 
     return convert
 
@@ -178,12 +178,12 @@ def max_pool(rank: int) -> Callable[..., Signal]:
 def adaptive_avg_pool(rank: int) -> Callable[..., Signal]:
     """The converter of an adaptive average pool."""
 
-    def convert(at: Call, input: Signal, output_size: Any) -> Signal:
-        at.expect_rank(input, rank + 1)
+    def convert(call: Call, input: Signal, output_size: Any) -> Signal:
+        call.expect_rank(input, rank + 1)
         size: tuple[int | None, ...] = (output_size,) * rank
         if isinstance(output_size, (tuple, list)):
             size = tuple(output_size)
-        return at.add(AdaptiveAvgPool(size), input)
+        return call.add(AdaptiveAvgPool(size), input)
 
     return convert
 
@@ -191,17 +191,17 @@ def adaptive_avg_pool(rank: int) -> Callable[..., Signal]:
 def adaptive_max_pool(rank: int) -> Callable[..., Signal]:
     """The converter of an adaptive max-pool whose windows are all alike."""
 
-    def convert(at: Call, input: Signal, output_size: Any, return_indices: bool = False) -> Signal:
-        at.expect_rank(input, rank + 1)
+    def convert(call: Call, input: Signal, output_size: Any, return_indices: bool = False) -> Signal:
+        call.expect_rank(input, rank + 1)
         if return_indices:
-            at.refuse("return_indices=True is not supported", "indices have no spiking form; leave it out")
-        old = at.shape(input)[1:]
+            call.refuse("return_indices=True is not supported", "indices have no spiking form; leave it out")
+        old = call.shape(input)[1:]
         wanted = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * rank
         new = tuple(size if cells is None else int(cells) for size, cells in zip(old, wanted, strict=True))
         if any(a % b for a, b in zip(old, new, strict=True)):
-            at.refuse(f"the windows from {old} to {new} are of different sizes", "use sizes that divide the map's")
+            call.refuse(f"the windows from {old} to {new} are of different sizes", "use sizes that divide the map's")
         kernel = tuple(a // b for a, b in zip(old, new, strict=True))
-        return at.add(MaxPool(kernel, kernel, (0,) * rank, (1,) * rank), input)
+        return call.add(MaxPool(kernel, kernel, (0,) * rank, (1,) * rank), input)
 
     return convert
 

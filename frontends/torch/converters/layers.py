@@ -35,17 +35,17 @@ def weight_of(module: Any) -> Tensor:
 
 
 @converter(nn.Linear)
-def _linear(module: nn.Linear, at: Call) -> Signal:
-    return at.add(Linear(as_array(weight_of(module)), _bias(module)), at.operand)
+def _linear(module: nn.Linear, call: Call) -> Signal:
+    return call.add(Linear(as_array(weight_of(module)), _bias(module)), call.operand)
 
 
 @converter(nn.Conv1d, nn.Conv2d, nn.Conv3d)
-def _conv(module: nn.Conv2d, at: Call) -> Signal:
-    x = at.operand
+def _conv(module: nn.Conv2d, call: Call) -> Signal:
+    x = call.operand
     padding = conv_padding(module.padding, module.kernel_size, module.dilation)
     if module.padding_mode != "zeros" and any(any(pair) for pair in padding):
-        at.expect_rank(x, len(padding) + 1)
-        x = at.add(Pad(padding, module.padding_mode), x, part="pad")
+        call.expect_rank(x, len(padding) + 1)
+        x = call.add(Pad(padding, module.padding_mode), x, part="pad")
         padding = ((0, 0),) * len(padding)
     op = Conv(
         as_array(weight_of(module)),
@@ -55,7 +55,7 @@ def _conv(module: nn.Conv2d, at: Call) -> Signal:
         dilation=module.dilation,
         groups=module.groups,
     )
-    return at.add(op, x)
+    return call.add(op, x)
 
 
 def _bias(module: Any) -> Any:
@@ -71,46 +71,46 @@ _BATCHNORM_RANKS: dict[type[nn.Module], tuple[int, ...]] = {
 
 
 @converter(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-def _batchnorm(module: Any, at: Call) -> Signal:
-    at.expect_rank(at.operand, *next(r for cls, r in _BATCHNORM_RANKS.items() if isinstance(module, cls)))
+def _batchnorm(module: Any, call: Call) -> Signal:
+    call.expect_rank(call.operand, *next(r for cls, r in _BATCHNORM_RANKS.items() if isinstance(module, cls)))
     statistics = (module.running_mean, module.running_var)
-    return batch_norm(at, at.operand, *statistics, module.weight, module.bias, eps=module.eps)
+    return batch_norm(call, call.operand, *statistics, module.weight, module.bias, eps=module.eps)
 
 
 @converter(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-def _instancenorm(module: Any, at: Call) -> Signal:
+def _instancenorm(module: Any, call: Call) -> Signal:
     if module.training:
-        raise InvalidModelError(at.problem("the module is in training mode", "call model.eval() before compiling"))
+        raise InvalidModelError(call.problem("the module is in training mode", "call model.eval() before compiling"))
     statistics = (module.running_mean, module.running_var)
     by_input = not module.track_running_stats
-    return instance_norm(at, at.operand, *statistics, module.weight, module.bias, by_input, eps=module.eps)
+    return instance_norm(call, call.operand, *statistics, module.weight, module.bias, by_input, eps=module.eps)
 
 
 @converter(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-def _average_pool(module: Any, at: Call) -> Signal:
+def _average_pool(module: Any, call: Call) -> Signal:
     rank = _rank(module, nn.AvgPool1d, nn.AvgPool2d)
     divisor = getattr(module, "divisor_override", None)
     window = (module.kernel_size, module.stride, module.padding, module.ceil_mode, module.count_include_pad)
-    return avg_pool(rank)(at, at.operand, *window, divisor)
+    return avg_pool(rank)(call, call.operand, *window, divisor)
 
 
 @converter(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
-def _maximum_pool(module: Any, at: Call) -> Signal:
+def _maximum_pool(module: Any, call: Call) -> Signal:
     rank = _rank(module, nn.MaxPool1d, nn.MaxPool2d)
     window = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
-    return max_pool(rank)(at, at.operand, *window, module.return_indices)
+    return max_pool(rank)(call, call.operand, *window, module.return_indices)
 
 
 @converter(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
-def _adaptive_pool(module: Any, at: Call) -> Signal:
+def _adaptive_pool(module: Any, call: Call) -> Signal:
     rank = _rank(module, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
-    return adaptive_avg_pool(rank)(at, at.operand, module.output_size)
+    return adaptive_avg_pool(rank)(call, call.operand, module.output_size)
 
 
 @converter(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
-def _adaptive_maximum_pool(module: Any, at: Call) -> Signal:
+def _adaptive_maximum_pool(module: Any, call: Call) -> Signal:
     rank = _rank(module, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
-    return adaptive_max_pool(rank)(at, at.operand, module.output_size, module.return_indices)
+    return adaptive_max_pool(rank)(call, call.operand, module.output_size, module.return_indices)
 
 
 def _rank(module: nn.Module, one: type[nn.Module], two: type[nn.Module]) -> int:
@@ -118,8 +118,8 @@ def _rank(module: nn.Module, one: type[nn.Module], two: type[nn.Module]) -> int:
 
 
 @converter(nn.Flatten)
-def _flat(module: nn.Flatten, at: Call) -> Signal:
-    return flatten(at, at.operand, module.start_dim, module.end_dim)
+def _flat(module: nn.Flatten, call: Call) -> Signal:
+    return flatten(call, call.operand, module.start_dim, module.end_dim)
 
 
 @converter(
@@ -131,5 +131,5 @@ def _flat(module: nn.Flatten, at: Call) -> Signal:
     nn.AlphaDropout,
     nn.FeatureAlphaDropout,
 )
-def _identity(module: nn.Module, at: Call) -> Signal:
-    return at.add(Identity(), at.operand)
+def _identity(module: nn.Module, call: Call) -> Signal:
+    return call.add(Identity(), call.operand)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.extend.arrange import reshaped, selected
+from spikec.extend.composites import reshaped, selected
 from spikec.frontends.torch.call import BATCH, Call, Signal, as_array, converter, leaves, methods, readable, takes_batch
 from spikec.frontends.torch.converters.axes import sample_axis, varargs
 from spikec.ir.ops import Concat, Identity, Slice, Upsample
@@ -19,180 +19,182 @@ from spikec.ir.types import Array
 # ----------------------------------------------------------------------- parts
 
 
-def _like(at: Call, input: Signal) -> Tensor:
-    return torch.empty((BATCH, *at.shape(input)), device="meta")
+def _like(call: Call, input: Signal) -> Tensor:
+    return torch.empty((BATCH, *call.shape(input)), device="meta")
 
 
-def sliced(at: Call, input: Signal, axis: int, start: int, stop: int, step: int = 1, part: str = "") -> Signal:
+def sliced(call: Call, input: Signal, axis: int, start: int, stop: int, step: int = 1, part: str = "") -> Signal:
     """Cells ``start:stop:step`` of one axis of the sample, both within it."""
-    size = at.shape(input)[axis]
+    size = call.shape(input)[axis]
     if (start, step) == (0, 1) and stop >= size:
-        return input if part else at.add(Identity(), input)
-    return at.add(Slice(axis, start, None if stop >= size else stop, step), input, part=part)
+        return input if part else call.add(Identity(), input)
+    return call.add(Slice(axis, start, None if stop >= size else stop, step), input, part=part)
 
 
-def _in_pieces(at: Call, input: Signal, dim: int, call: Callable[[Tensor], Sequence[Tensor]]) -> tuple[Signal, ...]:
+def _in_pieces(call: Call, input: Signal, dim: int, cut: Callable[[Tensor], Sequence[Tensor]]) -> tuple[Signal, ...]:
     """Neighbouring slices along one axis; torch itself says how long each is."""
-    axis = sample_axis(at, input, dim)
+    axis = sample_axis(call, input, dim)
     try:
-        pieces = call(_like(at, input))
+        pieces = cut(_like(call, input))
     except (RuntimeError, IndexError, TypeError) as error:
-        at.refuse(readable(str(error).splitlines()[0]))
+        call.refuse(readable(str(error).splitlines()[0]))
     ends = np.cumsum([piece.shape[axis + 1] for piece in pieces]).tolist()
     return tuple(
-        sliced(at, input, axis, end - piece.shape[axis + 1], end) for end, piece in zip(ends, pieces, strict=True)
+        sliced(call, input, axis, end - piece.shape[axis + 1], end) for end, piece in zip(ends, pieces, strict=True)
     )
 
 
 @converter(torch.chunk, *methods("chunk"))
-def _chunk(at: Call, input: Signal, chunks: int, dim: int = 0) -> Any:
-    return _in_pieces(at, input, dim, lambda x: x.chunk(chunks, dim))
+def _chunk(call: Call, input: Signal, chunks: int, dim: int = 0) -> Any:
+    return _in_pieces(call, input, dim, lambda x: x.chunk(chunks, dim))
 
 
 @converter(torch.split, torch.functional.split)
-def _split(at: Call, tensor: Signal, split_size_or_sections: Any, dim: int = 0) -> Any:
-    return _in_pieces(at, tensor, dim, lambda x: torch.split(x, split_size_or_sections, dim))
+def _split(call: Call, tensor: Signal, split_size_or_sections: Any, dim: int = 0) -> Any:
+    return _in_pieces(call, tensor, dim, lambda x: torch.split(x, split_size_or_sections, dim))
 
 
 @converter(torch.split_with_sizes, *methods("split", "split_with_sizes"))
-def _split_method(at: Call, input: Signal, split_size: Any, dim: int = 0) -> Any:
-    return _split(at, input, split_size, dim)
+def _split_method(call: Call, input: Signal, split_size: Any, dim: int = 0) -> Any:
+    return _split(call, input, split_size, dim)
 
 
 @converter(torch.tensor_split, *methods("tensor_split"))
-def _tensor_split(at: Call, input: Signal, indices_or_sections: Any, dim: int = 0) -> Any:
-    return _in_pieces(at, input, dim, lambda x: x.tensor_split(indices_or_sections, dim))
+def _tensor_split(call: Call, input: Signal, indices_or_sections: Any, dim: int = 0) -> Any:
+    return _in_pieces(call, input, dim, lambda x: x.tensor_split(indices_or_sections, dim))
 
 
 @converter(torch.unbind, *methods("unbind"))
-def _unbind(at: Call, input: Signal, dim: int = 0) -> Any:
-    axis = sample_axis(at, input, dim)
-    return tuple(_select(at, input, dim, i) for i in range(at.shape(input)[axis]))
+def _unbind(call: Call, input: Signal, dim: int = 0) -> Any:
+    axis = sample_axis(call, input, dim)
+    return tuple(_select(call, input, dim, i) for i in range(call.shape(input)[axis]))
 
 
 @converter(torch.select, *methods("select"))
-def _select(at: Call, input: Signal, dim: int, index: int) -> Signal:
-    axis = sample_axis(at, input, dim)
-    return _indexed(at, input, (slice(None),) * (axis + 1) + (index,))
+def _select(call: Call, input: Signal, dim: int, index: int) -> Signal:
+    axis = sample_axis(call, input, dim)
+    return _indexed(call, input, (slice(None),) * (axis + 1) + (index,))
 
 
 @converter(torch.narrow, *methods("narrow"))
-def _narrow(at: Call, input: Signal, dim: int, start: int, length: int) -> Signal:
-    axis = sample_axis(at, input, dim)
-    size = at.shape(input)[axis]
+def _narrow(call: Call, input: Signal, dim: int, start: int, length: int) -> Signal:
+    axis = sample_axis(call, input, dim)
+    size = call.shape(input)[axis]
     first = start + size if start < 0 else start
     if not 0 <= first <= first + length <= size:
-        at.refuse(f"cells {start} to {start + length} of an axis of {size} do not exist")
-    return sliced(at, input, axis, first, first + length)
+        call.refuse(f"cells {start} to {start + length} of an axis of {size} do not exist")
+    return sliced(call, input, axis, first, first + length)
 
 
 @converter(operator.getitem)
 @takes_batch
-def _getitem(at: Call, input: Any, index: Any) -> Any:
+def _getitem(call: Call, input: Any, index: Any) -> Any:
     if not isinstance(input, Signal):
         return input[index]  # a part of a tuple
-    return _indexed(at, input, index if isinstance(index, tuple) else (index,))
+    return _indexed(call, input, index if isinstance(index, tuple) else (index,))
 
 
-def _indexed(at: Call, input: Signal, index: tuple[Any, ...]) -> Signal:
+def _indexed(call: Call, input: Signal, index: tuple[Any, ...]) -> Signal:
     """``x[index]``: slices, numbers, None and Ellipsis, and one list of constant numbers."""
     if any(isinstance(each, Signal) for each in leaves(index)):
-        at.refuse("an index that depends on the model's input is not supported", "a compiled network has fixed wiring")
-    first, *rest = _in_full(at, index, len(at.shape(input)) + 1)
-    if not isinstance(first, slice) or _like(at, input)[first].shape[0] != BATCH:
-        at.refuse("it indexes the batch axis", "samples of a batch are independent in a compiled network: x[:, ...]")
+        call.refuse(
+            "an index that depends on the model's input is not supported", "a compiled network has fixed wiring"
+        )
+    first, *rest = _in_full(call, index, len(call.shape(input)) + 1)
+    if not isinstance(first, slice) or _like(call, input)[first].shape[0] != BATCH:
+        call.refuse("it indexes the batch axis", "samples of a batch are independent in a compiled network: x[:, ...]")
     shape: list[int] = []
     axis = 0
     for each in rest:
         if each is None:
             shape.append(1)
             continue
-        input = _along(at, input, axis, each)
+        input = _along(call, input, axis, each)
         if not isinstance(each, int):
-            shape.append(at.shape(input)[axis])
+            shape.append(call.shape(input)[axis])
         axis += 1
-    return reshaped(at, input, shape)
+    return reshaped(call, input, shape)
 
 
-def _in_full(at: Call, index: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
+def _in_full(call: Call, index: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
     """The index with one entry for every axis, and None for every new one."""
     dots = [i for i, each in enumerate(index) if each is Ellipsis] or [len(index)]
     missing = rank - sum(each is not None and each is not Ellipsis for each in index)
     if missing < 0 or len(dots) > 1:
-        at.refuse(f"{rank - missing} indices for a tensor of {rank} axes")
+        call.refuse(f"{rank - missing} indices for a tensor of {rank} axes")
     return (*index[: dots[0]], *[slice(None)] * missing, *index[dots[0] + 1 :])
 
 
-def _along(at: Call, input: Signal, axis: int, index: Any) -> Signal:
+def _along(call: Call, input: Signal, axis: int, index: Any) -> Signal:
     """One index on one axis, which stays, of length 1 where it is a number."""
-    size = at.shape(input)[axis]
+    size = call.shape(input)[axis]
     if any(readable(str(x)) != str(x) for x in leaves(index) if isinstance(x, int)):
-        at.refuse("an index made from the batch size is not supported", "index by a number")
+        call.refuse("an index made from the batch size is not supported", "index by a number")
     if isinstance(index, slice):
         start, stop, step = index.indices(size)
         if step < 1 or stop <= start:
-            at.refuse(f"the slice leaves nothing of an axis of {size}")
-        return sliced(at, input, axis, start, stop, step, part="slice")
+            call.refuse(f"the slice leaves nothing of an axis of {size}")
+        return sliced(call, input, axis, start, stop, step, part="slice")
     if isinstance(index, int) and not isinstance(index, bool):
         if not -size <= index < size:
-            at.refuse(f"index {index} is out of range for an axis of {size}")
-        return sliced(at, input, axis, index % size, index % size + 1, part="slice")
-    return selected(at, input, axis, _cells(at, index, size), part="select")
+            call.refuse(f"index {index} is out of range for an axis of {size}")
+        return sliced(call, input, axis, index % size, index % size + 1, part="slice")
+    return selected(call, input, axis, _cells(call, index, size), part="select")
 
 
-def _cells(at: Call, index: Any, size: int) -> Array:
+def _cells(call: Call, index: Any, size: int) -> Array:
     """A list or constant tensor of cell numbers, or a mask, as cell numbers."""
     if not isinstance(index, (list, Tensor)):
-        at.refuse(f"an index that is a {type(index).__name__} is not supported", "use slices and numbers")
+        call.refuse(f"an index that is a {type(index).__name__} is not supported", "use slices and numbers")
     cells = as_array(torch.as_tensor(index))
     if cells.dtype == bool and cells.shape == (size,):
         cells = np.flatnonzero(cells)
     if cells.ndim != 1 or not np.issubdtype(cells.dtype, np.integer) or not len(cells):
-        at.refuse("an index that is no list of cell numbers is not supported", "use slices, numbers and 1-d lists")
+        call.refuse("an index that is no list of cell numbers is not supported", "use slices, numbers and 1-d lists")
     if (cells < -size).any() or (cells >= size).any():
-        at.refuse(f"an index is out of range for an axis of {size}")
+        call.refuse(f"an index is out of range for an axis of {size}")
     return cells % size
 
 
 @converter(torch.index_select, *methods("index_select"))
-def _index_select(at: Call, input: Signal, dim: int, index: Any) -> Signal:
-    axis = sample_axis(at, input, dim)
-    return selected(at, input, axis, _cells(at, index, at.shape(input)[axis]))
+def _index_select(call: Call, input: Signal, dim: int, index: Any) -> Signal:
+    axis = sample_axis(call, input, dim)
+    return selected(call, input, axis, _cells(call, index, call.shape(input)[axis]))
 
 
 @converter(torch.flip)
-def _flip(at: Call, input: Signal, dims: Any) -> Signal:
-    axes = [sample_axis(at, input, dim) for dim in (dims if isinstance(dims, (tuple, list)) else (dims,))]
+def _flip(call: Call, input: Signal, dims: Any) -> Signal:
+    axes = [sample_axis(call, input, dim) for dim in (dims if isinstance(dims, (tuple, list)) else (dims,))]
     for i, axis in enumerate(axes, start=1):
-        cells = np.arange(at.shape(input)[axis])[::-1]
-        input = selected(at, input, axis, cells, part="" if i == len(axes) else f"flip{i}")
+        cells = np.arange(call.shape(input)[axis])[::-1]
+        input = selected(call, input, axis, cells, part="" if i == len(axes) else f"flip{i}")
     return input
 
 
 @converter(*methods("flip"))
-def _flip_method(at: Call, input: Signal, *dims: Any) -> Signal:
-    return _flip(at, input, varargs(dims))
+def _flip_method(call: Call, input: Signal, *dims: Any) -> Signal:
+    return _flip(call, input, varargs(dims))
 
 
 @converter(torch.fliplr, *methods("fliplr"))
-def _fliplr(at: Call, input: Signal) -> Signal:
-    return _flip(at, input, 1)
+def _fliplr(call: Call, input: Signal) -> Signal:
+    return _flip(call, input, 1)
 
 
 @converter(torch.roll, *methods("roll"))
-def _roll(at: Call, input: Signal, shifts: Any, dims: Any = None) -> Signal:
+def _roll(call: Call, input: Signal, shifts: Any, dims: Any = None) -> Signal:
     if dims is None:
-        at.refuse("roll without an axis mixes the samples of a batch", "name the axes: torch.roll(x, 1, dims=2)")
+        call.refuse("roll without an axis mixes the samples of a batch", "name the axes: torch.roll(x, 1, dims=2)")
     pairs = list(zip(*(each if isinstance(each, (tuple, list)) else (each,) for each in (shifts, dims)), strict=True))
     for i, (shift, dim) in enumerate(pairs, start=1):
-        axis = sample_axis(at, input, dim)
-        size = at.shape(input)[axis]
+        axis = sample_axis(call, input, dim)
+        size = call.shape(input)[axis]
         part = "" if i == len(pairs) else f"roll{i}"
         if cut := -shift % size:
-            ends = sliced(at, input, axis, cut, size, part="end"), sliced(at, input, axis, 0, cut, part="start")
-            input = at.add(Concat(axis), *ends, part=part)
+            ends = sliced(call, input, axis, cut, size, part="end"), sliced(call, input, axis, 0, cut, part="start")
+            input = call.add(Concat(axis), *ends, part=part)
         elif not part:
-            input = at.add(Identity(), input)
+            input = call.add(Identity(), input)
     return input
 
 
@@ -200,116 +202,116 @@ def _roll(at: Call, input: Signal, shifts: Any, dims: Any = None) -> Signal:
 
 
 @converter(torch.cat, torch.concat, torch.concatenate)
-def _cat(at: Call, tensors: Sequence[Signal], dim: int = 0) -> Signal:
-    axis = sample_axis(at, tensors[0], dim)
-    return at.add(Concat(axis), *tensors) if len(tensors) > 1 else at.add(Identity(), tensors[0])
+def _cat(call: Call, tensors: Sequence[Signal], dim: int = 0) -> Signal:
+    axis = sample_axis(call, tensors[0], dim)
+    return call.add(Concat(axis), *tensors) if len(tensors) > 1 else call.add(Identity(), tensors[0])
 
 
 @converter(torch.stack)
-def _stack(at: Call, tensors: Sequence[Signal], dim: int = 0) -> Signal:
-    axis = sample_axis(at, tensors[0], dim, new=True)
+def _stack(call: Call, tensors: Sequence[Signal], dim: int = 0) -> Signal:
+    axis = sample_axis(call, tensors[0], dim, new=True)
     parts = []
     for i, each in enumerate(tensors):
-        sample_axis(at, each, 1, new=True)
-        shape = at.shape(each)
-        parts.append(reshaped(at, each, (*shape[:axis], 1, *shape[axis:]), part=str(i)))
-    return at.add(Concat(axis), *parts)
+        sample_axis(call, each, 1, new=True)
+        shape = call.shape(each)
+        parts.append(reshaped(call, each, (*shape[:axis], 1, *shape[axis:]), part=str(i)))
+    return call.add(Concat(axis), *parts)
 
 
 @converter(torch.hstack, torch.column_stack)
-def _hstack(at: Call, tensors: Sequence[Signal]) -> Signal:
-    return _cat(at, tensors, 1)
+def _hstack(call: Call, tensors: Sequence[Signal]) -> Signal:
+    return _cat(call, tensors, 1)
 
 
 @converter(torch.dstack)
-def _dstack(at: Call, tensors: Sequence[Signal]) -> Signal:
-    return _cat(at, tensors, 2)
+def _dstack(call: Call, tensors: Sequence[Signal]) -> Signal:
+    return _cat(call, tensors, 2)
 
 
 @converter(torch.vstack, torch.row_stack)
-def _vstack(at: Call, tensors: Sequence[Signal]) -> Signal:
-    return _cat(at, tensors, 0)
+def _vstack(call: Call, tensors: Sequence[Signal]) -> Signal:
+    return _cat(call, tensors, 0)
 
 
 # -------------------------------------------------------------------- repeated
 
 
-def expanded(at: Call, input: Signal, shape: Sequence[int], part: str = "") -> Signal:
+def expanded(call: Call, input: Signal, shape: Sequence[int], part: str = "") -> Signal:
     """Axes of length 1 repeated up to another length: spatial ones by nearest upsampling, channels by a concat."""
-    old = at.shape(input)
+    old = call.shape(input)
     if tuple(shape) == old:
-        return at.add(Identity(), input)
+        return call.add(Identity(), input)
     if shape[0] == old[0]:
-        return at.add(Upsample(shape[1:]), input, part=part)
-    space = at.add(Upsample(shape[1:]), input, part="space") if tuple(shape[1:]) != old[1:] else input
-    return at.add(Concat(), *[space] * shape[0], part=part)
+        return call.add(Upsample(shape[1:]), input, part=part)
+    space = call.add(Upsample(shape[1:]), input, part="space") if tuple(shape[1:]) != old[1:] else input
+    return call.add(Concat(), *[space] * shape[0], part=part)
 
 
-def matched(at: Call, *signals: Signal) -> tuple[Signal, ...]:
+def matched(call: Call, *signals: Signal) -> tuple[Signal, ...]:
     """Signals of one rank, broadcast to one shape as torch does."""
-    shapes = [at.shape(signal) for signal in signals]
+    shapes = [call.shape(signal) for signal in signals]
     if len({len(shape) for shape in shapes}) > 1 or any(
         len(set(sizes) - {1}) > 1 for sizes in zip(*shapes, strict=True)
     ):
         return signals
     shape = tuple(map(max, *shapes))
     return tuple(
-        signal if at.shape(signal) == shape else expanded(at, signal, shape, part="expand") for signal in signals
+        signal if call.shape(signal) == shape else expanded(call, signal, shape, part="expand") for signal in signals
     )
 
 
 @converter(*methods("expand"))
 @takes_batch
-def _expand(at: Call, input: Signal, *size: Any, implicit: bool = False) -> Signal:
-    return _broadcast(at, input, varargs(size))
+def _expand(call: Call, input: Signal, *size: Any, implicit: bool = False) -> Signal:
+    return _broadcast(call, input, varargs(size))
 
 
 @converter(torch.broadcast_to, *methods("broadcast_to"))
 @takes_batch
-def _broadcast(at: Call, input: Signal, size: Any) -> Signal:
+def _broadcast(call: Call, input: Signal, size: Any) -> Signal:
     if not all(isinstance(each, int) for each in size):
-        at.refuse("only sizes are supported as arguments")
+        call.refuse("only sizes are supported as arguments")
     try:
-        first, *shape = _like(at, input).expand(*size).shape
+        first, *shape = _like(call, input).expand(*size).shape
     except RuntimeError as error:
-        at.refuse(readable(str(error).splitlines()[0]))
-    if first != BATCH or len(shape) != len(at.shape(input)):
-        at.refuse("it puts an axis in front of the batch", "x.unsqueeze(1).expand(-1, n, ...) keeps the batch first")
-    return expanded(at, input, shape)
+        call.refuse(readable(str(error).splitlines()[0]))
+    if first != BATCH or len(shape) != len(call.shape(input)):
+        call.refuse("it puts an axis in front of the batch", "x.unsqueeze(1).expand(-1, n, ...) keeps the batch first")
+    return expanded(call, input, shape)
 
 
 @converter(*methods("expand_as"))
-def _expand_as(at: Call, input: Signal, other: Signal) -> Signal:
-    return _broadcast(at, input, (BATCH, *at.shape(other)))
+def _expand_as(call: Call, input: Signal, other: Signal) -> Signal:
+    return _broadcast(call, input, (BATCH, *call.shape(other)))
 
 
 @converter(torch.tile)
-def _tile(at: Call, input: Signal, dims: Sequence[int]) -> Signal:
-    rank = len(at.shape(input)) + 1
+def _tile(call: Call, input: Signal, dims: Sequence[int]) -> Signal:
+    rank = len(call.shape(input)) + 1
     first, *times = (1,) * (rank - len(dims)) + tuple(dims)
     if first != 1 or len(times) != rank - 1:
-        at.refuse("it repeats the batch axis", "samples of a batch are independent in a compiled network")
+        call.refuse("it repeats the batch axis", "samples of a batch are independent in a compiled network")
     todo = [(axis, count) for axis, count in enumerate(times) if count != 1]
     for i, (axis, count) in enumerate(todo, start=1):
         if count < 1:
-            at.refuse("it repeats the tensor zero times")
-        input = at.add(Concat(axis), *[input] * count, part="" if i == len(todo) else f"tile{i}")
-    return input if todo else at.add(Identity(), input)
+            call.refuse("it repeats the tensor zero times")
+        input = call.add(Concat(axis), *[input] * count, part="" if i == len(todo) else f"tile{i}")
+    return input if todo else call.add(Identity(), input)
 
 
 @converter(*methods("repeat", "tile"))
-def _repeat(at: Call, input: Signal, *sizes: Any) -> Signal:
-    return _tile(at, input, varargs(sizes))
+def _repeat(call: Call, input: Signal, *sizes: Any) -> Signal:
+    return _tile(call, input, varargs(sizes))
 
 
 @converter(torch.repeat_interleave, *methods("repeat_interleave"))
-def _repeat_interleave(at: Call, input: Signal, repeats: Any, dim: int | None = None) -> Signal:
+def _repeat_interleave(call: Call, input: Signal, repeats: Any, dim: int | None = None) -> Signal:
     if dim is None or not isinstance(repeats, int):
-        at.refuse("only one number of repeats, along one axis, is supported", "torch.repeat_interleave(x, 2, dim=1)")
-    axis = sample_axis(at, input, dim)
-    cells = np.repeat(np.arange(at.shape(input)[axis]), repeats)
+        call.refuse("only one number of repeats, along one axis, is supported", "torch.repeat_interleave(x, 2, dim=1)")
+    axis = sample_axis(call, input, dim)
+    cells = np.repeat(np.arange(call.shape(input)[axis]), repeats)
     if axis == 0:
-        return selected(at, input, 0, cells)
-    size = list(at.shape(input))
+        return selected(call, input, 0, cells)
+    size = list(call.shape(input))
     size[axis] = len(cells)
-    return at.add(Upsample(size[1:]), input)
+    return call.add(Upsample(size[1:]), input)

@@ -20,7 +20,7 @@ from spikec.ir.ops import Identity, Pad, Upsample
 
 @converter(F.interpolate)
 def interpolate(
-    at: Call,
+    call: Call,
     input: Signal,
     size: Any = None,
     scale_factor: Any = None,
@@ -30,85 +30,87 @@ def interpolate(
     antialias: bool = False,
 ) -> Signal:
     """Nearest neighbours, of which torch itself says which cells they are; ``area`` is an adaptive average pool."""
-    at.expect_rank(input, 2, 3, 4)
-    space = at.shape(input)[1:]
+    call.expect_rank(input, 2, 3, 4)
+    space = call.shape(input)[1:]
     index = torch.arange(math.prod(space), dtype=torch.float64).reshape(1, 1, *space)
     options = {"size": size, "scale_factor": scale_factor, "recompute_scale_factor": recompute_scale_factor}
     try:
         cells = F.interpolate(index, mode=mode if mode == "nearest-exact" else "nearest", **options)[0, 0]
     except (RuntimeError, ValueError, TypeError) as error:
-        at.refuse(str(error).splitlines()[0])
+        call.refuse(str(error).splitlines()[0])
     if mode == "area":
-        return adaptive_avg_pool(len(space))(at, input, tuple(cells.shape))
+        return adaptive_avg_pool(len(space))(call, input, tuple(cells.shape))
     if mode not in ("nearest", "nearest-exact"):
-        at.refuse(
+        call.refuse(
             f"mode={mode!r} is not supported: it mixes neighbouring cells by their place",
             'mode="nearest", or a transposed convolution, and retrain',
         )
-    return _picked(at, input, index, cells)
+    return _picked(call, input, index, cells)
 
 
-def _picked(at: Call, input: Signal, index: Tensor, cells: Tensor) -> Signal:
+def _picked(call: Call, input: Signal, index: Tensor, cells: Tensor) -> Signal:
     """Cells of the map: an upsampling, or slices with a step."""
     old, new = tuple(index.shape[2:]), tuple(cells.shape)
     if new == old:
-        return at.add(Identity(), input)
+        return call.add(Identity(), input)
     if all(a <= b for a, b in zip(old, new, strict=True)) and torch.equal(Upsample(new).eval(index)[0, 0], cells):
-        return at.add(Upsample(new), input)
+        return call.add(Upsample(new), input)
     for axis, place in enumerate(np.unravel_index(cells.long().numpy(), old)):
         row = np.moveaxis(place, axis, 0).reshape(new[axis], -1)[:, 0]
         steps = np.diff(row)
         if (steps < 1).any() or (steps != steps[:1]).any():
-            at.refuse(
+            call.refuse(
                 f"a resize from {old} to {new} picks cells at uneven distances",
                 "resize by a whole number, or give size= instead of scale_factor=",
             )
         part = "" if axis == len(new) - 1 else f"axis{axis}"
         step = int(steps[0]) if len(steps) else 1
-        input = sliced(at, input, axis + 1, int(row[0]), int(row[-1]) + 1, step, part=part)
+        input = sliced(call, input, axis + 1, int(row[0]), int(row[-1]) + 1, step, part=part)
     return input
 
 
 @converter(nn.Upsample, nn.UpsamplingNearest2d)
-def _upsample(module: nn.Upsample, at: Call) -> Signal:
+def _upsample(module: nn.Upsample, call: Call) -> Signal:
     options = (module.mode, module.align_corners, module.recompute_scale_factor)
-    return interpolate(at, at.operand, module.size, module.scale_factor, *options)
+    return interpolate(call, call.operand, module.size, module.scale_factor, *options)
 
 
 # -------------------------------------------------------------------- padding
 
 
 @converter(F.pad)
-def pad(at: Call, input: Signal, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Signal:
+def pad(call: Call, input: Signal, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Signal:
     """Sizes as in torch: last axis first, two numbers each. A value v is ``pad(x - v) + v``."""
     pairs = [(int(a), int(b)) for a, b in zip(pad[::2], pad[1::2], strict=True)][::-1]
-    if len(pairs) > len(at.shape(input)):
-        at.refuse("it pads the batch axis", "samples of a batch are independent in a compiled network")
+    if len(pairs) > len(call.shape(input)):
+        call.refuse("it pads the batch axis", "samples of a batch are independent in a compiled network")
     if not value:
-        return at.add(Pad(pairs, mode), input)
+        return call.add(Pad(pairs, mode), input)
     if not math.isfinite(value):
-        at.refuse(f"padding with {value} is not supported", "pad with a finite number; a MaxPool takes its own padding")
-    if len(pairs) == len(at.shape(input)) and any(pairs[0]):
-        at.refuse(f"padding channels with {value} is not supported", "pad them with zeros")
-    below = affine(at, input, np.ones(()), np.asarray(-float(value)), part="below")
-    return affine(at, at.add(Pad(pairs, mode), below, part="pad"), np.ones(()), np.asarray(float(value)))
+        call.refuse(
+            f"padding with {value} is not supported", "pad with a finite number; a MaxPool takes its own padding"
+        )
+    if len(pairs) == len(call.shape(input)) and any(pairs[0]):
+        call.refuse(f"padding channels with {value} is not supported", "pad them with zeros")
+    below = affine(call, input, np.ones(()), np.asarray(-float(value)), part="below")
+    return affine(call, call.add(Pad(pairs, mode), below, part="pad"), np.ones(()), np.asarray(float(value)))
 
 
 @converter(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
-def _constant_pad(module: Any, at: Call) -> Signal:
-    return pad(at, at.operand, module.padding, "constant", module.value)
+def _constant_pad(module: Any, call: Call) -> Signal:
+    return pad(call, call.operand, module.padding, "constant", module.value)
 
 
 @converter(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d)
-def _reflection_pad(module: Any, at: Call) -> Signal:
-    return pad(at, at.operand, module.padding, "reflect")
+def _reflection_pad(module: Any, call: Call) -> Signal:
+    return pad(call, call.operand, module.padding, "reflect")
 
 
 @converter(nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d)
-def _replication_pad(module: Any, at: Call) -> Signal:
-    return pad(at, at.operand, module.padding, "replicate")
+def _replication_pad(module: Any, call: Call) -> Signal:
+    return pad(call, call.operand, module.padding, "replicate")
 
 
 @converter(nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d)
-def _circular_pad(module: Any, at: Call) -> Signal:
-    return pad(at, at.operand, module.padding, "circular")
+def _circular_pad(module: Any, call: Call) -> Signal:
+    return pad(call, call.operand, module.padding, "circular")

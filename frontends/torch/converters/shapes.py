@@ -8,70 +8,70 @@ from typing import Any
 
 import torch
 
-from spikec.extend.arrange import reshaped
+from spikec.extend.composites import reshaped
 from spikec.frontends.torch.call import BATCH, Call, Signal, converter, methods, takes_batch
 from spikec.frontends.torch.converters.axes import transposed_attribute
 from spikec.ir.ops import Flatten, Identity
 
 
 @converter(torch.flatten, *methods("flatten"))
-def flatten(at: Call, input: Signal, start_dim: int = 0, end_dim: int = -1) -> Signal:
+def flatten(call: Call, input: Signal, start_dim: int = 0, end_dim: int = -1) -> Signal:
     """Axes as in torch, the batch being axis 0."""
-    rank = len(at.shape(input)) + 1
+    rank = len(call.shape(input)) + 1
     start, end = start_dim % rank, end_dim % rank
     if start >= end:
-        return at.add(Identity(), input)
+        return call.add(Identity(), input)
     if start == 0:
-        at.refuse("it flattens the batch axis too", "torch.flatten(x, 1)")
-    return at.add(Flatten(start - 1, -1 if end == rank - 1 else end - 1), input)
+        call.refuse("it flattens the batch axis too", "torch.flatten(x, 1)")
+    return call.add(Flatten(start - 1, -1 if end == rank - 1 else end - 1), input)
 
 
 @converter(torch.reshape, *methods("view", "reshape"))
 @takes_batch
-def _reshape(at: Call, input: Signal, *shape: Any) -> Signal:
+def _reshape(call: Call, input: Signal, *shape: Any) -> Signal:
     if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
         shape = tuple(shape[0])
     if not all(isinstance(size, int) for size in shape):
-        at.refuse("only sizes are supported as arguments")
-    old = at.shape(input)
+        call.refuse("only sizes are supported as arguments")
+    old = call.shape(input)
     try:
         first, *new = torch.empty((BATCH, *old), device="meta").reshape(shape).shape
     except RuntimeError:
         first, new = 0, []
     if first != BATCH:
-        at.refuse(
+        call.refuse(
             f"it does not keep the batch axis first and whole: samples of shape {old}",
             "x.view(x.size(0), -1), or torch.flatten(x, 1)",
         )
-    return reshaped(at, input, new)
+    return reshaped(call, input, new)
 
 
 @converter(*methods("size"))
-def _size(at: Call, input: Signal, dim: int | None = None) -> Any:
-    shape = torch.Size((BATCH, *at.shape(input)))
+def _size(call: Call, input: Signal, dim: int | None = None) -> Any:
+    shape = torch.Size((BATCH, *call.shape(input)))
     return shape if dim is None else shape[dim]
 
 
 @converter(*methods("dim", "ndimension"))
-def _dim(at: Call, input: Signal) -> Any:
-    return len(at.shape(input)) + 1
+def _dim(call: Call, input: Signal) -> Any:
+    return len(call.shape(input)) + 1
 
 
 @converter(torch.numel, *methods("numel", "nelement"))
-def _numel(at: Call, input: Signal) -> Any:
-    return BATCH * math.prod(at.shape(input))
+def _numel(call: Call, input: Signal) -> Any:
+    return BATCH * math.prod(call.shape(input))
 
 
 @converter(builtins.getattr)
-def _attribute(at: Call, input: Any, name: str) -> Any:
+def _attribute(call: Call, input: Any, name: str) -> Any:
     if not isinstance(input, Signal):
         return getattr(input, name)  # a part of a named tuple
     if name == "dtype":
-        return getattr(torch, at.graph.type(input.name).dtype)
+        return getattr(torch, call.graph.type(input.name).dtype)
     if name == "device":
-        return torch.device(at.graph.device)
+        return torch.device(call.graph.device)
     if name in ("T", "mT", "H", "mH"):
-        return transposed_attribute(at, input, name)
+        return transposed_attribute(call, input, name)
     if name not in ("shape", "ndim"):
-        at.refuse(f"Tensor.{name} is not supported")
-    return _size(at, input) if name == "shape" else _dim(at, input)
+        call.refuse(f"Tensor.{name} is not supported")
+    return _size(call, input) if name == "shape" else _dim(call, input)

@@ -39,40 +39,40 @@ def _named(room: str, file: str, *names: str) -> list[str]:
 
 @converter(*_named("neuron", "integrate_and_fire", "IFNode", "HalfThresholdIFNode"))
 @fires
-def _if(module: Any, at: Call) -> Signal:
-    return _neuron(at, at.operand, IF(**_jelly(module, at)))
+def _if(module: Any, call: Call) -> Signal:
+    return _neuron(call, call.operand, IF(**_jelly(module, call)))
 
 
 @converter(*_named("neuron", "lif", "LIFNode"))
 @fires
-def _lif(module: Any, at: Call) -> Signal:
-    return _neuron(at, at.operand, _jelly_lif(module, at, np.asarray(float(module.tau))))
+def _lif(module: Any, call: Call) -> Signal:
+    return _neuron(call, call.operand, _jelly_lif(module, call, np.asarray(float(module.tau))))
 
 
 @converter(*_named("neuron", "plif", "ParametricLIFNode"))
 @fires
-def _plif(module: Any, at: Call) -> Signal:
-    return _neuron(at, at.operand, _jelly_lif(module, at, as_array(1 / module.w.detach().double().sigmoid())))
+def _plif(module: Any, call: Call) -> Signal:
+    return _neuron(call, call.operand, _jelly_lif(module, call, as_array(1 / module.w.detach().double().sigmoid())))
 
 
-def _jelly_lif(module: Any, at: Call, tau: Array) -> LIF:
+def _jelly_lif(module: Any, call: Call, tau: Array) -> LIF:
     leak = np.asarray(0.0 if module.v_reset is None else module.v_reset)
     gain = None if module.decay_input else np.ones(())
-    return LIF(tau=tau, gain=gain, v_leak=leak, **_jelly(module, at))
+    return LIF(tau=tau, gain=gain, v_leak=leak, **_jelly(module, call))
 
 
 @converter(*_named("neuron", "lif_variants", "CUBALIFNode"))
 @fires
-def _cuba(module: Any, at: Call) -> Signal:
+def _cuba(module: Any, call: Call) -> Signal:
     decays = (np.asarray(float(module.c_decay)), np.asarray(float(module.v_decay)))
-    return _neuron(at, at.operand, CubaLIF(decay_syn=decays[0], decay=decays[1], **_jelly(module, at)))
+    return _neuron(call, call.operand, CubaLIF(decay_syn=decays[0], decay=decays[1], **_jelly(module, call)))
 
 
-def _jelly(module: Any, at: Call) -> dict[str, Any]:
+def _jelly(module: Any, call: Call) -> dict[str, Any]:
     if not getattr(module.surrogate_function, "spiking", True):
-        at.refuse("its surrogate_function has spiking=False, so that it puts out no spikes", "set spiking=True")
+        call.refuse("its surrogate_function has spiking=False, so that it puts out no spikes", "set spiking=True")
     return {
-        "v_threshold": _per_neuron(at, "v_threshold", module.v_threshold),
+        "v_threshold": _per_neuron(call, "v_threshold", module.v_threshold),
         "v_reset": None if module.v_reset is None else np.asarray(float(module.v_reset)),
         "v_init": np.asarray(float(module._memories_rv["v"])),
     }
@@ -83,16 +83,16 @@ def _jelly(module: Any, at: Call) -> dict[str, Any]:
 
 @converter("snntorch._neurons.leaky.Leaky")
 @fires
-def _leaky(module: Any, at: Call) -> Any:
-    beta = _per_neuron(at, "beta", module.beta.clamp(0, 1))
+def _leaky(module: Any, call: Call) -> Any:
+    beta = _per_neuron(call, "beta", module.beta.clamp(0, 1))
     with np.errstate(divide="ignore"):
         tau = 1 / (1 - beta)
-    reset = _snntorch(module, at, "mem")
+    reset = _snntorch(module, call, "mem")
     if reset["v_reset"] is not None:  # a potential that is cleared before it decays was cleared after it fired
         reset["reset_at"] = "spike"
-    spikes = _neuron(at, at.args[0], LIF(tau=tau, gain=np.ones(()), **reset))
+    spikes = _neuron(call, call.args[0], LIF(tau=tau, gain=np.ones(()), **reset))
     return (
-        (spikes, Missing(f"the membrane potential of {at.source.path} stays inside the layer"))
+        (spikes, Missing(f"the membrane potential of {call.source.path} stays inside the layer"))
         if _gives_state(module)
         else spikes
     )
@@ -100,14 +100,15 @@ def _leaky(module: Any, at: Call) -> Any:
 
 @converter("snntorch._neurons.synaptic.Synaptic")
 @fires
-def _synaptic(module: Any, at: Call) -> Any:
-    decays = {name: _per_neuron(at, name, getattr(module, name).clamp(0, 1)) for name in ("alpha", "beta")}
-    op = CubaLIF(decay_syn=decays["alpha"], decay=decays["beta"], **_snntorch(module, at, "syn, mem"))
-    spikes = _neuron(at, at.args[0], op)
+def _synaptic(module: Any, call: Call) -> Any:
+    decays = {name: _per_neuron(call, name, getattr(module, name).clamp(0, 1)) for name in ("alpha", "beta")}
+    op = CubaLIF(decay_syn=decays["alpha"], decay=decays["beta"], **_snntorch(module, call, "syn, mem"))
+    spikes = _neuron(call, call.args[0], op)
     if not _gives_state(module):
         return spikes
     return spikes, *(
-        Missing(f"the {what} of {at.source.path} stays inside the layer") for what in ("current", "membrane potential")
+        Missing(f"the {what} of {call.source.path} stays inside the layer")
+        for what in ("current", "membrane potential")
     )
 
 
@@ -115,23 +116,23 @@ def _gives_state(module: Any) -> bool:
     return bool(module.output or not module.init_hidden)
 
 
-def _snntorch(module: Any, at: Call, states: str) -> dict[str, Any]:
+def _snntorch(module: Any, call: Call, states: str) -> dict[str, Any]:
     """Threshold and reset; refuses what has no counterpart, and a state that forward hands over."""
-    if any(each is not None for each in (*at.args[1:], *at.kwargs.values())):
-        at.refuse(
-            f"forward hands the state {states} over to {at.source.path or 'the neuron'}, so that it does not go on "
+    if any(each is not None for each in (*call.args[1:], *call.kwargs.values())):
+        call.refuse(
+            f"forward hands the state {states} over to {call.source.path or 'the neuron'}, so that it does not go on "
             "from step to step by itself",
-            f"call it with its input only, {at.source.path or 'lif'}(x), and clear it outside of forward: "
+            f"call it with its input only, {call.source.path or 'lif'}(x), and clear it outside of forward: "
             "one forward is one time-step",
         )
     extras = {name: getattr(module, name) for name in ("inhibition", "state_quant")}
     extras["graded_spikes_factor"] = bool((module.graded_spikes_factor != 1).any())
     for name in (name for name, used in extras.items() if used):
-        at.refuse(f"{name} of {at.source.kind} is not supported", "train it without")
+        call.refuse(f"{name} of {call.source.kind} is not supported", "train it without")
     at_once = {"subtract": "again", "zero": "spike", "none": "never"}
     rule = module.reset_mechanism
     return {
-        "v_threshold": _per_neuron(at, "threshold", module.threshold),
+        "v_threshold": _per_neuron(call, "threshold", module.threshold),
         "v_reset": np.zeros(()) if rule == "zero" else None,
         "strict": True,
         "reset_at": "next" if module.reset_delay and rule != "none" else at_once[rule],
@@ -147,38 +148,38 @@ def _snntorch(module: Any, at: Call, states: str) -> dict[str, Any]:
     "spikec.backends.spikingjelly.leaky.CubaLIFNode",
 )
 @fires
-def _own(module: Any, at: Call) -> Signal:
+def _own(module: Any, call: Call) -> Signal:
     kind: Any = {"IFNode": IF, "LIFNode": LIF, "CubaLIFNode": CubaLIF}[type(module).__name__]
     held = {name: getattr(module, name) for name in attrs.fields_dict(kind) if hasattr(module, name)}
     fields: dict[str, Any]
     fields = {name: as_array(value) if isinstance(value, torch.Tensor) else value for name, value in held.items()}
-    fields["v_threshold"] = _per_neuron(at, "v_threshold", module.v_threshold)
-    return _neuron(at, at.operand, kind(**fields))
+    fields["v_threshold"] = _per_neuron(call, "v_threshold", module.v_threshold)
+    return _neuron(call, call.operand, kind(**fields))
 
 
-def _neuron(at: Call, current: Any, op: Neuron) -> Signal:
+def _neuron(call: Call, current: Any, op: Neuron) -> Signal:
     """Add a neuron whose spikes are the values themselves."""
-    if any(isinstance(at.graph[name], Neuron) and _is_of(at, name) for name in at.graph):
-        at.refuse(
-            f"{at.source.kind} is called more than once in a forward, and its state goes on from call to call",
+    if any(isinstance(call.graph[name], Neuron) and _is_of(call, name) for name in call.graph):
+        call.refuse(
+            f"{call.source.kind} is called more than once in a forward, and its state goes on from call to call",
             "let forward be one time-step, without a loop over time, and give each place a neuron of its own",
         )
     if not (op.v_threshold > 0).all():
-        at.refuse("a threshold that is not positive is not supported")
+        call.refuse("a threshold that is not positive is not supported")
     ones = np.ones((1,) * op.v_threshold.ndim)
-    return at.add(attrs.evolve(op, out_scale=ones), current)
+    return call.add(attrs.evolve(op, out_scale=ones), current)
 
 
-def _is_of(at: Call, name: str) -> bool:
-    return any(source.path == at.source.path for source in at.graph[name].origin)
+def _is_of(call: Call, name: str) -> bool:
+    return any(source.path == call.source.path for source in call.graph[name].origin)
 
 
-def _per_neuron(at: Call, name: str, value: Any) -> Array:
+def _per_neuron(call: Call, name: str, value: Any) -> Array:
     """A parameter that broadcasts against [B, ...] from behind, as float64 of the sample's rank."""
     array = np.asarray(as_array(value) if isinstance(value, torch.Tensor) else value, dtype=np.float64)
-    rank = len(at.shape(at.args[0]))
+    rank = len(call.shape(call.args[0]))
     if array.ndim > rank:
-        at.refuse(f"{name} of shape {list(array.shape)} for a signal {at.shown(at.args[0])} is not supported")
+        call.refuse(f"{name} of shape {list(array.shape)} for a signal {call.shown(call.args[0])} is not supported")
     return array.reshape((1,) * (rank - array.ndim) + array.shape)
 
 
@@ -191,33 +192,33 @@ _NORMS = [f"BatchNorm{axes}d" for axes in (1, 2, 3)]
 
 @converter(*_named("layer", "stateless_wrapper", "Linear", "Flatten", "Upsample", "GroupNorm", *_POOLS, *_CONVS))
 @converter(*_named("layer", "bn", *_NORMS))
-def _wrapped(module: nn.Module, at: Call) -> Signal:
+def _wrapped(module: nn.Module, call: Call) -> Signal:
     """A layer with a step_mode: at one step it is torch's layer of the same name."""
     rule = converter.get(getattr(nn, type(module).__name__))
     if rule is None:
-        at.refuse(f"{at.source.kind} is not supported")
-    result: Signal = rule(module, at)
+        call.refuse(f"{call.source.kind} is not supported")
+    result: Signal = rule(module, call)
     return result
 
 
 @converter(*_named("layer", "dropout", "Dropout", "Dropout2d"))
-def _dropout(module: Any, at: Call) -> Signal:
+def _dropout(module: Any, call: Call) -> Signal:
     if module.training and module.p > 0:
-        raise InvalidModelError(at.problem("the module is in training mode", "call model.eval() before compiling"))
-    return at.add(Identity(), at.operand)
+        raise InvalidModelError(call.problem("the module is in training mode", "call model.eval() before compiling"))
+    return call.add(Identity(), call.operand)
 
 
 @converter(*_named("layer", "container", "SeqToANNContainer", "MultiStepContainer", "StepModeContainer"))
 @fires
-def _container(module: nn.Sequential, at: Call) -> Signal:
+def _container(module: nn.Sequential, call: Call) -> Signal:
     """At one step, its layers one after the other."""
-    signal = at.operand
-    at.graph.drop((at.source,), "a container")
+    signal = call.operand
+    call.graph.drop((call.source,), "a container")
     for name, child in module.named_children():
         kind = type(child).__name__
-        path = f"{at.source.path}.{name}" if at.source.path else name
-        source = Source(f"{at.source.node}.{name}", path, kind, at.source.file, at.source.line)
-        inner = attrs.evolve(at, source=source, name=f"{at.name}_{name}", args=(signal,), kwargs={}, module=child)
+        path = f"{call.source.path}.{name}" if call.source.path else name
+        source = Source(f"{call.source.node}.{name}", path, kind, call.source.file, call.source.line)
+        inner = attrs.evolve(call, source=source, name=f"{call.name}_{name}", args=(signal,), kwargs={}, module=child)
         rule = layer_rule(child) or (_container if type(child) is nn.Sequential else None)
         if rule is None:
             inner.refuse(f"{kind} in a {type(module).__name__} is not supported", "put it outside of the container")

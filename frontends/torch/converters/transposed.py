@@ -19,7 +19,7 @@ def conv_transpose(rank: int) -> Callable[..., Signal]:
     """The converter of a functional transposed convolution."""
 
     def convert(
-        at: Call,
+        call: Call,
         input: Signal,
         weight: Tensor,
         bias: Tensor | None = None,
@@ -29,18 +29,18 @@ def conv_transpose(rank: int) -> Callable[..., Signal]:
         groups: int = 1,
         dilation: Any = 1,
     ) -> Signal:
-        array = constant_weight(at, weight)
+        array = constant_weight(call, weight)
         grouped = array.reshape(groups, -1, *array.shape[1:]).swapaxes(1, 2)
         pairs = zip(sizes(padding, rank), sizes(output_padding, rank), strict=True)
         op = ConvTranspose(
             grouped.reshape(-1, *grouped.shape[2:]),
-            None if bias is None else constant_weight(at, bias),
+            None if bias is None else constant_weight(call, bias),
             stride=sizes(stride, rank),
             padding=tuple((cut, cut - added) for cut, added in pairs),
             dilation=sizes(dilation, rank),
             groups=groups,
         )
-        return at.add(op, input)
+        return call.add(op, input)
 
     return convert
 
@@ -52,17 +52,17 @@ converter(F.conv_transpose3d)(conv_transpose(3))
 
 @converter(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 @takes_batch
-def _conv_transpose(module: Any, at: Call) -> Signal:
-    input, *rest = (*at.args, *at.kwargs.values())
+def _conv_transpose(module: Any, call: Call) -> Signal:
+    input, *rest = (*call.args, *call.kwargs.values())
     rank = len(module.kernel_size)
-    at.expect_rank(input, rank + 1)
+    call.expect_rank(input, rank + 1)
     added = module.output_padding
     if rest and rest[0] is not None:
-        like = torch.empty((BATCH, *at.shape(input)), device="meta")
+        like = torch.empty((BATCH, *call.shape(input)), device="meta")
         geometry = (module.stride, module.padding, module.kernel_size, rank, module.dilation)
         try:
             added = module._output_padding(like, list(rest[0]), *geometry)
         except ValueError as error:
-            at.refuse(str(error).splitlines()[0])
+            call.refuse(str(error).splitlines()[0])
     options = (module.stride, module.padding, added, module.groups, module.dilation)
-    return conv_transpose(rank)(at, input, weight_of(module), module.bias, *options)
+    return conv_transpose(rank)(call, input, weight_of(module), module.bias, *options)

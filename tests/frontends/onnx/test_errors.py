@@ -223,7 +223,7 @@ def test_without_onnx_a_path_says_how_to_install_it(tmp_path, monkeypatch):
 
 def test_a_converter_for_another_domain(monkeypatch):
     proto = model([node("Rectify", "x", "y", domain="com.acme")], ["n", 4], domains=["com.acme"])
-    monkeypatch.setitem(converter._table, ("com.acme", "Rectify"), lambda at: at.add(Relu(), at.signal()))
+    monkeypatch.setitem(converter._table, ("com.acme", "Rectify"), lambda call: call.add(Relu(), call.signal()))
     assert len(spikec.load(proto).match(Relu)) == 1
     assert frontend.input_names(proto) == ["x"]
 
@@ -231,10 +231,10 @@ def test_a_converter_for_another_domain(monkeypatch):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (lambda at: 1 / 0, "raises ZeroDivisionError"),
-        (lambda at: "y", "returns 'y'"),
-        (lambda at: None, "returns None"),
-        (lambda at: Known((np.zeros(4),)), "does not depend on the model's input"),
+        (lambda call: 1 / 0, "raises ZeroDivisionError"),
+        (lambda call: "y", "returns 'y'"),
+        (lambda call: None, "returns None"),
+        (lambda call: Known((np.zeros(4),)), "does not depend on the model's input"),
     ],
 )
 def test_what_a_converter_does_wrong_is_said_of_it(rule, message, monkeypatch):

@@ -22,20 +22,20 @@ class Layer(nn.Module):
         return self.call(x)
 
 
-def select_first(at):
+def select_first(call):
     weight = np.eye(2, dtype=np.float32)[:1, :, None, None]
-    return at.add(Conv(weight, None, stride=(1, 1), padding=(0, 0), dilation=(1, 1)), at.operand)
+    return call.add(Conv(weight, None, stride=(1, 1), padding=(0, 0), dilation=(1, 1)), call.operand)
 
 
-def same(at):
-    return at.add(Identity(), at.operand)
+def same(call):
+    return call.add(Identity(), call.operand)
 
 
 @pytest.fixture(autouse=True)
 def converters():
     @converter(Layer)
-    def layer(module, at):
-        return module.convert(at)
+    def layer(module, call):
+        return module.convert(call)
 
     yield
     del converter._table[Layer]
@@ -163,20 +163,20 @@ def test_the_users_layer_is_not_touched():
 # ------------------------------------------------------------------- mistakes
 
 
-def nothing(at):
-    same(at)
+def nothing(call):
+    same(call)
 
 
-def swapped(at):
-    return at.weight
+def swapped(call):
+    return call.weight
 
 
-def name_instead_of_signal(at):
-    return at.graph.add(Identity(), at.operand.name)
+def name_instead_of_signal(call):
+    return call.graph.add(Identity(), call.operand.name)
 
 
-def wrong_number(at):
-    return at.add(Conv(np.ones((2, 2, 1, 1)), None, stride=(1,), padding=(0,), dilation=int("x")), at.operand)
+def wrong_number(call):
+    return call.add(Conv(np.ones((2, 2, 1, 1)), None, stride=(1,), padding=(0,), dilation=int("x")), call.operand)
 
 
 @pytest.mark.parametrize(

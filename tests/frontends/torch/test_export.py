@@ -217,10 +217,10 @@ def test_the_reference_takes_any_batch_size():
 
 def test_converters_of_users_serve_programs_too(monkeypatch):
     monkeypatch.setattr(converter, "_table", dict(converter._table))
-    converter(F.silu)(lambda at, input, inplace=False: at.add(Relu(), input))
+    converter(F.silu)(lambda call, input, inplace=False: call.add(Relu(), input))
     graph = spikec.load(exported(Calls(F.silu), torch.randn(2, 2, 6, 6)))
     assert [node.name for node in graph.match(Relu)] == ["silu"]
-    converter(torch.ops.aten.mish.default)(lambda at, self: at.add(Relu(), self))
+    converter(torch.ops.aten.mish.default)(lambda call, self: call.add(Relu(), self))
     graph = spikec.load(exported(Calls(F.mish), torch.randn(2, 2, 6, 6)))
     assert [node.name for node in graph.match(Relu)] == ["mish"]
 

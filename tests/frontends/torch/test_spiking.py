@@ -192,7 +192,7 @@ def test_a_wrong_converter_is_found(monkeypatch):
     right = room._jelly
 
     def wrong(**changes):
-        monkeypatch.setattr(room, "_jelly", lambda module, at: {**right(module, at), **changes})
+        monkeypatch.setattr(room, "_jelly", lambda module, call: {**right(module, call), **changes})
         with pytest.raises(spikec.VerificationError, match="differs from the spiking model at step"):
             spikec.compile(NETS["lif"](), "nir", example_input=train(6)[0])
 
