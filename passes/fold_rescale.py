@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import attrs
 import numpy as np
 
 from spikec.extend.passbase import Context, Pass
+from spikec.ir.affine import Affine, BlockedError
 from spikec.ir.errors import TypeMismatchError, UnsupportedOpError
-from spikec.ir.graph import Graph, Node
-from spikec.ir.op import Op, Role, StatefulOp
-from spikec.ir.ops import Concat, Neuron, Output, Rescale, Weighted
+from spikec.ir.graph import Graph
+from spikec.ir.op import Op
+from spikec.ir.ops import Neuron, Output, Rescale, Weighted
 from spikec.ir.ops.weighted import diagonal
 from spikec.ir.stages import FINAL, SPIKING, Stage
-from spikec.ir.types import Array, Type, channel_scale, compress
+from spikec.ir.transport import Transport
+from spikec.ir.types import Type, channel_scale
 
-Edits = dict[str, Op]
-
-
-class BlockedError(Exception):
-    """A factor cannot go that way; the message says what stops it."""
+Thresholds = Literal["any", "uniform"]
 
 
 @attrs.frozen
@@ -28,9 +27,10 @@ class FoldRescale(Pass):
     """Move each Rescale to where it costs nothing.
 
     In this order: up into the affine ops that make the signal; down into the affine ops that take it, into
-    neurons (``v_threshold / factor``) and outputs (the output's scale), through pools, shapes and sums; and
-    if neither goes, it becomes a 1x1 depthwise convolution or a diagonal matrix. For an affine op between
-    scales ``W' = W s_in / s_out``, ``b' = b / s_out`` (Rueckauer et al. 2017, sec. 2.2.1).
+    neurons (``v_threshold / factor``) and outputs (the output's scale), through whatever lets the factor through
+    (``Op.map_operands``, ``Op.map_result``); and if neither goes, it becomes a 1x1 depthwise convolution or a diagonal
+    matrix. For an affine op between scales ``W' = W s_in / s_out``, ``b' = b / s_out`` (Rueckauer et al. 2017, sec.
+    2.2.1).
 
     Attributes:
         thresholds: what the target's neurons take: ``any`` shape, or one ``uniform`` value a layer.
@@ -40,184 +40,101 @@ class FoldRescale(Pass):
     needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
     gives: ClassVar[Stage | None] = FINAL
 
-    thresholds: Literal["any", "uniform"] = "any"
+    thresholds: Thresholds = "any"
 
     def run(self, graph: Graph, context: Context) -> int:
         """Fold every Rescale, producers first."""
-        nodes = graph.match(Rescale)
-        for name in [node.name for node in nodes]:
+        names = [node.name for node in graph.match(Rescale)]
+        for name in names:
             self._fold(graph, name, context)
-        return len(nodes)
+        return len(names)
 
     def _fold(self, graph: Graph, name: str, context: Context) -> None:
-        op = graph[name]
+        op = graph[name]  # now: an earlier cast may have become part of this one
         assert isinstance(op, Rescale)
         (source,) = graph.operands(name)
-        reasons = []
+        cast = Affine.scaling(op.factor)
         if bool((op.factor == 1).all()):
             graph.bypass(name)
             return
         try:
-            _apply(graph, _lift(graph, source, op.factor, through=name))
+            casts = _Casts(graph, thresholds=self.thresholds)
+            casts.up(source, cast)
+        except BlockedError as why:
+            reasons = [str(why)]
+        else:
+            casts.apply()
             graph.bypass(name)
             return
-        except BlockedError as blocked:
-            reasons.append(str(blocked))
-        for user, slot in graph.users(name):
+        for user, slot in graph.users(name):  # each on its own: some may take it where others do not
             try:
-                edits: Edits = {}
-                self._sink(graph, user, slot, op.factor, edits)
-                _apply(graph, edits)
+                casts = _Casts(graph, thresholds=self.thresholds)
+                casts.into(user, slot, cast)
+            except BlockedError as why:
+                reasons.append(str(why))
+            else:
+                casts.apply()
                 graph.set_operand(user, slot, source)
-            except BlockedError as blocked:
-                reasons.append(str(blocked))
         if graph.users(name):
             context.note(name, f"became an affine op of its own: {'; '.join(reasons)}")
-            graph.set_op(name, _as_affine(graph, Node(name, op), graph.type(source)))
+            graph.set_op(name, _as_affine(graph, name, op))
         else:
             graph.remove(name)
 
-    def _sink(self, graph: Graph, name: str, slot: int, factor: Array, edits: Edits) -> None:
-        """Collect the edits after which a node takes its operand without that factor, and nothing changes."""
-        op = graph[name]
-        if name in edits:
-            raise BlockedError(f"%{name} is reached twice")
+
+@attrs.frozen(eq=False)
+class _Casts(Transport):
+    """Factors become part of weights, thresholds, other casts and what an output's number stands for."""
+
+    thresholds: Thresholds = attrs.field(kw_only=True)
+
+    def into_result(self, name: str, op: Op, wanted: Affine) -> Op | None:
+        """``factor (W x + b)``."""
+        if isinstance(op, Neuron):
+            raise BlockedError("has no weights")
+        if isinstance(op, Rescale):
+            return attrs.evolve(op, factor=op.factor * wanted.gain)
+        return op.scale_output(wanted.in_channels(op.axis)[0]) if isinstance(op, Weighted) else None
+
+    def into_operand(self, name: str, op: Op, lost: Affine) -> Op | None:
+        """``W (factor x) + b``; a neuron with all that its potential is compared with divided by the factor."""
         if isinstance(op, Output):
-            return
-        if isinstance(op, Weighted):
-            edits[name] = op.scale_input(_vector(factor, graph.type(graph.operands(name)[slot]), op, name))
-        elif isinstance(op, Rescale):
-            edits[name] = attrs.evolve(op, factor=op.factor * factor)
-        elif isinstance(op, Neuron):
-            edits[name] = self._threshold(op, name, factor)
-        else:
-            edits[name] = _divided(op, name, factor)
-            gain = self._pass_through(graph, name, slot, factor, edits)
-            for user, position in graph.users(name):
-                self._sink(graph, user, position, gain, edits)
+            return op
+        if isinstance(op, Rescale):
+            return attrs.evolve(op, factor=op.factor * lost.gain)
+        if isinstance(op, Neuron):
+            scaled = op.scale_input(lost.gain)
+            if self.thresholds == "uniform" and scaled.v_threshold.size > 1:
+                raise BlockedError("would have different thresholds, the target takes one")
+            return scaled
+        return op.scale_input(lost.in_channels(op.axis)[0]) if isinstance(op, Weighted) else None
 
-    def _threshold(self, op: Neuron, name: str, factor: Array) -> Neuron:
-        scaled = op.scale_input(factor)
-        if self.thresholds == "uniform" and scaled.v_threshold.size > 1:
-            raise BlockedError(f"%{name} would have different thresholds, the target takes one")
-        return scaled
+    def check(self, name: str, op: Op, maps: Sequence[Affine], result: Affine) -> None:
+        """A factor changes types: the op's type rule must make of the operands' what its meaning does.
 
-    def _pass_through(self, graph: Graph, name: str, slot: int, factor: Array, edits: Edits) -> Array:
-        """The factor behind a pool, shape or sum, once one operand lost it; a sum's others give it up too."""
-        op = graph[name]
-        operands = graph.operands(name)
-        types = [graph.type(x) for x in operands]
-        scaled = [t.with_scale(t.scale * factor) if i == slot else t for i, t in enumerate(types)]
+        It is asked for scales divided by the factors, whether those come or go: what passes one passes its inverse.
+        """
+        operands = [self.graph.type(operand) for operand in self.graph.operands(name)]
+        before = self.graph.type(name)
         try:
-            after = op.infer(*scaled)
+            after = op.infer(*(_divided(t, m) for t, m in zip(operands, maps, strict=True)))
         except TypeMismatchError as error:
-            if len(operands) == 1:
-                raise BlockedError(f"%{name}: {error.problems[0].message}") from None
-            for i, other in enumerate(operands):
-                if i != slot:
-                    _merge(edits, _lift(graph, other, 1 / factor, through=name))
-            after = op.infer(*[t.with_scale(t.scale * factor) for t in types])
-        return after.scale / graph.type(name).scale
+            raise BlockedError(f"does not let the factor through: {error.problems[0].message}") from None
+        if after.encoding != _divided(before, result).encoding:
+            raise BlockedError("does not let the factor through")
 
 
-def _divided(op: Op, name: str, factor: Array) -> Op:
-    """The op that takes its operand divided by the factor and gives its result so."""
-    if not isinstance(op, StatefulOp):
-        return op
-    divided = op.divided(factor)
-    if divided is None:
-        raise BlockedError(f"%{name} ({op.kind}) has a state in its operand's units")
-    return divided
+def _divided(signal: Type, cast: Affine) -> Type:
+    return signal.with_scale(signal.scale / cast.gain)
 
 
-def _lift(graph: Graph, name: str, factor: Array, through: str) -> Edits:
-    """The edits after which a node gives ``factor`` times what it did, seen by its only user ``through``."""
-    op = graph[name]
-    if [user for user, _ in graph.users(name)] != [through]:
-        raise BlockedError(f"%{name} has other users")
-    if isinstance(op, Weighted):
-        return {name: op.scale_output(_vector(factor, graph.type(name), op, name))}
-    if isinstance(op, Rescale):
-        return {name: attrs.evolve(op, factor=op.factor * factor)}
-    if op.role is Role.IO or isinstance(op, Neuron):
-        raise BlockedError(f"%{name} ({op.kind}) has no weights")
-    operands = graph.operands(name)
-    factors = _operand_factors(graph, name, factor)
-    edits: Edits = {name: _divided(op, name, 1 / factors[0])}
-    for operand, each in zip(operands, factors, strict=True):
-        _merge(edits, _lift(graph, operand, each, through=name))
-    return edits
-
-
-def _operand_factors(graph: Graph, name: str, factor: Array) -> list[Array]:
-    """The factors on a pool's, shape's or sum's operands that put ``factor`` on its result."""
-    op, out = graph[name], graph.type(name)
-    types = [graph.type(x) for x in graph.operands(name)]
-    if isinstance(op, Concat):
-        axis = op.axis % len(out.shape)
-        full = np.broadcast_to(
-            factor,
-            np.broadcast_shapes(factor.shape, tuple(size if i == axis else 1 for i, size in enumerate(out.shape))),
-        )
-        candidates = [np.split(full, np.cumsum([t.shape[axis] for t in types])[:-1], axis=axis)]
-    else:
-        candidates = [[each] * len(types) for each in _candidates(factor, types[0], out)]
-    for candidate in candidates:
-        try:
-            after = op.infer(*[t.with_scale(t.scale / f) for t, f in zip(types, candidate, strict=True)])
-        except TypeMismatchError:
-            continue
-        if after.encoding == out.with_scale(out.scale / factor).encoding:
-            return list(candidate)
-    raise BlockedError(f"%{name} ({op.kind}) does not let the factor through")
-
-
-def _candidates(factor: Array, operand: Type, out: Type) -> list[Array]:
-    found = []
-    if factor.size == 1:
-        found.append(factor.reshape((1,) * len(operand.shape)))
-    if factor.ndim == len(operand.shape) and all(
-        f in (1, size) for f, size in zip(factor.shape, operand.shape, strict=True)
-    ):
-        found.append(factor)
-    if np.prod(out.shape) == np.prod(operand.shape):
-        found.append(compress(np.broadcast_to(factor, out.shape).reshape(operand.shape)))
-    return found
-
-
-def _vector(factor: Array, signal: Type, op: Weighted, name: str) -> Array:
-    """The factor over the op's features, if it is the same along the axes that share the weights."""
+def _as_affine(graph: Graph, name: str, op: Rescale) -> Op:
+    operand = graph.type(graph.operands(name)[0])
     try:
-        return channel_scale(signal.with_scale(factor), op.axis, op.kind)
-    except TypeMismatchError:
-        raise BlockedError(f"%{name} shares its weights where the factor varies") from None
-
-
-def _merge(edits: Edits, more: Edits) -> None:
-    for name, op in more.items():
-        if name in edits:
-            raise BlockedError(f"%{name} is reached twice")
-        edits[name] = op
-
-
-def _apply(graph: Graph, edits: Edits) -> None:
-    for name, op in edits.items():
-        if graph[name] is not op:
-            graph.set_op(name, op)
-
-
-def _as_affine(graph: Graph, node: Node[Rescale], operand: Type) -> Op:
-    rank = len(operand.shape)
-    axis = 0
-    factor = np.broadcast_to(node.op.factor, operand.shape)
-    gain = np.moveaxis(factor, axis, 0).reshape(operand.shape[axis], -1)
-    if not (gain == gain[:, :1]).all():
-        raise UnsupportedOpError(
-            graph.problem(
-                node.name,
-                "a scale that varies within a channel cannot be folded into any neighbour",
-                "use Normalization(per_channel=False)",
-            )
-        )
-    scale = channel_scale(operand, axis, "rescale")
-    return diagonal(gain[:, 0], None, rank, in_scale=scale, out_scale=scale / gain[:, 0])
+        factor, _ = Affine.scaling(op.factor).in_channels()
+    except BlockedError:
+        message = "a scale that varies within a channel cannot be folded into any neighbour"
+        raise UnsupportedOpError(graph.problem(name, message, "use Normalization(per_channel=False)")) from None
+    gain = np.broadcast_to(factor, operand.shape[:1])
+    scale = channel_scale(operand, 0, "rescale")
+    return diagonal(gain, None, len(operand.shape), in_scale=scale, out_scale=scale / gain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import enum
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from spikec.ir import affine
+from spikec.ir.affine import DIFFERS, THROUGH, Affine, BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.origin import Origin
-from spikec.ir.types import Array, Rate, Real, Type, readonly
+from spikec.ir.types import Array, Rate, Real, Type, compress, readonly
 
 
 class Role(enum.Enum):
@@ -86,12 +88,37 @@ class Op:
     arity: ClassVar[int | None] = 1
     #: whether ``eval`` always gives memory of its own, never a view of an operand
     fresh: ClassVar[bool] = False
+    #: whether each number of the result follows from the numbers in the same place of the operands
+    elementwise: ClassVar[bool] = False
+    #: whether each channel (axis 0 of a sample) of the result follows from that channel of the operands
+    channelwise: ClassVar[bool] = False
 
     origin: Origin = attrs.field(default=(), kw_only=True)
 
     def infer(self, *operands: Type) -> Type:
-        """The type rule: the result's type from the operands', or a TypeMismatchError."""
-        raise NotImplementedError
+        """The type rule: the result's type from the operands'. A linear op moves a rate's scale as it moves a gain.
+
+        Raises:
+            TypeMismatchError: the op does not take these operands.
+        """
+        first, *others = operands
+        shape = self.shape_of(*operands)
+        if any(isinstance(t.encoding, Rate) != isinstance(first.encoding, Rate) for t in others):
+            raise TypeMismatchError(f"{self.kind} of a real and a rate-coded signal")
+        if isinstance(first.encoding, Real):
+            return attrs.evolve(first, shape=shape)
+        if self.role is not Role.LINEAR:
+            raise TypeMismatchError(
+                f"{self.kind} of a rate-coded signal",
+                hint="a non-linear op on spikes has no meaning here; replace it by a neuron",
+            )
+        try:
+            scale = self.map_result([Affine.scaling(t.scale) for t in operands], operands).gain
+        except BlockedError:
+            raise TypeMismatchError(
+                f"{self.kind} mixes numbers of different scales", hint="rescale its operands to one scale first"
+            ) from None
+        return Type(shape, first.dtype, Rate(scale))
 
     def eval(self, *xs: Tensor) -> Tensor:
         """The meaning: [B, ...] tensors in, [B, ...] out, in the dtype and on the device of the operands."""
@@ -106,6 +133,97 @@ class Op:
         tensors = [torch.tensor(x, dtype=torch.float64)[None] for x in xs]
         with torch.no_grad():
             return np.asarray(self.eval(*tensors)[0].numpy())
+
+    @property
+    def uneven(self) -> str:
+        """Why a shift of the operand is no shift of the result that is alike in a channel; see BlockedError."""
+        return "does not spread a shift evenly"
+
+    def map_result(self, maps: Sequence[Affine], operands: Sequence[Type]) -> Affine:
+        """How affine maps move forwards: the M with ``op(m_0(x_0), m_1(x_1), ...) = M(op(x_0, x_1, ...))``.
+
+        It is found by running a linear op, so a subclass need not say it.
+
+        Args:
+            maps: one an operand.
+            operands: their types.
+
+        Raises:
+            BlockedError: there is no such map, or the op is not linear.
+        """
+        if self.role is not Role.LINEAR:
+            raise BlockedError(THROUGH)
+        gain = maps[0].gain
+        if all(m.gain.size == 1 and m.gain.item() == gain.item() and not m.shifts for m in maps):
+            return Affine.scaling(gain.reshape((1,) * len(self.shape_of(*operands))))
+        found = affine.map_result(self.eval, maps, [t.shape for t in operands])
+        if self.channelwise:
+            _alike_in_space(maps, DIFFERS)
+            _alike_in_space([found], self.uneven)
+        return found
+
+    def map_operands(self, wanted: Affine, operands: Sequence[Type]) -> list[Affine]:
+        """How an affine map moves backwards: maps of the operands that come to ``wanted`` of the result.
+
+        As ``map_result``, which is its inverse.
+        """
+        if self.role is not Role.LINEAR:
+            raise BlockedError(THROUGH)
+        if wanted.gain.size == 1 and not wanted.shifts:
+            return [Affine.scaling(wanted.gain.reshape((1,) * len(t.shape))) for t in operands]
+        if self.channelwise:
+            _alike_in_space([wanted], DIFFERS)
+        return affine.map_operands(self.eval, wanted, [t.shape for t in operands], self.uneven)
+
+    def permuted(self, axes: Sequence[int]) -> Self | None:
+        """The op that does to x what this one does to a permutation of it, so that its result is to be permuted.
+
+        Args:
+            axes: axis i of the permutation is axis ``axes[i]`` of x.
+
+        Returns:
+            None where no one op does it.
+        """
+        if not self.elementwise:
+            return None
+
+        def turned(value: Array) -> Array:
+            full = value.reshape((1,) * (len(axes) - value.ndim) + value.shape)
+            return np.transpose(full, np.argsort(axes))
+
+        return self._with_arrays(turned)
+
+    def split(self, parts: Sequence[slice], operand: Type) -> Sequence[Op] | None:
+        """The ops for parts of the operand's channels, whose results side by side are this one's; or None.
+
+        Args:
+            parts: of axis 0 of the operand, from the first channel to the last.
+            operand: its type.
+        """
+        if not (self.channelwise or self.elementwise):
+            return None
+
+        def cut(rows: slice) -> Self:
+            full = operand.shape[0]
+            return self._with_arrays(
+                lambda x: x[rows] if x.ndim == len(operand.shape) and len(x) == full else x
+            )
+
+        return [cut(rows) for rows in parts]
+
+    def as_convolution(self, operand: Type) -> Op:
+        """The same as a :class:`spikec.ir.ops.Conv` of its operand.
+
+        Raises:
+            BlockedError: it is none.
+        """
+        raise BlockedError(f"a {self.kind} is no convolution")
+
+    def _with_arrays(self, change: Callable[[Array], Array]) -> Self:
+        """The same op, every array that is one of its parameters changed."""
+        arrays = {name: value for name, value in self.parameters().items() if isinstance(value, np.ndarray)}
+        changed = {name: change(value) for name, value in arrays.items()}
+        return attrs.evolve(self, **{name: each for name, each in changed.items() if each is not arrays[name]})
 
     def __deepcopy__(self, memo: Any) -> Self:
         return self
@@ -123,6 +241,14 @@ class Op:
             reason = str(error).splitlines()[0]
             shapes = ", ".join(str(t.shape) for t in operands)
             raise TypeMismatchError(f"{self.kind} does not take operands of shape {shapes}: {reason}") from None
+
+
+def _alike_in_space(maps: Sequence[Affine], reason: str) -> None:
+    for each in maps:
+        try:
+            each.in_channels()
+        except BlockedError:
+            raise BlockedError(reason) from None
 
 
 @attrs.frozen(eq=False)
@@ -147,6 +273,19 @@ class StatefulOp(Op):
         """The op that gives ``y / factor`` for ``x / factor``, an array of the operand's rank; None if none does."""
         return None
 
+    def map_result(self, maps: Sequence[Affine], operands: Sequence[Type]) -> Affine:
+        """A positive gain passes as it is, the op becoming ``divided`` by it; a shift does not."""
+        (only,) = maps
+        return self.map_operands(only, operands)[0]
+
+    def map_operands(self, wanted: Affine, operands: Sequence[Type]) -> list[Affine]:
+        """As ``map_result``."""
+        if self.role is not Role.LINEAR or wanted.shifts or not (wanted.gain > 0).all():
+            raise BlockedError("has a state in its operand's units")
+        if self.channelwise:
+            _alike_in_space([wanted], DIFFERS)
+        return [wanted]
+
 
 @attrs.frozen(eq=False)
 class Movement(Op):
@@ -154,20 +293,20 @@ class Movement(Op):
 
     role: ClassVar[Role] = Role.LINEAR
 
-    def infer(self, *operands: Type) -> Type:
-        """The operands' scales are moved as the data is."""
-        first = operands[0]
-        shape = self.shape_of(*operands)
-        if any(isinstance(t.encoding, Rate) != isinstance(first.encoding, Rate) for t in operands):
-            raise TypeMismatchError(f"{self.kind} of a real and a rate-coded signal")
-        if isinstance(first.encoding, Real):
-            return attrs.evolve(first, shape=shape)
-        if len(operands) == 1 and operands[0].scale.size == 1:
-            scale = np.full((1,) * len(shape), operands[0].scale.item())
-        else:
-            full = [torch.tensor(np.broadcast_to(t.scale, t.shape).copy())[None] for t in operands]
-            scale = self.move_scale(*full)[0].numpy()
-        return Type(shape, first.dtype, Rate(scale))
+    def map_result(self, maps: Sequence[Affine], operands: Sequence[Type]) -> Affine:
+        """Gains and shifts are moved as the data is; cells that the op fills in take a neighbour's gain."""
+        first = maps[0].gain
+        if len(maps) == 1 and first.size == 1 and not maps[0].shifts:
+            return Affine.scaling(first.reshape((1,) * len(self.shape_of(*operands))))
+        gain, shift = (self._moved(part, operands) for part in zip(*map(attrs.astuple, maps), strict=True))
+        shifted = self.on_arrays(*(np.broadcast_to(m.shift, t.shape) for m, t in zip(maps, operands, strict=True)))
+        if not np.array_equal(np.broadcast_to(shift, shifted.shape), shifted):
+            raise BlockedError(self.uneven)
+        return Affine(gain, shift)
+
+    def _moved(self, parts: Sequence[Array], operands: Sequence[Type]) -> Array:
+        full = [torch.tensor(np.broadcast_to(x, t.shape).copy())[None] for x, t in zip(parts, operands, strict=True)]
+        return compress(self.move_scale(*full)[0].numpy())
 
     def move_scale(self, *scales: Tensor) -> Tensor:
         """The result's scale from the operands', all of full shape and with a batch axis of 1."""

@@ -12,21 +12,12 @@ from torch import Tensor
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role, array, tensor
 from spikec.ir.ops.weighted import Pairs, pad_list, pairs
-from spikec.ir.types import Array, Real, Type, ints
+from spikec.ir.types import Array, Type, ints
 
 
 @attrs.frozen(eq=False)
 class _Activation(Op):
     role: ClassVar[Role] = Role.ACTIVATION
-
-    def infer(self, *operands: Type) -> Type:
-        """The operand's type with the result's shape; the operand must be real."""
-        if not isinstance(operands[0].encoding, Real):
-            raise TypeMismatchError(
-                f"{self.kind} of a rate-coded signal",
-                hint="a non-linear op on spikes has no meaning here; replace it by a neuron",
-            )
-        return attrs.evolve(operands[0], shape=self.shape_of(*operands))
 
 
 @attrs.frozen(eq=False)
@@ -41,6 +32,7 @@ class Relu(_Activation):
     """
 
     kind: ClassVar[str] = "relu"
+    elementwise: ClassVar[bool] = True
 
     cap: float | None = None
     scale: Array | None = array(default=None)
@@ -60,6 +52,7 @@ class Clamp(_Activation):
     """``y = min(max(x, low), high)``; a bound of None is absent."""
 
     kind: ClassVar[str] = "clamp"
+    elementwise: ClassVar[bool] = True
 
     low: float | None
     high: float | None
@@ -78,6 +71,7 @@ class LeakyRelu(_Activation):
     """
 
     kind: ClassVar[str] = "leakyrelu"
+    elementwise: ClassVar[bool] = True
 
     slope: Array = array()
 
@@ -91,6 +85,7 @@ class Maximum(_Activation):
     """``y = max(a, b)``, element by element, of two signals of one shape."""
 
     kind: ClassVar[str] = "maximum"
+    elementwise: ClassVar[bool] = True
     arity: ClassVar[int | None] = 2
 
     def infer(self, *operands: Type) -> Type:
@@ -107,6 +102,7 @@ class Minimum(_Activation):
     """``y = min(a, b)``, element by element, of two signals of one shape."""
 
     kind: ClassVar[str] = "minimum"
+    elementwise: ClassVar[bool] = True
     arity: ClassVar[int | None] = 2
 
     def infer(self, *operands: Type) -> Type:

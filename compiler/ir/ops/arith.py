@@ -19,6 +19,7 @@ class Add(Op):
     """Sum of its operands, which have one shape and one scale."""
 
     kind: ClassVar[str] = "add"
+    elementwise: ClassVar[bool] = True
     role: ClassVar[Role] = Role.LINEAR
     arity: ClassVar[int | None] = None
 
@@ -47,6 +48,7 @@ class Identity(Op):
     """Does nothing: dropout in evaluation mode, ``nn.Identity``, ``contiguous``."""
 
     kind: ClassVar[str] = "identity"
+    elementwise: ClassVar[bool] = True
     role: ClassVar[Role] = Role.IDENTITY
 
     def infer(self, *operands: Type) -> Type:
@@ -67,6 +69,7 @@ class Rescale(Op):
     """
 
     kind: ClassVar[str] = "rescale"
+    elementwise: ClassVar[bool] = True
     role: ClassVar[Role] = Role.CAST
 
     factor: Array = array()

@@ -32,6 +32,7 @@ class CountingMaxPool(StatefulOp):
 
     kind: ClassVar[str] = "countingmaxpool"
     role: ClassVar[Role] = Role.LINEAR
+    channelwise: ClassVar[bool] = True
 
     pool: MaxPool
 

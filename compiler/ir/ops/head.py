@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import attrs
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role
@@ -54,6 +55,10 @@ class Head(Op):
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's function of that name."""
         return _FUNCTIONS[self.function](xs[0], self.axis + 1 if self.axis >= 0 else self.axis)
+
+    def permuted(self, axes: Sequence[int]) -> Self:
+        """The same along the axis where its own was."""
+        return attrs.evolve(self, axis=axes[self.axis % len(axes)])
 
     def __str__(self) -> str:
         return self.function

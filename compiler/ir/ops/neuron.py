@@ -39,6 +39,7 @@ class Neuron(StatefulOp):
     """
 
     role: ClassVar[Role] = Role.NEURON
+    elementwise: ClassVar[bool] = True
 
     v_threshold: Array = array()
     v_reset: Array | None = array(default=None)

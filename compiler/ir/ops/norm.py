@@ -1,5 +1,7 @@
 """Batch normalization with its running statistics."""
 
+from __future__ import annotations
+
 from typing import ClassVar
 
 import attrs
@@ -52,3 +54,8 @@ class BatchNorm(Op):
         (x,) = xs
         mean, var, weight, bias = (tensor(each, x) for each in (self.mean, self.var, self.weight, self.bias))
         return F.batch_norm(x, mean, var, weight, bias, eps=self.eps)
+
+    def behind(self, gain: Array, shift: Array) -> BatchNorm:
+        """The norm of ``gain x + shift``, vectors over the channels or of length 1: of no mean and a variance of 1."""
+        zeros, ones = np.zeros(len(self.weight)), np.ones(len(self.weight))
+        return BatchNorm(self.gain * gain, self.gain * shift + self.shift, zeros, ones, 0.0, origin=self.origin)

@@ -6,18 +6,23 @@ import math
 from typing import Any, ClassVar
 
 import attrs
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role
-from spikec.ir.ops.weighted import Pairs, pad_list, pairs
+from spikec.ir.ops.weighted import Conv, Pairs, pad_list, pairs
 from spikec.ir.types import Array, Rate, Real, Type, channel_scale, ints, on_axis
+
+Sizes = tuple[int, ...]
 
 
 @attrs.frozen(eq=False)
 class _Pool(Op):
     role: ClassVar[Role] = Role.LINEAR
+    channelwise: ClassVar[bool] = True
 
     @property
     def gain(self) -> float:
@@ -32,6 +37,14 @@ class _Pool(Op):
             return attrs.evolve(x, shape=shape)
         scale: Array = channel_scale(x, 0, self.kind) / self.gain
         return Type(shape, x.dtype, Rate(on_axis(scale, len(shape), 0)))
+
+    def _windows(self, operand: Type, cell: float, kernel: Sizes, stride: Sizes, padding: Pairs) -> Conv:
+        """Windows over each channel as a convolution that has ``cell`` everywhere in its kernel."""
+        weight = np.full((operand.shape[0], 1, *kernel), cell)
+        scale = channel_scale(operand, 0, self.kind)
+        ones, groups = (1,) * len(kernel), len(weight)
+        conv = Conv(weight, stride=stride, padding=padding, dilation=ones, groups=groups, origin=self.origin)
+        return attrs.evolve(conv, in_scale=scale, out_scale=scale / self.gain)
 
 
 _AVG_POOL: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -62,6 +75,28 @@ class AvgPool(_Pool):
             xs[0], self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad
         )
         return result
+
+    @property
+    def uneven(self) -> str:
+        """Zeros stay zeros."""
+        zeros = any(self.padding) and self.count_include_pad
+        return "averages zeros of its padding, which the shift would change" if zeros else super().uneven
+
+    def irregular(self, operand: Type) -> str:
+        """Why not all windows are alike over such an operand; empty where they are."""
+        if any(self.padding) and not self.count_include_pad:
+            return "without count_include_pad its windows have different divisors"
+        result = self.shape_of(operand)
+        axes = zip(operand.shape[1:], self.padding, self.kernel, self.stride, result[1:], strict=True)
+        if any((size + 2 * pad - k) // s + 1 != out for size, pad, k, s, out in axes):
+            return "ceil_mode makes windows of different sizes"
+        return ""
+
+    def as_convolution(self, operand: Type) -> Conv:
+        """Equal weights, if all windows are alike."""
+        if why := self.irregular(operand):
+            raise BlockedError(why)
+        return self._windows(operand, 1 / math.prod(self.kernel), self.kernel, self.stride, pairs(self.padding))
 
 
 _ADAPTIVE: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
@@ -118,3 +153,7 @@ class SumPool(_Pool):
         pool: Any = F.avg_pool2d if len(self.kernel) == 2 else F.avg_pool3d
         result: Tensor = pool(x, self.kernel, self.stride, divisor_override=1)
         return result
+
+    def as_convolution(self, operand: Type) -> Conv:
+        """Ones."""
+        return self._windows(operand, 1.0, self.kernel, self.stride, self.padding)

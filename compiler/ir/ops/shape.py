@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import attrs
@@ -9,10 +10,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Self
 
-from spikec.ir.op import Movement
-from spikec.ir.ops.weighted import Pairs, pad_list, pairs
-from spikec.ir.types import ints
+from spikec.ir.affine import BlockedError
+from spikec.ir.op import Movement, Op
+from spikec.ir.ops.weighted import Conv, Pairs, diagonal, pad_list, pairs
+from spikec.ir.types import Type, channel_scale, ints
 
 
 @attrs.frozen(eq=False)
@@ -28,6 +31,10 @@ class Flatten(Movement):
         """torch's flatten, past the batch."""
         end = self.end + 1 if self.end >= 0 else self.end
         return xs[0].flatten(self.start + 1, end)
+
+    def split(self, parts: Sequence[slice], operand: Type) -> Sequence[Op] | None:
+        """A flatten of everything lays whole channels one behind the other."""
+        return [self] * len(parts) if (self.start, self.end) == (0, -1) else None
 
 
 @attrs.frozen(eq=False)
@@ -78,6 +85,10 @@ class Slice(Movement):
         axis = self.axis + 1 if self.axis >= 0 else self.axis + xs[0].ndim
         return xs[0][(slice(None),) * axis + (slice(self.start, self.stop, self.step),)]
 
+    def permuted(self, axes: Sequence[int]) -> Self:
+        """The same along the axis where its own was."""
+        return attrs.evolve(self, axis=axes[self.axis % len(axes)])
+
 
 @attrs.frozen(eq=False)
 class Upsample(Movement):
@@ -116,6 +127,31 @@ class Pad(Movement):
         """torch's pad."""
         return F.pad(xs[0], pad_list(self.padding), mode=self.mode)
 
+    @property
+    def uneven(self) -> str:
+        """Zeros stay zeros."""
+        return "pads with zeros, which the shift would change" if self.mode == "constant" else super().uneven
+
+    def permuted(self, axes: Sequence[int]) -> Self | None:
+        """The same sizes on the axes where they were; torch pads with a map's own cells on trailing axes only."""
+        if self.mode != "constant":
+            return None
+        sizes = ((0, 0),) * (len(axes) - len(self.padding)) + self.padding
+        return attrs.evolve(self, padding=[sizes[i] for i in np.argsort(axes)])
+
+    def as_convolution(self, operand: Type) -> Conv:
+        """A 1x1 convolution with that padding."""
+        if self.mode != "constant" or any(size < 0 for pair in self.padding for size in pair):
+            raise BlockedError("only zero padding folds into a convolution")
+        axes = len(operand.shape) - 1
+        if len(self.padding) > axes:
+            raise BlockedError("it pads the channels")
+        scale = channel_scale(operand, 0, self.kind)
+        channels = operand.shape[0]
+        conv = diagonal(np.ones(channels), None, axes + 1, in_scale=scale, out_scale=scale, origin=self.origin)
+        assert isinstance(conv, Conv)
+        return attrs.evolve(conv, padding=((0, 0),) * (axes - len(self.padding)) + self.padding)
+
     def move_scale(self, *scales: Tensor) -> Tensor:
         """Cells padded with zeros take the nearest cell's scale: zero is zero in every scale."""
         (scale,) = scales
@@ -138,3 +174,7 @@ class Concat(Movement):
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's cat, past the batch."""
         return torch.cat(xs, self.axis + 1 if self.axis >= 0 else self.axis)
+
+    def permuted(self, axes: Sequence[int]) -> Self:
+        """The same along the axis where its own was."""
+        return attrs.evolve(self, axis=axes[self.axis % len(axes)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
 
+from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role, array, tensor
 from spikec.ir.types import SCALE_RTOL, Array, Rate, Real, Type, channel_scale, ints, on_axis, sealed
@@ -108,6 +110,40 @@ class Weighted(Op):
         bias = None if self.bias is None and not shift.any() else self.shift * gain + shift
         return attrs.evolve(self, weight=weight, bias=bias)
 
+    def behind(self, gain: Array, shift: Array) -> Self:
+        """The op that does to x what this one does to ``gain x + shift``, as the ANN's value; the scales stay.
+
+        Args:
+            gain, shift: vectors over the input features, or of length 1.
+
+        Raises:
+            BlockedError: the shift would not be the same in every place.
+        """
+        if not shift.any():
+            return attrs.evolve(self.scale_input(gain), in_scale=self.in_scale)
+        if not self.spreads_shift:
+            raise BlockedError(self.uneven)
+        per_input = self.weight.astype(np.float64) * self._per_input(np.broadcast_to(shift, (self.in_features,)))
+        scaled = attrs.evolve(self.scale_input(gain), in_scale=self.in_scale)
+        return scaled.affine(np.ones(1), per_input.reshape(self.out_features, -1).sum(1))
+
+    @property
+    def spreads_shift(self) -> bool:
+        """Whether a shift of the operand shifts every place of the result alike."""
+        return True
+
+    def split(self, parts: Sequence[slice], operand: Type) -> Sequence[Self] | None:
+        """``W x = W_0 x_0 + W_1 x_1 + ...``: here the results' sum is this op's; the first keeps the bias.
+
+        None unless the operand's axis 0 holds the features, and every output feature sees all of them.
+        """
+        if self.axis % len(operand.shape) or self.weight.shape[1] != self.in_features:
+            return None
+        scales = [self.in_scale[rows] if self.in_scale.size > 1 else self.in_scale for rows in parts]
+        weights = [self.weight[:, rows] for rows in parts]
+        first, *others = (attrs.evolve(self, weight=w, in_scale=s) for w, s in zip(weights, scales, strict=True))
+        return [first, *(attrs.evolve(each, bias=None) for each in others)]
+
     def _per_input(self, factor: Array) -> Array:
         """A vector over the input features, shaped to multiply the weight."""
         raise NotImplementedError
@@ -148,12 +184,9 @@ def pad_list(padding: Pairs) -> list[int]:
     return [size for pair in reversed(padding) for size in pair]
 
 
-_CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-
-
 @attrs.frozen(eq=False)
-class Conv(Weighted):
-    """Cross-correlation in 1 to 3 dimensions with zero padding; weight [O, I/groups, *kernel].
+class _Spatial(Weighted):
+    """An affine op with a kernel in 1 to 3 dimensions.
 
     Attributes:
         stride, dilation: one number a spatial axis.
@@ -161,7 +194,6 @@ class Conv(Weighted):
         groups: number of groups of input and output channels.
     """
 
-    kind: ClassVar[str] = "conv"
     axis: ClassVar[int] = 0
 
     stride: tuple[int, ...] = attrs.field(converter=ints, kw_only=True)
@@ -179,10 +211,45 @@ class Conv(Weighted):
         """Input channels."""
         return int(self.weight.shape[1]) * self.groups
 
+    @property
+    def spreads_shift(self) -> bool:
+        """Only a :class:`Conv` without padding does."""
+        return False
+
     def infer(self, *operands: Type) -> Type:
         """As every affine op; the operand is one channel axis and the spatial axes."""
-        _expect_map(self.weight, operands[0])
+        if len(operands[0].shape) != self.weight.ndim - 1:
+            raise TypeMismatchError(
+                f"a {self.weight.ndim - 2}d convolution takes samples of rank {self.weight.ndim - 1}, "
+                f"operand has shape {operands[0].shape}"
+            )
         return super().infer(*operands)
+
+    def _per_input(self, factor: Array) -> Array:
+        """A vector over the input channels, shaped to multiply a weight [O, I/groups, *kernel]."""
+        factor = np.broadcast_to(factor, (self.in_features,)).reshape(self.groups, 1, -1)
+        rows = np.broadcast_to(factor, (self.groups, self.out_features // self.groups, factor.shape[2]))
+        return rows.reshape(self.out_features, -1, *[1] * (self.weight.ndim - 2))
+
+
+_CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+@attrs.frozen(eq=False)
+class Conv(_Spatial):
+    """Cross-correlation in 1 to 3 dimensions with zero padding; weight [O, I/groups, *kernel]."""
+
+    kind: ClassVar[str] = "conv"
+
+    @property
+    def uneven(self) -> str:
+        """Zeros stay zeros."""
+        return "pads with zeros, which the shift would change"
+
+    @property
+    def spreads_shift(self) -> bool:
+        """False with padding: the border would not see the shift."""
+        return not any(map(any, self.padding))
 
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's convolution; in float64, where torch runs the groups one by one, depthwise ones as sums of shifts."""
@@ -214,49 +281,20 @@ class Conv(Weighted):
                 total += x[cells] * weight[one].reshape(-1, *[1] * len(place))
         return total
 
-    def _per_input(self, factor: Array) -> Array:
-        return _per_group(self, factor)
-
 
 _TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 @attrs.frozen(eq=False)
-class ConvTranspose(Weighted):
+class ConvTranspose(_Spatial):
     """Transposed convolution in 1 to 3 dimensions: the adjoint of :class:`Conv`, as torch's ``conv_transpose``.
 
     The weight is [O, I/groups, *kernel], output channels first as in every affine op; torch and ONNX hold it as
-    [I, O/groups, *kernel].
-
-    Attributes:
-        stride, dilation: one number a spatial axis.
-        padding: pairs (before, after), one a spatial axis: cells that are cut off the result; negative ones are
-            added. torch's output_padding is part of it: after = padding - output_padding.
-        groups: number of groups of input and output channels.
+    [I, O/groups, *kernel]. The padding is what is cut off the result; negative padding is added to it. torch's
+    output_padding is part of it: after = padding - output_padding.
     """
 
     kind: ClassVar[str] = "convtranspose"
-    axis: ClassVar[int] = 0
-
-    stride: tuple[int, ...] = attrs.field(converter=ints, kw_only=True)
-    padding: Pairs = attrs.field(converter=pairs, kw_only=True)
-    dilation: tuple[int, ...] = attrs.field(converter=ints, kw_only=True)
-    groups: int = attrs.field(default=1, kw_only=True)
-
-    @property
-    def kernel(self) -> tuple[int, ...]:
-        """The kernel's spatial size."""
-        return tuple(self.weight.shape[2:])
-
-    @property
-    def in_features(self) -> int:
-        """Input channels."""
-        return int(self.weight.shape[1]) * self.groups
-
-    def infer(self, *operands: Type) -> Type:
-        """As every affine op; the operand is one channel axis and the spatial axes."""
-        _expect_map(self.weight, operands[0])
-        return super().infer(*operands)
 
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's transposed convolution, cut to size, plus the bias."""
@@ -267,36 +305,29 @@ class ConvTranspose(Weighted):
         cut: Tensor = F.pad(whole, [-size for size in pad_list(self.padding)])
         return cut if self.bias is None else cut + tensor(self.bias, x).reshape(-1, *[1] * len(self.kernel))
 
-    def _per_input(self, factor: Array) -> Array:
-        return _per_group(self, factor)
 
-
-def _expect_map(weight: Array, operand: Type) -> None:
-    if len(operand.shape) != weight.ndim - 1:
-        raise TypeMismatchError(
-            f"a {weight.ndim - 2}d convolution takes samples of rank {weight.ndim - 1}, "
-            f"operand has shape {operand.shape}"
-        )
-
-
-def _per_group(op: Conv | ConvTranspose, factor: Array) -> Array:
-    """A vector over the input channels, shaped to multiply a weight [O, I/groups, *kernel]."""
-    factor = np.broadcast_to(factor, (op.in_features,)).reshape(op.groups, 1, -1)
-    rows = np.broadcast_to(factor, (op.groups, op.out_features // op.groups, factor.shape[2]))
-    return rows.reshape(op.out_features, -1, *[1] * (op.weight.ndim - 2))
-
-
-def diagonal(gain: Array, shift: Array | None, rank: int, **scales: Any) -> Weighted:
-    """``gain * x + shift`` per channel as an affine op: a 1x1 depthwise conv, or a diagonal matrix at rank 1.
+def pointwise(weight: Array, bias: Array | None, rank: int, groups: int = 1, **scales: Any) -> Weighted:
+    """``W x + b`` over the channels alone: a 1x1 convolution, or a matrix for samples that are vectors.
 
     Args:
-        gain: one value a channel.
-        shift: one value a channel, or None.
+        weight: [O, I/groups].
+        bias: [O], or None.
         rank: of the sample: (C,) is 1, (C, H, W) is 3.
+        groups: as a convolution's.
         scales: ``in_scale``, ``out_scale`` and ``origin`` of the op.
     """
     if rank == 1:
-        return Linear(np.diag(gain), shift, **scales)
+        rows, columns = len(weight) // groups, weight.shape[1]
+        blocks = np.zeros((len(weight), groups * columns))
+        for group in range(groups):
+            own = slice(group * rows, (group + 1) * rows)
+            blocks[own, group * columns : (group + 1) * columns] = weight[own]
+        return Linear(blocks, bias, **scales)
     ones = (1,) * (rank - 1)
-    weight = np.asarray(gain).reshape(-1, 1, *ones)
-    return Conv(weight, shift, stride=ones, padding=(0,) * (rank - 1), dilation=ones, groups=len(weight), **scales)
+    kernels = weight.reshape(*weight.shape, *ones)
+    return Conv(kernels, bias, stride=ones, padding=(0,) * len(ones), dilation=ones, groups=groups, **scales)
+
+
+def diagonal(gain: Array, shift: Array | None, rank: int, **scales: Any) -> Weighted:
+    """``gain * x + shift`` per channel, both [C], as :func:`pointwise` with a group a channel."""
+    return pointwise(np.asarray(gain)[:, None], shift, rank, len(gain), **scales)
