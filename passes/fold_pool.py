@@ -4,35 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from spikec.extend.passbase import Context, Pass
+from spikec.ir.affine import BlockedError, backward_sweep
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role, StatefulOp, tensor_cache
-from spikec.ir.ops import AdaptiveAvgPool, AvgPool, Conv, Flatten, Linear, Pad, Reshape, SumPool, Weighted
+from spikec.ir.ops import AdaptiveAvgPool, AvgPool, Conv, Flatten, Linear, Reshape, SumPool, Weighted
+from spikec.ir.ops.weighted import block_diagonal
 from spikec.ir.origin import merge
-from spikec.ir.types import Array, Rate, Type, channel_scale
+from spikec.ir.types import Array, Type
 
-#: all output and input features of a weight
-_FEATURES = (slice(None), slice(None))
-
-
-class BlockedError(Exception):
-    """Two ops cannot become one; the message says why."""
+_TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 @attrs.frozen
 class FoldPool(Pass):
     """Compose linear ops without weights into the Linear or Conv that takes their result.
 
-    Whatever is linear (any pool, padding, reshape) goes into a Linear behind a flatten. A pool whose windows
-    are all alike and a zero padding go into a Conv: over a pool of kernel k_p and stride s_p, a kernel of
-    size k becomes one of size ``k_p + s_p d (k - 1)`` with stride ``s_p s`` and padding ``p_p + s_p p``. A
-    pool between a Conv and something that has no weights goes into the Conv before it.
+    Whatever is linear (any pool, padding, reshape) goes into a Linear behind a flatten. What is a convolution
+    (``Op.as_convolution``: a pool whose windows are all alike, a zero padding) goes into a Conv: over a pool of kernel
+    k_p and stride s_p, a kernel of size k becomes one of size ``k_p + s_p d (k - 1)`` with stride ``s_p s`` and padding
+    ``p_p + s_p p``. A pool between a Conv and something that has no weights goes into the Conv before it.
 
     Attributes:
         affine: compose affine ops too: Conv and Linear into a Linear, a 1x1 Conv into a Conv.
@@ -51,9 +50,9 @@ class FoldPool(Pass):
                 changes += self._into_linear(graph, name, blocked)
             elif name in graph and isinstance(graph[name], Conv):
                 changes += self._into_conv(graph, name, blocked)
-        for pool in graph.match(Op):
-            if isinstance(pool.op, (SumPool, AvgPool)):
-                changes += _into_producer(graph, pool.name, blocked)
+        for node in graph.match(Op):
+            if isinstance(node.op, (SumPool, AvgPool)):
+                changes += _into_producer(graph, node.name, blocked)
         for node in graph.match(Op):
             if isinstance(node.op, (SumPool, AvgPool, AdaptiveAvgPool)):
                 context.note(node.name, blocked.get(node.name, "no Linear or Conv takes its result alone"))
@@ -79,7 +78,7 @@ class FoldPool(Pass):
             source = chain.pop(0)
         if not chain:
             return 0
-        composed = _compose(graph, source, chain, name)
+        composed = _into_matrix(graph, source, chain, name)
         if len(graph.type(source).shape) > 1:
             source = graph.add(Flatten(), source, name=f"{name}_flat")
         graph.set_op(name, composed)
@@ -92,40 +91,62 @@ class FoldPool(Pass):
         changes = 0
         while self._composable(graph, graph.operands(name)[0]):
             (source,) = graph.operands(name)
-            op, conv = graph[source], graph[name]
-            (operand,) = graph.operands(source)
+            op, conv, (operand,) = graph[source], graph[name], graph.operands(source)
             assert isinstance(conv, Conv)
             try:
-                folded = _before(op, conv, graph.type(operand), graph.type(source))
+                first = op if isinstance(op, Weighted) else op.as_convolution(graph.type(operand))
+                if not isinstance(first, Conv) or (first is op and not _is_one_by_one(first)):
+                    raise BlockedError("only a 1x1 convolution of stride 1 folds into the convolution behind it")
+                _expect_zero_border(first, conv, graph.type(operand).shape, graph.type(source).shape)
             except BlockedError as why:
                 blocked[source] = str(why)
                 break
-            folded = attrs.evolve(folded, origin=merge(conv.origin, op.origin))
-            graph.set_op(name, folded)
+            graph.set_op(name, attrs.evolve(_composed(first, conv), origin=merge(conv.origin, op.origin)))
             graph.set_operands(name, operand)
             graph.remove(source)
             changes += 1
         return changes
 
 
-def _compose(graph: Graph, source: str, chain: Sequence[str], name: str) -> Linear:
-    """``W (A x + a) + b`` as one Linear over the flattened x; the rows of ``W A`` by one backward sweep."""
+def _into_producer(graph: Graph, name: str, blocked: dict[str, str]) -> int:
+    """Compose a pool into the Conv that makes its operand."""
+    (source,) = graph.operands(name)
+    conv = graph[source]
+    if not isinstance(conv, Conv) or len(graph.users(source)) != 1:
+        return 0
+    try:
+        pool = graph[name].as_convolution(graph.type(source))
+        assert isinstance(pool, Conv)
+        if any(map(any, pool.padding)):
+            raise BlockedError("a padded pool behind a convolution is no convolution")
+    except BlockedError as why:
+        blocked[name] = str(why)
+        return 0
+    graph.set_op(name, attrs.evolve(_composed(conv, pool), origin=merge(conv.origin, pool.origin)))
+    graph.set_operands(name, graph.operands(source)[0])
+    graph.remove(source)
+    return 1
+
+
+def _into_matrix(graph: Graph, source: str, chain: Sequence[str], name: str) -> Linear:
+    """``W (A x + a) + b`` as one Linear over the flattened x."""
     linear = graph[name]
     assert isinstance(linear, Linear)
     operand = graph.type(source)
-    weight = np.asarray(linear.weight, dtype=np.float64)
-    with tensor_cache(), torch.inference_mode(False), torch.enable_grad():
-        rows = torch.zeros((linear.out_features, *operand.shape), dtype=torch.float64, requires_grad=True)
-        y = rows
+
+    def meaning(x: Tensor) -> Tensor:
         for each in chain:
-            y = graph[each].eval(y)
-        (gradient,) = torch.autograd.grad(y, rows, torch.tensor(weight))
-    shift = weight @ y[0].detach().numpy()
-    bias = None if linear.bias is None and not shift.any() else linear.shift + shift
+            x = graph[each].eval(x)
+        return x
+
+    weight = np.asarray(linear.weight, dtype=np.float64)
+    with tensor_cache():
+        (rows,), offset = backward_sweep(meaning, [operand.shape], torch.tensor(weight))
+    shift = weight @ offset.numpy()
     return attrs.evolve(
         linear,
-        weight=gradient.reshape(len(weight), -1).numpy(),
-        bias=bias,
+        weight=rows.reshape(len(weight), -1).numpy(),
+        bias=None if linear.bias is None and not shift.any() else linear.shift + shift,
         in_scale=_flat_scale(operand),
         origin=merge(linear.origin, *(graph[each].origin for each in chain)),
     )
@@ -137,124 +158,46 @@ def _flat_scale(operand: Type) -> Array:
     return np.broadcast_to(operand.scale, operand.shape).reshape(-1)
 
 
-def _before(op: Op, conv: Conv, operand: Type, between: Type) -> Conv:
-    """``conv(op(x))`` as one Conv."""
-    scale = channel_scale(operand, 0, "conv") if isinstance(operand.encoding, Rate) else np.ones(1)
-    if isinstance(op, (SumPool, AvgPool)):
-        return attrs.evolve(_pool_then_conv(op, conv, operand, between), in_scale=scale)
-    if isinstance(op, Pad):
-        return attrs.evolve(_padded(op, conv), in_scale=scale)
-    if isinstance(op, Conv):
-        return attrs.evolve(_one_by_one_then_conv(op, conv), in_scale=scale)
-    raise BlockedError(f"a {op.kind} is no convolution")
+def _is_one_by_one(conv: Conv) -> bool:
+    return {*conv.kernel, *conv.stride} == {1} and not any(map(any, conv.padding))
 
 
-def _window(pool: SumPool | AvgPool, operand: Type, between: Type) -> tuple[list[tuple[int, int]], float]:
-    """Padding of a pool as pairs, and the weight of each cell in a window."""
-    pads = [(p, p) if isinstance(p, int) else p for p in pool.padding]
-    if isinstance(pool, SumPool):
-        return pads, 1.0
-    if any(pool.padding) and not pool.count_include_pad:
-        raise BlockedError("without count_include_pad the windows have different divisors")
-    sizes = zip(operand.shape[1:], pads, pool.kernel, pool.stride, between.shape[1:], strict=True)
-    if any((size + sum(pad) - k) // s + 1 != out for size, pad, k, s, out in sizes):
-        raise BlockedError("ceil_mode makes windows of different sizes")
-    return pads, 1 / math.prod(pool.kernel)
-
-
-def _pool_then_conv(pool: SumPool | AvgPool, conv: Conv, operand: Type, between: Type) -> Conv:
-    pads, cell = _window(pool, operand, between)
-    for i, (before, after) in enumerate(conv.padding):
-        k, s, near = pool.kernel[i], pool.stride[i], pads[i][0]
-        inside = k > s + near if before else False
-        beyond = between.shape[i + 1] * s - near < operand.shape[i + 1] if after else False
+def _expect_zero_border(first: Conv, second: Conv, operand: Sequence[int], between: Sequence[int]) -> None:
+    """The zeros that the second pads with must be what the first would give there."""
+    if first.bias is not None and any(map(any, second.padding)):
+        raise BlockedError("its bias does not reach the zeros that the convolution behind it pads with")
+    for i, (before, after) in enumerate(second.padding):
+        near, step = first.padding[i][0], first.stride[i]
+        inside = before > 0 and first.kernel[i] > step + near
+        beyond = after > 0 and between[i + 1] * step - near < operand[i + 1]
         if inside or beyond:
             raise BlockedError("the convolution's padding would reach cells that the pool covers or leaves out")
-    steps = [s * d for s, d in zip(pool.stride, conv.dilation, strict=True)]
-    size = [k_p + step * (k - 1) for k_p, step, k in zip(pool.kernel, steps, conv.kernel, strict=True)]
-    weight = np.zeros((*conv.weight.shape[:2], *size))
-    ones = (1,) * len(size)
-    for tap in np.ndindex(*conv.kernel):
-        area = tuple(slice(i * step, i * step + k) for i, step, k in zip(tap, steps, pool.kernel, strict=True))
-        weight[_FEATURES + area] += cell * conv.weight[_FEATURES + tap].reshape(*conv.weight.shape[:2], *ones)
-    padding = [(q[0] + s * p[0], q[1] + s * p[1]) for q, s, p in zip(pads, pool.stride, conv.padding, strict=True)]
-    stride = [a * b for a, b in zip(pool.stride, conv.stride, strict=True)]
-    return attrs.evolve(conv, weight=weight, stride=stride, padding=padding, dilation=ones)
 
 
-def _padded(pad: Pad, conv: Conv) -> Conv:
-    if pad.mode != "constant" or any(size < 0 for pair in pad.padding for size in pair):
-        raise BlockedError("only zero padding folds into a convolution")
-    if len(pad.padding) > len(conv.kernel):
-        raise BlockedError("it pads the channels")
-    missing = len(conv.kernel) - len(pad.padding)
-    pairs = ((0, 0),) * missing + pad.padding
-    padding = [(a + c, b + d) for (a, b), (c, d) in zip(pairs, conv.padding, strict=True)]
-    return attrs.evolve(conv, padding=padding)
+def _composed(first: Conv, second: Conv) -> Conv:
+    """``second(first(x))`` as one Conv, where the zeros that the second pads with are what the first gives there.
 
-
-def _one_by_one_then_conv(first: Conv, conv: Conv) -> Conv:
-    ones = (1,) * len(conv.kernel)
-    if first.kernel != ones or first.stride != ones or any(any(pair) for pair in first.padding):
-        raise BlockedError("only a 1x1 convolution of stride 1 folds into the convolution behind it")
-    if first.bias is not None and any(any(pair) for pair in conv.padding):
-        raise BlockedError("its bias does not reach the zeros that the convolution behind it pads with")
-    groups = math.gcd(first.groups, conv.groups)
-    inner = _dense(first, groups).reshape(groups, -1, first.in_features // groups)
-    outer = _dense(conv, groups)
-    weight = np.einsum("gom...,gmi->goi...", outer, inner)
-    shift = np.einsum("gomk,gm->go", outer.reshape(*outer.shape[:3], -1), first.shift.reshape(groups, -1)).reshape(-1)
-    bias = conv.bias if first.bias is None else conv.shift + shift
-    return attrs.evolve(conv, weight=weight.reshape(conv.out_features, -1, *conv.kernel), bias=bias, groups=groups)
-
-
-def _dense(conv: Conv, groups: int) -> Array:
-    """The weight as [groups, O/groups, I/groups, *kernel] for fewer groups, the new entries zero."""
-    weight = np.zeros((conv.out_features, conv.in_features, *conv.kernel))
-    rows, columns = conv.out_features // conv.groups, conv.in_features // conv.groups
-    for g in range(conv.groups):
-        own = slice(g * rows, (g + 1) * rows)
-        weight[own, g * columns : (g + 1) * columns] = conv.weight[own]
-    rows, columns = conv.out_features // groups, conv.in_features // groups
-    return np.stack([weight[g * rows : (g + 1) * rows, g * columns : (g + 1) * columns] for g in range(groups)])
-
-
-def _into_producer(graph: Graph, name: str, blocked: dict[str, str]) -> int:
-    """Compose a pool into the Conv that makes its operand."""
-    pool = graph[name]
-    (source,) = graph.operands(name)
-    conv = graph[source]
-    if not isinstance(pool, (SumPool, AvgPool)) or not isinstance(conv, Conv) or len(graph.users(source)) != 1:
-        return 0
-    try:
-        folded = _conv_then_pool(conv, pool, graph.type(source), graph.type(name))
-    except BlockedError as why:
-        blocked[name] = str(why)
-        return 0
-    graph.set_op(name, attrs.evolve(folded, origin=merge(conv.origin, pool.origin)))
-    graph.set_operands(name, graph.operands(source)[0])
-    graph.remove(source)
-    return 1
-
-
-def _conv_then_pool(conv: Conv, pool: SumPool | AvgPool, operand: Type, result: Type) -> Conv:
-    pads, cell = _window(pool, operand, result)
-    if any(any(pair) for pair in pads):
-        raise BlockedError("a padded pool behind a convolution is no convolution")
-    spans = [d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel, strict=True)]
-    size = [span + s * (k - 1) for span, s, k in zip(spans, conv.stride, pool.kernel, strict=True)]
-    weight = np.zeros((*conv.weight.shape[:2], *size))
-    for shift in np.ndindex(*pool.kernel):
-        area = tuple(
-            slice(i * s, i * s + span, d)
-            for i, s, span, d in zip(shift, conv.stride, spans, conv.dilation, strict=True)
-        )
-        weight[_FEATURES + area] += cell * conv.weight
+    The second's kernels go backwards through the first. Its transposed convolution lays them out over x, one cell of
+    a kernel as many cells of x from the next as the second's dilation and the first's stride say.
+    """
+    kernels = torch.tensor(block_diagonal(second.weight.astype(np.float64), second.groups))
+    inner = torch.tensor(first.weight.astype(np.float64))
+    steps = [s * d for s, d in zip(first.stride, second.dilation, strict=True)]
+    weight = _TRANSPOSED[len(steps)](kernels, inner, None, steps, 0, 0, first.groups, first.dilation).numpy()
+    groups = math.gcd(first.groups, second.groups)
+    rows, columns = len(weight) // groups, weight.shape[1] // groups
+    weight = weight.reshape(groups, rows, groups, columns, *weight.shape[2:])
+    shift = kernels.flatten(2).sum(2).numpy() @ first.shift
+    padding = [
+        (a + s * c, b + s * d) for (a, b), s, (c, d) in zip(first.padding, first.stride, second.padding, strict=True)
+    ]
     return attrs.evolve(
-        conv,
-        weight=weight,
-        bias=None if conv.bias is None else conv.shift * cell * math.prod(pool.kernel),
-        stride=[a * b for a, b in zip(conv.stride, pool.stride, strict=True)],
-        dilation=(1,) * len(size),
-        out_scale=conv.out_scale / pool.gain,
+        second,
+        weight=np.concatenate([weight[group, :, group] for group in range(groups)]),
+        bias=second.bias if first.bias is None else second.shift + shift,
+        stride=[a * b for a, b in zip(first.stride, second.stride, strict=True)],
+        padding=padding,
+        dilation=(1,) * len(steps),
+        groups=groups,
+        in_scale=first.in_scale,
     )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from spikec.extend.passbase import Context, Pass
+from spikec.ir.affine import backward_sweep
 from spikec.ir.errors import UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role, tensor_cache
@@ -113,13 +114,12 @@ def _unroll(graph: Graph, name: str) -> None:
     (source,) = graph.operands(name)
     operand, result = graph.type(source), graph.type(name)
     size = math.prod(result.shape)
-    with tensor_cache(), torch.inference_mode(False), torch.enable_grad():
-        rows = torch.zeros((size, *operand.shape), dtype=torch.float64, requires_grad=True)
-        y = op.eval(rows)
-        (gradient,) = torch.autograd.grad(y, rows, torch.eye(size, dtype=torch.float64).reshape(size, *result.shape))
+    with tensor_cache():
+        unit = torch.eye(size, dtype=torch.float64).reshape(size, *result.shape)
+        (rows,), offset = backward_sweep(op.eval, [operand.shape], unit)
     linear = Linear(
-        gradient.reshape(size, -1).numpy(),
-        None if op.bias is None else y[0].detach().reshape(-1).numpy(),
+        rows.reshape(size, -1).numpy(),
+        None if op.bias is None else offset.reshape(-1).numpy(),
         in_scale=_flat(operand.scale, operand.shape),
         out_scale=_flat(result.scale, result.shape),
         origin=op.origin,

@@ -10,7 +10,7 @@ import numpy as np
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import Add, Conv, Flatten, Linear, Neuron, Pad, Reshape, SumPool, Weighted
-from spikec.ir.ops.weighted import diagonal
+from spikec.ir.ops.weighted import block_diagonal, diagonal
 from spikec.ir.origin import merge
 from spikec.ir.stages import FINAL, Stage
 from spikec.ir.types import Array, channel_scale
@@ -58,24 +58,9 @@ def _pools(graph: Graph, context: Context) -> int:
         (operand,) = graph.operands(node.name)
         padded = any(side for pair in node.op.padding for side in pair) or isinstance(graph[operand], Pad)
         if len(node.op.kernel) == 1 or (len(node.op.kernel) == 2 and padded):
-            graph.set_op(node.name, _ones(graph, node, operand))
+            graph.set_op(node.name, node.op.as_convolution(graph.type(operand)))
             changes += 1
     return changes
-
-
-def _ones(graph: Graph, node: Node[SumPool], operand: str) -> Conv:
-    op, channels = node.op, graph.type(operand).shape[0]
-    scale = channel_scale(graph.type(operand), 0, op.kind)
-    return Conv(
-        np.ones((channels, 1, *op.kernel)),
-        stride=op.stride,
-        padding=op.padding,
-        dilation=(1,) * len(op.kernel),
-        groups=channels,
-        in_scale=scale,
-        out_scale=scale / op.gain,
-        origin=op.origin,
-    )
 
 
 def _pads(graph: Graph, context: Context) -> int:
@@ -159,7 +144,7 @@ def _convs(graph: Graph, context: Context) -> int:
         if len(node.op.kernel) > 2:
             continue
         shape = graph.type(graph.operands(node.name)[0]).shape
-        even = _even(_dense(node.op), node.op.padding, node.op.dilation)
+        even = _even(block_diagonal(node.op.weight, node.op.groups), node.op.padding, node.op.dilation)
         legal = _square(*even, shape[1:], node.op.stride) or _square(*_solid(even), shape[1:], node.op.stride)
         if legal is None:
             kernel = "x".join(map(str, node.op.kernel))
@@ -171,18 +156,6 @@ def _convs(graph: Graph, context: Context) -> int:
             graph.set_op(node.name, op)
             changes += 1
     return changes
-
-
-def _dense(op: Conv) -> Array:
-    """The weight with its groups as blocks on the diagonal."""
-    if op.groups == 1:
-        return op.weight
-    rows, columns = op.out_features // op.groups, op.weight.shape[1]
-    dense = np.zeros((op.out_features, op.in_features, *op.kernel), op.weight.dtype)
-    for group in range(op.groups):
-        row, column = group * rows, group * columns
-        dense[row : row + rows, column : column + columns] = op.weight[row : row + rows]
-    return dense
 
 
 def _even(weight: Array, padding: tuple[tuple[int, int], ...], dilation: tuple[int, ...]) -> Kernel:

@@ -306,6 +306,17 @@ class ConvTranspose(_Spatial):
         return cut if self.bias is None else cut + tensor(self.bias, x).reshape(-1, *[1] * len(self.kernel))
 
 
+def block_diagonal(weight: Array, groups: int) -> Array:
+    """[O, I, ...]: a weight [O, I/groups, ...] for one group, its groups' blocks on the diagonal."""
+    if groups == 1:
+        return weight
+    outputs, columns, *kernel = weight.shape
+    blocks = np.zeros((groups, outputs // groups, groups, columns, *kernel), weight.dtype)
+    for group, block in enumerate(np.split(weight, groups)):
+        blocks[group, :, group] = block
+    return blocks.reshape(outputs, groups * columns, *kernel)
+
+
 def pointwise(weight: Array, bias: Array | None, rank: int, groups: int = 1, **scales: Any) -> Weighted:
     """``W x + b`` over the channels alone: a 1x1 convolution, or a matrix for samples that are vectors.
 
@@ -317,12 +328,7 @@ def pointwise(weight: Array, bias: Array | None, rank: int, groups: int = 1, **s
         scales: ``in_scale``, ``out_scale`` and ``origin`` of the op.
     """
     if rank == 1:
-        rows, columns = len(weight) // groups, weight.shape[1]
-        blocks = np.zeros((len(weight), groups * columns))
-        for group in range(groups):
-            own = slice(group * rows, (group + 1) * rows)
-            blocks[own, group * columns : (group + 1) * columns] = weight[own]
-        return Linear(blocks, bias, **scales)
+        return Linear(block_diagonal(weight, groups), bias, **scales)
     ones = (1,) * (rank - 1)
     kernels = weight.reshape(*weight.shape, *ones)
     return Conv(kernels, bias, stride=ones, padding=(0,) * len(ones), dilation=ones, groups=groups, **scales)
