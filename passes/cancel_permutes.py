@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -11,24 +11,9 @@ import numpy as np
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op
-from spikec.ir.ops import (
-    Add,
-    Clamp,
-    Concat,
-    Flatten,
-    Head,
-    Identity,
-    LeakyRelu,
-    Linear,
-    Maximum,
-    Minimum,
-    Pad,
-    Permute,
-    Relu,
-    Reshape,
-    Slice,
-)
+from spikec.ir.ops import Flatten, Linear, Permute, Reshape
 from spikec.ir.origin import merge
+from spikec.ir.rewrite import Kinds, rewrite
 from spikec.ir.stages import ANN, Stage
 
 
@@ -36,7 +21,7 @@ from spikec.ir.stages import ANN, Stage
 class CancelPermutes(Pass):
     """A permute sinks until it meets another one::
 
-    f(p(x))            = p(f(x))        for what works element by element, and slices, pads and concats
+    f(p(x))            = p(f'(x))       for ops that work element by element or along axes (``Op.permuted``)
     q(p(x))            = (q p)(x)       and nothing where q undoes p
     p(x)               = reshape(x)     where only axes of length 1 change places
     reshape(reshape(x)) = reshape(x)
@@ -49,130 +34,92 @@ class CancelPermutes(Pass):
     def run(self, graph: Graph, context: Context) -> int:
         """Apply the rules until none fires."""
         changes = 0
-        while fired := sum(rule(graph, node) for rule, node in _candidates(graph) if node.name in graph):
+        while fired := sum(_applied(graph, *rule) for rule in _RULES):
             changes += fired
         return changes
 
 
-Rule = Callable[[Graph, Node[Any]], bool]
+Rule = Callable[..., bool]
 
 
-def _candidates(graph: Graph) -> list[tuple[Rule, Node[Op]]]:
-    return [(rule, node) for node in graph.match(Op) for kinds, rule in _RULES if isinstance(node.op, kinds)]
+def _applied(graph: Graph, kinds: tuple[Kinds, ...], rule: Rule) -> int:
+    return rewrite(graph, kinds, lambda *nodes: rule(graph, *nodes), shared=True)
 
 
-def _compose(graph: Graph, node: Node[Permute]) -> bool:
+def _compose(graph: Graph, first: Node[Permute], second: Node[Permute]) -> bool:
     """A permute of a permute is one, or none."""
-    (inner,) = graph.operands(node.name)
-    op, current = graph[inner], graph[node.name]
-    if not isinstance(op, Permute) or not isinstance(current, Permute):
-        return False
-    (source,) = graph.operands(inner)
-    axes = [op.axes[axis] for axis in current.axes]
-    graph.set_operands(node.name, source)
+    axes = [first.op.axes[axis] for axis in second.op.axes]
+    graph.set_operands(second.name, *graph.operands(first.name))
     if axes == sorted(axes):
-        graph.drop(op.origin, "cancels with another transposition")
-        graph.bypass(node.name, "cancels with another transposition")
+        graph.drop(first.op.origin, "cancels with another transposition")
+        graph.bypass(second.name, "cancels with another transposition")
     else:
-        graph.set_op(node.name, Permute(axes, origin=merge(op.origin, current.origin)))
-    graph.remove_dead(inner)
+        graph.set_op(second.name, Permute(axes, origin=merge(first.op.origin, second.op.origin)))
+    graph.remove_dead(first.name)
     return True
 
 
-def _flat(graph: Graph, node: Node[Permute]) -> bool:
+def _flat(graph: Graph, permute: Node[Permute]) -> bool:
     """A permute that moves no axis longer than 1 past another."""
-    op = graph[node.name]
-    shape = graph.type(graph.operands(node.name)[0]).shape
-    if not isinstance(op, Permute):
-        return False
-    long = [axis for axis in op.axes if shape[axis] != 1]
+    shape = graph.type(graph.operands(permute.name)[0]).shape
+    long = [axis for axis in permute.op.axes if shape[axis] != 1]
     if long != sorted(long):
         return False
-    graph.set_op(node.name, Reshape(graph.type(node.name).shape, origin=op.origin))
+    graph.set_op(permute.name, Reshape(graph.type(permute.name).shape, origin=permute.op.origin))
     return True
 
 
-def _join(graph: Graph, node: Node[Reshape] | Node[Flatten]) -> bool:
+def _join(graph: Graph, first: Node[Op], second: Node[Op]) -> bool:
     """A reshape of a reshape is one, or none."""
-    (inner,) = graph.operands(node.name)
-    before, op = graph[inner], graph[node.name]
-    if not isinstance(before, (Reshape, Flatten)) or not isinstance(op, (Reshape, Flatten)):
+    if len(graph.users(first.name)) > 1:
         return False
-    if len(graph.users(inner)) > 1:
-        return False
-    shape = graph.type(node.name).shape
-    (source,) = graph.operands(inner)
-    origin = merge(before.origin, op.origin)
-    graph.set_operands(node.name, source)
+    shape, (source,) = graph.type(second.name).shape, graph.operands(first.name)
+    origin = merge(first.op.origin, second.op.origin)
+    graph.set_operands(second.name, source)
     if shape == graph.type(source).shape:
         graph.drop(origin, "gives the shape that was there before")
-        graph.bypass(node.name)
+        graph.bypass(second.name)
     else:
-        graph.set_op(node.name, Flatten(origin=origin) if len(shape) == 1 else Reshape(shape, origin=origin))
-    graph.remove_dead(inner)
+        graph.set_op(second.name, Flatten(origin=origin) if len(shape) == 1 else Reshape(shape, origin=origin))
+    graph.remove_dead(first.name)
     return True
 
 
-def _sink(graph: Graph, node: Node[Any]) -> bool:
+def _sink(graph: Graph, permute: Node[Permute], user: Node[Op]) -> bool:
     """A permute of all operands moves behind the op."""
-    permutes = graph.operands(node.name)
-    ops = [graph[each] for each in permutes]
-    first = ops[0]
-    if not isinstance(first, Permute) or any(not isinstance(op, Permute) or op.axes != first.axes for op in ops):
+    axes, operands = permute.op.axes, graph.operands(user.name)
+    permutes = [op for each in operands if isinstance(op := graph[each], Permute) and op.axes == axes]
+    moved = user.op.permuted(axes)
+    if moved is None or len(permutes) < len(operands):
         return False
-    moved = _before(graph[node.name], first.axes)
-    if moved is None:
-        return False
-    graph.set_operands(node.name, *(graph.operands(each)[0] for each in permutes))
-    graph.set_op(node.name, moved)
-    graph.insert_after(
-        node.name, Permute(first.axes, origin=merge(*(op.origin for op in ops))), new=f"{node.name}_order"
-    )
-    for each in permutes:
+    graph.set_operands(user.name, *(graph.operands(each)[0] for each in operands))
+    graph.set_op(user.name, moved)
+    origin = merge(*(op.origin for op in permutes))
+    graph.insert_after(user.name, Permute(axes, origin=origin), new=f"{user.name}_order")
+    for each in operands:
         graph.remove_dead(each)
     return True
 
 
-def _before(op: Op, axes: Sequence[int]) -> Op | None:
-    """What does to x as ``op`` does to its permutation, if it is one op: axis i of that is axis ``axes[i]`` of x."""
-    rank = len(axes)
-    if isinstance(op, (Slice, Concat, Head)):
-        return attrs.evolve(op, axis=axes[op.axis % rank])
-    if isinstance(op, LeakyRelu):
-        slope = op.slope.reshape((1,) * (rank - op.slope.ndim) + op.slope.shape)
-        return attrs.evolve(op, slope=np.transpose(slope, np.argsort(axes)))
-    if isinstance(op, Pad):
-        if op.mode != "constant":
-            return None
-        sizes = ((0, 0),) * (rank - len(op.padding)) + op.padding
-        return attrs.evolve(op, padding=[sizes[i] for i in np.argsort(axes)])
-    return op
-
-
-def _absorb(graph: Graph, node: Node[Linear]) -> bool:
+def _absorb(graph: Graph, permute: Node[Permute], flatten: Node[Op], linear: Node[Linear]) -> bool:
     """A permute in front of a flatten whose only user is a matrix: the matrix's columns change places."""
-    (flatten,) = graph.operands(node.name)
-    op, linear = graph[flatten], graph[node.name]
-    if not isinstance(op, (Flatten, Reshape)) or not isinstance(linear, Linear):
+    if len(graph.type(flatten.name).shape) != 1 or len(graph.users(flatten.name)) != 1:
         return False
-    (inner,) = graph.operands(flatten)
-    permute = graph[inner]
-    if not isinstance(permute, Permute) or len(graph.type(flatten).shape) != 1 or len(graph.users(flatten)) != 1:
-        return False
-    (source,) = graph.operands(inner)
-    cells = np.arange(linear.in_features).reshape(graph.type(source).shape).transpose(permute.axes).reshape(-1)
-    origin = merge(linear.origin, permute.origin)
-    graph.set_op(node.name, attrs.evolve(linear, weight=linear.weight[:, np.argsort(cells)], origin=origin))
-    graph.set_operands(flatten, source)
-    graph.set_op(flatten, Flatten(origin=op.origin))
-    graph.remove_dead(inner)
+    (source,) = graph.operands(permute.name)
+    cells = np.arange(linear.op.in_features).reshape(graph.type(source).shape).transpose(permute.op.axes).reshape(-1)
+    weight, origin = linear.op.weight[:, np.argsort(cells)], merge(linear.op.origin, permute.op.origin)
+    graph.set_op(linear.name, attrs.evolve(linear.op, weight=weight, origin=origin))
+    graph.set_operands(flatten.name, source)
+    graph.set_op(flatten.name, Flatten(origin=flatten.op.origin))
+    graph.remove_dead(permute.name)
     return True
 
 
-_RULES: tuple[tuple[tuple[type[Op], ...], Rule], ...] = (
-    ((Permute,), _compose),
+_RESHAPES = (Reshape, Flatten)
+_RULES: tuple[tuple[tuple[Kinds, ...], Rule], ...] = (
+    ((Permute, Permute), _compose),
     ((Permute,), _flat),
-    ((Reshape, Flatten), _join),
-    ((Relu, Clamp, LeakyRelu, Identity, Add, Maximum, Minimum, Head, Slice, Concat, Pad), _sink),
-    ((Linear,), _absorb),
+    ((_RESHAPES, _RESHAPES), _join),
+    ((Permute, Op), _sink),
+    ((Permute, _RESHAPES, Linear), _absorb),
 )

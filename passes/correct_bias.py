@@ -11,7 +11,7 @@ from spikec.extend.passbase import Context, Contract, Pass
 from spikec.extend.sweep import Layer, layers
 from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import Weighted
-from spikec.ir.rewrite import bias_of
+from spikec.ir.rewrite import bias_owner
 from spikec.ir.stages import SNN, Stage
 from spikec.ir.types import Array, channel_scale
 
@@ -59,8 +59,8 @@ class CorrectBias(Pass):
 
 def _owners(graph: Graph, layer: Layer) -> list[Node[Weighted]]:
     """The affine op in front of all neurons of a layer, or those in front of each; none where one is lacking."""
-    shared = bias_of(graph, *layer.neurons)
+    shared = bias_owner(graph, *layer.neurons)
     if shared is not None:
         return [shared]
-    found = [owner for name in layer.neurons if (owner := bias_of(graph, name)) is not None]
+    found = [owner for name in layer.neurons if (owner := bias_owner(graph, name)) is not None]
     return found if len(found) == len(layer.neurons) else []

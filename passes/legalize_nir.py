@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from spikec.extend.passbase import Context, Pass
-from spikec.ir.graph import Graph, Node
+from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Conv, Flatten, Linear, Neuron, Pad, Reshape, SumPool, Weighted
 from spikec.ir.ops.weighted import block_diagonal, diagonal
 from spikec.ir.origin import merge

@@ -56,7 +56,8 @@ def _lower(graph: Graph, node: Node[Concat], user: str) -> None:
     alone = len(graph.operands(user)) == 1
     ops = op.split(_channels_of(graph, parts), graph.type(node.name)) if alone else None
     if ops is not None:
-        made = [graph.add(each, part, name=f"{user}_{i}") for i, (each, part) in enumerate(zip(ops, parts, strict=True))]
+        split = enumerate(zip(ops, parts, strict=True))
+        made = [graph.add(each, part, name=f"{user}_{i}") for i, (each, part) in split]
         origin = merge(op.origin, node.op.origin)
         graph.set_op(user, Add(origin=origin) if isinstance(op, Weighted) else Concat(origin=node.op.origin))
         graph.set_operands(user, *made)
@@ -80,8 +81,8 @@ def _placed(graph: Graph, node: Node[Concat]) -> str:
     out_scale = channel_scale(whole, 0, "concat")
     made = []
     for i, (part, rows) in enumerate(zip(parts, _channels_of(graph, parts), strict=True)):
-        weight = np.eye(whole.shape[0])[:, rows]
-        scales = {"in_scale": channel_scale(graph.type(part), 0, "concat"), "out_scale": out_scale}
-        place = pointwise(weight, None, len(whole.shape), origin=node.op.origin, **scales)
+        weight, in_scale = np.eye(whole.shape[0])[:, rows], channel_scale(graph.type(part), 0, "concat")
+        rank, origin = len(whole.shape), node.op.origin
+        place = pointwise(weight, None, rank, in_scale=in_scale, out_scale=out_scale, origin=origin)
         made.append(graph.add(place, part, name=f"{node.name}_{i}"))
     return graph.add(Add(origin=node.op.origin), *made, name=f"{node.name}_sum")

@@ -11,7 +11,7 @@ from spikec.extend.passbase import Context, Contract, Pass
 from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import IF, Neuron
 from spikec.ir.ops.weighted import diagonal
-from spikec.ir.rewrite import bias_of
+from spikec.ir.rewrite import bias_owner
 from spikec.ir.stages import SNN, Stage
 from spikec.ir.types import SCALE_RTOL, channel_scale
 
@@ -62,7 +62,7 @@ class LowerVInit(Pass):
 
 def _lower(graph: Graph, node: Node[Neuron], timesteps: int, context: Context) -> int:
     (current,) = graph.operands(node.name)
-    signal, owner = graph.type(current), bias_of(graph, node.name)
+    signal, owner = graph.type(current), bias_owner(graph, node.name)
     axis = 0 if owner is None else owner.op.axis % len(signal.shape)
     charge = np.moveaxis(np.broadcast_to(node.op.v_init * signal.scale, signal.shape), axis, 0)
     charge = charge.reshape(len(charge), -1).astype(np.float64)

@@ -9,12 +9,13 @@ import numpy as np
 
 from spikec.extend.passbase import Context, Contract, Pass
 from spikec.extend.sweep import layers
-from spikec.ir.errors import TypeMismatchError
+from spikec.ir.affine import Affine, BlockedError
 from spikec.ir.graph import Graph
-from spikec.ir.op import Op, Role
-from spikec.ir.ops import Relu, Rescale, Weighted
+from spikec.ir.op import Op
+from spikec.ir.ops import Relu, Weighted
 from spikec.ir.stages import SPIKING, Stage
-from spikec.ir.types import Array, channel_scale, on_axis
+from spikec.ir.transport import Transport
+from spikec.ir.types import on_axis
 
 
 @attrs.frozen
@@ -45,16 +46,27 @@ class OutgoingAmplitude(Pass):
             gain = (wanted * found).reshape(len(found), -1).sum(1) / np.where(power > 0, power, 1)
             gain = np.clip(np.where(power > 0, gain, 1), *self.limits)
             rank = len(graph.type(layer.name).shape)
-            edits = _behind(graph, layer.name, on_axis(gain, rank, axis))
-            if edits is None:
+            weights = _Weights(graph)
+            try:
+                weights.down(layer.name, Affine.scaling(on_axis(gain, rank, axis)))
+            except BlockedError:
                 context.note(
                     layer.name, "its spikes reach more than affine ops, so they weigh what their threshold says"
                 )
                 continue
-            for name, op in edits.items():
-                graph.set_op(name, op)
-            changes += len(edits)
+            weights.apply()
+            changes += len(weights.edits)
         return changes
+
+
+class _Weights(Transport):
+    """A gain goes into the affine ops behind a layer, or nowhere."""
+
+    def into_operand(self, name: str, op: Op, lost: Affine) -> Op | None:
+        """``W (gain x) + b``, another value for the ANN."""
+        if len(self.graph.operands(name)) > 1:
+            raise BlockedError("takes other signals too")
+        return op.behind(*lost.in_channels(op.axis)) if isinstance(op, Weighted) else None
 
 
 def _channel_axis(context: Context, name: str) -> int:
@@ -63,34 +75,3 @@ def _channel_axis(context: Context, name: str) -> int:
     assert isinstance(relu, Relu)
     assert relu.scale is not None
     return max(range(relu.scale.ndim), key=lambda axis: relu.scale.shape[axis])  # type: ignore[union-attr]
-
-
-def _behind(graph: Graph, name: str, gain: Array) -> dict[str, Op] | None:
-    """The affine ops that take a signal, with weights that multiply it by a gain; None where something else does."""
-    edits: dict[str, Op] = {}
-    for user, _ in graph.users(name):
-        op = graph[user]
-        if isinstance(op, Weighted):
-            signal = graph.type(graph.operands(user)[0])
-            try:
-                factor = channel_scale(signal.with_scale(gain), op.axis, op.kind)
-            except TypeMismatchError:
-                return None
-            more: dict[str, Op] | None = {user: attrs.evolve(op.scale_input(factor), in_scale=op.in_scale)}
-        elif len(graph.operands(user)) == 1 and op.role not in (Role.IO, Role.NEURON):
-            more = _behind(graph, user, _through(graph, user, gain))
-        else:
-            more = None
-        if more is None or edits.keys() & more.keys():
-            return None
-        edits |= more
-    return edits
-
-
-def _through(graph: Graph, name: str, gain: Array) -> Array:
-    """The gain behind an op, which moves it as it moves a scale."""
-    if isinstance(graph[name], Rescale):
-        return gain
-    operand = graph.type(graph.operands(name)[0])
-    moved = graph[name].infer(operand.with_scale(operand.scale * gain))
-    return np.asarray(moved.scale / graph.type(name).scale)

@@ -11,7 +11,7 @@ from spikec.extend.passbase import Context, Contract, Pass
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Neuron, Relu, Rescale, Stream
-from spikec.ir.rewrite import makers
+from spikec.ir.rewrite import neurons_of
 from spikec.ir.stages import SPIKING, Stage
 
 
@@ -51,7 +51,7 @@ class ReplicateNeurons(Pass):
         if context.ann is None:
             context.note("", "the model was spiking from the start: no neuron stands for a ReLU")
             return 0
-        found = {node.name: makers(graph, node.name) for node in context.ann.match(Relu)}
+        found = {node.name: neurons_of(graph, node.name) for node in context.ann.match(Relu)}
         found = {name: neurons for name, neurons in found.items() if neurons}
         for name, neurons in found.items():
             if len(neurons) > 1:

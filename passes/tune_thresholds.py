@@ -11,7 +11,7 @@ from spikec.extend.loader import pass_named
 from spikec.extend.passbase import Context, Contract, Pass
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Rescale
-from spikec.ir.rewrite import makers
+from spikec.ir.rewrite import neurons_of
 from spikec.ir.stages import SPIKING, Stage
 
 
@@ -33,7 +33,7 @@ class TuneThresholds(Pass):
         scales = normalize.scales(context.ann, context)  # type: ignore[attr-defined]
         changes = 0
         for name, scale in scales.items():
-            if len(makers(graph, name)) > 1:
+            if len(neurons_of(graph, name)) > 1:
                 context.note(name, "it has several neurons for each, its threshold stays: tune it before they are made")
                 continue
             (before,) = graph.operands(name)

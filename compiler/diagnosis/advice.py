@@ -11,7 +11,7 @@ from spikec.calibration.calibration import Statistics
 from spikec.diagnosis.record import Advice, Layer, Rung
 from spikec.driver import Compilation
 from spikec.ir.ops import Neuron
-from spikec.ir.rewrite import makers
+from spikec.ir.rewrite import neurons_of
 from spikec.ir.types import Array
 
 #: a percentile helps if it clips at most this share of what is clipped now
@@ -63,8 +63,8 @@ def advise(
         change, why = "calibration= with a few hundred training samples", "thresholds follow from the weights alone"
     else:
         known = compilation.calibration.nodes
-        relu = next((name for name in known if layer.node in makers(compilation.graph, name)), "")
-        copies = len(makers(compilation.graph, relu)) or 1
+        relu = next((name for name in known if layer.node in neurons_of(compilation.graph, name)), "")
+        copies = len(neurons_of(compilation.graph, relu)) or 1
         change, why = _RULES[kind](Findings(layer, neuron, scale * copies, charged, known.get(relu), copies, timesteps))
     return Advice(kind, layer.name, change, f"most is lost by {kind}, first of all in {layer.name} ({share}): {why}")
 

@@ -26,7 +26,7 @@ from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role, StatefulOp, tensor, tensor_cache
 from spikec.ir.ops import Neuron, Output, Relu
-from spikec.ir.rewrite import makers
+from spikec.ir.rewrite import neurons_of
 from spikec.ir.types import Array
 
 #: samples of a single tensor are run in batches of this size
@@ -170,7 +170,7 @@ class _Measured:
         if not neurons:
             raise InvalidModelError("the compiled network has no neuron", hint="diagnose needs a spiking network")
         self.layers = {node.name: LayerSums.of(self.graph, node.name, timesteps) for node in neurons}
-        self.makers = {node.name: makers(self.graph, node.name) for node in self.ann.match(Relu)}
+        self.makers = {node.name: neurons_of(self.graph, node.name) for node in self.ann.match(Relu)}
         self.relus = {name: relu for relu, names in self.makers.items() for name in names}
         self.clipped = self._clipped()
         self.synchronous = _without_time(self.graph, self._ideal)

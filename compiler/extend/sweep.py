@@ -16,7 +16,7 @@ from spikec.ir.errors import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, StatefulOp, tensor_cache
 from spikec.ir.ops import Neuron, Relu
-from spikec.ir.rewrite import makers
+from spikec.ir.rewrite import neurons_of
 from spikec.ir.types import Array
 
 
@@ -179,7 +179,7 @@ def tunable(graph: Graph, context: Context) -> dict[str, tuple[str, ...]]:
     if context.ann is None:
         return {}
     relus = [node.name for node in context.ann.match(Relu) if not node.op.compares]
-    return {relu: found for relu in relus if (found := makers(graph, relu))}
+    return {relu: found for relu in relus if (found := neurons_of(graph, relu))}
 
 
 def layers(graph: Graph, context: Context) -> Iterator[Layer]:

@@ -166,7 +166,10 @@ def _means(meaning: Meaning, values: Tensor, shapes: Sequence[Shape], unseen: fl
     to zero, that says nothing, and the values' weights are random.
     """
     ones = torch.ones_like(values)
-    for weights in (ones, ones + torch.rand(values.shape, dtype=ones.dtype, generator=torch.Generator().manual_seed(0))):
+    for weights in (
+        ones,
+        ones + torch.rand(values.shape, dtype=ones.dtype, generator=torch.Generator().manual_seed(0)),
+    ):
         try:
             sums, _ = backward_sweep(meaning, shapes, torch.stack((values * weights, weights)))
         except RuntimeError:  # not differentiable: numpy in the meaning, for one

@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import enum
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import attrs
@@ -151,7 +152,7 @@ class Op:
         Raises:
             BlockedError: there is no such map, or the op is not linear.
         """
-        if self.role is not Role.LINEAR:
+        if self.role not in (Role.LINEAR, Role.CAST):
             raise BlockedError(THROUGH)
         gain = maps[0].gain
         if all(m.gain.size == 1 and m.gain.item() == gain.item() and not m.shifts for m in maps):
@@ -167,7 +168,7 @@ class Op:
 
         As ``map_result``, which is its inverse.
         """
-        if self.role is not Role.LINEAR:
+        if self.role not in (Role.LINEAR, Role.CAST):
             raise BlockedError(THROUGH)
         if wanted.gain.size == 1 and not wanted.shifts:
             return [Affine.scaling(wanted.gain.reshape((1,) * len(t.shape))) for t in operands]
@@ -176,25 +177,18 @@ class Op:
         return affine.map_operands(self.eval, wanted, [t.shape for t in operands], self.uneven)
 
     def permuted(self, axes: Sequence[int]) -> Self | None:
-        """The op that does to x what this one does to a permutation of it, so that its result is to be permuted.
+        """The op that gives, permuted, what this one gives for a permutation of its operand; None if none does.
 
         Args:
-            axes: axis i of the permutation is axis ``axes[i]`` of x.
-
-        Returns:
-            None where no one op does it.
+            axes: axis i of the permutation is axis ``axes[i]`` of the operand.
         """
         if not self.elementwise:
             return None
-
-        def turned(value: Array) -> Array:
-            full = value.reshape((1,) * (len(axes) - value.ndim) + value.shape)
-            return np.transpose(full, np.argsort(axes))
-
-        return self._with_arrays(turned)
+        back = np.argsort(axes)
+        return self._with_arrays(lambda x: np.transpose(x.reshape((1,) * (len(axes) - x.ndim) + x.shape), back))
 
     def split(self, parts: Sequence[slice], operand: Type) -> Sequence[Op] | None:
-        """The ops for parts of the operand's channels, whose results side by side are this one's; or None.
+        """Ops for parts of the operand's channels whose results, side by side, are this op's; None if there are none.
 
         Args:
             parts: of axis 0 of the operand, from the first channel to the last.
@@ -202,14 +196,7 @@ class Op:
         """
         if not (self.channelwise or self.elementwise):
             return None
-
-        def cut(rows: slice) -> Self:
-            full = operand.shape[0]
-            return self._with_arrays(
-                lambda x: x[rows] if x.ndim == len(operand.shape) and len(x) == full else x
-            )
-
-        return [cut(rows) for rows in parts]
+        return [self._with_arrays(partial(_cut, rows=rows, shape=operand.shape)) for rows in parts]
 
     def as_convolution(self, operand: Type) -> Op:
         """The same as a :class:`spikec.ir.ops.Conv` of its operand.
@@ -220,10 +207,10 @@ class Op:
         raise BlockedError(f"a {self.kind} is no convolution")
 
     def _with_arrays(self, change: Callable[[Array], Array]) -> Self:
-        """The same op, every array that is one of its parameters changed."""
-        arrays = {name: value for name, value in self.parameters().items() if isinstance(value, np.ndarray)}
-        changed = {name: change(value) for name, value in arrays.items()}
-        return attrs.evolve(self, **{name: each for name, each in changed.items() if each is not arrays[name]})
+        """The same op with every array among its parameters changed."""
+        parameters = self.parameters().items()
+        changed: dict[str, Any] = {name: change(x) for name, x in parameters if isinstance(x, np.ndarray)}
+        return attrs.evolve(self, **changed)
 
     def __deepcopy__(self, memo: Any) -> Self:
         return self
@@ -241,6 +228,11 @@ class Op:
             reason = str(error).splitlines()[0]
             shapes = ", ".join(str(t.shape) for t in operands)
             raise TypeMismatchError(f"{self.kind} does not take operands of shape {shapes}: {reason}") from None
+
+
+def _cut(values: Array, rows: slice, shape: tuple[int, ...]) -> Array:
+    """Some channels of what has a value for each of them."""
+    return values[rows] if values.ndim == len(shape) and len(values) == shape[0] else values
 
 
 def _alike_in_space(maps: Sequence[Affine], reason: str) -> None:

@@ -1,58 +1,89 @@
-"""Patterns for passes: chains of ops that nobody else looks into."""
+"""Patterns for passes: ops in a row, and what belongs to a neuron."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op
 from spikec.ir.ops import Add, Neuron, Rescale, Weighted
 
-
-def chains(graph: Graph, *kinds: type[Op]) -> list[tuple[Node[Any], ...]]:
-    """Every run of ops of these classes, producer first, in which each result but the last has one user."""
-    found = []
-    for last in graph.match(kinds[-1]):
-        chain: list[Node[Any]] = [last]
-        for kind in reversed(kinds[:-1]):
-            operands = graph.operands(chain[0].name)
-            if len(operands) != 1 or not isinstance(graph[operands[0]], kind) or len(graph.users(operands[0])) != 1:
-                break
-            chain.insert(0, Node(operands[0], graph[operands[0]]))
-        else:
-            found.append(tuple(chain))
-    return found
+#: an op class, or several of which any will do
+Kinds = type[Op] | tuple[type[Op], ...]
 
 
-def rewrite(graph: Graph, kinds: tuple[type[Op], ...], function: Callable[..., bool]) -> int:
+def chains(graph: Graph, *kinds: Kinds, shared: bool = False) -> list[tuple[Node[Any], ...]]:
+    """Every run of ops of these classes, producer first; through an op of several operands one for each that fits.
+
+    Args:
+        graph: is not changed.
+        kinds: what the ops are, producer first.
+        shared: whether a result inside a run may have other users too, which a rewrite must then leave as it is.
+    """
+
+    def grown(chain: tuple[Node[Any], ...], wanted: Sequence[Kinds]) -> Iterator[tuple[Node[Any], ...]]:
+        if not wanted:
+            yield chain
+            return
+        for operand in dict.fromkeys(graph.operands(chain[0].name)):
+            op = graph[operand]
+            if isinstance(op, wanted[-1]) and (shared or len(graph.users(operand)) == 1):
+                yield from grown((Node(operand, op), *chain), wanted[:-1])
+
+    last = [node for node in graph.match(Op) if isinstance(node.op, kinds[-1])]
+    return [chain for node in last for chain in grown((node,), kinds[:-1])]
+
+
+def rewrite(graph: Graph, kinds: tuple[Kinds, ...], function: Callable[..., bool], *, shared: bool = False) -> int:
     """Call ``function(*nodes)`` on every chain; returns how often it returned True, which says that it changed it.
 
     Chains that a change broke are looked for again, so of three ops in a row the third meets what became of two.
+
+    Args:
+        graph: what to change.
+        kinds: as for :func:`chains`; ``(Conv, (Relu, Clamp))`` is a Conv and behind it a Relu or a Clamp.
+        function: is given a node for each of the kinds, and changes the graph or returns False.
+        shared: as for :func:`chains`.
     """
     changes, broken = 0, True
     while broken:
         broken = False
-        for chain in chains(graph, *kinds):
-            if all(node.name in graph and graph[node.name] is node.op for node in chain):
+        for chain in chains(graph, *kinds, shared=shared):
+            if _stands(graph, chain):
                 changes += bool(function(*chain))
             else:
                 broken = True
     return changes
 
 
-def makers(graph: Graph, name: str) -> tuple[str, ...]:
-    """The neurons that say what a ReLU of that name says: the one of the name, or those whose sum has it; or none."""
-    if name not in graph:
+def _stands(graph: Graph, chain: Sequence[Node[Any]]) -> bool:
+    """Whether a chain that was found before some changes is still there."""
+    return all(node.name in graph and graph[node.name] is node.op for node in chain) and all(
+        first.name in graph.operands(second.name) for first, second in itertools.pairwise(chain)
+    )
+
+
+def neurons_of(graph: Graph, relu: str) -> tuple[str, ...]:
+    """The neurons of a spiking graph that stand for a ReLU of the ANN.
+
+    A neuron has its ReLU's name. Where several stand for one ReLU (``replicate-neurons``), the sum of them has it.
+    Empty where there is neither.
+    """
+    if relu not in graph:
         return ()
-    if isinstance(graph[name], Neuron):
-        return (name,)
-    operands = graph.operands(name) if isinstance(graph[name], Add) else ()
+    if isinstance(graph[relu], Neuron):
+        return (relu,)
+    operands = graph.operands(relu) if isinstance(graph[relu], Add) else ()
     return operands if all(isinstance(graph[each], Neuron) for each in operands) else ()
 
 
-def bias_of(graph: Graph, *neurons: str) -> Node[Weighted] | None:
-    """The affine op whose bias reaches these neurons and nothing else: alone, or as one operand of a sum."""
+def bias_owner(graph: Graph, *neurons: str) -> Node[Weighted] | None:
+    """The affine op whose bias reaches all of these neurons and nothing else.
+
+    Between it and them there may be sums, to which it is one operand, and casts. None where there is no such op.
+    """
     name, reached = neurons[0], sorted(neurons)
     while True:
         operands = graph.operands(name)

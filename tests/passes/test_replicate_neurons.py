@@ -12,7 +12,7 @@ from spikec.extend.passbase import Context
 from spikec.extend.sweep import layers
 from spikec.ir.errors import CompileError, InvalidModelError
 from spikec.ir.ops import Add, Neuron, Relu
-from spikec.ir.rewrite import makers
+from spikec.ir.rewrite import neurons_of
 from spikec.ir.stages import SPIKING
 
 T = 6
@@ -116,7 +116,7 @@ def test_max_pools_compare_part_by_part(counters):
         ann = next(record.graph for record in c.stages if record.name == "normalize")
         comparing = [node.name for node in ann.match(Relu) if node.op.compares]
         assert bool(comparing) != counters
-        assert all(len(makers(c.graph, name)) == copies for name in comparing)
+        assert all(len(neurons_of(c.graph, name)) == copies for name in comparing)
     assert off[2] < 0.75 * off[1] < 0.75 * off[0]
 
 
