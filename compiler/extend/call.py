@@ -6,7 +6,8 @@ from typing import NoReturn
 
 import attrs
 
-from spikec.ir.errors import CompileError, Problem, TypeMismatchError, UnsupportedOpError
+from spikec.ir.claims import broken_claim
+from spikec.ir.errors import CompileError, Problem, TypeMismatchError, UnsupportedOpError, VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op
 from spikec.ir.origin import Source
@@ -61,6 +62,7 @@ class Call:
 
         Raises:
             TypeMismatchError: the operands do not fit.
+            VerificationError: the op is not what it says of itself: of another shape, or not linear.
             UnsupportedOpError: an operand is a tensor that does not depend on the model's input.
         """
         for operand in operands:
@@ -70,7 +72,9 @@ class Call:
         names = [operand.name for operand in operands]
         name = self.graph.add(attrs.evolve(op, origin=(self.source,)), *names, name=wish)
         try:
-            self.graph.type(name)
+            result = self.graph.type(name)
+            if broken := broken_claim(self.graph[name], [self.graph.type(each) for each in names], result):
+                raise VerificationError(self.problem(*broken))
         except CompileError:
             self.graph.remove(name)
             raise

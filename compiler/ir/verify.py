@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 import numpy as np
 
+from spikec.ir.claims import broken_claim
 from spikec.ir.errors import CompileError, Problem, VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role, StatefulOp
@@ -30,6 +31,8 @@ def verify(graph: Graph, stage: Stage, sources: Collection[Source] = (), before:
         op = graph[name]
         if isinstance(op, StatefulOp) and op.register:
             graph.explain(name, op.infer, *(graph.type(x) for x in graph.operands(name)))
+        if broken := broken_claim(op, [graph.type(x) for x in graph.operands(name)], graph.type(name)):
+            raise VerificationError(graph.problem(name, *broken))
     _raise(stage.problems(graph), stage.error)
     held = graph.sources
     _raise(
