@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import attrs
 
+from spikec.calibration import scales
 from spikec.calibration.normalization import Normalization
-from spikec.extend.loader import pass_named
 from spikec.extend.passbase import Context, Contract, Pass
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Rescale
@@ -29,10 +29,10 @@ class TuneThresholds(Pass):
         """Set the casts in front of and behind every neuron."""
         if context.ann is None or context.statistics is None:
             return 0
-        normalize = pass_named("normalize", normalization=self.normalization)
-        scales = normalize.scales(context.ann, context)  # type: ignore[attr-defined]
+        steps, warn = context.steps, context.warn
+        found = scales.from_statistics(self.normalization, context.ann, context.statistics, steps, warn)
         changes = 0
-        for name, scale in scales.items():
+        for name, scale in found.items():
             if len(neurons_of(graph, name)) > 1:
                 context.note(name, "it has several neurons for each, its threshold stays: tune it before they are made")
                 continue

@@ -88,10 +88,13 @@ def test_rare_channels_take_their_maximum_silent_ones_the_layer():
     assert found[3] == pytest.approx(1e-3 * layer, rel=0.01)
 
 
-def test_a_silent_layer_takes_one_and_warns():
+@pytest.mark.parametrize(("cap", "scale"), [(None, 1), (6.0, 1), (0.25, 0.25)])
+def test_a_silent_layer_takes_one_or_its_clip_if_that_is_less_and_warns(cap, scale):
     with pytest.warns(SpikecWarning, match="%act is silent"):
-        c = Compiler(build.GraphTarget(), calibration=torch.rand(20, 1), verify="off").run(one_relu([[1.0]], [-5.0]))
-    assert next(s.graph for s in c.stages if s.name == "normalize")["act"].scale.tolist() == [1]
+        c = Compiler(build.GraphTarget(), calibration=torch.rand(20, 1), verify="off").run(
+            one_relu([[1.0]], [-5.0], cap)
+        )
+    assert next(s.graph for s in c.stages if s.name == "normalize")["act"].scale.tolist() == [scale]
 
 
 def test_without_data_the_bound_of_the_weights_is_never_exceeded():

@@ -1,0 +1,132 @@
+"""From what is known of a ReLU's values to the scale of its neuron's spikes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from spikec.calibration.calibration import Calibration
+from spikec.calibration.normalization import Normalization
+from spikec.ir.errors import InvalidModelError, TypeMismatchError
+from spikec.ir.graph import Graph, Node
+from spikec.ir.op import Role
+from spikec.ir.ops import Relu, Weighted
+from spikec.ir.types import Array, on_axis
+
+#: no channel's scale is below this share of its layer's
+FLOOR = 1e-3
+#: says something to the user: (message, name of a node)
+Warn = Callable[[str, str], None]
+
+
+def from_statistics(
+    normalization: Normalization, graph: Graph, statistics: Calibration, timesteps: int, warn: Warn
+) -> dict[str, Array]:
+    """The scale of every ReLU by its values on calibration data; of the sample's rank, each axis 1 or full.
+
+    Args:
+        normalization: which statistic.
+        graph: an ANN.
+        statistics: of all of its ReLUs, by name.
+        timesteps: the T that the scales are for.
+        warn: is told of silent layers.
+
+    Raises:
+        InvalidModelError: a ReLU's values are not finite.
+    """
+    found = {}
+    for node in graph.match(Relu):
+        channels = statistics.nodes[node.name]
+        compared = _compared(graph, node) if node.op.compares else node.name
+        if compared != node.name and (channels.maximum <= statistics.nodes[compared].maximum).all():
+            found[node.name] = np.zeros(1)  # the compared ReLU's own scale will do
+            continue
+        layer = float(normalization.statistic(channels.layer(), timesteps)[0])
+        scale = normalization.statistic(channels, timesteps) if normalization.per_channel else np.array([layer])
+        found[node.name] = _guarded(scale, layer, node, warn)
+    return _laid_out(graph, found)
+
+
+def from_bounds(normalization: Normalization, graph: Graph, upper: dict[str, Array], warn: Warn) -> dict[str, Array]:
+    """As ``from_statistics``, from the greatest value of each of a ReLU's numbers, [...] of the sample's shape."""
+    found = {}
+    for node in graph.match(Relu):
+        rows = np.moveaxis(upper[node.name], channel_axis(graph, node.name), 0)
+        channels = rows.reshape(len(rows), -1).max(1) * normalization.factor
+        layer = float(channels.max())
+        found[node.name] = _guarded(channels if normalization.per_channel else np.array([layer]), layer, node, warn)
+    return _laid_out(graph, found)
+
+
+def channel_axis(graph: Graph, name: str) -> int:
+    """The axis of a sample that holds a ReLU's channels.
+
+    The feature axis of the affine op before it is marked with a scale that varies, and followed through the ops in
+    between by their own type rules.
+    """
+    between: list[str] = []
+    while not isinstance(graph[name], Weighted):
+        if graph[name].role is Role.IO:
+            return 0
+        between.append(name)
+        name = graph.operands(name)[0]
+    op, signal = graph[name], graph.type(name)
+    assert isinstance(op, Weighted)
+    axis = op.axis % len(signal.shape)
+    marked = signal.with_scale(on_axis(np.arange(1.0, signal.shape[axis] + 1), len(signal.shape), axis))
+    for each in reversed(between):
+        step = graph[each]
+        if step.role is Role.LINEAR:
+            try:
+                marked = step.infer(*[marked] * len(graph.operands(each)))
+            except TypeMismatchError:
+                return 0
+    varying = [i for i, size in enumerate(marked.scale.shape) if size > 1]
+    return varying[0] if len(varying) == 1 else 0
+
+
+def _laid_out(graph: Graph, chosen: dict[str, Array]) -> dict[str, Array]:
+    """Vectors over the channels laid along their axis, no larger than a clip's bound.
+
+    A comparing ReLU's is not below that of what it compares, so that one spike is one on both sides.
+    """
+    found = {}
+    for node in graph.match(Relu):
+        scale = chosen[node.name]
+        if node.op.compares:
+            scale = np.maximum(scale, chosen[_compared(graph, node)])
+            scale = np.where(scale > 0, scale, 1.0)
+        if not np.isfinite(scale).all():
+            raise InvalidModelError(graph.problem(node.name, "its values on the calibration data are not finite"))
+        scale = np.minimum(scale, np.inf if node.op.cap is None else node.op.cap)
+        found[node.name] = on_axis(scale, len(graph.type(node.name).shape), channel_axis(graph, node.name))
+    return found
+
+
+def _guarded(scale: Array, layer: float, node: Node[Relu], warn: Warn) -> Array:
+    """No scale is zero or tiny: a silent channel takes its layer's, a silent layer 1."""
+    if layer <= 0 and node.op.compares:
+        return np.zeros_like(scale)  # it takes that of what it compares
+    if layer <= 0:
+        warn(f"%{node.name} is silent on the calibration data; its scale is 1", node.name)
+        return np.ones_like(scale)
+    return np.maximum(np.where(scale > 0, scale, layer), FLOOR * layer)
+
+
+def _compared(graph: Graph, node: Node[Relu]) -> str:
+    """The ReLU whose spikes a comparing one compares: the nearest in front of it with as many channels.
+
+    Where something in between makes differences larger than that ReLU ever is, the comparing one's own scale counts.
+    """
+    channels = graph.type(node.name).shape[channel_axis(graph, node.name)]
+    seen: set[str] = set()
+    todo = list(graph.operands(node.name))
+    while todo:
+        name = todo.pop(0)
+        op = graph[name]
+        if isinstance(op, Relu) and not op.compares and graph.type(name).shape[channel_axis(graph, name)] == channels:
+            return name
+        seen.add(name)
+        todo += [x for x in graph.operands(name) if x not in seen and x not in todo]
+    return node.name
