@@ -13,7 +13,7 @@ from spikec.ir.affine import Affine, BlockedError
 from spikec.ir.errors import TypeMismatchError, UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op
-from spikec.ir.ops import Neuron, Output, Rescale, Weighted
+from spikec.ir.ops import Input, Neuron, Output, Rescale, Weighted
 from spikec.ir.ops.weighted import diagonal
 from spikec.ir.stages import FINAL, SPIKING, Stage
 from spikec.ir.transport import Transport
@@ -63,7 +63,7 @@ class FoldRescale(Pass):
         except BlockedError as why:
             reasons = [str(why)]
         else:
-            casts.apply()
+            casts.write()
             graph.bypass(name)
             return
         for user, slot in graph.users(name):  # each on its own: some may take it where others do not
@@ -73,7 +73,7 @@ class FoldRescale(Pass):
             except BlockedError as why:
                 reasons.append(str(why))
             else:
-                casts.apply()
+                casts.write()
                 graph.set_operand(user, slot, source)
         if graph.users(name):
             context.note(name, f"became an affine op of its own: {'; '.join(reasons)}")
@@ -90,7 +90,7 @@ class _Casts(Transport):
 
     def into_result(self, name: str, op: Op, wanted: Affine) -> Op | None:
         """``factor (W x + b)``."""
-        if isinstance(op, Neuron):
+        if isinstance(op, (Neuron, Input)):
             raise BlockedError("has no weights")
         if isinstance(op, Rescale):
             return attrs.evolve(op, factor=op.factor * wanted.gain)

@@ -54,7 +54,7 @@ class OutgoingAmplitude(Pass):
                     layer.name, "its spikes reach more than affine ops, so they weigh what their threshold says"
                 )
                 continue
-            weights.apply()
+            weights.write()
             changes += len(weights.edits)
         return changes
 

@@ -1,4 +1,4 @@
-"""Affine maps of a signal, cell by cell, and how they move through a linear op."""
+"""Affine maps of a signal, cell by cell, and how they move through linear ops: what the op does says it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.ir.types import Array, compress
+from spikec.ir.types import Array, compress, fits
 
 Shape = tuple[int, ...]
-#: the meaning of an op: [B, ...] tensors in, [B, ...] out
+#: a linear or affine function: [B, ...] float64 tensors in, [B, ...] out
 Meaning = Callable[..., Tensor]
 
-#: two results that differ by less than this share of their size are the same number, rounded in another order
+#: results that differ by less than this share of their size are the same, rounded in another order
 _SAME = 1e-9
-#: gains closer than this are one gain
 _ROUNDING = 1e-13
-#: random operands with which a rule is tried
-_TRIED = 4
 
 DIFFERS = "would have to differ within a channel"
 THROUGH = "is no affine op over the same channels"
 
 
 class BlockedError(Exception):
-    """A map cannot pass, or become part of, an op. The message is a predicate: ``has no weights``."""
+    """A map cannot pass an op, or become part of it. The message is a predicate of the op: ``has no weights``."""
 
 
 @attrs.frozen(eq=False)
@@ -57,28 +54,22 @@ class Affine:
         Raises:
             BlockedError: they vary along another axis.
         """
-        gain, shift = compress(self.gain), compress(self.shift)
-        for part in (gain, shift):
-            if any(size > 1 for i, size in enumerate(part.shape) if i != axis % part.ndim):
-                raise BlockedError(DIFFERS)
-        return gain.reshape(-1), shift.reshape(-1)
-
-
-def identity(rank: int) -> Affine:
-    """The map that changes nothing, for a sample of that rank."""
-    return Affine.scaling(np.ones((1,) * rank))
+        parts = compress(self.gain), compress(self.shift)
+        if any(size > 1 for part in parts for i, size in enumerate(part.shape) if i != axis % part.ndim):
+            raise BlockedError(DIFFERS)
+        return parts[0].reshape(-1), parts[1].reshape(-1)
 
 
 def backward_sweep(meaning: Meaning, shapes: Sequence[Shape], weights: Tensor) -> tuple[list[Tensor], Tensor]:
-    """``W A`` of an affine ``A x + b``, for every operand, and ``b``: autograd does it in one sweep.
+    """``W A`` of an affine function ``A x + b``, and b, by one backward sweep of autograd.
 
     Args:
-        meaning: the affine function.
+        meaning: the function.
         shapes: of one sample of each operand.
-        weights: [N, ...], float64: each of N rows over the result.
+        weights: W [N, ...], float64: N rows, each laid out as the result is.
 
     Returns:
-        ([N, ...] for each operand, the result [...] for operands of zero).
+        ([N, ...] for each operand, b [...]).
     """
     with torch.inference_mode(False), torch.enable_grad():
         xs = [torch.zeros((len(weights), *shape), dtype=torch.float64, requires_grad=True) for shape in shapes]
@@ -86,110 +77,110 @@ def backward_sweep(meaning: Meaning, shapes: Sequence[Shape], weights: Tensor) -
         return list(torch.autograd.grad(y, xs, weights.clone(), materialize_grads=True)), y[0].detach()
 
 
-def map_result(meaning: Meaning, maps: Sequence[Affine], shapes: Sequence[Shape]) -> Affine:
-    """The M with ``op(m_0(x_0), m_1(x_1), ...) = M(op(x_0, x_1, ...))``, for a linear op.
+def moved_gain(meaning: Meaning, gains: Sequence[Array], shapes: Sequence[Shape]) -> Array:
+    """The G with ``A (g_0 x_0, g_1 x_1, ...) = G A (x_0, x_1, ...)``.
 
-    With random operands the gain is the least-squares factor between the results with and without the maps' gains,
-    and it is one only if it accounts for all of them; where the result is always zero, any gain is right. The shift
-    is what the op makes of the shifts.
+    For random operands it is the least-squares factor between both sides, if that accounts for all of the difference.
+    Where the result is always zero, any G is right.
 
     Raises:
-        BlockedError: no gain accounts for the results.
+        BlockedError: there is none.
     """
     xs = _random(shapes)
-    with torch.no_grad():
-        plain = meaning(*xs)
-        mapped = meaning(*(torch.tensor(m.gain) * x for m, x in zip(maps, xs, strict=True)))
-        shift = meaning(*(_full(m.shift, shape) for m, shape in zip(maps, shapes, strict=True)))[0]
-        power = (plain * plain).sum(0)
-        ratio = torch.where(power > 0, (plain * mapped).sum(0) / power, 1.0).numpy()
-        result = tuple(plain.shape[1:])
-        gains = [m.gain for m in maps if _fits(m.gain, result)]  # as it is, first: without rounding
-        for gain in (*gains, compress(ratio, _ROUNDING)):
-            if _agree(mapped, torch.tensor(gain) * plain):
-                return Affine(gain, compress(shift.numpy(), _ROUNDING))
+    plain, mapped = meaning(*xs), meaning(*_times(gains, xs))
+    power = (plain * plain).sum(0)
+    ratio = torch.where(power > 0, (plain * mapped).sum(0) / power, 1.0).numpy()
+    as_they_are = (gain for gain in gains if fits(gain, ratio.shape))  # without rounding, so first
+    for gain in (*as_they_are, compress(ratio, _ROUNDING)):
+        if _agree(mapped, torch.tensor(gain) * plain):
+            return gain
     raise BlockedError(THROUGH)
 
 
-def map_operands(meaning: Meaning, wanted: Affine, shapes: Sequence[Shape], uneven: str) -> list[Affine]:
-    """Maps m_i with ``op(m_0(x_0), m_1(x_1), ...) = M(op(x_0, x_1, ...))`` for a given M, for a linear op.
-
-    For ``op(x) = A x`` a gain must be the same over all results that a cell reaches, so that a mean of them weighted
-    by A, which is a backward sweep, is that gain. The same mean of the shift over A's row sums is a shift of the
-    operand. Each is tried on the op before it is believed.
+def moved_shift(meaning: Meaning, shifts: Sequence[Array], shapes: Sequence[Shape], uneven: str) -> Array:
+    """The s with ``A (x_0 + s_0, x_1 + s_1, ...) = A (x_0, x_1, ...) + s``.
 
     Args:
-        uneven: what the error says where a gain passes and the shift does not.
+        uneven: what the error says.
 
     Raises:
-        BlockedError: no such maps are found.
+        BlockedError: what is the same everywhere comes out in different sizes within a channel.
+    """
+    _row_sums(meaning, shapes, uneven)
+    return compress(meaning(*map(_full, shifts, shapes))[0].numpy(), _ROUNDING)
+
+
+def operand_gains(meaning: Meaning, gain: Array, shapes: Sequence[Shape]) -> list[Array]:
+    """The g_i with ``A (g_0 x_0, g_1 x_1, ...) = G A (x_0, x_1, ...)`` for a given G.
+
+    All results that a cell reaches must have the same gain. So their mean is the cell's.
+
+    Raises:
+        BlockedError: they have not.
     """
     xs = _random(shapes)
-    with torch.no_grad():
-        plain = meaning(*xs)
-        ones = meaning(*(torch.ones((1, *shape), dtype=torch.float64) for shape in shapes))[0]
-    result = tuple(plain.shape[1:])
-    shift = _full(wanted.shift, result)[0]
-    for gains in _gains(meaning, wanted.gain, shapes, result):
-        with torch.no_grad():
-            mapped = meaning(*(torch.tensor(gain) * x for gain, x in zip(gains, xs, strict=True)))
-        if _agree(mapped, torch.tensor(wanted.gain) * plain):
-            break
-    else:
-        raise BlockedError(THROUGH)
-    for shifts in _shifts(meaning, wanted.shift, shapes, torch.where(ones == 0, 0.0, shift / ones)):
-        with torch.no_grad():
-            if _agree(meaning(*map(_full, shifts, shapes)), shift[None]):
-                return [Affine(*pair) for pair in zip(gains, shifts, strict=True)]
+    plain = meaning(*xs)
+    wanted = torch.tensor(gain) * plain
+    if all(fits(gain, shape) for shape in shapes) and _agree(meaning(*_times([gain] * len(xs), xs)), wanted):
+        return [gain] * len(shapes)
+    for gains in _means(meaning, _full(gain, plain.shape[1:])[0], shapes, 1.0):
+        if _agree(meaning(*_times(gains, xs)), wanted):
+            return gains
+    raise BlockedError(THROUGH)
+
+
+def operand_shifts(meaning: Meaning, shift: Array, shapes: Sequence[Shape], uneven: str) -> list[Array]:
+    """The s_i with ``A (x_0 + s_0, x_1 + s_1, ...) = A (x_0, x_1, ...) + s`` for a given s, as ``moved_shift``.
+
+    Of operands that are as the result is, the first takes all of it. Else the shift over the rows' sums, of which a
+    cell takes the mean as of gains.
+    """
+    sums = _row_sums(meaning, shapes, uneven)
+    wanted = _full(shift, tuple(sums.shape))
+    if fits(shift, shapes[0]):
+        candidate = [shift, *(np.zeros((1,) * len(shape)) for shape in shapes[1:])]
+        if _agree(meaning(*map(_full, candidate, shapes)), wanted):
+            return candidate
+    for shifts in _means(meaning, torch.where(sums == 0, 0.0, wanted[0] / sums), shapes, 0.0):
+        if _agree(meaning(*map(_full, shifts, shapes)), wanted):
+            return shifts
     raise BlockedError(uneven)
 
 
-def _gains(meaning: Meaning, gain: Array, shapes: Sequence[Shape], result: Shape) -> Iterator[list[Array]]:
-    if all(_fits(gain, shape) for shape in shapes):
-        yield [gain] * len(shapes)
-    yield from _means(meaning, _full(gain, result)[0], shapes, 1.0)
-
-
-def _shifts(meaning: Meaning, shift: Array, shapes: Sequence[Shape], per_cell: Tensor) -> Iterator[list[Array]]:
-    nothing = [np.zeros((1,) * len(shape)) for shape in shapes]
-    if not shift.any():
-        yield nothing
-    elif _fits(shift, shapes[0]):
-        yield [shift, *nothing[1:]]
-    yield from _means(meaning, per_cell, shapes, 0.0)
+def _row_sums(meaning: Meaning, shapes: Sequence[Shape], uneven: str) -> Tensor:
+    """[...]: what ones come out as."""
+    sums = meaning(*(torch.ones((1, *shape), dtype=torch.float64) for shape in shapes))[0]
+    if any(size > 1 for size in compress(sums.numpy(), _SAME).shape[1:]):
+        raise BlockedError(uneven)
+    return sums
 
 
 def _means(meaning: Meaning, values: Tensor, shapes: Sequence[Shape], unseen: float) -> Iterator[list[Array]]:
     """For each cell of the operands the mean of the values that it reaches; ``unseen`` for one that reaches none.
 
-    First all values weigh the same, which is exact where a cell reaches one. If a cell's own weights in the op add up
-    to zero, that says nothing, and the values' weights are random.
+    First all values weigh the same, which is exact where a cell reaches only one. Where the numbers with which a cell
+    reaches several add up to zero, that says nothing, so the next weights are random.
     """
-    ones = torch.ones_like(values)
-    for weights in (
-        ones,
-        ones + torch.rand(values.shape, dtype=ones.dtype, generator=torch.Generator().manual_seed(0)),
-    ):
+    for weights in (torch.ones_like(values), _random([values.shape])[0][0]):
         try:
             sums, _ = backward_sweep(meaning, shapes, torch.stack((values * weights, weights)))
-        except RuntimeError:  # not differentiable: numpy in the meaning, for one
-            raise BlockedError(THROUGH) from None
+        except RuntimeError:  # the op cannot be differentiated
+            return
         means = (torch.where(total == 0, unseen, part / total) for part, total in sums)
         yield [compress(mean.numpy(), _ROUNDING) for mean in means]
 
 
 def _random(shapes: Sequence[Shape]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn((_TRIED, *shape), dtype=torch.float64, generator=generator) for shape in shapes]
+    return [torch.randn((4, *shape), dtype=torch.float64, generator=generator) for shape in shapes]
+
+
+def _times(gains: Sequence[Array], xs: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.tensor(gain) * x for gain, x in zip(gains, xs, strict=True)]
 
 
 def _full(values: Array, shape: Shape) -> Tensor:
     return torch.tensor(np.broadcast_to(values, shape).copy())[None]
-
-
-def _fits(values: Array, shape: Shape) -> bool:
-    """True for values of a sample's rank, each axis 1 or full."""
-    return values.ndim == len(shape) and all(a in (1, b) for a, b in zip(values.shape, shape, strict=True))
 
 
 def _agree(one: Tensor, other: Tensor) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from spikec.ir import affine
-from spikec.ir.affine import DIFFERS, THROUGH, Affine, BlockedError
+from spikec.ir.affine import THROUGH, Affine, BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.origin import Origin
 from spikec.ir.types import Array, Rate, Real, Type, compress, readonly
@@ -137,13 +137,13 @@ class Op:
 
     @property
     def uneven(self) -> str:
-        """Why a shift of the operand is no shift of the result that is alike in a channel; see BlockedError."""
+        """Why a shift of the operand may come out in different sizes within a channel, as a BlockedError says it."""
         return "does not spread a shift evenly"
 
     def map_result(self, maps: Sequence[Affine], operands: Sequence[Type]) -> Affine:
         """How affine maps move forwards: the M with ``op(m_0(x_0), m_1(x_1), ...) = M(op(x_0, x_1, ...))``.
 
-        It is found by running a linear op, so a subclass need not say it.
+        A linear op's meaning tells it, so a subclass need not.
 
         Args:
             maps: one an operand.
@@ -154,27 +154,34 @@ class Op:
         """
         if self.role not in (Role.LINEAR, Role.CAST):
             raise BlockedError(THROUGH)
-        gain = maps[0].gain
-        if all(m.gain.size == 1 and m.gain.item() == gain.item() and not m.shifts for m in maps):
-            return Affine.scaling(gain.reshape((1,) * len(self.shape_of(*operands))))
-        found = affine.map_result(self.eval, maps, [t.shape for t in operands])
-        if self.channelwise:
-            _alike_in_space(maps, DIFFERS)
-            _alike_in_space([found], self.uneven)
-        return found
+        gains, shapes = [m.gain for m in maps], [t.shape for t in operands]
+        with torch.no_grad():
+            if all(gain.size == 1 and gain.item() == gains[0].item() for gain in gains):  # goes through any linear op
+                gain = gains[0].reshape((1,) * len(self.shape_of(*operands)))
+            else:
+                gain = self.move_gain(gains, shapes)
+            if not any(m.shifts for m in maps):
+                return Affine.scaling(gain)
+            return Affine(gain, affine.moved_shift(self.eval, [m.shift for m in maps], shapes, self.uneven))
+
+    def move_gain(self, gains: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> Array:
+        """The gain of ``map_result``."""
+        return affine.moved_gain(self.eval, gains, shapes)
 
     def map_operands(self, wanted: Affine, operands: Sequence[Type]) -> list[Affine]:
-        """How an affine map moves backwards: maps of the operands that come to ``wanted`` of the result.
-
-        As ``map_result``, which is its inverse.
-        """
+        """How an affine map moves backwards: the m_i for a given M; as ``map_result``."""
         if self.role not in (Role.LINEAR, Role.CAST):
             raise BlockedError(THROUGH)
-        if wanted.gain.size == 1 and not wanted.shifts:
-            return [Affine.scaling(wanted.gain.reshape((1,) * len(t.shape))) for t in operands]
-        if self.channelwise:
-            _alike_in_space([wanted], DIFFERS)
-        return affine.map_operands(self.eval, wanted, [t.shape for t in operands], self.uneven)
+        shapes = [t.shape for t in operands]
+        with torch.no_grad():
+            if wanted.gain.size == 1:
+                gains = [wanted.gain.reshape((1,) * len(shape)) for shape in shapes]
+            else:
+                gains = affine.operand_gains(self.eval, wanted.gain, shapes)
+            if not wanted.shifts:
+                return [Affine.scaling(gain) for gain in gains]
+            shifts = affine.operand_shifts(self.eval, wanted.shift, shapes, self.uneven)
+        return [Affine(*pair) for pair in zip(gains, shifts, strict=True)]
 
     def permuted(self, axes: Sequence[int]) -> Self | None:
         """The op that gives, permuted, what this one gives for a permutation of its operand; None if none does.
@@ -235,14 +242,6 @@ def _cut(values: Array, rows: slice, shape: tuple[int, ...]) -> Array:
     return values[rows] if values.ndim == len(shape) and len(values) == shape[0] else values
 
 
-def _alike_in_space(maps: Sequence[Affine], reason: str) -> None:
-    for each in maps:
-        try:
-            each.in_channels()
-        except BlockedError:
-            raise BlockedError(reason) from None
-
-
 @attrs.frozen(eq=False)
 class StatefulOp(Op):
     """An op with memory: its meaning is an initial state and a step.
@@ -275,7 +274,7 @@ class StatefulOp(Op):
         if self.role is not Role.LINEAR or wanted.shifts or not (wanted.gain > 0).all():
             raise BlockedError("has a state in its operand's units")
         if self.channelwise:
-            _alike_in_space([wanted], DIFFERS)
+            wanted.in_channels()
         return [wanted]
 
 
@@ -285,21 +284,6 @@ class Movement(Op):
 
     role: ClassVar[Role] = Role.LINEAR
 
-    def map_result(self, maps: Sequence[Affine], operands: Sequence[Type]) -> Affine:
-        """Gains and shifts are moved as the data is; cells that the op fills in take a neighbour's gain."""
-        first = maps[0].gain
-        if len(maps) == 1 and first.size == 1 and not maps[0].shifts:
-            return Affine.scaling(first.reshape((1,) * len(self.shape_of(*operands))))
-        gain, shift = (self._moved(part, operands) for part in zip(*map(attrs.astuple, maps), strict=True))
-        shifted = self.on_arrays(*(np.broadcast_to(m.shift, t.shape) for m, t in zip(maps, operands, strict=True)))
-        if not np.array_equal(np.broadcast_to(shift, shifted.shape), shifted):
-            raise BlockedError(self.uneven)
-        return Affine(gain, shift)
-
-    def _moved(self, parts: Sequence[Array], operands: Sequence[Type]) -> Array:
-        full = [torch.tensor(np.broadcast_to(x, t.shape).copy())[None] for x, t in zip(parts, operands, strict=True)]
-        return compress(self.move_scale(*full)[0].numpy())
-
-    def move_scale(self, *scales: Tensor) -> Tensor:
-        """The result's scale from the operands', all of full shape and with a batch axis of 1."""
-        return self.eval(*scales)
+    def move_gain(self, gains: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> Array:
+        """Gains are moved as the data is."""
+        return compress(self.on_arrays(*map(np.broadcast_to, gains, shapes)))

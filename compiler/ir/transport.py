@@ -6,37 +6,38 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import attrs
+import numpy as np
 
-from spikec.ir.affine import Affine, BlockedError, identity
+from spikec.ir.affine import Affine, BlockedError
 from spikec.ir.graph import Graph
-from spikec.ir.op import Op, Role, StatefulOp
-from spikec.ir.types import Type
+from spikec.ir.op import Op, StatefulOp
+from spikec.ir.types import Array, Type
 
 T = TypeVar("T")
 
 
 @attrs.frozen(eq=False)
 class Transport:
-    """Collects the ops that become others when an affine map moves away from where it is.
+    """Collects what ops become when an affine map moves away from where it is.
 
-    A pass subclasses it and says in ``into_result`` and ``into_operand`` which ops can take a map in; every other op
-    passes it on as its own ``map_operands`` and ``map_result`` say. Nothing changes before :meth:`apply`, and nothing
-    should where a :class:`BlockedError` came out.
+    A pass subclasses it and says in ``into_result`` and ``into_operand`` which ops take a map in; every other op
+    passes it on as its own ``map_operands`` and ``map_result`` say. The graph changes when the pass writes the edits,
+    which it must not do where a :class:`BlockedError` came out.
 
     Attributes:
         graph: where the maps move.
-        edits: what ops become, by name. An op that is reached again takes in both maps.
+        edits: what ops become, by name. An op that is reached twice takes in both maps.
     """
 
     graph: Graph
     edits: dict[str, Op] = attrs.field(factory=dict)
 
     def into_result(self, name: str, op: Op, wanted: Affine) -> Op | None:
-        """The op that gives ``wanted`` of what ``op`` gives; None for one that passes the map on."""
+        """The op that gives ``wanted`` of what this one gives; None for one that passes the map on."""
         return None
 
     def into_operand(self, name: str, op: Op, lost: Affine) -> Op | None:
-        """The op that makes of x what ``op`` makes of ``lost`` of x; None for one that passes the map on."""
+        """The op that does to x what this one does to ``lost`` of x; None for one that passes the map on."""
         return None
 
     def check(self, name: str, op: Op, maps: Sequence[Affine], result: Affine) -> None:
@@ -45,15 +46,13 @@ class Transport:
     def up(self, name: str, wanted: Affine) -> None:
         """Make a node, which may have one user only, give ``wanted`` of what it gives now."""
         op, operands = self._op(name), self.graph.operands(name)
-        users = len(self.graph.users(name))
-        if users > 1:
+        if (users := len(self.graph.users(name))) > 1:
             raise BlockedError(f"%{name} has {users} users")
         taken = self._named(name, lambda: self.into_result(name, op, wanted))
         if taken is not None:
             self.edits[name] = taken
             return
-        maps = self._named(name, lambda: self._passed_back(name, op, wanted))
-        for operand, each in zip(operands, maps, strict=True):
+        for operand, each in zip(operands, self._named(name, lambda: self._back(name, op, wanted)), strict=True):
             self.up(operand, each)
 
     def down(self, name: str, lost: Affine) -> None:
@@ -63,47 +62,44 @@ class Transport:
 
     def into(self, user: str, slot: int, lost: Affine) -> None:
         """Make one user do to one of its operands what it did to ``lost`` of it."""
-        op, types = self._op(user), self._types(user)
+        op, operands = self._op(user), self.graph.operands(user)
         taken = self._named(user, lambda: self.into_operand(user, op, lost))
         if taken is not None:
             self.edits[user] = taken
             return
-        maps = [lost if i == slot else identity(len(t.shape)) for i, t in enumerate(types)]
+        others = [Affine.scaling(np.ones((1,) * len(t.shape))) for t in self._types(user)]
+        maps = [*others[:slot], lost, *others[slot + 1 :]]
         try:
-            result = self._named(user, lambda: self._passed_on(user, op, maps))
+            result = self._named(user, lambda: self._on(user, op, maps))
         except BlockedError:
-            if len(types) == 1 or lost.shifts or not (lost.gain > 0).all():
+            if len(operands) == 1 or lost.shifts or not (lost.gain > 0).all():
                 raise
-            # The operands of a sum are in one unit: the others give the gain up too.
-            for i, operand in enumerate(self.graph.operands(user)):
-                if i != slot:
-                    self.up(operand, Affine.scaling(1 / lost.gain))
-            result = self._named(user, lambda: self._passed_on(user, op, [lost] * len(types)))
+            # The operands of a sum are in one unit, so the others give the gain up too.
+            for operand in (*operands[:slot], *operands[slot + 1 :]):
+                self.up(operand, Affine.scaling(1 / lost.gain))
+            result = self._named(user, lambda: self._on(user, op, [lost] * len(operands)))
         self.down(user, result)
 
-    def apply(self) -> None:
-        """Write the edits into the graph."""
+    def write(self) -> None:
+        """Put the edits into the graph."""
         for name, op in self.edits.items():
             self.graph.set_op(name, op)
 
-    def _passed_back(self, name: str, op: Op, wanted: Affine) -> list[Affine]:
-        if op.role is Role.IO:
-            raise BlockedError("has no weights")
+    def _back(self, name: str, op: Op, wanted: Affine) -> list[Affine]:
         maps = op.map_operands(wanted, self._types(name))
-        self.check(name, op, maps, wanted)
-        self._divide(name, op, [Affine.scaling(1 / maps[0].gain)])
+        self._pass(name, op, maps, wanted, 1 / maps[0].gain)
         return maps
 
-    def _passed_on(self, name: str, op: Op, maps: Sequence[Affine]) -> Affine:
+    def _on(self, name: str, op: Op, maps: Sequence[Affine]) -> Affine:
         result = op.map_result(maps, self._types(name))
-        self.check(name, op, maps, result)
-        self._divide(name, op, maps)
+        self._pass(name, op, maps, result, maps[0].gain)
         return result
 
-    def _divide(self, name: str, op: Op, maps: Sequence[Affine]) -> None:
-        """An op with memory has its operand's units in it: it becomes another one where those change."""
+    def _pass(self, name: str, op: Op, maps: Sequence[Affine], result: Affine, lost: Array) -> None:
+        """Let the maps pass; an op with memory has its operand's units in it, and becomes another one for that."""
+        self.check(name, op, maps, result)
         if isinstance(op, StatefulOp):
-            divided = op.divided(maps[0].gain)
+            divided = op.divided(lost)
             if divided is None:
                 raise BlockedError("has a state in its operand's units")
             self.edits[name] = divided

@@ -97,14 +97,17 @@ class Rate:
 Encoding = Real | Rate
 
 
-def _fits(signal: Type, _: Any, encoding: Encoding) -> None:
-    if isinstance(encoding, Rate):
-        scale = encoding.scale.shape
-        if len(scale) != len(signal.shape) or any(a not in (1, b) for a, b in zip(scale, signal.shape, strict=True)):
-            raise TypeMismatchError(
-                f"a scale of shape {scale} for a sample of shape {signal.shape}",
-                hint="it has the sample's rank, each axis of length 1 or full",
-            )
+def fits(values: Array, shape: tuple[int, ...]) -> bool:
+    """True for values of a sample's rank, each axis of length 1 or full."""
+    return values.ndim == len(shape) and all(a in (1, b) for a, b in zip(values.shape, shape, strict=True))
+
+
+def _scale_fits(signal: Type, _: Any, encoding: Encoding) -> None:
+    if isinstance(encoding, Rate) and not fits(encoding.scale, signal.shape):
+        raise TypeMismatchError(
+            f"a scale of shape {encoding.scale.shape} for a sample of shape {signal.shape}",
+            hint="it has the sample's rank, each axis of length 1 or full",
+        )
 
 
 @attrs.frozen
@@ -119,7 +122,7 @@ class Type:
 
     shape: tuple[int, ...]
     dtype: str = "float32"
-    encoding: Encoding = attrs.field(default=Real(), validator=_fits)
+    encoding: Encoding = attrs.field(default=Real(), validator=_scale_fits)
 
     def __str__(self) -> str:
         return f"{self.encoding}<{'x'.join(map(str, self.shape))}>"

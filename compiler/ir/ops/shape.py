@@ -15,7 +15,7 @@ from typing_extensions import Self
 from spikec.ir.affine import BlockedError
 from spikec.ir.op import Movement, Op
 from spikec.ir.ops.weighted import Conv, Pairs, diagonal, pad_list, pairs
-from spikec.ir.types import Type, channel_scale, ints
+from spikec.ir.types import Array, Type, channel_scale, compress, ints
 
 
 @attrs.frozen(eq=False)
@@ -152,14 +152,15 @@ class Pad(Movement):
         assert isinstance(conv, Conv)
         return attrs.evolve(conv, padding=((0, 0),) * (axes - len(self.padding)) + self.padding)
 
-    def move_scale(self, *scales: Tensor) -> Tensor:
-        """Cells padded with zeros take the nearest cell's scale: zero is zero in every scale."""
-        (scale,) = scales
-        for axis, (before, after) in enumerate(self.padding, start=scale.ndim - len(self.padding)):
-            cells = np.clip(np.arange(-before, scale.shape[axis] + after), 0, scale.shape[axis] - 1)
-            if self.mode == "constant":
-                scale = scale.index_select(axis, torch.from_numpy(cells))
-        return scale if self.mode == "constant" else self.eval(scale)
+    def move_gain(self, gains: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> Array:
+        """Cells padded with zeros take the nearest cell's gain: zero is zero times anything."""
+        if self.mode != "constant":
+            return super().move_gain(gains, shapes)
+        gain = np.broadcast_to(gains[0], shapes[0])
+        for axis, (before, after) in enumerate(self.padding, start=gain.ndim - len(self.padding)):
+            cells = np.clip(np.arange(-before, gain.shape[axis] + after), 0, gain.shape[axis] - 1)
+            gain = gain.take(cells, axis)
+        return compress(gain)
 
 
 @attrs.frozen(eq=False)
