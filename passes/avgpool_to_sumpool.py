@@ -31,19 +31,13 @@ class AvgPoolToSumPool(Pass):
             op = node.op
             if len(op.kernel) in self.keep:
                 continue
-            shape = graph.type(graph.operands(node.name)[0]).shape
-            padded = [size + 2 * pad for size, pad in zip(shape[1:], op.padding, strict=True)]
-            ragged = any((size - k) % s for size, k, s in zip(padded, op.kernel, op.stride, strict=True))
-            if op.ceil_mode and ragged:
-                context.note(node.name, "ceil_mode makes windows of different sizes; it stays an average")
-                continue
-            if any(op.padding) and not op.count_include_pad:
-                context.note(
-                    node.name, "without count_include_pad windows have different divisors; it stays an average"
-                )
+            operand = graph.type(graph.operands(node.name)[0])
+            if why := op.irregular(operand):
+                context.note(node.name, f"{why}; it stays an average")
                 continue
             total = SumPool(op.kernel, op.stride, op.padding, origin=op.origin)
+            mean = Rescale(np.full((1,) * len(operand.shape), 1 / total.gain))
             graph.set_op(node.name, total)
-            graph.insert_after(node.name, Rescale(np.full((1,) * len(shape), 1 / total.gain)), new=f"{node.name}_out")
+            graph.insert_after(node.name, mean, new=f"{node.name}_out")
             changes += 1
         return changes

@@ -12,6 +12,7 @@ from spikec.extend.passbase import Context, Contract, Pass
 from spikec.extend.sweep import tunable
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Neuron
+from spikec.ir.rewrite import is_behind
 from spikec.ir.stages import SPIKING, Stage
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -41,7 +42,7 @@ class DitherPotential(Pass):
         """Spread the potentials of every layer."""
         found = list(tunable(graph, context).values())
         if self.layers == "first":
-            found = [neurons for neurons in found if not _behind_neuron(graph, neurons[0])]
+            found = [neurons for neurons in found if not is_behind(graph, neurons[0], Neuron)]
         for neurons in found:
             for name in neurons:
                 op, shape = graph[name], graph.type(name).shape
@@ -50,13 +51,3 @@ class DitherPotential(Pass):
                 step = self.amplitude * op.v_threshold / len(neurons)
                 graph.set_op(name, attrs.evolve(op, v_init=op.v_init + step * spread))
         return len(found)
-
-
-def _behind_neuron(graph: Graph, name: str) -> bool:
-    todo = list(graph.operands(name))
-    while todo:
-        each = todo.pop()
-        if isinstance(graph[each], Neuron):
-            return True
-        todo += graph.operands(each)
-    return False

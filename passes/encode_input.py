@@ -11,9 +11,9 @@ from torch import Tensor
 from spikec.extend.passbase import Context, Contract, Pass
 from spikec.ir.errors import CalibrationError
 from spikec.ir.graph import Graph, Node
-from spikec.ir.ops import IF, Conv, Input, Linear, Rescale, Weighted
+from spikec.ir.ops import IF, Input, Rescale
+from spikec.ir.ops.weighted import pointwise
 from spikec.ir.stages import SPIKING, Stage
-from spikec.ir.types import Array
 
 
 @attrs.frozen
@@ -39,10 +39,13 @@ class EncodeInput(Pass):
             neuron = IF(peak, v_init=peak / 2)
             last = name
             if low < 0:
-                signs = np.tile([1.0, -1.0], node.op.shape[0])
-                last = graph.insert_after(last, _split(signs, rank), new=f"{name}_split")
+                channels, scale = node.op.shape[0], peak.item()
+                signs = np.tile([1.0, -1.0], channels)
+                split = pointwise(signs[:, None], None, rank, channels)
+                join = pointwise(scale * signs.reshape(-1, 2), None, rank, channels, in_scale=scale)
+                last = graph.insert_after(last, split, new=f"{name}_split")
                 last = graph.insert_after(last, neuron, new=f"{name}_spikes")
-                graph.insert_after(last, _join(signs * peak.item(), rank, peak.item()), new=f"{name}_join")
+                graph.insert_after(last, join, new=f"{name}_join")
             else:
                 last = graph.insert_after(last, neuron, new=f"{name}_spikes")
                 graph.insert_after(last, Rescale(peak), new=f"{name}_value")
@@ -65,23 +68,3 @@ def _range(graph: Graph, node: Node[Input], position: int, context: Context) -> 
             graph.problem(node.name, "every calibration sample is zero here", "calibrate on real data")
         )
     return min(low, 0.0), high
-
-
-def _split(signs: Array, rank: int) -> Weighted:
-    """[C, ...] -> [2C, ...]: a channel, and its negative."""
-    channels = len(signs) // 2
-    if rank == 1:
-        return Linear(np.eye(channels).repeat(2, axis=0) * signs[:, None])
-    ones = (1,) * (rank - 1)
-    weight = signs.reshape(-1, 1, *ones)
-    return Conv(weight, stride=ones, padding=(0,) * len(ones), dilation=ones, groups=channels)
-
-
-def _join(weights: Array, rank: int, scale: float) -> Weighted:
-    """[2C, ...] -> [C, ...]: differences of neighbours, for spikes of that scale."""
-    channels = len(weights) // 2
-    if rank == 1:
-        return Linear((np.eye(channels).repeat(2, axis=0) * weights[:, None]).T, in_scale=scale)
-    ones = (1,) * (rank - 1)
-    weight = weights.reshape(channels, 2, *ones)
-    return Conv(weight, stride=ones, padding=(0,) * len(ones), dilation=ones, groups=channels, in_scale=scale)

@@ -19,7 +19,6 @@ from spikec.ir.op import Op, Role, StatefulOp, tensor_cache
 from spikec.ir.ops import AdaptiveAvgPool, AvgPool, Conv, Flatten, Linear, Reshape, SumPool, Weighted
 from spikec.ir.ops.weighted import block_diagonal
 from spikec.ir.origin import merge
-from spikec.ir.types import Array, Type
 
 _TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
@@ -147,15 +146,9 @@ def _into_matrix(graph: Graph, source: str, chain: Sequence[str], name: str) -> 
         linear,
         weight=rows.reshape(len(weight), -1).numpy(),
         bias=None if linear.bias is None and not shift.any() else linear.shift + shift,
-        in_scale=_flat_scale(operand),
+        in_scale=operand.flat_scale,
         origin=merge(linear.origin, *(graph[each].origin for each in chain)),
     )
-
-
-def _flat_scale(operand: Type) -> Array:
-    if operand.scale.size == 1:
-        return operand.scale.reshape(-1)
-    return np.broadcast_to(operand.scale, operand.shape).reshape(-1)
 
 
 def _is_one_by_one(conv: Conv) -> bool:

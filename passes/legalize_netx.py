@@ -13,11 +13,12 @@ from spikec.extend.passbase import Context, Pass
 from spikec.ir.affine import backward_sweep
 from spikec.ir.errors import UnsupportedOpError
 from spikec.ir.graph import Graph
-from spikec.ir.op import Op, Role, tensor_cache
-from spikec.ir.ops import IF, Conv, Flatten, Linear, Output, Reshape, Weighted
+from spikec.ir.op import Op, tensor_cache
+from spikec.ir.ops import IF, Conv, Flatten, Linear, Neuron, Output, Reshape, Weighted
 from spikec.ir.ops.weighted import diagonal
+from spikec.ir.rewrite import is_behind
 from spikec.ir.stages import SNN, Stage
-from spikec.ir.types import Array, channel_scale
+from spikec.ir.types import channel_scale
 
 Reset = Literal["auto", "soft", "hard"]
 
@@ -46,7 +47,7 @@ class LegalizeNetx(Pass):
         changes = sum(_readout(graph, node.name) for node in graph.match(Output))
         soft = self._is_soft(graph, context)
         for node in graph.match(Weighted):
-            if not _is_behind_neuron(graph, node.name):
+            if not is_behind(graph, node.name, Neuron):
                 continue
             if soft and (isinstance(node.op, Conv) or len(graph.type(node.name).shape) > 1):
                 _unroll(graph, node.name)
@@ -59,7 +60,7 @@ class LegalizeNetx(Pass):
     def _is_soft(self, graph: Graph, context: Context) -> bool:
         if self.reset == "hard":
             return False
-        layers = [node.name for node in graph.match(IF) if _is_behind_neuron(graph, node.name)]
+        layers = [node.name for node in graph.match(IF) if is_behind(graph, node.name, Neuron)]
         large = [name for name in layers if math.prod(graph.type(name).shape) > self.limit]
         if large and self.reset == "soft":
             raise UnsupportedOpError(
@@ -80,17 +81,6 @@ class LegalizeNetx(Pass):
                 "layers, which costs accuracy",
             )
         return not large
-
-
-def _is_behind_neuron(graph: Graph, name: str) -> bool:
-    """True if spikes reach it: the host's encoder, and what is in front of it, is no layer of the file."""
-    todo = list(graph.operands(name))
-    while todo:
-        each = todo.pop()
-        if graph[each].role is Role.NEURON:
-            return True
-        todo += graph.operands(each)
-    return False
 
 
 def _readout(graph: Graph, name: str) -> int:
@@ -120,18 +110,14 @@ def _unroll(graph: Graph, name: str) -> None:
     linear = Linear(
         rows.reshape(size, -1).numpy(),
         None if op.bias is None else offset.reshape(-1).numpy(),
-        in_scale=_flat(operand.scale, operand.shape),
-        out_scale=_flat(result.scale, result.shape),
+        in_scale=operand.flat_scale,
+        out_scale=result.flat_scale,
         origin=op.origin,
     )
     graph.set_op(name, linear)
     if len(operand.shape) > 1:
         graph.insert_before(name, 0, Flatten(), new=f"{name}_flat")
     graph.insert_after(name, Reshape(result.shape), new=f"{name}_map")
-
-
-def _flat(scale: Array, shape: tuple[int, ...]) -> Array:
-    return scale.reshape(-1) if scale.size == 1 else np.broadcast_to(scale, shape).reshape(-1)
 
 
 def _evenly_padded(op: Conv) -> Op:

@@ -8,10 +8,11 @@ import attrs
 import numpy as np
 
 from spikec.extend.passbase import Context, Pass
-from spikec.ir.graph import Graph
+from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import Add, Conv, Flatten, Linear, Neuron, Pad, Reshape, SumPool, Weighted
 from spikec.ir.ops.weighted import block_diagonal, diagonal
 from spikec.ir.origin import merge
+from spikec.ir.rewrite import rewrite
 from spikec.ir.stages import FINAL, Stage
 from spikec.ir.types import Array, channel_scale
 
@@ -34,7 +35,7 @@ class LegalizeNir(Pass):
     def run(self, graph: Graph, context: Context) -> int:
         """All rewrites, in an order in which none makes work for an earlier one."""
         rewrites = (_flatten, _pools, _pads, _splice_sums, _separate_sums, _order_sums, _convs, _biases)
-        return sum(rewrite(graph, context) for rewrite in rewrites)
+        return sum(legalize(graph, context) for legalize in rewrites)
 
 
 def _flatten(graph: Graph, context: Context) -> int:
@@ -65,24 +66,19 @@ def _pools(graph: Graph, context: Context) -> int:
 
 def _pads(graph: Graph, context: Context) -> int:
     """Zeros in front of a convolution: its own padding."""
-    changes = 0
-    for conv in graph.match(Conv):
-        (operand,) = graph.operands(conv.name)
-        pad = graph[operand]
-        if not isinstance(pad, Pad) or not _is_zero_border(pad, len(conv.op.kernel)):
-            continue
-        missing = ((0, 0),) * (len(conv.op.kernel) - len(pad.padding))
-        total = tuple((a + c, b + d) for (a, b), (c, d) in zip(conv.op.padding, missing + pad.padding, strict=True))
-        graph.set_op(conv.name, attrs.evolve(conv.op, padding=total, origin=merge(conv.op.origin, pad.origin)))
-        graph.set_operand(conv.name, 0, graph.operands(operand)[0])
-        graph.remove_dead(operand)
-        changes += 1
-    return changes
 
+    def join(pad: Node[Pad], conv: Node[Conv]) -> bool:
+        missing = len(conv.op.kernel) - len(pad.op.padding)
+        if pad.op.mode != "constant" or missing < 0 or min(map(min, pad.op.padding)) < 0:
+            return False
+        pairs = zip(((0, 0),) * missing + pad.op.padding, conv.op.padding, strict=True)
+        total = [(a + c, b + d) for (a, b), (c, d) in pairs]
+        graph.set_op(conv.name, attrs.evolve(conv.op, padding=total, origin=merge(conv.op.origin, pad.op.origin)))
+        graph.set_operands(conv.name, *graph.operands(pad.name))
+        graph.remove_dead(pad.name)
+        return True
 
-def _is_zero_border(pad: Pad, axes: int) -> bool:
-    sides = [side for pair in pad.padding for side in pair]
-    return pad.mode == "constant" and len(pad.padding) <= axes and min(sides) >= 0
+    return rewrite(graph, (Pad, Conv), join, shared=True)
 
 
 def _splice_sums(graph: Graph, context: Context) -> int:

@@ -14,6 +14,7 @@ from spikec.ir.errors import TypeMismatchError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Movement
 from spikec.ir.ops import Concat, Conv, Linear, Slice, Weighted
+from spikec.ir.ops.weighted import pointwise
 from spikec.ir.origin import merge
 from spikec.ir.stages import SPIKING, Stage
 from spikec.ir.types import Array, Type, channel_scale
@@ -103,14 +104,8 @@ def _channels(graph: Graph, run: Sequence[str], operand: Type, result: Type) -> 
 
 def _pick(channels: Array, operand: Type, result: Type) -> Weighted:
     weight = np.eye(operand.shape[0])[channels]
-    scales: dict[str, Any] = {
-        "in_scale": channel_scale(operand, 0, "pick"),
-        "out_scale": channel_scale(result, 0, "pick"),
-    }
-    if len(operand.shape) == 1:
-        return Linear(weight, **scales)
-    ones = (1,) * (len(operand.shape) - 1)
-    return Conv(weight.reshape(*weight.shape, *ones), stride=ones, padding=(0,) * len(ones), dilation=ones, **scales)
+    scales = channel_scale(operand, 0, "pick"), channel_scale(result, 0, "pick")
+    return pointwise(weight, None, len(operand.shape), in_scale=scales[0], out_scale=scales[1])
 
 
 def _crop(op: Slice, operand: Type, result: Type) -> Conv:
@@ -146,13 +141,11 @@ def _fold(graph: Graph, name: str) -> int:
     if not all(isinstance(each, Linear if rank == 1 else Conv) and getattr(each, "groups", 1) == 1 for each in taken):
         return 0
     (source,) = graph.operands(name)
-    channels = op.weight.reshape(op.out_features, -1).argmax(1)
     for user, slot in users:
         each = graph[user]
         assert isinstance(each, Weighted)
-        weight = np.zeros((each.out_features, op.in_features, *each.weight.shape[2:]), each.weight.dtype)
-        for column, channel in enumerate(channels):
-            weight[:, channel] += each.weight[:, column]
+        pick = op.weight.reshape(op.out_features, -1).astype(each.weight.dtype)
+        weight = np.moveaxis(np.tensordot(each.weight, pick, (1, 0)), -1, 1)
         origin = merge(each.origin, op.origin)
         graph.set_op(user, attrs.evolve(each, weight=weight, in_scale=op.in_scale, origin=origin))
         graph.set_operand(user, slot, source)

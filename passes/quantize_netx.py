@@ -14,8 +14,8 @@ from spikec.extend.passbase import Context, Contract, Pass
 from spikec.interpreter.interp import run as interpret
 from spikec.ir.errors import Problem, UnsupportedOpError
 from spikec.ir.graph import Graph, Node
-from spikec.ir.op import Op
 from spikec.ir.ops import IF, Conv, Flatten, Output, Reshape, Weighted
+from spikec.ir.rewrite import follow
 from spikec.ir.stages import FINAL, Stage
 from spikec.ir.types import Array
 
@@ -32,6 +32,7 @@ MARGIN = 2.0
 #: the T that membranes are made for if the user names none
 TIMESTEPS = 64
 _PROBED = 32
+_SHAPES = (Flatten, Reshape)
 _STEPS = 16
 
 
@@ -63,7 +64,7 @@ class QuantizeNetx(Pass):
         layers = [
             (node.name, reader)
             for node in graph.match(Weighted)
-            if (reader := _next(graph, node.name, (IF, Output))) is not None
+            if (reader := follow(graph, node.name, (IF, Output), _SHAPES)) is not None
             and reader != neurons[0].name
             and (isinstance(node.op, Conv) or len(graph.type(node.name).shape) == 1)
         ]
@@ -77,17 +78,6 @@ class QuantizeNetx(Pass):
         if problems:
             raise UnsupportedOpError(problems)
         return len(layers)
-
-
-def _next(graph: Graph, name: str, kinds: tuple[type[Op], ...]) -> str | None:
-    """The first node of those kinds behind this one, if the way there neither forks nor computes."""
-    while len(graph.users(name)) == 1:
-        ((name, _),) = graph.users(name)
-        if isinstance(graph[name], kinds):
-            return name
-        if not isinstance(graph[name], (Flatten, Reshape)):
-            return None
-    return None
 
 
 def _growth(graph: Graph, readers: Sequence[str], encoder: Node[IF], context: Context) -> dict[str, Array]:
@@ -212,12 +202,12 @@ def _shared(allowed: Array, most: int, multiple: int, can_grow: bool) -> tuple[f
 
 
 def _can_grow(graph: Graph, reader: str) -> bool:
-    return _next(graph, reader, (Weighted,)) is not None
+    return follow(graph, reader, Weighted, _SHAPES) is not None
 
 
 def _grow_next(graph: Graph, reader: str, shape: tuple[int, ...], factor: Array) -> None:
     """The next layer reads spikes that stand for more."""
-    user = _next(graph, reader, (Weighted,))
+    user = follow(graph, reader, Weighted, _SHAPES)
     assert user is not None
     op = graph[user]
     assert isinstance(op, Weighted)

@@ -8,8 +8,9 @@ import attrs
 import numpy as np
 
 from spikec.extend.passbase import Context, Contract, Pass
-from spikec.ir.graph import Graph, Node
+from spikec.ir.graph import Graph
 from spikec.ir.ops import IF, Conv, Flatten, Reshape, Weighted
+from spikec.ir.rewrite import follow
 from spikec.ir.stages import FINAL, Stage
 
 
@@ -40,7 +41,7 @@ class ResetNetx(Pass):
         hidden = graph.match(IF)[1:]
         if self.reset == "soft" or (self.reset == "auto" and not any(_has_conv(graph, node.name) for node in hidden)):
             return 0
-        readers = [_reader(graph, node.name) for node in hidden]
+        readers = [follow(graph, node.name, Weighted, (Flatten, Reshape)) for node in hidden]
         if None in readers:
             return 0
         charged = next((i for i, node in enumerate(hidden) if not _carries(graph, node.name)), len(hidden))
@@ -59,9 +60,9 @@ class ResetNetx(Pass):
                     out_scale=None if node.op.out_scale is None else node.op.out_scale * ratio,
                 ),
             )
-            weighted = graph[reader.name]
+            weighted = graph[reader]
             assert isinstance(weighted, Weighted)
-            graph.set_op(reader.name, weighted.scale_input(np.full(1, ratio)))
+            graph.set_op(reader, weighted.scale_input(np.full(1, ratio)))
         if hidden:
             context.note("", f"hard reset to zero in {len(hidden)} layer(s), thresholds times {ratio:g}")
         return len(hidden)
@@ -90,15 +91,3 @@ def _carries(graph: Graph, name: str) -> bool:
 def _has_conv(graph: Graph, name: str) -> bool:
     (source,) = graph.operands(name)
     return isinstance(graph[source], Conv)
-
-
-def _reader(graph: Graph, name: str) -> Node[Weighted] | None:
-    """The affine op that alone takes these spikes."""
-    while len(graph.users(name)) == 1:
-        ((name, _),) = graph.users(name)
-        op = graph[name]
-        if isinstance(op, Weighted):
-            return Node(name, op)
-        if not isinstance(op, (Flatten, Reshape)):
-            return None
-    return None

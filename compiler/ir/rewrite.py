@@ -65,6 +65,29 @@ def _stands(graph: Graph, chain: Sequence[Node[Any]]) -> bool:
     )
 
 
+def follow(graph: Graph, name: str, wanted: Kinds, through: Kinds) -> str | None:
+    """The first node of some kinds behind this one, if everything on the way has one user and is of the others."""
+    while len(graph.users(name)) == 1:
+        ((name, _),) = graph.users(name)
+        if isinstance(graph[name], wanted):
+            return name
+        if not isinstance(graph[name], through):
+            return None
+    return None
+
+
+def is_behind(graph: Graph, name: str, kind: type[Op]) -> bool:
+    """Whether an op of a class is in front of a node, however far."""
+    todo, seen = list(graph.operands(name)), {name}
+    while todo:
+        each = todo.pop()
+        if isinstance(graph[each], kind):
+            return True
+        seen.add(each)
+        todo += [x for x in graph.operands(each) if x not in seen]
+    return False
+
+
 def neurons_of(graph: Graph, relu: str) -> tuple[str, ...]:
     """The neurons of a spiking graph that stand for a ReLU of the ANN.
 

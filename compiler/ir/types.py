@@ -134,6 +134,12 @@ class Type:
             return self.encoding.scale
         return np.ones((1,) * len(self.shape))
 
+    @property
+    def flat_scale(self) -> Array:
+        """The scale of the flattened sample: one number, or one for each of its numbers."""
+        scale = self.scale
+        return scale.reshape(-1) if scale.size == 1 else np.broadcast_to(scale, self.shape).reshape(-1)
+
     def with_scale(self, scale: Array) -> Type:
         """The same signal as a rate of another scale."""
         return attrs.evolve(self, encoding=Rate(scale))

@@ -81,16 +81,23 @@ class LeakyRelu(_Activation):
 
 
 @attrs.frozen(eq=False)
-class Maximum(_Activation):
-    """``y = max(a, b)``, element by element, of two signals of one shape."""
-
-    kind: ClassVar[str] = "maximum"
-    elementwise: ClassVar[bool] = True
+class _Pairwise(_Activation):
     arity: ClassVar[int | None] = 2
+    elementwise: ClassVar[bool] = True
 
     def infer(self, *operands: Type) -> Type:
         """The common type; shapes must be the same."""
-        return _alike(self, super().infer(*operands), operands)
+        if any(x != operands[0] for x in operands):
+            shapes = " and ".join(str(x.shape) for x in operands)
+            raise TypeMismatchError(f"{self.kind} of shapes {shapes}", hint="broadcasting is not supported here")
+        return super().infer(*operands)
+
+
+@attrs.frozen(eq=False)
+class Maximum(_Pairwise):
+    """``y = max(a, b)``, element by element, of two signals of one shape."""
+
+    kind: ClassVar[str] = "maximum"
 
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's maximum."""
@@ -98,27 +105,14 @@ class Maximum(_Activation):
 
 
 @attrs.frozen(eq=False)
-class Minimum(_Activation):
+class Minimum(_Pairwise):
     """``y = min(a, b)``, element by element, of two signals of one shape."""
 
     kind: ClassVar[str] = "minimum"
-    elementwise: ClassVar[bool] = True
-    arity: ClassVar[int | None] = 2
-
-    def infer(self, *operands: Type) -> Type:
-        """The common type; shapes must be the same."""
-        return _alike(self, super().infer(*operands), operands)
 
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's minimum."""
         return torch.minimum(*xs)
-
-
-def _alike(op: Op, result: Type, operands: tuple[Type, ...]) -> Type:
-    if any(x != operands[0] for x in operands):
-        shapes = " and ".join(str(x.shape) for x in operands)
-        raise TypeMismatchError(f"{op.kind} of shapes {shapes}", hint="broadcasting is not supported here")
-    return result
 
 
 _MAX_POOL: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
