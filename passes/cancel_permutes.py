@@ -34,7 +34,7 @@ class CancelPermutes(Pass):
     def run(self, graph: Graph, context: Context) -> int:
         """Apply the rules until none fires."""
         changes = 0
-        while fired := sum(_applied(graph, *rule) for rule in _RULES):
+        while fired := sum(_apply(graph, *rule) for rule in _RULES):
             changes += fired
         return changes
 
@@ -42,7 +42,7 @@ class CancelPermutes(Pass):
 Rule = Callable[..., bool]
 
 
-def _applied(graph: Graph, kinds: tuple[Kinds, ...], rule: Rule) -> int:
+def _apply(graph: Graph, kinds: tuple[Kinds, ...], rule: Rule) -> int:
     return rewrite(graph, kinds, lambda *nodes: rule(graph, *nodes), shared=True)
 
 
@@ -59,8 +59,8 @@ def _compose(graph: Graph, first: Node[Permute], second: Node[Permute]) -> bool:
     return True
 
 
-def _flat(graph: Graph, permute: Node[Permute]) -> bool:
-    """A permute that moves no axis longer than 1 past another."""
+def _reshape(graph: Graph, permute: Node[Permute]) -> bool:
+    """A permute that moves no axis longer than 1 past another is a reshape."""
     shape = graph.type(graph.operands(permute.name)[0]).shape
     long = [axis for axis in permute.op.axes if shape[axis] != 1]
     if long != sorted(long):
@@ -118,7 +118,7 @@ def _absorb(graph: Graph, permute: Node[Permute], flatten: Node[Op], linear: Nod
 _RESHAPES = (Reshape, Flatten)
 _RULES: tuple[tuple[tuple[Kinds, ...], Rule], ...] = (
     ((Permute, Permute), _compose),
-    ((Permute,), _flat),
+    ((Permute,), _reshape),
     ((_RESHAPES, _RESHAPES), _join),
     ((Permute, Op), _sink),
     ((Permute, _RESHAPES, Linear), _absorb),

@@ -39,7 +39,7 @@ class CanonicalizeActivations(Pass):
     needs: ClassVar[tuple[Stage, ...]] = ANN
 
     def run(self, graph: Graph, context: Context) -> int:
-        """Rewrite each kind, then pairs of ReLUs."""
+        """Rewrite all activations of each kind, then join pairs of ReLUs."""
         changes = 0
         for kind, lower in _LOWERED.items():
             for node in graph.match(kind):
@@ -57,7 +57,7 @@ class CanonicalizeActivations(Pass):
 
 
 class _Writer:
-    """Writes ops instead of one node; the last one takes its name."""
+    """Writes several ops in the place of one node. Each is named after it; the last takes its name and its users."""
 
     def __init__(self, graph: Graph, node: Node[Any]) -> None:
         self.graph, self.name, self.op = graph, node.name, node.op
@@ -65,24 +65,24 @@ class _Writer:
         self.rank = len(graph.type(node.name).shape)
 
     def affine(self, x: str, gain: Any, shift: float, part: str) -> str:
-        """``gain x + shift``, gain and shift along the channels."""
+        """Add ``gain x + shift``; the gain is a number, or one for each channel."""
         return self.add(self._diagonal(gain, shift), x, part=part)
 
     def relu(self, x: str, cap: float | None, part: str) -> str:
-        """``min(max(x, 0), cap)``."""
+        """Add ``min(max(x, 0), cap)``."""
         return self.add(Relu(cap), x, part=part)
 
     def add(self, op: Op, *operands: str, part: str) -> str:
-        """An op of the node's origin."""
+        """Add an op that has the node's origin; ``part`` is the end of its name."""
         return self.graph.add(attrs.evolve(op, origin=self.op.origin), *operands, name=f"{self.name}_{part}")
 
     def finish(self, op: Op, *operands: str) -> None:
-        """The op that gives the node's result."""
+        """Put the op that gives the node's result in its place."""
         self.graph.set_op(self.name, attrs.evolve(op, origin=self.op.origin))
         self.graph.set_operands(self.name, *operands)
 
     def finish_affine(self, x: str, gain: float, shift: float) -> None:
-        """The node's result is ``gain x + shift``."""
+        """Let the node's result be ``gain x + shift``."""
         self.finish(self._diagonal(gain, shift), x)
 
     def _diagonal(self, gain: Any, shift: float) -> Op:
@@ -90,10 +90,12 @@ class _Writer:
         if not 1 <= self.rank <= 4:
             message = f"{self.op.kind} of samples of shape {shape} has no spiking form"
             raise UnsupportedOpError(self.graph.problem(self.name, message, "use samples with 1 to 4 axes"))
-        gains = np.broadcast_to(np.asarray(gain, np.float64), shape[:1]) if np.ndim(gain) < 2 else self._vector(gain)
+        gains = (
+            np.broadcast_to(np.asarray(gain, np.float64), shape[:1]) if np.ndim(gain) < 2 else self._per_channel(gain)
+        )
         return diagonal(gains, np.full(shape[0], shift) if shift else None, self.rank)
 
-    def _vector(self, gain: Array) -> Array:
+    def _per_channel(self, gain: Array) -> Array:
         shape = self.graph.type(self.name).shape
         rows = np.broadcast_to(gain, shape).reshape(shape[0], -1)
         if not (rows == rows[:, :1]).all():
@@ -130,7 +132,7 @@ def _leaky(write: _Writer) -> None:
 
 
 def _excess(write: _Writer) -> str:
-    """``relu(a - b)``."""
+    """Add ``relu(a - b)`` for the node's operands a and b."""
     a, b = write.operands
     return write.relu(write.add(Add(), a, write.affine(b, -1, 0, "minus"), part="difference"), None, "excess")
 

@@ -31,7 +31,7 @@ class Choose(Pass):
     candidates: tuple[tuple[Pass, ...], ...] = ()
 
     def run(self, graph: Graph, context: Context) -> int:
-        """The changes of the best candidate."""
+        """Try every candidate; the graph becomes what the best one made of it."""
         if not context.tuning_samples(graph):
             context.note("", NO_SAMPLES)
             return 0

@@ -58,7 +58,7 @@ class CorrectBias(Pass):
 
 
 def _owners(graph: Graph, layer: Layer) -> list[Node[Weighted]]:
-    """The affine op in front of all neurons of a layer, or those in front of each; none where one is lacking."""
+    """The affine ops whose biases to correct: one that feeds all neurons of a layer, or one for each; else none."""
     shared = bias_owner(graph, *layer.neurons)
     if shared is not None:
         return [shared]

@@ -23,7 +23,7 @@ class DetachHead(Pass):
     needs: ClassVar[tuple[Stage, ...]] = ANN
 
     def run(self, graph: Graph, context: Context) -> int:
-        """Detach from every output, last head first."""
+        """Move the heads in front of every output into it, the last one first."""
         changes = 0
         for node in graph.match(Output):
             while isinstance(head := graph[graph.operands(node.name)[0]], Head):

@@ -12,7 +12,7 @@ from spikec.ir.stages import ANN, RECEIVED, Stage
 
 @attrs.frozen
 class EliminateIdentity(Pass):
-    """Dropout in evaluation mode, ``nn.Identity``, ``contiguous``: users take the operand."""
+    """Users of dropout in evaluation mode, ``nn.Identity`` or ``contiguous`` take its operand instead."""
 
     name: ClassVar[str] = "eliminate-identity"
     needs: ClassVar[tuple[Stage, ...]] = (*ANN, RECEIVED)

@@ -53,7 +53,7 @@ class EncodeInput(Pass):
 
 
 def _range(graph: Graph, node: Node[Input], position: int, context: Context) -> tuple[float, float]:
-    """Smallest and largest value seen, or (0, 1)."""
+    """The smallest (0 at most) and the largest value of an input in the calibration samples; (0, 1) without any."""
     samples: Tensor | None = None
     if context.samples:
         samples = context.samples[position]

@@ -66,7 +66,7 @@ class FoldBatchNorm(Pass):
 
 
 class _Fold(Transport):
-    """Norms become part of weights, and of norms behind them."""
+    """Moves norms into weights, and into norms behind them."""
 
     def into_result(self, name: str, op: Op, wanted: Affine) -> Op | None:
         """``gain (W x + b) + shift``."""

@@ -108,7 +108,7 @@ class FoldPool(Pass):
 
 
 def _into_producer(graph: Graph, name: str, blocked: dict[str, str]) -> int:
-    """Compose a pool into the Conv that makes its operand."""
+    """Compose a pool into the Conv that makes its operand; returns the number of changes."""
     (source,) = graph.operands(name)
     conv = graph[source]
     if not isinstance(conv, Conv) or len(graph.users(source)) != 1:
@@ -156,7 +156,7 @@ def _is_one_by_one(conv: Conv) -> bool:
 
 
 def _expect_zero_border(first: Conv, second: Conv, operand: Sequence[int], between: Sequence[int]) -> None:
-    """The zeros that the second pads with must be what the first would give there."""
+    """Raise a BlockedError unless the zeros that the second pads with are what the first would give there."""
     if first.bias is not None and any(map(any, second.padding)):
         raise BlockedError("its bias does not reach the zeros that the convolution behind it pads with")
     for i, (before, after) in enumerate(second.padding):

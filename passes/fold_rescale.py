@@ -84,7 +84,7 @@ class FoldRescale(Pass):
 
 @attrs.frozen(eq=False)
 class _Casts(Transport):
-    """Factors become part of weights, thresholds, other casts and what an output's number stands for."""
+    """Moves casts into weights, thresholds and other casts. At an output its type takes the factor up."""
 
     thresholds: Thresholds = attrs.field(kw_only=True)
 

@@ -43,7 +43,7 @@ class LegalizeNetx(Pass):
     limit: int = 2000
 
     def run(self, graph: Graph, context: Context) -> int:
-        """Readouts first; an op that netx has not stays, the backend refuses it by the user's layer."""
+        """Rewrite what netx has in another form. What it has not at all stays, for the backend to refuse."""
         changes = sum(_readout(graph, node.name) for node in graph.match(Output))
         soft = self._is_soft(graph, context)
         for node in graph.match(Weighted):
@@ -84,7 +84,7 @@ class LegalizeNetx(Pass):
 
 
 def _readout(graph: Graph, name: str) -> int:
-    """The output layer of a file is affine: put an identity in front of an output that has none."""
+    """Put an identity in front of an output without an affine op, because a file's output layer is affine."""
     (source,) = graph.operands(name)
     while isinstance(graph[source], (Flatten, Reshape)):
         (source,) = graph.operands(source)
@@ -121,7 +121,7 @@ def _unroll(graph: Graph, name: str) -> None:
 
 
 def _evenly_padded(op: Conv) -> Op:
-    """Padding (1, 2) is padding (2, 2) with one more row of zeros at the kernel's beginning."""
+    """Pad evenly: padding (1, 2) is padding (2, 2) with one more row of zeros at the kernel's beginning."""
     spans = [d * (k - 1) + 1 for d, k in zip(op.dilation, op.kernel, strict=True)]
     widest = [max(pair) for pair in op.padding]
     sizes = [span + 2 * w - a - b for span, w, (a, b) in zip(spans, widest, op.padding, strict=True)]

@@ -33,13 +33,13 @@ class LegalizeNir(Pass):
     needs: ClassVar[tuple[Stage, ...]] = (FINAL,)
 
     def run(self, graph: Graph, context: Context) -> int:
-        """All rewrites, in an order in which none makes work for an earlier one."""
+        """Apply all rewrites, in an order in which none makes work for an earlier one."""
         rewrites = (_flatten, _pools, _pads, _splice_sums, _separate_sums, _order_sums, _convs, _biases)
         return sum(legalize(graph, context) for legalize in rewrites)
 
 
 def _flatten(graph: Graph, context: Context) -> int:
-    """Reshape or partial Flatten to a vector: Flatten; of a vector: nothing."""
+    """Write every reshape to a vector as a Flatten of all axes, and drop those that change nothing."""
     changes = 0
     for node in [*graph.match(Reshape), *graph.match(Flatten)]:
         before, after = graph.type(graph.operands(node.name)[0]).shape, graph.type(node.name).shape
@@ -53,7 +53,7 @@ def _flatten(graph: Graph, context: Context) -> int:
 
 
 def _pools(graph: Graph, context: Context) -> int:
-    """SumPool that is padded or has one spatial axis: a depthwise convolution with ones."""
+    """Write sum-pools that are padded, or have one spatial axis, as depthwise convolutions with ones."""
     changes = 0
     for node in graph.match(SumPool):
         (operand,) = graph.operands(node.name)
@@ -65,7 +65,7 @@ def _pools(graph: Graph, context: Context) -> int:
 
 
 def _pads(graph: Graph, context: Context) -> int:
-    """Zeros in front of a convolution: its own padding."""
+    """Let convolutions pad the zeros that are padded in front of them."""
 
     def join(pad: Node[Pad], conv: Node[Conv]) -> bool:
         missing = len(conv.op.kernel) - len(pad.op.padding)
@@ -82,7 +82,7 @@ def _pads(graph: Graph, context: Context) -> int:
 
 
 def _splice_sums(graph: Graph, context: Context) -> int:
-    """A sum of sums: one sum."""
+    """Join sums of sums."""
     changes = 0
     for outer in graph.match(Add):
         operands = graph.operands(outer.name)
@@ -100,7 +100,7 @@ def _splice_sums(graph: Graph, context: Context) -> int:
 
 
 def _separate_sums(graph: Graph, context: Context) -> int:
-    """Identities behind a sum that feeds a pool, shape or output, and in front of a repeated operand."""
+    """Insert identities behind sums that feed a pool, shape or output, and in front of repeated operands."""
     changes = 0
     for node in graph.match(Add):
         operands = graph.operands(node.name)
@@ -121,7 +121,7 @@ def _identity(graph: Graph, operand: str) -> Weighted:
 
 
 def _order_sums(graph: Graph, context: Context) -> int:
-    """The latest operand first: some readers take the first edge for the main branch."""
+    """Put the latest operand of a sum first, as some readers take the first edge for the main branch."""
     position = {name: i for i, name in enumerate(graph)}
     changes = 0
     for node in graph.match(Add):
@@ -134,14 +134,16 @@ def _order_sums(graph: Graph, context: Context) -> int:
 
 
 def _convs(graph: Graph, context: Context) -> int:
-    """One group, even padding, square kernels, in one and two dimensions."""
+    """Give convolutions in one and two dimensions one group, even padding and square kernels."""
     changes = 0
     for node in graph.match(Conv):
         if len(node.op.kernel) > 2:
             continue
         shape = graph.type(graph.operands(node.name)[0]).shape
-        even = _even(block_diagonal(node.op.weight, node.op.groups), node.op.padding, node.op.dilation)
-        legal = _square(*even, shape[1:], node.op.stride) or _square(*_solid(even), shape[1:], node.op.stride)
+        even = _pad_evenly(block_diagonal(node.op.weight, node.op.groups), node.op.padding, node.op.dilation)
+        legal = _make_square(*even, shape[1:], node.op.stride) or _make_square(
+            *_without_dilation(even), shape[1:], node.op.stride
+        )
         if legal is None:
             kernel = "x".join(map(str, node.op.kernel))
             context.note(node.name, f"no zeros make a {kernel} kernel square without moving the result")
@@ -154,8 +156,8 @@ def _convs(graph: Graph, context: Context) -> int:
     return changes
 
 
-def _even(weight: Array, padding: tuple[tuple[int, int], ...], dilation: tuple[int, ...]) -> Kernel:
-    """Zeros in the kernel instead of uneven padding."""
+def _pad_evenly(weight: Array, padding: tuple[tuple[int, int], ...], dilation: tuple[int, ...]) -> Kernel:
+    """Make padding even by zeros in the kernel."""
     sides, steps = list(padding), list(dilation)
     for i, (before, after) in enumerate(padding):
         if (before - after) % steps[i]:
@@ -166,22 +168,22 @@ def _even(weight: Array, padding: tuple[tuple[int, int], ...], dilation: tuple[i
     return weight, tuple(sides), tuple(steps)
 
 
-def _solid(kernel: Kernel) -> Kernel:
-    """The kernel with zeros for its dilation."""
+def _without_dilation(kernel: Kernel) -> Kernel:
+    """Write a dilated kernel out, with zeros between its cells."""
     weight, padding, dilation = kernel
     for i, step in enumerate(dilation):
         weight = _undilated(weight, i + 2, step)
     return weight, padding, (1,) * len(dilation)
 
 
-def _square(
+def _make_square(
     weight: Array,
     padding: tuple[tuple[int, int], ...],
     dilation: tuple[int, ...],
     size: tuple[int, ...],
     stride: tuple[int, ...],
 ) -> Kernel | None:
-    """Zeros around the kernel and as much padding; None where the sides' parities forbid it."""
+    """Make a kernel square by zeros around it and as much padding; None where the sides' parities forbid it."""
     kernel = weight.shape[2:]
     for side in range(max(kernel), max(kernel) + 2):
         borders = [
@@ -224,7 +226,7 @@ def _widened(weight: Array, axis: int, front: int, back: int) -> Array:
 
 
 def _biases(graph: Graph, context: Context) -> int:
-    """Zeros where there is no bias: every reader has Affine, not every one Linear."""
+    """Give every affine op a bias, as every reader knows Affine and not every one Linear."""
     nodes = [node for node in graph.match(Weighted) if node.op.bias is None and isinstance(node.op, (Linear, Conv))]
     for node in nodes:
         graph.set_op(node.name, attrs.evolve(node.op, bias=np.zeros(node.op.out_features)))

@@ -69,14 +69,14 @@ def _lower(graph: Graph, node: Node[Concat], user: str) -> None:
 
 
 def _channels_of(graph: Graph, parts: Sequence[str]) -> list[slice]:
-    """Where the channels of each part lie in their concat."""
+    """Where the channels of each part lie in the concat of all."""
     sizes = [graph.type(part).shape[0] for part in parts]
     ends = np.cumsum(sizes).tolist()
     return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
 
 def _placed(graph: Graph, node: Node[Concat]) -> str:
-    """The concat as a sum of 1x1 convolutions, each placing its part's channels."""
+    """Add the concat as a sum of 1x1 convolutions, each of which places its part's channels."""
     whole, parts = graph.type(node.name), graph.operands(node.name)
     out_scale = channel_scale(whole, 0, "concat")
     made = []

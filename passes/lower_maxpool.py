@@ -39,7 +39,7 @@ class LowerMaxPool(Pass):
     counters: bool = False
 
     def run(self, graph: Graph, context: Context) -> int:
-        """Commute ReLUs, then lower every pool."""
+        """Move ReLUs in front of pools, then lower every pool."""
 
         def commute(pool: Node[MaxPool], relu: Node[Relu]) -> bool:
             (source,) = graph.operands(pool.name)
@@ -70,7 +70,7 @@ class LowerMaxPool(Pass):
 
 
 def _padding(op: MaxPool, before: Sequence[int], after: Sequence[int]) -> Pairs:
-    """The padding with which every window lies inside; behind the map, windows of ceil_mode need more."""
+    """The padding with which every window lies inside: behind the map, windows of ceil_mode need more."""
     found = []
     for i, (low, _) in enumerate(op.padding):
         extent = op.dilation[i] * (op.kernel[i] - 1) + 1
@@ -80,7 +80,7 @@ def _padding(op: MaxPool, before: Sequence[int], after: Sequence[int]) -> Pairs:
 
 
 def _never_negative(graph: Graph) -> set[str]:
-    """The signals that a ReLU, and what keeps its sign, made."""
+    """The signals that are never negative: those of ReLUs, and of ops behind them that keep the sign."""
     found: set[str] = set()
     for name in graph:
         op = graph[name]
@@ -107,7 +107,7 @@ class _Picker:
         self.shape = graph.type(source).shape
 
     def larger(self, a: Item, b: Item) -> str:
-        """``b + relu(a - b)``."""
+        """Add the maximum of two cells or signals, as ``b + relu(a - b)``."""
         last = self.as_node(b)
         if isinstance(a, str) or isinstance(b, str):
             minus = self.graph.add(diagonal(-np.ones(self.shape[0]), None, len(self.shape)), last, name=f"{last}_minus")
@@ -118,7 +118,7 @@ class _Picker:
         return self._add(Add(origin=self.node.op.origin), last, excess, tag="larger")
 
     def as_node(self, item: Item) -> str:
-        """The signal of one cell of every window, or of a maximum."""
+        """The signal of an item: a cell of every window is picked, a maximum is one already."""
         return item if isinstance(item, str) else self._pick({item: 1.0})
 
     def _pick(self, cells: dict[tuple[int, ...], float]) -> str:

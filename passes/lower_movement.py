@@ -60,7 +60,7 @@ class LowerMovement(Pass):
 
 
 def _runs(graph: Graph, name: str) -> list[list[str]]:
-    """The runs of movements that start at a node, longest first; nobody looks in between."""
+    """The runs of movements that start at a node, the longest first, whose inner results nobody else uses."""
     run: list[str] = []
     while name in graph and isinstance(graph[name], Movement) and not isinstance(graph[name], Concat):
         run.append(name)
@@ -71,7 +71,7 @@ def _runs(graph: Graph, name: str) -> list[list[str]]:
 
 
 def _replace(graph: Graph, run: Sequence[str], op: Weighted) -> None:
-    """One op in place of a run, under its last name."""
+    """Put one op in the place of a run, under its last name."""
     (source,) = graph.operands(run[0])
     graph.set_op(run[-1], attrs.evolve(op, origin=merge(*(graph[name].origin for name in run))))
     graph.set_operands(run[-1], source)
@@ -80,7 +80,7 @@ def _replace(graph: Graph, run: Sequence[str], op: Weighted) -> None:
 
 
 def _is_uniform(signal: Type) -> bool:
-    """True for a map whose scale does not vary within a channel."""
+    """Whether a signal is a map whose scale does not vary within a channel."""
     try:
         channel_scale(signal, 0, "conv")
     except TypeMismatchError:
@@ -89,7 +89,10 @@ def _is_uniform(signal: Type) -> bool:
 
 
 def _channels(graph: Graph, run: Sequence[str], operand: Type, result: Type) -> Array | None:
-    """[C]: the operand's channel that each channel of the result is, or None if it is no whole channel."""
+    """[C]: which channel of the operand each channel of the result is; None if some is no whole channel.
+
+    The run moves numbers that are all different, and they are looked for where they arrive.
+    """
     if operand.shape[1:] != result.shape[1:] or not (_is_uniform(operand) or len(operand.shape) == 1):
         return None
     numbers = np.arange(1.0, np.prod(operand.shape) + 1).reshape(operand.shape)
@@ -109,7 +112,10 @@ def _pick(channels: Array, operand: Type, result: Type) -> Weighted:
 
 
 def _crop(op: Slice, operand: Type, result: Type) -> Conv:
-    """Cells ``start + i step`` of an axis: a kernel just long enough to leave no window behind the last of them."""
+    """The convolution that picks cells ``start + i step`` of an axis.
+
+    Its kernel is just long enough to leave no room for a window behind the last of them.
+    """
     axis = op.axis % len(operand.shape)
     size, count = operand.shape[axis], result.shape[axis]
     start = range(size)[op.start : op.stop : op.step][0]
@@ -133,7 +139,7 @@ def _crop(op: Slice, operand: Type, result: Type) -> Conv:
 
 
 def _fold(graph: Graph, name: str) -> int:
-    """Into the affine ops that take a pick, if nothing else does: ``W P`` has columns of W where P picks."""
+    """Fold a pick P into the affine ops W that take it, as ``W P``, if nothing else takes it."""
     op, users = graph[name], graph.users(name)
     assert isinstance(op, Weighted)
     rank = len(graph.type(name).shape)

@@ -79,7 +79,10 @@ def _upper_bounds(graph: Graph) -> dict[str, Array]:
 
 
 def _is_monotone(op: Op, like: Sequence[Array]) -> bool:
-    """Whether a linear op gives nothing negative for positive operands, few of which outweigh all others."""
+    """Whether a linear op gives nothing negative for positive operands, tried on some that differ by large factors.
+
+    So few of them outweigh all others that a negative weight shows.
+    """
     generator = np.random.default_rng(0)
     for _ in range(3):
         result = op.on_arrays(*(np.exp(4 * generator.standard_normal(x.shape)) for x in like))

@@ -60,10 +60,10 @@ class OutgoingAmplitude(Pass):
 
 
 class _Weights(Transport):
-    """A gain goes into the affine ops behind a layer, or nowhere."""
+    """Moves a gain into the affine ops behind a layer."""
 
     def into_operand(self, name: str, op: Op, lost: Affine) -> Op | None:
-        """``W (gain x) + b``, another value for the ANN."""
+        """``W (gain x) + b``, where a sum with other signals is not passed."""
         if len(self.graph.operands(name)) > 1:
             raise BlockedError("takes other signals too")
         return op.behind(*lost.in_channels(op.axis)) if isinstance(op, Weighted) else None

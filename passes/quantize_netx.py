@@ -55,7 +55,7 @@ class QuantizeNetx(Pass):
     needs: ClassVar[tuple[Stage, ...]] = (FINAL,)
 
     def run(self, graph: Graph, context: Context) -> int:
-        """Layers that feed a neuron or an output; anything else is left for the backend to refuse."""
+        """Quantize layers that feed a neuron or an output; anything else is left for the backend to refuse."""
         neurons = graph.match(IF)
         if not neurons or any(len(graph.operands(name)) > 1 for name in graph):
             return 0
@@ -81,7 +81,7 @@ class QuantizeNetx(Pass):
 
 
 def _growth(graph: Graph, readers: Sequence[str], encoder: Node[IF], context: Context) -> dict[str, Array]:
-    """How far each membrane (in thresholds) or output's sum gets from zero, a step, on calibration samples."""
+    """How far membranes (in thresholds) or sums of outputs get from zero, for each step, on calibration samples."""
     steps = min(context.timesteps or TIMESTEPS, _STEPS)
     worst: dict[str, Array] = {}
     sums: dict[str, Tensor] = {}
@@ -97,11 +97,11 @@ def _growth(graph: Graph, readers: Sequence[str], encoder: Node[IF], context: Co
         most = reached.abs().amax(0).numpy() / steps
         worst[name] = np.maximum(worst[name], most) if name in worst else most
 
-    interpret(graph, _probe(graph, encoder, context), steps, tap=tap)
+    interpret(graph, _inputs(graph, encoder, context), steps, tap=tap)
     return worst
 
 
-def _probe(graph: Graph, encoder: Node[IF], context: Context) -> list[Tensor]:
+def _inputs(graph: Graph, encoder: Node[IF], context: Context) -> list[Tensor]:
     samples = context.samples or (context.batches.first if context.batches is not None else ())
     if samples:
         return [x[:_PROBED].to("cpu", torch.float64) for x in samples]
@@ -122,18 +122,18 @@ def _quantize(graph: Graph, name: str, reader: str, growth: Array, context: Cont
         )
     threshold = np.ones(1)
     if isinstance(neuron, IF):
-        threshold = _features(graph, name, reader, neuron.v_threshold)
-    allowed = _allowed(op, threshold, _reach(op, growth) * (context.timesteps or TIMESTEPS))
+        threshold = _threshold_of_features(graph, name, reader, neuron.v_threshold)
+    allowed = _allowed(op, threshold, _growth_of_features(op, growth) * (context.timesteps or TIMESTEPS))
     factor = np.ones(1)
     if isinstance(neuron, IF):
         multiple, most = (
             (4, WEIGHT) if neuron.v_reset is None else (2, PULSES * WEIGHT if neuron.v_init.any() else STATE)
         )
-        scale, factor = _shared(allowed, most, multiple, _can_grow(graph, reader))
+        scale, factor = _layer_scale(allowed, most, multiple, _can_grow(graph, reader))
         threshold = threshold * factor
     else:
         scale = float(allowed.min())
-    weight = np.clip(2 * np.round(_rows(op.weight, scale / threshold) / 2), -WEIGHT, WEIGHT)
+    weight = np.clip(2 * np.round(_times(op.weight, scale / threshold) / 2), -WEIGHT, WEIGHT)
     if not weight.any():
         raise UnsupportedOpError(
             graph.problem(
@@ -155,12 +155,12 @@ def _quantize(graph: Graph, name: str, reader: str, growth: Array, context: Cont
     graph.set_op(name, attrs.evolve(op, weight=weight, bias=bias, out_scale=op.out_scale * threshold / scale))
 
 
-def _rows(weight: Array, factor: Array) -> Array:
-    """A factor for each output feature."""
+def _times(weight: Array, factor: Array) -> Array:
+    """Multiply the weights of each output feature by its factor."""
     return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
 
 
-def _features(graph: Graph, name: str, reader: str, threshold: Array) -> Array:
+def _threshold_of_features(graph: Graph, name: str, reader: str, threshold: Array) -> Array:
     """The threshold as a vector over the layer's output features."""
     if threshold.size == 1:
         return threshold.reshape(-1)
@@ -175,15 +175,15 @@ def _features(graph: Graph, name: str, reader: str, threshold: Array) -> Array:
     return rows[:, 0]
 
 
-def _reach(op: Weighted, growth: Array) -> Array:
-    """The largest growth of each output feature."""
+def _growth_of_features(op: Weighted, growth: Array) -> Array:
+    """[O]: the largest growth of each output feature, over its places in the map."""
     result: Array = growth.reshape(op.out_features, -1).max(1)
     return result
 
 
 def _allowed(op: Weighted, threshold: Array, reach: Array) -> Array:
     """[O]: the largest integer scale that each output feature's limits allow; infinite for a dead one."""
-    weight, bias = _rows(op.weight, 1 / threshold), np.abs(op.shift / threshold)
+    weight, bias = _times(op.weight, 1 / threshold), np.abs(op.shift / threshold)
     axes = tuple(range(1, weight.ndim))
     step = np.maximum(np.maximum(weight, 0).sum(axes), np.maximum(-weight, 0).sum(axes)) + bias
     with np.errstate(divide="ignore"):
@@ -192,8 +192,11 @@ def _allowed(op: Weighted, threshold: Array, reach: Array) -> Array:
     return result
 
 
-def _shared(allowed: Array, most: int, multiple: int, can_grow: bool) -> tuple[float, Array]:
-    """The layer's scale, a multiple and no larger than ``most``, and by how much each threshold grows for it."""
+def _layer_scale(allowed: Array, most: int, multiple: int, can_grow: bool) -> tuple[float, Array]:
+    """(the layer's scale, the factor by which each threshold grows for it).
+
+    The scale is a multiple of ``multiple``, and no larger than ``most``.
+    """
     scale = float(allowed.min())
     if can_grow:
         scale = max(scale, float(np.median(allowed)) / 2)
@@ -206,7 +209,7 @@ def _can_grow(graph: Graph, reader: str) -> bool:
 
 
 def _grow_next(graph: Graph, reader: str, shape: tuple[int, ...], factor: Array) -> None:
-    """The next layer reads spikes that stand for more."""
+    """Let the next layer read spikes that stand for more, because their thresholds grew by a factor."""
     user = follow(graph, reader, Weighted, _SHAPES)
     assert user is not None
     op = graph[user]

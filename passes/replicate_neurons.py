@@ -39,7 +39,7 @@ class ReplicateNeurons(Pass):
 
     @property
     def speedup(self) -> int:
-        """k."""
+        """The number of copies: k neurons say after T steps what one says after k T."""
         return self.copies
 
     def run(self, graph: Graph, context: Context) -> int:

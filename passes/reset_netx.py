@@ -37,14 +37,14 @@ class ResetNetx(Pass):
     ratio: float | None = None
 
     def run(self, graph: Graph, context: Context) -> int:
-        """All layers or none; the first neurons are the host's, which resets by subtraction."""
+        """Reset all layers or none. The first neurons are the host's, which resets by subtraction."""
         hidden = graph.match(IF)[1:]
         if self.reset == "soft" or (self.reset == "auto" and not any(_has_conv(graph, node.name) for node in hidden)):
             return 0
         readers = [follow(graph, node.name, Weighted, (Flatten, Reshape)) for node in hidden]
         if None in readers:
             return 0
-        charged = next((i for i, node in enumerate(hidden) if not _carries(graph, node.name)), len(hidden))
+        charged = next((i for i, node in enumerate(hidden) if not _has_cell_off_padding(graph, node.name)), len(hidden))
         if charged < len(hidden):
             context.note(hidden[charged].name, "no cell of the kernel stays on the map: from here on v_init is 0")
         ratio = self.ratio or _ratio(context.timesteps, charged == len(hidden))
@@ -74,8 +74,8 @@ def _ratio(timesteps: int | None, charged: bool) -> float:
     return 1.0 if timesteps is not None and timesteps < 32 else 2.0
 
 
-def _carries(graph: Graph, name: str) -> bool:
-    """True if one cell of the kernel reads the map, never the padding, for every neuron."""
+def _has_cell_off_padding(graph: Graph, name: str) -> bool:
+    """Whether some cell of the kernel reads the map, and never the padding, for every neuron."""
     (source,) = graph.operands(name)
     op = graph[source]
     if not isinstance(op, Conv):

@@ -52,5 +52,5 @@ class StreamBias(Pass):
 
 
 def _by_channel(values: Array) -> Array:
-    """[T, C, ...] as its means [T, C, 1, ...]."""
+    """Average values [T, C, ...] over each channel's positions: [T, C, 1, ...]."""
     return np.asarray(values.mean(axis=tuple(range(2, values.ndim)), keepdims=True))

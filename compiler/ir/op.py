@@ -35,7 +35,7 @@ class Role(enum.Enum):
 
 
 def array(**options: Any) -> Any:
-    """An attrs field that holds a read-only numpy array."""
+    """Declare a field that holds a numpy array: the op gets a read-only one."""
     return attrs.field(converter=attrs.converters.optional(readonly), metadata={"array": True}, **options)
 
 
@@ -45,9 +45,12 @@ _tensors = contextvars.ContextVar("tensors", default=None)
 
 @contextlib.contextmanager
 def tensor_cache(*given: tuple[Array, Tensor]) -> Iterator[None]:
-    """Within it, each parameter becomes a tensor once; leaving it frees them. ``given`` are there already.
+    """Keep tensors of parameters: within it each parameter is turned into a tensor once; leaving it frees them.
 
-    Inside another it is that one, unless something is given.
+    Inside another one, that one goes on being used, unless something is given.
+
+    Args:
+        given: parameters that are tensors already, with those.
     """
     outer = _tensors.get()
     if outer is not None and not given:
@@ -63,7 +66,7 @@ def tensor_cache(*given: tuple[Array, Tensor]) -> Iterator[None]:
 
 
 def tensor(value: Array, like: Tensor) -> Tensor:
-    """A parameter as a tensor of the dtype and device of ``like``."""
+    """Give a parameter as a tensor of the dtype and on the device of ``like``."""
     cache = _tensors.get()
     key = (id(value), like.dtype, like.device)
     if cache is not None and key in cache:
@@ -126,11 +129,11 @@ class Op:
         raise NotImplementedError
 
     def eval_over(self, x: Tensor) -> Tensor:
-        """As ``eval`` of one operand that nobody else reads, and that may be written over."""
+        """Do as ``eval``, for one operand that nobody else reads, so that the result may be written over it."""
         return self.eval(x)
 
     def on_arrays(self, *xs: Array) -> Array:
-        """The meaning for one sample, in float64."""
+        """Apply the meaning to one sample without a batch axis, in float64."""
         tensors = [torch.tensor(x, dtype=torch.float64)[None] for x in xs]
         with torch.no_grad():
             return np.asarray(self.eval(*tensors)[0].numpy())
@@ -165,11 +168,11 @@ class Op:
             return Affine(gain, affine.moved_shift(self.eval, [m.shift for m in maps], shapes, self.uneven))
 
     def move_gain(self, gains: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> Array:
-        """The gain of ``map_result``."""
+        """The gain of ``map_result``, for gains and operands of these shapes; ``map_result`` says more."""
         return affine.moved_gain(self.eval, gains, shapes)
 
     def map_operands(self, wanted: Affine, operands: Sequence[Type]) -> list[Affine]:
-        """How an affine map moves backwards: the m_i for a given M; as ``map_result``."""
+        """How an affine map moves backwards: the m_i for a given M; see ``map_result``."""
         if self.role not in (Role.LINEAR, Role.CAST):
             raise BlockedError(THROUGH)
         shapes = [t.shape for t in operands]
@@ -206,10 +209,10 @@ class Op:
         return [self._with_arrays(partial(_cut, rows=rows, shape=operand.shape)) for rows in parts]
 
     def as_convolution(self, operand: Type) -> Op:
-        """The same as a :class:`spikec.ir.ops.Conv` of its operand.
+        """Give the :class:`spikec.ir.ops.Conv` that does the same to such an operand.
 
         Raises:
-            BlockedError: it is none.
+            BlockedError: there is none; this op says why.
         """
         raise BlockedError(f"a {self.kind} is no convolution")
 
@@ -238,7 +241,7 @@ class Op:
 
 
 def _cut(values: Array, rows: slice, shape: tuple[int, ...]) -> Array:
-    """Some channels of what has a value for each of them."""
+    """Take some channels of values that have an axis for them, and all of other values."""
     return values[rows] if values.ndim == len(shape) and len(values) == shape[0] else values
 
 
@@ -253,11 +256,11 @@ class StatefulOp(Op):
     register: ClassVar[bool] = False
 
     def initial(self, *xs: Tensor) -> Tensor:
-        """The state before step 0, given the operands of step 0 ([B, ...])."""
+        """Give the state before step 0; the operands of step 0, [B, ...], say its shape, dtype and device."""
         raise NotImplementedError
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """(state after the step, result of the step)."""
+        """Advance by one step: returns (the state after it, its result [B, ...])."""
         raise NotImplementedError
 
     def divided(self, factor: Array) -> Self | None:
@@ -265,12 +268,12 @@ class StatefulOp(Op):
         return None
 
     def map_result(self, maps: Sequence[Affine], operands: Sequence[Type]) -> Affine:
-        """A positive gain passes as it is, the op becoming ``divided`` by it; a shift does not."""
+        """A positive gain passes as it is, if the op becomes ``divided`` by it; a shift does not pass."""
         (only,) = maps
         return self.map_operands(only, operands)[0]
 
     def map_operands(self, wanted: Affine, operands: Sequence[Type]) -> list[Affine]:
-        """As ``map_result``."""
+        """The same, backwards."""
         if self.role is not Role.LINEAR or wanted.shifts or not (wanted.gain > 0).all():
             raise BlockedError("has a state in its operand's units")
         if self.channelwise:
@@ -285,5 +288,5 @@ class Movement(Op):
     role: ClassVar[Role] = Role.LINEAR
 
     def move_gain(self, gains: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> Array:
-        """Gains are moved as the data is."""
+        """Gains move as the data does, which is exact."""
         return compress(self.on_arrays(*map(np.broadcast_to, gains, shapes)))

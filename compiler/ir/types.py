@@ -20,7 +20,7 @@ _ROUNDING = 1e-14
 
 
 def readonly(value: Any, dtype: Any = None) -> Array:
-    """An array that nobody can write to; copied unless it already is one."""
+    """Give an array that nobody can write to: a copy, unless nobody could write to the value before."""
     array = np.asarray(value, dtype=dtype)
     if array.flags.writeable:
         is_new = isinstance(value, np.ndarray) and array is not value and array.base is None
@@ -30,13 +30,13 @@ def readonly(value: Any, dtype: Any = None) -> Array:
 
 
 def sealed(array: Array) -> Array:
-    """An array that its maker gives up the right to write to, so that nobody needs a copy of it."""
+    """Make an array read-only in place: its maker gives up writing to it, so that nobody needs a copy."""
     array.flags.writeable = False
     return array
 
 
 def ints(sizes: Iterable[int]) -> tuple[int, ...]:
-    """One number an axis, as a tuple of plain ints."""
+    """Turn one number for each axis into a tuple of Python ints."""
     return tuple(int(size) for size in sizes)
 
 
@@ -51,7 +51,7 @@ def compress(array: Array, rtol: float = 0.0) -> Array:
 
 @attrs.frozen
 class Real:
-    """The numbers are the ANN's own."""
+    """The encoding of an ANN: the numbers are its own."""
 
     def __str__(self) -> str:
         return "real"
@@ -98,7 +98,7 @@ Encoding = Real | Rate
 
 
 def fits(values: Array, shape: tuple[int, ...]) -> bool:
-    """True for values of a sample's rank, each axis of length 1 or full."""
+    """Whether values have the rank of a sample of that shape, each of their axes of length 1 or full."""
     return values.ndim == len(shape) and all(a in (1, b) for a, b in zip(values.shape, shape, strict=True))
 
 
@@ -167,7 +167,7 @@ def channel_scale(operand: Type, axis: int, what: str) -> Array:
 
 
 def on_axis(vector: Array, rank: int, axis: int) -> Array:
-    """A vector laid along one axis of a sample of the given rank."""
+    """Lay a vector along one axis of a sample of the given rank; the other axes have length 1."""
     shape = [1] * rank
     shape[axis] = -1
     return vector.reshape(shape)

@@ -16,7 +16,7 @@ from spikec.ir.types import Array, Rate, Type
 
 @attrs.frozen(eq=False)
 class Add(Op):
-    """Sum of its operands, which have one shape and one scale."""
+    """The sum of its operands, which all have one shape and one scale."""
 
     kind: ClassVar[str] = "add"
     elementwise: ClassVar[bool] = True
@@ -24,7 +24,7 @@ class Add(Op):
     arity: ClassVar[int | None] = None
 
     def infer(self, *operands: Type) -> Type:
-        """The common type."""
+        """The operands' common type."""
         first, *others = operands
         for other in others:
             if other.shape != first.shape:
@@ -39,7 +39,7 @@ class Add(Op):
         return first
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """Left to right."""
+        """Adds from left to right."""
         return reduce(add, xs)
 
 

@@ -31,7 +31,7 @@ class Input(Op):
     rate: bool = False
 
     def infer(self, *operands: Type) -> Type:
-        """The declared type."""
+        """The type that the fields declare."""
         return Type(self.shape, self.dtype, unit_rate(len(self.shape)) if self.rate else Real())
 
     def eval(self, *xs: Tensor) -> Tensor:

@@ -56,6 +56,6 @@ class BatchNorm(Op):
         return F.batch_norm(x, mean, var, weight, bias, eps=self.eps)
 
     def behind(self, gain: Array, shift: Array) -> BatchNorm:
-        """The norm of ``gain x + shift``, vectors over the channels or of length 1: of no mean and a variance of 1."""
+        """The norm that does to x what this one does to ``gain x + shift``, vectors over channels or of length 1."""
         zeros, ones = np.zeros(len(self.weight)), np.ones(len(self.weight))
         return BatchNorm(self.gain * gain, self.gain * shift + self.shift, zeros, ones, 0.0, origin=self.origin)

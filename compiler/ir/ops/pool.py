@@ -26,7 +26,7 @@ class _Pool(Op):
 
     @property
     def gain(self) -> float:
-        """What the result is too large by, compared with the average of the ANN."""
+        """The factor by which the result is larger than the ANN's average over the same windows."""
         return 1.0
 
     def infer(self, *operands: Type) -> Type:
@@ -39,7 +39,7 @@ class _Pool(Op):
         return Type(shape, x.dtype, Rate(on_axis(scale, len(shape), 0)))
 
     def _windows(self, operand: Type, cell: float, kernel: Sizes, stride: Sizes, padding: Pairs) -> Conv:
-        """Windows over each channel as a convolution that has ``cell`` everywhere in its kernel."""
+        """The depthwise convolution whose kernel is ``cell`` everywhere, for such an operand."""
         weight = np.full((operand.shape[0], 1, *kernel), cell)
         scale = channel_scale(operand, 0, self.kind)
         ones, groups = (1,) * len(kernel), len(weight)
@@ -78,12 +78,12 @@ class AvgPool(_Pool):
 
     @property
     def uneven(self) -> str:
-        """Zeros stay zeros."""
+        """Zeros of the padding that are counted stay zeros."""
         zeros = any(self.padding) and self.count_include_pad
         return "averages zeros of its padding, which the shift would change" if zeros else super().uneven
 
     def irregular(self, operand: Type) -> str:
-        """Why not all windows are alike over such an operand; empty where they are."""
+        """Say why windows over such an operand are not all alike; an empty string where they are."""
         if any(self.padding) and not self.count_include_pad:
             return "without count_include_pad its windows have different divisors"
         result = self.shape_of(operand)
@@ -93,7 +93,7 @@ class AvgPool(_Pool):
         return ""
 
     def as_convolution(self, operand: Type) -> Conv:
-        """Equal weights, if all windows are alike."""
+        """A kernel of equal weights, if all windows are alike."""
         if why := self.irregular(operand):
             raise BlockedError(why)
         return self._windows(operand, 1 / math.prod(self.kernel), self.kernel, self.stride, pairs(self.padding))
@@ -135,7 +135,7 @@ class SumPool(_Pool):
 
     @property
     def gain(self) -> float:
-        """The kernel's size."""
+        """The number of cells in a window."""
         return float(math.prod(self.kernel))
 
     def infer(self, *operands: Type) -> Type:
@@ -155,5 +155,5 @@ class SumPool(_Pool):
         return result
 
     def as_convolution(self, operand: Type) -> Conv:
-        """Ones."""
+        """A kernel of ones."""
         return self._windows(operand, 1.0, self.kernel, self.stride, self.padding)

@@ -33,13 +33,13 @@ class Flatten(Movement):
         return xs[0].flatten(self.start + 1, end)
 
     def split(self, parts: Sequence[slice], operand: Type) -> Sequence[Op] | None:
-        """A flatten of everything lays whole channels one behind the other."""
+        """A flatten of all axes lays whole channels one behind the other, so each part can be flattened alone."""
         return [self] * len(parts) if (self.start, self.end) == (0, -1) else None
 
 
 @attrs.frozen(eq=False)
 class Reshape(Movement):
-    """The sample in another shape of as many elements, row-major; one size may be -1."""
+    """Gives the sample another shape of as many elements, row-major; one size may be -1."""
 
     kind: ClassVar[str] = "reshape"
 
@@ -52,7 +52,7 @@ class Reshape(Movement):
 
 @attrs.frozen(eq=False)
 class Permute(Movement):
-    """The sample's axes in another order: axis i of the result is axis ``axes[i]`` of the operand."""
+    """Puts the sample's axes in another order: axis i of the result is axis ``axes[i]`` of the operand."""
 
     kind: ClassVar[str] = "permute"
 
@@ -86,7 +86,7 @@ class Slice(Movement):
         return xs[0][(slice(None),) * axis + (slice(self.start, self.stop, self.step),)]
 
     def permuted(self, axes: Sequence[int]) -> Self:
-        """The same along the axis where its own was."""
+        """It works along the axis that becomes its own."""
         return attrs.evolve(self, axis=axes[self.axis % len(axes)])
 
 
@@ -129,18 +129,18 @@ class Pad(Movement):
 
     @property
     def uneven(self) -> str:
-        """Zeros stay zeros."""
+        """Zeros that are padded stay zeros."""
         return "pads with zeros, which the shift would change" if self.mode == "constant" else super().uneven
 
     def permuted(self, axes: Sequence[int]) -> Self | None:
-        """The same sizes on the axes where they were; torch pads with a map's own cells on trailing axes only."""
+        """Each axis keeps its sizes; torch can pad with a map's own cells on trailing axes only, so others stay."""
         if self.mode != "constant":
             return None
         sizes = ((0, 0),) * (len(axes) - len(self.padding)) + self.padding
         return attrs.evolve(self, padding=[sizes[i] for i in np.argsort(axes)])
 
     def as_convolution(self, operand: Type) -> Conv:
-        """A 1x1 convolution with that padding."""
+        """A 1x1 convolution that leaves the numbers as they are, with this padding."""
         if self.mode != "constant" or any(size < 0 for pair in self.padding for size in pair):
             raise BlockedError("only zero padding folds into a convolution")
         axes = len(operand.shape) - 1
@@ -165,7 +165,7 @@ class Pad(Movement):
 
 @attrs.frozen(eq=False)
 class Concat(Movement):
-    """Operands side by side along one axis of the sample."""
+    """Puts its operands side by side along one axis of the sample."""
 
     kind: ClassVar[str] = "concat"
     arity: ClassVar[int | None] = None
@@ -177,5 +177,5 @@ class Concat(Movement):
         return torch.cat(xs, self.axis + 1 if self.axis >= 0 else self.axis)
 
     def permuted(self, axes: Sequence[int]) -> Self:
-        """The same along the axis where its own was."""
+        """It works along the axis that becomes its own."""
         return attrs.evolve(self, axis=axes[self.axis % len(axes)])

@@ -56,12 +56,12 @@ class Weighted(Op):
 
     @property
     def in_features(self) -> int:
-        """Length of the operand's feature axis."""
+        """The length of the operand's feature axis."""
         return int(self.weight.shape[1])
 
     @property
     def out_features(self) -> int:
-        """Length of the result's feature axis."""
+        """The length of the result's feature axis."""
         return int(self.weight.shape[0])
 
     @property
@@ -175,12 +175,12 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 def pairs(padding: Any) -> Pairs:
-    """``(1, 2)`` or ``((1, 1), (2, 2))`` as pairs (before, after), one a spatial axis."""
+    """Turn ``(1, 2)`` or ``((1, 1), (2, 2))`` into pairs (before, after), one for each spatial axis."""
     return tuple((int(p), int(p)) if np.ndim(p) == 0 else (int(p[0]), int(p[1])) for p in padding)
 
 
 def pad_list(padding: Pairs) -> list[int]:
-    """Pairs in the order of torch's ``pad``: last axis first."""
+    """List pairs as torch's ``pad`` takes them: the last axis first."""
     return [size for pair in reversed(padding) for size in pair]
 
 
@@ -208,7 +208,7 @@ class _Spatial(Weighted):
 
     @property
     def in_features(self) -> int:
-        """Input channels."""
+        """The number of input channels."""
         return int(self.weight.shape[1]) * self.groups
 
     @property
@@ -243,7 +243,7 @@ class Conv(_Spatial):
 
     @property
     def uneven(self) -> str:
-        """Zeros stay zeros."""
+        """Zeros that are padded stay zeros."""
         return "pads with zeros, which the shift would change"
 
     @property
@@ -307,7 +307,7 @@ class ConvTranspose(_Spatial):
 
 
 def block_diagonal(weight: Array, groups: int) -> Array:
-    """[O, I, ...]: a weight [O, I/groups, ...] for one group, its groups' blocks on the diagonal."""
+    """Write a weight [O, I/groups, ...] for one group: [O, I, ...] with the groups' blocks on its diagonal."""
     if groups == 1:
         return weight
     outputs, columns, *kernel = weight.shape
