@@ -15,7 +15,7 @@ from spikec.ir.errors import UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, tensor_cache
 from spikec.ir.ops import IF, Conv, Flatten, Linear, Neuron, Output, Reshape, Weighted
-from spikec.ir.ops.weighted import diagonal
+from spikec.ir.ops.weighted import diagonal, spread_kernel
 from spikec.ir.rewrite import is_behind
 from spikec.ir.stages import SNN, Stage
 from spikec.ir.types import channel_scale
@@ -122,13 +122,7 @@ def _unroll(graph: Graph, name: str) -> None:
 
 def _evenly_padded(op: Conv) -> Op:
     """Pad evenly: padding (1, 2) is padding (2, 2) with one more row of zeros at the kernel's beginning."""
-    spans = [d * (k - 1) + 1 for d, k in zip(op.dilation, op.kernel, strict=True)]
     widest = [max(pair) for pair in op.padding]
-    sizes = [span + 2 * w - a - b for span, w, (a, b) in zip(spans, widest, op.padding, strict=True)]
-    weight = np.zeros((*op.weight.shape[:2], *sizes))
-    area = tuple(
-        slice(w - before, w - before + span, d)
-        for w, (before, _), span, d in zip(widest, op.padding, spans, op.dilation, strict=True)
-    )
-    weight[(slice(None), slice(None)) + area] = op.weight
-    return attrs.evolve(op, weight=weight, padding=widest, dilation=(1,) * len(sizes))
+    zeros = [(wide - before, wide - after) for wide, (before, after) in zip(widest, op.padding, strict=True)]
+    weight = np.pad(spread_kernel(op.weight, op.dilation), [(0, 0), (0, 0), *zeros])
+    return attrs.evolve(op, weight=weight, padding=widest, dilation=(1,) * len(widest))

@@ -10,7 +10,7 @@ import numpy as np
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import Add, Conv, Flatten, Linear, Neuron, Pad, Reshape, SumPool, Weighted
-from spikec.ir.ops.weighted import block_diagonal, diagonal
+from spikec.ir.ops.weighted import block_diagonal, diagonal, spread_kernel
 from spikec.ir.origin import merge
 from spikec.ir.rewrite import rewrite
 from spikec.ir.stages import FINAL, Stage
@@ -161,7 +161,8 @@ def _pad_evenly(weight: Array, padding: tuple[tuple[int, int], ...], dilation: t
     sides, steps = list(padding), list(dilation)
     for i, (before, after) in enumerate(padding):
         if (before - after) % steps[i]:
-            weight, steps[i] = _undilated(weight, i + 2, steps[i]), 1
+            own = [step if axis == i else 1 for axis, step in enumerate(steps)]
+            weight, steps[i] = spread_kernel(weight, own), 1
         taps = abs(before - after) // steps[i]
         weight = _widened(weight, i + 2, taps if after > before else 0, taps if before > after else 0)
         sides[i] = (max(before, after),) * 2
@@ -171,9 +172,7 @@ def _pad_evenly(weight: Array, padding: tuple[tuple[int, int], ...], dilation: t
 def _without_dilation(kernel: Kernel) -> Kernel:
     """Write a dilated kernel out, with zeros between its cells."""
     weight, padding, dilation = kernel
-    for i, step in enumerate(dilation):
-        weight = _undilated(weight, i + 2, step)
-    return weight, padding, (1,) * len(dilation)
+    return spread_kernel(weight, dilation), padding, (1,) * len(dilation)
 
 
 def _make_square(
@@ -209,14 +208,6 @@ def _border(taps: int, dilation: int, reach: int, stride: int) -> int | None:
         if (reach + (2 * front - taps) * dilation) // stride == reach // stride:
             return front
     return None
-
-
-def _undilated(weight: Array, axis: int, dilation: int) -> Array:
-    shape = list(weight.shape)
-    shape[axis] = dilation * (shape[axis] - 1) + 1
-    spread = np.zeros(shape, weight.dtype)
-    spread[(slice(None),) * axis + (slice(None, None, dilation),)] = weight
-    return spread
 
 
 def _widened(weight: Array, axis: int, front: int, back: int) -> Array:

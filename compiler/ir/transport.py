@@ -20,9 +20,10 @@ T = TypeVar("T")
 class Transport:
     """Collects what ops become when an affine map moves away from where it is.
 
-    A pass subclasses it and says in ``into_result`` and ``into_operand`` which ops take a map in; every other op
-    passes it on as its own ``map_operands`` and ``map_result`` say. The graph changes when the pass writes the edits,
-    which it must not do where a :class:`BlockedError` came out.
+    A pass subclasses it and says in ``into_result`` and ``into_operand`` which ops take a map in, every
+    :class:`spikec.ir.ops.Weighted` among them; any other op passes it on as its own ``map_operands`` and
+    ``map_result`` say. The graph changes when the pass writes the edits, which it must not do where a
+    :class:`BlockedError` came out.
 
     Attributes:
         graph: where the maps move.

@@ -186,6 +186,18 @@ def test_a_cast_in_front_of_it_folds_into_the_weights_behind_it(op, factor):
     spikes(before, after)
 
 
+def test_an_affine_op_that_two_ways_lead_to_takes_the_cast_of_both():
+    b = rated(4, 6, 8)
+    neuron = b.add(IF(np.full((1, 1, 1), 0.3) / CHANNELS), b.graph.add(Rescale(1 / CHANNELS), b.x), name="if")
+    fork = b.add(Flip(), b.graph.add(Rescale(CHANNELS), neuron), name="fork")
+    cat = b.add(Concat(), b.add(Flip(), fork, name="left"), fork, name="cat")
+    before = b.done(b.conv(cat, 3, "conv", (1, 1), (0, 0)))
+    after, notes = done(before, "fold-rescale", FINAL)
+    assert not notes
+    assert len(after.match(Weighted)) == 1
+    spikes(before, after)
+
+
 @pytest.mark.parametrize("op", [Flip(), Edges(), Mix()], ids=lambda op: op.kind)
 def test_it_folds_with_a_pool_into_the_matrix_behind_them(op):
     b = rated(4, 6, 8)

@@ -317,6 +317,15 @@ def block_diagonal(weight: Array, groups: int) -> Array:
     return blocks.reshape(outputs, groups * columns, *kernel)
 
 
+def spread_kernel(weight: Array, dilation: Sequence[int]) -> Array:
+    """Write a dilated weight [O, I, *kernel] without dilation: with zeros between the kernel's cells."""
+    sizes = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    spread = np.zeros((*weight.shape[:2], *sizes), weight.dtype)
+    cells: tuple[Any, ...] = (slice(None), slice(None), *(slice(None, None, d) for d in dilation))
+    spread[cells] = weight
+    return spread
+
+
 def pointwise(weight: Array, bias: Array | None, rank: int, groups: int = 1, **scales: Any) -> Weighted:
     """``W x + b`` over the channels alone: a 1x1 convolution, or a matrix for samples that are vectors.
 
