@@ -26,6 +26,7 @@ from spikec.ir.ops import (
     SumPool,
     Weighted,
 )
+from spikec.ir.ops.weighted import pointwise
 from spikec.ir.stages import FINAL, IMPORTED
 from spikec.ir.verify import verify
 
@@ -151,6 +152,13 @@ def rated(*shape):
     return b
 
 
+def pointwise_conv(b, x):
+    """A 1x1 convolution that is folded for its operand's scale."""
+    signal = b.graph.type(x)
+    weight = b.rng.normal(size=(3, signal.shape[0]))
+    return b.add(pointwise(weight, None, 3, in_scale=signal.scale.reshape(-1)), x, name="conv")
+
+
 def spikes(before, after):
     x = torch.rand(3, *before.type(before.inputs[0]).shape, dtype=torch.float64)
     steps = 9 if before.is_spiking else None
@@ -176,10 +184,7 @@ def test_a_cast_in_front_of_it_folds_into_the_weights_behind_it(op, factor):
     b = rated(4, 6, 8)
     neuron = b.add(IF(np.full((1, 1, 1), 0.3) / factor), b.graph.add(Rescale(1 / factor), b.x, name="in"), name="if")
     moved = b.add(op, b.graph.add(Rescale(factor), neuron, name="out"), name="op")
-    signal = b.graph.type(moved)
-    weight = b.rng.normal(size=(3, signal.shape[0], 1, 1))
-    conv = Conv(weight, stride=(1, 1), padding=(0, 0), dilation=(1, 1))
-    before = b.done(b.add(attrs.evolve(conv, in_scale=signal.scale.reshape(-1)), moved, name="conv"))
+    before = b.done(pointwise_conv(b, moved))
     after, notes = done(before, "fold-rescale", FINAL)
     assert not notes
     assert len(after.match(Weighted)) == 1
@@ -191,7 +196,7 @@ def test_an_affine_op_that_two_ways_lead_to_takes_the_cast_of_both():
     neuron = b.add(IF(np.full((1, 1, 1), 0.3) / CHANNELS), b.graph.add(Rescale(1 / CHANNELS), b.x), name="if")
     fork = b.add(Flip(), b.graph.add(Rescale(CHANNELS), neuron), name="fork")
     cat = b.add(Concat(), b.add(Flip(), fork, name="left"), fork, name="cat")
-    before = b.done(b.conv(cat, 3, "conv", (1, 1), (0, 0)))
+    before = b.done(pointwise_conv(b, cat))
     after, notes = done(before, "fold-rescale", FINAL)
     assert not notes
     assert len(after.match(Weighted)) == 1
