@@ -15,10 +15,9 @@ from spikec.ir.errors import UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, tensor_cache
 from spikec.ir.ops import IF, Conv, Flatten, Linear, Neuron, Output, Reshape, Weighted
-from spikec.ir.ops.weighted import diagonal, spread_kernel
+from spikec.ir.ops.weighted import identity, spread_kernel
 from spikec.ir.rewrite import is_behind
 from spikec.ir.stages import SNN, Stage
-from spikec.ir.types import channel_scale
 
 Reset = Literal["auto", "soft", "hard"]
 
@@ -90,10 +89,7 @@ def _readout(graph: Graph, name: str) -> int:
         (source,) = graph.operands(source)
     if isinstance(graph[source], Weighted) and len(graph.users(source)) == 1:
         return 0
-    operand = graph.type(graph.operands(name)[0])
-    scale = channel_scale(operand, 0, "the readout")
-    identity = diagonal(np.ones(operand.shape[0]), None, len(operand.shape), in_scale=scale, out_scale=scale)
-    graph.insert_before(name, 0, identity, new=f"{name}_readout")
+    graph.insert_before(name, 0, identity(graph.type(graph.operands(name)[0])), new=f"{name}_readout")
     return 1
 
 

@@ -10,11 +10,11 @@ import numpy as np
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import Add, Conv, Flatten, Linear, Neuron, Pad, Reshape, SumPool, Weighted
-from spikec.ir.ops.weighted import block_diagonal, diagonal, spread_kernel
+from spikec.ir.ops.weighted import block_diagonal, identity, spread_kernel
 from spikec.ir.origin import merge
 from spikec.ir.rewrite import rewrite
 from spikec.ir.stages import FINAL, Stage
-from spikec.ir.types import Array, channel_scale
+from spikec.ir.types import Array
 
 Kernel = tuple[Array, tuple[tuple[int, int], ...], tuple[int, ...]]
 
@@ -106,18 +106,12 @@ def _separate_sums(graph: Graph, context: Context) -> int:
         operands = graph.operands(node.name)
         for slot, operand in enumerate(operands):
             if operand in operands[:slot]:
-                graph.insert_before(node.name, slot, _identity(graph, operand), new=f"{operand}_copy")
+                graph.insert_before(node.name, slot, identity(graph.type(operand)), new=f"{operand}_copy")
                 changes += 1
         if not all(isinstance(graph[user], (Weighted, Neuron)) for user, _ in graph.users(node.name)):
-            graph.insert_after(node.name, _identity(graph, node.name), new=f"{node.name}_sum")
+            graph.insert_after(node.name, identity(graph.type(node.name)), new=f"{node.name}_sum")
             changes += 1
     return changes
-
-
-def _identity(graph: Graph, operand: str) -> Weighted:
-    signal = graph.type(operand)
-    scale = channel_scale(signal, 0, "identity")
-    return diagonal(np.ones(signal.shape[0]), None, len(signal.shape), in_scale=scale, out_scale=scale)
 
 
 def _order_sums(graph: Graph, context: Context) -> int:

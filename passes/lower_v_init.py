@@ -10,7 +10,7 @@ import numpy as np
 from spikec.extend.passbase import Context, Contract, Pass
 from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import IF, Neuron
-from spikec.ir.ops.weighted import diagonal
+from spikec.ir.ops.weighted import identity
 from spikec.ir.rewrite import bias_owner
 from spikec.ir.stages import SNN, Stage
 from spikec.ir.types import SCALE_RTOL, channel_scale
@@ -71,10 +71,8 @@ def _lower(graph: Graph, node: Node[Neuron], timesteps: int, context: Context) -
         return 0
     shift = charge[:, 0] / timesteps
     if owner is None:
-        scale = channel_scale(signal, 0, "bias")
-        shape = signal.shape
-        identity = diagonal(np.ones(shape[0]), shift / scale, len(shape), in_scale=scale, out_scale=scale)
-        graph.insert_before(node.name, 0, identity, new=f"{node.name}_bias")
+        unit = identity(signal, shift / channel_scale(signal, 0, "bias"))
+        graph.insert_before(node.name, 0, unit, new=f"{node.name}_bias")
     else:
         scale = channel_scale(graph.type(owner.name), axis, "bias")
         graph.set_op(owner.name, attrs.evolve(owner.op, bias=owner.op.shift + shift / scale))

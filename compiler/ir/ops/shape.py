@@ -14,8 +14,8 @@ from typing_extensions import Self
 
 from spikec.ir.affine import BlockedError
 from spikec.ir.op import Movement, Op
-from spikec.ir.ops.weighted import Conv, Pairs, diagonal, pad_list, pairs
-from spikec.ir.types import Array, Type, channel_scale, compress, ints
+from spikec.ir.ops.weighted import Conv, Pairs, identity, pad_list, pairs
+from spikec.ir.types import Array, Type, compress, ints
 
 
 @attrs.frozen(eq=False)
@@ -146,9 +146,7 @@ class Pad(Movement):
         axes = len(operand.shape) - 1
         if len(self.padding) > axes:
             raise BlockedError("it pads the channels")
-        scale = channel_scale(operand, 0, self.kind)
-        channels = operand.shape[0]
-        conv = diagonal(np.ones(channels), None, axes + 1, in_scale=scale, out_scale=scale, origin=self.origin)
+        conv = identity(operand, origin=self.origin)
         assert isinstance(conv, Conv)
         return attrs.evolve(conv, padding=((0, 0),) * (axes - len(self.padding)) + self.padding)
 

@@ -16,6 +16,7 @@ from typing_extensions import Self
 from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role, array, tensor
+from spikec.ir.origin import Origin
 from spikec.ir.types import SCALE_RTOL, Array, Rate, Real, Type, channel_scale, ints, on_axis, sealed
 
 _ONE = np.ones(1)
@@ -346,3 +347,10 @@ def pointwise(weight: Array, bias: Array | None, rank: int, groups: int = 1, **s
 def diagonal(gain: Array, shift: Array | None, rank: int, **scales: Any) -> Weighted:
     """``gain * x + shift`` per channel, both [C], as :func:`pointwise` with a group a channel."""
     return pointwise(np.asarray(gain)[:, None], shift, rank, len(gain), **scales)
+
+
+def identity(signal: Type, bias: Array | None = None, origin: Origin = ()) -> Weighted:
+    """``x + bias`` per channel as an affine op, in the units that such a signal has."""
+    scale = channel_scale(signal, 0, "an identity")
+    ones = np.ones(signal.shape[0])
+    return diagonal(ones, bias, len(signal.shape), in_scale=scale, out_scale=scale, origin=origin)
