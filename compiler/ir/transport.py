@@ -88,22 +88,24 @@ class Transport:
 
     def _back(self, name: str, op: Op, wanted: Affine) -> list[Affine]:
         maps = op.map_operands(wanted, self._types(name))
-        self._pass(name, op, maps, wanted, 1 / maps[0].gain)
+        self.check(name, op, maps, wanted)
+        if isinstance(op, StatefulOp):
+            self._divide(name, op, 1 / maps[0].gain)
         return maps
 
     def _on(self, name: str, op: Op, maps: Sequence[Affine]) -> Affine:
         result = op.map_result(maps, self._types(name))
-        self._pass(name, op, maps, result, maps[0].gain)
-        return result
-
-    def _pass(self, name: str, op: Op, maps: Sequence[Affine], result: Affine, lost: Array) -> None:
-        """Let the maps pass; an op with memory has its operand's units in it, and becomes another one for that."""
         self.check(name, op, maps, result)
         if isinstance(op, StatefulOp):
-            divided = op.divided(lost)
-            if divided is None:
-                raise BlockedError("has a state in its operand's units")
-            self.edits[name] = divided
+            self._divide(name, op, maps[0].gain)
+        return result
+
+    def _divide(self, name: str, op: StatefulOp, lost: Array) -> None:
+        """An op with memory has its operand's units in it, and becomes another one where those change."""
+        divided = op.divided(lost)
+        if divided is None:
+            raise BlockedError("has a state in its operand's units")
+        self.edits[name] = divided
 
     def _op(self, name: str) -> Op:
         return self.edits.get(name, self.graph[name])

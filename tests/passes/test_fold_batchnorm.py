@@ -128,6 +128,17 @@ def test_batchnorm_folds_through_what_moves_or_averages_numbers(name):
     assert after.sources == before.sources
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_dead_channel_folds_through_a_pool():
+    b = build.Builder(4, 6, 8)
+    x = b.add(AvgPool((2, 2), (2, 2), (0, 0)), b.conv(b.x, 4, "conv"), name="pool")
+    norm = BatchNorm(np.array([1.0, 0, 2, 0]), np.array([1.0, 2, 0, 0]), np.ones(4), np.ones(4))
+    before = b.done(b.relu(b.add(norm, x, name="bn"), "end"))
+    after, notes = folded(before)
+    assert not notes
+    check_exact(before, after, probe(before, None, 0))
+
+
 BLOCKED = {
     "a padded pool": (through(AvgPool((3, 3), (2, 2), (1, 1))), "averages zeros of its padding"),
     "a zero pad": (through(Pad(((1, 0), (0, 0)))), "pads with zeros"),
