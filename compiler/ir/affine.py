@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import attrs
@@ -171,8 +173,19 @@ def _means(meaning: Meaning, values: Tensor, shapes: Sequence[Shape], unseen: fl
 
 
 def _random(shapes: Sequence[Shape]) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn((4, *shape), dtype=torch.float64, generator=generator) for shape in shapes]
+    """Four random samples for each operand: new numbers cost more than all else here, so some are used repeatedly."""
+    numbers = _numbers()
+    found = []
+    for i, shape in enumerate(shapes):
+        size = 4 * math.prod(shape)
+        found.append(numbers.roll(i).repeat(size // len(numbers) + 1)[:size].reshape(4, *shape))
+    return found
+
+
+@functools.cache
+def _numbers() -> Tensor:
+    # A prime, so that no cell of a map gets the same number in all samples, or the same as its neighbour.
+    return torch.randn(65521, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 def _times(gains: Sequence[Array], xs: Sequence[Tensor]) -> list[Tensor]:
