@@ -31,9 +31,9 @@ def _resize(call: Call, x: Any, *inputs: Any, axes: Sequence[int] | None = None,
     if call.opset < 11:
         inputs, options = (None, *inputs), options | _FIRST
     region, factors, sizes, *_ = (*inputs, None, None)
-    if region is not None and np.size(region):
-        options["roi"] = dict(zip(places, np.reshape(region, (2, -1)).T.tolist(), strict=True))
-    if factors is not None and np.size(factors):
+    if region is not None and len(region):
+        options["roi"] = dict(zip(places, np.asarray(region).reshape(2, -1).T.tolist(), strict=True))
+    if factors is not None and len(factors):
         return _resized(call, x, dict(zip(places, np.asarray(factors, np.float64), strict=True)), {}, options)
     given = sizes.values if isinstance(sizes, Constant) else [np.asarray(sizes)] * len(call.batches)
     wanted = [dict(zip(places, each.tolist(), strict=True)) for each in given]
