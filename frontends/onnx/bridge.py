@@ -78,7 +78,7 @@ class _FunctionCall(TorchCall):
     node: BaseCall = attrs.field(kw_only=True)
 
     def add(self, op: Op, *operands: BaseSignal, part: str = "") -> BaseSignal:
-        return self.node.add(op, *operands, part=f"{self.name}_{part}" if part else self.name)
+        return self.node.add(op, *operands, part=part)
 
     def problem(self, message: str, hint: str = "") -> Problem:
         return self.node.problem(message, hint)
@@ -95,4 +95,4 @@ def _read(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     convert = converter.first((function, ("method", name)))
     if convert is None:
         node.refuse(f"{node.source.kind} is not supported: torch's {name} has no converter", "register one for torch")
-    return convert(_FunctionCall(node.graph, node.source, name, tuple(args), kwargs, node=node), *args, **kwargs)
+    return convert(_FunctionCall(node.graph, node.source, node.name, tuple(args), kwargs, node=node), *args, **kwargs)

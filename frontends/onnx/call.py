@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -89,7 +90,20 @@ class Call(BaseCall):
         if not isinstance(value, Constant) or not value.is_fixed:
             return value
         array = value.values[0]
-        return torch.from_numpy(np.array(array)) if array.dtype in (np.float32, np.float64) else array.tolist()
+        if array.dtype not in (np.float32, np.float64):
+            return array.tolist()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns that the model's memory is read-only; nobody writes to it
+            return torch.from_numpy(np.asarray(array))
+
+    def array(self, slot: int) -> Any:
+        """A constant input as it lies in the model, without a copy; None where it is left out."""
+        value = self.inputs[slot] if slot < len(self.inputs) else None
+        if isinstance(value, BaseSignal):
+            Signal.refuse()
+        if isinstance(value, Constant) and not value.is_fixed:
+            Constant.refuse()
+        return value.values[0] if isinstance(value, Constant) else None
 
     def add(self, op: Op, *operands: BaseSignal, part: str = "") -> Signal:
         """Add an op behind its operands, as every call does; its weights must be numbers.

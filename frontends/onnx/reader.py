@@ -148,11 +148,11 @@ class Reader:
             raise UnsupportedOpError(call.problem(message, hint)) from error
 
     def _named(self, call: Call, result: BaseSignal) -> BaseSignal:
-        """A result under the node's own name, which the last op of a converter has; an input becomes an Identity."""
+        """A result under the node's own name where that is free; an input that is returned becomes an Identity."""
         op, operands = self.graph[result.name], self.graph.operands(result.name)
         if call.source not in op.origin:
             return call.add(Identity(), result)
-        if self.graph.users(result.name):
+        if call.name in self.graph or self.graph.users(result.name):
             return result
         self.graph.remove(result.name)
         return BaseSignal(self.graph.add(op, *operands, name=call.name))

@@ -60,12 +60,13 @@ class Window:
         return tuple(both if self.auto_pad == "SAME_UPPER" else [(b, a) for a, b in both])
 
 
-# Convolutions are ops here, not functions of torch: only ops take another padding in front than behind.
+# Convolutions are ops here, not functions of torch: only ops take another padding in front than behind. Their weights
+# stay where they lie in the model.
 
 
 @converter("Conv")
 def _conv(call: Call, x: Any, w: Any, b: Any = None, group: int = 1, **attributes: Any) -> Any:
-    weight, bias = np.asarray(w), None if b is None else np.asarray(b)
+    weight, bias = call.array(1), call.array(2)
     window = Window(call, x, weight.shape[2:], **attributes)
     op = Conv(weight, bias, stride=window.stride, padding=window.pads, dilation=window.dilation, groups=group)
     return call.add(op, x)
@@ -83,7 +84,7 @@ def _conv_transpose(
     **attributes: Any,
 ) -> Any:
     """``output_padding`` keeps more cells behind the end; an ``output_shape`` says how many are cut off in all."""
-    weight, bias = np.asarray(w), None if b is None else np.asarray(b)
+    weight, bias = call.array(1), call.array(2)
     window = Window(call, x, weight.shape[2:], **attributes)
     more = output_padding or [0] * len(window.kernel)
     if output_shape is None and window.auto_pad.startswith("SAME"):
@@ -110,8 +111,9 @@ def _gemm(call: Call, a: Any, b: Any, c: Any = None, alpha: float = 1.0, beta: f
     call.expect_rank(a, 1)
     if transposed.get("transA"):
         call.refuse("transA moves the batch axis", INDEPENDENT)
-    weight: Any = np.asarray(b)
-    weight = sealed(alpha * (weight if transposed.get("transB") else weight.T))
+    weight = call.array(1) if transposed.get("transB") else call.array(1).T
+    if alpha != 1:
+        weight = sealed(alpha * weight)
     if c is None:
         return call.add(Linear(weight), a)
     if isinstance(c, Signal):
