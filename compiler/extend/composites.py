@@ -1,4 +1,4 @@
-"""What converters of all frontends build from a few ops; shapes and axes are a sample's, so that the batch is none of them.
+"""What converters of all frontends build from a few ops; shapes and axes are those of a sample, without the batch.
 
 A ``part`` is given where the step is not the last of a call: it is appended to the op's name, and a step that changes
 nothing is then left out, where at the end of a call an Identity stands for it.
@@ -92,7 +92,7 @@ def affine(call: Call, x: Signal, gain: Array | float, shift: Array | float, par
         return _unchanged(call, x, part)
     varying = [axis for axis in range(len(shape)) if _varies(gains, axis) or _varies(shifts, axis)]
     if set(varying) <= {0} and 1 <= len(shape) <= 4:
-        first = (slice(None), *(0,) * (len(shape) - 1))
+        first: tuple[slice | int, ...] = (slice(None), *(0,) * (len(shape) - 1))
         zeros, ones = np.zeros(shape[0], dtype), np.ones(shape[0], dtype)
         op = BatchNorm(gains[first].astype(dtype), shifts[first].astype(dtype), zeros, ones, eps=0.0)
         return call.add(op, x, part=part)

@@ -21,65 +21,61 @@ from spikec.ir.ops.weighted import Pairs
 
 @converter("AveragePool")
 def _average_pool(
-    call: Call, x: Any, kernel_shape: Sequence[int], ceil_mode: int = 0, count_include_pad: int = 0, **window: Any
+    call: Call, x: Any, kernel_shape: Sequence[int], ceil_mode: int = 0, count_include_pad: int = 0, **attributes: Any
 ) -> Any:
-    placed = Window(call, x, kernel_shape, **window)
-    pads = placed.pads
-    counts_pads = bool(count_include_pad) or not any(map(any, pads))
-    if _is_torch_padding(placed, pads) and set(placed.dilation) == {1}:
-        before = [a for a, _ in pads]
-        return call.add(AvgPool(placed.kernel, placed.stride, before, bool(ceil_mode), counts_pads), x)
-    return _uneven_average(call, x, placed, pads, bool(ceil_mode), counts_pads)
+    window = Window(call, x, kernel_shape, **attributes)
+    counts_pads = bool(count_include_pad) or not any(map(any, window.pads))
+    if _pads_as_torch(window) and set(window.dilation) == {1}:
+        before = [pair[0] for pair in window.pads]
+        return call.add(AvgPool(window.kernel, window.stride, before, bool(ceil_mode), counts_pads), x)
+    return _uneven_average(call, x, window, bool(ceil_mode), counts_pads)
 
 
-def _uneven_average(call: Call, x: Signal, window: Window, pads: Pairs, ceil: bool, counts_pads: bool) -> Any:
+def _uneven_average(call: Call, x: Signal, window: Window, ceil: bool, counts_pads: bool) -> Any:
     """Windows over the padded map, each times its share of cells that count."""
-    channels, *sizes = call.shape(x)
-    rank = len(sizes)
-    whole = _whole_padding(window, pads, ceil)
+    channels, rank, cells = call.shape(x)[0], len(window.kernel), math.prod(window.kernel)
+    whole = _whole_padding(window, ceil)
     x = call.add(Pad(whole), x, part="pad") if any(map(any, whole)) else x
     if set(window.dilation) == {1}:
         average: Op = AvgPool(window.kernel, window.stride, (0,) * rank)
     else:
-        weight = np.full((channels, 1, *window.kernel), 1 / math.prod(window.kernel), call.graph.type(x.name).dtype)
+        weight = np.full((channels, 1, *window.kernel), 1 / cells, call.graph.type(x.name).dtype)
         average = Conv(weight, stride=window.stride, padding=(0,) * rank, dilation=window.dilation, groups=channels)
     # the same windows over ones say how many cells of each count: those of the map, and of the stated pads or not
-    counted = pads if counts_pads else ((0, 0),) * rank
-    ones = torch.ones(1, channels, *(size + a + b for size, (a, b) in zip(sizes, counted, strict=True)))
+    counted = window.pads if counts_pads else ((0, 0),) * rank
+    ones = torch.ones(1, channels, *(size + a + b for size, (a, b) in zip(window.sizes, counted, strict=True)))
     uncounted = [(a - c, b - d) for (a, b), (c, d) in zip(whole, counted, strict=True)]
     mean = average.eval(Pad(uncounted).eval(ones))[0, :1].numpy()
-    share = math.prod(window.kernel) / np.rint(math.prod(window.kernel) * mean)
-    if (share == 1).all():
-        return call.add(average, x)
-    return affine(call, call.add(average, x, part="average"), share, 0)
+    return affine(call, call.add(average, x, part="average"), cells / np.rint(cells * mean), 0, part="share")
 
 
 @converter("MaxPool")
 def _max_pool(
-    call: Call, x: Any, kernel_shape: Sequence[int], ceil_mode: int = 0, storage_order: int = 0, **window: Any
+    call: Call, x: Any, kernel_shape: Sequence[int], ceil_mode: int = 0, storage_order: int = 0, **attributes: Any
 ) -> Any:
     """The order of storage concerns the indices only, which are refused where they are used."""
-    placed = Window(call, x, kernel_shape, **window)
-    pads, ceil = placed.pads, bool(ceil_mode)
-    if not _is_torch_padding(placed, pads):
-        pads, ceil = _whole_padding(placed, pads, ceil), False
-    return call.add(MaxPool(placed.kernel, placed.stride, pads, placed.dilation, ceil), x)
+    window = Window(call, x, kernel_shape, **attributes)
+    pads, ceil = window.pads, bool(ceil_mode)
+    if not _pads_as_torch(window):
+        pads, ceil = _whole_padding(window, ceil), False
+    return call.add(MaxPool(window.kernel, window.stride, pads, window.dilation, ceil), x)
 
 
-def _is_torch_padding(window: Window, pads: Pairs) -> bool:
-    """The same on both sides, at most half a kernel."""
-    return all(a == b and 2 * a <= size for (a, b), size in zip(pads, window.kernel, strict=True))
+def _pads_as_torch(window: Window) -> bool:
+    """True for padding as torch's pools take it: the same on both sides, at most half a kernel."""
+    return all(a == b and 2 * a <= size for (a, b), size in zip(window.pads, window.kernel, strict=True))
 
 
-def _whole_padding(window: Window, pads: Pairs, ceil: bool) -> Pairs:
+def _whole_padding(window: Window, ceil: bool) -> Pairs:
     """The padding with which every window lies inside: one that ``ceil_mode`` adds starts in front of the end pad."""
     found = []
-    for i, (size, (before, after)) in enumerate(zip(window.sizes, pads, strict=True)):
-        step, span = window.stride[i], size + before + after - window.extent[i]
+    axes = zip(window.sizes, window.pads, window.stride, window.extent, strict=True)
+    for size, (before, after), step, extent in axes:
+        span = size + before + after - extent
         steps = -(-span // step) if ceil else span // step
         if ceil and steps * step >= size + before:
             steps -= 1
-        found.append((before, max(after, steps * step + window.extent[i] - size - before)))
+        found.append((before, max(after, steps * step + extent - size - before)))
     return tuple(found)
 
 

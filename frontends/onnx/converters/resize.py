@@ -82,10 +82,10 @@ def _upsampled(call: Call, x: Signal, sizes: dict[int, int]) -> Any:
     """Nearest neighbours along these axes, with another one in front of them."""
     shape = call.shape(x)
     fixed = [axis for axis in range(len(shape)) if axis not in sizes]
-    if not fixed:
-        new = [sizes[axis] for axis in range(len(shape))]
+    if not fixed:  # the op repeats all axes but the first
         row = reshaped(call, x, (1, *shape), part="row")
-        return reshaped(call, call.add(Upsample(new), row, part="space"), new)
+        new = [sizes[axis] for axis in range(len(shape))]
+        return reshaped(call, call.add(Upsample(new), row, part="space"), new, part="shape")
     order = [*fixed[:1], *(axis for axis in range(len(shape)) if axis != fixed[0])]
     first = permuted(call, x, order, part="first")
     space = call.add(Upsample([sizes.get(axis, shape[axis]) for axis in order[1:]]), first, part="space")

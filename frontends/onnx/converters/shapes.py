@@ -22,12 +22,12 @@ from spikec.ir.types import Array, on_axis
 
 
 @converter("Shape", "Size")
-def _shape(call: Call, x: Any, start: int = 0, end: int | None = None) -> Constant:
+def _shape(call: Call, x: Any, **start_and_end: int) -> Constant:
     return call.computed(x)[0]
 
 
 @converter("Flatten", "Reshape", "Squeeze", "Unsqueeze")
-def _reshape(call: Call, x: Any, shape: Any = None, **options: Any) -> Any:
+def _reshape(call: Call, x: Any, shape_or_axes: Any = None, **attributes: Any) -> Any:
     return reshaped(call, x, call.result_shape(x))
 
 
@@ -97,13 +97,11 @@ def _picked(call: Call, x: Any, numbered: Sequence[Constant], part: str) -> Any:
     for axis, constant in enumerate(numbered):
         if not all(each.size for each in constant.values):
             call.refuse(f"{call.source.kind} leaves nothing")
-        found = [np.moveaxis(each, axis, 0).reshape(each.shape[axis], -1)[:, 0] for each in constant.values]
-        if axis == 0 and any(
-            cells.tolist() != [*range(batch)] for cells, batch in zip(found, call.batches, strict=True)
-        ):
-            call.refuse("it works along the batch axis", INDEPENDENT)
-        if axis > 0 and any(not np.array_equal(cells, found[0]) for cells in found):
-            call.refuse(f"{call.source.kind} by numbers that depend on the batch size is not supported", INDEPENDENT)
+        found = [np.moveaxis(each, axis, -1)[(0,) * (each.ndim - 1)] for each in constant.values]
+        wanted = map(np.arange, call.batches) if axis == 0 else [found[0]] * len(found)
+        if not all(map(np.array_equal, found, wanted)):
+            what = "it works along the batch axis" if axis == 0 else "it takes other cells for another batch size"
+            call.refuse(what, INDEPENDENT)
         if axis > 0:
             x = selected(call, x, axis - 1, found[0], part=f"{part}axis{axis}")
     return x

@@ -1,8 +1,9 @@
 """onnx's own test cases of every operator that has a converter: the result is the stated one, or the case is refused.
 
 Which cases give the stated result is held in ``tests/golden/onnx_node_cases.txt``, one name a line: a case that is lost
-or gained changes that file. Samples are independent and real here, and onnx's cases know no batch: their first axis is read as one. The first float
-input is the signal and the others are initializers; where that is refused, others are signals too.
+or gained changes that file. Samples are independent and real here, and onnx's cases know no batch: their first axis is
+read as one. The first float input is the signal and the others are initializers; where that is refused, others are
+signals too.
 """
 
 import collections
