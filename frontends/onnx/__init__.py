@@ -1,6 +1,6 @@
 """Reads ONNX models; here is what a converter is written with."""
 
-from spikec.extend.call import Signal
-from spikec.frontends.onnx.call import Call, Known, converter
+from spikec.frontends.onnx.bridge import Signal
+from spikec.frontends.onnx.call import Call, Constant, converter
 
-__all__ = ["Call", "Known", "Signal", "converter"]
+__all__ = ["Call", "Constant", "Signal", "converter"]

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 import numpy as np
+import torch
 
 from spikec.extend.call import Call as BaseCall
-from spikec.extend.call import Refused, Signal
+from spikec.extend.call import Refused
+from spikec.extend.call import Signal as BaseSignal
+from spikec.extend.composites import expanded
 from spikec.extend.converters import Converters
+from spikec.frontends.onnx.bridge import Signal as Signal
+from spikec.frontends.onnx.bridge import WithoutNumbers
+from spikec.frontends.onnx.run import run_node
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.op import Op
 from spikec.ir.types import Array
 
+#: the hint for what would mix the samples of a batch
+INDEPENDENT = "samples of a batch are independent in a compiled network"
+
 
 @attrs.frozen(eq=False)
-class Known:
+class Constant(WithoutNumbers):
     """A tensor that does not depend on the model's input, only perhaps on the number of samples in a batch.
 
     Attributes:
         values: the tensor for each of the batch sizes that the graph is read for.
     """
 
-    values: tuple[Array, ...]
+    why = ("one of its inputs depends on the batch size", INDEPENDENT)
 
-    @classmethod
-    def fixed(cls, value: Array, count: int) -> Known:
-        """The same for every batch size."""
-        return cls((value,) * count)
+    values: tuple[Array, ...]
 
     @property
     def is_fixed(self) -> bool:
@@ -39,10 +46,12 @@ class Known:
 
 
 #: a tensor of the model: None for an optional input that is left out
-Value = Signal | Known | Refused | None
+Value = BaseSignal | Constant | Refused | None
 
-#: Converters. A key is the operator's name, or (domain, name) outside of ONNX's own domain. Called as ``(at)``; the
-#: result is a Signal, or a tuple with one for each output. A :class:`Known` is one too, as for ``Shape``.
+#: Converters. A key is the operator's name, or (domain, name) outside of ONNX's own domain. Called as
+#: ``(call, *inputs, **attributes)``; an input that is left out is left to the parameter's default. A tensor that
+#: depends on the model's input is a :class:`Signal`, floats are torch tensors, integers (nested lists of) int, and
+#: what depends on the batch size is a :class:`Constant`. The result is a Signal, a Constant, or a tuple of these.
 converter: Converters[Callable[..., Any]] = Converters("ONNX converter")
 
 
@@ -51,129 +60,173 @@ class Call(BaseCall):
     """One node of the user's ONNX model. Half and bfloat16 numbers are float32 here, text is ``str``.
 
     Attributes:
-        inputs: of the node; None for one that is left out.
-        attributes: of the node, by name.
-        opset: the version of the operators in the node's domain.
+        node: the ``onnx.NodeProto``.
+        values: what each name stands for that the node, or a subgraph in it, takes.
+        opsets: the version of each domain's operators.
         batches: the batch sizes that the graph is read for: one where the model fixes it, else several.
-        named, wanted: for each output whether it has a name, and whether anything uses it.
+        wanted: for each output whether anything uses it.
     """
 
-    inputs: tuple[Value, ...]
-    attributes: Mapping[str, Any]
-    opset: int
+    node: Any
+    values: Mapping[str, Value]
+    opsets: Mapping[str, int]
     batches: tuple[int, ...]
-    named: tuple[bool, ...]
     wanted: tuple[bool, ...]
 
-    def add(self, op: Op, *operands: Signal, part: str = "") -> Signal:
-        """As of every call; weights must be numbers.
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        """The node's inputs; None for one that is left out."""
+        return tuple(self.values.get(name) for name in self.node.input)
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operators."""
+        return self.opsets.get("", 0)
+
+    def argument(self, value: Value) -> Any:
+        """What the converter gets for an input, see :data:`converter`."""
+        if isinstance(value, BaseSignal):
+            return Signal(value.name, self)
+        if not isinstance(value, Constant) or not value.is_fixed:
+            return value
+        array = value.values[0]
+        if array.dtype not in (np.float32, np.float64):
+            return array.tolist()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns that the model's memory is read-only; nobody writes to it
+            return torch.from_numpy(np.asarray(array))
+
+    def array(self, slot: int) -> Any:
+        """A constant input as it lies in the model, without a copy; None where it is left out."""
+        value = self.inputs[slot] if slot < len(self.inputs) else None
+        if isinstance(value, BaseSignal):
+            Signal.refuse()
+        if isinstance(value, Constant) and not value.is_fixed:
+            Constant.refuse()
+        return value.values[0] if isinstance(value, Constant) else None
+
+    def add(self, op: Op, *operands: BaseSignal, part: str = "") -> Signal:
+        """Add an op behind its operands, as every call does; its weights must be numbers.
 
         Raises:
             InvalidModelError: they hold NaN or infinity.
         """
+        for operand in operands:
+            self.shape(operand)
         arrays = (each for each in op.parameters().values() if isinstance(each, np.ndarray))
         if not all(np.isfinite(each).all() for each in arrays):
             raise InvalidModelError(self.problem("its weights hold NaN or infinity", "train or load them again"))
-        return super().add(op, *operands, part=part)
+        return Signal(super().add(op, *operands, part=part).name, self)
 
-    def has(self, slot: int) -> bool:
-        """True where that input is given."""
-        return slot < len(self.inputs) and self.inputs[slot] is not None
+    def shape(self, signal: BaseSignal) -> tuple[int, ...]:
+        """Shape of one sample of a signal, without the batch; a constant is refused."""
+        if not isinstance(signal, BaseSignal):
+            self.refuse(f"an input of {self.source.kind} does not depend on the model's input, and it must")
+        return super().shape(signal)
 
-    def signal(self, slot: int = 0) -> Signal:
-        """An input that must depend on the model's input."""
-        value = self.inputs[slot] if self.has(slot) else None
-        if not isinstance(value, Signal):
-            self.refuse(f"input {slot} of {self.source.kind} does not depend on the model's input, and it must")
-        return value
-
-    def constant(self, slot: int) -> Array:
-        """An input that must not depend on the model's input, nor on the batch size."""
-        value = self.inputs[slot] if self.has(slot) else None
-        if isinstance(value, Signal):
-            self.refuse(f"input {slot} of {self.source.kind} is computed from the model's input", "make it a constant")
-        if not isinstance(value, Known):
-            self.refuse(f"{self.source.kind} has no input {slot}")
-        if not value.is_fixed:
-            self.refuse(
-                f"input {slot} of {self.source.kind} depends on the batch size",
-                "samples of a batch are independent in a compiled network",
-            )
-        return value.values[0]
-
-    def option(self, name: str, slot: int | None = None, default: Any = None) -> Any:
-        """What is an attribute in some opsets and an input in others."""
-        if name in self.attributes:
-            return self.attributes[name]
-        return self.constant(slot) if slot is not None and self.has(slot) else default
-
-    def each(self, slot: int) -> tuple[Array, ...]:
-        """An input of numbers that may depend on the batch size: its value for each of ``batches``."""
-        value = self.inputs[slot]
-        return value.values if isinstance(value, Known) else (self.constant(slot),) * len(self.batches)
-
-    def beside(self, slot: int, signal: Signal) -> Array:
-        """A constant that meets a signal element by element, without its batch axis, along which it must not vary."""
+    def axis(self, signal: BaseSignal, axis: int) -> int:
+        """An axis of ONNX's tensor as an axis of a sample; negative ones count from the end, the batch is refused."""
         rank = len(self.shape(signal)) + 1
-        value = self.inputs[slot]
-        arrays = value.values if isinstance(value, Known) else (self.constant(slot),)
-        if arrays[0].ndim > rank:
-            self.refuse(
-                f"a constant of shape {list(arrays[0].shape)} has more axes than the signal {self.shown(signal)}"
-            )
-        samples = [array[0] if array.ndim == rank else array for array in arrays]
-        if any((array != array[:1]).any() for array in arrays if array.ndim == rank) or any(
-            not np.array_equal(each, samples[0]) for each in samples
-        ):
-            self.refuse(
-                f"a constant of shape {list(arrays[0].shape)} differs from sample to sample of {self.shown(signal)}",
-                "samples of a batch are independent in a compiled network: give one that broadcasts over them",
-            )
-        return samples[0]
-
-    def axis(self, signal: Signal, axis: int, *, new: int = 0) -> int:
-        """An axis of ONNX's tensor as an axis of a sample; the batch is refused.
-
-        Args:
-            signal: the tensor.
-            axis: negative ones count from the end.
-            new: number of axes that will be inserted.
-        """
-        rank = len(self.shape(signal)) + 1 + new
         if not -rank <= axis < rank:
             self.refuse(f"axis {axis} of a tensor {self.shown(signal)} does not exist")
         if axis % rank == 0:
-            self.refuse("it works along the batch axis", "samples of a batch are independent in a compiled network")
-        return int(axis) % rank - 1
+            self.refuse("it works along the batch axis", INDEPENDENT)
+        return axis % rank - 1
 
-    def axes(self, signal: Signal, axes: Sequence[int] | Array, *, new: int = 0) -> list[int]:
-        """Several axes, sorted."""
-        return sorted(self.axis(signal, int(axis), new=new) for axis in np.ravel(axes))
+    def computed(self, x: BaseSignal | None = None, stand_in: Callable[..., Array] = np.zeros) -> list[Constant]:
+        """What onnx itself makes of the node, for each output.
 
-    def per_sample(self, shapes: Sequence[Sequence[int]]) -> tuple[int, ...]:
-        """The sample's part of a shape that is given for each of ``batches``.
+        Args:
+            x: the only input that may be a signal.
+            stand_in: what x is replaced by, as a function of its shape, batch first: zeros, where the result depends
+                on nothing but that shape.
+        """
+        signals = {value.name for value in self.values.values() if isinstance(value, BaseSignal)}
+        if signals - {None if x is None else x.name}:
+            Signal.refuse()
+        constants = [value for value in self.values.values() if isinstance(value, Constant)]
+        count = 1 if not signals and all(value.is_fixed for value in constants) else len(self.batches)
+        runs = [self._run(i, stand_in) for i in range(count)]
+        return [Constant(column * (len(self.batches) // count)) for column in zip(*runs, strict=True)]
+
+    def _run(self, i: int, stand_in: Callable[..., Array]) -> list[Array]:
+        feeds = {
+            name: value.values[i] if isinstance(value, Constant) else stand_in((self.batches[i], *self.shape(value)))
+            for name, value in self.values.items()
+            if isinstance(value, (BaseSignal, Constant))
+        }
+        try:
+            return run_node(self.node, self.opsets, feeds)
+        except Exception as error:  # numpy's, protobuf's and the evaluator's own
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            self.refuse(
+                f"{self.source.kind} cannot be computed beforehand, for a batch of {self.batches[i]}: {reason}",
+                "mend its inputs, or make its result an initializer",
+            )
+
+    def result_shape(self, x: BaseSignal) -> tuple[int, ...]:
+        """The shape of a sample of the result, where it depends on nothing but the shape of x.
 
         Raises:
-            UnsupportedOpError: its first axis is not the batch, or another one depends on it.
+            UnsupportedOpError: the result's first axis is not the batch, or another one depends on it.
         """
-        samples = {tuple(int(size) for size in shape[1:]) for shape in shapes}
-        firsts = [int(shape[0]) if len(shape) else None for shape in shapes]
-        if firsts != list(self.batches) or len(samples) != 1:
+        self.shape(x)
+        shapes = [each.shape for each in self.computed(x)[0].values]
+        inside = shapes[0][1:]
+        if shapes != [(batch, *inside) for batch in self.batches]:
             self.refuse(
                 f"it does not keep the batch axis first and whole: the result is {list(shapes[0])} "
                 f"for a batch of {self.batches[0]}",
-                "samples of a batch are independent in a compiled network: flatten from axis 1 on",
+                f"{INDEPENDENT}: flatten from axis 1 on, name the axes to squeeze",
             )
-        return samples.pop()
+        return inside
+
+    def beside(self, value: Any, signal: BaseSignal) -> Array:
+        """A constant that meets a signal element by element, without its batch axis, along which it must not vary."""
+        rank = len(self.shape(signal)) + 1
+        arrays = value.values if isinstance(value, Constant) else (np.asarray(value),)
+        shown = f"a constant of shape {list(arrays[0].shape)}"
+        if arrays[0].ndim > rank:
+            self.refuse(f"{shown} has more axes than the signal {self.shown(signal)}")
+        samples = [sample for array in arrays for sample in (array if array.ndim == rank else [array])]
+        if not samples or not all(np.array_equal(each, samples[0]) for each in samples):
+            self.refuse(
+                f"{shown} differs from sample to sample of {self.shown(signal)}",
+                f"{INDEPENDENT}: give one that broadcasts over them",
+            )
+        return np.asarray(samples[0])
+
+    def broadcast(self, *operands: Any) -> list[Any]:
+        """Signals expanded to their common shape, and constants that torch broadcasts to it, without a batch axis."""
+        signals = [each for each in operands if isinstance(each, Signal)]
+        if len({len(self.shape(each)) for each in signals}) > 1:
+            shown = " and ".join(map(self.shown, signals))
+            self.refuse(f"broadcasting {shown} would put the batch of one beside another axis", "unsqueeze the smaller")
+        found = [each if isinstance(each, Signal) else self.beside(each, signals[0]) for each in operands]
+        shapes = [self.shape(each) if isinstance(each, Signal) else each.shape for each in found]
+        try:
+            shape = np.broadcast_shapes(*shapes)
+        except ValueError:
+            self.refuse(f"its operands do not broadcast: samples of {', '.join(map(str, shapes))}")
+        return [
+            expanded(self, each, shape, part=f"operand{i}") if isinstance(each, Signal) else _tensor(each)
+            for i, each in enumerate(found)
+        ]
 
     def arguments(self) -> str:
         """The node's inputs, signals by their names."""
-        return ", ".join(_show(value) for value in self.inputs)
+        return ", ".join(map(_show, self.inputs))
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    """A constant as a tensor; one number that is repeated becomes a scalar, which bounds a signal by a plain clamp."""
+    is_repeated = array.size and (array == array.flat[0]).all()
+    return torch.from_numpy(np.array(array.flat[0] if is_repeated else array))
 
 
 def _show(value: Value) -> str:
-    if isinstance(value, Signal):
+    if isinstance(value, BaseSignal):
         return f"%{value.name}"
-    if isinstance(value, Known):
+    if isinstance(value, Constant):
         return f"{value.values[0].dtype}{list(value.values[0].shape)}"
     return "" if value is None else str(value)

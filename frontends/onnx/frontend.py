@@ -10,17 +10,14 @@ from torch import Tensor
 
 from spikec.extend.call import Signal
 from spikec.extend.frontend import Frontend
-from spikec.frontends.onnx.call import Call, Known, converter
 from spikec.frontends.onnx.model import input_specs, is_proto, open_model, resolve_shapes
+from spikec.frontends.onnx.reader import Reader
 from spikec.frontends.onnx.run import reference
-from spikec.frontends.onnx.walk import Walk
 from spikec.interpreter.contract import Reference
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Role
 from spikec.ir.ops import Input
-
-__all__ = ["Call", "Known", "Onnx", "Signal", "converter", "frontend"]
 
 #: batch sizes that a model is read for where it fixes none: whatever differs between them depends on the batch
 _BATCHES = (5, 7)
@@ -56,7 +53,7 @@ class Onnx(Frontend):
             spec.name: Signal(graph.add(Input(shape, spec.dtype), name=spec.name))
             for spec, shape in zip(specs, shapes, strict=True)
         }
-        Walk(proto, graph, inputs, _BATCHES if fixed is None else (fixed,)).run()
+        Reader(proto, graph, inputs, _BATCHES if fixed is None else (fixed,)).run()
         for name in reversed(list(graph)):
             if graph[name].role is not Role.IO and not graph.users(name):
                 graph.remove(name, "its result is not used")

@@ -88,48 +88,35 @@ class InputSpec:
 
 
 def input_specs(proto: Any) -> list[InputSpec]:
-    """The inputs that are fed: those without an initializer.
+    """The inputs that are fed: those without an initializer. Half and bfloat16 signals become float32.
 
     Raises:
         UnsupportedOpError: with every input that is no tensor of floats.
     """
+    types = library().TensorProto
+    floats = {types.FLOAT: "float32", types.FLOAT16: "float32", types.BFLOAT16: "float32", types.DOUBLE: "float64"}
     constants = {each.name for each in proto.graph.initializer}
     found, problems = [], []
     for each in proto.graph.input:
+        kind, tensor = each.type.WhichOneof("value"), each.type.tensor_type
         if each.name in constants:
             continue
-        dtype = _float_type(each.type)
-        if dtype is None:
+        if kind != "tensor_type" or tensor.elem_type not in floats:
+            number = types.DataType.Name(tensor.elem_type).lower()
+            shown = f"of type {number}" if kind == "tensor_type" else f"a {kind.removesuffix('_type')}"
             hint = "only real signals can be fed to a spiking network: cut the model behind it, and feed floats"
-            problems.append(Problem(f"input {each.name} is {_type_name(each.type)}", each.name, "input", hint))
+            problems.append(Problem(f"input {each.name} is {shown}", each.name, "input", hint))
             continue
-        tensor = each.type.tensor_type
         shape = None
         if tensor.HasField("shape"):
-            sizes = [d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim]
+            sizes = (axis.dim_value if axis.HasField("dim_value") else -1 for axis in tensor.shape.dim)
             shape = tuple(None if size < 0 else size for size in sizes)
-        found.append(InputSpec(each.name, shape, dtype))
+        found.append(InputSpec(each.name, shape, floats[tensor.elem_type]))
     if problems:
         raise UnsupportedOpError(problems)
     if not found:
         raise InvalidModelError("the ONNX model has no input")
     return found
-
-
-def _float_type(declared: Any) -> str | None:
-    """The dtype of a signal: half and bfloat16 become float32; None for what is no float tensor."""
-    types = library().TensorProto
-    if declared.WhichOneof("value") != "tensor_type":
-        return None
-    kinds = {types.FLOAT: "float32", types.FLOAT16: "float32", types.BFLOAT16: "float32", types.DOUBLE: "float64"}
-    return kinds.get(declared.tensor_type.elem_type)
-
-
-def _type_name(declared: Any) -> str:
-    if declared.WhichOneof("value") != "tensor_type":
-        return f"a {declared.WhichOneof('value').removesuffix('_type')}"
-    name: str = library().TensorProto.DataType.Name(declared.tensor_type.elem_type)
-    return f"of type {name.lower()}"
 
 
 def resolve_shapes(
@@ -145,27 +132,9 @@ def resolve_shapes(
     if examples is not None and len(examples) != len(specs):
         names = ", ".join(spec.name for spec in specs)
         raise InvalidModelError(f"the model has {len(specs)} input(s) ({names}), {len(examples)} example(s) are given")
-    shapes, fixed = [], set()
-    for i, spec in enumerate(specs):
-        declared, given = spec.shape, None if examples is None else tuple(examples[i].shape)
-        if declared is None:
-            declared = given if given is None else (None,) * len(given)
-        if declared is None or (given is None and None in declared[1:]):
-            shown = "of unknown rank" if declared is None else f"[B, {_shown(declared[1:])}]"
-            hint = "give example_input, a batch of samples, or calibration data"
-            raise InvalidModelError(f"the shape of input {spec.name} is not known: it is {shown}", hint=hint)
-        if not declared:
-            raise InvalidModelError(
-                f"input {spec.name} is a single number, without a batch axis", hint="inputs are [B, ...]"
-            )
-        sample = tuple(declared[1:] if given is None else given[1:])
-        if given is not None and (
-            len(given) != len(declared) or any(d not in (None, g) for d, g in zip(declared[1:], given[1:], strict=True))
-        ):
-            raise InvalidModelError(f"input {spec.name} is [B, {_shown(declared[1:])}], the example is {list(given)}")
-        shapes.append(tuple(int(size or 0) for size in sample))
-        if declared[0] is not None:
-            fixed.add(declared[0])
+    given = [None] * len(specs) if examples is None else [tuple(each.shape) for each in examples]
+    shapes = [_sample_shape(spec, example) for spec, example in zip(specs, given, strict=True)]
+    fixed = {spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None}
     if len(fixed) > 1:
         raise InvalidModelError(
             f"the first axes of the inputs differ: {sorted(fixed)}", hint="the first axis of every input is the batch"
@@ -173,8 +142,25 @@ def resolve_shapes(
     return shapes, fixed.pop() if fixed else None
 
 
-def _shown(sizes: Sequence[int | None]) -> str:
-    return ", ".join("?" if size is None else str(size) for size in sizes)
+def _sample_shape(spec: InputSpec, given: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Shape of a sample of an input, by its declaration and by the example's shape, where there is one."""
+    declared = (None,) * len(given) if spec.shape is None and given is not None else spec.shape
+    if declared == ():
+        message = f"input {spec.name} is a single number, without a batch axis"
+        raise InvalidModelError(message, hint="inputs are [B, ...]")
+    shown = "of unknown rank"
+    if declared is not None:
+        shown = f"[{', '.join(['B', *('?' if size is None else str(size) for size in declared[1:])])}]"
+    if given is not None and declared is not None:
+        alike = zip(declared[1:], given[1:], strict=False)
+        if len(given) != len(declared) or any(size not in (None, cells) for size, cells in alike):
+            raise InvalidModelError(f"input {spec.name} is {shown}, the example is {list(given)}")
+        return given[1:]
+    sizes = tuple(size for size in (declared or ())[1:] if size is not None)
+    if declared is None or len(sizes) < len(declared) - 1:
+        hint = "give example_input, a batch of samples, or calibration data"
+        raise InvalidModelError(f"the shape of input {spec.name} is not known: it is {shown}", hint=hint)
+    return sizes
 
 
 def as_array(value: Any) -> Array:

@@ -37,9 +37,8 @@ def reference(model: Any) -> Reference | None:
     proto = open_model(model)
     specs = input_specs(proto)
     half = (library().TensorProto.FLOAT16, library().TensorProto.BFLOAT16)
-    constants = {each.name: each for each in proto.graph.initializer}
-    declared = [each.type.tensor_type.elem_type for each in proto.graph.input if each.name not in constants]
-    if any(each in half for each in (*declared, *(each.data_type for each in constants.values()))):
+    inputs = [each.type.tensor_type.elem_type for each in proto.graph.input]
+    if any(each in half for each in (*inputs, *(each.data_type for each in proto.graph.initializer))):
         return None
     run = _evaluator(model if isinstance(model, Path) else proto, proto)
 

@@ -1,1 +1,1 @@
-"""One function for each ONNX operator: what it is in ops of the graph."""
+"""One function for each ONNX operator: what it is in torch's functions, or in ops of the graph where these say less."""

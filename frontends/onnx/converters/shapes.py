@@ -1,135 +1,143 @@
-"""Converters of what gives samples another shape, and of what asks for one."""
+"""Converters of what gives samples another shape or order, takes them apart, puts them together, and pads them.
+
+Where a result holds numbers of the operand, or only its shape matters, onnx itself is asked what the node does.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 
-from spikec.extend.call import Signal
-from spikec.extend.composites import concatenated, expanded, permuted, reshaped
-from spikec.frontends.onnx.call import Call, Known, converter
-from spikec.ir.ops import Identity
+from spikec.extend.composites import affine, expanded, reshaped, selected
+from spikec.frontends.onnx.call import INDEPENDENT, Call, Constant, converter
+from spikec.ir.ops import Pad
+from spikec.ir.types import Array, on_axis
 
-
-@converter("Shape")
-def _shape(call: Call) -> Known:
-    start, end = call.attributes.get("start", 0), call.attributes.get("end")
-    shape = call.shape(call.signal())
-    return Known(tuple(np.array([batch, *shape][start:end], np.int64) for batch in call.batches))
+# ------------------------------------------------------------------------ shape
 
 
-@converter("Size")
-def _size(call: Call) -> Known:
-    count = math.prod(call.shape(call.signal()))
-    return Known(tuple(np.array(batch * count, np.int64) for batch in call.batches))
+@converter("Shape", "Size")
+def _shape(call: Call, x: Any, **start_and_end: int) -> Constant:
+    return call.computed(x)[0]
 
 
-@converter("Flatten")
-def _flatten(call: Call) -> Signal:
-    x = call.signal()
-    shape = call.shape(x)
-    axis = call.attributes.get("axis", 1)
-    axis += len(shape) + 1 if axis < 0 else 0
-    wholes = [(batch, *shape) for batch in call.batches]
-    return reshaped(call, x, call.per_sample([(math.prod(each[:axis]), math.prod(each[axis:])) for each in wholes]))
-
-
-@converter("Reshape")
-def _reshape(call: Call) -> Signal:
-    x = call.signal()
-    shapes = []
-    for batch, target in zip(call.batches, call.each(1), strict=True):
-        old = (batch, *call.shape(x))
-        keep = not call.attributes.get("allowzero", 0)
-        new = [old[i] if size == 0 and keep and i < len(old) else int(size) for i, size in enumerate(target)]
-        known = math.prod(size for size in new if size != -1)
-        if -1 in new and known:
-            new[new.index(-1)] = math.prod(old) // known
-        if math.prod(new) != math.prod(old):
-            call.refuse(f"a tensor {call.shown(x)} has no shape {target.tolist()} for a batch of {batch}")
-        shapes.append(new)
-    return reshaped(call, x, call.per_sample(shapes))
-
-
-@converter("Squeeze")
-def _squeeze(call: Call) -> Signal:
-    x = call.signal()
-    shape = call.shape(x)
-    axes = call.option("axes", 1)
-    if axes is None:
-        if 1 in call.batches:
-            call.refuse("without axes it drops the batch axis too, which is 1", "name the axes")
-        dropped = [axis for axis, size in enumerate(shape) if size == 1]
-    else:
-        dropped = call.axes(x, axes)
-    if any(shape[axis] != 1 for axis in dropped):
-        call.refuse(f"it drops axes of a tensor {call.shown(x)} that are not 1")
-    return reshaped(call, x, [size for axis, size in enumerate(shape) if axis not in dropped])
-
-
-@converter("Unsqueeze")
-def _unsqueeze(call: Call) -> Signal:
-    x = call.signal()
-    axes = call.option("axes", 1)
-    new = list(call.shape(x))
-    for axis in call.axes(x, axes, new=np.size(axes)):
-        new.insert(axis, 1)
-    return reshaped(call, x, new)
-
-
-@converter("Transpose")
-def _transpose(call: Call) -> Signal:
-    x = call.signal()
-    order = call.attributes.get("perm", list(range(len(call.shape(x)) + 1))[::-1])
-    if order[0] != 0:
-        call.refuse("it moves the batch axis", "keep the batch first: samples are independent in a compiled network")
-    return permuted(call, x, [axis - 1 for axis in order[1:]])
+@converter("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+def _reshape(call: Call, x: Any, shape_or_axes: Any = None, **attributes: Any) -> Any:
+    return reshaped(call, x, call.result_shape(x))
 
 
 @converter("Expand")
-def _expand(call: Call) -> Signal:
-    x = call.signal()
-    shapes = []
-    for batch, target in zip(call.batches, call.each(1), strict=True):
-        try:
-            shapes.append(np.broadcast_shapes((batch, *call.shape(x)), tuple(target.tolist())))
-        except ValueError:
-            call.refuse(f"a tensor {call.shown(x)} does not expand to {target.tolist()}")
-    return expanded(call, x, call.per_sample(shapes))
+def _expand(call: Call, x: Any, shape: Any) -> Any:
+    return expanded(call, x, call.result_shape(x))
 
 
 @converter("Tile")
-def _tile(call: Call) -> Signal:
-    x = call.signal()
-    first, *repeats = call.constant(1).tolist()
-    if first != 1:
-        call.refuse("it repeats the batch", "samples of a batch are independent in a compiled network")
-    for axis, times in enumerate(repeats):
-        x = concatenated(call, [x] * times, axis, part=f"axis{axis}") if times != 1 else x
-    return call.add(Identity(), x) if x == call.signal() else x
+def _tile(call: Call, x: Any, repeats: Any) -> Any:
+    return torch.tile(x, repeats)
+
+
+# ------------------------------------------------------------------------ order
+
+
+@converter("Transpose")
+def _transpose(call: Call, x: Any, perm: list[int] | None = None) -> Any:
+    return torch.permute(x, perm or list(range(len(call.shape(x)) + 1))[::-1])
 
 
 @converter("DepthToSpace")
-def _depth_to_space(call: Call) -> Signal:
-    x = call.signal()
+def _depth_to_space(call: Call, x: Any, blocksize: int, mode: str = "DCR") -> Any:
+    """A channel's number is (depth, cell of the block) in mode CRD, as in torch, and (cell, depth) in DCR."""
+    if mode == "CRD":
+        return F.pixel_shuffle(x, blocksize)
     call.expect_rank(x, 3)
-    size = call.attributes["blocksize"]
-    channels, height, width = call.shape(x)
-    crd = call.attributes.get("mode", "DCR") == "CRD"
-    split = (channels // size**2, size, size) if crd else (size, size, channels // size**2)
-    parts = reshaped(call, x, (*split, height, width), part="split")
-    moved = permuted(call, parts, (0, 3, 1, 4, 2) if crd else (2, 3, 0, 4, 1), part="order")
-    return reshaped(call, moved, (channels // size**2, height * size, width * size))
+    (channels, height, width), size = call.shape(x), blocksize
+    depth = channels // size**2
+    cells = torch.permute(torch.reshape(x, (-1, size, size, depth, height, width)), (0, 3, 4, 1, 5, 2))
+    return torch.reshape(cells, (-1, depth, height * size, width * size))
 
 
 @converter("SpaceToDepth")
-def _space_to_depth(call: Call) -> Signal:
-    x = call.signal()
+def _space_to_depth(call: Call, x: Any, blocksize: int, mode: str = "DCR") -> Any:
+    if mode == "CRD":
+        return F.pixel_unshuffle(x, blocksize)
     call.expect_rank(x, 3)
-    size = call.attributes["blocksize"]
-    channels, height, width = call.shape(x)
-    parts = reshaped(call, x, (channels, height // size, size, width // size, size), part="split")
-    crd = call.attributes.get("mode", "DCR") == "CRD"
-    moved = permuted(call, parts, (0, 2, 4, 1, 3) if crd else (2, 4, 0, 1, 3), part="order")
-    return reshaped(call, moved, (channels * size**2, height // size, width // size))
+    (depth, height, width), size = call.shape(x), blocksize
+    cells = torch.reshape(x, (-1, depth, height // size, size, width // size, size))
+    channels = torch.permute(cells, (0, 3, 5, 1, 2, 4))
+    return torch.reshape(channels, (-1, depth * size**2, height // size, width // size))
+
+
+# ------------------------------------------------------------------------ parts
+
+
+@converter("Concat")
+def _concat(call: Call, *xs: Any, axis: int) -> Any:
+    return torch.cat(xs, axis)
+
+
+@converter("Slice", "Split")
+def _pick(call: Call, x: Any, *numbers: Any, **attributes: Any) -> Any:
+    """Some cells of each axis; which ones, onnx says of tensors that hold the number of each cell along an axis."""
+    rank = len(call.shape(x)) + 1
+    numbered = [call.computed(x, lambda shape, axis=axis: _numbers(shape, axis)) for axis in range(rank)]
+    return tuple(_picked(call, x, results, f"output{i}") for i, results in enumerate(zip(*numbered, strict=True)))
+
+
+def _numbers(shape: Sequence[int], axis: int) -> Array:
+    return np.broadcast_to(on_axis(np.arange(shape[axis]), len(shape), axis), shape)
+
+
+def _picked(call: Call, x: Any, numbered: Sequence[Constant], part: str) -> Any:
+    """The cells of one output, where ``numbered`` holds their numbers along each axis, for each batch size."""
+    for axis, constant in enumerate(numbered):
+        if not all(each.size for each in constant.values):
+            call.refuse(f"{call.source.kind} leaves nothing")
+        found = [np.moveaxis(each, axis, -1)[(0,) * (each.ndim - 1)] for each in constant.values]
+        wanted = map(np.arange, call.batches) if axis == 0 else [found[0]] * len(found)
+        if not all(map(np.array_equal, found, wanted)):
+            what = "it works along the batch axis" if axis == 0 else "it takes other cells for another batch size"
+            call.refuse(what, INDEPENDENT)
+        if axis > 0:
+            x = selected(call, x, axis - 1, found[0], part=f"{part}axis{axis}")
+    return x
+
+
+@converter("Gather")
+def _gather(call: Call, x: Any, indices: Any, axis: int = 0) -> Any:
+    index, inside = np.asarray(indices), call.axis(x, axis)
+    shape = call.shape(x)
+    if not index.size or (np.abs(index + 0.5) > shape[inside]).any():
+        call.refuse(f"its indices reach out of {shape[inside]} cells, or there are none")
+    picked = selected(call, x, inside, np.ravel(index) % shape[inside], part="select")
+    return reshaped(call, picked, (*shape[:inside], *index.shape, *shape[inside + 1 :]), part="shape")
+
+
+#: what torch calls the ways of padding with the map's own cells
+_MODES = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+
+
+@converter("Pad")
+def _pad(call: Call, x: Any, pads: Any, value: Any = 0.0, axes: Any = None, mode: str = "constant") -> Any:
+    rank = len(call.shape(x)) + 1
+    pairs = [(0, 0)] * rank
+    sizes = np.reshape(pads, (2, -1)).tolist()
+    for axis, before, after in zip(range(rank) if axes is None else axes, *sizes, strict=True):
+        pairs[axis] = (before, after)
+    padded = [axis for axis, pair in enumerate(pairs) if any(pair)]
+    if not padded:
+        return x
+    if padded[0] == 0:
+        call.refuse("it pads the batch axis", INDEPENDENT)
+    if mode != "constant":
+        in_space = padded[0] > 1 and rank <= 5  # torch pads a map so, not its channels
+        return call.add(Pad(pairs[2:], _MODES[mode]), x) if in_space else _pick(call, x)
+    if not math.isfinite(value):
+        call.refuse(f"padding with {float(value)} is not supported", "a MaxPool takes its own padding")
+    # zeros around x - value are the value around x
+    x = call.add(Pad(pairs[padded[0] :]), affine(call, x, 1, -float(value), part="below"), part="pad")
+    return affine(call, x, 1, float(value), part="above")

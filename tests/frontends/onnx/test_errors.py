@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import spikec
 from onnx_models import model, node, random
-from spikec.frontends.onnx.frontend import Known, converter, frontend
+from spikec.frontends.onnx import Constant, converter
+from spikec.frontends.onnx.frontend import frontend
 from spikec.ir.ops import Relu
 
 
@@ -42,7 +43,7 @@ def refused(proto, kind=spikec.UnsupportedOpError, example=None):
         (node("Flatten", "x", "y", name="act", axis=0), "batch axis first", "flatten from axis 1"),
         (node("Transpose", "x", "y", name="act"), "moves the batch axis", "keep the batch first"),
         (node("Gather", "x i", "y", name="act"), "along the batch axis", ""),
-        (node("Gather", "w x", "y", name="act"), "does not depend on the model's input", ""),
+        (node("Gather", "w x", "y", name="act"), "must be a constant", "make it a constant"),
         (node("ReduceMean", "x", "y", name="act"), "that of the batch too", "name the axes"),
         (node("Concat", "x w", "y", name="act", axis=1), "does not depend on the model's input", ""),
         (node("Dropout", "x half true", "y", name="act"), "training mode", "model.eval()"),
@@ -104,7 +105,7 @@ def test_numbers_made_from_the_batch_size_are_refused_where_they_matter():
     error = refused(model(nodes, ["n", 4], zero=np.int64(0)))
     assert error.location == "mean"
     assert "differs from sample to sample" in str(error)
-    assert "input 1 of Clip depends on the batch size" in str(
+    assert "one of its inputs depends on the batch size" in str(
         refused(model([*nodes[:3], node("Clip", "x f", "y")], ["n", 4], zero=np.int64(0)))
     )
 
@@ -223,7 +224,7 @@ def test_without_onnx_a_path_says_how_to_install_it(tmp_path, monkeypatch):
 
 def test_a_converter_for_another_domain(monkeypatch):
     proto = model([node("Rectify", "x", "y", domain="com.acme")], ["n", 4], domains=["com.acme"])
-    monkeypatch.setitem(converter._table, ("com.acme", "Rectify"), lambda call: call.add(Relu(), call.signal()))
+    monkeypatch.setitem(converter._table, ("com.acme", "Rectify"), lambda call, x: call.add(Relu(), x))
     assert len(spikec.load(proto).match(Relu)) == 1
     assert frontend.input_names(proto) == ["x"]
 
@@ -231,10 +232,17 @@ def test_a_converter_for_another_domain(monkeypatch):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (lambda call: 1 / 0, "raises ZeroDivisionError"),
-        (lambda call: "y", "returns 'y'"),
-        (lambda call: None, "returns None"),
-        (lambda call: Known((np.zeros(4),)), "does not depend on the model's input"),
+        (lambda call, x: 1 / 0, "raises ZeroDivisionError"),
+        (lambda call, x: "y", "returns 'y'"),
+        (lambda call, x: None, "returns None"),
+        (lambda call, x: Constant((np.zeros(4),)), "does not depend on the model's input"),
+        (lambda call, x: torch.zeros(4), "does not depend on the model's input"),
+        (lambda call, x: torch.special.i0(x), "torch's special_i0 has no converter"),
+        (lambda call, x: x.cholesky(), "torch has no converter of the method 'cholesky'"),
+        (lambda call, x: torch.zeros(int(x)), "must be a constant"),
+        (lambda call, x: x if x else -x, "must be a constant"),
+        (lambda call, x: call.add(Relu(), torch.zeros(4)), "does not depend on the model's input"),
+        (lambda call, x, y: x, "missing a required argument: 'y'"),
     ],
 )
 def test_what_a_converter_does_wrong_is_said_of_it(rule, message, monkeypatch):

@@ -445,6 +445,6 @@ def test_the_import_is_held_to_onnxruntime_or_to_onnxs_own_evaluator(monkeypatch
 def test_a_converter_that_reads_wrongly_is_caught(monkeypatch):
     from spikec.frontends.onnx import converter
 
-    monkeypatch.setitem(converter._table, "Relu", lambda call: call.add(Clamp(-1.0, 1.0), call.signal()))
+    monkeypatch.setitem(converter._table, "Relu", lambda call, x: call.add(Clamp(-1.0, 1.0), x))
     with pytest.raises(spikec.VerificationError, match="imported graph differs from the model"):
         spikec.compile(flat(["n", 3, 4], [-1, 12]), "spikingjelly", calibration=torch.randn(16, 3, 4))

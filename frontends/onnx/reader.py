@@ -8,26 +8,27 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-import numpy as np
+from torch import Tensor
 
-from spikec.extend.call import Refused, Signal
-from spikec.frontends.onnx.call import Call, Known, Value, converter
+from spikec.extend.call import Refused
+from spikec.extend.call import Signal as BaseSignal
+from spikec.frontends.onnx.call import Call, Constant, Value, converter
 from spikec.frontends.onnx.model import DOMAINS, as_array, attributes, opsets
-from spikec.frontends.onnx.run import RANDOM, run_node
+from spikec.frontends.onnx.run import RANDOM
 from spikec.ir.errors import CompileError, InvalidModelError, Problem, TypeMismatchError, UnsupportedOpError
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Output
+from spikec.ir.ops import Identity, Output
 from spikec.ir.origin import Source
 
 
-class Walk:
+class Reader:
     """Partial evaluation of an ONNX graph: nodes on signals become ops, all others are computed now.
 
     The batch stays symbolic: where the model does not fix it, shapes are computed for two batch sizes, and what
     differs between the two depends on it.
     """
 
-    def __init__(self, proto: Any, graph: Graph, inputs: Mapping[str, Signal], batches: tuple[int, ...]) -> None:
+    def __init__(self, proto: Any, graph: Graph, inputs: Mapping[str, BaseSignal], batches: tuple[int, ...]) -> None:
         """``inputs``: the graph's inputs by the names of the model's."""
         self.proto = proto
         self.graph = graph
@@ -83,7 +84,7 @@ class Walk:
         if name and name not in self._values:
             if name not in self._constants:
                 raise InvalidModelError(f"nothing in the ONNX model gives {name!r}", hint="check it: onnx.checker")
-            self._values[name] = Known.fixed(as_array(self._constants[name]), len(self.batches))
+            self._values[name] = Constant((as_array(self._constants[name]),) * len(self.batches))
         return self._values[name] if name else None
 
     def _convert(self, node: Any) -> Sequence[Value]:
@@ -92,75 +93,75 @@ class Walk:
             self.graph,
             source,
             _name(node),
-            tuple(self.value(name) for name in node.input),
-            attributes(node),
-            self.opsets.get("" if node.domain in DOMAINS else node.domain, 0),
+            node,
+            {name: self.value(name) for name in [*node.input, *_uses(node)] if name},
+            self.opsets,
             self.batches,
-            tuple(map(bool, node.output)),
             tuple(bool(name) and name in self._used for name in node.output),
         )
-        inside = [self.value(name) for name in _uses(node) - set(node.input)]
-        values = [*call.inputs, *inside]
-        if node.op_type == "If" and isinstance(call.inputs[0], Known):
-            return self._branch(node, call)
-        if not any(isinstance(value, (Signal, Refused)) for value in values):
+        values = call.values.values()
+        if node.op_type == "If" and isinstance(call.inputs[0], Constant):
+            return self._branch(call, call.inputs[0], attributes(node))
+        if all(isinstance(value, Constant) for value in values):
             self.graph.drop((source,), "a constant")
-            return self._compute(node, call)
-        key = node.op_type if node.domain in DOMAINS else (node.domain, node.op_type)
-        rule = converter.get(key)
-        if rule is None:
+            if node.op_type in RANDOM:
+                call.refuse(f"{source.kind} is another number at every run", "make it a constant")
+            return call.computed()
+        convert = converter.get(node.op_type if node.domain in DOMAINS else (node.domain, node.op_type))
+        if convert is None:
             call.refuse(*_unsupported(node, source.kind))
         if any(isinstance(value, Refused) for value in values):
             return ()
-        return self._apply(rule, call, source)
+        found = self._called(convert, call, attributes(node))
+        results = found if isinstance(found, (tuple, list)) else (found,)
+        for each in results:
+            if isinstance(each, Tensor):
+                call.refuse(f"the first input of {source.kind} does not depend on the model's input, and it must")
+            if not isinstance(each, Constant) and not (isinstance(each, BaseSignal) and each.name in self.graph):
+                call.refuse(
+                    f"its converter {_place(convert)} returns {found!r}", "return what call.add gives: a Signal"
+                )
+        if any(call.wanted[len(results) :]):
+            call.refuse(f"only the first {len(results)} output(s) of {source.kind} are supported, others are used")
+        if not any(isinstance(each, BaseSignal) for each in results):
+            self.graph.drop((source,), "shape arithmetic")
+        return [self._named(call, each) if isinstance(each, BaseSignal) else each for each in results]
 
-    def _apply(self, rule: Callable[..., Any], call: Call, source: Source) -> Sequence[Value]:
-        """The converter's results; whatever it does wrong is said of it."""
+    def _called(self, convert: Callable[..., Any], call: Call, given: Mapping[str, Any]) -> Any:
+        """What the converter returns; whatever it does wrong is said of it."""
+        signature = inspect.signature(convert)
         try:
-            found = rule(call)
+            bound = signature.bind(call, *map(call.argument, call.inputs), **given)
+            bound.arguments = {name: value for name, value in bound.arguments.items() if value is not None}
+            bound = signature.bind(*bound.args, **bound.kwargs)  # an input that is left out takes its default
+        except TypeError as error:
+            call.refuse(f"{call.source.kind} with these inputs and attributes is not supported: {error}")
+        try:
+            return convert(*bound.args, **bound.kwargs)
         except CompileError as error:
             if error.location:
                 raise
             raise type(error)([call.problem(each.message, each.hint) for each in error.problems]) from None
         except Exception as error:
-            message = f"its converter {_place(rule)} raises {type(error).__name__}: {error}"
-            raise UnsupportedOpError(call.problem(message, "mend it; it is called as (call)")) from error
-        results = found if isinstance(found, (tuple, list)) else (found,)
-        for each in results:
-            if not isinstance(each, Known) and not (isinstance(each, Signal) and each.name in self.graph):
-                call.refuse(f"its converter {_place(rule)} returns {found!r}", "return what call.add gives: a Signal")
-        if any(call.wanted[len(results) :]):
-            call.refuse(f"only the first {len(results)} output(s) of {source.kind} are supported, others are used")
-        signals = [each for each in results if isinstance(each, Signal)]
-        if all(source not in self.graph[each.name].origin for each in signals):
-            self.graph.drop((source,), "does nothing" if signals else "shape arithmetic")
-        return results
+            message = f"its converter {_place(convert)} raises {type(error).__name__}: {error}"
+            hint = "mend it; it is called as (call, *inputs, **attributes)"
+            raise UnsupportedOpError(call.problem(message, hint)) from error
 
-    def _compute(self, node: Any, call: Call) -> Sequence[Value]:
-        """A node on constants: once, or for each batch size where they depend on it."""
-        if node.op_type in RANDOM:
-            call.refuse(f"{call.source.kind} is another number at every run", "make it a constant")
-        known = {name: value for name in (*node.input, *_uses(node)) if isinstance(value := self.value(name), Known)}
-        count = 1 if all(each.is_fixed for each in known.values()) else len(self.batches)
-        try:
-            runs = [
-                run_node(node, self.opsets, {name: each.values[i] for name, each in known.items()})
-                for i in range(count)
-            ]
-        except Exception as error:  # numpy's, protobuf's and the evaluator's own
-            reason = (str(error).splitlines() or [""])[0]
-            call.refuse(
-                f"{call.source.kind} cannot be computed beforehand: {type(error).__name__}: {reason}",
-                "make its result an initializer",
-            )
-        return [
-            Known(column) if count > 1 else Known.fixed(column[0], len(self.batches))
-            for column in zip(*runs, strict=True)
-        ]
+    def _named(self, call: Call, result: BaseSignal) -> BaseSignal:
+        """A result under the node's own name where that is free; an input that is returned becomes an Identity."""
+        op, operands = self.graph[result.name], self.graph.operands(result.name)
+        if call.source not in op.origin:
+            return call.add(Identity(), result)
+        if call.name in self.graph or self.graph.users(result.name):
+            return result
+        self.graph.remove(result.name)
+        return BaseSignal(self.graph.add(op, *operands, name=call.name))
 
-    def _branch(self, node: Any, call: Call) -> Sequence[Value]:
+    def _branch(self, call: Call, condition: Constant, branches: Mapping[str, Any]) -> Sequence[Value]:
         """An If whose condition is known is one of its branches."""
-        branch = call.attributes["then_branch" if bool(np.all(call.constant(0))) else "else_branch"]
+        if not condition.is_fixed:
+            condition.refuse()
+        branch = branches["then_branch" if condition.values[0].all() else "else_branch"]
         self.graph.drop((call.source,), "its condition is a constant")
         self._constants.update({each.name: each for each in branch.initializer})
         names = [each.name for each in branch.output]
@@ -171,7 +172,7 @@ class Walk:
 
     def _output(self, name: str) -> None:
         value = self.value(name)
-        if not isinstance(value, Signal):
+        if not isinstance(value, BaseSignal):
             raise InvalidModelError(
                 f"output {name} does not depend on the model's input", hint="remove it from the model's outputs"
             )
@@ -234,34 +235,42 @@ def _name(node: Any) -> str:
     return wish if wish and not wish[0].isdigit() else f"{node.op_type.lower()}_{wish}".rstrip("_")
 
 
-def _place(rule: Any) -> str:
+def _place(convert: Any) -> str:
     """``name (file.py:12)`` of a converter."""
-    code = inspect.unwrap(rule).__code__
-    return f"{rule.__name__} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})"
+    code = inspect.unwrap(convert).__code__
+    return f"{convert.__name__} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})"
 
 
-_SMOOTH = ("Elu", "Selu", "Celu", "Gelu", "Swish", "HardSwish", "Mish", "Softplus", "Softsign", "Erf", "Shrink")
-_STATISTICS = (
-    *("InstanceNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization"),
-    *("LpNormalization", "MeanVarianceNormalization", "LRN"),
+#: (operators, why they have no converter, what to do instead) in place of a bare "not supported"
+_REASONS = (
+    ("If Loop Scan", "which nodes run depends on the model's input", "export the model without control flow"),
+    (
+        "InstanceNormalization LayerNormalization GroupNormalization RMSNormalization LpNormalization "
+        "MeanVarianceNormalization LRN",
+        "it divides by statistics of the sample itself",
+        "use batch normalization and retrain",
+    ),
+    (
+        "Elu Selu Celu Gelu Swish HardSwish Mish Softplus Softsign Erf Shrink",
+        "only what is piecewise linear is a sum of spikes",
+        "replace it by Relu and retrain",
+    ),
+    (
+        "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger MatMulInteger",
+        "the model is quantized",
+        "give the float model that it was made from",
+    ),
 )
 
 
 def _unsupported(node: Any, kind: str) -> tuple[str, str]:
     """(message, hint) for a node without a converter."""
-    name = node.op_type
-    key = f'"{name}"' if node.domain in DOMAINS else f'("{node.domain}", "{name}")'
+    is_own = node.domain in DOMAINS
+    key = f'"{node.op_type}"' if is_own else f'("{node.domain}", "{node.op_type}")'
     register = f"register a converter: @converter({key}), see frontends/README.md"
-    if node.domain not in DOMAINS:
+    if not is_own:
         return f"{kind} is not supported: it is of the domain {node.domain}, which is not ONNX's own", register
-    if "quantize" in name.lower() or name.startswith(("QLinear", "ConvInteger", "MatMulInteger")):
-        return f"{kind} is not supported: the model is quantized", "give the float model that it was made from"
-    if name in ("If", "Loop", "Scan"):
-        message = f"{kind} is not supported: which nodes run depends on the model's input"
-        return message, "unroll it, or export the model without control flow"
-    if name in _STATISTICS:
-        message = f"{kind} is not supported: it divides by statistics of the sample itself"
-        return message, f"use batch normalization and retrain, or {register}"
-    if name in _SMOOTH:
-        return f"{kind} is not supported", f"replace it by Relu and retrain, or {register}"
+    for names, why, instead in _REASONS:
+        if node.op_type in names.split():
+            return f"{kind} is not supported: {why}", f"{instead}, or {register}"
     return f"{kind} is not supported", register
