@@ -9,14 +9,11 @@ import attrs
 import torch
 from torch import nn
 
-from spikec.backends.spikingjelly.converters import converter, module_for
-from spikec.backends.spikingjelly.modules import IFNode
-from spikec.backends.spikingjelly.network import Call, SpikingNetwork
+from spikec.backends.spikingjelly.converters import module_for
+from spikec.backends.spikingjelly.network import ModuleCall, SpikingNetwork
 from spikec.extend.backend import Backend
 from spikec.extend.passbase import Context
 from spikec.ir.graph import Graph
-
-__all__ = ["IFNode", "SpikingJelly", "SpikingNetwork", "backend", "converter"]
 
 
 @attrs.frozen
@@ -37,12 +34,12 @@ class SpikingJelly(Backend):
 
     def emit(self, graph: Graph, context: Context) -> SpikingNetwork:
         """The module, on the model's device, in evaluation mode and step mode ``"s"``."""
-        plan: list[Call] = []
+        plan: list[ModuleCall] = []
         parts: dict[str, nn.Module] = {}
         for name in graph:
             part = _attribute(name, parts)
             parts[part] = module_for(graph[name], graph.type(name))
-            plan.append(Call.of(name, part, graph.operands(name), graph[name]))
+            plan.append(ModuleCall.of(name, part, graph.operands(name), graph[name]))
         network = SpikingNetwork(graph.name, plan, parts, graph.inputs, graph.outputs, graph.structure)
         return network.eval().to(graph.device)
 

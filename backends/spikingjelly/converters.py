@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,34 +10,57 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from spikec.backends.spikingjelly.modules import IFNode, InputPort, OpModule, Readout, StatefulOpModule
+from spikec.backends.spikingjelly.modules import InputPort, OpModule, Readout, StatefulModule, fields_of
+from spikec.backends.spikingjelly.neurons import CubaLIFNode, IFNode, LIFNode, NeuronNode
 from spikec.extend.converters import Converters
 from spikec.ir.op import Op, StatefulOp
-from spikec.ir.ops import IF, AdaptiveAvgPool, AvgPool, Conv, ConvTranspose, Flatten, Input, Linear, Output, Upsample
+from spikec.ir.ops import (
+    IF,
+    LIF,
+    AdaptiveAvgPool,
+    AvgPool,
+    Conv,
+    ConvTranspose,
+    CubaLIF,
+    Flatten,
+    Input,
+    Linear,
+    Neuron,
+    Output,
+    Upsample,
+)
 from spikec.ir.ops.weighted import pad_list
 from spikec.ir.types import Array, Type
 
 #: called with (op, the type of its result); the dtype of its parameters is the type's
-Emit = Callable[[Any, Type], nn.Module]
+Convert = Callable[[Any, Type], nn.Module]
 
-converter: Converters[Emit] = Converters("converter")
+converter: Converters[Convert] = Converters("converter")
 
 
 def module_for(op: Op, result: Type) -> nn.Module:
     """The module for an op: its class's converter, or that of a base class, or a wrapper around its meaning."""
-    emit = converter.first(type(op).__mro__)
-    if emit is not None:
-        return emit(op, result)
-    dtype = getattr(torch, result.dtype)
-    return StatefulOpModule(op, dtype) if isinstance(op, StatefulOp) else OpModule(op, dtype)
+    convert = converter.for_class(type(op))
+    return own_meaning(op, result) if convert is None else convert(op, result)
+
+
+_NODES: dict[type, Any] = {IF: IFNode, LIF: LIFNode, CubaLIF: CubaLIFNode}
+
+
+def own_meaning(op: Op, result: Type) -> nn.Module:
+    """The module that runs the op's ``eval``, or its ``initial`` and ``step``."""
+    arrays, others = fields_of(op, getattr(torch, result.dtype))
+    if not isinstance(op, Neuron):
+        return (StatefulModule if isinstance(op, StatefulOp) else OpModule)(type(op), arrays, others)
+    # what spikes stand for is known to the graph, not to a module
+    fields = {**arrays, **{name: value for name, value in others.items() if name not in ("origin", "out_scale")}}
+    node = _NODES.get(type(op), functools.partial(NeuronNode, type(op)))
+    made: NeuronNode = node(**fields)
+    return made
 
 
 def _tensor(value: Array, like: Type) -> Tensor:
     return torch.tensor(value, dtype=getattr(torch, like.dtype))
-
-
-def _optional(value: Array | None, like: Type) -> Tensor | None:
-    return None if value is None else _tensor(value, like)
 
 
 def _fill(module: nn.Module, op: Linear | Conv | ConvTranspose, like: Type) -> nn.Module:
@@ -95,7 +119,7 @@ def _conv_transpose(op: ConvTranspose, result: Type) -> nn.Module:
     if any(before < 0 for before, _ in op.padding) or any(
         not 0 <= more < limit for more, limit in zip(added, limits, strict=True)
     ):
-        return OpModule(op, getattr(torch, result.dtype))
+        return own_meaning(op, result)
     made = _TRANSPOSED[len(op.kernel)](
         op.in_features,
         op.out_features,
@@ -114,7 +138,7 @@ def _conv_transpose(op: ConvTranspose, result: Type) -> nn.Module:
 
 @converter(Upsample)
 def _upsample(op: Upsample, result: Type) -> nn.Module:
-    return nn.Upsample(op.size) if 1 <= len(op.size) <= 3 else OpModule(op, getattr(torch, result.dtype))
+    return nn.Upsample(op.size) if 1 <= len(op.size) <= 3 else own_meaning(op, result)
 
 
 _AVG_POOL: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
@@ -136,10 +160,3 @@ def _adaptive(op: AdaptiveAvgPool, result: Type) -> nn.Module:
 @converter(Flatten)
 def _flatten(op: Flatten, result: Type) -> nn.Module:
     return nn.Flatten(op.start + 1, op.end + 1 if op.end >= 0 else op.end)
-
-
-@converter(IF)
-def _if(op: IF, result: Type) -> nn.Module:
-    return IFNode(
-        _tensor(op.v_threshold, result), _optional(op.v_reset, result), _tensor(op.v_init, result), strict=op.strict
-    )

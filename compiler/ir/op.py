@@ -41,26 +41,22 @@ _tensors = contextvars.ContextVar("tensors", default=None)
 
 
 @contextlib.contextmanager
-def tensor_cache(*given: tuple[Array, Tensor]) -> Iterator[None]:
-    """Within it, each parameter becomes a tensor once; leaving it frees them. ``given`` are there already.
-
-    Inside another it is that one, unless something is given.
-    """
-    outer = _tensors.get()
-    if outer is not None and not given:
+def tensor_cache() -> Iterator[None]:
+    """Within it, each parameter becomes a tensor once; leaving it frees them. Inside another it is that one."""
+    if _tensors.get() is not None:
         yield
         return
-    cache = dict(outer or {})
-    cache.update({(id(array), found.dtype, found.device): (array, found) for array, found in given})
-    token = _tensors.set(cache)
+    token = _tensors.set({})
     try:
         yield
     finally:
         _tensors.reset(token)
 
 
-def tensor(value: Array, like: Tensor) -> Tensor:
-    """A parameter as a tensor of the dtype and device of ``like``."""
+def tensor(value: Array | Tensor, like: Tensor) -> Tensor:
+    """A parameter as a tensor of the dtype and device of ``like``; one that a torch module holds is given as it is."""
+    if isinstance(value, Tensor):
+        return value
     cache = _tensors.get()
     key = (id(value), like.dtype, like.device)
     if cache is not None and key in cache:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import attrs
@@ -14,21 +15,43 @@ from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Role, StatefulOp, array, tensor
 from spikec.ir.types import Array, Rate, Type, compress, readonly
 
-_ZERO = np.zeros(())
-_ZERO.flags.writeable = False
+#: the default of potentials
+ZERO = readonly(np.zeros(()))
 
 
 def _float64(value: Any) -> Array:
     return readonly(value, np.float64)
 
 
+class _SurrogateSpike(torch.autograd.Function):
+    """A step forward; backward the derivative of ``atan(pi/2 a u)/pi + 1/2``, a = 2 (Fang et al. 2021)."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, threshold: Tensor, strict: bool) -> Tensor:
+        """1 where v reaches (strict: exceeds) the threshold."""
+        ctx.save_for_backward(v, threshold)
+        return _reaches(v, threshold, strict)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
+        """``a/2 / (1 + (pi/2 a u)^2)`` times the gradient, with u = v - threshold."""
+        v, threshold = ctx.saved_tensors
+        return gradients[0] / (1 + (math.pi * (v - threshold)) ** 2), None, None
+
+
+def _reaches(v: Tensor, threshold: Tensor, strict: bool) -> Tensor:
+    return (v > threshold if strict else v >= threshold).to(v.dtype)
+
+
 @attrs.frozen(eq=False)
 class Neuron(StatefulOp):
     """What passes know of every spiking neuron: when it fires, and what it does to its potential then.
 
-    A subclass gives ``step``. Its equations must be homogeneous: current, potential and thresholds times a
-    number give the same spikes. A current of scale s_in gives spikes of scale ``s_in * v_threshold``, or of
-    ``out_scale`` where a model that was spiking from the start says what its spikes stand for.
+    A subclass gives ``charge``, or ``step`` where a step does more than to charge and fire. The interpreter, the
+    emitted torch module and diagnosis all run that; where autograd records, spikes have a surrogate gradient. Its
+    equations must be homogeneous: current, potential and thresholds times a number give the same spikes. A current
+    of scale s_in gives spikes of scale ``s_in * v_threshold``, or of ``out_scale`` where a model that was spiking
+    from the start says what its spikes stand for.
 
     Attributes:
         v_threshold: positive, of the sample's rank, each axis 1 or full.
@@ -42,7 +65,7 @@ class Neuron(StatefulOp):
 
     v_threshold: Array = array()
     v_reset: Array | None = array(default=None)
-    v_init: Array = array(default=_ZERO)
+    v_init: Array = array(default=ZERO)
     strict: bool = False
     out_scale: Array | None = attrs.field(default=None, converter=attrs.converters.optional(_float64), kw_only=True)
 
@@ -70,10 +93,20 @@ class Neuron(StatefulOp):
         """The potential that ``step`` compares with the threshold; None where a subclass does not say."""
         return None
 
+    def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
+        """Charge, fire, reset: (potential after the step, spikes)."""
+        v = self.charge(state, *xs)
+        if v is None:
+            raise NotImplementedError(f"{type(self).__name__} gives neither charge nor step")
+        return self.fire(v)
+
     def spikes(self, v: Tensor) -> Tensor:
-        """1 where a potential reaches the threshold (exceeds it, if ``strict``), else 0."""
+        """1 where a potential reaches the threshold (exceeds it, if ``strict``), else 0; see _SurrogateSpike."""
         threshold = tensor(self.v_threshold, v)
-        return (v > threshold if self.strict else v >= threshold).to(v.dtype)
+        if not torch.is_grad_enabled():  # the interpreter: the same spikes, without the price of a Function
+            return _reaches(v, threshold, self.strict)
+        spikes: Tensor = _SurrogateSpike.apply(v, threshold, self.strict)  # type: ignore[no-untyped-call]
+        return spikes
 
     def reset(self, v: Tensor, spikes: Tensor) -> Tensor:
         """The potential after the reset of those that fired."""
@@ -114,10 +147,6 @@ class IF(Neuron):
     def charge(self, state: Tensor, *xs: Tensor) -> Tensor:
         """``v(t-1) + z(t)``."""
         return state + xs[0]
-
-    def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """The equations above."""
-        return self.fire(self.charge(state, *xs))
 
 
 def _broadcasts(shape: tuple[int, ...], onto: tuple[int, ...]) -> bool:

@@ -24,7 +24,7 @@ stateful.update(
     {
         f"{_JELLY}.base.MemoryModule",
         "snntorch._neurons.neurons.SpikingNeuron",
-        "spikec.backends.spikingjelly.modules.Stateful",
+        "spikec.backends.spikingjelly.modules.StatefulModule",
     }
 )
 
@@ -142,19 +142,13 @@ def _snntorch(module: Any, call: Call, states: str) -> dict[str, Any]:
 # ------------------------------------------------------------------ our own neurons
 
 
-@converter(
-    "spikec.backends.spikingjelly.modules.IFNode",
-    "spikec.backends.spikingjelly.leaky.LIFNode",
-    "spikec.backends.spikingjelly.leaky.CubaLIFNode",
-)
+@converter("spikec.backends.spikingjelly.neurons.NeuronNode")
 @fires
 def _own(module: Any, call: Call) -> Signal:
-    kind: Any = {"IFNode": IF, "LIFNode": LIF, "CubaLIFNode": CubaLIF}[type(module).__name__]
-    held = {name: getattr(module, name) for name in attrs.fields_dict(kind) if hasattr(module, name)}
-    fields: dict[str, Any]
-    fields = {name: as_array(value) if isinstance(value, torch.Tensor) else value for name, value in held.items()}
+    fields = {**module.fixed, **{name: getattr(module, name) for name in module.held}}
+    fields = {name: as_array(value) if isinstance(value, torch.Tensor) else value for name, value in fields.items()}
     fields["v_threshold"] = _per_neuron(call, "v_threshold", module.v_threshold)
-    return _neuron(call, call.operand, kind(**fields))
+    return _neuron(call, call.operand, module.kind(**fields))
 
 
 def _neuron(call: Call, current: Any, op: Neuron) -> Signal:
