@@ -13,7 +13,7 @@ from spikec.extend.passbase import Context, Pass
 from spikec.ir.errors import UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role, tensor_cache
-from spikec.ir.ops import IF, Conv, Flatten, Linear, Output, Reshape, Weighted
+from spikec.ir.ops import Conv, Flatten, Linear, Neuron, Output, Reshape, Weighted
 from spikec.ir.ops.weighted import diagonal
 from spikec.ir.stages import SNN, Stage
 from spikec.ir.types import Array, channel_scale
@@ -58,7 +58,7 @@ class LegalizeNetx(Pass):
     def _is_soft(self, graph: Graph, context: Context) -> bool:
         if self.reset == "hard":
             return False
-        layers = [node.name for node in graph.match(IF) if _is_behind_neuron(graph, node.name)]
+        layers = [node.name for node in graph.match(Neuron) if _is_behind_neuron(graph, node.name)]
         large = [name for name in layers if math.prod(graph.type(name).shape) > self.limit]
         if large and self.reset == "soft":
             raise UnsupportedOpError(

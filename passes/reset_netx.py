@@ -9,7 +9,7 @@ import numpy as np
 
 from spikec.extend.passbase import Context, Contract, Pass
 from spikec.ir.graph import Graph, Node
-from spikec.ir.ops import IF, Conv, Flatten, Reshape, Weighted
+from spikec.ir.ops import Conv, Flatten, Neuron, Reshape, Weighted
 from spikec.ir.stages import FINAL, Stage
 
 
@@ -37,7 +37,7 @@ class ResetNetx(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """All layers or none; the first neurons are the host's, which resets by subtraction."""
-        hidden = graph.match(IF)[1:]
+        hidden = graph.match(Neuron)[1:]
         if self.reset == "soft" or (self.reset == "auto" and not any(_has_conv(graph, node.name) for node in hidden)):
             return 0
         readers = [_reader(graph, node.name) for node in hidden]
@@ -52,7 +52,7 @@ class ResetNetx(Pass):
             graph.set_op(
                 node.name,
                 attrs.evolve(
-                    node.op,
+                    node.op.scale_input(np.asarray(1 / ratio)),
                     v_threshold=node.op.v_threshold * ratio,
                     v_reset=np.zeros(()),
                     v_init=node.op.v_init * ratio if i < charged else np.zeros(()),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spikec.backends.netx.file import read, write
-from spikec.backends.netx.sim import Layer, run
+from spikec.backends.netx.sim import IntegerLayer, run
 from spikec.ir.errors import InvalidModelError, warn
 from spikec.ir.files import replacing
 from spikec.ir.types import Array, readonly
@@ -93,7 +93,7 @@ class NetxModel:
 
     name: str
     encoder: Encoder
-    layers: tuple[Layer, ...]
+    layers: tuple[IntegerLayer, ...]
     reset: str
     constants: int
     pulses: int

@@ -26,7 +26,7 @@ def _integers(value: Array | None) -> Array | None:
 
 
 @attrs.frozen(eq=False)
-class Layer:
+class IntegerLayer:
     """One layer of a file with its neurons.
 
     Attributes:
@@ -73,7 +73,7 @@ class Response:
     overflows: int
 
 
-def respond(layer: Layer, spikes: Array) -> Response:
+def respond(layer: IntegerLayer, spikes: Array) -> Response:
     """Run one layer over all steps.
 
     Args:
@@ -102,7 +102,7 @@ def respond(layer: Layer, spikes: Array) -> Response:
     return Response(fired, v >> _SHIFT, overflows)
 
 
-def run(layers: Sequence[Layer], spikes: Array) -> list[Response]:
+def run(layers: Sequence[IntegerLayer], spikes: Array) -> list[Response]:
     """Run layers one behind the other; see :func:`respond`."""
     responses: list[Response] = []
     for layer in layers:
@@ -136,7 +136,7 @@ def _saturate(x: Array) -> tuple[Array, int]:
     return np.clip(x, 1 - _LIMIT, _LIMIT - 1), int((np.abs(x) >= _LIMIT).sum())
 
 
-def _feedback(layer: Layer) -> Array | None:
+def _feedback(layer: IntegerLayer) -> Array | None:
     """The recurrent weights: a vector where they are diagonal."""
     matrix = layer.weight_rec
     if matrix is None:
@@ -157,12 +157,12 @@ def _product(spikes: Array, weight: Array) -> Array:
     return sums
 
 
-def _dense(layer: Layer, spikes: Array) -> Array:
+def _dense(layer: IntegerLayer, spikes: Array) -> Array:
     steps, batch = spikes.shape[:2]
     return _product(spikes.reshape(steps * batch, -1), layer.weight).reshape(steps, batch, -1)
 
 
-def _conv(layer: Layer, spikes: Array) -> Array:
+def _conv(layer: IntegerLayer, spikes: Array) -> Array:
     """Cross-correlation as a matrix product over patches, channels last; sums are 24 bits."""
     steps, batch, channels = spikes.shape[:3]
     outputs, height, width = layer.shape

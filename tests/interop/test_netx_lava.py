@@ -13,7 +13,7 @@ import nets
 import spikec
 from spikec.backends.netx.backend import NetxModel
 from spikec.backends.netx.model import Encoder
-from spikec.backends.netx.sim import Layer, run
+from spikec.backends.netx.sim import IntegerLayer, run
 
 PYTHON = os.environ.get("SPIKEC_LAVA_PYTHON")
 SCRIPT = Path(__file__).with_name("netx_real.py")
@@ -75,7 +75,7 @@ def by_hand(layers, inputs):
 
 def readout(rng, inputs):
     weight = 2 * rng.integers(-127, 128, (3, inputs))
-    return Layer("dense", "out", (3,), weight, 131071, current_decay=4096, voltage_decay=0)
+    return IntegerLayer("dense", "out", (3,), weight, 131071, current_decay=4096, voltage_decay=0)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_overflow_and_decay_are_lava_s(current_decay, voltage_decay, level, thre
     rec = np.zeros((7, 7), dtype=int)
     rec[[4, 5], [5, 0]] = -100, 60
     decays = {"current_decay": current_decay, "voltage_decay": voltage_decay}
-    hidden = Layer("dense_rec", "h", (7,), weight, threshold, weight_rec=rec, **decays)
+    hidden = IntegerLayer("dense_rec", "h", (7,), weight, threshold, weight_rec=rec, **decays)
     net = by_hand([hidden, readout(rng, 7)], (40,))
     inputs = rng.random((T, 2, 40)) < 0.8
     responses = run(net.layers, inputs)
@@ -111,7 +111,7 @@ def test_overflow_and_decay_are_lava_s(current_decay, voltage_decay, level, thre
 def test_conv_sums_and_options_are_lava_s(tmp_path):
     rng = np.random.default_rng(1)
     options = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}
-    conv = Layer("conv", "c", (6, 5, 10), 2 * rng.integers(-40, 60, (6, 2, 3, 2)), 301, current_decay=500,
+    conv = IntegerLayer("conv", "c", (6, 5, 10), 2 * rng.integers(-40, 60, (6, 2, 3, 2)), 301, current_decay=500,
                  voltage_decay=200, bias=2 * rng.integers(-20, 40, 6), **options)  # fmt: skip
     net = by_hand([conv, readout(rng, 300)], (4, 9, 8))
     inputs = rng.random((T, 2, 4, 9, 8)) < 0.3

@@ -11,8 +11,9 @@ import nets
 import spikec
 from build import Builder
 from spikec import InvalidModelError, SpikecWarning, UnsupportedOpError, run
-from spikec.backends.netx.backend import Netx, NetxModel
-from spikec.backends.netx.sim import Layer, respond
+from spikec.backends.netx import NetxModel
+from spikec.backends.netx.backend import Netx
+from spikec.backends.netx.sim import IntegerLayer, respond
 from spikec.backends.spikingjelly import IFNode
 from spikec.ir.ops import IF, Conv, Linear, Reshape, Weighted
 
@@ -191,7 +192,7 @@ def layer(**options):
         "kind": "dense", "name": "n", "shape": (1,), "weight": [[254]], "threshold": 131071,
         "current_decay": 4096, "voltage_decay": 0,
     }  # fmt: skip
-    return Layer(**{**defaults, **options})
+    return IntegerLayer(**{**defaults, **options})
 
 
 def test_currents_wrap_and_voltages_saturate():
@@ -305,7 +306,7 @@ def test_a_reshape_between_convolutions_is_refused():
     ones, zero = np.full((1, 1, 1), 2.0), np.zeros(())
     x = b.add(IF(ones / 2), b.x, name="encoder")
     conv = {"kernel": (1, 1), "padding": (0, 0)}
-    x = b.add(IF(ones, v_reset=zero), b.conv(x, 2, "conv1", **conv), name="if1")
+    x = b.add(IF(ones, v_reset=zero, out_scale=ones / 2), b.conv(x, 2, "conv1", **conv), name="if1")
     x = b.conv(b.add(Reshape((2, 6, 2)), x, name="reshape"), 2, "conv2", **conv)
     assert "no reshape" in Netx().check(b.done(x))[0].message
 
