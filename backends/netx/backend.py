@@ -178,9 +178,9 @@ def _charged_matrix(weight: Array, charge: Array, cells: int) -> Array:
     return matrix
 
 
-def _mantissa(distance: float, strict: bool) -> int:
-    """The ``vThMant`` for a threshold: netx fires above it, sums are even, and an odd one never ties with them."""
-    return int(distance) + (1 if strict else -1)
+def _mantissa(threshold: float, strict: bool) -> int:
+    """The ``vThMant`` of a threshold, which is even, as all sums are: netx fires above it."""
+    return int(threshold) - (not strict)
 
 
 def _soft(planned: Sequence[PlannedLayer]) -> tuple[list[IntegerLayer], int]:

@@ -8,7 +8,8 @@ from typing import Any
 import attrs
 
 from spikec.extend.converters import Converters
-from spikec.ir.errors import CompileError
+from spikec.ir.errors import CompileError, UnsupportedOpError
+from spikec.ir.op import Op
 from spikec.ir.ops import IF, Conv, Flatten, Linear, Reshape
 from spikec.ir.types import Type
 
@@ -34,10 +35,24 @@ class LayerNeurons:
     decay: int = 0
 
 
-#: called with (op, the type of its operand, the type of its result); raises a CompileError where netx has no such thing
-Convert = Callable[[Any, Type, Type], "Linear | Conv | LayerNeurons | None"]
+#: called with (op, the type of its operand, the type of its result), gives one of these, or an op that does the same
+#: and has a converter; raises a CompileError where netx has no such thing
+Convert = Callable[[Any, Type, Type], "Linear | Conv | LayerNeurons | Op | None"]
 
 converter: Converters[Convert] = Converters("converter")
+
+
+def part_for(op: Op, operand: Type, result: Type) -> Linear | Conv | LayerNeurons | None:
+    """What an op is in the file; None where it is nothing.
+
+    Raises:
+        CompileError: netx has no such thing.
+    """
+    convert = converter.for_class(type(op))
+    if convert is None:
+        raise UnsupportedOpError(f"netx has no {op.kind}", hint="register a converter for it")
+    made = convert(op, operand, result)
+    return part_for(made, operand, result) if isinstance(made, Op) and not isinstance(made, (Linear, Conv)) else made
 
 
 @converter(Linear, Conv)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import attrs
 import numpy as np
 
-from spikec.backends.netx.converters import QUANTIZE, SINGLE, LayerNeurons, converter
+from spikec.backends.netx.converters import QUANTIZE, SINGLE, LayerNeurons, converter, part_for
 from spikec.ir.errors import CompileError, Problem
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op, Role
@@ -68,12 +68,13 @@ def plan(graph: Graph) -> Plan:
     chain = [node for node in graph.match(Op) if node.op.role is not Role.IO]
     signed = bool(chain) and isinstance(chain[0].op, Weighted) and _is_split(chain[0].op)
     encoder = chain[signed].op if len(chain) > signed else None
-    if not isinstance(encoder, IF):
+    if type(encoder) is not IF:
         first = chain[0].name if chain else graph.outputs[0]
         return Plan(problems=(graph.problem(first, "its input is not spikes", 'put "encode-input" in the pipeline'),))
     problems = [*_encoder(graph, chain[signed].name, encoder)]
     parts = _parts(graph, chain[signed + 1 :], problems)
-    problems += _order(graph, parts)
+    if not problems:
+        problems += _order(graph, parts)
     layers = tuple(_layers(parts))
     if not problems:
         for i, layer in enumerate(layers):
@@ -140,10 +141,8 @@ def _parts(graph: Graph, chain: Sequence[Node[Op]], problems: list[Problem]) -> 
     """What the nodes behind the encoder are in the file, then the output; converters' errors join the problems."""
     parts: list[Part] = []
     for node in chain:
-        convert = converter.for_class(type(node.op))
-        assert convert is not None
         try:
-            part = convert(node.op, graph.type(graph.operands(node.name)[0]), graph.type(node.name))
+            part = part_for(node.op, graph.type(graph.operands(node.name)[0]), graph.type(node.name))
         except CompileError as error:
             problems.append(graph.problem(node.name, error.problems[0].message, error.hint))
             continue
@@ -177,8 +176,9 @@ def _form(graph: Graph, layer: PlannedLayer, before: str) -> Iterator[Problem]:
     """Reasons why netx has no such layer; ``before`` is the layer before, or ``""``."""
     name, op, neurons = layer.name, layer.affine, layer.neurons
     shape = graph.type(graph.operands(name)[0]).shape
-    if neurons is not None and neurons.decay and neurons.soft:
-        yield graph.problem(layer.neuron, "netx cannot reset what leaks by subtraction", "let a spike clear it")
+    if neurons is not None and neurons.decay and (neurons.soft or not neurons.strict):
+        message = "a neuron that leaks fires above its threshold in netx, and a spike clears it"
+        yield graph.problem(layer.neuron, message, "use v_reset=0 and strict=True")
     if not isinstance(op, Conv):
         if len(shape) != 1:
             yield graph.problem(name, "a Linear over the last axis of a map is no netx layer", 'use reset="soft"')

@@ -22,8 +22,6 @@ from spikec.ir.ops.weighted import diagonal
 from spikec.ir.origin import Source
 from spikec.ir.types import Array, Type, channel_scale
 
-#: nodes that fire and reset
-_FIRING = (nir.IF, nir.LIF, nir.CubaLIF)
 #: r dt may differ from 1 by this much and still be unit gain; files hold float32
 _UNIT = 1e-4
 
@@ -142,7 +140,7 @@ class _Loader:
 
     def _soft(self) -> frozenset[str]:
         """Neurons with soft reset; zeros of unknown meaning are hard, with a warning."""
-        neurons = {name: node for name, node in self.source.nodes.items() if isinstance(node, _FIRING)}
+        neurons = {name: node for name, node in self.source.nodes.items() if hasattr(node, "v_reset")}
         common = self.source.metadata.get("reset")
         modes = {name: node.metadata.get("reset", common) for name, node in neurons.items()}
         zero = {name for name, node in neurons.items() if not np.any(node.v_reset)}
