@@ -86,7 +86,7 @@ def _weights(group: Any, layer: IntegerLayer) -> None:
 
 
 def read(path: Path) -> tuple[tuple[int, ...], list[IntegerLayer], dict[str, Any]]:
-    """The three that :func:`write` took.
+    """The input's shape, the layers and the facts that :func:`write` was given.
 
     Raises:
         InvalidModelError: not such a file, or netx would skip, clip or misread a part of it.
@@ -98,17 +98,23 @@ def read(path: Path) -> tuple[tuple[int, ...], list[IntegerLayer], dict[str, Any
                     f"{path} was not written by spikec: it does not say how its input is encoded",
                     hint="run it in lava.lib.dl.netx",
                 )
-            facts = {key: dataset[()] for key, dataset in file["spikec"].items()}
+            facts = {key: _value(dataset[()]) for key, dataset in file["spikec"].items()}
             groups = file["layer"]
             return _read_layers(path, [groups[str(i)] for i in range(len(groups))], facts)
     except (OSError, KeyError) as error:
         raise InvalidModelError(f"{path} is not a netx file: {error}") from None
 
 
+def _value(stored: Any) -> Any:
+    """A string, a number or an array, as it was written."""
+    plain = stored.decode() if isinstance(stored, bytes) else stored
+    return plain.item() if isinstance(plain, np.generic) else plain
+
+
 def _read_layers(
     path: Path, groups: Sequence[Any], facts: dict[str, Any]
 ) -> tuple[tuple[int, ...], list[IntegerLayer], dict[str, Any]]:
-    if int(facts["format"]) != _FORMAT:
+    if facts["format"] != _FORMAT:
         raise InvalidModelError(f"{path} has format {facts['format']}, this spikec reads {_FORMAT}")
     names = iter([name.decode() for name in facts.pop("names")])
     relays = iter(facts.pop("relays").tolist())

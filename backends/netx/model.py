@@ -21,10 +21,15 @@ Data = TypeVar("Data", Tensor, Array)
 
 #: numbers that one layer's currents may fill at a time
 _CHUNK = 1 << 20
-
-
+#: fields of a model that a file holds under their own names, in ``/spikec``
+_FACTS = ("name", "reset", "constants", "pulses", "output_scale", "output_shape", "timesteps")
 #: an input further outside of the calibrated range than this share of it is worth a warning
 _MARGIN = 0.1
+
+
+def _sizes(shape: Any) -> tuple[int, ...]:
+    """A shape, which a file gives as an array."""
+    return tuple(int(size) for size in shape)
 
 
 @attrs.frozen(eq=False)
@@ -38,7 +43,7 @@ class Encoder:
         signed: channel c becomes two: 2c of x, 2c + 1 of -x.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] = attrs.field(converter=_sizes)
     threshold: float
     v_init: float
     signed: bool
@@ -99,7 +104,7 @@ class NetxModel:
     pulses: int
     input_shape: tuple[int, ...]
     output_scale: Array = attrs.field(converter=readonly)
-    output_shape: tuple[int, ...]
+    output_shape: tuple[int, ...] = attrs.field(converter=_sizes)
     timesteps: int = 0
 
     def run(self, x: Data, timesteps: int | None = None) -> Data:
@@ -186,19 +191,8 @@ class NetxModel:
         """
         if not Path(path).parent.is_dir():
             raise InvalidModelError(f"the folder {Path(path).parent} does not exist", hint="make it first")
-        facts = {
-            "name": self.name,
-            "reset": self.reset,
-            "timesteps": self.timesteps,
-            "constants": self.constants,
-            "pulses": self.pulses,
-            "encoder_shape": np.asarray(self.encoder.shape, dtype=np.int64),
-            "encoder_threshold": self.encoder.threshold,
-            "encoder_v_init": self.encoder.v_init,
-            "encoder_signed": self.encoder.signed,
-            "output_scale": self.output_scale,
-            "output_shape": np.asarray(self.output_shape, dtype=np.int64),
-        }
+        facts = {name: getattr(self, name) for name in _FACTS}
+        facts |= {f"encoder_{name}": value for name, value in attrs.asdict(self.encoder).items()}
         with replacing(path) as part:
             write(part, self.input_shape, self.layers, facts)
 
@@ -210,20 +204,6 @@ class NetxModel:
             InvalidModelError: it is no such file, or holds what stock netx would not run as it stands.
         """
         input_shape, layers, facts = read(Path(path))
-        return cls(
-            name=facts["name"].decode(),
-            encoder=Encoder(
-                shape=tuple(facts["encoder_shape"].tolist()),
-                threshold=float(facts["encoder_threshold"]),
-                v_init=float(facts["encoder_v_init"]),
-                signed=bool(facts["encoder_signed"]),
-            ),
-            layers=tuple(layers),
-            reset=facts["reset"].decode(),
-            constants=int(facts["constants"]),
-            pulses=int(facts["pulses"]),
-            input_shape=input_shape,
-            output_scale=facts["output_scale"],
-            output_shape=tuple(facts["output_shape"].tolist()),
-            timesteps=int(facts["timesteps"]),
-        )
+        encoder = Encoder(**{name: facts[f"encoder_{name}"] for name in attrs.fields_dict(Encoder)})
+        stated = {name: facts[name] for name in _FACTS}
+        return cls(encoder=encoder, layers=tuple(layers), input_shape=input_shape, **stated)

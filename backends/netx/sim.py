@@ -60,7 +60,7 @@ class IntegerLayer:
 
 @attrs.frozen(eq=False)
 class Response:
-    """What a layer does.
+    """What a layer did over all steps.
 
     Attributes:
         spikes: bool [T, B, ...].
@@ -177,9 +177,9 @@ def _conv(layer: IntegerLayer, spikes: Array) -> Array:
         )
         patches[:, :, :, tap[0], tap[1]] = x[:, rows, columns]
     parts = []
-    for own, weight in zip(np.split(patches, layer.groups, axis=5), np.split(layer.weight, layer.groups), strict=True):
+    for read, weight in zip(np.split(patches, layer.groups, axis=5), np.split(layer.weight, layer.groups), strict=True):
         matrix = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
-        parts.append(_product(own.reshape(-1, matrix.shape[1]), matrix))
+        parts.append(_product(read.reshape(-1, matrix.shape[1]), matrix))
     sums = np.concatenate(parts, axis=1).reshape(steps, batch, height, width, outputs)
     sums = np.ascontiguousarray(np.moveaxis(sums, 4, 2))
     return (sums + _LIMIT) % (2 * _LIMIT) - _LIMIT
