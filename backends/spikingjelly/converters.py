@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-import attrs
 import torch
 from torch import Tensor, nn
 
@@ -63,11 +62,13 @@ def _tensor(value: Array, like: Type) -> Tensor:
     return torch.tensor(value, dtype=getattr(torch, like.dtype))
 
 
-def _fill(module: nn.Module, op: Linear | Conv | ConvTranspose, like: Type) -> nn.Module:
-    module.weight = nn.Parameter(_tensor(op.weight, like))
-    if op.bias is not None:
-        module.bias = nn.Parameter(_tensor(op.bias, like))
-    return module
+def _filled(kind: str, op: Linear | Conv | ConvTranspose, weight: Array, like: Type, **options: Any) -> nn.Module:
+    """torch's layer of that name, with the op's numbers."""
+    bias = None if op.bias is None else nn.Parameter(_tensor(op.bias, like))
+    # made without memory: its own random numbers are not wanted
+    made = getattr(nn, kind)(op.in_features, op.out_features, bias=bias is not None, device="meta", **options)
+    made.weight, made.bias = nn.Parameter(_tensor(weight, like)), bias
+    return cast(nn.Module, made)
 
 
 @converter(Input)
@@ -83,33 +84,17 @@ def _output(op: Output, result: Type) -> nn.Module:
 
 @converter(Linear)
 def _linear(op: Linear, result: Type) -> nn.Module:
-    made = nn.Linear(op.in_features, op.out_features, bias=op.bias is not None, device="meta")
-    return _fill(made, op, result)
-
-
-_CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_ZEROS: dict[int, Any] = {1: nn.ConstantPad1d, 2: nn.ConstantPad2d, 3: nn.ConstantPad3d}
+    return _filled("Linear", op, op.weight, result)
 
 
 @converter(Conv)
 def _conv(op: Conv, result: Type) -> nn.Module:
-    uneven = any(before != after for before, after in op.padding)
-    made = _CONV[len(op.kernel)](
-        op.in_features,
-        op.out_features,
-        op.kernel,
-        op.stride,
-        0 if uneven else tuple(before for before, _ in op.padding),
-        op.dilation,
-        op.groups,
-        bias=op.bias is not None,
-        device="meta",
-    )
-    conv = _fill(made, op, result)
-    return nn.Sequential(_ZEROS[len(op.kernel)](tuple(pad_list(op.padding)), 0.0), conv) if uneven else conv
-
-
-_TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+    axes, uneven = len(op.kernel), any(before != after for before, after in op.padding)
+    padding = 0 if uneven else tuple(before for before, _ in op.padding)
+    conv = _filled(f"Conv{axes}d", op, op.weight, result, padding=padding, **_windows(op))
+    if not uneven:
+        return conv
+    return nn.Sequential(getattr(nn, f"ConstantPad{axes}d")(tuple(pad_list(op.padding)), 0.0), conv)
 
 
 @converter(ConvTranspose)
@@ -120,20 +105,14 @@ def _conv_transpose(op: ConvTranspose, result: Type) -> nn.Module:
         not 0 <= more < limit for more, limit in zip(added, limits, strict=True)
     ):
         return own_meaning(op, result)
-    made = _TRANSPOSED[len(op.kernel)](
-        op.in_features,
-        op.out_features,
-        op.kernel,
-        op.stride,
-        tuple(before for before, _ in op.padding),
-        added,
-        op.groups,
-        bias=op.bias is not None,
-        dilation=op.dilation,
-        device="meta",
-    )
-    grouped = op.weight.reshape(op.groups, -1, *op.weight.shape[1:]).swapaxes(1, 2)
-    return _fill(made, attrs.evolve(op, weight=grouped.reshape(op.in_features, -1, *op.kernel)), result)
+    grouped = op.weight.reshape(op.groups, -1, *op.weight.shape[1:]).swapaxes(1, 2)  # torch has inputs first
+    weight = grouped.reshape(op.in_features, -1, *op.kernel)
+    padding = {"padding": tuple(before for before, _ in op.padding), "output_padding": added}
+    return _filled(f"ConvTranspose{len(op.kernel)}d", op, weight, result, **padding, **_windows(op))
+
+
+def _windows(op: Conv | ConvTranspose) -> dict[str, Any]:
+    return {"kernel_size": op.kernel, "stride": op.stride, "dilation": op.dilation, "groups": op.groups}
 
 
 @converter(Upsample)
@@ -141,20 +120,16 @@ def _upsample(op: Upsample, result: Type) -> nn.Module:
     return nn.Upsample(op.size) if 1 <= len(op.size) <= 3 else own_meaning(op, result)
 
 
-_AVG_POOL: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
-_ADAPTIVE: dict[int, Any] = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
-
-
 @converter(AvgPool)
 def _avg_pool(op: AvgPool, result: Type) -> nn.Module:
-    pool: nn.Module = _AVG_POOL[len(op.kernel)](op.kernel, op.stride, op.padding, op.ceil_mode, op.count_include_pad)
-    return pool
+    kind = getattr(nn, f"AvgPool{len(op.kernel)}d")
+    return cast(nn.Module, kind(op.kernel, op.stride, op.padding, op.ceil_mode, op.count_include_pad))
 
 
 @converter(AdaptiveAvgPool)
 def _adaptive(op: AdaptiveAvgPool, result: Type) -> nn.Module:
-    pool: nn.Module = _ADAPTIVE[len(op.size)](result.shape[-len(op.size) :])
-    return pool
+    axes = len(op.size)
+    return cast(nn.Module, getattr(nn, f"AdaptiveAvgPool{axes}d")(result.shape[-axes:]))
 
 
 @converter(Flatten)
