@@ -15,6 +15,8 @@ from spikec.backends.netx.file import read, write
 from spikec.backends.netx.sim import IntegerLayer, run
 from spikec.ir.errors import InvalidModelError, warn
 from spikec.ir.files import replacing
+from spikec.ir.op import tensor_cache
+from spikec.ir.ops import IF
 from spikec.ir.types import Array, readonly
 
 Data = TypeVar("Data", Tensor, Array)
@@ -50,15 +52,14 @@ class Encoder:
 
     def encode(self, x: Array, timesteps: int) -> Array:
         """[B, *shape] to bool spikes [T, B, C or 2C, ...]."""
-        z = x
-        if self.signed:
-            z = np.stack([x, -x], axis=2).reshape(len(x), -1, *self.shape[1:])
+        z = torch.tensor(np.stack([x, -x], axis=2).reshape(len(x), -1, *self.shape[1:]) if self.signed else x)
+        neuron = IF(np.full((1,) * (z.ndim - 1), self.threshold), v_init=np.asarray(self.v_init))
         spikes = np.zeros((timesteps, *z.shape), dtype=bool)
-        v = np.full(z.shape, self.v_init)
-        for t in range(timesteps):
-            v = v + z
-            spikes[t] = v >= self.threshold
-            v = v - self.threshold * spikes[t]
+        with torch.no_grad(), tensor_cache():
+            state = neuron.initial(z)
+            for t in range(timesteps):
+                state, fired = neuron.step(state, z)
+                spikes[t] = fired.numpy()
         return spikes
 
 

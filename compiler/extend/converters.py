@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Iterable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from spikec.ir.errors import CompileError
 
@@ -37,7 +37,7 @@ class Converters(Generic[F]):
 
         return register
 
-    def get(self, key: Hashable) -> F | None:
+    def get(self, key: Any) -> F | None:
         """The function for exactly that key."""
         return self._table.get(key)
 

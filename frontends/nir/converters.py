@@ -179,12 +179,6 @@ def _padding(value: Any, kernel: tuple[int, ...], dilation: tuple[int, ...], str
     return tuple((size // 2, size - size // 2) for size in total)
 
 
-def converter_of(node: Any) -> Convert | None:
-    """The converter of the node's class."""
-    kind: object = type(node)
-    return converter.get(kind)
-
-
 #: time constants and gains, which are float64 whatever the network's numbers are
 _TIMED = ("tau", "tau_syn", "tau_mem", "r", "w_in")
 

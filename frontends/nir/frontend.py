@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from spikec.extend.frontend import Frontend
-from spikec.frontends.nir.converters import Reading, converter, converter_of, floats
+from spikec.frontends.nir.converters import Reading, converter, floats
 from spikec.ir.errors import CompileError, InvalidModelError, Problem, UnsupportedOpError, warn
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Neuron, Weighted
@@ -104,7 +104,7 @@ class _Loader:
 
     def _unknown(self, name: str, node: Any) -> Problem | None:
         kind = f"nir.{type(node).__name__}"
-        if converter_of(node) is None:
+        if converter.get(type(node)) is None:
             kinds = converter.keys()
             known = ", ".join(sorted(key.__name__ for key in kinds if isinstance(key, type)))
             return Problem(f"{kind} cannot be read", name, kind, f"known nodes: {known}")
@@ -182,7 +182,7 @@ class _Loader:
         if len(operands) > 1:
             operands = [self._sum(operands, name)]
         like = self.out.type(operands[0]) if operands else Type(())
-        convert = converter_of(node)
+        convert = converter.get(type(node))
         assert convert is not None
         try:
             op = attrs.evolve(convert(node, name, like, reading), origin=origin)

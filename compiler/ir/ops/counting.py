@@ -44,7 +44,7 @@ class CountingMaxPool(StatefulOp):
         return Type(shape, x.dtype, Rate(on_axis(channel_scale(x, 0, self.kind), len(shape), 0)))
 
     def initial(self, *xs: Tensor) -> Tensor:
-        """No counts yet."""
+        """All counts are 0."""
         return torch.zeros_like(xs[0])
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,5 +53,5 @@ class CountingMaxPool(StatefulOp):
         return counts, self.pool.eval(counts) - self.pool.eval(state)
 
     def divided(self, factor: Array) -> Self:
-        """The same op: what it gives is in the units of what it takes."""
+        """The op itself: what it gives is in the units of what it takes."""
         return self

@@ -39,5 +39,5 @@ class Delay(StatefulOp):
         return like.new_zeros((like.shape[0], *self.type.shape))
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """(operand, state)."""
+        """The operand becomes the state; the state so far is the result."""
         return xs[0], state

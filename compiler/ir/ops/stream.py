@@ -39,14 +39,14 @@ class Stream(StatefulOp):
         return x
 
     def initial(self, *xs: Tensor) -> Tensor:
-        """[B] zeros: the number of the step."""
+        """The number of the step, 0, once for each sample: [B]."""
         return xs[0].new_zeros(len(xs[0]))
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """(next number, operand plus the step's current)."""
+        """The number of the next step, and the operand plus this step's current."""
         now = min(int(state[0]), len(self.currents) - 1)
         return state + 1, xs[0] + tensor(self.currents, xs[0])[now]
 
     def divided(self, factor: Array) -> Self:
-        """The currents are divided."""
+        """The same op with the currents divided by the factor."""
         return attrs.evolve(self, currents=self.currents / factor)

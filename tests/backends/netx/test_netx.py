@@ -362,6 +362,7 @@ def test_a_graph_that_the_passes_did_not_finish_is_refused():
     assert "no cell" in broken(evolve(neuron, v_init=np.full((1, 1, 1), 2.0)))[0].message
     flat = soft.graph.match(IF)[1].name
     assert "up to 254" in broken(threshold(flat, 256.0), soft.graph)[0].message
+    assert "start at 0 or above" in broken(evolve(flat, v_init=np.full((1,), -2.0)), soft.graph)[0].message
     assert "soft and hard" in broken(evolve(flat, v_reset=np.zeros(()), v_init=np.zeros(())), soft.graph)[0].message
     encoder = found.graph.match(IF)[0].name
     assert "not spikes" in broken(lambda g: g.bypass(encoder))[0].message
