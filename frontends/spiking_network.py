@@ -16,7 +16,7 @@ from spikec.ir.op import Op
 
 
 class SpikingNetworkFrontend(Frontend):
-    """A ``SpikingNetwork``: the final graph that it was made from, in which fine-tuned parameters are new.
+    """Reads a ``SpikingNetwork`` as the final graph that it was made from, with its parameters as they are now.
 
     The network knows the op of each part, but for its arrays: those are read from the part, by their names.
     """
@@ -29,11 +29,11 @@ class SpikingNetworkFrontend(Frontend):
         return f"{kind.__module__}.{kind.__qualname__}" == "spikec.backends.spikingjelly.network.SpikingNetwork"
 
     def input_names(self, model: Any) -> list[str]:
-        """The inputs' names in the graph that it was made from."""
+        """Return the inputs' names in the graph that it was made from."""
         return list(model.inputs)
 
     def load(self, model: Any, examples: Sequence[Tensor] | None) -> Graph:
-        """The graph; shapes are known.
+        """Make the graph; the network knows its shapes, so no example is needed.
 
         Raises:
             UnsupportedOpError: a part is another than the one that was emitted.
@@ -53,7 +53,7 @@ class SpikingNetworkFrontend(Frontend):
 
 
 def _read(call: Any, part: nn.Module) -> Op:
-    """The op with the arrays that its part holds; a part may be padding and the layer behind it."""
+    """Make the op with the arrays that its part holds; a part may be padding and the layer behind it."""
     holder = part[-1] if isinstance(part, nn.Sequential) else part
     arrays = {}
     for name in (name for name in attrs.fields_dict(call.kind) if name not in call.fields):

@@ -60,11 +60,11 @@ class Netx(Backend):
         )
 
     def check(self, graph: Graph) -> list[Problem]:
-        """Whatever keeps it from being one chain of integer layers."""
+        """List what keeps the graph from being one chain of integer layers."""
         return list(plan(graph).problems)
 
     def emit(self, graph: Graph, context: Context) -> NetxModel:
-        """The integer model; its spikes are those of the graph, one for one."""
+        """Make the integer model; its spikes are those of the graph, one for one."""
         planned = plan(graph)
         assert planned.encoder is not None
         first, last = planned.layers[0], planned.layers[-1]
@@ -99,12 +99,12 @@ class Netx(Backend):
         return isinstance(artifact, NetxModel)
 
     def save(self, artifact: Any, path: Path) -> None:
-        """The HDF5 file."""
+        """Write the HDF5 file."""
         artifact.save(path)
 
 
 def _hard(graph: Graph, planned: Sequence[PlannedLayer]) -> tuple[list[IntegerLayer], int]:
-    """Stock layers with biases of their own, and how many channels of pulses the file takes besides its input.
+    """Return stock layers with biases, and how many channels of pulses the file takes besides its input.
 
     Neurons start at v_init by a pulse at step 0, which layers relay to those behind them. Pulses come in as many
     channels as 254 goes into what they charge: v_init, or a relay's threshold.
@@ -154,7 +154,7 @@ def _hard_layer(graph: Graph, each: PlannedLayer, pulses: int, relays: int, cell
 
 
 def _ungrouped(op: Conv) -> Array:
-    """The kernel without groups: pulses reach all of them."""
+    """Return the kernel without groups, as pulses reach all of them."""
     weight = np.zeros((op.out_features, op.in_features, *op.kernel))
     rows, columns = op.out_features // op.groups, op.in_features // op.groups
     for g in range(op.groups):
@@ -171,7 +171,7 @@ def _charged_kernel(weight: Array, charge: Array, tap: tuple[int, ...]) -> Array
 
 
 def _charged_matrix(weight: Array, charge: Array, cells: int) -> Array:
-    """A pulse comes on every cell of its channel's map; the first one is taken."""
+    """Add weights for pulses, which come on every cell of a channel's map: the first cell is taken."""
     matrix = np.zeros((len(charge), weight.shape[1] + charge.shape[1] * cells))
     matrix[: len(weight), : weight.shape[1]] = weight
     matrix[:, weight.shape[1] :: cells] = charge
@@ -179,15 +179,15 @@ def _charged_matrix(weight: Array, charge: Array, cells: int) -> Array:
 
 
 def _mantissa(threshold: float, strict: bool) -> int:
-    """The ``vThMant`` of a threshold, which is even, as all sums are: netx fires above it."""
+    """Return the ``vThMant`` of a threshold, which is even, as all sums are: netx fires above it."""
     return int(threshold) - (not strict)
 
 
 def _soft(planned: Sequence[PlannedLayer]) -> tuple[list[IntegerLayer], int]:
-    """Dense layers whose neurons inhibit themselves by their threshold, and how many always-on inputs they take.
+    """Return dense layers whose neurons inhibit themselves by their threshold, and how many inputs are always on.
 
-    Biases are weights of always-on inputs. A layer takes as many as its bias needs weights of at most 254, or as a
-    later layer does; its last neurons relay them to the next one.
+    Biases are weights of inputs that are always on. A layer takes as many as its bias needs weights of at most 254, or
+    as a later layer does; its last neurons relay them to the next one.
     """
     needed = [-(-int(np.abs(each.affine.shift).max()) // WEIGHT) for each in planned]
     taken = [max(needed[i:]) for i in range(len(needed))]
@@ -217,7 +217,7 @@ def _soft_layer(each: PlannedLayer, inputs: int, relays: int) -> IntegerLayer:
 
 
 def _shares(bias: Array, count: int) -> Array:
-    """[O, count]: columns of at most 254 that sum to the bias; the bias is even, and so are they."""
+    """Return [O, count]: columns of at most 254 that sum to the bias; the bias is even, and so are they."""
     before = np.arange(count) * WEIGHT
     return np.sign(bias)[:, None] * np.clip(np.abs(bias)[:, None] - before, 0, WEIGHT)
 

@@ -19,7 +19,7 @@ SINGLE = "a layer's neurons have one threshold and one v_init, even integers"
 
 @attrs.frozen
 class LayerNeurons:
-    """The neurons of one layer, alike, in the units of its integer weights.
+    """The neurons of one layer, which are all alike, in the units of its integer weights.
 
     Attributes:
         threshold: an even integer; a neuron fires when its potential reaches it, or exceeds it where ``strict``.
@@ -43,7 +43,7 @@ converter: Converters[Convert] = Converters("converter")
 
 
 def part_for(op: Op, operand: Type, result: Type) -> Linear | Conv | LayerNeurons | None:
-    """What an op is in the file; None where it is nothing.
+    """Return what an op is in the file; None where it is nothing.
 
     Raises:
         CompileError: netx has no such thing.

@@ -86,7 +86,7 @@ def _weights(group: Any, layer: IntegerLayer) -> None:
 
 
 def read(path: Path) -> tuple[tuple[int, ...], list[IntegerLayer], dict[str, Any]]:
-    """The input's shape, the layers and the facts that :func:`write` was given.
+    """Return the input's shape, the layers and the facts that :func:`write` was given.
 
     Raises:
         InvalidModelError: not such a file, or netx would skip, clip or misread a part of it.
@@ -106,7 +106,7 @@ def read(path: Path) -> tuple[tuple[int, ...], list[IntegerLayer], dict[str, Any
 
 
 def _value(stored: Any) -> Any:
-    """A string, a number or an array, as it was written."""
+    """Return a string, a number or an array, as it was before it was written."""
     plain = stored.decode() if isinstance(stored, bytes) else stored
     return plain.item() if isinstance(plain, np.generic) else plain
 

@@ -30,13 +30,13 @@ _MARGIN = 0.1
 
 
 def _sizes(shape: Any) -> tuple[int, ...]:
-    """A shape, which a file gives as an array."""
+    """Return a shape, which a file gives as an array."""
     return tuple(int(size) for size in shape)
 
 
 @attrs.frozen(eq=False)
 class Encoder:
-    """The host's part: real numbers become spikes of integrate-and-fire neurons with soft reset.
+    """The host's part: it makes spikes of real numbers, by integrate-and-fire neurons with soft reset.
 
     Attributes:
         shape: of one input sample.
@@ -51,7 +51,7 @@ class Encoder:
     signed: bool
 
     def encode(self, x: Array, timesteps: int) -> Array:
-        """[B, *shape] to bool spikes [T, B, C or 2C, ...]."""
+        """Make bool spikes [T, B, C or 2C, ...] of numbers [B, *shape]."""
         z = torch.tensor(np.stack([x, -x], axis=2).reshape(len(x), -1, *self.shape[1:]) if self.signed else x)
         neuron = IF(np.full((1,) * (z.ndim - 1), self.threshold), v_init=np.asarray(self.v_init))
         spikes = np.zeros((timesteps, *z.shape), dtype=bool)
@@ -109,7 +109,7 @@ class NetxModel:
     timesteps: int = 0
 
     def run(self, x: Data, timesteps: int | None = None) -> Data:
-        """Simulate.
+        """Simulate the model.
 
         Args:
             x: [B, ...] real inputs, a tensor or an array; constant over time.
@@ -126,17 +126,17 @@ class NetxModel:
         width = max(int(np.prod(layer.shape)) for layer in self.layers)
         size = max(1, _CHUNK // (steps * width))
         parts = [self._simulate(array[i : i + size], steps) for i in range(0, len(array), size)]
-        self._complain(sum(part.overflows for part in parts), steps)
+        self._warn_of_overflows(sum(part.overflows for part in parts), steps)
         result: Array = np.concatenate([part.total for part in parts]) / steps * self.output_scale
         if isinstance(x, Tensor):
             return torch.from_numpy(result).to(x.device)
         return result
 
     def simulate(self, x: Tensor | Array, timesteps: int | None = None) -> Trace:
-        """As :meth:`run`, with every spike; all of the batch at once."""
+        """Simulate as :meth:`run` does, all of the batch at once, and keep every spike."""
         steps = self._steps(timesteps)
         trace = self._simulate(self._checked(x), steps)
-        self._complain(trace.overflows, steps)
+        self._warn_of_overflows(trace.overflows, steps)
         return trace
 
     def _simulate(self, x: Array, steps: int) -> Trace:
@@ -177,7 +177,7 @@ class NetxModel:
             raise InvalidModelError(f"timesteps is {timesteps!r}", hint="give the number of steps, at least 1")
         return steps
 
-    def _complain(self, overflows: int, steps: int) -> None:
+    def _warn_of_overflows(self, overflows: int, steps: int) -> None:
         if overflows:
             warn(
                 f"{overflows} currents wrapped or voltages saturated within {steps} steps, as they would on the chip; "

@@ -24,7 +24,7 @@ _ELSEWHERE = 'use another target, such as "nir", or a model without it'
 
 @attrs.frozen
 class PlannedLayer:
-    """One layer of the file.
+    """One layer of the file: weights, and the neurons behind them.
 
     Attributes:
         name: of the node that its weights come from.
@@ -41,7 +41,7 @@ class PlannedLayer:
 
 @attrs.frozen
 class Plan:
-    """A graph as a chain.
+    """A graph read as a chain of layers.
 
     Attributes:
         encoder: the neuron on the host.
@@ -61,7 +61,7 @@ Part = tuple[str, "Linear | Conv | LayerNeurons | None"]
 
 
 def plan(graph: Graph) -> Plan:
-    """The chain, and all problems of the first kind found: wiring, order, form, numbers."""
+    """Read the chain, and find all problems of the first kind that there is: wiring, order, form, numbers."""
     problems = _wiring(graph)
     if problems:
         return Plan(problems=tuple(problems))
@@ -86,7 +86,7 @@ def plan(graph: Graph) -> Plan:
 
 
 def _wiring(graph: Graph) -> list[Problem]:
-    """One chain of ops that a file can hold; a fork is reported only if no join behind it is."""
+    """Find what is not one chain of ops that netx has; a fork is reported only if no join behind it is."""
     found = []
     for names, what in ((graph.inputs, "inputs"), (graph.outputs, "outputs")):
         for name in names[1:]:
@@ -121,7 +121,7 @@ def _missing(op: Op) -> tuple[str, str]:
 
 
 def _is_split(op: Weighted) -> bool:
-    """``(x_c, -x_c)`` for every channel, see encode-input."""
+    """Return True for ``(x_c, -x_c)`` of every channel, which the pass encode-input puts there."""
     channels = op.out_features // 2
     signs = np.tile([1.0, -1.0], channels)
     if op.bias is not None or op.out_features != 2 * channels or op.in_features != channels:
@@ -138,7 +138,7 @@ def _encoder(graph: Graph, name: str, op: IF) -> Iterator[Problem]:
 
 
 def _parts(graph: Graph, chain: Sequence[Node[Op]], problems: list[Problem]) -> list[Part]:
-    """What the nodes behind the encoder are in the file, then the output; converters' errors join the problems."""
+    """Convert the nodes behind the encoder; the output is the last. Converters' errors join the problems."""
     parts: list[Part] = []
     for node in chain:
         try:
@@ -152,7 +152,7 @@ def _parts(graph: Graph, chain: Sequence[Node[Op]], problems: list[Problem]) -> 
 
 
 def _order(graph: Graph, parts: Sequence[Part]) -> Iterator[Problem]:
-    """Layer, neuron, layer, neuron, ..., layer, output."""
+    """Find where the order is not layer, neuron, layer, neuron, ..., layer, output."""
     for (_, before), (name, part) in pairwise([("", None), *parts]):
         if isinstance(part, Weighted) and isinstance(before, Weighted):
             yield graph.problem(
@@ -173,7 +173,7 @@ def _layers(parts: Sequence[Part]) -> Iterator[PlannedLayer]:
 
 
 def _form(graph: Graph, layer: PlannedLayer, before: str) -> Iterator[Problem]:
-    """Reasons why netx has no such layer; ``before`` is the layer before, or ``""``."""
+    """Find why netx has no such layer; ``before`` is the layer before, or ``""``."""
     name, op, neurons = layer.name, layer.affine, layer.neurons
     shape = graph.type(graph.operands(name)[0]).shape
     if neurons is not None and neurons.decay and (neurons.soft or not neurons.strict):
@@ -201,7 +201,7 @@ def _form(graph: Graph, layer: PlannedLayer, before: str) -> Iterator[Problem]:
 
 
 def inner_tap(op: Conv, operand: tuple[int, ...], result: tuple[int, ...]) -> tuple[int, ...] | None:
-    """A kernel cell that never lies on padding, if there is one."""
+    """Return a kernel cell that never lies on padding, if there is one."""
     found = []
     for i, (k, s, d, (pad, _)) in enumerate(zip(op.kernel, op.stride, op.dilation, op.padding, strict=True), start=1):
         last = operand[i] - 1 + pad - (result[i] - 1) * s
@@ -213,7 +213,7 @@ def inner_tap(op: Conv, operand: tuple[int, ...], result: tuple[int, ...]) -> tu
 
 
 def _numbers(graph: Graph, layer: PlannedLayer) -> Iterator[Problem]:
-    """Reasons why netx would not take a layer's numbers as they are."""
+    """Find why netx would not take a layer's numbers as they are."""
     name, op, neurons = layer.name, layer.affine, layer.neurons
     if not _even(op.weight, WEIGHT) or not op.weight.any():
         message = f"its weights are not even integers in [-{WEIGHT}, {WEIGHT}], or all zero"

@@ -112,7 +112,7 @@ def run(layers: Sequence[IntegerLayer], spikes: Array) -> list[Response]:
 
 
 def _decay(x: Array, decay: int) -> Array:
-    """``x (4096 - decay) / 4096``, rounded towards zero."""
+    """Return ``x (4096 - decay) / 4096``, rounded towards zero."""
     if decay == 0:
         return x
     if decay == _UNITY:
@@ -122,7 +122,7 @@ def _decay(x: Array, decay: int) -> Array:
 
 
 def _wrap(x: Array) -> tuple[Array, int]:
-    """Currents beyond 24 bits come out at the other end."""
+    """Wrap currents beyond 24 bits to the other end, and count them."""
     if x.max() <= _LIMIT and x.min() > -_LIMIT:
         return x, 0
     high, low = x > _LIMIT, x <= -_LIMIT
@@ -130,14 +130,14 @@ def _wrap(x: Array) -> tuple[Array, int]:
 
 
 def _saturate(x: Array) -> tuple[Array, int]:
-    """Voltages stop at the last number of 24 bits."""
+    """Clip voltages to the last number of 24 bits, and count them."""
     if x.max() < _LIMIT and x.min() > -_LIMIT:
         return x, 0
     return np.clip(x, 1 - _LIMIT, _LIMIT - 1), int((np.abs(x) >= _LIMIT).sum())
 
 
 def _feedback(layer: IntegerLayer) -> Array | None:
-    """The recurrent weights: a vector where they are diagonal."""
+    """Return the recurrent weights, as a vector where they are diagonal."""
     matrix = layer.weight_rec
     if matrix is None:
         return None
@@ -151,7 +151,7 @@ def _recurrent(weights: Array, spikes: Array) -> Array:
 
 
 def _product(spikes: Array, weight: Array) -> Array:
-    """[N, I] spikes times [O, I] integers: by BLAS, in floats that hold every sum exactly."""
+    """Multiply [N, I] spikes by [O, I] integers: with BLAS, in floats that hold every sum exactly."""
     exact = np.float32 if np.abs(weight).sum(1).max() < 1 << 24 else np.float64
     sums: Array = (spikes.astype(exact) @ weight.T.astype(exact)).astype(np.int32)
     return sums
@@ -163,7 +163,7 @@ def _dense(layer: IntegerLayer, spikes: Array) -> Array:
 
 
 def _conv(layer: IntegerLayer, spikes: Array) -> Array:
-    """Cross-correlation as a matrix product over patches, channels last; sums are 24 bits."""
+    """Cross-correlate, as a matrix product over patches, channels last; sums are wrapped to 24 bits."""
     steps, batch, channels = spikes.shape[:3]
     outputs, height, width = layer.shape
     pads = [(p, p) for p in layer.padding]

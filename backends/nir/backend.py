@@ -68,7 +68,7 @@ class Nir(Backend):
         return PROFILES[self.profile]
 
     def check(self, graph: Graph) -> list[Problem]:
-        """Every op that has no node in portable NIR, and every sum that is no fan-in."""
+        """List every op that has no node in portable NIR, and every sum that is no fan-in."""
         problems = FINAL.problems(graph)
         problems += [
             graph.problem(name, "an input that nothing uses", "remove it from the model")
@@ -100,7 +100,7 @@ class Nir(Backend):
             raise UnsupportedOpError("a sum that is not the fan-in of a layer", hint="run legalize-nir before")
 
     def emit(self, graph: Graph, context: Context) -> Any:
-        """The graph, type-checked by nir."""
+        """Make the graph, which nir type-checks."""
         names = _names(graph)
         nodes = {names[name]: _node(graph, name) for name in names}
         for node in nodes.values():
@@ -114,7 +114,7 @@ class Nir(Backend):
         return nir.NIRGraph(nodes=nodes, edges=_edges(graph, names), metadata=metadata)
 
     def _metadata(self, graph: Graph, names: dict[str, str], context: Context) -> dict[str, Any]:
-        """What NIR has no field for, of the whole graph."""
+        """Return what NIR has no field for, and what holds for the whole graph."""
         scales = {names[name]: _plain(graph.type(name).scale) for name in graph.outputs}
         found: dict[str, Any] = {
             "dt": self.dt,
@@ -133,12 +133,12 @@ class Nir(Backend):
         return isinstance(artifact, nir.NIRGraph)
 
     def save(self, artifact: Any, path: Path) -> None:
-        """``nir.write``."""
+        """Write the file, by ``nir.write``."""
         nir.write(path, artifact)
 
 
 def _shared(key: str, nodes: Iterable[Any]) -> dict[str, Any]:
-    """What all nodes that have that metadata have alike, which is taken from them; nothing where they differ."""
+    """Take from the nodes that have it the metadata that is the same in all; nothing where they differ."""
     holders = [node.metadata for node in nodes if key in node.metadata]
     values = {value for metadata in holders for value in np.ravel(metadata[key]).tolist()}
     if len(values) != 1:
@@ -181,7 +181,7 @@ _NUMBER = re.compile(r"n\d+_")
 
 
 def _names(graph: Graph) -> dict[str, str]:
-    """NIR names: alphabetical order, in which files are read back, is topological order.
+    """Choose NIR names, whose alphabetical order, in which files are read back, is topological.
 
     Terminals are ``input`` and ``output`` (``input_0``, ... if there are several); the others have a number
     in front, which replaces that of a file that was written like this.
@@ -200,7 +200,7 @@ def _names(graph: Graph) -> dict[str, str]:
 
 
 def _edges(graph: Graph, names: dict[str, str]) -> list[tuple[str, str]]:
-    """Main branches first: some readers take the last edge into a node for a skip."""
+    """List the edges, main branches first: some readers take the last edge into a node for a skip."""
     main: list[tuple[str, str]] = []
     skips: list[tuple[str, str]] = []
     for name in names:

@@ -45,7 +45,7 @@ _HINTS = {
 
 
 def node_for(op: Op, operand: Type, result: Type) -> Any:
-    """The NIR node for an op.
+    """Make the NIR node for an op.
 
     Raises:
         UnsupportedOpError: there is none.
@@ -164,7 +164,7 @@ def _cuba(op: CubaLIF, operand: Type, result: Type) -> Any:
 
 
 def _neuron(make: Any, op: Neuron, result: Type, **fields: Any) -> Any:
-    """A node on a clock of one step, whose time constants are steps: see :func:`in_seconds`.
+    """Make a node whose time constants are in steps; :func:`in_seconds` changes them.
 
     NIR has no field for an initial potential, nor for how a spike resets: they are metadata.
     """
@@ -203,7 +203,7 @@ def in_seconds(node: Any, dt: float, physical: bool) -> None:
 
 
 def _times(steps: Any, dt: float) -> Any:
-    """``steps * dt``, or the float beside it that gives ``steps`` again when a reader divides it by dt."""
+    """Return ``steps * dt``, or the float beside it that gives ``steps`` again when a reader divides it by dt."""
     product = steps * dt
     for candidate in (np.nextafter(product, 0), np.nextafter(product, np.inf)):
         product = np.where((product / dt != steps) & (candidate / dt == steps), candidate, product)
@@ -211,7 +211,7 @@ def _times(steps: Any, dt: float) -> Any:
 
 
 def _without_v_reset(node: Any) -> dict[str, Any]:
-    """What is written of a soft-reset neuron: without v_reset, which is zero, every version of nir reads it."""
+    """Return what is written of a soft-reset neuron: without v_reset, which is 0, every version of nir reads it."""
     fields: dict[str, Any] = type(node).to_dict(node)
     del fields["v_reset"]
     return fields

@@ -33,7 +33,7 @@ class SpikingJelly(Backend):
     streams: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
 
     def emit(self, graph: Graph, context: Context) -> SpikingNetwork:
-        """The module, on the model's device, in evaluation mode and step mode ``"s"``."""
+        """Make the module, on the model's device, in evaluation mode and step mode ``"s"``."""
         plan: list[ModuleCall] = []
         parts: dict[str, nn.Module] = {}
         for name in graph:
@@ -48,12 +48,12 @@ class SpikingJelly(Backend):
         return isinstance(artifact, SpikingNetwork)
 
     def save(self, artifact: Any, path: Path) -> None:
-        """The whole module; read it with ``torch.load(path, weights_only=False)``."""
+        """Pickle the whole module; ``torch.load(path, weights_only=False)`` reads it."""
         torch.save(artifact, path)
 
 
 def _attribute(name: str, taken: dict[str, nn.Module]) -> str:
-    """The node's name, with underscores behind it where the module has an attribute of that name."""
+    """Return the node's name, with underscores behind it where the module has an attribute of that name."""
     while name in taken or name in _RESERVED:
         name += "_"
     return name

@@ -1,4 +1,4 @@
-"""What each op becomes; an op that is not in the table runs by its own meaning."""
+"""What torch module each op becomes; an op that is not in the table runs by its own meaning."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ converter: Converters[Convert] = Converters("converter")
 
 
 def module_for(op: Op, result: Type) -> nn.Module:
-    """The module for an op: its class's converter, or that of a base class, or a wrapper around its meaning."""
+    """Make the module for an op by the converter of its class or a base class, or else around its meaning."""
     convert = converter.for_class(type(op))
     return own_meaning(op, result) if convert is None else convert(op, result)
 
@@ -47,7 +47,7 @@ _NODES: dict[type, Any] = {IF: IFNode, LIF: LIFNode, CubaLIF: CubaLIFNode}
 
 
 def own_meaning(op: Op, result: Type) -> nn.Module:
-    """The module that runs the op's ``eval``, or its ``initial`` and ``step``."""
+    """Make the module that runs the op's ``eval``, or its ``initial`` and ``step``."""
     arrays, others = fields_of(op, getattr(torch, result.dtype))
     if not isinstance(op, Neuron):
         return (StatefulModule if isinstance(op, StatefulOp) else OpModule)(type(op), arrays, others)
@@ -63,7 +63,7 @@ def _tensor(value: Array, like: Type) -> Tensor:
 
 
 def _filled(kind: str, op: Linear | Conv | ConvTranspose, weight: Array, like: Type, **options: Any) -> nn.Module:
-    """torch's layer of that name, with the op's numbers."""
+    """Make torch's layer of that name, with the op's numbers."""
     bias = None if op.bias is None else nn.Parameter(_tensor(op.bias, like))
     # made without memory: its own random numbers are not wanted
     made = getattr(nn, kind)(op.in_features, op.out_features, bias=bias is not None, device="meta", **options)

@@ -38,7 +38,7 @@ class RunsOp(nn.Module):
 
     @property
     def op(self) -> Any:
-        """The op as the module's attributes say now."""
+        """The op, with the module's attributes as they are now in place of its fields."""
         op = object.__new__(self.kind)  # its own constructor would make arrays of the tensors, and cut gradients
         for name, value in self.fixed.items():
             object.__setattr__(op, name, value)
@@ -47,7 +47,7 @@ class RunsOp(nn.Module):
         return op
 
     def extra_repr(self) -> str:
-        """The op's kind, its plain fields and the span of its arrays."""
+        """Show the op's kind, its plain fields and the span of its arrays."""
         plain = {k: v for k, v in self.fixed.items() if k != "origin" and isinstance(v, (int, float, str, tuple))}
         arrays = {name: value for name in self.held if (value := getattr(self, name)) is not None}
         shown = [f"{k}={v}" for k, v in plain.items()] + [f"{k}={span(v)}" for k, v in arrays.items()]
@@ -55,7 +55,7 @@ class RunsOp(nn.Module):
 
 
 def fields_of(op: Op, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(fields that are arrays, as tensors or None; all other fields) of an op, by name."""
+    """Split an op's fields into (arrays, as tensors or None; all others), both by name."""
     arrays, others = {}, {}
     for field in attrs.fields(type(op)):
         value = getattr(op, field.name)
@@ -67,16 +67,16 @@ def fields_of(op: Op, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any
 
 
 class OpModule(RunsOp):
-    """Any stateless op."""
+    """Runs an op that has no state."""
 
     def forward(self, *xs: Tensor) -> Tensor:
-        """``op.eval``."""
+        """Run ``op.eval``."""
         result: Tensor = self.op.eval(*xs)
         return result
 
 
 class StatefulModule(RunsOp):
-    """Any op with a state, which starts anew after ``reset()``.
+    """Runs an op that has a state, which starts anew after ``reset()``.
 
     Attributes:
         v: the state, None before the first step. It is saved in ``state_dict`` where there is one.
@@ -92,7 +92,7 @@ class StatefulModule(RunsOp):
 
     @property
     def step_mode(self) -> str:
-        """``"s"`` or ``"m"``."""
+        """How ``forward`` takes its input, ``"s"`` or ``"m"``."""
         return self._step_mode
 
     @step_mode.setter
@@ -100,11 +100,11 @@ class StatefulModule(RunsOp):
         self._step_mode = checked_step_mode(value)
 
     def reset(self) -> None:
-        """Forget the state."""
+        """Forget the state, as before a new batch."""
         self.v = None
 
     def single_step_forward(self, *xs: Tensor) -> Tensor:
-        """One step, [B, ...]."""
+        """Run one step, [B, ...]."""
         op = self.op
         state = op.initial(*xs) if self.v is None else self.v
         if state.shape[:1] != xs[0].shape[:1]:
@@ -117,11 +117,11 @@ class StatefulModule(RunsOp):
         return result
 
     def multi_step_forward(self, *xs: Tensor) -> Tensor:
-        """All steps, [T, B, ...]."""
+        """Run all steps, [T, B, ...]."""
         return torch.stack([self.single_step_forward(*step) for step in zip(*xs, strict=True)])
 
     def forward(self, *xs: Tensor) -> Tensor:
-        """One step or all, by ``step_mode``."""
+        """Run one step or all, by ``step_mode``."""
         return self.single_step_forward(*xs) if self.step_mode == "s" else self.multi_step_forward(*xs)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class StatefulModule(RunsOp):
 
 
 class Readout(nn.Module):
-    """An output in ANN units: times ``scale``, a buffer, or as it is where there is none."""
+    """Puts an output in ANN units: times ``scale``, a buffer, or as it is where there is none."""
 
     scale: Tensor | None
 
@@ -147,16 +147,16 @@ class Readout(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``scale * x``."""
+        """Return ``scale * x``."""
         return x if self.scale is None else x * self.scale
 
     def extra_repr(self) -> str:
-        """The scale."""
+        """Show the scale."""
         return "" if self.scale is None else f"scale={span(self.scale)}"
 
 
 class InputPort(nn.Module):
-    """Checks that samples have the shape the model was converted for, and the module's dtype."""
+    """Checks that samples have the shape that the model was converted for, and the module's dtype."""
 
     like: Tensor
 
@@ -166,7 +166,7 @@ class InputPort(nn.Module):
         self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The input."""
+        """Return the input, or raise an InvalidModelError."""
         if tuple(x.shape[1:]) != self.shape:
             size = ", ".join(map(str, self.shape))
             raise InvalidModelError(
@@ -180,18 +180,18 @@ class InputPort(nn.Module):
         return x
 
     def extra_repr(self) -> str:
-        """The shape."""
+        """Show the shape."""
         return f"shape={self.shape}"
 
 
 def checked_step_mode(value: str) -> str:
-    """``"s"`` or ``"m"``, or a CompileError."""
+    """Return ``"s"`` or ``"m"``, or raise a CompileError."""
     if value not in ("s", "m"):
         raise CompileError(f"step_mode is {value!r}", hint='give "s" (input [B, ...]) or "m" (input [T, B, ...])')
     return value
 
 
 def span(values: Tensor) -> str:
-    """``0.5``, or ``0.1..0.9 [8, 1, 1]``."""
+    """Show values in short: ``0.5``, or ``0.1..0.9 [8, 1, 1]``."""
     low, high = float(values.min()), float(values.max())
     return f"{low:.6g}" if low == high else f"{low:.6g}..{high:.6g} {list(values.shape)}"

@@ -1,4 +1,4 @@
-"""The outer module: runs the parts in the graph's order, step by step or all steps at once."""
+"""The outer module, which runs its parts in the graph's order, step by step or all steps at once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ModuleCall:
 
     @classmethod
     def of(cls, node: str, part: str, operands: tuple[str, ...], op: Op) -> ModuleCall:
-        """The call for an op."""
+        """Make the call for an op."""
         values = ((field, getattr(op, field.name)) for field in attrs.fields(type(op)))
         fields = {field.name: value for field, value in values if value is None or not field.metadata.get("array")}
         return cls(node, part, operands, type(op), fields)
@@ -77,7 +77,7 @@ class SpikingNetwork(nn.Module):
 
     @property
     def step_mode(self) -> str:
-        """``"s"`` or ``"m"``, of this module and all its parts."""
+        """How ``forward`` of this module and all its parts takes its input, ``"s"`` or ``"m"``."""
         return self._step_mode
 
     @step_mode.setter
@@ -92,7 +92,7 @@ class SpikingNetwork(nn.Module):
             part.reset()
 
     def forward(self, *xs: Tensor) -> Any:
-        """One step or all, by ``step_mode``; one tensor an input."""
+        """Run one step or all, by ``step_mode``; there is one tensor an input."""
         if len(xs) != len(self.inputs):
             raise InvalidModelError(f"the model has {len(self.inputs)} input(s), got {len(xs)}")
         if len({x.shape[: 1 if self.step_mode == "s" else 2] for x in xs}) > 1:
@@ -133,7 +133,7 @@ class SpikingNetwork(nn.Module):
         return [values[name] for name in self.outputs]
 
     def _stepwise(self, xs: Sequence[Tensor]) -> list[Tensor]:
-        """The outputs of a recurrent graph, which is run as a whole step after step."""
+        """Return the outputs of a recurrent graph, which is run as a whole step after step."""
         self.step_mode = "s"
         try:
             steps = [self._sweep(step, 0) for step in zip(*xs, strict=True)]
@@ -147,7 +147,7 @@ class SpikingNetwork(nn.Module):
 
     @staticmethod
     def _emitted(part: nn.Module, like: Tensor) -> Tensor:
-        """What a register gives at this step: its state. It takes its operand when all calls are made."""
+        """Return what a register gives at this step: its state. It takes its operand once all calls are made."""
         assert isinstance(part, StatefulModule)
         if part.v is None:
             part.v = part.op.initial(like)
@@ -157,12 +157,12 @@ class SpikingNetwork(nn.Module):
         return [part for part in self.modules() if isinstance(part, StatefulModule)]
 
     def extra_repr(self) -> str:
-        """The model's name and the step mode."""
+        """Show the model's name and the step mode."""
         return f"{self.name}, step_mode={self.step_mode!r}"
 
 
 def _steps(xs: Sequence[Tensor]) -> int:
-    """T of inputs [T, B, ...]."""
+    """Return T of inputs [T, B, ...], or raise an InvalidModelError."""
     if any(x.ndim < 2 or len(x) != len(xs[0]) for x in xs) or len(xs[0]) < 1:
         shapes = ", ".join(str(list(x.shape)) for x in xs)
         raise InvalidModelError(f'in step_mode "m" an input is [T, B, ...] with at least one step, got {shapes}')
@@ -170,12 +170,12 @@ def _steps(xs: Sequence[Tensor]) -> int:
 
 
 def _unfold(x: Tensor, steps: int) -> Tensor:
-    """[T*B, ...] as [T, B, ...]."""
+    """Return [T*B, ...] as [T, B, ...]."""
     return x.reshape(steps, len(x) // steps, *x.shape[1:])
 
 
 def _fill(structure: Any, results: Sequence[Tensor]) -> Any:
-    """The container with each position replaced by that output."""
+    """Return the container with each position replaced by that output."""
     if isinstance(structure, int):
         return results[structure]
     if isinstance(structure, dict):

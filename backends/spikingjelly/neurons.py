@@ -12,7 +12,7 @@ from spikec.ir.ops import IF, LIF, CubaLIF, Neuron
 
 
 class NeuronNode(StatefulModule):
-    """Any neuron: the fields of its op are attributes, which may be changed; arrays are buffers, or None.
+    """Runs any neuron; the fields of its op are attributes, which may be changed. Arrays are buffers, or None.
 
     Attributes:
         v_threshold: broadcasts over a sample.
@@ -40,7 +40,7 @@ class NeuronNode(StatefulModule):
         super().__init__(kind, held, fixed={"origin": (), "out_scale": None})
 
     def extra_repr(self) -> str:
-        """The threshold, the reset and the step mode, then what else is not as it is by default."""
+        """Show threshold, reset and step mode, then what else is not as it is by default."""
         values = {name: getattr(self, name) for name in self.held}
         first = {name: values.pop(name) for name in ("v_threshold", "v_reset", "v_init")}
         defaults = {field.name: field.default for field in attrs.fields(self.kind)}

@@ -37,7 +37,7 @@ def _when(op: Leaky, field: Any, value: str) -> None:
 
 @attrs.frozen(eq=False)
 class Leaky(Neuron):
-    """What leaky neurons share.
+    """A neuron whose potential decays; what LIF and CubaLIF share.
 
     Attributes:
         v_leak: the potential that the membrane decays to, shaped like v_threshold or a scalar.
@@ -48,30 +48,30 @@ class Leaky(Neuron):
     reset_at: str = attrs.field(default="spike", kw_only=True, validator=_when)
 
     def scale_input(self, factor: Array) -> Self:
-        """As every neuron; the leak potential is in the same units."""
+        """As for every neuron; the leak potential is in the units of the threshold, too."""
         scaled = super().scale_input(factor)
         return attrs.evolve(scaled, v_leak=compress(self.v_leak / factor)) if self.v_leak.any() else scaled
 
     def membrane(self, state: Tensor) -> Tensor:
-        """The potential [B, ...] in a state."""
+        """Return the potential [B, ...] that a state holds."""
         return state
 
     def charged(self, state: Tensor, x: Tensor) -> Tensor:
-        """The potential with this step's leak and input, before any reset of this step."""
+        """Return the potential with this step's leak and input, before any reset of this step."""
         raise NotImplementedError
 
     def charge(self, state: Tensor, *xs: Tensor) -> Tensor:
-        """The charged potential, behind a reset that comes late."""
+        """Return the charged potential, behind a reset that comes late."""
         charged = self.charged(state, xs[0])
         late = self.reset_at in ("next", "again")
         return self.reset(charged, self.spikes(self.membrane(state))) if late else charged
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """Leak and integrate, fire, reset when ``reset_at`` says."""
+        """Leak and integrate, fire, and reset when ``reset_at`` says."""
         return self.discharge(state, self.charged(state, xs[0]))
 
     def discharge(self, before: Tensor, charged: Tensor) -> tuple[Tensor, Tensor]:
-        """(potential after the step, spikes), from the potential after the step before and the charged one."""
+        """Return (potential after the step, spikes), from the potential after the step before and the charged one."""
         if self.reset_at == "spike":
             return self.fire(charged)
         if self.reset_at == "never":
@@ -108,7 +108,7 @@ class LIF(Leaky):
     gain: Array | None = array(default=None, kw_only=True)
 
     def charged(self, state: Tensor, x: Tensor) -> Tensor:
-        """The first two equations above."""
+        """Return v(t) of the first two equations above, before it fires."""
         above, tau = state - tensor(self.v_leak, state), tensor(self.tau, state)
         if self.gain is None:
             return state + (x - above) / tau
@@ -142,20 +142,20 @@ class CubaLIF(Leaky):
     gain: Array = array(default=np.ones(()), kw_only=True)
 
     def initial(self, *xs: Tensor) -> Tensor:
-        """``v_init`` and no current."""
+        """Return ``v_init`` and no current."""
         v = super().initial(*xs)
         return torch.stack((v, torch.zeros_like(v)), 1)
 
     def membrane(self, state: Tensor) -> Tensor:
-        """The potential [B, ...] in a state."""
+        """Return the potential [B, ...] that a state holds."""
         return state[:, 0]
 
     def current(self, state: Tensor, x: Tensor) -> Tensor:
-        """i(t)."""
+        """Return i(t)."""
         return tensor(self.decay_syn, x) * state[:, 1] + tensor(self.gain, x) * x
 
     def charged(self, state: Tensor, x: Tensor) -> Tensor:
-        """v(t) before it fires."""
+        """Return v(t) before it fires."""
         return self._decayed(state) + self.current(state, x)
 
     def _decayed(self, state: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class CubaLIF(Leaky):
         return decay * state[:, 0] + (1 - decay) * tensor(self.v_leak, state)
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """The equations above."""
+        """Advance current and potential by the equations above, and fire."""
         current = self.current(state, xs[0])
         v, spikes = self.discharge(state[:, 0], self._decayed(state) + current)
         return torch.stack((v, current), 1), spikes

@@ -1,4 +1,4 @@
-"""Spiking neurons; the equations are the specification."""
+"""The base of all spiking neurons, and integrate-and-fire; the equations are the specification."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def _float64(value: Any) -> Array:
 
 
 class _SurrogateSpike(torch.autograd.Function):
-    """A step forward; backward the derivative of ``atan(pi/2 a u)/pi + 1/2``, a = 2 (Fang et al. 2021)."""
+    """Is a step forwards; its gradient is that of ``atan(pi/2 a u)/pi + 1/2``, a = 2 (Fang et al. 2021)."""
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, threshold: Tensor, strict: bool) -> Tensor:
-        """1 where v reaches (strict: exceeds) the threshold."""
+        """Return 1 where v reaches (strict: exceeds) the threshold, else 0."""
         ctx.save_for_backward(v, threshold)
         return _reaches(v, threshold, strict)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
-        """``a/2 / (1 + (pi/2 a u)^2)`` times the gradient, with u = v - threshold."""
+        """Return the gradient times ``a/2 / (1 + (pi/2 a u)^2)``, with u = v - threshold."""
         v, threshold = ctx.saved_tensors
         return gradients[0] / (1 + (math.pi * (v - threshold)) ** 2), None, None
 
@@ -70,7 +70,7 @@ class Neuron(StatefulOp):
     out_scale: Array | None = attrs.field(default=None, converter=attrs.converters.optional(_float64), kw_only=True)
 
     def infer(self, *operands: Type) -> Type:
-        """Rate(s) becomes Rate(s * v_threshold), or Rate(out_scale)."""
+        """Turn Rate(s) into Rate(s * v_threshold), or Rate(out_scale)."""
         (x,) = operands
         if not isinstance(x.encoding, Rate):
             raise TypeMismatchError("a neuron integrates a rate-coded signal, this one is real")
@@ -85,23 +85,23 @@ class Neuron(StatefulOp):
         return x.with_scale(x.scale * self.v_threshold if self.out_scale is None else self.out_scale)
 
     def initial(self, *xs: Tensor) -> Tensor:
-        """``v_init`` for every sample."""
+        """Return ``v_init`` for every sample."""
         (x,) = xs
         return torch.zeros_like(x) + tensor(self.v_init, x)
 
     def charge(self, state: Tensor, *xs: Tensor) -> Tensor | None:
-        """The potential that ``step`` compares with the threshold; None where a subclass does not say."""
+        """Return the potential that ``step`` compares with the threshold; None where a subclass does not say."""
         return None
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """Charge, fire, reset: (potential after the step, spikes)."""
+        """Charge, fire and reset; return (potential after the step, spikes)."""
         v = self.charge(state, *xs)
         if v is None:
             raise NotImplementedError(f"{type(self).__name__} gives neither charge nor step")
         return self.fire(v)
 
     def spikes(self, v: Tensor) -> Tensor:
-        """1 where a potential reaches the threshold (exceeds it, if ``strict``), else 0; see _SurrogateSpike."""
+        """Return 1 where a potential reaches the threshold (exceeds it, if ``strict``), else 0."""
         threshold = tensor(self.v_threshold, v)
         if not torch.is_grad_enabled():  # the interpreter: the same spikes, without the price of a Function
             return _reaches(v, threshold, self.strict)
@@ -109,18 +109,18 @@ class Neuron(StatefulOp):
         return spikes
 
     def reset(self, v: Tensor, spikes: Tensor) -> Tensor:
-        """The potential after the reset of those that fired."""
+        """Return the potential after those that fired were reset."""
         if self.v_reset is None:
             return v - tensor(self.v_threshold, v) * spikes
         return torch.where(spikes.bool(), tensor(self.v_reset, v), v)
 
     def fire(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """(potential after the reset, spikes) for a potential before them."""
+        """Return (potential after the reset, spikes) for a charged potential."""
         spikes = self.spikes(v)
         return self.reset(v, spikes), spikes
 
     def scale_input(self, factor: Array) -> Self:
-        """The neuron that does to x what this one does to ``factor * x`` (an array of the sample's rank)."""
+        """Return the neuron that does to x what this one does to ``factor * x`` (an array of the sample's rank)."""
         return attrs.evolve(
             self,
             v_threshold=compress(self.v_threshold / factor),
@@ -145,7 +145,7 @@ class IF(Neuron):
     kind: ClassVar[str] = "if"
 
     def charge(self, state: Tensor, *xs: Tensor) -> Tensor:
-        """``v(t-1) + z(t)``."""
+        """Return ``v(t-1) + z(t)``."""
         return state + xs[0]
 
 

@@ -30,7 +30,7 @@ stateful.update(
 
 
 def _named(package: str, file: str, *names: str) -> list[str]:
-    """Qualified names in SpikingJelly 2, and in releases where the package was one file."""
+    """Return qualified names in SpikingJelly 2, and in releases where the package was one file."""
     return [f"{_JELLY}.{package}{part}.{name}" for part in (f".{file}", "") for name in names]
 
 
@@ -102,7 +102,7 @@ def _synaptic(module: Any, call: Call) -> Any:
 
 
 def _with_states(module: Any, call: Call, op: Neuron, *states: str) -> Any:
-    """The neuron's spikes; where it gives its states too, a tuple in which these are missing."""
+    """Return the neuron's spikes; where it gives its states too, a tuple in which these are missing."""
     spikes = _neuron(call, call.args[0], op)
     if module.init_hidden and not module.output:
         return spikes
@@ -110,7 +110,7 @@ def _with_states(module: Any, call: Call, op: Neuron, *states: str) -> Any:
 
 
 def _snntorch(module: Any, call: Call, states: str) -> dict[str, Any]:
-    """Threshold and reset by the names of fields; refuses what has no counterpart, and states that forward gives."""
+    """Return threshold and reset by name; refuse what has no counterpart, and states that forward hands over."""
     if any(each is not None for each in (*call.args[1:], *call.kwargs.values())):
         call.refuse(
             f"forward hands the state {states} over to {call.source.path or 'the neuron'}, so that it does not go on "
@@ -162,7 +162,7 @@ def _is_of(call: Call, name: str) -> bool:
 
 
 def _per_neuron(call: Call, name: str, value: Any) -> Array:
-    """A parameter that broadcasts against [B, ...] from behind, as float64 of the sample's rank."""
+    """Return a parameter that broadcasts against [B, ...] from behind, as float64 of the sample's rank."""
     array = np.asarray(as_array(value) if isinstance(value, torch.Tensor) else value, dtype=np.float64)
     rank = len(call.shape(call.args[0]))
     if array.ndim > rank:
@@ -180,7 +180,7 @@ _NORMS = [f"BatchNorm{axes}d" for axes in (1, 2, 3)]
 @converter(*_named("layer", "stateless_wrapper", "Linear", "Flatten", "Upsample", "GroupNorm", *_POOLS, *_CONVS))
 @converter(*_named("layer", "bn", *_NORMS))
 def _wrapped(module: nn.Module, call: Call) -> Signal:
-    """A layer with a step_mode: at one step it is torch's layer of the same name."""
+    """Read a layer with a step_mode: at one step it is torch's layer of the same name."""
     rule = converter.get(getattr(nn, type(module).__name__))
     if rule is None:
         call.refuse(f"{call.source.kind} is not supported")
@@ -198,7 +198,7 @@ def _dropout(module: Any, call: Call) -> Signal:
 @converter(*_named("layer", "container", "SeqToANNContainer", "MultiStepContainer", "StepModeContainer"))
 @fires
 def _container(module: nn.Sequential, call: Call) -> Signal:
-    """At one step, its layers one after the other."""
+    """Read a container as its layers, one after the other: that is what it is at one step."""
     signal = call.operand
     call.graph.drop((call.source,), "a container")
     for name, child in module.named_children():
