@@ -144,6 +144,21 @@ def test_netx_refuses_what_its_converter_makes_of_a_hard_reset():
     ]
 
 
+def test_netx_wants_to_know_the_potential():
+    class Silent(Eager):
+        charge = Neuron.charge
+
+        def step(self, state, *xs):
+            return self.fire(state + xs[0])
+
+    graph, x = spikec.load(model(torch.float32), train(torch.float32)[0]), train(torch.float32)[0]
+    for node in graph.match(Eager):
+        graph.set_op(node.name, Silent(**node.op.parameters(), origin=node.op.origin))
+    with pytest.raises(spikec.UnsupportedOpError, match="does not say what potential") as error:
+        spikec.compile(graph, "netx", calibration=x, timesteps=T, reset="soft")
+    assert error.value.location == "1"
+
+
 def test_gradients_pass_and_are_those_of_the_arctangent():
     graph = spikec.Graph("eager")
     x = graph.add(Input((5,), "float64", rate=True), name="x")

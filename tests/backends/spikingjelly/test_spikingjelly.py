@@ -192,6 +192,21 @@ def test_a_tie_fires_unless_strict():
         assert IFNode(torch.tensor([0.5], dtype=torch.float64), strict=strict)(at).tolist() == expected
 
 
+def test_attributes_of_a_neuron_may_be_changed():
+    node = IFNode(torch.tensor([0.5]))
+
+    def after_a_step(x, **attributes):
+        node.reset()
+        for name, value in attributes.items():
+            setattr(node, name, value)
+        return node(torch.tensor([[x]])).item(), node.v.item()
+
+    assert after_a_step(0.75) == (1, 0.25)
+    assert after_a_step(0.75, v_reset=torch.tensor(0.125)) == (1, 0.125)
+    assert after_a_step(0.75, v_reset=None, v_threshold=torch.tensor([0.625])) == (1, 0.125)
+    assert after_a_step(0.625, strict=True) == (0, 0.625)
+
+
 def test_step_mode_reaches_all_parts_and_reset_forgets():
     net = emitted(small())
     net.step_mode = "m"
