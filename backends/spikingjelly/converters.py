@@ -51,11 +51,9 @@ def own_meaning(op: Op, result: Type) -> nn.Module:
     arrays, others = fields_of(op, getattr(torch, result.dtype))
     if not isinstance(op, Neuron):
         return (StatefulModule if isinstance(op, StatefulOp) else OpModule)(type(op), arrays, others)
-    # what spikes stand for is known to the graph, not to a module
     fields = {**arrays, **{name: value for name, value in others.items() if name not in ("origin", "out_scale")}}
     node = _NODES.get(type(op), functools.partial(NeuronNode, type(op)))
-    made: NeuronNode = node(**fields)
-    return made
+    return cast(nn.Module, node(**fields))
 
 
 def _tensor(value: Array, like: Type) -> Tensor:

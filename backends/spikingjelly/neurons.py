@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import numpy as np
 from torch import Tensor
 
 from spikec.backends.spikingjelly.modules import StatefulModule, span
 from spikec.ir.ops import IF, LIF, CubaLIF, Neuron
+
+#: fields that a module does not hold: the graph says where a neuron is from, and what its spikes stand for
+_OF_THE_GRAPH = {"origin": (), "out_scale": None}
 
 
 class NeuronNode(StatefulModule):
@@ -25,19 +29,20 @@ class NeuronNode(StatefulModule):
     v_reset: Tensor | None
     v_init: Tensor
 
-    def __init__(
-        self,
-        kind: type[Neuron],
-        v_threshold: Tensor,
-        v_reset: Tensor | None = None,
-        v_init: Tensor | None = None,
-        *,
-        strict: bool = False,
-        **others: Any,
-    ) -> None:
-        start = v_threshold.new_zeros(()) if v_init is None else v_init
-        held = {"v_threshold": v_threshold, "v_reset": v_reset, "v_init": start, "strict": strict, **others}
-        super().__init__(kind, held, fixed={"origin": (), "out_scale": None})
+    def __init__(self, kind: type[Neuron], **fields: Any) -> None:
+        held: dict[str, Any] = {}
+        for field in attrs.fields(kind):
+            if field.name in _OF_THE_GRAPH:
+                continue
+            value = fields.pop(field.name, None)
+            if value is None and isinstance(field.default, np.ndarray):
+                value = held["v_threshold"].new_tensor(field.default)
+            elif value is None and field.default is attrs.NOTHING:
+                raise TypeError(f"{type(self).__name__} of {kind.__name__} needs {field.name}")
+            held[field.name] = field.default if value is None else value
+        if fields:
+            raise TypeError(f"{type(self).__name__} of {kind.__name__} has no {', '.join(fields)}")
+        super().__init__(kind, held, _OF_THE_GRAPH)
 
     def extra_repr(self) -> str:
         """Show threshold, reset and step mode, then what else is not as it is by default."""
@@ -56,30 +61,21 @@ class IFNode(NeuronNode):
     def __init__(
         self, v_threshold: Tensor, v_reset: Tensor | None = None, v_init: Tensor | None = None, *, strict: bool = False
     ) -> None:
-        super().__init__(IF, v_threshold, v_reset, v_init, strict=strict)
+        super().__init__(IF, v_threshold=v_threshold, v_reset=v_reset, v_init=v_init, strict=strict)
 
 
 class LIFNode(NeuronNode):
     """Leaky integrate-and-fire, see :class:`spikec.ir.ops.LIF`.
 
     Attributes:
-        v_leak: the potential that the membrane decays to.
+        v_leak: the potential that the membrane decays to; 0 if it is not given.
         reset_at: when a spike resets the potential, see :data:`spikec.ir.ops.leaky.ResetAt`.
         tau: the time constant in steps.
         gain: multiplies the input; None where the input decays as the membrane does.
     """
 
-    def __init__(
-        self,
-        v_threshold: Tensor,
-        *,
-        v_leak: Tensor,
-        reset_at: str,
-        tau: Tensor,
-        gain: Tensor | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(LIF, v_threshold, v_leak=v_leak, reset_at=reset_at, tau=tau, gain=gain, **options)
+    def __init__(self, v_threshold: Tensor, *, tau: Tensor, **fields: Any) -> None:
+        super().__init__(LIF, v_threshold=v_threshold, tau=tau, **fields)
 
 
 class CubaLIFNode(NeuronNode):
@@ -88,19 +84,8 @@ class CubaLIFNode(NeuronNode):
     Attributes:
         v_leak, reset_at: as in LIFNode.
         decay_syn, decay: what a step leaves of current and potential.
-        gain: multiplies the input.
+        gain: multiplies the input; 1 if it is not given.
     """
 
-    def __init__(
-        self,
-        v_threshold: Tensor,
-        *,
-        v_leak: Tensor,
-        reset_at: str,
-        decay_syn: Tensor,
-        decay: Tensor,
-        gain: Tensor,
-        **options: Any,
-    ) -> None:
-        options = {"v_leak": v_leak, "reset_at": reset_at, **options}
-        super().__init__(CubaLIF, v_threshold, decay_syn=decay_syn, decay=decay, gain=gain, **options)
+    def __init__(self, v_threshold: Tensor, *, decay_syn: Tensor, decay: Tensor, **fields: Any) -> None:
+        super().__init__(CubaLIF, v_threshold=v_threshold, decay_syn=decay_syn, decay=decay, **fields)
