@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spikec.backends.netx.file import read, write
-from spikec.backends.netx.sim import IntegerLayer, run
+from spikec.backends.netx.sim import IntegerLayer, run_layers
 from spikec.ir.errors import InvalidModelError, warn
 from spikec.ir.files import replacing
 from spikec.ir.op import tensor_cache
@@ -146,7 +146,7 @@ class NetxModel:
         on = np.ones((*spikes.shape[:2], more, *self.input_shape[1:]), dtype=bool)
         on[1:, :, self.constants :] = False
         spikes = np.concatenate([spikes, on], axis=2)
-        responses = run(self.layers, spikes)
+        responses = run_layers(self.layers, spikes)
         hidden = {
             layer.name: response.spikes[:, :, : layer.shape[0] - layer.relays]
             for layer, response in zip(self.layers[:-1], responses[:-1], strict=True)

@@ -73,7 +73,7 @@ class Response:
     overflows: int
 
 
-def respond(layer: IntegerLayer, spikes: Array) -> Response:
+def run_layer(layer: IntegerLayer, spikes: Array) -> Response:
     """Run one layer over all steps.
 
     Args:
@@ -102,11 +102,11 @@ def respond(layer: IntegerLayer, spikes: Array) -> Response:
     return Response(fired, v >> _SHIFT, overflows)
 
 
-def run(layers: Sequence[IntegerLayer], spikes: Array) -> list[Response]:
-    """Run layers one behind the other; see :func:`respond`."""
+def run_layers(layers: Sequence[IntegerLayer], spikes: Array) -> list[Response]:
+    """Run layers one behind the other; see :func:`run_layer`."""
     responses: list[Response] = []
     for layer in layers:
-        responses.append(respond(layer, spikes))
+        responses.append(run_layer(layer, spikes))
         spikes = responses[-1].spikes
     return responses
 

@@ -34,12 +34,10 @@ class NeuronNode(StatefulModule):
         for field in attrs.fields(kind):
             if field.name in _OF_THE_GRAPH:
                 continue
-            value = fields.pop(field.name, None)
-            if value is None and isinstance(field.default, np.ndarray):
-                value = held["v_threshold"].new_tensor(field.default)
-            elif value is None and field.default is attrs.NOTHING:
+            value = fields.pop(field.name, field.default)
+            if value is attrs.NOTHING:
                 raise TypeError(f"{type(self).__name__} of {kind.__name__} needs {field.name}")
-            held[field.name] = field.default if value is None else value
+            held[field.name] = held["v_threshold"].new_tensor(value) if isinstance(value, np.ndarray) else value
         if fields:
             raise TypeError(f"{type(self).__name__} of {kind.__name__} has no {', '.join(fields)}")
         super().__init__(kind, held, _OF_THE_GRAPH)
@@ -61,7 +59,8 @@ class IFNode(NeuronNode):
     def __init__(
         self, v_threshold: Tensor, v_reset: Tensor | None = None, v_init: Tensor | None = None, *, strict: bool = False
     ) -> None:
-        super().__init__(IF, v_threshold=v_threshold, v_reset=v_reset, v_init=v_init, strict=strict)
+        start = {} if v_init is None else {"v_init": v_init}
+        super().__init__(IF, v_threshold=v_threshold, v_reset=v_reset, strict=strict, **start)
 
 
 class LIFNode(NeuronNode):

@@ -13,7 +13,7 @@ from build import Builder
 from spikec import InvalidModelError, SpikecWarning, UnsupportedOpError, run
 from spikec.backends.netx import NetxModel
 from spikec.backends.netx.backend import Netx
-from spikec.backends.netx.sim import IntegerLayer, respond
+from spikec.backends.netx.sim import IntegerLayer, run_layer
 from spikec.backends.spikingjelly import IFNode
 from spikec.ir.ops import IF, Conv, Linear, Reshape, Weighted
 
@@ -198,13 +198,13 @@ def layer(**options):
 def test_currents_wrap_and_voltages_saturate():
     on = np.ones((20, 1, 40), dtype=bool)
     down = layer(weight=np.full((1, 40), -254), current_decay=0, voltage_decay=4096, threshold=100)
-    found = respond(down, on)
+    found = run_layer(down, on)
     wrap = 131072 // (40 * 254)
     assert not found.spikes[:wrap].any()
     assert found.spikes[wrap, 0, 0]
     assert found.overflows == 1
     slow = layer(weight=np.full((1, 40), -254))
-    found = respond(slow, on)
+    found = run_layer(slow, on)
     assert found.voltage[0, 0] == -131072
     assert found.overflows == 20 - wrap
 
@@ -213,7 +213,7 @@ def test_decays_round_towards_zero():
     on = np.zeros((3, 1, 1), dtype=bool)
     on[0] = True
     for sign in (1, -1):
-        found = respond(layer(weight=[[sign * 5]], current_decay=1000, voltage_decay=1000), on)
+        found = run_layer(layer(weight=[[sign * 5]], current_decay=1000, voltage_decay=1000), on)
         u1 = 320 * 3096 // 4096
         u2 = u1 * 3096 // 4096
         v1 = 320 * 3096 // 4096 + u1
@@ -229,7 +229,7 @@ def test_conv_is_torch_s_conv_whatever_its_options():
     wanted = torch.nn.functional.conv2d(
         torch.tensor(spikes.reshape(12, 4, 9, 8)).double(), torch.tensor(weight).double(), **options
     )
-    found = respond(layer(kind="conv", weight=weight, shape=wanted.shape[1:], **options), spikes)
+    found = run_layer(layer(kind="conv", weight=weight, shape=wanted.shape[1:], **options), spikes)
     total = wanted.reshape(4, 3, *wanted.shape[1:]).sum(0).numpy()
     assert np.array_equal(found.voltage, total)
 
@@ -241,7 +241,7 @@ def test_a_full_recurrent_matrix_works_as_a_diagonal_one_does():
     soft = layer(weight=weight, shape=(3,), current_decay=0, voltage_decay=4096, threshold=49, kind="dense_rec",
                  weight_rec=-100 * np.eye(3))  # fmt: skip
     full = attrs.evolve(soft, weight_rec=-100 * np.eye(3) + np.array([[0, 4, 0], [0, 0, 0], [0, 0, 0]]))
-    one, other = respond(soft, on), respond(full, on)
+    one, other = run_layer(soft, on), run_layer(full, on)
     assert np.array_equal(one.spikes[:, :, 1:], other.spikes[:, :, 1:])
     assert not np.array_equal(one.spikes[:, :, 0], other.spikes[:, :, 0])
 
