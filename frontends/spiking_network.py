@@ -13,13 +13,12 @@ from spikec.frontends.torch.call import as_array
 from spikec.ir.errors import Problem, UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op
-from spikec.ir.types import Array
 
 
 class SpikingNetworkFrontend(Frontend):
-    """A ``SpikingNetwork``: the final graph that it was made from, in which fine-tuned parameters are new.
+    """Reads a ``SpikingNetwork`` as the final graph that it was made from, with its parameters as they are now.
 
-    Its op of each part is known; the arrays of the op are read from the part, by their names.
+    The network knows the op of each part, but for its arrays: those are read from the part, by their names.
     """
 
     takes: ClassVar[str] = "a module that spikec emitted"
@@ -30,17 +29,17 @@ class SpikingNetworkFrontend(Frontend):
         return f"{kind.__module__}.{kind.__qualname__}" == "spikec.backends.spikingjelly.network.SpikingNetwork"
 
     def input_names(self, model: Any) -> list[str]:
-        """The inputs' names in the graph that it was made from."""
+        """Return the inputs' names in the graph that it was made from."""
         return list(model.inputs)
 
     def load(self, model: Any, examples: Sequence[Tensor] | None) -> Graph:
-        """The graph; shapes are known.
+        """Make the graph; the network knows its shapes, so no example is needed.
 
         Raises:
             UnsupportedOpError: a part is another than the one that was emitted.
         """
         graph = Graph(model.name)
-        delayed = []
+        delayed = []  # calls with an operand that is computed after them: it is connected once all nodes are there
         for call in model.plan:
             op = _read(call, model.get_submodule(call.part))
             back = [x for x in call.operands if x not in graph]
@@ -54,18 +53,15 @@ class SpikingNetworkFrontend(Frontend):
 
 
 def _read(call: Any, part: nn.Module) -> Op:
-    """The op with the arrays that its part holds; a part may be padding and the layer behind it."""
+    """Make the op with the arrays that its part holds; a part may be padding and the layer behind it."""
     holder = part[-1] if isinstance(part, nn.Sequential) else part
-    held: dict[str, Array] = {}
-    for field in attrs.fields(call.kind):
-        if field.name not in call.fields:
-            found = getattr(holder, field.name, None)
-            if not isinstance(found, Tensor):
-                raise UnsupportedOpError(
-                    Problem(f"the part has no {field.name}, as the one that was emitted had", call.part)
-                )
-            held[field.name] = as_array(found)
-    op: Op = call.kind(**call.fields, **held)
+    arrays = {}
+    for name in (name for name in attrs.fields_dict(call.kind) if name not in call.fields):
+        found = getattr(holder, name, None)
+        if not isinstance(found, Tensor):
+            raise UnsupportedOpError(Problem(f"the part has no {name}, as the one that was emitted had", call.part))
+        arrays[name] = as_array(found)
+    op: Op = call.kind(**call.fields, **arrays)
     return op
 
 

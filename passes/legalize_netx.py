@@ -14,7 +14,7 @@ from spikec.ir.affine import backward_sweep
 from spikec.ir.errors import UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, tensor_cache
-from spikec.ir.ops import IF, Conv, Flatten, Linear, Neuron, Output, Reshape, Weighted
+from spikec.ir.ops import Conv, Flatten, Linear, Neuron, Output, Reshape, Weighted
 from spikec.ir.ops.weighted import identity, spread_kernel
 from spikec.ir.rewrite import is_behind
 from spikec.ir.stages import SNN, Stage
@@ -59,7 +59,7 @@ class LegalizeNetx(Pass):
     def _is_soft(self, graph: Graph, context: Context) -> bool:
         if self.reset == "hard":
             return False
-        layers = [node.name for node in graph.match(IF) if is_behind(graph, node.name, Neuron)]
+        layers = [node.name for node in graph.match(Neuron) if is_behind(graph, node.name, Neuron)]
         large = [name for name in layers if math.prod(graph.type(name).shape) > self.limit]
         if large and self.reset == "soft":
             raise UnsupportedOpError(

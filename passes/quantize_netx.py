@@ -14,7 +14,7 @@ from spikec.extend.passbase import Context, Contract, Pass
 from spikec.interpreter.interp import run as interpret
 from spikec.ir.errors import Problem, UnsupportedOpError
 from spikec.ir.graph import Graph, Node
-from spikec.ir.ops import IF, Conv, Flatten, Output, Reshape, Weighted
+from spikec.ir.ops import Conv, Flatten, Neuron, Output, Reshape, Weighted
 from spikec.ir.rewrite import follow
 from spikec.ir.stages import FINAL, Stage
 from spikec.ir.types import Array
@@ -56,7 +56,7 @@ class QuantizeNetx(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """Quantize layers that feed a neuron or an output; anything else is left for the backend to refuse."""
-        neurons = graph.match(IF)
+        neurons = graph.match(Neuron)
         if not neurons or any(len(graph.operands(name)) > 1 for name in graph):
             return 0
         if context.timesteps is None:
@@ -64,7 +64,7 @@ class QuantizeNetx(Pass):
         layers = [
             (node.name, reader)
             for node in graph.match(Weighted)
-            if (reader := follow(graph, node.name, (IF, Output), _SHAPES)) is not None
+            if (reader := follow(graph, node.name, (Neuron, Output), _SHAPES)) is not None
             and reader != neurons[0].name
             and (isinstance(node.op, Conv) or len(graph.type(node.name).shape) == 1)
         ]
@@ -80,7 +80,7 @@ class QuantizeNetx(Pass):
         return len(layers)
 
 
-def _growth(graph: Graph, readers: Sequence[str], encoder: Node[IF], context: Context) -> dict[str, Array]:
+def _growth(graph: Graph, readers: Sequence[str], encoder: Node[Neuron], context: Context) -> dict[str, Array]:
     """How far membranes (in thresholds) or sums of outputs get from zero, for each step, on calibration samples."""
     steps = min(context.timesteps or TIMESTEPS, _STEPS)
     worst: dict[str, Array] = {}
@@ -90,8 +90,12 @@ def _growth(graph: Graph, readers: Sequence[str], encoder: Node[IF], context: Co
         if name not in readers:
             return
         op = graph[name]
-        if isinstance(op, IF) and state is not None:
-            reached = (state + operands[0]) / torch.tensor(np.asarray(op.v_threshold, dtype=np.float64))
+        if isinstance(op, Neuron) and state is not None:
+            potential = op.charge(state, *operands)
+            if potential is None:
+                message = f"a {op.kind} does not say what potential it compares with its threshold"
+                raise UnsupportedOpError(graph.problem(name, message, "give its op a charge method"))
+            reached = potential / torch.tensor(np.asarray(op.v_threshold, dtype=np.float64))
         else:
             reached = sums[name] = sums[name] + value if name in sums else value
         most = reached.abs().amax(0).numpy() / steps
@@ -101,7 +105,7 @@ def _growth(graph: Graph, readers: Sequence[str], encoder: Node[IF], context: Co
     return worst
 
 
-def _inputs(graph: Graph, encoder: Node[IF], context: Context) -> list[Tensor]:
+def _inputs(graph: Graph, encoder: Node[Neuron], context: Context) -> list[Tensor]:
     samples = context.samples or (context.batches.first if context.batches is not None else ())
     if samples:
         return [x[:_PROBED].to("cpu", torch.float64) for x in samples]
@@ -121,11 +125,11 @@ def _quantize(graph: Graph, name: str, reader: str, growth: Array, context: Cont
             graph.problem(name, "all its weights are zero, which netx cannot load", "remove the layer")
         )
     threshold = np.ones(1)
-    if isinstance(neuron, IF):
+    if isinstance(neuron, Neuron):
         threshold = _threshold_of_features(graph, name, reader, neuron.v_threshold)
     allowed = _allowed(op, threshold, _growth_of_features(op, growth) * (context.timesteps or TIMESTEPS))
     factor = np.ones(1)
-    if isinstance(neuron, IF):
+    if isinstance(neuron, Neuron):
         multiple, most = (
             (4, WEIGHT) if neuron.v_reset is None else (2, PULSES * WEIGHT if neuron.v_init.any() else STATE)
         )
@@ -147,7 +151,7 @@ def _quantize(graph: Graph, name: str, reader: str, growth: Array, context: Cont
     if largest < 32:
         context.note(name, f"coarse: the largest of its integer weights is {largest}, of {WEIGHT}")
     bias = None if op.bias is None else 2 * np.round(op.shift * scale / threshold / 2)
-    if isinstance(neuron, IF):
+    if isinstance(neuron, Neuron):
         graph.set_op(reader, _integer_neuron(graph, reader, neuron, scale))
     if (factor > 1).any():
         _grow_next(graph, reader, shape, factor)
@@ -216,14 +220,14 @@ def _grow_next(graph: Graph, reader: str, shape: tuple[int, ...], factor: Array)
     assert isinstance(op, Weighted)
     spread = factor.reshape(shape if len(factor) == np.prod(shape) else (-1, *[1] * (len(shape) - 1)))
     neuron = graph[reader]
-    assert isinstance(neuron, IF)
+    assert isinstance(neuron, Neuron)
     if neuron.out_scale is not None:
         graph.set_op(reader, attrs.evolve(neuron, out_scale=neuron.out_scale * spread))
     rows = np.broadcast_to(spread, shape)
     graph.set_op(user, op.scale_input(rows.reshape(len(rows), -1)[:, 0] if isinstance(op, Conv) else rows.reshape(-1)))
 
 
-def _integer_neuron(graph: Graph, name: str, op: IF, scale: float) -> IF:
+def _integer_neuron(graph: Graph, name: str, op: Neuron, scale: float) -> Neuron:
     v_init = np.asarray(op.v_init / op.v_threshold, dtype=np.float64)
     if v_init.min() != v_init.max() or v_init.min() >= 1:
         raise UnsupportedOpError(
@@ -237,4 +241,7 @@ def _integer_neuron(graph: Graph, name: str, op: IF, scale: float) -> IF:
         raise UnsupportedOpError(graph.problem(name, "hard reset in netx is to zero", 'leave it to pass "reset-netx"'))
     ones = (1,) * op.v_threshold.ndim
     start = 2 * round(float(v_init.min()) * scale / 2)
-    return attrs.evolve(op, v_threshold=np.full(ones, scale), v_init=np.full(ones, float(start)))
+    scaled = op.scale_input(op.v_threshold / scale)
+    return attrs.evolve(
+        scaled, v_threshold=np.full(ones, scale), v_reset=op.v_reset, v_init=np.full(ones, float(start))
+    )

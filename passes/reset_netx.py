@@ -9,7 +9,7 @@ import numpy as np
 
 from spikec.extend.passbase import Context, Contract, Pass
 from spikec.ir.graph import Graph
-from spikec.ir.ops import IF, Conv, Flatten, Reshape, Weighted
+from spikec.ir.ops import Conv, Flatten, Neuron, Reshape, Weighted
 from spikec.ir.rewrite import follow
 from spikec.ir.stages import FINAL, Stage
 
@@ -38,7 +38,7 @@ class ResetNetx(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """Reset all layers or none. The first neurons are the host's, which resets by subtraction."""
-        hidden = graph.match(IF)[1:]
+        hidden = graph.match(Neuron)[1:]
         if self.reset == "soft" or (self.reset == "auto" and not any(_has_conv(graph, node.name) for node in hidden)):
             return 0
         readers = [follow(graph, node.name, Weighted, (Flatten, Reshape)) for node in hidden]
@@ -53,7 +53,7 @@ class ResetNetx(Pass):
             graph.set_op(
                 node.name,
                 attrs.evolve(
-                    node.op,
+                    node.op.scale_input(np.asarray(1 / ratio)),
                     v_threshold=node.op.v_threshold * ratio,
                     v_reset=np.zeros(()),
                     v_init=node.op.v_init * ratio if i < charged else np.zeros(()),

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import attrs
 import numpy as np
 
-from spikec.backends.netx.model import Encoder, NetxModel, Trace
-from spikec.backends.netx.plan import WEIGHT, Plan, Planned, inner_tap, plan
-from spikec.backends.netx.sim import Layer
+from spikec.backends.netx.model import Encoder, NetxModel
+from spikec.backends.netx.plan import WEIGHT, PlannedLayer, inner_tap, plan
+from spikec.backends.netx.sim import IntegerLayer
 from spikec.extend.backend import Backend
 from spikec.extend.loader import pass_named
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.errors import Problem
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Conv, Weighted
+from spikec.ir.ops import Conv
 from spikec.ir.types import Array
-
-__all__ = ["Netx", "NetxModel", "Trace", "backend"]
 
 #: the largest vThMant; an output whose voltage saturates passes it, which a run reports
 _NEVER = (1 << 17) - 1
@@ -61,16 +60,16 @@ class Netx(Backend):
         )
 
     def check(self, graph: Graph) -> list[Problem]:
-        """Whatever keeps it from being one chain of integer layers."""
+        """List what keeps the graph from being one chain of integer layers."""
         return list(plan(graph).problems)
 
     def emit(self, graph: Graph, context: Context) -> NetxModel:
-        """The integer model; its spikes are those of the graph, one for one."""
+        """Make the integer model; its spikes are those of the graph, one for one."""
         planned = plan(graph)
         assert planned.encoder is not None
-        soft = _is_soft(planned)
-        layers, more = _soft(planned) if soft else _hard(graph, planned)
-        first, last = planned.layers[0].weighted, planned.layers[-1].weighted
+        first, last = planned.layers[0], planned.layers[-1]
+        soft = all(layer.neurons.soft for layer in planned.layers if layer.neurons is not None)
+        layers, more = _soft(planned.layers) if soft else _hard(graph, planned.layers)
         shape = graph.type(graph.operands(first.name)[0]).shape
         output = graph.type(graph.outputs[0])
         if any(layer.bias is not None for layer in layers):
@@ -81,8 +80,8 @@ class Netx(Backend):
             name=graph.name,
             encoder=Encoder(
                 shape=graph.type(graph.inputs[0]).shape,
-                threshold=planned.encoder.op.v_threshold.item(),
-                v_init=planned.encoder.op.v_init.item(),
+                threshold=planned.encoder.v_threshold.item(),
+                v_init=planned.encoder.v_init.item(),
                 signed=planned.signed,
             ),
             layers=tuple(layers),
@@ -100,72 +99,67 @@ class Netx(Backend):
         return isinstance(artifact, NetxModel)
 
     def save(self, artifact: Any, path: Path) -> None:
-        """The HDF5 file."""
+        """Write the HDF5 file."""
         artifact.save(path)
 
 
-def _is_soft(planned: Plan) -> bool:
-    neurons = [layer.neuron for layer in planned.layers if layer.neuron is not None]
-    return all(neuron.op.v_reset is None for neuron in neurons)
+def _hard(graph: Graph, planned: Sequence[PlannedLayer]) -> tuple[list[IntegerLayer], int]:
+    """Return stock layers with biases, and how many channels of pulses the file takes besides its input.
 
-
-def _hard(graph: Graph, planned: Plan) -> tuple[list[Layer], int]:
-    """Stock layers with biases of their own. Neurons start at v_init by a pulse at step 0, which layers relay.
-
-    Pulses come in as many channels as 254 goes into what they charge: v_init, or a relay's threshold.
+    Neurons start at v_init by a pulse at step 0, which layers relay to those behind them. Pulses come in as many
+    channels as 254 goes into what they charge: v_init, or a relay's threshold.
     """
-    coming = [0]
-    for each in reversed(planned.layers[:-1]):
-        assert each.neuron is not None
-        charge = each.neuron.op.v_threshold if coming[0] else each.neuron.op.v_init
-        coming.insert(0, -(-int(charge.item()) // WEIGHT))
-    layers: list[Layer] = []
-    for each, pulses, relays in zip(planned.layers, coming, [*coming[1:], 0], strict=True):
+    pulses = [0]
+    for each in reversed(planned[:-1]):
+        assert each.neurons is not None
+        charge = each.neurons.threshold if pulses[0] else each.neurons.v_init
+        pulses.insert(0, -(-int(charge) // WEIGHT))
+    layers: list[IntegerLayer] = []
+    for each, taken, relays in zip(planned, pulses, [*pulses[1:], 0], strict=True):
         cells = int(np.prod(layers[-1].shape[1:])) if layers else 1
-        layers.append(_hard_layer(graph, each, pulses, relays, cells))
-    return layers, coming[0]
+        layers.append(_hard_layer(graph, each, taken, relays, cells))
+    return layers, pulses[0]
 
 
-def _hard_layer(graph: Graph, each: Planned, pulses: int, relays: int, cells: int) -> Layer:
-    name, op, neuron = each.weighted.name, each.weighted.op, each.neuron
-    shape = graph.type(name).shape
+def _hard_layer(graph: Graph, each: PlannedLayer, pulses: int, relays: int, cells: int) -> IntegerLayer:
+    op, neurons = each.affine, each.neurons
+    shape = graph.type(each.name).shape
     charge = np.zeros((shape[0] + relays, pulses))
-    if neuron is not None:
-        charge[: shape[0]] = _shares(np.full(shape[0], neuron.op.v_init.item()), pulses)
-        charge[shape[0] :] = _shares(np.full(relays, neuron.op.v_threshold.item()), pulses)
-    bias = None if op.bias is None else np.concatenate([op.bias, np.zeros(relays)])
+    if neurons is not None:
+        charge[: shape[0]] = _shares(np.full(shape[0], neurons.v_init), pulses)
+        charge[shape[0] :] = _shares(np.full(relays, neurons.threshold), pulses)
     conv: dict[str, Any] = {}
     if isinstance(op, Conv):
         weight, groups = op.weight, op.groups
         if pulses:
-            tap = inner_tap(op, graph.type(graph.operands(name)[0]).shape, shape)
+            tap = inner_tap(op, graph.type(graph.operands(each.name)[0]).shape, shape)
             assert tap is not None
             weight, groups = _charged_kernel(_ungrouped(op), charge, tap), 1
         padding = tuple(before for before, _ in op.padding)
         conv = {"stride": op.stride, "padding": padding, "dilation": op.dilation, "groups": groups}
     else:
         weight = _charged_matrix(op.weight, charge, cells)
-    return Layer(
+    return IntegerLayer(
         kind="conv" if isinstance(op, Conv) else "dense",
-        name=name if neuron is None else neuron.name,
+        name=each.neuron or each.name,
         shape=(shape[0] + relays, *shape[1:]),
         weight=weight,
-        bias=bias,
-        threshold=_NEVER if neuron is None else _mantissa(neuron.op.v_threshold.item(), neuron.op.strict),
+        bias=None if op.bias is None else np.concatenate([op.bias, np.zeros(relays)]),
+        threshold=_NEVER if neurons is None else _mantissa(neurons.threshold, neurons.strict),
         current_decay=_FORGET,
-        voltage_decay=_KEEP,
+        voltage_decay=_KEEP if neurons is None else neurons.decay,
         relays=relays,
         **conv,
     )
 
 
 def _ungrouped(op: Conv) -> Array:
-    """The kernel without groups: pulses reach all of them."""
+    """Return the kernel without groups, as pulses reach all of them."""
     weight = np.zeros((op.out_features, op.in_features, *op.kernel))
     rows, columns = op.out_features // op.groups, op.in_features // op.groups
     for g in range(op.groups):
-        own = slice(g * rows, (g + 1) * rows)
-        weight[own, g * columns : (g + 1) * columns] = op.weight[own]
+        group = slice(g * rows, (g + 1) * rows)
+        weight[group, g * columns : (g + 1) * columns] = op.weight[group]
     return weight
 
 
@@ -177,53 +171,45 @@ def _charged_kernel(weight: Array, charge: Array, tap: tuple[int, ...]) -> Array
 
 
 def _charged_matrix(weight: Array, charge: Array, cells: int) -> Array:
-    """A pulse comes on every cell of its channel's map; the first one is taken."""
+    """Add weights for pulses, which come on every cell of a channel's map: the first cell is taken."""
     matrix = np.zeros((len(charge), weight.shape[1] + charge.shape[1] * cells))
     matrix[: len(weight), : weight.shape[1]] = weight
     matrix[:, weight.shape[1] :: cells] = charge
     return matrix
 
 
-def _mantissa(distance: float, strict: bool) -> int:
-    """netx fires above ``vThMant``, and sums are even: an odd one splits them without a tie."""
-    return int(distance) + (1 if strict else -1)
+def _mantissa(threshold: float, strict: bool) -> int:
+    """Return the ``vThMant`` of a threshold, which is even, as all sums are: netx fires above it."""
+    return int(threshold) - (not strict)
 
 
-def _soft(planned: Plan) -> tuple[list[Layer], int]:
-    """Dense layers whose neurons inhibit themselves by their threshold; biases come from always-on inputs.
+def _soft(planned: Sequence[PlannedLayer]) -> tuple[list[IntegerLayer], int]:
+    """Return dense layers whose neurons inhibit themselves by their threshold, and how many inputs are always on.
 
-    A layer takes as many always-on inputs as its bias needs weights of at most 254, or as a later layer does;
-    its last neurons relay them to the next one.
+    Biases are weights of inputs that are always on. A layer takes as many as its bias needs weights of at most 254, or
+    as a later layer does; its last neurons relay them to the next one.
     """
-    needed = [_channels(each.weighted.op) for each in planned.layers]
-    coming = [max(needed[i:]) for i in range(len(needed))]
-    layers = [
-        _soft_layer(each, inputs, relays)
-        for each, inputs, relays in zip(planned.layers, coming, [*coming[1:], 0], strict=True)
-    ]
-    return layers, coming[0]
+    needed = [-(-int(np.abs(each.affine.shift).max()) // WEIGHT) for each in planned]
+    taken = [max(needed[i:]) for i in range(len(needed))]
+    layers = [_soft_layer(*each) for each in zip(planned, taken, [*taken[1:], 0], strict=True)]
+    return layers, taken[0]
 
 
-def _channels(op: Weighted) -> int:
-    return -(-int(np.abs(op.shift).max()) // WEIGHT)
-
-
-def _soft_layer(each: Planned, inputs: int, relays: int) -> Layer:
-    op, neuron = each.weighted.op, each.neuron
+def _soft_layer(each: PlannedLayer, inputs: int, relays: int) -> IntegerLayer:
+    op, neurons = each.affine, each.neurons
     weight = np.concatenate([op.weight, _shares(op.shift, inputs)], axis=1)
-    name = each.weighted.name
-    if neuron is None:
-        return Layer("dense", name, (len(weight),), weight, _NEVER, current_decay=_FORGET, voltage_decay=_KEEP)
-    threshold = neuron.op.v_threshold.item()
-    relay = np.concatenate([np.zeros((relays, op.in_features)), threshold * np.eye(relays, inputs)], axis=1)
+    if neurons is None:
+        return IntegerLayer("dense", each.name, (len(weight),), weight, _NEVER, _FORGET, _KEEP)
+    relay = np.concatenate([np.zeros((relays, op.in_features)), neurons.threshold * np.eye(relays, inputs)], axis=1)
     weight = np.concatenate([weight, relay])
-    return Layer(
+    return IntegerLayer(
         kind="dense_rec",
-        name=neuron.name,
+        name=each.neuron,
         shape=(len(weight),),
         weight=weight,
-        weight_rec=-threshold * np.eye(len(weight)),
-        threshold=_mantissa(threshold - neuron.op.v_init.item(), neuron.op.strict),
+        weight_rec=-neurons.threshold * np.eye(len(weight)),
+        # the current is the potential: it keeps what comes in, and starts at 0 where the neuron starts at v_init
+        threshold=_mantissa(neurons.threshold - neurons.v_init, neurons.strict),
         current_decay=_KEEP,
         voltage_decay=_FORGET,
         relays=relays,
@@ -231,7 +217,7 @@ def _soft_layer(each: Planned, inputs: int, relays: int) -> Layer:
 
 
 def _shares(bias: Array, count: int) -> Array:
-    """[O, count]: columns of at most 254 that sum to the bias; the bias is even, and so are they."""
+    """Return [O, count]: columns of at most 254 that sum to the bias; the bias is even, and so are they."""
     before = np.arange(count) * WEIGHT
     return np.sign(bias)[:, None] * np.clip(np.abs(bias)[:, None] - before, 0, WEIGHT)
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 import h5py
 import numpy as np
 
-from spikec.backends.netx.sim import Layer
+from spikec.backends.netx.sim import IntegerLayer
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.types import Array
 
@@ -22,7 +22,7 @@ _FORMAT = 1
 _WEIGHT = 254
 
 
-def write(path: Path, input_shape: tuple[int, ...], layers: Sequence[Layer], facts: Mapping[str, Any]) -> None:
+def write(path: Path, input_shape: tuple[int, ...], layers: Sequence[IntegerLayer], facts: Mapping[str, Any]) -> None:
     """Write a file.
 
     Args:
@@ -58,7 +58,7 @@ def _start(groups: Any, kind: str, shape: tuple[int, ...]) -> Any:
     return group
 
 
-def _neuron(group: Any, layer: Layer) -> None:
+def _neuron(group: Any, layer: IntegerLayer) -> None:
     neuron = group.create_group("neuron")
     neuron["type"] = np.array([b"CUBA"], dtype="S10")
     neuron["iDecay"] = layer.current_decay
@@ -68,7 +68,7 @@ def _neuron(group: Any, layer: Layer) -> None:
     neuron["gradedSpike"] = False
 
 
-def _weights(group: Any, layer: Layer) -> None:
+def _weights(group: Any, layer: IntegerLayer) -> None:
     if layer.kind == "conv":
         group["inChannels"] = layer.weight.shape[1] * layer.groups
         group["outChannels"] = layer.weight.shape[0]
@@ -85,8 +85,8 @@ def _weights(group: Any, layer: Layer) -> None:
             group.create_dataset(key, data=value.astype(np.int32), compression="gzip")
 
 
-def read(path: Path) -> tuple[tuple[int, ...], list[Layer], dict[str, Any]]:
-    """The three that :func:`write` took.
+def read(path: Path) -> tuple[tuple[int, ...], list[IntegerLayer], dict[str, Any]]:
+    """Return the input's shape, the layers and the facts that :func:`write` was given.
 
     Raises:
         InvalidModelError: not such a file, or netx would skip, clip or misread a part of it.
@@ -98,17 +98,23 @@ def read(path: Path) -> tuple[tuple[int, ...], list[Layer], dict[str, Any]]:
                     f"{path} was not written by spikec: it does not say how its input is encoded",
                     hint="run it in lava.lib.dl.netx",
                 )
-            facts = {key: dataset[()] for key, dataset in file["spikec"].items()}
+            facts = {key: _value(dataset[()]) for key, dataset in file["spikec"].items()}
             groups = file["layer"]
             return _read_layers(path, [groups[str(i)] for i in range(len(groups))], facts)
     except (OSError, KeyError) as error:
         raise InvalidModelError(f"{path} is not a netx file: {error}") from None
 
 
+def _value(stored: Any) -> Any:
+    """Return a string, a number or an array, as it was before it was written."""
+    plain = stored.decode() if isinstance(stored, bytes) else stored
+    return plain.item() if isinstance(plain, np.generic) else plain
+
+
 def _read_layers(
     path: Path, groups: Sequence[Any], facts: dict[str, Any]
-) -> tuple[tuple[int, ...], list[Layer], dict[str, Any]]:
-    if int(facts["format"]) != _FORMAT:
+) -> tuple[tuple[int, ...], list[IntegerLayer], dict[str, Any]]:
+    if facts["format"] != _FORMAT:
         raise InvalidModelError(f"{path} has format {facts['format']}, this spikec reads {_FORMAT}")
     names = iter([name.decode() for name in facts.pop("names")])
     relays = iter(facts.pop("relays").tolist())
@@ -123,7 +129,7 @@ def _read_layers(
     return _shape(groups[0]), layers, facts
 
 
-def _guard(path: Path, where: str, layer: Layer) -> None:
+def _guard(path: Path, where: str, layer: IntegerLayer) -> None:
     largest = max(int(np.abs(w).max(initial=0)) for w in (layer.weight, layer.weight_rec) if w is not None)
     if largest > _WEIGHT:
         raise InvalidModelError(f"{path}: {where} has a weight of {largest}, netx takes up to {_WEIGHT} unchanged")
@@ -135,14 +141,14 @@ def _shape(group: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in group["shape"][()])
 
 
-def _layer(group: Any, kind: str, name: str, relays: int) -> Layer:
+def _layer(group: Any, kind: str, name: str, relays: int) -> IntegerLayer:
     optional: dict[str, Any] = {key: group[key][()] for key in ("weight_rec", "bias") if key in group}
     if kind == "conv":
         for key in ("stride", "padding", "dilation"):
             optional[key] = _pair(group[key][()])
         optional["groups"] = int(group["groups"][()])
     neuron = group["neuron"]
-    return Layer(
+    return IntegerLayer(
         kind=cast(Any, kind),
         name=name,
         shape=_shape(group),

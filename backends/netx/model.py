@@ -12,24 +12,31 @@ import torch
 from torch import Tensor
 
 from spikec.backends.netx.file import read, write
-from spikec.backends.netx.sim import Layer, run
+from spikec.backends.netx.sim import IntegerLayer, run_layers
 from spikec.ir.errors import InvalidModelError, warn
 from spikec.ir.files import replacing
+from spikec.ir.op import tensor_cache
+from spikec.ir.ops import IF
 from spikec.ir.types import Array, readonly
 
 Data = TypeVar("Data", Tensor, Array)
 
 #: numbers that one layer's currents may fill at a time
 _CHUNK = 1 << 20
-
-
+#: fields of a model that a file holds under their own names, in ``/spikec``
+_FACTS = ("name", "reset", "constants", "pulses", "output_scale", "output_shape", "timesteps")
 #: an input further outside of the calibrated range than this share of it is worth a warning
 _MARGIN = 0.1
 
 
+def _sizes(shape: Any) -> tuple[int, ...]:
+    """Return a shape, which a file gives as an array."""
+    return tuple(int(size) for size in shape)
+
+
 @attrs.frozen(eq=False)
 class Encoder:
-    """The host's part: real numbers become spikes of integrate-and-fire neurons with soft reset.
+    """The host's part: it makes spikes of real numbers, by integrate-and-fire neurons with soft reset.
 
     Attributes:
         shape: of one input sample.
@@ -38,22 +45,21 @@ class Encoder:
         signed: channel c becomes two: 2c of x, 2c + 1 of -x.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] = attrs.field(converter=_sizes)
     threshold: float
     v_init: float
     signed: bool
 
     def encode(self, x: Array, timesteps: int) -> Array:
-        """[B, *shape] to bool spikes [T, B, C or 2C, ...]."""
-        z = x
-        if self.signed:
-            z = np.stack([x, -x], axis=2).reshape(len(x), -1, *self.shape[1:])
+        """Make bool spikes [T, B, C or 2C, ...] of numbers [B, *shape]."""
+        z = torch.tensor(np.stack([x, -x], axis=2).reshape(len(x), -1, *self.shape[1:]) if self.signed else x)
+        neuron = IF(np.full((1,) * (z.ndim - 1), self.threshold), v_init=np.asarray(self.v_init))
         spikes = np.zeros((timesteps, *z.shape), dtype=bool)
-        v = np.full(z.shape, self.v_init)
-        for t in range(timesteps):
-            v = v + z
-            spikes[t] = v >= self.threshold
-            v = v - self.threshold * spikes[t]
+        with torch.no_grad(), tensor_cache():
+            state = neuron.initial(z)
+            for t in range(timesteps):
+                state, fired = neuron.step(state, z)
+                spikes[t] = fired.numpy()
         return spikes
 
 
@@ -93,17 +99,17 @@ class NetxModel:
 
     name: str
     encoder: Encoder
-    layers: tuple[Layer, ...]
+    layers: tuple[IntegerLayer, ...]
     reset: str
     constants: int
     pulses: int
     input_shape: tuple[int, ...]
     output_scale: Array = attrs.field(converter=readonly)
-    output_shape: tuple[int, ...]
+    output_shape: tuple[int, ...] = attrs.field(converter=_sizes)
     timesteps: int = 0
 
     def run(self, x: Data, timesteps: int | None = None) -> Data:
-        """Simulate.
+        """Simulate the model.
 
         Args:
             x: [B, ...] real inputs, a tensor or an array; constant over time.
@@ -120,17 +126,17 @@ class NetxModel:
         width = max(int(np.prod(layer.shape)) for layer in self.layers)
         size = max(1, _CHUNK // (steps * width))
         parts = [self._simulate(array[i : i + size], steps) for i in range(0, len(array), size)]
-        self._complain(sum(part.overflows for part in parts), steps)
+        self._warn_of_overflows(sum(part.overflows for part in parts), steps)
         result: Array = np.concatenate([part.total for part in parts]) / steps * self.output_scale
         if isinstance(x, Tensor):
             return torch.from_numpy(result).to(x.device)
         return result
 
     def simulate(self, x: Tensor | Array, timesteps: int | None = None) -> Trace:
-        """As :meth:`run`, with every spike; all of the batch at once."""
+        """Simulate as :meth:`run` does, all of the batch at once, and keep every spike."""
         steps = self._steps(timesteps)
         trace = self._simulate(self._checked(x), steps)
-        self._complain(trace.overflows, steps)
+        self._warn_of_overflows(trace.overflows, steps)
         return trace
 
     def _simulate(self, x: Array, steps: int) -> Trace:
@@ -140,7 +146,7 @@ class NetxModel:
         on = np.ones((*spikes.shape[:2], more, *self.input_shape[1:]), dtype=bool)
         on[1:, :, self.constants :] = False
         spikes = np.concatenate([spikes, on], axis=2)
-        responses = run(self.layers, spikes)
+        responses = run_layers(self.layers, spikes)
         hidden = {
             layer.name: response.spikes[:, :, : layer.shape[0] - layer.relays]
             for layer, response in zip(self.layers[:-1], responses[:-1], strict=True)
@@ -171,7 +177,7 @@ class NetxModel:
             raise InvalidModelError(f"timesteps is {timesteps!r}", hint="give the number of steps, at least 1")
         return steps
 
-    def _complain(self, overflows: int, steps: int) -> None:
+    def _warn_of_overflows(self, overflows: int, steps: int) -> None:
         if overflows:
             warn(
                 f"{overflows} currents wrapped or voltages saturated within {steps} steps, as they would on the chip; "
@@ -186,19 +192,8 @@ class NetxModel:
         """
         if not Path(path).parent.is_dir():
             raise InvalidModelError(f"the folder {Path(path).parent} does not exist", hint="make it first")
-        facts = {
-            "name": self.name,
-            "reset": self.reset,
-            "timesteps": self.timesteps,
-            "constants": self.constants,
-            "pulses": self.pulses,
-            "encoder_shape": np.asarray(self.encoder.shape, dtype=np.int64),
-            "encoder_threshold": self.encoder.threshold,
-            "encoder_v_init": self.encoder.v_init,
-            "encoder_signed": self.encoder.signed,
-            "output_scale": self.output_scale,
-            "output_shape": np.asarray(self.output_shape, dtype=np.int64),
-        }
+        facts = {name: getattr(self, name) for name in _FACTS}
+        facts |= {f"encoder_{name}": value for name, value in attrs.asdict(self.encoder).items()}
         with replacing(path) as part:
             write(part, self.input_shape, self.layers, facts)
 
@@ -210,20 +205,6 @@ class NetxModel:
             InvalidModelError: it is no such file, or holds what stock netx would not run as it stands.
         """
         input_shape, layers, facts = read(Path(path))
-        return cls(
-            name=facts["name"].decode(),
-            encoder=Encoder(
-                shape=tuple(facts["encoder_shape"].tolist()),
-                threshold=float(facts["encoder_threshold"]),
-                v_init=float(facts["encoder_v_init"]),
-                signed=bool(facts["encoder_signed"]),
-            ),
-            layers=tuple(layers),
-            reset=facts["reset"].decode(),
-            constants=int(facts["constants"]),
-            pulses=int(facts["pulses"]),
-            input_shape=input_shape,
-            output_scale=facts["output_scale"],
-            output_shape=tuple(facts["output_shape"].tolist()),
-            timesteps=int(facts["timesteps"]),
-        )
+        encoder = Encoder(**{name: facts[f"encoder_{name}"] for name in attrs.fields_dict(Encoder)})
+        stated = {name: facts[name] for name in _FACTS}
+        return cls(encoder=encoder, layers=tuple(layers), input_shape=input_shape, **stated)

@@ -26,7 +26,7 @@ def _integers(value: Array | None) -> Array | None:
 
 
 @attrs.frozen(eq=False)
-class Layer:
+class IntegerLayer:
     """One layer of a file with its neurons.
 
     Attributes:
@@ -60,7 +60,7 @@ class Layer:
 
 @attrs.frozen(eq=False)
 class Response:
-    """What a layer does.
+    """What a layer did over all steps.
 
     Attributes:
         spikes: bool [T, B, ...].
@@ -73,7 +73,7 @@ class Response:
     overflows: int
 
 
-def respond(layer: Layer, spikes: Array) -> Response:
+def run_layer(layer: IntegerLayer, spikes: Array) -> Response:
     """Run one layer over all steps.
 
     Args:
@@ -102,17 +102,17 @@ def respond(layer: Layer, spikes: Array) -> Response:
     return Response(fired, v >> _SHIFT, overflows)
 
 
-def run(layers: Sequence[Layer], spikes: Array) -> list[Response]:
-    """Run layers one behind the other; see :func:`respond`."""
+def run_layers(layers: Sequence[IntegerLayer], spikes: Array) -> list[Response]:
+    """Run layers one behind the other; see :func:`run_layer`."""
     responses: list[Response] = []
     for layer in layers:
-        responses.append(respond(layer, spikes))
+        responses.append(run_layer(layer, spikes))
         spikes = responses[-1].spikes
     return responses
 
 
 def _decay(x: Array, decay: int) -> Array:
-    """``x (4096 - decay) / 4096``, rounded towards zero."""
+    """Return ``x (4096 - decay) / 4096``, rounded towards zero."""
     if decay == 0:
         return x
     if decay == _UNITY:
@@ -122,7 +122,7 @@ def _decay(x: Array, decay: int) -> Array:
 
 
 def _wrap(x: Array) -> tuple[Array, int]:
-    """Currents beyond 24 bits come out at the other end."""
+    """Wrap currents beyond 24 bits to the other end, and count them."""
     if x.max() <= _LIMIT and x.min() > -_LIMIT:
         return x, 0
     high, low = x > _LIMIT, x <= -_LIMIT
@@ -130,14 +130,14 @@ def _wrap(x: Array) -> tuple[Array, int]:
 
 
 def _saturate(x: Array) -> tuple[Array, int]:
-    """Voltages stop at the last number of 24 bits."""
+    """Clip voltages to the last number of 24 bits, and count them."""
     if x.max() < _LIMIT and x.min() > -_LIMIT:
         return x, 0
     return np.clip(x, 1 - _LIMIT, _LIMIT - 1), int((np.abs(x) >= _LIMIT).sum())
 
 
-def _feedback(layer: Layer) -> Array | None:
-    """The recurrent weights: a vector where they are diagonal."""
+def _feedback(layer: IntegerLayer) -> Array | None:
+    """Return the recurrent weights, as a vector where they are diagonal."""
     matrix = layer.weight_rec
     if matrix is None:
         return None
@@ -151,19 +151,19 @@ def _recurrent(weights: Array, spikes: Array) -> Array:
 
 
 def _product(spikes: Array, weight: Array) -> Array:
-    """[N, I] spikes times [O, I] integers: by BLAS, in floats that hold every sum exactly."""
+    """Multiply [N, I] spikes by [O, I] integers: with BLAS, in floats that hold every sum exactly."""
     exact = np.float32 if np.abs(weight).sum(1).max() < 1 << 24 else np.float64
     sums: Array = (spikes.astype(exact) @ weight.T.astype(exact)).astype(np.int32)
     return sums
 
 
-def _dense(layer: Layer, spikes: Array) -> Array:
+def _dense(layer: IntegerLayer, spikes: Array) -> Array:
     steps, batch = spikes.shape[:2]
     return _product(spikes.reshape(steps * batch, -1), layer.weight).reshape(steps, batch, -1)
 
 
-def _conv(layer: Layer, spikes: Array) -> Array:
-    """Cross-correlation as a matrix product over patches, channels last; sums are 24 bits."""
+def _conv(layer: IntegerLayer, spikes: Array) -> Array:
+    """Cross-correlate, as a matrix product over patches, channels last; sums are wrapped to 24 bits."""
     steps, batch, channels = spikes.shape[:3]
     outputs, height, width = layer.shape
     pads = [(p, p) for p in layer.padding]
@@ -177,9 +177,9 @@ def _conv(layer: Layer, spikes: Array) -> Array:
         )
         patches[:, :, :, tap[0], tap[1]] = x[:, rows, columns]
     parts = []
-    for own, weight in zip(np.split(patches, layer.groups, axis=5), np.split(layer.weight, layer.groups), strict=True):
+    for read, weight in zip(np.split(patches, layer.groups, axis=5), np.split(layer.weight, layer.groups), strict=True):
         matrix = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
-        parts.append(_product(own.reshape(-1, matrix.shape[1]), matrix))
+        parts.append(_product(read.reshape(-1, matrix.shape[1]), matrix))
     sums = np.concatenate(parts, axis=1).reshape(steps, batch, height, width, outputs)
     sums = np.ascontiguousarray(np.moveaxis(sums, 4, 2))
     return (sums + _LIMIT) % (2 * _LIMIT) - _LIMIT

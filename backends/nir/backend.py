@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,18 +12,16 @@ import attrs
 import nir
 import numpy as np
 
-from spikec.backends.nir.converters import converter, in_seconds, node_for
+from spikec.backends.nir.converters import in_seconds, node_for
 from spikec.backends.nir.profiles import PROFILES, Profile
 from spikec.extend.backend import Backend
 from spikec.extend.loader import pass_named, unknown
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.errors import CompileError, Problem, UnsupportedOpError
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Add, Input, Leaky, Neuron, Output, Weighted
+from spikec.ir.ops import Add, Input, Neuron, Output, Weighted
 from spikec.ir.stages import FINAL
 from spikec.ir.types import Array
-
-__all__ = ["Nir", "backend", "converter"]
 
 
 def _known_profile(_: Any, __: Any, value: str) -> None:
@@ -69,7 +68,7 @@ class Nir(Backend):
         return PROFILES[self.profile]
 
     def check(self, graph: Graph) -> list[Problem]:
-        """Every op that has no node in portable NIR, and every sum that is no fan-in."""
+        """List every op that has no node in portable NIR, and every sum that is no fan-in."""
         problems = FINAL.problems(graph)
         problems += [
             graph.problem(name, "an input that nothing uses", "remove it from the model")
@@ -87,8 +86,8 @@ class Nir(Backend):
         op = graph[name]
         if isinstance(op, Neuron):
             if op.strict != (self._profile.fires == ">"):
-                own, reader = ("above", "at") if op.strict else ("at", "above")
-                message = f"a neuron that fires {own} its threshold; those of the reader fire {reader} it"
+                here, there = ("above", "at") if op.strict else ("at", "above")
+                message = f"a neuron that fires {here} its threshold; those of the reader fire {there} it"
                 raise CompileError(message, hint="run strict-threshold")
             if found := self._profile.problem(op):
                 raise UnsupportedOpError(f"{self.profile} does not read {found}", hint='use profile="portable"')
@@ -101,28 +100,22 @@ class Nir(Backend):
             raise UnsupportedOpError("a sum that is not the fan-in of a layer", hint="run legalize-nir before")
 
     def emit(self, graph: Graph, context: Context) -> Any:
-        """The graph, type-checked by nir."""
+        """Make the graph, which nir type-checks."""
         names = _names(graph)
         nodes = {names[name]: _node(graph, name) for name in names}
-        metadata = self._metadata(graph, names, context)
         for node in nodes.values():
             in_seconds(node, self.dt, self._profile.gain == "physical")
         for terminal in (*graph.inputs, *graph.outputs):
             nodes[names[terminal]].metadata["name"] = terminal
-        for neuron in graph.match(Neuron):
-            own = nodes[names[neuron.name]].metadata
-            if "v_init" not in metadata:
-                own["v_init"] = np.array(np.broadcast_to(neuron.op.v_init, graph.type(neuron.name).shape))
-            if "reset" not in metadata:
-                own["reset"] = _reset(neuron.op)
-        _note_losses(graph, context)
+        _note_losses({name: nodes[names[name]] for name in names}, context)
+        metadata = self._metadata(graph, names, context)
+        for key in ("v_init", "reset"):
+            metadata.update(_shared(key, nodes.values()))
         return nir.NIRGraph(nodes=nodes, edges=_edges(graph, names), metadata=metadata)
 
     def _metadata(self, graph: Graph, names: dict[str, str], context: Context) -> dict[str, Any]:
-        """What NIR has no field for; a v_init or reset that is not everywhere the same stands at the neurons."""
-        neurons = [node.op for node in graph.match(Neuron)]
+        """Return what NIR has no field for, and what holds for the whole graph."""
         scales = {names[name]: _plain(graph.type(name).scale) for name in graph.outputs}
-        start = {float(value) for op in neurons for value in op.v_init.flat}
         found: dict[str, Any] = {
             "dt": self.dt,
             "fire": self._profile.fires,
@@ -131,10 +124,6 @@ class Nir(Backend):
             "output_scale": scales if len(scales) > 1 else next(iter(scales.values())),
             "producer": f"spikec {version('spikec')}",
         }
-        if len(start) == 1:
-            found["v_init"] = start.pop()
-        if len(resets := {_reset(op) for op in neurons}) == 1:
-            found["reset"] = resets.pop()
         if context.timesteps is not None:
             found["timesteps"] = context.timesteps
         return found
@@ -144,20 +133,27 @@ class Nir(Backend):
         return isinstance(artifact, nir.NIRGraph)
 
     def save(self, artifact: Any, path: Path) -> None:
-        """``nir.write``."""
+        """Write the file, by ``nir.write``."""
         nir.write(path, artifact)
 
 
-def _reset(op: Neuron) -> str:
-    return "subtract" if op.v_reset is None else "value"
+def _shared(key: str, nodes: Iterable[Any]) -> dict[str, Any]:
+    """Take from the nodes that have it the metadata that is the same in all; nothing where they differ."""
+    holders = [node.metadata for node in nodes if key in node.metadata]
+    values = {value for metadata in holders for value in np.ravel(metadata[key]).tolist()}
+    if len(values) != 1:
+        return {}
+    for metadata in holders:
+        del metadata[key]
+    return {key: values.pop()}
 
 
-def _note_losses(graph: Graph, context: Context) -> None:
-    """What a reader that goes by the file alone will do otherwise."""
-    neurons = graph.match(Neuron)
-    soft = [node.name for node in neurons if node.op.v_reset is None]
-    late = [node.name for node in neurons if isinstance(node.op, Leaky) and node.op.reset_at != "spike"]
-    if soft and any(isinstance(node.op, Leaky) or node.op.v_reset is not None for node in neurons):
+def _note_losses(nodes: dict[str, Any], context: Context) -> None:
+    """Note what a reader that goes by the fields of nodes alone will do otherwise."""
+    neurons = {name: node for name, node in nodes.items() if "reset" in node.metadata}
+    soft = [name for name, node in neurons.items() if node.metadata["reset"] == "subtract"]
+    late = [name for name, node in neurons.items() if "reset_at" in node.metadata]
+    if soft and any(not isinstance(nodes[name], nir.IF) or name not in soft for name in neurons):
         context.note(
             soft[0],
             f"{len(soft)} of {len(neurons)} layer(s) reset by subtraction, which is metadata: a reader that goes by "
@@ -185,7 +181,7 @@ _NUMBER = re.compile(r"n\d+_")
 
 
 def _names(graph: Graph) -> dict[str, str]:
-    """NIR names: alphabetical order, in which files are read back, is topological order.
+    """Choose NIR names, whose alphabetical order, in which files are read back, is topological.
 
     Terminals are ``input`` and ``output`` (``input_0``, ... if there are several); the others have a number
     in front, which replaces that of a file that was written like this.
@@ -198,13 +194,13 @@ def _names(graph: Graph) -> dict[str, str]:
         names.update({name: f"{kind}_{i:0{width}d}" if len(group) > 1 else kind for i, name in enumerate(group)})
     width = len(str(len(inner) - 1))
     for i, name in enumerate(inner):
-        own = _NUMBER.sub("", name, count=1) if numbered else name
-        names[name] = f"n{i:0{width}d}_{re.sub(r'[^0-9A-Za-z_]', '_', own)}"
+        bare = _NUMBER.sub("", name, count=1) if numbered else name
+        names[name] = f"n{i:0{width}d}_{re.sub(r'[^0-9A-Za-z_]', '_', bare)}"
     return {name: names[name] for name in graph if name in names}
 
 
 def _edges(graph: Graph, names: dict[str, str]) -> list[tuple[str, str]]:
-    """Main branches first: some readers take the last edge into a node for a skip."""
+    """List the edges, main branches first: some readers take the last edge into a node for a skip."""
     main: list[tuple[str, str]] = []
     skips: list[tuple[str, str]] = []
     for name in names:

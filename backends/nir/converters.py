@@ -28,10 +28,11 @@ from spikec.ir.ops import (
 )
 from spikec.ir.types import Type
 
-#: called with (op, the type of its operand, the type of its result); raises UnsupportedOpError
-Emit = Callable[[Any, Type, Type], Any]
+#: called with (op, the type of its operand, the type of its result), gives a node, or an op that does the same and has
+#: a converter; raises UnsupportedOpError
+Convert = Callable[[Any, Type, Type], Any]
 
-converter: Converters[Emit] = Converters("converter")
+converter: Converters[Convert] = Converters("converter")
 
 _HINTS = {
     "concat": "NIR has no concat; only one along the channels can be folded into the next layer",
@@ -44,16 +45,17 @@ _HINTS = {
 
 
 def node_for(op: Op, operand: Type, result: Type) -> Any:
-    """The NIR node for an op.
+    """Make the NIR node for an op.
 
     Raises:
         UnsupportedOpError: there is none.
     """
-    emit = converter.first(type(op).__mro__)
-    if emit is None:
+    convert = converter.for_class(type(op))
+    if convert is None:
         hint = _HINTS.get(op.kind, "register a converter for it, or replace the layer")
         raise UnsupportedOpError(f"portable NIR has no {op.kind}", hint=hint)
-    return emit(op, operand, result)
+    made = convert(op, operand, result)
+    return node_for(made, operand, result) if isinstance(made, Op) else made
 
 
 def _shape(signal: Type) -> Any:
@@ -162,12 +164,18 @@ def _cuba(op: CubaLIF, operand: Type, result: Type) -> Any:
 
 
 def _neuron(make: Any, op: Neuron, result: Type, **fields: Any) -> Any:
-    """A node on a clock of one step, whose time constants are steps: see :func:`in_seconds`."""
+    """Make a node whose time constants are in steps; :func:`in_seconds` changes them.
+
+    NIR has no field for an initial potential, nor for how a spike resets: they are metadata.
+    """
     fields["v_threshold"] = op.v_threshold
     fields["v_reset"] = np.zeros(()) if op.v_reset is None else op.v_reset
     physical = np.dtype(result.dtype) if make is nir.IF else np.dtype(np.float64)
-    own = {name: physical if name in _TIMED else np.dtype(result.dtype) for name in fields}
-    node = make(**{name: np.array(np.broadcast_to(value, result.shape), own[name]) for name, value in fields.items()})
+    dtypes = {name: physical if name in _TIMED else np.dtype(result.dtype) for name in fields}
+    full = {name: np.broadcast_to(value, result.shape) for name, value in fields.items()}
+    node = make(**{name: np.array(value, dtypes[name]) for name, value in full.items()})
+    node.metadata["v_init"] = np.array(np.broadcast_to(op.v_init, result.shape))
+    node.metadata["reset"] = "subtract" if op.v_reset is None else "value"
     if isinstance(op, Leaky) and op.reset_at != "spike":
         node.metadata["reset_at"] = op.reset_at
     if op.v_reset is None:
@@ -195,7 +203,7 @@ def in_seconds(node: Any, dt: float, physical: bool) -> None:
 
 
 def _times(steps: Any, dt: float) -> Any:
-    """``steps * dt``, or the float beside it that gives ``steps`` again when a reader divides it by dt."""
+    """Return ``steps * dt``, or the float beside it that gives ``steps`` again when a reader divides it by dt."""
     product = steps * dt
     for candidate in (np.nextafter(product, 0), np.nextafter(product, np.inf)):
         product = np.where((product / dt != steps) & (candidate / dt == steps), candidate, product)
@@ -203,7 +211,7 @@ def _times(steps: Any, dt: float) -> Any:
 
 
 def _without_v_reset(node: Any) -> dict[str, Any]:
-    """What is written of a soft-reset neuron: without v_reset, which is zero, every version of nir reads it."""
+    """Return what is written of a soft-reset neuron: without v_reset, which is 0, every version of nir reads it."""
     fields: dict[str, Any] = type(node).to_dict(node)
     del fields["v_reset"]
     return fields

@@ -33,7 +33,7 @@ class Profile:
     limits: tuple[Limit, ...] = ()
 
     def problem(self, op: Neuron) -> str:
-        """The first reason why the reader does not take a neuron, or ``""``."""
+        """Return the first reason why the reader does not take a neuron, or ``""``."""
         return next((found for limit in self.limits if (found := limit(op))), "")
 
 
@@ -54,7 +54,7 @@ def _differs(value: Array) -> bool:
 
 
 def _leak_and_gain(op: Neuron) -> str:
-    """LIF: v_leak is v_reset, r is 1 or tau/dt, tau > dt. CubaLIF: v_leak is 0, both gains are 1."""
+    """Wants a LIF with v_leak = v_reset, r = 1 or tau/dt and tau > dt, a CubaLIF with v_leak = 0 and gains of 1."""
     if not isinstance(op, Leaky):
         return ""
     rest = np.zeros(()) if op.v_reset is None or isinstance(op, CubaLIF) else op.v_reset

@@ -9,14 +9,11 @@ import attrs
 import torch
 from torch import nn
 
-from spikec.backends.spikingjelly.converters import converter, module_for
-from spikec.backends.spikingjelly.modules import IFNode
-from spikec.backends.spikingjelly.network import Call, SpikingNetwork
+from spikec.backends.spikingjelly.converters import module_for
+from spikec.backends.spikingjelly.network import ModuleCall, SpikingNetwork
 from spikec.extend.backend import Backend
 from spikec.extend.passbase import Context
 from spikec.ir.graph import Graph
-
-__all__ = ["IFNode", "SpikingJelly", "SpikingNetwork", "backend", "converter"]
 
 
 @attrs.frozen
@@ -36,13 +33,13 @@ class SpikingJelly(Backend):
     streams: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
 
     def emit(self, graph: Graph, context: Context) -> SpikingNetwork:
-        """The module, on the model's device, in evaluation mode and step mode ``"s"``."""
-        plan: list[Call] = []
+        """Make the module, on the model's device, in evaluation mode and step mode ``"s"``."""
+        plan: list[ModuleCall] = []
         parts: dict[str, nn.Module] = {}
         for name in graph:
             part = _attribute(name, parts)
             parts[part] = module_for(graph[name], graph.type(name))
-            plan.append(Call.of(name, part, graph.operands(name), graph[name]))
+            plan.append(ModuleCall.of(name, part, graph.operands(name), graph[name]))
         network = SpikingNetwork(graph.name, plan, parts, graph.inputs, graph.outputs, graph.structure)
         return network.eval().to(graph.device)
 
@@ -51,12 +48,12 @@ class SpikingJelly(Backend):
         return isinstance(artifact, SpikingNetwork)
 
     def save(self, artifact: Any, path: Path) -> None:
-        """The whole module; read it with ``torch.load(path, weights_only=False)``."""
+        """Pickle the whole module; ``torch.load(path, weights_only=False)`` reads it."""
         torch.save(artifact, path)
 
 
 def _attribute(name: str, taken: dict[str, nn.Module]) -> str:
-    """The node's name, with underscores behind it where the module has an attribute of that name."""
+    """Return the node's name, with underscores behind it where the module has an attribute of that name."""
     while name in taken or name in _RESERVED:
         name += "_"
     return name

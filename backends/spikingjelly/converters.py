@@ -1,49 +1,72 @@
-"""What each op becomes; an op that is not in the table runs by its own meaning."""
+"""What torch module each op becomes; an op that is not in the table runs by its own meaning."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-import attrs
 import torch
 from torch import Tensor, nn
 
-from spikec.backends.spikingjelly.modules import IFNode, InputPort, OpModule, Readout, StatefulOpModule
+from spikec.backends.spikingjelly.modules import InputPort, OpModule, Readout, StatefulModule, fields_of
+from spikec.backends.spikingjelly.neurons import CubaLIFNode, IFNode, LIFNode, NeuronNode
 from spikec.extend.converters import Converters
 from spikec.ir.op import Op, StatefulOp
-from spikec.ir.ops import IF, AdaptiveAvgPool, AvgPool, Conv, ConvTranspose, Flatten, Input, Linear, Output, Upsample
+from spikec.ir.ops import (
+    IF,
+    LIF,
+    AdaptiveAvgPool,
+    AvgPool,
+    Conv,
+    ConvTranspose,
+    CubaLIF,
+    Flatten,
+    Input,
+    Linear,
+    Neuron,
+    Output,
+    Upsample,
+)
 from spikec.ir.ops.weighted import pad_list
 from spikec.ir.types import Array, Type
 
 #: called with (op, the type of its result); the dtype of its parameters is the type's
-Emit = Callable[[Any, Type], nn.Module]
+Convert = Callable[[Any, Type], nn.Module]
 
-converter: Converters[Emit] = Converters("converter")
+converter: Converters[Convert] = Converters("converter")
 
 
 def module_for(op: Op, result: Type) -> nn.Module:
-    """The module for an op: its class's converter, or that of a base class, or a wrapper around its meaning."""
-    emit = converter.first(type(op).__mro__)
-    if emit is not None:
-        return emit(op, result)
-    dtype = getattr(torch, result.dtype)
-    return StatefulOpModule(op, dtype) if isinstance(op, StatefulOp) else OpModule(op, dtype)
+    """Make the module for an op by the converter of its class or a base class, or else around its meaning."""
+    convert = converter.for_class(type(op))
+    return own_meaning(op, result) if convert is None else convert(op, result)
+
+
+_NODES: dict[type, Any] = {IF: IFNode, LIF: LIFNode, CubaLIF: CubaLIFNode}
+
+
+def own_meaning(op: Op, result: Type) -> nn.Module:
+    """Make the module that runs the op's ``eval``, or its ``initial`` and ``step``."""
+    arrays, others = fields_of(op, getattr(torch, result.dtype))
+    if not isinstance(op, Neuron):
+        return (StatefulModule if isinstance(op, StatefulOp) else OpModule)(type(op), arrays, others)
+    fields = {**arrays, **{name: value for name, value in others.items() if name not in ("origin", "out_scale")}}
+    node = _NODES.get(type(op), functools.partial(NeuronNode, type(op)))
+    return cast(nn.Module, node(**fields))
 
 
 def _tensor(value: Array, like: Type) -> Tensor:
     return torch.tensor(value, dtype=getattr(torch, like.dtype))
 
 
-def _optional(value: Array | None, like: Type) -> Tensor | None:
-    return None if value is None else _tensor(value, like)
-
-
-def _fill(module: nn.Module, op: Linear | Conv | ConvTranspose, like: Type) -> nn.Module:
-    module.weight = nn.Parameter(_tensor(op.weight, like))
-    if op.bias is not None:
-        module.bias = nn.Parameter(_tensor(op.bias, like))
-    return module
+def _filled(kind: str, op: Linear | Conv | ConvTranspose, weight: Array, like: Type, **options: Any) -> nn.Module:
+    """Make torch's layer of that name, with the op's numbers."""
+    bias = None if op.bias is None else nn.Parameter(_tensor(op.bias, like))
+    # made without memory: its own random numbers are not wanted
+    made = getattr(nn, kind)(op.in_features, op.out_features, bias=bias is not None, device="meta", **options)
+    made.weight, made.bias = nn.Parameter(_tensor(weight, like)), bias
+    return cast(nn.Module, made)
 
 
 @converter(Input)
@@ -59,33 +82,17 @@ def _output(op: Output, result: Type) -> nn.Module:
 
 @converter(Linear)
 def _linear(op: Linear, result: Type) -> nn.Module:
-    made = nn.Linear(op.in_features, op.out_features, bias=op.bias is not None, device="meta")
-    return _fill(made, op, result)
-
-
-_CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_ZEROS: dict[int, Any] = {1: nn.ConstantPad1d, 2: nn.ConstantPad2d, 3: nn.ConstantPad3d}
+    return _filled("Linear", op, op.weight, result)
 
 
 @converter(Conv)
 def _conv(op: Conv, result: Type) -> nn.Module:
-    uneven = any(before != after for before, after in op.padding)
-    made = _CONV[len(op.kernel)](
-        op.in_features,
-        op.out_features,
-        op.kernel,
-        op.stride,
-        0 if uneven else tuple(before for before, _ in op.padding),
-        op.dilation,
-        op.groups,
-        bias=op.bias is not None,
-        device="meta",
-    )
-    conv = _fill(made, op, result)
-    return nn.Sequential(_ZEROS[len(op.kernel)](tuple(pad_list(op.padding)), 0.0), conv) if uneven else conv
-
-
-_TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+    axes, uneven = len(op.kernel), any(before != after for before, after in op.padding)
+    padding = 0 if uneven else tuple(before for before, _ in op.padding)
+    conv = _filled(f"Conv{axes}d", op, op.weight, result, padding=padding, **_windows(op))
+    if not uneven:
+        return conv
+    return nn.Sequential(getattr(nn, f"ConstantPad{axes}d")(tuple(pad_list(op.padding)), 0.0), conv)
 
 
 @converter(ConvTranspose)
@@ -95,51 +102,34 @@ def _conv_transpose(op: ConvTranspose, result: Type) -> nn.Module:
     if any(before < 0 for before, _ in op.padding) or any(
         not 0 <= more < limit for more, limit in zip(added, limits, strict=True)
     ):
-        return OpModule(op, getattr(torch, result.dtype))
-    made = _TRANSPOSED[len(op.kernel)](
-        op.in_features,
-        op.out_features,
-        op.kernel,
-        op.stride,
-        tuple(before for before, _ in op.padding),
-        added,
-        op.groups,
-        bias=op.bias is not None,
-        dilation=op.dilation,
-        device="meta",
-    )
-    grouped = op.weight.reshape(op.groups, -1, *op.weight.shape[1:]).swapaxes(1, 2)
-    return _fill(made, attrs.evolve(op, weight=grouped.reshape(op.in_features, -1, *op.kernel)), result)
+        return own_meaning(op, result)
+    grouped = op.weight.reshape(op.groups, -1, *op.weight.shape[1:]).swapaxes(1, 2)  # torch has inputs first
+    weight = grouped.reshape(op.in_features, -1, *op.kernel)
+    padding = {"padding": tuple(before for before, _ in op.padding), "output_padding": added}
+    return _filled(f"ConvTranspose{len(op.kernel)}d", op, weight, result, **padding, **_windows(op))
+
+
+def _windows(op: Conv | ConvTranspose) -> dict[str, Any]:
+    return {"kernel_size": op.kernel, "stride": op.stride, "dilation": op.dilation, "groups": op.groups}
 
 
 @converter(Upsample)
 def _upsample(op: Upsample, result: Type) -> nn.Module:
-    return nn.Upsample(op.size) if 1 <= len(op.size) <= 3 else OpModule(op, getattr(torch, result.dtype))
-
-
-_AVG_POOL: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
-_ADAPTIVE: dict[int, Any] = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
+    return nn.Upsample(op.size) if 1 <= len(op.size) <= 3 else own_meaning(op, result)
 
 
 @converter(AvgPool)
 def _avg_pool(op: AvgPool, result: Type) -> nn.Module:
-    pool: nn.Module = _AVG_POOL[len(op.kernel)](op.kernel, op.stride, op.padding, op.ceil_mode, op.count_include_pad)
-    return pool
+    kind = getattr(nn, f"AvgPool{len(op.kernel)}d")
+    return cast(nn.Module, kind(op.kernel, op.stride, op.padding, op.ceil_mode, op.count_include_pad))
 
 
 @converter(AdaptiveAvgPool)
 def _adaptive(op: AdaptiveAvgPool, result: Type) -> nn.Module:
-    pool: nn.Module = _ADAPTIVE[len(op.size)](result.shape[-len(op.size) :])
-    return pool
+    axes = len(op.size)
+    return cast(nn.Module, getattr(nn, f"AdaptiveAvgPool{axes}d")(result.shape[-axes:]))
 
 
 @converter(Flatten)
 def _flatten(op: Flatten, result: Type) -> nn.Module:
     return nn.Flatten(op.start + 1, op.end + 1 if op.end >= 0 else op.end)
-
-
-@converter(IF)
-def _if(op: IF, result: Type) -> nn.Module:
-    return IFNode(
-        _tensor(op.v_threshold, result), _optional(op.v_reset, result), _tensor(op.v_init, result), strict=op.strict
-    )

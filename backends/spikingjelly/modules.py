@@ -1,9 +1,8 @@
-"""Spiking torch modules in SpikingJelly's habits; they need torch and spikec, not SpikingJelly."""
+"""Torch modules for ops, in SpikingJelly's habits; they need torch and spikec, not SpikingJelly."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -11,28 +10,73 @@ import torch
 from torch import Tensor, nn
 
 from spikec.ir.errors import CompileError, InvalidModelError
-from spikec.ir.op import Op, StatefulOp, tensor_cache
-from spikec.ir.types import Array
+from spikec.ir.op import Op
 
 
-class _Atan(torch.autograd.Function):
-    """A step forward; backward the derivative of ``atan(pi/2 a u)/pi + 1/2``, a = 2 (Fang et al. 2021)."""
+class RunsOp(nn.Module):
+    """A module that computes what an op means, with tensors of its own in place of the op's arrays.
 
-    @staticmethod
-    def forward(ctx: Any, v: Tensor, threshold: Tensor, strict: bool) -> Tensor:
-        """1 where v reaches (strict: exceeds) the threshold."""
-        ctx.save_for_backward(v, threshold)
-        return (v > threshold if strict else v >= threshold).to(v.dtype)
+    Attributes:
+        kind: the op's class.
+        held: names of the fields that are attributes of the module: arrays are buffers, or None.
+        fixed: the values of all other fields.
+    """
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
-        """``a/2 / (1 + (pi/2 a u)^2)`` times the gradient, with u = v - v_threshold."""
-        v, threshold = ctx.saved_tensors
-        return gradients[0] / (1 + (math.pi * (v - threshold)) ** 2), None, None
+    def __init__(self, kind: type[Any], held: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.kind, self.held, self.fixed = kind, tuple(held), dict(fixed)
+        for name, value in held.items():
+            if hasattr(type(self), name) or name in (*self.__dict__, "v"):
+                raise CompileError(
+                    f"{kind.__name__} has a field {name}, which its torch module needs for something else",
+                    hint="rename the field",
+                )
+            if value is None or isinstance(value, Tensor):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
+
+    @property
+    def op(self) -> Any:
+        """The op, with the module's attributes as they are now in place of its fields."""
+        op = object.__new__(self.kind)  # its own constructor would make arrays of the tensors, and cut gradients
+        for name, value in self.fixed.items():
+            object.__setattr__(op, name, value)
+        for name in self.held:
+            object.__setattr__(op, name, getattr(self, name))
+        return op
+
+    def extra_repr(self) -> str:
+        """Show the op's kind, its plain fields and the span of its arrays."""
+        plain = {k: v for k, v in self.fixed.items() if k != "origin" and isinstance(v, (int, float, str, tuple))}
+        arrays = {name: value for name in self.held if (value := getattr(self, name)) is not None}
+        shown = [f"{k}={v}" for k, v in plain.items()] + [f"{k}={span(v)}" for k, v in arrays.items()]
+        return ", ".join([self.kind.kind, *shown])
 
 
-class Stateful(nn.Module):
-    """A module with a state that starts anew after ``reset()``; a subclass gives ``initial`` and ``step``.
+def fields_of(op: Op, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split an op's fields into (arrays, as tensors or None; all others), both by name."""
+    arrays, others = {}, {}
+    for field in attrs.fields(type(op)):
+        value = getattr(op, field.name)
+        if field.metadata.get("array"):
+            arrays[field.name] = None if value is None else torch.tensor(value, dtype=dtype)
+        else:
+            others[field.name] = value
+    return arrays, others
+
+
+class OpModule(RunsOp):
+    """Runs an op that has no state."""
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        """Run ``op.eval``."""
+        result: Tensor = self.op.eval(*xs)
+        return result
+
+
+class StatefulModule(RunsOp):
+    """Runs an op that has a state, which starts anew after ``reset()``.
 
     Attributes:
         v: the state, None before the first step. It is saved in ``state_dict`` where there is one.
@@ -41,49 +85,43 @@ class Stateful(nn.Module):
 
     v: Tensor | None
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, kind: type[Any], held: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+        super().__init__(kind, held, fixed)
         self.register_buffer("v", None)
         self._step_mode = "s"
 
     @property
     def step_mode(self) -> str:
-        """See the class."""
+        """How ``forward`` takes its input, ``"s"`` or ``"m"``."""
         return self._step_mode
 
     @step_mode.setter
     def step_mode(self, value: str) -> None:
         self._step_mode = checked_step_mode(value)
 
-    def initial(self, *xs: Tensor) -> Tensor:
-        """The state before the first step."""
-        raise NotImplementedError
-
-    def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """(state after the step, result)."""
-        raise NotImplementedError
-
     def reset(self) -> None:
-        """Forget the state."""
+        """Forget the state, as before a new batch."""
         self.v = None
 
     def single_step_forward(self, *xs: Tensor) -> Tensor:
-        """One step, [B, ...]."""
-        state = self.initial(*xs) if self.v is None else self.v
+        """Run one step, [B, ...]."""
+        op = self.op
+        state = op.initial(*xs) if self.v is None else self.v
         if state.shape[:1] != xs[0].shape[:1]:
             raise InvalidModelError(
                 f"the state is of a batch of {state.shape[0]}, the input is a batch of {xs[0].shape[0]}",
                 hint="call reset() before the next batch",
             )
-        self.v, result = self.step(state, *xs)
+        result: Tensor
+        self.v, result = op.step(state, *xs)
         return result
 
     def multi_step_forward(self, *xs: Tensor) -> Tensor:
-        """All steps, [T, B, ...]."""
+        """Run all steps, [T, B, ...]."""
         return torch.stack([self.single_step_forward(*step) for step in zip(*xs, strict=True)])
 
     def forward(self, *xs: Tensor) -> Tensor:
-        """One step or all, by ``step_mode``."""
+        """Run one step or all, by ``step_mode``."""
         return self.single_step_forward(*xs) if self.step_mode == "s" else self.multi_step_forward(*xs)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -99,121 +137,8 @@ class Stateful(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-class IFNode(Stateful):
-    """Integrate-and-fire with the equations of :class:`spikec.ir.ops.IF`, and a surrogate gradient (atan).
-
-    Attributes:
-        v_threshold: buffer, broadcasts over a sample.
-        v_reset: None for soft reset (v - v_threshold), or a buffer with the value after a spike.
-        v_init: buffer, the membrane potential before the first step.
-        strict: fire at v > v_threshold instead of v >= v_threshold.
-    """
-
-    v_threshold: Tensor
-    v_reset: Tensor | None
-    v_init: Tensor
-
-    def __init__(
-        self, v_threshold: Tensor, v_reset: Tensor | None = None, v_init: Tensor | None = None, *, strict: bool = False
-    ) -> None:
-        super().__init__()
-        self.register_buffer("v_threshold", v_threshold)
-        self.register_buffer("v_reset", v_reset)
-        self.register_buffer("v_init", v_threshold.new_zeros(()) if v_init is None else v_init)
-        self.strict = strict
-
-    def initial(self, *xs: Tensor) -> Tensor:
-        """``v_init`` for every sample."""
-        return torch.zeros_like(xs[0]) + self.v_init
-
-    def spikes(self, v: Tensor) -> Tensor:
-        """1 where a potential fires, with the surrogate gradient."""
-        result: Tensor = _Atan.apply(v, self.v_threshold, self.strict)  # type: ignore[no-untyped-call]
-        return result
-
-    def after(self, v: Tensor, spikes: Tensor) -> Tensor:
-        """The potential after the reset of those that fired."""
-        if self.v_reset is None:
-            return v - self.v_threshold * spikes
-        return torch.where(spikes.bool(), self.v_reset, v)
-
-    def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """Integrate, fire, reset."""
-        v = state + xs[0]
-        spikes = self.spikes(v)
-        return self.after(v, spikes), spikes
-
-    def extra_repr(self) -> str:
-        """Thresholds, reset and step mode."""
-        shown = [f"v_threshold={span(self.v_threshold)}"]
-        shown.append(f"v_reset={None if self.v_reset is None else span(self.v_reset)}")
-        shown.append(f"v_init={span(self.v_init)}, step_mode={self.step_mode!r}")
-        return ", ".join(shown + ["strict=True"] * self.strict)
-
-
-class OpModule(nn.Module):
-    """Any stateless op: its own meaning, with its arrays as buffers."""
-
-    def __init__(self, op: Op, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.op = op
-        _hold(self, op, dtype)
-
-    def forward(self, *xs: Tensor) -> Tensor:
-        """``op.eval``."""
-        with tensor_cache(*_held(self, self.op)):
-            return self.op.eval(*xs)
-
-    def extra_repr(self) -> str:
-        """The op's kind, its plain fields and the span of its arrays."""
-        return _shown(self, self.op)
-
-
-class StatefulOpModule(Stateful):
-    """Any op with a state: its own meaning, with its arrays as buffers."""
-
-    def __init__(self, op: StatefulOp, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.op = op
-        _hold(self, op, dtype)
-
-    def initial(self, *xs: Tensor) -> Tensor:
-        """``op.initial``."""
-        with tensor_cache(*_held(self, self.op)):
-            return self.op.initial(*xs)
-
-    def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """``op.step``."""
-        with tensor_cache(*_held(self, self.op)):
-            return self.op.step(state, *xs)
-
-    def extra_repr(self) -> str:
-        """The op's kind, its plain fields and the span of its arrays."""
-        return _shown(self, self.op)
-
-
-def _arrays(op: Op) -> dict[str, Array]:
-    names = (field.name for field in attrs.fields(type(op)) if field.metadata.get("array"))
-    return {name: value for name in names if (value := getattr(op, name)) is not None}
-
-
-def _hold(module: nn.Module, op: Op, dtype: torch.dtype) -> None:
-    for name, value in _arrays(op).items():
-        module.register_buffer(name, torch.tensor(value, dtype=dtype))
-
-
-def _held(module: nn.Module, op: Op) -> list[tuple[Array, Tensor]]:
-    return [(value, getattr(module, name)) for name, value in _arrays(op).items()]
-
-
-def _shown(module: nn.Module, op: Op) -> str:
-    plain = {k: v for k, v in op.parameters().items() if isinstance(v, (int, float, str, tuple))}
-    shown = [f"{k}={v}" for k, v in plain.items()] + [f"{k}={span(getattr(module, k))}" for k in _arrays(op)]
-    return ", ".join([op.kind, *shown])
-
-
 class Readout(nn.Module):
-    """An output in ANN units: times ``scale``, a buffer, or as it is where there is none."""
+    """Puts an output in ANN units: times ``scale``, a buffer, or as it is where there is none."""
 
     scale: Tensor | None
 
@@ -222,16 +147,16 @@ class Readout(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``scale * x``."""
+        """Return ``scale * x``."""
         return x if self.scale is None else x * self.scale
 
     def extra_repr(self) -> str:
-        """The scale."""
+        """Show the scale."""
         return "" if self.scale is None else f"scale={span(self.scale)}"
 
 
 class InputPort(nn.Module):
-    """Checks that samples have the shape the model was converted for, and the module's dtype."""
+    """Checks that samples have the shape that the model was converted for, and the module's dtype."""
 
     like: Tensor
 
@@ -241,7 +166,7 @@ class InputPort(nn.Module):
         self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The input."""
+        """Return the input, or raise an InvalidModelError."""
         if tuple(x.shape[1:]) != self.shape:
             size = ", ".join(map(str, self.shape))
             raise InvalidModelError(
@@ -255,18 +180,18 @@ class InputPort(nn.Module):
         return x
 
     def extra_repr(self) -> str:
-        """The shape."""
+        """Show the shape."""
         return f"shape={self.shape}"
 
 
 def checked_step_mode(value: str) -> str:
-    """``"s"`` or ``"m"``, or a CompileError."""
+    """Return ``"s"`` or ``"m"``, or raise a CompileError."""
     if value not in ("s", "m"):
         raise CompileError(f"step_mode is {value!r}", hint='give "s" (input [B, ...]) or "m" (input [T, B, ...])')
     return value
 
 
 def span(values: Tensor) -> str:
-    """``0.5``, or ``0.1..0.9 [8, 1, 1]``."""
+    """Show values in short: ``0.5``, or ``0.1..0.9 [8, 1, 1]``."""
     low, high = float(values.min()), float(values.max())
     return f"{low:.6g}" if low == high else f"{low:.6g}..{high:.6g} {list(values.shape)}"

@@ -1,4 +1,4 @@
-"""The outer module: runs the parts in the graph's order, step by step or all steps at once."""
+"""The outer module, which runs its parts in the graph's order, step by step or all steps at once."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from spikec.backends.spikingjelly.modules import Stateful, StatefulOpModule, checked_step_mode
+from spikec.backends.spikingjelly.modules import StatefulModule, checked_step_mode
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.op import Op
 
 
 @attrs.frozen
-class Call:
-    """One line of the plan.
+class ModuleCall:
+    """What a network does for one node of the graph: it calls a submodule.
 
     Attributes:
         node: the graph's node.
-        part: name of the submodule that stands for it.
+        part: name of the submodule.
         operands: nodes whose values it takes.
-        kind: the op's class.
-        fields: of the op, all but the arrays: those are the part's, under the same names.
+        kind: the class of the node's op.
+        fields: the op's fields, but for the arrays: those the submodule has, under the same names.
     """
 
     node: str
@@ -34,12 +34,11 @@ class Call:
     fields: dict[str, Any]
 
     @classmethod
-    def of(cls, node: str, part: str, operands: tuple[str, ...], op: Op) -> Call:
-        """The line for an op."""
-        arrays = {field.name for field in attrs.fields(type(op)) if field.metadata.get("array")}
-        values = {field.name: getattr(op, field.name) for field in attrs.fields(type(op))}
-        kept = {name: value for name, value in values.items() if name not in arrays or value is None}
-        return cls(node, part, operands, type(op), kept)
+    def of(cls, node: str, part: str, operands: tuple[str, ...], op: Op) -> ModuleCall:
+        """Make the call for an op."""
+        values = ((field, getattr(op, field.name)) for field in attrs.fields(type(op)))
+        fields = {field.name: value for field, value in values if value is None or not field.metadata.get("array")}
+        return cls(node, part, operands, type(op), fields)
 
 
 class SpikingNetwork(nn.Module):
@@ -52,7 +51,7 @@ class SpikingNetwork(nn.Module):
     Args:
         name: of the model.
         plan: the calls in order.
-        parts: a module for each name in the plan.
+        parts: the submodules by name.
         inputs, outputs: nodes, in the model's order.
         structure: the model's output container, with positions of ``outputs`` as leaves.
     """
@@ -60,7 +59,7 @@ class SpikingNetwork(nn.Module):
     def __init__(
         self,
         name: str,
-        plan: Sequence[Call],
+        plan: Sequence[ModuleCall],
         parts: dict[str, nn.Module],
         inputs: Sequence[str],
         outputs: Sequence[str],
@@ -78,7 +77,7 @@ class SpikingNetwork(nn.Module):
 
     @property
     def step_mode(self) -> str:
-        """``"s"`` or ``"m"``, of this module and all its parts."""
+        """How ``forward`` of this module and all its parts takes its input, ``"s"`` or ``"m"``."""
         return self._step_mode
 
     @step_mode.setter
@@ -93,7 +92,7 @@ class SpikingNetwork(nn.Module):
             part.reset()
 
     def forward(self, *xs: Tensor) -> Any:
-        """One step or all, by ``step_mode``; one tensor an input."""
+        """Run one step or all, by ``step_mode``; there is one tensor an input."""
         if len(xs) != len(self.inputs):
             raise InvalidModelError(f"the model has {len(self.inputs)} input(s), got {len(xs)}")
         if len({x.shape[: 1 if self.step_mode == "s" else 2] for x in xs}) > 1:
@@ -110,7 +109,11 @@ class SpikingNetwork(nn.Module):
         return _fill(self.structure, results)
 
     def _sweep(self, xs: Sequence[Tensor], steps: int) -> list[Tensor]:
-        """Every call once; with ``steps`` the values are [T*B, ...] and stateful parts see [T, B, ...]."""
+        """Make every call once, and return the outputs.
+
+        Without ``steps`` this is one step, of values [B, ...]. With it, it is all steps at once: values are [T*B, ...],
+        so that layers without a state run once, and parts with a state are given [T, B, ...].
+        """
         values: dict[str, Tensor] = {}
         feeds = dict(zip(self.inputs, xs, strict=True))
         for call in self.plan:
@@ -119,7 +122,7 @@ class SpikingNetwork(nn.Module):
                 values[call.node] = self._emitted(part, xs[0])
                 continue
             operands = [feeds[call.node]] if call.node in feeds else [values[x] for x in call.operands]
-            if steps and isinstance(part, Stateful):
+            if steps and isinstance(part, StatefulModule):
                 result = part(*[_unfold(x, steps) for x in operands]).flatten(0, 1)
             else:
                 result = part(*operands)
@@ -130,7 +133,7 @@ class SpikingNetwork(nn.Module):
         return [values[name] for name in self.outputs]
 
     def _stepwise(self, xs: Sequence[Tensor]) -> list[Tensor]:
-        """A recurrent graph: the whole of it step after step."""
+        """Return the outputs of a recurrent graph, which is run as a whole step after step."""
         self.step_mode = "s"
         try:
             steps = [self._sweep(step, 0) for step in zip(*xs, strict=True)]
@@ -138,28 +141,28 @@ class SpikingNetwork(nn.Module):
             self.step_mode = "m"
         return [torch.stack(column) for column in zip(*steps, strict=True)]
 
-    def _is_register(self, call: Call) -> bool:
+    def _is_register(self, call: ModuleCall) -> bool:
         part = self.get_submodule(call.part)
-        return isinstance(part, StatefulOpModule) and part.op.register
+        return isinstance(part, StatefulModule) and part.kind.register
 
     @staticmethod
     def _emitted(part: nn.Module, like: Tensor) -> Tensor:
-        """What a register gives at this step: its state."""
-        assert isinstance(part, StatefulOpModule)
+        """Return what a register gives at this step: its state. It takes its operand once all calls are made."""
+        assert isinstance(part, StatefulModule)
         if part.v is None:
-            part.v = part.initial(like)
+            part.v = part.op.initial(like)
         return part.v
 
-    def _stateful(self) -> list[Stateful]:
-        return [part for part in self.modules() if isinstance(part, Stateful)]
+    def _stateful(self) -> list[StatefulModule]:
+        return [part for part in self.modules() if isinstance(part, StatefulModule)]
 
     def extra_repr(self) -> str:
-        """The model's name and the step mode."""
+        """Show the model's name and the step mode."""
         return f"{self.name}, step_mode={self.step_mode!r}"
 
 
 def _steps(xs: Sequence[Tensor]) -> int:
-    """T of inputs [T, B, ...]."""
+    """Return T of inputs [T, B, ...], or raise an InvalidModelError."""
     if any(x.ndim < 2 or len(x) != len(xs[0]) for x in xs) or len(xs[0]) < 1:
         shapes = ", ".join(str(list(x.shape)) for x in xs)
         raise InvalidModelError(f'in step_mode "m" an input is [T, B, ...] with at least one step, got {shapes}')
@@ -167,12 +170,12 @@ def _steps(xs: Sequence[Tensor]) -> int:
 
 
 def _unfold(x: Tensor, steps: int) -> Tensor:
-    """[T*B, ...] as [T, B, ...]."""
+    """Return [T*B, ...] as [T, B, ...]."""
     return x.reshape(steps, len(x) // steps, *x.shape[1:])
 
 
 def _fill(structure: Any, results: Sequence[Tensor]) -> Any:
-    """The container with each position replaced by that output."""
+    """Return the container with each position replaced by that output."""
     if isinstance(structure, int):
         return results[structure]
     if isinstance(structure, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Iterable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from spikec.ir.errors import CompileError
 
@@ -37,7 +37,7 @@ class Converters(Generic[F]):
 
         return register
 
-    def get(self, key: Hashable) -> F | None:
+    def get(self, key: Any) -> F | None:
         """The function for exactly that key."""
         return self._table.get(key)
 
@@ -45,9 +45,23 @@ class Converters(Generic[F]):
         """The function for the first key that has one."""
         return next((self._table[key] for key in keys if key in self._table), None)
 
+    def for_class(self, kind: type) -> F | None:
+        """The function for a class of op, or for a base of it whose meaning no class in between redefines."""
+        redefined: set[str] = set()
+        for cls in kind.__mro__:
+            if cls in self._table:
+                known = {name for base in cls.__mro__ for name in vars(base)}
+                return None if known & redefined else self._table[cls]
+            redefined |= {name for name in vars(cls) if not name.startswith("__")} - _DESCRIPTIVE
+        return None
+
     def keys(self) -> list[Hashable]:
         """What is handled."""
         return list(self._table)
+
+
+#: what a derived op may redefine and still compute what its base does
+_DESCRIPTIVE = {"kind", "role", "infer", "scale_input"}
 
 
 def _again(known: Callable[..., object], function: Callable[..., object]) -> bool:

@@ -44,29 +44,22 @@ _tensors = contextvars.ContextVar("tensors", default=None)
 
 
 @contextlib.contextmanager
-def tensor_cache(*given: tuple[Array, Tensor]) -> Iterator[None]:
-    """Keep tensors of parameters: within it each parameter is turned into a tensor once; leaving it frees them.
-
-    Inside another one, that one goes on being used, unless something is given.
-
-    Args:
-        given: parameters that are tensors already, with those.
-    """
-    outer = _tensors.get()
-    if outer is not None and not given:
+def tensor_cache() -> Iterator[None]:
+    """Turn each parameter into a tensor once within it; leaving it frees them. Inside another, that one goes on."""
+    if _tensors.get() is not None:
         yield
         return
-    cache = dict(outer or {})
-    cache.update({(id(array), found.dtype, found.device): (array, found) for array, found in given})
-    token = _tensors.set(cache)
+    token = _tensors.set({})
     try:
         yield
     finally:
         _tensors.reset(token)
 
 
-def tensor(value: Array, like: Tensor) -> Tensor:
-    """Give a parameter as a tensor of the dtype and on the device of ``like``."""
+def tensor(value: Array | Tensor, like: Tensor) -> Tensor:
+    """Give a parameter as a tensor of the dtype and device of ``like``; a tensor of a torch module stays as it is."""
+    if isinstance(value, Tensor):
+        return value
     cache = _tensors.get()
     key = (id(value), like.dtype, like.device)
     if cache is not None and key in cache:

@@ -19,7 +19,7 @@ from spikec.ir.types import Array, Type, channel_scale, compress
 
 @attrs.frozen
 class Reading:
-    """What the nodes of one graph share.
+    """What converters need to know of the graph that a node is from.
 
     Attributes:
         dtype: of the signals.
@@ -140,7 +140,7 @@ def _leak(node: Any) -> dict[str, Any]:
 
 
 def _steps(seconds: Any, reading: Reading) -> Array:
-    """A time constant in steps.
+    """Return a time constant in steps.
 
     Raises:
         UnsupportedOpError: nothing says how long a step is.
@@ -154,7 +154,7 @@ def _steps(seconds: Any, reading: Reading) -> Array:
 
 
 def _unit(gain: Any) -> Array:
-    """A gain that is 1 but for the rounding of a file in float32 is 1."""
+    """Return gains, those as 1 that are 1 but for the rounding of a file in float32."""
     return np.where(np.isclose(gain, 1, rtol=1e-6, atol=0), 1.0, gain)
 
 
@@ -163,7 +163,7 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 def _sizes(value: Any, like: tuple[int, ...]) -> tuple[int, ...]:
-    """One number an axis, from a number or as many."""
+    """Return one number an axis, given one for all or one for each."""
     return tuple(int(size) for size in np.broadcast_to(value, (len(like),)))
 
 
@@ -179,17 +179,11 @@ def _padding(value: Any, kernel: tuple[int, ...], dilation: tuple[int, ...], str
     return tuple((size // 2, size - size // 2) for size in total)
 
 
-def converter_of(node: Any) -> Convert | None:
-    """The converter of the node's class."""
-    kind: object = type(node)
-    return converter.get(kind)
-
-
 #: time constants and gains, which are float64 whatever the network's numbers are
 _TIMED = ("tau", "tau_syn", "tau_mem", "r", "w_in")
 
 
 def floats(node: Any) -> list[Array]:
-    """The float arrays of a node that say in which dtype it computes."""
+    """Return the float arrays of a node that say in which dtype it computes."""
     values = (value for name, value in vars(node).items() if isinstance(value, np.ndarray) and name not in _TIMED)
     return [value for value in values if value.dtype.kind == "f"]

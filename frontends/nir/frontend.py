@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from spikec.extend.frontend import Frontend
-from spikec.frontends.nir.converters import Reading, converter, converter_of, floats
+from spikec.frontends.nir.converters import Reading, converter, floats
 from spikec.ir.errors import CompileError, InvalidModelError, Problem, UnsupportedOpError, warn
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Neuron, Weighted
@@ -22,8 +22,6 @@ from spikec.ir.ops.weighted import diagonal
 from spikec.ir.origin import Source
 from spikec.ir.types import Array, Type, channel_scale
 
-#: nodes that fire and reset
-_FIRING = (nir.IF, nir.LIF, nir.CubaLIF)
 #: r dt may differ from 1 by this much and still be unit gain; files hold float32
 _UNIT = 1e-4
 
@@ -106,7 +104,7 @@ class _Loader:
 
     def _unknown(self, name: str, node: Any) -> Problem | None:
         kind = f"nir.{type(node).__name__}"
-        if converter_of(node) is None:
+        if converter.get(type(node)) is None:
             kinds = converter.keys()
             known = ", ".join(sorted(key.__name__ for key in kinds if isinstance(key, type)))
             return Problem(f"{kind} cannot be read", name, kind, f"known nodes: {known}")
@@ -142,7 +140,7 @@ class _Loader:
 
     def _soft(self) -> frozenset[str]:
         """Neurons with soft reset; zeros of unknown meaning are hard, with a warning."""
-        neurons = {name: node for name, node in self.source.nodes.items() if isinstance(node, _FIRING)}
+        neurons = {name: node for name, node in self.source.nodes.items() if hasattr(node, "v_reset")}
         common = self.source.metadata.get("reset")
         modes = {name: node.metadata.get("reset", common) for name, node in neurons.items()}
         zero = {name for name, node in neurons.items() if not np.any(node.v_reset)}
@@ -184,7 +182,7 @@ class _Loader:
         if len(operands) > 1:
             operands = [self._sum(operands, name)]
         like = self.out.type(operands[0]) if operands else Type(())
-        convert = converter_of(node)
+        convert = converter.get(type(node))
         assert convert is not None
         try:
             op = attrs.evolve(convert(node, name, like, reading), origin=origin)

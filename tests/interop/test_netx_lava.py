@@ -13,7 +13,7 @@ import nets
 import spikec
 from spikec.backends.netx.backend import NetxModel
 from spikec.backends.netx.model import Encoder
-from spikec.backends.netx.sim import Layer, run
+from spikec.backends.netx.sim import IntegerLayer, run_layers
 
 PYTHON = os.environ.get("SPIKEC_LAVA_PYTHON")
 SCRIPT = Path(__file__).with_name("netx_real.py")
@@ -60,7 +60,7 @@ def test_lava_runs_our_file_spike_for_spike(name, reset, low, tmp_path):
     net = spikec.compile(model, "netx", calibration=x, timesteps=T, reset=reset)
     spikec.save(net, tmp_path / "x.net")
     inputs = net.simulate(x[:3], T).inputs
-    responses = run(net.layers, inputs)
+    responses = run_layers(net.layers, inputs)
     assert all(response.spikes.any() for response in responses[:-1])
     code, text = drive(tmp_path / "x.net", inputs, responses, tmp_path)
     assert code == 0, text
@@ -75,7 +75,7 @@ def by_hand(layers, inputs):
 
 def readout(rng, inputs):
     weight = 2 * rng.integers(-127, 128, (3, inputs))
-    return Layer("dense", "out", (3,), weight, 131071, current_decay=4096, voltage_decay=0)
+    return IntegerLayer("dense", "out", (3,), weight, 131071, current_decay=4096, voltage_decay=0)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +97,10 @@ def test_overflow_and_decay_are_lava_s(current_decay, voltage_decay, level, thre
     rec = np.zeros((7, 7), dtype=int)
     rec[[4, 5], [5, 0]] = -100, 60
     decays = {"current_decay": current_decay, "voltage_decay": voltage_decay}
-    hidden = Layer("dense_rec", "h", (7,), weight, threshold, weight_rec=rec, **decays)
+    hidden = IntegerLayer("dense_rec", "h", (7,), weight, threshold, weight_rec=rec, **decays)
     net = by_hand([hidden, readout(rng, 7)], (40,))
     inputs = rng.random((T, 2, 40)) < 0.8
-    responses = run(net.layers, inputs)
+    responses = run_layers(net.layers, inputs)
     assert responses[0].spikes.any()
     assert (responses[0].overflows > 0) == overflows
     net.save(tmp_path / "x.net")
@@ -111,11 +111,11 @@ def test_overflow_and_decay_are_lava_s(current_decay, voltage_decay, level, thre
 def test_conv_sums_and_options_are_lava_s(tmp_path):
     rng = np.random.default_rng(1)
     options = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}
-    conv = Layer("conv", "c", (6, 5, 10), 2 * rng.integers(-40, 60, (6, 2, 3, 2)), 301, current_decay=500,
+    conv = IntegerLayer("conv", "c", (6, 5, 10), 2 * rng.integers(-40, 60, (6, 2, 3, 2)), 301, current_decay=500,
                  voltage_decay=200, bias=2 * rng.integers(-20, 40, 6), **options)  # fmt: skip
     net = by_hand([conv, readout(rng, 300)], (4, 9, 8))
     inputs = rng.random((T, 2, 4, 9, 8)) < 0.3
-    responses = run(net.layers, inputs)
+    responses = run_layers(net.layers, inputs)
     assert responses[0].spikes.any()
     net.save(tmp_path / "x.net")
     code, text = drive(tmp_path / "x.net", inputs, responses, tmp_path)
@@ -127,7 +127,7 @@ def test_one_wrong_spike_is_seen(tmp_path):
     net = spikec.compile(nets.build("mlp"), "netx", calibration=x, timesteps=T)
     net.save(tmp_path / "x.net")
     inputs = net.simulate(x[:1], T).inputs
-    responses = run(net.layers, inputs)
+    responses = run_layers(net.layers, inputs)
     responses[1].spikes[5, 0, 2] ^= True
     code, text = drive(tmp_path / "x.net", inputs, responses, tmp_path)
     assert code == 1

@@ -37,7 +37,7 @@ class CountingMaxPool(StatefulOp):
     pool: MaxPool
 
     def infer(self, *operands: Type) -> Type:
-        """A channel keeps its scale; one that varies within a channel is refused."""
+        """Keep the scale of each channel, and refuse one that varies within a channel."""
         (x,) = operands
         if not isinstance(x.encoding, Rate):
             raise TypeMismatchError("a counting max-pool of a real signal", hint="an ANN graph has MaxPool")
@@ -45,14 +45,14 @@ class CountingMaxPool(StatefulOp):
         return Type(shape, x.dtype, Rate(on_axis(channel_scale(x, 0, self.kind), len(shape), 0)))
 
     def initial(self, *xs: Tensor) -> Tensor:
-        """No counts yet."""
+        """Return counts of 0."""
         return torch.zeros_like(xs[0])
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """The equations above."""
+        """Add to the counts, and return what the largest in each window rises by."""
         counts = state + xs[0]
         return counts, self.pool.eval(counts) - self.pool.eval(state)
 
     def divided(self, factor: Array) -> Self:
-        """The same op: what it gives is in the units of what it takes."""
+        """Return the op itself: what it gives is in the units of what it takes."""
         return self

@@ -27,17 +27,17 @@ class Delay(StatefulOp):
     type: Type
 
     def infer(self, *operands: Type) -> Type:
-        """The declared type; an operand, once it is known, must have it."""
+        """Return the declared type; an operand, once it is known, must have it."""
         for x in operands:
             if (x.shape, x.encoding) != (self.type.shape, self.type.encoding):
                 raise TypeMismatchError(f"the delay is declared {self.type}, its operand is {x}")
         return self.type
 
     def initial(self, *xs: Tensor) -> Tensor:
-        """Zeros, shaped like a batch of the declared type."""
+        """Return zeros, shaped like a batch of the declared type."""
         (like,) = xs
         return like.new_zeros((like.shape[0], *self.type.shape))
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """(operand, state)."""
+        """Keep the operand as the state, and return the state so far."""
         return xs[0], state

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal, get_args
 
 import attrs
@@ -13,7 +12,7 @@ from typing_extensions import Self
 
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.op import array, tensor
-from spikec.ir.ops.neuron import Neuron
+from spikec.ir.ops.neuron import ZERO, Neuron
 from spikec.ir.types import Array, compress
 
 #: When a spike resets the potential. ``spike``: in its own step, as in NIR and SpikingJelly. ``next``: with the
@@ -21,34 +20,6 @@ from spikec.ir.types import Array, compress
 #: but a potential still above the threshold is lowered by the next update once more, which is taken back if the
 #: neuron then does not fire (snnTorch, ``reset_delay=False`` by subtraction). ``never``: not at all.
 ResetAt = Literal["spike", "next", "again", "never"]
-
-_ZERO = np.zeros(())
-_ZERO.flags.writeable = False
-
-
-def fire_and_reset(
-    when: str,
-    before: Tensor,
-    charged: Tensor,
-    spikes: Callable[[Tensor], Tensor],
-    reset: Callable[[Tensor, Tensor], Tensor],
-) -> tuple[Tensor, Tensor]:
-    """(potential after the step, spikes) of a leaky neuron.
-
-    Args:
-        when: see :data:`ResetAt`.
-        before: potential after the step before.
-        charged: potential with this step's leak and input.
-        spikes: 1 where a potential fires, else 0.
-        reset: (potential, spikes) to the potential after their reset; it is linear in the spikes for ``again``.
-    """
-    if when in ("next", "again"):
-        late = spikes(before)
-        charged = reset(charged, late)
-        fired = spikes(charged)
-        return (charged if when == "next" else reset(charged, fired - late)), fired
-    fired = spikes(charged)
-    return (charged if when == "never" else reset(charged, fired)), fired
 
 
 def _within(low: float, high: float, hint: str) -> Any:
@@ -66,37 +37,50 @@ def _when(op: Leaky, field: Any, value: str) -> None:
 
 @attrs.frozen(eq=False)
 class Leaky(Neuron):
-    """What leaky neurons share.
+    """A neuron whose potential decays; what LIF and CubaLIF share.
 
     Attributes:
         v_leak: the potential that the membrane decays to, shaped like v_threshold or a scalar.
         reset_at: when a spike resets the potential, see :data:`ResetAt`.
     """
 
-    v_leak: Array = array(default=_ZERO, kw_only=True)
+    v_leak: Array = array(default=ZERO, kw_only=True)
     reset_at: str = attrs.field(default="spike", kw_only=True, validator=_when)
 
     def scale_input(self, factor: Array) -> Self:
-        """As every neuron; the leak potential is in the same units."""
+        """As for every neuron; the leak potential is in the units of the threshold, too."""
         scaled = super().scale_input(factor)
         return attrs.evolve(scaled, v_leak=compress(self.v_leak / factor)) if self.v_leak.any() else scaled
 
     def membrane(self, state: Tensor) -> Tensor:
-        """The potential [B, ...] in a state."""
+        """Return the potential [B, ...] that a state holds."""
         return state
 
-    def charged(self, state: Tensor, current: Tensor) -> Tensor:
-        """The potential with this step's leak and input."""
+    def charged(self, state: Tensor, x: Tensor) -> Tensor:
+        """Return the potential with this step's leak and input, before any reset of this step."""
         raise NotImplementedError
 
     def charge(self, state: Tensor, *xs: Tensor) -> Tensor:
-        """The charged potential, behind a reset that comes late."""
+        """Return the charged potential, behind a reset that comes late."""
         charged = self.charged(state, xs[0])
         late = self.reset_at in ("next", "again")
         return self.reset(charged, self.spikes(self.membrane(state))) if late else charged
 
-    def _fired(self, state: Tensor, charged: Tensor) -> tuple[Tensor, Tensor]:
-        return fire_and_reset(self.reset_at, self.membrane(state), charged, self.spikes, self.reset)
+    def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
+        """Leak and integrate, fire, and reset when ``reset_at`` says."""
+        return self.discharge(state, self.charged(state, xs[0]))
+
+    def discharge(self, before: Tensor, charged: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (potential after the step, spikes), from the potential after the step before and the charged one."""
+        if self.reset_at == "spike":
+            return self.fire(charged)
+        if self.reset_at == "never":
+            return charged, self.spikes(charged)
+        late = self.spikes(before)
+        charged = self.reset(charged, late)
+        spikes = self.spikes(charged)
+        # "again": who fires now is reset now, but who was reset late already is not, or gets it back if it is silent
+        return (charged if self.reset_at == "next" else self.reset(charged, spikes - late)), spikes
 
 
 @attrs.frozen(eq=False)
@@ -123,16 +107,12 @@ class LIF(Leaky):
     tau: Array = array(kw_only=True, validator=_within(1, np.inf, "a time constant is at least one step"))
     gain: Array | None = array(default=None, kw_only=True)
 
-    def charged(self, state: Tensor, current: Tensor) -> Tensor:
-        """The first two equations above."""
+    def charged(self, state: Tensor, x: Tensor) -> Tensor:
+        """Return v(t) of the first two equations above, before it fires."""
         above, tau = state - tensor(self.v_leak, state), tensor(self.tau, state)
         if self.gain is None:
-            return state + (current - above) / tau
-        return state - above / tau + tensor(self.gain, state) * current
-
-    def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """The equations above."""
-        return self._fired(state, self.charged(state, xs[0]))
+            return state + (x - above) / tau
+        return state - above / tau + tensor(self.gain, state) * x
 
 
 @attrs.frozen(eq=False)
@@ -162,25 +142,28 @@ class CubaLIF(Leaky):
     gain: Array = array(default=np.ones(()), kw_only=True)
 
     def initial(self, *xs: Tensor) -> Tensor:
-        """``v_init`` and no current."""
+        """Return ``v_init`` and no current."""
         v = super().initial(*xs)
         return torch.stack((v, torch.zeros_like(v)), 1)
 
     def membrane(self, state: Tensor) -> Tensor:
-        """The potential [B, ...] in a state."""
+        """Return the potential [B, ...] that a state holds."""
         return state[:, 0]
 
     def current(self, state: Tensor, x: Tensor) -> Tensor:
-        """i(t)."""
+        """Return i(t)."""
         return tensor(self.decay_syn, x) * state[:, 1] + tensor(self.gain, x) * x
 
-    def charged(self, state: Tensor, current: Tensor) -> Tensor:
-        """v(t) before it fires."""
-        decay = tensor(self.decay, current)
-        leak = (1 - decay) * tensor(self.v_leak, current)
-        return decay * state[:, 0] + leak + self.current(state, current)
+    def charged(self, state: Tensor, x: Tensor) -> Tensor:
+        """Return v(t) before it fires."""
+        return self._decayed(state) + self.current(state, x)
+
+    def _decayed(self, state: Tensor) -> Tensor:
+        decay = tensor(self.decay, state)
+        return decay * state[:, 0] + (1 - decay) * tensor(self.v_leak, state)
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """The equations above."""
-        v, spikes = self._fired(state, self.charged(state, xs[0]))
-        return torch.stack((v, self.current(state, xs[0])), 1), spikes
+        """Advance current and potential by the equations above, and fire."""
+        current = self.current(state, xs[0])
+        v, spikes = self.discharge(state[:, 0], self._decayed(state) + current)
+        return torch.stack((v, current), 1), spikes

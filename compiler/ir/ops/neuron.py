@@ -1,7 +1,8 @@
-"""Spiking neurons; the equations are the specification."""
+"""The base of all spiking neurons, and integrate-and-fire; the equations are the specification."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import attrs
@@ -14,21 +15,43 @@ from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Role, StatefulOp, array, tensor
 from spikec.ir.types import Array, Rate, Type, compress, readonly
 
-_ZERO = np.zeros(())
-_ZERO.flags.writeable = False
+#: the default of potentials
+ZERO = readonly(np.zeros(()))
 
 
 def _float64(value: Any) -> Array:
     return readonly(value, np.float64)
 
 
+class _SurrogateSpike(torch.autograd.Function):
+    """Is a step forwards; its gradient is that of ``atan(pi/2 a u)/pi + 1/2``, a = 2 (Fang et al. 2021)."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, threshold: Tensor, strict: bool) -> Tensor:
+        """Return 1 where v reaches (strict: exceeds) the threshold, else 0."""
+        ctx.save_for_backward(v, threshold)
+        return _reaches(v, threshold, strict)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
+        """Return the gradient times ``a/2 / (1 + (pi/2 a u)^2)``, with u = v - threshold."""
+        v, threshold = ctx.saved_tensors
+        return gradients[0] / (1 + (math.pi * (v - threshold)) ** 2), None, None
+
+
+def _reaches(v: Tensor, threshold: Tensor, strict: bool) -> Tensor:
+    return (v > threshold if strict else v >= threshold).to(v.dtype)
+
+
 @attrs.frozen(eq=False)
 class Neuron(StatefulOp):
     """What passes know of every spiking neuron: when it fires, and what it does to its potential then.
 
-    A subclass gives ``step``. Its equations must be homogeneous: current, potential and thresholds times a
-    number give the same spikes. A current of scale s_in gives spikes of scale ``s_in * v_threshold``, or of
-    ``out_scale`` where a model that was spiking from the start says what its spikes stand for.
+    A subclass gives ``charge``, or ``step`` where a step does more than to charge and fire. The interpreter, the
+    emitted torch module and diagnosis all run that; where autograd records, spikes have a surrogate gradient. Its
+    equations must be homogeneous: current, potential and thresholds times a number give the same spikes. A current
+    of scale s_in gives spikes of scale ``s_in * v_threshold``, or of ``out_scale`` where a model that was spiking
+    from the start says what its spikes stand for.
 
     Attributes:
         v_threshold: positive, of the sample's rank, each axis 1 or full.
@@ -43,12 +66,12 @@ class Neuron(StatefulOp):
 
     v_threshold: Array = array()
     v_reset: Array | None = array(default=None)
-    v_init: Array = array(default=_ZERO)
+    v_init: Array = array(default=ZERO)
     strict: bool = False
     out_scale: Array | None = attrs.field(default=None, converter=attrs.converters.optional(_float64), kw_only=True)
 
     def infer(self, *operands: Type) -> Type:
-        """Rate(s) becomes Rate(s * v_threshold), or Rate(out_scale)."""
+        """Turn Rate(s) into Rate(s * v_threshold), or Rate(out_scale)."""
         (x,) = operands
         if not isinstance(x.encoding, Rate):
             raise TypeMismatchError("a neuron integrates a rate-coded signal, this one is real")
@@ -63,32 +86,42 @@ class Neuron(StatefulOp):
         return x.with_scale(x.scale * self.v_threshold if self.out_scale is None else self.out_scale)
 
     def initial(self, *xs: Tensor) -> Tensor:
-        """``v_init`` for every sample."""
+        """Return ``v_init`` for every sample."""
         (x,) = xs
         return torch.zeros_like(x) + tensor(self.v_init, x)
 
     def charge(self, state: Tensor, *xs: Tensor) -> Tensor | None:
-        """The potential that ``step`` compares with the threshold; None where a subclass does not say."""
+        """Return the potential that ``step`` compares with the threshold; None where a subclass does not say."""
         return None
 
+    def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
+        """Charge, fire and reset; return (potential after the step, spikes)."""
+        v = self.charge(state, *xs)
+        if v is None:
+            raise NotImplementedError(f"{type(self).__name__} gives neither charge nor step")
+        return self.fire(v)
+
     def spikes(self, v: Tensor) -> Tensor:
-        """1 where a potential reaches the threshold (exceeds it, if ``strict``), else 0."""
+        """Return 1 where a potential reaches the threshold (exceeds it, if ``strict``), else 0."""
         threshold = tensor(self.v_threshold, v)
-        return (v > threshold if self.strict else v >= threshold).to(v.dtype)
+        if not torch.is_grad_enabled():  # the interpreter: the same spikes, without the price of a Function
+            return _reaches(v, threshold, self.strict)
+        spikes: Tensor = _SurrogateSpike.apply(v, threshold, self.strict)  # type: ignore[no-untyped-call]
+        return spikes
 
     def reset(self, v: Tensor, spikes: Tensor) -> Tensor:
-        """The potential after the reset of those that fired."""
+        """Return the potential after those that fired were reset."""
         if self.v_reset is None:
             return v - tensor(self.v_threshold, v) * spikes
         return torch.where(spikes.bool(), tensor(self.v_reset, v), v)
 
     def fire(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """(potential after the reset, spikes) for a potential before them."""
+        """Return (potential after the reset, spikes) for a charged potential."""
         spikes = self.spikes(v)
         return self.reset(v, spikes), spikes
 
     def scale_input(self, factor: Array) -> Self:
-        """The neuron that does to x what this one does to ``factor * x`` (an array of the sample's rank)."""
+        """Return the neuron that does to x what this one does to ``factor * x`` (an array of the sample's rank)."""
         return attrs.evolve(
             self,
             v_threshold=compress(self.v_threshold / factor),
@@ -113,12 +146,8 @@ class IF(Neuron):
     kind: ClassVar[str] = "if"
 
     def charge(self, state: Tensor, *xs: Tensor) -> Tensor:
-        """``v(t-1) + z(t)``."""
+        """Return ``v(t-1) + z(t)``."""
         return state + xs[0]
-
-    def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """The equations above."""
-        return self.fire(self.charge(state, *xs))
 
 
 def _broadcasts(shape: tuple[int, ...], onto: tuple[int, ...]) -> bool:

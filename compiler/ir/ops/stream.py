@@ -29,7 +29,7 @@ class Stream(StatefulOp):
     currents: Array = array()
 
     def infer(self, *operands: Type) -> Type:
-        """The operand's type."""
+        """Return the operand's type."""
         (x,) = operands
         if not isinstance(x.encoding, Rate):
             raise TypeMismatchError("currents are streamed into a rate-coded signal, this one is real")
@@ -39,14 +39,14 @@ class Stream(StatefulOp):
         return x
 
     def initial(self, *xs: Tensor) -> Tensor:
-        """[B] zeros: the number of the step."""
+        """Return the number of the step, 0, once for each sample: [B]."""
         return xs[0].new_zeros(len(xs[0]))
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """(next number, operand plus the step's current)."""
+        """Return the number of the next step, and the operand plus this step's current."""
         now = min(int(state[0]), len(self.currents) - 1)
         return state + 1, xs[0] + tensor(self.currents, xs[0])[now]
 
     def divided(self, factor: Array) -> Self:
-        """The currents are divided."""
+        """Return the op with its currents divided by the factor."""
         return attrs.evolve(self, currents=self.currents / factor)

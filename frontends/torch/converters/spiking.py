@@ -24,14 +24,14 @@ stateful.update(
     {
         f"{_JELLY}.base.MemoryModule",
         "snntorch._neurons.neurons.SpikingNeuron",
-        "spikec.backends.spikingjelly.modules.Stateful",
+        "spikec.backends.spikingjelly.modules.StatefulModule",
     }
 )
 
 
-def _named(room: str, file: str, *names: str) -> list[str]:
-    """Qualified names in SpikingJelly 2, and in releases whose rooms were one file each."""
-    return [f"{_JELLY}.{room}{part}.{name}" for part in (f".{file}", "") for name in names]
+def _named(package: str, file: str, *names: str) -> list[str]:
+    """Return qualified names in SpikingJelly 2, and in releases where the package was one file."""
+    return [f"{_JELLY}.{package}{part}.{name}" for part in (f".{file}", "") for name in names]
 
 
 # ------------------------------------------------------------------ SpikingJelly's neurons
@@ -90,12 +90,7 @@ def _leaky(module: Any, call: Call) -> Any:
     reset = _snntorch(module, call, "mem")
     if reset["v_reset"] is not None:  # a potential that is cleared before it decays was cleared after it fired
         reset["reset_at"] = "spike"
-    spikes = _neuron(call, call.args[0], LIF(tau=tau, gain=np.ones(()), **reset))
-    return (
-        (spikes, Missing(f"the membrane potential of {call.source.path} stays inside the layer"))
-        if _gives_state(module)
-        else spikes
-    )
+    return _with_states(module, call, LIF(tau=tau, gain=np.ones(()), **reset), "membrane potential")
 
 
 @converter("snntorch._neurons.synaptic.Synaptic")
@@ -103,21 +98,19 @@ def _leaky(module: Any, call: Call) -> Any:
 def _synaptic(module: Any, call: Call) -> Any:
     decays = {name: _per_neuron(call, name, getattr(module, name).clamp(0, 1)) for name in ("alpha", "beta")}
     op = CubaLIF(decay_syn=decays["alpha"], decay=decays["beta"], **_snntorch(module, call, "syn, mem"))
+    return _with_states(module, call, op, "current", "membrane potential")
+
+
+def _with_states(module: Any, call: Call, op: Neuron, *states: str) -> Any:
+    """Return the neuron's spikes; where it gives its states too, a tuple in which these are missing."""
     spikes = _neuron(call, call.args[0], op)
-    if not _gives_state(module):
+    if module.init_hidden and not module.output:
         return spikes
-    return spikes, *(
-        Missing(f"the {what} of {call.source.path} stays inside the layer")
-        for what in ("current", "membrane potential")
-    )
-
-
-def _gives_state(module: Any) -> bool:
-    return bool(module.output or not module.init_hidden)
+    return spikes, *(Missing(f"the {state} of {call.source.path} stays inside the layer") for state in states)
 
 
 def _snntorch(module: Any, call: Call, states: str) -> dict[str, Any]:
-    """Threshold and reset; refuses what has no counterpart, and a state that forward hands over."""
+    """Return threshold and reset by name; refuse what has no counterpart, and states that forward hands over."""
     if any(each is not None for each in (*call.args[1:], *call.kwargs.values())):
         call.refuse(
             f"forward hands the state {states} over to {call.source.path or 'the neuron'}, so that it does not go on "
@@ -142,23 +135,17 @@ def _snntorch(module: Any, call: Call, states: str) -> dict[str, Any]:
 # ------------------------------------------------------------------ our own neurons
 
 
-@converter(
-    "spikec.backends.spikingjelly.modules.IFNode",
-    "spikec.backends.spikingjelly.leaky.LIFNode",
-    "spikec.backends.spikingjelly.leaky.CubaLIFNode",
-)
+@converter("spikec.backends.spikingjelly.neurons.NeuronNode")
 @fires
-def _own(module: Any, call: Call) -> Signal:
-    kind: Any = {"IFNode": IF, "LIFNode": LIF, "CubaLIFNode": CubaLIF}[type(module).__name__]
-    held = {name: getattr(module, name) for name in attrs.fields_dict(kind) if hasattr(module, name)}
-    fields: dict[str, Any]
-    fields = {name: as_array(value) if isinstance(value, torch.Tensor) else value for name, value in held.items()}
+def _emitted(module: Any, call: Call) -> Signal:
+    fields = {**module.fixed, **{name: getattr(module, name) for name in module.held}}
+    fields = {name: as_array(value) if isinstance(value, torch.Tensor) else value for name, value in fields.items()}
     fields["v_threshold"] = _per_neuron(call, "v_threshold", module.v_threshold)
-    return _neuron(call, call.operand, kind(**fields))
+    return _neuron(call, call.operand, module.kind(**fields))
 
 
 def _neuron(call: Call, current: Any, op: Neuron) -> Signal:
-    """Add a neuron whose spikes are the values themselves."""
+    """Add a neuron whose spikes stand for 1: the model's own numbers go on."""
     if any(isinstance(call.graph[name], Neuron) and _is_of(call, name) for name in call.graph):
         call.refuse(
             f"{call.source.kind} is called more than once in a forward, and its state goes on from call to call",
@@ -175,7 +162,7 @@ def _is_of(call: Call, name: str) -> bool:
 
 
 def _per_neuron(call: Call, name: str, value: Any) -> Array:
-    """A parameter that broadcasts against [B, ...] from behind, as float64 of the sample's rank."""
+    """Return a parameter that broadcasts against [B, ...] from behind, as float64 of the sample's rank."""
     array = np.asarray(as_array(value) if isinstance(value, torch.Tensor) else value, dtype=np.float64)
     rank = len(call.shape(call.args[0]))
     if array.ndim > rank:
@@ -193,7 +180,7 @@ _NORMS = [f"BatchNorm{axes}d" for axes in (1, 2, 3)]
 @converter(*_named("layer", "stateless_wrapper", "Linear", "Flatten", "Upsample", "GroupNorm", *_POOLS, *_CONVS))
 @converter(*_named("layer", "bn", *_NORMS))
 def _wrapped(module: nn.Module, call: Call) -> Signal:
-    """A layer with a step_mode: at one step it is torch's layer of the same name."""
+    """Read a layer with a step_mode: at one step it is torch's layer of the same name."""
     rule = converter.get(getattr(nn, type(module).__name__))
     if rule is None:
         call.refuse(f"{call.source.kind} is not supported")
@@ -211,7 +198,7 @@ def _dropout(module: Any, call: Call) -> Signal:
 @converter(*_named("layer", "container", "SeqToANNContainer", "MultiStepContainer", "StepModeContainer"))
 @fires
 def _container(module: nn.Sequential, call: Call) -> Signal:
-    """At one step, its layers one after the other."""
+    """Read a container as its layers, one after the other: that is what it is at one step."""
     signal = call.operand
     call.graph.drop((call.source,), "a container")
     for name, child in module.named_children():

@@ -11,8 +11,9 @@ import nets
 import spikec
 from build import Builder
 from spikec import InvalidModelError, SpikecWarning, UnsupportedOpError, run
-from spikec.backends.netx.backend import Netx, NetxModel
-from spikec.backends.netx.sim import Layer, respond
+from spikec.backends.netx import NetxModel
+from spikec.backends.netx.backend import Netx
+from spikec.backends.netx.sim import IntegerLayer, run_layer
 from spikec.backends.spikingjelly import IFNode
 from spikec.ir.ops import IF, Conv, Linear, Reshape, Weighted
 
@@ -191,19 +192,19 @@ def layer(**options):
         "kind": "dense", "name": "n", "shape": (1,), "weight": [[254]], "threshold": 131071,
         "current_decay": 4096, "voltage_decay": 0,
     }  # fmt: skip
-    return Layer(**{**defaults, **options})
+    return IntegerLayer(**{**defaults, **options})
 
 
 def test_currents_wrap_and_voltages_saturate():
     on = np.ones((20, 1, 40), dtype=bool)
     down = layer(weight=np.full((1, 40), -254), current_decay=0, voltage_decay=4096, threshold=100)
-    found = respond(down, on)
+    found = run_layer(down, on)
     wrap = 131072 // (40 * 254)
     assert not found.spikes[:wrap].any()
     assert found.spikes[wrap, 0, 0]
     assert found.overflows == 1
     slow = layer(weight=np.full((1, 40), -254))
-    found = respond(slow, on)
+    found = run_layer(slow, on)
     assert found.voltage[0, 0] == -131072
     assert found.overflows == 20 - wrap
 
@@ -212,7 +213,7 @@ def test_decays_round_towards_zero():
     on = np.zeros((3, 1, 1), dtype=bool)
     on[0] = True
     for sign in (1, -1):
-        found = respond(layer(weight=[[sign * 5]], current_decay=1000, voltage_decay=1000), on)
+        found = run_layer(layer(weight=[[sign * 5]], current_decay=1000, voltage_decay=1000), on)
         u1 = 320 * 3096 // 4096
         u2 = u1 * 3096 // 4096
         v1 = 320 * 3096 // 4096 + u1
@@ -228,7 +229,7 @@ def test_conv_is_torch_s_conv_whatever_its_options():
     wanted = torch.nn.functional.conv2d(
         torch.tensor(spikes.reshape(12, 4, 9, 8)).double(), torch.tensor(weight).double(), **options
     )
-    found = respond(layer(kind="conv", weight=weight, shape=wanted.shape[1:], **options), spikes)
+    found = run_layer(layer(kind="conv", weight=weight, shape=wanted.shape[1:], **options), spikes)
     total = wanted.reshape(4, 3, *wanted.shape[1:]).sum(0).numpy()
     assert np.array_equal(found.voltage, total)
 
@@ -240,7 +241,7 @@ def test_a_full_recurrent_matrix_works_as_a_diagonal_one_does():
     soft = layer(weight=weight, shape=(3,), current_decay=0, voltage_decay=4096, threshold=49, kind="dense_rec",
                  weight_rec=-100 * np.eye(3))  # fmt: skip
     full = attrs.evolve(soft, weight_rec=-100 * np.eye(3) + np.array([[0, 4, 0], [0, 0, 0], [0, 0, 0]]))
-    one, other = respond(soft, on), respond(full, on)
+    one, other = run_layer(soft, on), run_layer(full, on)
     assert np.array_equal(one.spikes[:, :, 1:], other.spikes[:, :, 1:])
     assert not np.array_equal(one.spikes[:, :, 0], other.spikes[:, :, 0])
 
@@ -305,7 +306,7 @@ def test_a_reshape_between_convolutions_is_refused():
     ones, zero = np.full((1, 1, 1), 2.0), np.zeros(())
     x = b.add(IF(ones / 2), b.x, name="encoder")
     conv = {"kernel": (1, 1), "padding": (0, 0)}
-    x = b.add(IF(ones, v_reset=zero), b.conv(x, 2, "conv1", **conv), name="if1")
+    x = b.add(IF(ones, v_reset=zero, out_scale=ones / 2), b.conv(x, 2, "conv1", **conv), name="if1")
     x = b.conv(b.add(Reshape((2, 6, 2)), x, name="reshape"), 2, "conv2", **conv)
     assert "no reshape" in Netx().check(b.done(x))[0].message
 
@@ -361,6 +362,7 @@ def test_a_graph_that_the_passes_did_not_finish_is_refused():
     assert "no cell" in broken(evolve(neuron, v_init=np.full((1, 1, 1), 2.0)))[0].message
     flat = soft.graph.match(IF)[1].name
     assert "up to 254" in broken(threshold(flat, 256.0), soft.graph)[0].message
+    assert "start at 0 or above" in broken(evolve(flat, v_init=np.full((1,), -2.0)), soft.graph)[0].message
     assert "soft and hard" in broken(evolve(flat, v_reset=np.zeros(()), v_init=np.zeros(())), soft.graph)[0].message
     encoder = found.graph.match(IF)[0].name
     assert "not spikes" in broken(lambda g: g.bypass(encoder))[0].message

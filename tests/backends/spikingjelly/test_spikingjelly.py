@@ -11,12 +11,13 @@ from torch import nn
 import build
 import nets
 import spikec
-from spikec.backends.spikingjelly import IFNode, SpikingNetwork, converter
+from spikec.backends.spikingjelly import CubaLIFNode, IFNode, LIFNode, SpikingNetwork, converter
 from spikec.backends.spikingjelly.backend import SpikingJelly
 from spikec.backends.spikingjelly.converters import module_for
 from spikec.backends.spikingjelly.modules import OpModule
+from spikec.backends.spikingjelly.neurons import NeuronNode
 from spikec.ir.op import Op, Role, StatefulOp, array, tensor
-from spikec.ir.ops import IF, Add, ConvTranspose, Delay, Input, Linear, Output, Rescale, Upsample
+from spikec.ir.ops import IF, LIF, Add, ConvTranspose, Delay, Input, Linear, Output, Rescale, Upsample
 from spikec.ir.types import Type, unit_rate
 
 T = 64
@@ -190,6 +191,33 @@ def test_a_tie_fires_unless_strict():
     at = torch.tensor([[0.5, 0.25]], dtype=torch.float64)
     for strict, expected in ((False, [[1, 0]]), (True, [[0, 0]])):
         assert IFNode(torch.tensor([0.5], dtype=torch.float64), strict=strict)(at).tolist() == expected
+
+
+def test_attributes_of_a_neuron_may_be_changed():
+    node = IFNode(torch.tensor([0.5]))
+
+    def after_a_step(x, **attributes):
+        node.reset()
+        for name, value in attributes.items():
+            setattr(node, name, value)
+        return node(torch.tensor([[x]])).item(), node.v.item()
+
+    assert after_a_step(0.75) == (1, 0.25)
+    assert after_a_step(0.75, v_reset=torch.tensor(0.125)) == (1, 0.125)
+    assert after_a_step(0.75, v_reset=None, v_threshold=torch.tensor([0.625])) == (1, 0.125)
+    assert after_a_step(0.625, strict=True) == (0, 0.625)
+
+
+def test_fields_that_are_not_given_are_those_of_the_op():
+    one = torch.ones(1, dtype=torch.float64)
+    assert (
+        str(LIFNode(one, tau=one)) == "LIFNode(v_threshold=1, v_reset=None, v_init=0, step_mode='s', v_leak=0, tau=1)"
+    )
+    assert CubaLIFNode(one, decay_syn=one, decay=one).gain.dtype == torch.float64
+    with pytest.raises(TypeError, match="LIFNode of LIF has no slope"):
+        LIFNode(one, tau=one, slope=one)
+    with pytest.raises(TypeError, match="NeuronNode of LIF needs tau"):
+        NeuronNode(LIF, v_threshold=one)
 
 
 def test_step_mode_reaches_all_parts_and_reset_forgets():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import spikec
-import spikec.frontends.torch.converters.spiking as room
+import spikec.frontends.torch.converters.spiking as spiking
 from spikec.backends.spikingjelly import IFNode as OwnIF
 from spikec.frontends.torch.call import converter
 from spikec.ir.ops import IF, LIF, BatchNorm, Neuron
@@ -189,10 +189,10 @@ def test_netx_refuses_by_the_users_layer():
 
 def test_a_wrong_converter_is_found(monkeypatch):
     """The import is held to the model: read the threshold wrongly, the leak, the reset, and see each found."""
-    right = room._jelly
+    right = spiking._jelly
 
     def wrong(**changes):
-        monkeypatch.setattr(room, "_jelly", lambda module, call: {**right(module, call), **changes})
+        monkeypatch.setattr(spiking, "_jelly", lambda module, call: {**right(module, call), **changes})
         with pytest.raises(spikec.VerificationError, match="differs from the spiking model at step"):
             spikec.compile(NETS["lif"](), "nir", example_input=train(6)[0])
 
@@ -200,7 +200,7 @@ def test_a_wrong_converter_is_found(monkeypatch):
     wrong(v_reset=np.asarray(0.05))
     wrong(v_reset=None)
     wrong(v_init=np.asarray(0.3))
-    monkeypatch.setattr(room, "_jelly", right)
+    monkeypatch.setattr(spiking, "_jelly", right)
     spikec.compile(NETS["lif"](), "nir", example_input=train(6)[0])
 
 

@@ -1,0 +1,74 @@
+"""What each op of a final graph is in a netx file: a layer's weights, a layer's neurons, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from spikec.extend.converters import Converters
+from spikec.ir.errors import CompileError, UnsupportedOpError
+from spikec.ir.op import Op
+from spikec.ir.ops import IF, Conv, Flatten, Linear, Reshape
+from spikec.ir.types import Type
+
+QUANTIZE = 'put "quantize-netx" at the end of the pipeline'
+SINGLE = "a layer's neurons have one threshold and one v_init, even integers"
+
+
+@attrs.frozen
+class LayerNeurons:
+    """The neurons of one layer, which are all alike, in the units of its integer weights.
+
+    Attributes:
+        threshold: an even integer; a neuron fires when its potential reaches it, or exceeds it where ``strict``.
+        v_init: an even integer, what the potential has at step 0 before that step's input.
+        soft: a spike takes the threshold off the potential; else it clears the potential.
+        decay: what part of its potential a neuron loses in a step, of 4096; only where a spike clears it.
+    """
+
+    threshold: float
+    v_init: float = 0
+    soft: bool = False
+    strict: bool = False
+    decay: int = 0
+
+
+#: called with (op, the type of its operand, the type of its result), gives one of these, or an op that does the same
+#: and has a converter; raises a CompileError where netx has no such thing
+Convert = Callable[[Any, Type, Type], "Linear | Conv | LayerNeurons | Op | None"]
+
+converter: Converters[Convert] = Converters("converter")
+
+
+def part_for(op: Op, operand: Type, result: Type) -> Linear | Conv | LayerNeurons | None:
+    """Return what an op is in the file; None where it is nothing.
+
+    Raises:
+        CompileError: netx has no such thing.
+    """
+    convert = converter.for_class(type(op))
+    if convert is None:
+        raise UnsupportedOpError(f"netx has no {op.kind}", hint="register a converter for it")
+    made = convert(op, operand, result)
+    return part_for(made, operand, result) if isinstance(made, Op) and not isinstance(made, (Linear, Conv)) else made
+
+
+@converter(Linear, Conv)
+def _affine(op: Linear | Conv, operand: Type, result: Type) -> Linear | Conv:
+    return op
+
+
+@converter(Flatten, Reshape)
+def _layout(op: Flatten | Reshape, operand: Type, result: Type) -> None:
+    """A dense layer of netx reads a map as a vector by itself."""
+
+
+@converter(IF)
+def _if(op: IF, operand: Type, result: Type) -> LayerNeurons:
+    if op.v_threshold.size > 1 or op.v_init.size > 1:
+        raise CompileError(SINGLE, hint=QUANTIZE)
+    if op.v_reset is not None and op.v_reset.any():
+        raise CompileError("hard reset in netx is to zero", hint='put "reset-netx" in the pipeline')
+    return LayerNeurons(op.v_threshold.item(), op.v_init.item(), soft=op.v_reset is None, strict=op.strict)
