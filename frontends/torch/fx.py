@@ -9,27 +9,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from spikec.extend.frontend import Frontend
-from spikec.frontends.torch.call import (
-    BATCH,
-    Call,
-    Signal,
-    as_array,
-    converter,
-    is_spiking,
-    leaves,
-    methods,
-    takes_batch,
-)
+from spikec.frontends.torch.call import leaves
 from spikec.frontends.torch.check import check_model, dtype_of, example_shapes, shapes_from_layers
 from spikec.frontends.torch.instead import exported
+from spikec.frontends.torch.layers import is_spiking
 from spikec.frontends.torch.steps import check_axes, one_step, steps_of, takes_all_steps
 from spikec.frontends.torch.trace import Known, Traced, required, trace
-from spikec.frontends.torch.walk import Walk, read
+from spikec.frontends.torch.reader import Walk, read
 from spikec.interpreter.contract import Reference
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
-
-__all__ = ["BATCH", "Call", "Signal", "TorchFx", "as_array", "converter", "frontend", "methods", "takes_batch"]
 
 
 class TorchFx(Frontend):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -12,10 +12,16 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate, map_arg
 
-from spikec.frontends.torch.call import BATCH, Signal, is_firing, leaves
+from spikec.frontends.torch.batch import BatchSize
+from spikec.frontends.torch.call import Signal, leaves
+from spikec.frontends.torch.layers import is_firing
 from spikec.frontends.torch.trace import Traced
 from spikec.ir.graph import Graph
 from spikec.ir.types import Array
+
+
+#: batch size of the tensors without data: no usual size, so that it is known where it turns up in another axis
+SAMPLES = 113
 
 
 @attrs.frozen(eq=False)
@@ -51,8 +57,7 @@ class Memory:
     def alone(self, node: fx.Node) -> Any:
         """What torch gives for a call that was not converted, on tensors without data; from then on it has a memory.
 
-        None for a call without a signal, as what it makes may be a real tensor as large as ``BATCH``, and where the
-        shape of a sample depends on the batch.
+        None for a call without a signal, and where the shape of a sample depends on the batch.
 
         Raises:
             Exception: whatever the call raises on such tensors.
@@ -60,11 +65,11 @@ class Memory:
         if not any(each in self._tensors for each in node.all_input_nodes):
             return None
         with torch.inference_mode(False), torch.no_grad():
-            result = self._run(node, lambda each: map_aggregate(self._without_data(each), _few))
-        if any(_FEW in tensor.shape[1:] for tensor in _held(result)):
+            result = self._run(node)
+        if any(SAMPLES in tensor.shape[1:] for tensor in _held(result)):
             return None
-        self._tensors[node] = map_aggregate(result, _many)
-        return self._tensors[node]
+        self._tensors[node] = result
+        return result
 
     def call(self, node: fx.Node, in_place: bool) -> Changes:
         """Follow a call that was converted.
@@ -92,7 +97,7 @@ class Memory:
         """The result of a call without data, or None."""
         try:
             with torch.inference_mode(False), torch.no_grad():
-                return self._run(node, self._without_data)
+                return self._run(node)
         except Exception:  # whatever a user's layer does with tensors that hold no numbers
             return None
 
@@ -109,8 +114,9 @@ class Memory:
         same = tuple(each for each in affected if _coincide(self._tensors[each], result))
         return Changes(same, tuple(each for each in affected if each not in same))
 
-    def _run(self, node: fx.Node, held: Callable[[fx.Node], Any]) -> Any:
-        args, kwargs = map_arg((node.args, node.kwargs), held)
+    def _run(self, node: fx.Node) -> Any:
+        args, kwargs = map_arg((node.args, node.kwargs), self._without_data)
+        args, kwargs = map_aggregate((args, kwargs), _of_samples)
         module = self._traced.module(node)
         if module is not None and is_firing(module):
             return map_aggregate(self._values[node], lambda x: self._fresh(x) if isinstance(x, Signal) else x)
@@ -132,7 +138,7 @@ class Memory:
 
     def _fresh(self, signal: Signal) -> Tensor:
         with torch.inference_mode(False):
-            return torch.empty((BATCH, *self._graph.type(signal.name).shape), dtype=self._dtype, device="meta")
+            return torch.empty((SAMPLES, *self._graph.type(signal.name).shape), dtype=self._dtype, device="meta")
 
     def _unknown(self, signal: Signal, operands: list[fx.Node]) -> Tensor:
         result = self._fresh(signal)
@@ -149,23 +155,8 @@ class Memory:
         return dtype
 
 
-#: samples for calls that may go through them one by one, as a recurrent layer or ``unbind`` does: no usual size
-_FEW = 113
-
-
-def _few(value: Any) -> Any:
-    """A tensor of ``BATCH`` samples, or their number, with few of them."""
-    if isinstance(value, Tensor) and value.shape[:1] == (BATCH,):
-        return torch.empty((_FEW, *value.shape[1:]), dtype=value.dtype, device="meta")
-    return _FEW if isinstance(value, int) and value == BATCH else value
-
-
-def _many(value: Any) -> Any:
-    """Another tensor of that shape, with ``BATCH`` samples for few."""
-    if not isinstance(value, Tensor):
-        return value
-    shape = (BATCH, *value.shape[1:]) if value.shape[:1] == (_FEW,) else value.shape
-    return torch.empty(shape, dtype=value.dtype, device="meta")
+def _of_samples(value: Any) -> Any:
+    return value.at(SAMPLES) if isinstance(value, BatchSize) else value
 
 
 def _held(value: Any) -> Iterator[Tensor]:

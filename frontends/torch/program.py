@@ -17,7 +17,8 @@ from torch.fx.node import map_arg
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from spikec.frontends.torch.call import BATCH, Call, converter
+from spikec.frontends.torch.batch import BATCH
+from spikec.frontends.torch.call import Call, converter
 from spikec.frontends.torch.check import check_numbers
 from spikec.frontends.torch.trace import Traced
 from spikec.ir.errors import InvalidModelError, Problem

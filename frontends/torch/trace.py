@@ -20,7 +20,8 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn import functional as F
 
-from spikec.frontends.torch.call import Signal, converter, is_spiking, keeps_state, layer_rule, qualified
+from spikec.frontends.torch.call import Signal, converter, qualified
+from spikec.frontends.torch.layers import is_spiking, keeps_state, layer_converter
 from spikec.ir.errors import InvalidModelError, Problem
 from spikec.ir.origin import Source, is_user_file
 
@@ -92,7 +93,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return "forward" not in vars(m) and (
-            layer_rule(m) is not None or keeps_state(m) or super().is_leaf_module(m, module_qualified_name)
+            layer_converter(m) is not None or keeps_state(m) or super().is_leaf_module(m, module_qualified_name)
         )
 
     def create_args_for_root(
@@ -262,7 +263,7 @@ class Traced:
         """The converter of a node, called as :data:`spikec.frontends.torch.call.converter` says, or None."""
         module = self.module(node)
         if module is not None:
-            return layer_rule(module)
+            return layer_converter(module)
         if node.op == "call_method":
             return converter.get(("method", node.target))
         return converter.first((node.target, qualified(node.target)))

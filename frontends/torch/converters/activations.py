@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from spikec.extend.composites import reshaped
@@ -24,11 +24,6 @@ from spikec.ir.types import Array, on_axis
 @converter(F.relu, torch.relu, torch.relu_, *methods("relu", "relu_"))
 def _relu(call: Call, input: Signal, inplace: bool = False) -> Signal:
     return call.add(Relu(), input)
-
-
-@converter(nn.ReLU)
-def _relu_layer(module: nn.ReLU, call: Call) -> Signal:
-    return call.add(Relu(), call.operand)
 
 
 # ---------------------------------------------------------------------- bounds
@@ -67,19 +62,9 @@ def _relu6(call: Call, input: Signal, inplace: bool = False) -> Signal:
     return clamp(call, input, 0, 6)
 
 
-@converter(nn.Hardtanh, nn.ReLU6)
-def _hardtanh_layer(module: nn.Hardtanh, call: Call) -> Signal:
-    return clamp(call, call.operand, module.min_val, module.max_val)
-
-
 @converter(F.hardsigmoid)
 def _hardsigmoid(call: Call, input: Signal, inplace: bool = False) -> Signal:
     return call.add(Clamp(0.0, 1.0), affine(call, input, np.asarray(1 / 6), np.asarray(0.5), part="line"))
-
-
-@converter(nn.Hardsigmoid)
-def _hardsigmoid_layer(module: nn.Hardsigmoid, call: Call) -> Signal:
-    return _hardsigmoid(call, call.operand)
 
 
 @converter(F.threshold, torch.threshold, torch.threshold_)
@@ -90,11 +75,6 @@ def _threshold(call: Call, input: Signal, threshold: float, value: float, inplac
             "threshold(x, 0, 0), which is a ReLU",
         )
     return call.add(Relu(), input) if threshold == 0 else call.add(Clamp(float(threshold), None), input)
-
-
-@converter(nn.Threshold)
-def _threshold_layer(module: nn.Threshold, call: Call) -> Signal:
-    return _threshold(call, call.operand, module.threshold, module.value)
 
 
 def _number(value: Any) -> float | None:
@@ -120,21 +100,11 @@ def _leaky_relu(call: Call, input: Signal, negative_slope: float = 0.01, inplace
     return _leaky(call, input, negative_slope)
 
 
-@converter(nn.LeakyReLU)
-def _leaky_relu_layer(module: nn.LeakyReLU, call: Call) -> Signal:
-    return _leaky(call, call.operand, module.negative_slope)
-
-
 @converter(F.prelu, torch.prelu, *methods("prelu"))
 def _prelu(call: Call, input: Signal, weight: Any) -> Signal:
     if not isinstance(weight, Tensor):
         call.refuse("the slope is computed from the model's input", "only constant slopes can be compiled")
     return _leaky(call, input, as_array(weight))
-
-
-@converter(nn.PReLU)
-def _prelu_layer(module: nn.PReLU, call: Call) -> Signal:
-    return _prelu(call, call.operand, module.weight)
 
 
 @converter(F.rrelu, F.rrelu_, torch.rrelu, torch.rrelu_)
@@ -146,11 +116,6 @@ def _rrelu(
             call.problem(f"{call.source.kind} draws its slopes in training mode", "call model.eval()")
         )
     return _leaky(call, input, (lower + upper) / 2)
-
-
-@converter(nn.RReLU)
-def _rrelu_layer(module: nn.RReLU, call: Call) -> Signal:
-    return _rrelu(call, call.operand, module.lower, module.upper, module.training)
 
 
 @converter(torch.abs, torch.abs_, torch.absolute, *methods("abs", "abs_", "absolute", "absolute_"))
@@ -304,19 +269,6 @@ def _torch_log_softmax(call: Call, input: Signal, dim: int, dtype: Any = None) -
     return _along_axis(call, input, "log_softmax", dim, dtype)
 
 
-_HEADS: dict[type[nn.Module], str] = {nn.Softmax: "softmax", nn.LogSoftmax: "log_softmax", nn.Softmin: "softmin"}
-
-
-@converter(nn.Softmax, nn.LogSoftmax, nn.Softmin)
-def _softmax_layer(module: Any, call: Call) -> Signal:
-    function = next(_HEADS[cls] for cls in type(module).__mro__ if cls in _HEADS)
-    return _along_axis(call, call.operand, function, module.dim)
-
-
-@converter(nn.Softmax2d)
-def _softmax2d(module: nn.Softmax2d, call: Call) -> Signal:
-    return _along_axis(call, call.operand, "softmax", -3)
-
 
 @converter(torch.sigmoid, torch.sigmoid_, F.sigmoid, *methods("sigmoid", "sigmoid_"))
 def _sigmoid(call: Call, input: Signal) -> Signal:
@@ -331,18 +283,3 @@ def _tanh(call: Call, input: Signal) -> Signal:
 @converter(F.logsigmoid)
 def _logsigmoid(call: Call, input: Signal) -> Signal:
     return call.add(Head("log_sigmoid"), input)
-
-
-@converter(nn.Sigmoid)
-def _sigmoid_layer(module: nn.Sigmoid, call: Call) -> Signal:
-    return _sigmoid(call, call.operand)
-
-
-@converter(nn.Tanh)
-def _tanh_layer(module: nn.Tanh, call: Call) -> Signal:
-    return _tanh(call, call.operand)
-
-
-@converter(nn.LogSigmoid)
-def _logsigmoid_layer(module: nn.LogSigmoid, call: Call) -> Signal:
-    return _logsigmoid(call, call.operand)

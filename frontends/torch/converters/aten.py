@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spikec.frontends.torch.call import BATCH, Call, Signal, as_array, converter, methods
+from spikec.frontends.torch.batch import BATCH
+from spikec.frontends.torch.call import Call, Signal, as_array, converter, methods
 from spikec.ir.ops import Identity, Linear
 
 aten = torch.ops.aten

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from spikec.frontends.torch.call import BATCH, Call, Signal, converter, takes_batch
+from spikec.frontends.torch.call import Call, Signal, converter
 from spikec.frontends.torch.converters.functions import constant_weight, sizes
-from spikec.frontends.torch.converters.layers import weight_of
 from spikec.ir.ops import ConvTranspose
 
 
@@ -48,21 +46,3 @@ def conv_transpose(rank: int) -> Callable[..., Signal]:
 converter(F.conv_transpose1d)(conv_transpose(1))
 converter(F.conv_transpose2d)(conv_transpose(2))
 converter(F.conv_transpose3d)(conv_transpose(3))
-
-
-@converter(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-@takes_batch
-def _conv_transpose(module: Any, call: Call) -> Signal:
-    input, *rest = (*call.args, *call.kwargs.values())
-    rank = len(module.kernel_size)
-    call.expect_rank(input, rank + 1)
-    added = module.output_padding
-    if rest and rest[0] is not None:
-        like = torch.empty((BATCH, *call.shape(input)), device="meta")
-        geometry = (module.stride, module.padding, module.kernel_size, rank, module.dilation)
-        try:
-            added = module._output_padding(like, list(rest[0]), *geometry)
-        except ValueError as error:
-            call.refuse(str(error).splitlines()[0])
-    options = (module.stride, module.padding, added, module.groups, module.dilation)
-    return conv_transpose(rank)(call, input, weight_of(module), module.bias, *options)

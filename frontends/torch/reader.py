@@ -14,20 +14,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 
-from spikec.frontends.torch.call import (
-    BATCH,
-    Call,
-    Missing,
-    Refused,
-    Signal,
-    fields_of,
-    is_record,
-    leaves,
-    may_take_batch,
-    readable,
-)
-from spikec.frontends.torch.memory import Memory
-from spikec.frontends.torch.reasons import reason
+from spikec.frontends.torch.batch import BatchSize, may_take_batch
+from spikec.frontends.torch.call import Call, Missing, Refused, Signal, fields_of, is_record, leaves
+from spikec.frontends.torch.convert import convert, refuse_batch
+from spikec.frontends.torch.layers import lacks_converter, torch_layer
+from spikec.frontends.torch.memory import SAMPLES, Memory
+from spikec.frontends.torch.reasons import refuse_unknown
 from spikec.frontends.torch.trace import AUGMENTED, Traced
 from spikec.ir.errors import CompileError, InvalidModelError, Problem, TypeMismatchError, UnsupportedOpError
 from spikec.ir.graph import Graph
@@ -161,20 +153,17 @@ class Walk:
         if rule is None:
             if not call.operands and _on_numbers(node, args):
                 return Refused(node.name)
-            why, instead = reason(source.kind, module)
-            message = f"{source.kind} is not supported{': ' if why else ''}{why}"
-            call.refuse(message, _hint(self.traced.key(node), instead))
+            refuse_unknown(call, self.traced.key(node))
         gone = next((leaf.reason for leaf in inside if isinstance(leaf, Missing)), "")
         if gone and node.target not in (operator.getitem, getattr):
             call.refuse(gone, "leave it out, or do it outside the network")
         if any(isinstance(leaf, Refused) for leaf in inside):
+            if rule is torch_layer and lacks_converter(module, call):
+                refuse_unknown(call, self.traced.key(node))
             return Refused(node.name)
         if self._given_batch(node) and not may_take_batch(rule):
-            call.refuse(
-                f"{source.kind} with a number that depends on the batch size is not supported",
-                "samples of a batch are independent in a compiled network",
-            )
-        return self._convert(rule, call)
+            refuse_batch(call)
+        return convert(rule, call)
 
     def _resolve(self, value: Any) -> Any:
         return map_arg(value, self.values.__getitem__)
@@ -196,36 +185,13 @@ class Walk:
                     value = (module or target)(*args, **kwargs)
         except Exception as error:
             call = Call(self.graph, source, "", args, kwargs)
-            reason = f"{type(error).__name__}: {readable(str(error))}"
+            reason = f"{type(error).__name__}: {error}"
             raise InvalidModelError(call.problem(f"{source.kind} fails: {reason}")) from error
         if _is_container(node.target):
             reason = "a container"
         else:
             reason = "a constant" if any(isinstance(leaf, Tensor) for leaf in leaves(value)) else "shape arithmetic"
         self.graph.drop((source,), reason)
-        return value
-
-    def _convert(self, rule: Any, call: Call) -> Any:
-        """The converter's result; whatever it does wrong is said of it."""
-        bound = None
-        if call.module is None:
-            signature = inspect.signature(rule)
-            given = {k if k in signature.parameters else _NUMPY.get(k, k): v for k, v in call.kwargs.items()}
-            try:
-                bound = signature.bind(call, *call.args, **given)
-            except TypeError as error:
-                call.refuse(f"{call.source.kind} with these arguments is not supported: {error}")
-        try:
-            value = rule(call.module, call) if bound is None else rule(*bound.args, **bound.kwargs)
-        except CompileError:
-            raise
-        except Exception as error:
-            form = "(module, call)" if bound is None else "(call, *args, **kwargs)"
-            message = f"its converter {_place(rule)} raises {type(error).__name__}: {readable(str(error))}"
-            raise UnsupportedOpError(call.problem(message, f"mend it; it is called as {form}")) from error
-        for leaf in leaves(value):
-            if leaf is None or isinstance(leaf, str) or (isinstance(leaf, Signal) and leaf.name not in self.graph):
-                call.refuse(f"its converter {_place(rule)} returns {value!r}", "return what call.add gives: a Signal")
         return value
 
     def _account(self, node: fx.Node, source: Source) -> None:
@@ -237,7 +203,7 @@ class Walk:
         signals = [leaf for leaf in found if isinstance(leaf, Signal)]
         if signals:
             self._follow(node, source, value)
-        elif (self._given_batch(node) and node.target is not operator.getitem) or any(map(_is_batch, found)):
+        elif (self._given_batch(node) and node.target is not operator.getitem) or any(isinstance(each, BatchSize) for each in found):
             self._of_batch.add(node)
         if source not in self.graph.dropped and all(source not in self.graph[each.name].origin for each in signals):
             self.graph.drop((source,), "does nothing" if signals else "shape arithmetic")
@@ -319,24 +285,11 @@ class Walk:
 
 
 def _batch_first(x: Tensor) -> bool:
-    return x.ndim > 0 and x.shape[0] == BATCH and x.dtype in (torch.float32, torch.float64)
-
-
-def _is_batch(value: Any) -> bool:
-    return isinstance(value, int) and value != 0 and value % BATCH == 0
+    return x.ndim > 0 and x.shape[0] == SAMPLES and x.dtype in (torch.float32, torch.float64)
 
 
 #: modules of functions that compute sizes from sizes
 _ON_NUMBERS = ("_operator", "builtins", "math")
-#: names of arguments as numpy has them, which torch's functions take too
-_NUMPY = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
-
-
-def _place(rule: Any) -> str:
-    """``name (file.py:12)`` of a converter."""
-    code = inspect.unwrap(rule).__code__
-    return f"{rule.__name__} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})"
-
 
 def _on_numbers(node: fx.Node, args: Any) -> bool:
     """True for a call that computes sizes from sizes, or checks them."""
@@ -358,8 +311,3 @@ def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
         return getattr(module, "inplace", False) is True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return node.kwargs.get("inplace") is True or node.target in AUGMENTED or name.rstrip("_") + "_" == name
-
-
-def _hint(key: str, instead: str) -> str:
-    register = f"register a converter: @converter({key}), see frontends/README.md"
-    return f"{instead}, or {register}" if instead else register
