@@ -17,6 +17,7 @@ from spikec.extend.call import Signal as Signal
 from spikec.extend.converters import Converters
 from spikec.ir.types import Array, sealed
 
+
 @attrs.frozen
 class Missing:
     """A part of a call's result that the graph does not have: who uses it is refused for this reason.

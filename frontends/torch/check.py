@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from spikec.frontends.torch.trace import Traced, required
+from spikec.frontends.torch.traced import Traced, required
 from spikec.ir.errors import InvalidModelError, Problem
 
 

@@ -114,7 +114,7 @@ def torch_layer(module: nn.Module, call: Call, cls: type[nn.Module] | None = Non
     return call.add(Identity(), result) if result in call.operands else result
 
 
-def lacks_converter(module: nn.Module, call: Call) -> bool:
+def lacks_converter(call: Call) -> bool:
     """True where the first function in a layer's forward has no converter; asked where an operand was refused."""
 
     def look_up(key: Any, args: Any, kwargs: Any) -> Any:
@@ -124,8 +124,9 @@ def lacks_converter(module: nn.Module, call: Call) -> bool:
         return SignalTensor(Signal(""), look_up) if isinstance(value, (Signal, Refused)) else value
 
     args, kwargs = map_aggregate((call.args, dict(call.kwargs)), stand_in)
+    assert call.module is not None
     try:
-        module.forward(*args, **kwargs)
+        call.module.forward(*args, **kwargs)
     except Exception as error:  # whatever forward does with tensors that are none
         return isinstance(error, _Found) and error.args == (None,)
     return False

@@ -15,10 +15,9 @@ from torch.fx.node import map_aggregate, map_arg
 from spikec.frontends.torch.batch import BatchSize
 from spikec.frontends.torch.call import Signal, leaves
 from spikec.frontends.torch.layers import is_firing
-from spikec.frontends.torch.trace import Traced
+from spikec.frontends.torch.traced import Traced
 from spikec.ir.graph import Graph
 from spikec.ir.types import Array
-
 
 #: batch size of the tensors without data: no usual size, so that it is known where it turns up in another axis
 SAMPLES = 113
@@ -48,11 +47,16 @@ class Memory:
         self._graph = graph
         self._values = values
         self._tensors: dict[fx.Node, Any] = {}
+        self._memories: dict[fx.Node, set[int]] = {}  # of each of these
         self._perhaps: list[set[int]] = []
 
     def begin(self, node: fx.Node, signal: Signal) -> None:
         """An input of the model."""
-        self._tensors[node] = self._fresh(signal)
+        self._hold(node, self._fresh(signal))
+
+    def _hold(self, node: fx.Node, value: Any) -> None:
+        self._tensors[node] = value
+        self._memories[node] = _storages(value)
 
     def alone(self, node: fx.Node) -> Any:
         """What torch gives for a call that was not converted, on tensors without data; from then on it has a memory.
@@ -68,7 +72,7 @@ class Memory:
             result = self._run(node)
         if any(SAMPLES in tensor.shape[1:] for tensor in _held(result)):
             return None
-        self._tensors[node] = result
+        self._hold(node, result)
         return result
 
     def call(self, node: fx.Node, in_place: bool) -> Changes:
@@ -90,8 +94,8 @@ class Memory:
                 result = self._unknown(value, operands)
         elif result is None:
             result = map_aggregate(value, lambda x: self._unknown(x, operands) if isinstance(x, Signal) else x)
-        self._tensors[node] = result
-        return self._changes(node, result, changed)
+        self._hold(node, result)
+        return self._changes(node, result, changed) if changed else Changes()
 
     def _tried(self, node: fx.Node) -> Any:
         """The result of a call without data, or None."""
@@ -103,14 +107,13 @@ class Memory:
 
     def _changes(self, node: fx.Node, result: Any, changed: list[fx.Node]) -> Changes:
         written = [tensor for each in changed for tensor in _held(self._tensors[each])]
-        touched = self._related({key for tensor in written for key in _storages(tensor)})
+        touched = self._related(set().union(*(self._memories[each] for each in changed)))
 
         def is_touched(tensor: Tensor) -> bool:
             return bool(touched & _storages(tensor)) and not all(_disjoint(tensor, each) for each in written)
 
-        affected = [
-            each for each, held in self._tensors.items() if each is not node and any(map(is_touched, _held(held)))
-        ]
+        near = [each for each, keys in self._memories.items() if each is not node and keys & touched]
+        affected = [each for each in near if any(map(is_touched, _held(self._tensors[each])))]
         same = tuple(each for each in affected if _coincide(self._tensors[each], result))
         return Changes(same, tuple(each for each in affected if each not in same))
 
@@ -142,7 +145,7 @@ class Memory:
 
     def _unknown(self, signal: Signal, operands: list[fx.Node]) -> Tensor:
         result = self._fresh(signal)
-        self._perhaps.append(_storages(result).union(*(_storages(self._tensors[each]) for each in operands)))
+        self._perhaps.append(_storages(result).union(*(self._memories[each] for each in operands)))
         return result
 
     def _related(self, keys: set[int]) -> set[int]:

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from spikec.frontends.torch.batch import BATCH
 from spikec.frontends.torch.call import Call, converter
 from spikec.frontends.torch.check import check_numbers
-from spikec.frontends.torch.trace import Traced
+from spikec.frontends.torch.traced import Traced
 from spikec.ir.errors import InvalidModelError, Problem
 from spikec.ir.origin import Source
 
@@ -94,11 +94,11 @@ class Program(Traced):
             return super().op_name(node, source)
         return f"{_layer(node).removeprefix('nn.').lower()}_{source.path}" if source.path[0].isdigit() else source.path
 
-    def rule(self, node: fx.Node) -> Callable[..., Any] | None:
+    def converter(self, node: fx.Node) -> Callable[..., Any] | None:
         """A converter of the overload itself, else that of torch's function or method of its name."""
         overload = node.target
         if not isinstance(overload, torch._ops.OpOverload):
-            return super().rule(node)
+            return super().converter(node)
         found = converter.first((overload, overload.overloadpacket))
         if found is not None:
             return found

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import operator
-import os
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -20,7 +18,7 @@ from spikec.frontends.torch.convert import convert, refuse_batch
 from spikec.frontends.torch.layers import lacks_converter, torch_layer
 from spikec.frontends.torch.memory import SAMPLES, Memory
 from spikec.frontends.torch.reasons import refuse_unknown
-from spikec.frontends.torch.trace import AUGMENTED, Traced
+from spikec.frontends.torch.traced import AUGMENTED, Traced
 from spikec.ir.errors import CompileError, InvalidModelError, Problem, TypeMismatchError, UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Role
@@ -29,73 +27,101 @@ from spikec.ir.origin import Source
 from spikec.ir.types import Real
 
 
-def read(traced: Traced, shapes: Sequence[tuple[int, ...]], dtype: str, notes: Sequence[str] = ()) -> Graph:
-    """The graph of a model for inputs of these shapes, batch not counted, with notes on how it was traced.
-
-    Raises:
-        UnsupportedOpError: with every problem, where a call has no converter.
-        TypeMismatchError: a layer does not take what it is given.
-        InvalidModelError: it computes nothing, or returns something else than signals.
-    """
-    walk = Walk(traced, shapes, dtype)
-    walk.graph.notes += notes
-    walk.run()
-    graph = walk.graph
-    for name in reversed(list(graph)):
-        if graph[name].role is not Role.IO and not graph.users(name):
-            graph.remove(name, "its result is not used")
-    if all(graph[name].role is Role.IO for name in graph):
-        raise InvalidModelError("the model has no operation: its output is its input", location=traced.name)
-    return graph
-
-
-class Walk:
+class Reader:
     """Partial evaluation of an fx graph: calls on signals become ops, all others are computed now.
 
-    In-place calls are followed as torch does: everything that shares the changed tensor's memory has the
-    new value from then on.
+    In-place calls are followed as torch does: everything that shares the changed tensor's memory has the new value
+    from then on.
     """
 
     def __init__(self, traced: Traced, shapes: Sequence[tuple[int, ...]], dtype: str) -> None:
-        """``shapes``: of a sample of each input."""
-        self.traced = traced
+        """``shapes``: of a sample of each input, batch not counted."""
         self.graph = graph = Graph(traced.name)
         graph.device = traced.device
-        self.inputs: dict[str, Any] = dict(traced.parameters)
+        self._traced = traced
+        self._inputs: dict[str, Any] = dict(traced.parameters)
         for name, shape in zip(traced.inputs, shapes, strict=True):
-            self.inputs[name] = Signal(graph.add(Input(shape, dtype, rate=traced.spiking), name=name))
-        self.values: dict[fx.Node, Any] = {}
-        self.errors: list[CompileError] = []
-        self._memory = Memory(traced, graph, self.values)
-        self._of_batch: set[fx.Node] = set()
+            self._inputs[name] = Signal(graph.add(Input(shape, dtype, rate=traced.spiking), name=name))
+        self._values: dict[fx.Node, Any] = {}
+        self._last: fx.Node | None = None
+        self._errors: list[CompileError] = []
+        self._memory = Memory(traced, graph, self._values)
+        self._outdated: dict[fx.Node, CompileError] = {}  # nodes that changed in a way that is not followed
+        self._of_batch: set[fx.Node] = set()  # nodes whose numbers are made from the batch size
 
-    def run(self) -> None:
-        """Fill the graph.
+    def peek(self, node: fx.Node) -> Any:
+        """The value of a node while the graph is still being traced, whatever it is."""
+        self._advance()
+        return self._values[node]
+
+    def value(self, node: fx.Node) -> Any:
+        """The value of a node while the graph is still being traced.
+
+        Raises:
+            fx.proxy.TraceError: it depends on the batch size, or on a call that was refused.
+        """
+        value = self.peek(node)
+        if isinstance(value, Refused):
+            problem = self._errors[0].problems[0]
+            raise fx.proxy.TraceError(f"{problem.message}, at {problem.location}")
+        if node in self._of_batch and not isinstance(value, (tuple, list)):
+            raise fx.proxy.TraceError("it depends on the batch size, which is not fixed")
+        return value
+
+    def finish(self, notes: Sequence[str] = ()) -> Graph:
+        """The graph of the whole model, with notes on how it was traced.
 
         Raises:
             CompileError: with every problem; an UnsupportedOpError if one of them is.
+            InvalidModelError: the model computes nothing, or returns something else than signals.
         """
-        for node in self.traced.graph.nodes:
-            if node.op == "output":
-                self._finish(node)
-            else:
-                self.step(node)
+        output = self._advance()
+        self._judge_use(output)
+        result = self._resolve(output.args[0])
+        if self._errors:
+            self._fail(result)
+        graph = self.graph
+        graph.structure = self._output(result, "output", [0])
+        graph.notes += notes
+        for name in reversed(list(graph)):
+            if graph[name].role is not Role.IO and not graph.users(name):
+                graph.remove(name, "its result is not used")
+        if all(graph[name].role is Role.IO for name in graph):
+            raise InvalidModelError("the model has no operation: its output is its input", location=self._traced.name)
+        return graph
 
-    def step(self, node: fx.Node) -> None:
-        """Find the value of the next node."""
+    # ---------------------------------------------------------------- nodes
+
+    def _advance(self) -> fx.Node:
+        """Find the values of all nodes that there are by now; the node behind them, which is the output at the end."""
+        node = next(iter(self._traced.graph.nodes)) if self._last is None else self._last.next
+        while node.op not in ("output", "root"):
+            self._step(node)
+            self._last, node = node, node.next
+        return node
+
+    def _step(self, node: fx.Node) -> None:
         if node.op == "placeholder":
-            value = self.values[node] = self.inputs[str(node.target)] if not node.args else node.args[0]
+            value = self._values[node] = self._inputs[str(node.target)] if not node.args else node.args[0]
             if isinstance(value, Signal):
                 self._memory.begin(node, value)
             return
-        source = self.traced.source(node)
+        source = self._traced.source(node)
         self.graph.meet(source)
+        self._judge_use(node)
         try:
-            self.values[node] = self._value(node, source)
+            self._values[node] = self._value(node, source)
             self._account(node, source)
         except CompileError as error:
-            self.errors.append(error)
-            self.values[node] = self._stand_in(node, source)
+            self._errors.append(error)
+            self._values[node] = self._stand_in(node, source)
+
+    def _judge_use(self, node: fx.Node) -> None:
+        """State the errors of tensors that a node uses, and that changed in a way which is not followed."""
+        for each in node.all_input_nodes:
+            error = self._outdated.get(each)
+            if error is not None and error not in self._errors:
+                self._errors.append(error)
 
     def _stand_in(self, node: fx.Node, source: Source) -> Any:
         """In place of a result that was refused: what follows is read, and judged, all the same.
@@ -108,8 +134,8 @@ class Walk:
             return Refused(node.name)
         if result is None or not all(_batch_first(x) for x in leaves(result) if isinstance(x, Tensor)):
             return Refused(node.name)
-        operand = next((x for x in map(self.values.get, node.all_input_nodes) if isinstance(x, Signal)), None)
-        name = self.traced.op_name(node, source)
+        operand = next((x for x in map(self._values.get, node.all_input_nodes) if isinstance(x, Signal)), None)
+        name = self._traced.op_name(node, source)
 
         def stand_in(x: Any) -> Any:
             if not isinstance(x, Tensor):
@@ -122,126 +148,98 @@ class Walk:
 
         return map_aggregate(result, stand_in)
 
-    def known(self, node: fx.Node) -> Any:
-        """The value of a node while the graph is still being traced.
-
-        Raises:
-            fx.proxy.TraceError: it depends on the batch size, or on a call that was refused.
-        """
-        for each in self.traced.graph.nodes:
-            if each not in self.values:
-                self.step(each)
-        if isinstance(self.values[node], Refused):
-            problem = self.errors[0].problems[0]
-            raise fx.proxy.TraceError(f"{problem.message}, at {problem.location}")
-        if node in self._of_batch and not isinstance(self.values[node], (tuple, list)):
-            raise fx.proxy.TraceError("it depends on the batch size, which is not fixed")
-        return self.values[node]
-
     def _value(self, node: fx.Node, source: Source) -> Any:
         if node.op == "get_attr":
             self.graph.drop((source,), "a constant")
-            value = self.traced.attribute(str(node.target))
+            value = self._traced.attribute(str(node.target))
             return value.detach().clone() if isinstance(value, Tensor) else value
         args, kwargs = self._resolve((node.args, node.kwargs))
-        module = self.traced.module(node)
+        module = self._traced.module(node)
+        call = Call(self.graph, source, self._traced.op_name(node, source), args, kwargs, module)
         inside = list(leaves((args, kwargs)))
         if _is_container(node.target) or not any(isinstance(leaf, (Signal, Refused, Missing)) for leaf in inside):
-            return self._compute(node, source, args, kwargs)
-        rule = self.traced.rule(node)
-        call = Call(self.graph, source, self.traced.op_name(node, source), args, kwargs, module)
-        if rule is None:
-            if not call.operands and _on_numbers(node, args):
+            return self._computed(node, call)
+        converter = self._traced.converter(node)
+        if converter is None:
+            if not call.operands and _is_on_numbers(node, args):
                 return Refused(node.name)
-            refuse_unknown(call, self.traced.key(node))
-        gone = next((leaf.reason for leaf in inside if isinstance(leaf, Missing)), "")
-        if gone and node.target not in (operator.getitem, getattr):
-            call.refuse(gone, "leave it out, or do it outside the network")
+            refuse_unknown(call, self._traced.key(node))
+        missing = next((leaf.reason for leaf in inside if isinstance(leaf, Missing)), "")
+        if missing and node.target not in (operator.getitem, getattr):
+            call.refuse(missing, "leave it out, or do it outside the network")
         if any(isinstance(leaf, Refused) for leaf in inside):
-            if rule is torch_layer and lacks_converter(module, call):
-                refuse_unknown(call, self.traced.key(node))
+            if converter is torch_layer and lacks_converter(call):
+                refuse_unknown(call, self._traced.key(node))
             return Refused(node.name)
-        if self._given_batch(node) and not may_take_batch(rule):
+        if self._is_given_batch(node) and not may_take_batch(converter):
             refuse_batch(call)
-        return convert(rule, call)
+        return convert(converter, call)
 
     def _resolve(self, value: Any) -> Any:
-        return map_arg(value, self.values.__getitem__)
+        return map_arg(value, self._values.__getitem__)
 
-    def _compute(self, node: fx.Node, source: Source, args: Any, kwargs: Any) -> Any:
-        module = self.traced.module(node)
+    def _computed(self, node: fx.Node, call: Call) -> Any:
+        """The result of a call that does not depend on the model's input."""
         target: Any = node.target
-        if self._given_batch(node) and not _on_numbers(node, args):
-            call = Call(self.graph, source, "", args, kwargs)
+        if self._is_given_batch(node) and not _is_on_numbers(node, call.args):
             call.refuse(
-                f"{source.kind} with a size that depends on the batch is not supported",
+                f"{call.source.kind} with a size that depends on the batch is not supported",
                 "make the tensor for one sample: it broadcasts over the batch",
             )
+        function = getattr(call.args[0], target) if node.op == "call_method" else call.module or target
         try:
             with torch.no_grad():
-                if node.op == "call_method":
-                    value = getattr(args[0], target)(*args[1:], **kwargs)
-                else:
-                    value = (module or target)(*args, **kwargs)
+                value = function(*call.args[node.op == "call_method" :], **call.kwargs)
         except Exception as error:
-            call = Call(self.graph, source, "", args, kwargs)
-            reason = f"{type(error).__name__}: {error}"
-            raise InvalidModelError(call.problem(f"{source.kind} fails: {reason}")) from error
-        if _is_container(node.target):
-            reason = "a container"
-        else:
-            reason = "a constant" if any(isinstance(leaf, Tensor) for leaf in leaves(value)) else "shape arithmetic"
-        self.graph.drop((source,), reason)
+            reason = f"{call.source.kind} fails: {type(error).__name__}: {error}"
+            raise InvalidModelError(call.problem(reason)) from error
+        reason = "a constant" if any(isinstance(leaf, Tensor) for leaf in leaves(value)) else "shape arithmetic"
+        self.graph.drop((call.source,), "a container" if _is_container(target) else reason)
         return value
 
     def _account(self, node: fx.Node, source: Source) -> None:
         """Follow what the call changes in place, and see to it that the source node is accounted for."""
-        value = self.values[node]
+        value = self._values[node]
         found = list(leaves(value))
         if any(isinstance(leaf, Refused) for leaf in found):
             return
         signals = [leaf for leaf in found if isinstance(leaf, Signal)]
         if signals:
             self._follow(node, source, value)
-        elif (self._given_batch(node) and node.target is not operator.getitem) or any(isinstance(each, BatchSize) for each in found):
+        elif self._makes_of_batch(node, found):
             self._of_batch.add(node)
         if source not in self.graph.dropped and all(source not in self.graph[each.name].origin for each in signals):
             self.graph.drop((source,), "does nothing" if signals else "shape arithmetic")
 
-    def _given_batch(self, node: fx.Node) -> bool:
+    def _makes_of_batch(self, node: fx.Node, found: list[Any]) -> bool:
+        """True for a call that gives numbers made from the batch size; a part of a shape is judged by itself."""
+        computed = self._is_given_batch(node) and node.target is not operator.getitem
+        return computed or any(isinstance(each, BatchSize) for each in found)
+
+    def _is_given_batch(self, node: fx.Node) -> bool:
         return any(part in self._of_batch for part in node.all_input_nodes)
 
     def _follow(self, node: fx.Node, source: Source, value: Any) -> None:
         """Everything that shares the memory a call changed has the new value from then on."""
-        changes = self._memory.call(node, _in_place(node, self.traced.module(node)))
+        changes = self._memory.call(node, _in_place(node, self._traced.module(node)))
         for other in changes.same:
-            self.values[other] = value
-        nodes = list(self.traced.graph.nodes)
-        later = set(nodes[nodes.index(node) + 1 :])
+            self._values[other] = value
         for other in changes.other:
-            if later.intersection(other.users):
-                raise UnsupportedOpError(
-                    f"{source.kind} changes a tensor in place that is used later in another shape or order: "
-                    f"%{other.name} shares its memory, or may do so",
-                    location=str(source),
-                    hint="write it without the underscore or inplace=True",
-                )
+            self._outdated[other] = UnsupportedOpError(
+                f"{source.kind} changes a tensor in place that is used later in another shape or order: "
+                f"%{other.name} shares its memory, or may do so",
+                location=str(source),
+                hint="write it without the underscore or inplace=True",
+            )
 
     # --------------------------------------------------------------- output
 
-    def _finish(self, node: fx.Node) -> None:
-        result = self._resolve(node.args[0])
-        if self.errors:
-            for leaf in leaves(result):
-                if isinstance(leaf, Signal):
-                    self.graph.add(Output(), leaf.name, name="output")
-            self._fail()
-        self.graph.structure = self._output(result, "output", [0])
-
-    def _fail(self) -> NoReturn:
-        first = next((e for e in self.errors if isinstance(e, UnsupportedOpError)), self.errors[0])
-        problems = [self._hinted(problem, error) for error in self.errors for problem in error.problems]
-        failure = type(first)(problems)
+    def _fail(self, result: Any) -> NoReturn:
+        for leaf in leaves(result):
+            if isinstance(leaf, Signal):
+                self.graph.add(Output(), leaf.name, name="output")
+        first = next((e for e in self._errors if isinstance(e, UnsupportedOpError)), self._errors[0])
+        failure = type(first)([self._hinted(problem, error) for error in self._errors for problem in error.problems])
         failure.graph = self.graph
         raise failure from first.__cause__
 
@@ -251,7 +249,7 @@ class Walk:
         shapes = ", ".join(
             f"{name}: [B, {_sizes(self.graph.type(name).shape)}]"
             for name in self.graph.inputs
-            if Signal(name) in self.inputs.values()
+            if Signal(name) in self._inputs.values()
         )
         hint = f"the inputs were {shapes}; give an example_input as the model takes it, batch first"
         return attrs.evolve(problem, hint=hint)
@@ -279,7 +277,7 @@ class Walk:
             return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
         raise InvalidModelError(
             f"the model returns a {type(value).__name__} that does not depend on its input",
-            location=self.traced.name,
+            location=self._traced.name,
             hint="return tensors only, alone or in a tuple, list or dict",
         )
 
@@ -291,7 +289,7 @@ def _batch_first(x: Tensor) -> bool:
 #: modules of functions that compute sizes from sizes
 _ON_NUMBERS = ("_operator", "builtins", "math")
 
-def _on_numbers(node: fx.Node, args: Any) -> bool:
+def _is_on_numbers(node: fx.Node, args: Any) -> bool:
     """True for a call that computes sizes from sizes, or checks them."""
     if node.op == "call_method":
         return not isinstance(args[0], Tensor)
