@@ -43,13 +43,13 @@ class Call(BaseCall):
         args, kwargs: of the call; a tensor that depends on the input is a :class:`Signal`, every other
             one a torch tensor.
         module: the layer, or None for a function or method.
-        layer: the call of the layer of torch's whose forward makes this one, or None.
+        outer: the call that this one is a part of, and that messages show; or None.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     module: nn.Module | None = None
-    layer: Call | None = None
+    outer: Call | None = None
 
     @property
     def operands(self) -> tuple[Signal, ...]:
@@ -69,8 +69,8 @@ class Call(BaseCall):
 
     def arguments(self) -> str:
         """The call's arguments as the user wrote them, signals by their names."""
-        if self.layer is not None:
-            return self.layer.arguments()
+        if self.outer is not None:
+            return self.outer.arguments()
         shown = [_show(x) for x in self.args] + [f"{key}={_show(x)}" for key, x in self.kwargs.items()]
         return ", ".join(shown)
 

@@ -132,7 +132,7 @@ def lacks_converter(call: Call) -> bool:
     return False
 
 
-class _Found(Exception):
+class _Found(Exception):  # noqa: N818 (no error: it carries what was looked for)
     """Ends a forward with the converter of its first function."""
 
 
@@ -170,7 +170,7 @@ class _Reading:
         if found is None:
             refuse_unknown(self._call, self._call.source.kind)
         name = self._names[len(self.functions)] if self._names else self._call.name
-        inner = attrs.evolve(self._call, args=args, kwargs=kwargs, module=None, layer=self._call, name=name)
+        inner = attrs.evolve(self._call, args=args, kwargs=kwargs, module=None, outer=self._call, name=name)
         value = convert(found, inner)
         if any(isinstance(each, Signal) for each in leaves(value)):
             self.functions.append(key[1] if isinstance(key, tuple) else key.__name__)

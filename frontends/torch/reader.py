@@ -75,6 +75,7 @@ class Reader:
             CompileError: with every problem; an UnsupportedOpError if one of them is.
             InvalidModelError: the model computes nothing, or returns something else than signals.
         """
+        self.graph.notes += notes
         output = self._advance()
         self._judge_use(output)
         result = self._resolve(output.args[0])
@@ -82,7 +83,6 @@ class Reader:
             self._fail(result)
         graph = self.graph
         graph.structure = self._output(result, "output", [0])
-        graph.notes += notes
         for name in reversed(list(graph)):
             if graph[name].role is not Role.IO and not graph.users(name):
                 graph.remove(name, "its result is not used")
@@ -288,6 +288,7 @@ def _batch_first(x: Tensor) -> bool:
 
 #: modules of functions that compute sizes from sizes
 _ON_NUMBERS = ("_operator", "builtins", "math")
+
 
 def _is_on_numbers(node: fx.Node, args: Any) -> bool:
     """True for a call that computes sizes from sizes, or checks them."""

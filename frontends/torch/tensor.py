@@ -13,6 +13,8 @@ from spikec.frontends.torch.call import Signal, converter, leaves
 #: given a converter's key, the positional and the named arguments of a call on signals; gives what the call gives
 Run = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]
 
+_ATTRIBUTES = ("shape", "ndim", "dtype", "device", "T", "mT", "H", "mH")
+
 
 class SignalTensor:
     """Takes part in calls of torch's functions, in methods and in arithmetic, and hands each of them to ``run``.
@@ -34,8 +36,10 @@ class SignalTensor:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if converter.get(("method", name)) is None:
+        if name in _ATTRIBUTES:
             return self._call(getattr, (self, name), {})
+        if converter.get(("method", name)) is None:
+            return self._call(("method", name), (self,), {})  # which is up to run, as it may be no method at all
         return lambda *args, **kwargs: self._call(("method", name), (self, *args), kwargs)
 
     def _call(self, key: Any, args: Any, kwargs: Any) -> Any:

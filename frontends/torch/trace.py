@@ -54,7 +54,7 @@ class _Proxy(fx.Proxy):
         return self.tracer.create_proxy("call_function", torch.abs, (self,), {})
 
 
-class _TensorProxy(_Proxy, Tensor):
+class _TensorProxy(_Proxy, Tensor):  # type: ignore[misc]
     """A tensor while forward is traced, which ``isinstance`` must know: a model that asks takes another branch else.
 
     To claim it by ``__class__`` is not enough: torch believes that too, and looks for a tensor's memory in it. So there

@@ -269,7 +269,6 @@ def _torch_log_softmax(call: Call, input: Signal, dim: int, dtype: Any = None) -
     return _along_axis(call, input, "log_softmax", dim, dtype)
 
 
-
 @converter(torch.sigmoid, torch.sigmoid_, F.sigmoid, *methods("sigmoid", "sigmoid_"))
 def _sigmoid(call: Call, input: Signal) -> Signal:
     return call.add(Head("sigmoid"), input)

@@ -86,17 +86,16 @@ def _narrow(call: Call, input: Signal, dim: int, start: int, length: int) -> Sig
 @converter(operator.getitem)
 @takes_batch
 def _getitem(call: Call, input: Any, index: Any) -> Any:
-    if not isinstance(input, Signal):
-        return input[index]  # a part of a tuple
-    return _indexed(call, input, index if isinstance(index, tuple) else (index,))
-
-
-def _indexed(call: Call, input: Signal, index: tuple[Any, ...]) -> Signal:
-    """``x[index]``: slices, numbers, None and Ellipsis, and one list of constant numbers."""
+    index = index if isinstance(index, tuple) else (index,)
     if any(isinstance(each, Signal) for each in leaves(index)):
         call.refuse(
             "an index that depends on the model's input is not supported", "a compiled network has fixed wiring"
         )
+    return _indexed(call, input, index) if isinstance(input, Signal) else input[index[0]]  # a part of a tuple
+
+
+def _indexed(call: Call, input: Signal, index: tuple[Any, ...]) -> Signal:
+    """``x[index]``: slices, numbers, None and Ellipsis, and one list of constant numbers."""
     first, *rest = _in_full(call, index, len(call.shape(input)) + 1)
     if not _is_whole(first):
         call.refuse("it indexes the batch axis", "samples of a batch are independent in a compiled network: x[:, ...]")

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from spikec.frontends.torch.call import Call, Missing, Signal, as_array, converter
+from spikec.frontends.torch.convert import convert
 from spikec.frontends.torch.layers import fires, layer_converter, stateful, torch_layer
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.ops import IF, LIF, CubaLIF, Identity, Neuron
@@ -220,5 +221,5 @@ def _container(module: nn.Sequential, call: Call) -> Signal:
         rule = layer_converter(child) or (_container if type(child) is nn.Sequential else None)
         if rule is None:
             inner.refuse(f"{kind} in a {type(module).__name__} is not supported", "put it outside of the container")
-        signal = rule(child, inner)
+        signal = convert(rule, inner)
     return signal
