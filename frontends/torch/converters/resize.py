@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from spikec.frontends.torch.call import Call, Signal, converter
 from spikec.frontends.torch.converters.arith import affine
-from spikec.frontends.torch.converters.functions import adaptive_avg_pool
 from spikec.frontends.torch.converters.parts import sliced
+from spikec.frontends.torch.converters.weights import adaptive_avg_pool
 from spikec.ir.ops import Identity, Pad, Upsample
 
 
@@ -39,7 +39,7 @@ def interpolate(
     except (RuntimeError, ValueError, TypeError) as error:
         call.refuse(str(error).splitlines()[0])
     if mode == "area":
-        return adaptive_avg_pool(len(space))(call, input, tuple(cells.shape))
+        return adaptive_avg_pool(call, input, tuple(cells.shape))
     if mode not in ("nearest", "nearest-exact"):
         call.refuse(
             f"mode={mode!r} is not supported: it mixes neighbouring cells by their place",
