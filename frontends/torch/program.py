@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from spikec.frontends.torch.batch import BATCH
 from spikec.frontends.torch.call import Call, converter
 from spikec.frontends.torch.check import check_numbers
+from spikec.frontends.torch.convert import convert
 from spikec.frontends.torch.traced import Traced
 from spikec.ir.errors import InvalidModelError, Problem
 from spikec.ir.origin import Source
@@ -102,7 +103,7 @@ class Program(Traced):
         found = converter.first((overload, overload.overloadpacket))
         if found is not None:
             return found
-        found = next((rule for key in _keys(overload) if (rule := converter.get(key)) is not None), None)
+        found = converter.first(_keys(overload))
         return None if found is None else _adapted(found, overload)
 
 
@@ -147,26 +148,16 @@ def _spelling(overload: torch._ops.OpOverload) -> str:
     return f"torch.ops.{overload}"
 
 
-def _adapted(rule: Callable[..., Any], overload: torch._ops.OpOverload) -> Callable[..., Any]:
+def _adapted(found: Callable[..., Any], overload: torch._ops.OpOverload) -> Callable[..., Any]:
     """A converter of torch's function that is called with the arguments of an overload, matched by their names."""
 
-    @functools.wraps(rule)
+    @functools.wraps(found)
     def adapted(call: Call, *args: Any, **kwargs: Any) -> Any:
-        signature = inspect.signature(rule)
-        parameters = list(signature.parameters.values())[1:]
+        parameters = list(inspect.signature(found).parameters.values())[1:]
         values = _renamed(call, overload, parameters, args, kwargs)
-        positional: list[Any] = [call]
-        named: dict[str, Any] = {}
-        for each in parameters:
-            if each.name in values and each.kind in (each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL) and not named:
-                positional.append(values[each.name])
-            elif each.name in values:
-                named[each.name] = values[each.name]
-        try:
-            bound = signature.bind(*positional, **named)
-        except TypeError as error:
-            call.refuse(f"{call.source.kind} with these arguments is not supported: {error}")
-        return rule(*bound.args, **bound.kwargs)
+        starred = [i for i, each in enumerate(parameters) if each.kind is each.VAR_POSITIONAL and each.name in values]
+        front = [values.pop(each.name) for each in parameters[: starred[0] + 1]] if starred else []
+        return convert(found, attrs.evolve(call, args=tuple(front), kwargs=values, outer=call))
 
     adapted.__signature__ = inspect.signature(lambda call, *args, **kwargs: None)  # type: ignore[attr-defined]
     return adapted
