@@ -44,9 +44,6 @@ class BatchSize(int):
 
     __str__ = __repr__
 
-    def __format__(self, spec: str) -> str:
-        return format(str(self), spec)
-
     def __add__(self, other: Any) -> Any:
         if isinstance(other, BatchSize):
             if self.divisor != 1 or other.divisor != 1:

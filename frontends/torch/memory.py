@@ -176,19 +176,11 @@ def _storages(value: Any) -> set[int]:
 
 def _disjoint(a: Tensor, b: Tensor) -> bool:
     """True for two parts of one memory, batch first in both, that have no element in common."""
-    if _storages(a) != _storages(b) or a.shape[:1] != b.shape[:1] or a.stride()[:1] != b.stride()[:1]:
+    if _coincide(a, b) or a.shape[:1] != b.shape[:1] or a.stride()[:1] != b.stride()[:1]:
         return False
-    (first, last), (start, end) = _range(a), _range(b)
-    if _coincide(a, b) or max(last, end) >= a.stride(0):
-        return False
-    return last < start or end < first or not np.intersect1d(_cells(a), _cells(b)).size
-
-
-def _range(tensor: Tensor) -> tuple[int, int]:
-    """First and last place of the first sample's elements in memory."""
-    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))
-    first = int(tensor.storage_offset())
-    return first, first + int(steps)
+    first, second = _cells(a), _cells(b)
+    inside = max(first.max(initial=0), second.max(initial=0)) < a.stride(0)  # else one's sample lies in another's next
+    return _storages(a) == _storages(b) and bool(inside) and not np.intersect1d(first, second).size
 
 
 def _cells(tensor: Tensor) -> Array:

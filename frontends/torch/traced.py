@@ -149,23 +149,10 @@ def kind(node: fx.Node, module: nn.Module | None) -> str:
 
 
 _SIGNS: dict[Any, str] = {
-    operator.add: "+",
-    operator.iadd: "+=",
-    operator.sub: "-",
-    operator.isub: "-=",
-    operator.mul: "*",
-    operator.imul: "*=",
-    operator.truediv: "/",
-    operator.itruediv: "/=",
-    operator.floordiv: "//",
-    operator.matmul: "@",
-    operator.neg: "-",
-    operator.pow: "**",
-    operator.getitem: "[]",
-    operator.gt: ">",
-    operator.ge: ">=",
-    operator.lt: "<",
-    operator.le: "<=",
-    operator.eq: "==",
-    operator.ne: "!=",
+    getattr(operator, name): sign
+    for name, sign in (
+        *(("add", "+"), ("iadd", "+="), ("sub", "-"), ("isub", "-="), ("mul", "*"), ("imul", "*="), ("neg", "-")),
+        *(("truediv", "/"), ("itruediv", "/="), ("floordiv", "//"), ("matmul", "@"), ("pow", "**"), ("getitem", "[]")),
+        *(("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="), ("eq", "=="), ("ne", "!=")),
+    )
 }
