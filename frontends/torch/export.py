@@ -1,4 +1,4 @@
-"""Reads programs of torch.export; the converters are those of ``torch_fx``."""
+"""Reads programs of torch.export, by the converters that modules are read by."""
 
 from __future__ import annotations
 

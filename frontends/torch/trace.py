@@ -98,7 +98,7 @@ class _Tracer(fx.Tracer):
     and not on the user's module.
 
     Attributes:
-        reader: has read the nodes so far, if forward asked for a size; None where no size is known, or asked for.
+        reader: has read all nodes so far, so that it is known what they stand for; None where no size is known.
         failed_in: path of the module whose forward raised.
     """
 
@@ -238,7 +238,7 @@ def trace(model: nn.Module, shapes: Sequence[tuple[int, ...]] | None, dtype: str
         dtype: of the inputs.
 
     Returns:
-        The trace, and a reader of it that has begun to, if there was a need.
+        The trace, and its reader, which has read it so far; None where that has not begun.
 
     Raises:
         InvalidModelError: its forward cannot be traced, with the line where that ends.

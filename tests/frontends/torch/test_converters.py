@@ -42,7 +42,7 @@ def registered():
         return module.convert(call)
 
     yield
-    for key in converter.keys():
+    for key in list(converter._table):
         if converter.get(key).__module__ == __name__:
             del converter._table[key]
 
