@@ -1,6 +1,8 @@
 """Reads torch: modules through torch.fx, and programs of torch.export; here is what a converter is written with."""
 
 from spikec.extend.call import Signal
-from spikec.frontends.torch.call import BATCH, Call, as_array, converter, methods, takes_batch
+from spikec.frontends.torch.batch import BATCH, takes_batch
+from spikec.frontends.torch.call import Call, as_array, converter, methods
+from spikec.frontends.torch.layers import fires, stateful
 
-__all__ = ["BATCH", "Call", "Signal", "as_array", "converter", "methods", "takes_batch"]
+__all__ = ["BATCH", "Call", "Signal", "as_array", "converter", "fires", "methods", "stateful", "takes_batch"]

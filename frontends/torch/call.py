@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import torch
@@ -18,12 +16,6 @@ from spikec.extend.call import Refused as Refused
 from spikec.extend.call import Signal as Signal
 from spikec.extend.converters import Converters
 from spikec.ir.types import Array, sealed
-
-#: stands for the size of the batch axis in shape arithmetic: a prime beyond every size and product of sizes
-BATCH = 2147483629
-
-
-RuleT = TypeVar("RuleT", bound=Callable[..., Any])
 
 
 @attrs.frozen
@@ -43,46 +35,6 @@ class Missing:
 converter: Converters[Callable[..., Signal]] = Converters("torch.fx converter")
 
 
-_sized: set[Callable[..., Any]] = set()
-
-
-def takes_batch(rule: RuleT) -> RuleT:
-    """Marks a converter whose sizes may hold the batch's, as ``BATCH``; to every other it is refused."""
-    _sized.add(rule)
-    return rule
-
-
-def may_take_batch(rule: Callable[..., Any]) -> bool:
-    """True for a converter marked with :func:`takes_batch`."""
-    return inspect.unwrap(rule) in _sized
-
-
-_firing: set[Callable[..., Any]] = set()
-#: qualified names of classes whose instances keep a state from call to call: they are never traced through
-stateful: set[str] = set()
-
-
-def fires(rule: RuleT) -> RuleT:
-    """Marks the converter of what spikes: a model that has one is a spiking model, and each call of it is a step."""
-    _firing.add(rule)
-    return rule
-
-
-def is_spiking(model: nn.Module) -> bool:
-    """True for a model with a layer whose converter is marked with :func:`fires`."""
-    return any(is_firing(module) for module in model.modules())
-
-
-def is_firing(layer: nn.Module) -> bool:
-    """True for a layer whose converter is marked with :func:`fires`; what it puts out is a tensor of its own."""
-    return layer_rule(layer) in _firing
-
-
-def keeps_state(module: nn.Module) -> bool:
-    """True for a layer that goes on from call to call where it left off."""
-    return any(qualified(cls) in stateful for cls in type(module).__mro__)
-
-
 @attrs.frozen(eq=False)
 class Call(BaseCall):
     """One call in the user's torch model.
@@ -91,11 +43,13 @@ class Call(BaseCall):
         args, kwargs: of the call; a tensor that depends on the input is a :class:`Signal`, every other
             one a torch tensor.
         module: the layer, or None for a function or method.
+        outer: the call that this one is a part of, and that messages show; or None.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     module: nn.Module | None = None
+    outer: Call | None = None
 
     @property
     def operands(self) -> tuple[Signal, ...]:
@@ -115,6 +69,8 @@ class Call(BaseCall):
 
     def arguments(self) -> str:
         """The call's arguments as the user wrote them, signals by their names."""
+        if self.outer is not None:
+            return self.outer.arguments()
         shown = [_show(x) for x in self.args] + [f"{key}={_show(x)}" for key, x in self.kwargs.items()]
         return ", ".join(shown)
 
@@ -126,25 +82,7 @@ def _show(value: Any) -> str:
         return f"tensor{list(value.shape)}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_show(x) for x in value)}]"
-    return readable(str(value))
-
-
-def readable(text: str) -> str:
-    """Text with sizes made from the batch's written as such: ``B``, ``2*B``, ``B+1``."""
-    return re.sub(r"\d{9,}", _size, text)
-
-
-def _size(found: re.Match[str]) -> str:
-    size = int(found[0])
-    if size < BATCH // 2:
-        return found[0]
-    for divisor in range(1, 9):
-        times, rest = divmod(size * divisor + divisor // 2, BATCH)
-        rest -= divisor // 2
-        if times and abs(rest) <= 4096:
-            name = ("B" if times == 1 else f"{times}*B") + (f"//{divisor}" if divisor > 1 else "")
-            return name if divisor > 1 or not rest else f"{name}{rest:+d}"
-    return found[0]
+    return str(value)
 
 
 def leaves(value: Any) -> Iterator[Any]:
@@ -180,21 +118,3 @@ def methods(*names: str) -> list[tuple[str, str]]:
 def qualified(thing: Any) -> str:
     """``package.module.Name`` of a class or function."""
     return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
-
-
-#: methods of a layer that say nothing about what it computes
-_HARMLESS = {"extra_repr", "reset_parameters", "_check_input_dim"}
-
-
-def layer_rule(module: nn.Module) -> Callable[..., Signal] | None:
-    """The converter for a layer: of its class, or of a base class whose methods no class in between redefines."""
-    if "forward" in vars(module):
-        return None
-    redefined: set[str] = set()
-    for cls in type(module).__mro__:
-        found = converter.first((cls, qualified(cls)))
-        if found is not None:
-            own = {name for base in cls.__mro__ if base not in nn.Module.__mro__ for name in vars(base)}
-            return None if own & redefined else found
-        redefined |= {name for name in vars(cls) if not name.startswith("__")} - _HARMLESS
-    return None

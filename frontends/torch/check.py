@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from spikec.frontends.torch.trace import Traced, required
+from spikec.frontends.torch.traced import Traced, required
 from spikec.ir.errors import InvalidModelError, Problem
 
 
@@ -98,12 +98,12 @@ def _layers(model: nn.Module) -> Iterator[Problem]:
             )
         dropout = isinstance(module, _DropoutNd) and module.p > 0
         iterates = isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks)
-        if module.training and (dropout or iterates or isinstance(module, _BatchNorm)):
+        if module.training and (dropout or iterates or isinstance(module, _NormBase)):
             yield Problem("the module is in training mode", where, hint="call model.eval() before compiling")
 
 
 def _computes_weight(module: nn.Module, hook: object) -> bool:
-    """True for the hook of the old weight_norm or spectral_norm on a layer whose converter runs it."""
+    """True for the hook of the old weight_norm or spectral_norm on a layer that is read with what it computes."""
     return isinstance(hook, (WeightNorm, SpectralNorm)) and isinstance(module, (nn.Linear, _ConvNd))
 
 

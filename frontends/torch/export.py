@@ -1,4 +1,4 @@
-"""Reads programs of torch.export; the converters are those of ``torch_fx``."""
+"""Reads programs of torch.export, by the converters that modules are read by."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spikec.extend.frontend import Frontend
 from spikec.frontends.torch.call import leaves
 from spikec.frontends.torch.check import dtype_of, example_shapes
 from spikec.frontends.torch.program import Program, program
-from spikec.frontends.torch.walk import read
+from spikec.frontends.torch.reader import Reader
 from spikec.interpreter.contract import Reference
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
@@ -42,7 +42,8 @@ class TorchExport(Frontend):
             InvalidModelError: it was exported in training mode, or the examples are not what it was exported for.
         """
         traced = program(model)
-        return read(traced, _shapes(traced, examples), dtype_of(traced.values.values(), examples or _examples(model)))
+        dtype = dtype_of(traced.values.values(), examples or _examples(model))
+        return Reader(traced, _shapes(traced, examples), dtype).finish()
 
     def reference(self, model: ExportedProgram) -> Reference:
         """The program itself, run with the batch size that it was exported for."""

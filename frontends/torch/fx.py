@@ -6,30 +6,20 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from spikec.extend.frontend import Frontend
-from spikec.frontends.torch.call import (
-    BATCH,
-    Call,
-    Signal,
-    as_array,
-    converter,
-    is_spiking,
-    leaves,
-    methods,
-    takes_batch,
-)
+from spikec.frontends.torch.call import leaves
 from spikec.frontends.torch.check import check_model, dtype_of, example_shapes, shapes_from_layers
 from spikec.frontends.torch.instead import exported
+from spikec.frontends.torch.layers import is_spiking
+from spikec.frontends.torch.reader import Reader
 from spikec.frontends.torch.steps import check_axes, one_step, steps_of, takes_all_steps
-from spikec.frontends.torch.trace import Known, Traced, required, trace
-from spikec.frontends.torch.walk import Walk, read
+from spikec.frontends.torch.trace import trace
+from spikec.frontends.torch.traced import Traced, required
 from spikec.interpreter.contract import Reference
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
-
-__all__ = ["BATCH", "Call", "Signal", "TorchFx", "as_array", "converter", "frontend", "methods", "takes_batch"]
 
 
 class TorchFx(Frontend):
@@ -66,8 +56,10 @@ class TorchFx(Frontend):
         dtype = dtype_of((*model.parameters(), *model.buffers()), examples)
         shapes = None if examples is None else example_shapes(required(model), examples)
         notes: list[str] = []
+        reader: Reader | None = None
+        traced: Traced
         try:
-            traced = trace(model, None if shapes is None else _known(shapes, dtype))
+            traced, reader = trace(model, shapes, dtype)
         except InvalidModelError as error:
             if spiking:  # its neurons are known as layers, not by what they do to their states
                 raise
@@ -78,7 +70,7 @@ class TorchFx(Frontend):
             shapes = shapes_from_layers(traced)
         if all_steps:
             check_axes(traced)
-        return read(traced, shapes, dtype, notes)
+        return (reader or Reader(traced, shapes, dtype)).finish(notes)
 
     def reference(self, model: nn.Module) -> Reference:
         """The module itself, in its own dtype (a spiking one in float64), on its own device, without gradients."""
@@ -92,18 +84,6 @@ class TorchFx(Frontend):
             return [leaf.cpu() for leaf in leaves(result) if isinstance(leaf, Tensor)]
 
         return run
-
-
-def _known(shapes: Sequence[tuple[int, ...]], dtype: str) -> Known:
-    """Answers what forward asks about sizes while it is traced, from a graph that is then thrown away."""
-    walks: list[Walk] = []
-
-    def known(traced: Traced, node: fx.Node) -> Any:
-        if not walks:
-            walks.append(Walk(traced, shapes, dtype))
-        return walks[0].known(node)
-
-    return known
 
 
 frontend = TorchFx()

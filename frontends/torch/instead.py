@@ -17,7 +17,8 @@ from torch.export import Dim
 
 from spikec.frontends.torch.check import template
 from spikec.frontends.torch.program import Program, program
-from spikec.frontends.torch.trace import required, untraceable
+from spikec.frontends.torch.trace import untraceable
+from spikec.frontends.torch.traced import required
 from spikec.ir.errors import InvalidModelError
 
 #: any size but 0 and 1, which torch takes for special

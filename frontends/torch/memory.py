@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -12,10 +12,15 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate, map_arg
 
-from spikec.frontends.torch.call import BATCH, Signal, is_firing, leaves
-from spikec.frontends.torch.trace import Traced
+from spikec.frontends.torch.batch import BatchSize
+from spikec.frontends.torch.call import Signal, leaves
+from spikec.frontends.torch.layers import is_firing
+from spikec.frontends.torch.traced import Traced
 from spikec.ir.graph import Graph
 from spikec.ir.types import Array
+
+#: batch size of the tensors without data: no usual size, so that it is known where it turns up in another axis
+SAMPLES = 113
 
 
 @attrs.frozen(eq=False)
@@ -42,17 +47,21 @@ class Memory:
         self._graph = graph
         self._values = values
         self._tensors: dict[fx.Node, Any] = {}
+        self._memories: dict[fx.Node, set[int]] = {}  # of each of these
         self._perhaps: list[set[int]] = []
 
     def begin(self, node: fx.Node, signal: Signal) -> None:
         """An input of the model."""
-        self._tensors[node] = self._fresh(signal)
+        self._hold(node, self._fresh(signal))
+
+    def _hold(self, node: fx.Node, value: Any) -> None:
+        self._tensors[node] = value
+        self._memories[node] = _storages(value)
 
     def alone(self, node: fx.Node) -> Any:
         """What torch gives for a call that was not converted, on tensors without data; from then on it has a memory.
 
-        None for a call without a signal, as what it makes may be a real tensor as large as ``BATCH``, and where the
-        shape of a sample depends on the batch.
+        None for a call without a signal, and where the shape of a sample depends on the batch.
 
         Raises:
             Exception: whatever the call raises on such tensors.
@@ -60,11 +69,11 @@ class Memory:
         if not any(each in self._tensors for each in node.all_input_nodes):
             return None
         with torch.inference_mode(False), torch.no_grad():
-            result = self._run(node, lambda each: map_aggregate(self._without_data(each), _few))
-        if any(_FEW in tensor.shape[1:] for tensor in _held(result)):
+            result = self._run(node)
+        if any(SAMPLES in tensor.shape[1:] for tensor in _held(result)):
             return None
-        self._tensors[node] = map_aggregate(result, _many)
-        return self._tensors[node]
+        self._hold(node, result)
+        return result
 
     def call(self, node: fx.Node, in_place: bool) -> Changes:
         """Follow a call that was converted.
@@ -85,32 +94,32 @@ class Memory:
                 result = self._unknown(value, operands)
         elif result is None:
             result = map_aggregate(value, lambda x: self._unknown(x, operands) if isinstance(x, Signal) else x)
-        self._tensors[node] = result
-        return self._changes(node, result, changed)
+        self._hold(node, result)
+        return self._changes(node, result, changed) if changed else Changes()
 
     def _tried(self, node: fx.Node) -> Any:
         """The result of a call without data, or None."""
         try:
             with torch.inference_mode(False), torch.no_grad():
-                return self._run(node, self._without_data)
+                return self._run(node)
         except Exception:  # whatever a user's layer does with tensors that hold no numbers
             return None
 
     def _changes(self, node: fx.Node, result: Any, changed: list[fx.Node]) -> Changes:
         written = [tensor for each in changed for tensor in _held(self._tensors[each])]
-        touched = self._related({key for tensor in written for key in _storages(tensor)})
+        touched = self._related(set().union(*(self._memories[each] for each in changed)))
 
         def is_touched(tensor: Tensor) -> bool:
             return bool(touched & _storages(tensor)) and not all(_disjoint(tensor, each) for each in written)
 
-        affected = [
-            each for each, held in self._tensors.items() if each is not node and any(map(is_touched, _held(held)))
-        ]
+        near = [each for each, keys in self._memories.items() if each is not node and keys & touched]
+        affected = [each for each in near if any(map(is_touched, _held(self._tensors[each])))]
         same = tuple(each for each in affected if _coincide(self._tensors[each], result))
         return Changes(same, tuple(each for each in affected if each not in same))
 
-    def _run(self, node: fx.Node, held: Callable[[fx.Node], Any]) -> Any:
-        args, kwargs = map_arg((node.args, node.kwargs), held)
+    def _run(self, node: fx.Node) -> Any:
+        args, kwargs = map_arg((node.args, node.kwargs), self._without_data)
+        args, kwargs = map_aggregate((args, kwargs), _of_samples)
         module = self._traced.module(node)
         if module is not None and is_firing(module):
             return map_aggregate(self._values[node], lambda x: self._fresh(x) if isinstance(x, Signal) else x)
@@ -132,11 +141,11 @@ class Memory:
 
     def _fresh(self, signal: Signal) -> Tensor:
         with torch.inference_mode(False):
-            return torch.empty((BATCH, *self._graph.type(signal.name).shape), dtype=self._dtype, device="meta")
+            return torch.empty((SAMPLES, *self._graph.type(signal.name).shape), dtype=self._dtype, device="meta")
 
     def _unknown(self, signal: Signal, operands: list[fx.Node]) -> Tensor:
         result = self._fresh(signal)
-        self._perhaps.append(_storages(result).union(*(_storages(self._tensors[each]) for each in operands)))
+        self._perhaps.append(_storages(result).union(*(self._memories[each] for each in operands)))
         return result
 
     def _related(self, keys: set[int]) -> set[int]:
@@ -149,23 +158,8 @@ class Memory:
         return dtype
 
 
-#: samples for calls that may go through them one by one, as a recurrent layer or ``unbind`` does: no usual size
-_FEW = 113
-
-
-def _few(value: Any) -> Any:
-    """A tensor of ``BATCH`` samples, or their number, with few of them."""
-    if isinstance(value, Tensor) and value.shape[:1] == (BATCH,):
-        return torch.empty((_FEW, *value.shape[1:]), dtype=value.dtype, device="meta")
-    return _FEW if isinstance(value, int) and value == BATCH else value
-
-
-def _many(value: Any) -> Any:
-    """Another tensor of that shape, with ``BATCH`` samples for few."""
-    if not isinstance(value, Tensor):
-        return value
-    shape = (BATCH, *value.shape[1:]) if value.shape[:1] == (_FEW,) else value.shape
-    return torch.empty(shape, dtype=value.dtype, device="meta")
+def _of_samples(value: Any) -> Any:
+    return value.at(SAMPLES) if isinstance(value, BatchSize) else value
 
 
 def _held(value: Any) -> Iterator[Tensor]:
@@ -182,19 +176,11 @@ def _storages(value: Any) -> set[int]:
 
 def _disjoint(a: Tensor, b: Tensor) -> bool:
     """True for two parts of one memory, batch first in both, that have no element in common."""
-    if _storages(a) != _storages(b) or a.shape[:1] != b.shape[:1] or a.stride()[:1] != b.stride()[:1]:
+    if _coincide(a, b) or a.shape[:1] != b.shape[:1] or a.stride()[:1] != b.stride()[:1]:
         return False
-    (first, last), (start, end) = _range(a), _range(b)
-    if _coincide(a, b) or max(last, end) >= a.stride(0):
-        return False
-    return last < start or end < first or not np.intersect1d(_cells(a), _cells(b)).size
-
-
-def _range(tensor: Tensor) -> tuple[int, int]:
-    """First and last place of the first sample's elements in memory."""
-    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))
-    first = int(tensor.storage_offset())
-    return first, first + int(steps)
+    first, second = _cells(a), _cells(b)
+    inside = max(first.max(initial=0), second.max(initial=0)) < a.stride(0)  # else one's sample lies in another's next
+    return _storages(a) == _storages(b) and bool(inside) and not np.intersect1d(first, second).size
 
 
 def _cells(tensor: Tensor) -> Array:

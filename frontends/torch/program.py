@@ -17,9 +17,11 @@ from torch.fx.node import map_arg
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from spikec.frontends.torch.call import BATCH, Call, converter
+from spikec.frontends.torch.batch import BATCH
+from spikec.frontends.torch.call import Call, converter
 from spikec.frontends.torch.check import check_numbers
-from spikec.frontends.torch.trace import Traced
+from spikec.frontends.torch.convert import convert
+from spikec.frontends.torch.traced import Traced
 from spikec.ir.errors import InvalidModelError, Problem
 from spikec.ir.origin import Source
 
@@ -93,15 +95,15 @@ class Program(Traced):
             return super().op_name(node, source)
         return f"{_layer(node).removeprefix('nn.').lower()}_{source.path}" if source.path[0].isdigit() else source.path
 
-    def rule(self, node: fx.Node) -> Callable[..., Any] | None:
+    def converter(self, node: fx.Node) -> Callable[..., Any] | None:
         """A converter of the overload itself, else that of torch's function or method of its name."""
         overload = node.target
         if not isinstance(overload, torch._ops.OpOverload):
-            return super().rule(node)
+            return super().converter(node)
         found = converter.first((overload, overload.overloadpacket))
         if found is not None:
             return found
-        found = next((rule for key in _keys(overload) if (rule := converter.get(key)) is not None), None)
+        found = converter.first(_keys(overload))
         return None if found is None else _adapted(found, overload)
 
 
@@ -146,26 +148,16 @@ def _spelling(overload: torch._ops.OpOverload) -> str:
     return f"torch.ops.{overload}"
 
 
-def _adapted(rule: Callable[..., Any], overload: torch._ops.OpOverload) -> Callable[..., Any]:
+def _adapted(found: Callable[..., Any], overload: torch._ops.OpOverload) -> Callable[..., Any]:
     """A converter of torch's function that is called with the arguments of an overload, matched by their names."""
 
-    @functools.wraps(rule)
+    @functools.wraps(found)
     def adapted(call: Call, *args: Any, **kwargs: Any) -> Any:
-        signature = inspect.signature(rule)
-        parameters = list(signature.parameters.values())[1:]
+        parameters = list(inspect.signature(found).parameters.values())[1:]
         values = _renamed(call, overload, parameters, args, kwargs)
-        positional: list[Any] = [call]
-        named: dict[str, Any] = {}
-        for each in parameters:
-            if each.name in values and each.kind in (each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL) and not named:
-                positional.append(values[each.name])
-            elif each.name in values:
-                named[each.name] = values[each.name]
-        try:
-            bound = signature.bind(*positional, **named)
-        except TypeError as error:
-            call.refuse(f"{call.source.kind} with these arguments is not supported: {error}")
-        return rule(*bound.args, **bound.kwargs)
+        starred = [i for i, each in enumerate(parameters) if each.kind is each.VAR_POSITIONAL and each.name in values]
+        front = [values.pop(each.name) for each in parameters[: starred[0] + 1]] if starred else []
+        return convert(found, attrs.evolve(call, args=tuple(front), kwargs=values, outer=call))
 
     adapted.__signature__ = inspect.signature(lambda call, *args, **kwargs: None)  # type: ignore[attr-defined]
     return adapted

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from torch import nn
+
+from spikec.frontends.torch.call import Call
 
 _SMOOTH = "an integrate-and-fire neuron computes max(x, 0), and sums of it only what is piecewise linear"
 _STATISTICS = "it divides by statistics of each input, and a compiled network only multiplies by constants"
@@ -51,3 +55,19 @@ def reason(kind: str, module: nn.Module | None) -> tuple[str, str]:
     bare = (name.lower().replace("_", "") for name in names)
     why, hint = next((_REASONS[name] for name in bare if name in _REASONS), ("", ""))
     return why, hint.format(kind=kind, by="torch.relu" if module is None and not kind.startswith("nn.") else "nn.ReLU")
+
+
+def refuse_unknown(call: Call, key: str) -> NoReturn:
+    """Refuse a call that has no converter.
+
+    Args:
+        call: the call.
+        key: what a converter of it would be registered for, as one writes it.
+
+    Raises:
+        UnsupportedOpError: always.
+    """
+    why, instead = reason(call.source.kind, call.module)
+    register = f"register a converter: @converter({key}), see frontends/README.md"
+    message = f"{call.source.kind} is not supported{': ' if why else ''}{why}"
+    call.refuse(message, f"{instead}, or {register}" if instead else register)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from spikec.frontends.torch.call import keeps_state, leaves
-from spikec.frontends.torch.trace import Traced
+from spikec.frontends.torch.call import leaves
+from spikec.frontends.torch.layers import keeps_state
+from spikec.frontends.torch.traced import Traced
 from spikec.interpreter.contract import Reference
 from spikec.ir.errors import InvalidModelError, Problem, UnsupportedOpError
 

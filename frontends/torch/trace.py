@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
-import contextlib
-import functools
-import inspect
 import operator
-import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -18,33 +12,31 @@ import attrs
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
-from torch.nn import functional as F
 
-from spikec.frontends.torch.call import Signal, converter, is_spiking, keeps_state, layer_rule, qualified
+from spikec.frontends.torch.call import Signal
+from spikec.frontends.torch.layers import keeps_state, layer_converter
+from spikec.frontends.torch.reader import Reader
+from spikec.frontends.torch.traced import LINE, Traced, required
 from spikec.ir.errors import InvalidModelError, Problem
 from spikec.ir.origin import Source, is_user_file
 
-#: where a proxy is known to be one
-_TRACERS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
-_user_file = functools.cache(is_user_file)
-_FRAME = re.compile(r'File "(.+?)", line (\d+)')
-#: some versions of torch record the callers of the tracer too
-_OUTSIDE = re.compile(r'\A.*torch_fx_trace\.py", line \d+, in trace\n', re.DOTALL)
-
 
 class _Proxy(fx.Proxy):
-    """A tensor or size while forward is traced.
+    """A number, or a tuple of them, while forward is traced: it may be used as what it stands for.
 
-    ``x += y`` changes x in torch, where fx would record a sum. A size may be used as a plain number.
+    ``x += y`` changes x in torch, where fx would record a sum.
     """
 
     tracer: _Tracer
 
-    def __getattr__(self, k: str) -> fx.proxy.Attribute:
-        attribute = _Attribute(self, k)
+    def __getattr__(self, k: str) -> Any:
         if k in ("T", "mT", "H", "mH"):
-            _ = attribute.node  # is made when it is first asked for: now, on the user's line
-        return attribute
+            return self.tracer.create_proxy("call_function", getattr, (self, k), {})
+        return _Attribute(self, k)
+
+    def __getattribute__(self, name: str) -> Any:
+        """``__class__`` is what ``isinstance`` goes by."""
+        return self.tracer.class_of(self) if name == "__class__" else super().__getattribute__(name)
 
     def __int__(self) -> int:
         return int(self.tracer.number(self))
@@ -62,6 +54,31 @@ class _Proxy(fx.Proxy):
         return self.tracer.create_proxy("call_function", torch.abs, (self,), {})
 
 
+class _TensorProxy(_Proxy, Tensor):  # type: ignore[misc]
+    """A tensor while forward is traced, which ``isinstance`` must know: a model that asks takes another branch else.
+
+    To claim it by ``__class__`` is not enough: torch believes that too, and looks for a tensor's memory in it. So there
+    is an empty tensor behind it, and whatever belongs to that is hidden.
+    """
+
+    def __new__(cls, *args: Any) -> Any:
+        return Tensor._make_subclass(cls, torch.empty(0))
+
+    def __getattribute__(self, name: str) -> Any:
+        return self.__getattr__(name) if name in _HIDDEN else object.__getattribute__(self, name)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise TypeError("a proxy does not support item assignment")
+
+
+#: what belongs to the empty tensor
+_HIDDEN = {name for name in dir(Tensor) if not name.startswith("__")} - set(dir(fx.Proxy))
+
+
+#: methods and functions that ask a tensor for numbers
+_ASKING = (getattr, "size", "dim", "ndimension", "numel", "nelement")
+
+
 class _Attribute(fx.proxy.Attribute, _Proxy):
     """``x.shape`` and its like, and the method before it is called."""
 
@@ -75,49 +92,111 @@ for _name in ("iadd", "isub", "imul", "itruediv"):
 
 
 class _Tracer(fx.Tracer):
-    """Layers that have a converter are leaves, and so are torch's own; everything else is traced through.
+    """Layers that a converter reads as a whole are leaves, torch's own among them; all others are traced through.
 
-    Arguments of forward that have a default value keep it. Tensors that forward makes itself are kept in
-    ``constants`` and not on the user's module.
+    Arguments of forward that have a default value keep it. Tensors that forward makes itself are kept in ``constants``
+    and not on the user's module.
+
+    Attributes:
+        reader: has read all nodes so far, so that it is known what they stand for; None where no size is known.
+        failed_in: path of the module whose forward raised.
     """
 
-    record_stack_traces = True
-
-    def __init__(self, known: Known | None) -> None:
+    def __init__(self, shapes: Sequence[tuple[int, ...]] | None, dtype: str) -> None:
+        """``shapes``: of a sample of each input, or None where they are not known yet."""
         super().__init__()
-        self._known = known
-        self._untraced = {name: getattr(nn.Module, name) for name in ("__call__", "__getattr__")}
         self.constants: dict[str, Tensor] = {}
         self.failed_in = ""
+        self.reader: Reader | None = None
+        self._shapes = shapes
+        self._dtype = dtype
+        self._names: dict[int, str] = {}
+        self._numbers: set[fx.Node] = set()
+        self._is_reading = False
+
+    # ------------------------------------------------------------------ recorded
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return "forward" not in vars(m) and (
-            layer_rule(m) is not None or keeps_state(m) or super().is_leaf_module(m, module_qualified_name)
+            layer_converter(m) is not None or keeps_state(m) or super().is_leaf_module(m, module_qualified_name)
         )
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         names = required(self.root)
+        self._names = {id(each): name for name, each in (*self.root.named_parameters(), *self.root.named_buffers())}
         return lambda root, *xs: root.forward(*xs), [
             self.root,
             *(self.create_proxy("placeholder", name, (), {}) for name in names),
         ]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
+        return _Proxy(node, self) if self.is_number(node) else _TensorProxy(node, self)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        node.meta[LINE] = _users_line()
+        return node
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, fx.Proxy):  # first of all, because it also says that it is a Tensor
+            return a.node
+        if not isinstance(a, Tensor):
+            return super().create_arg(a)
+        name = self._names.get(id(a))
+        if name is not None:
+            return self.create_node("get_attr", name, (), {})
+        name = f"constant {len(self.constants)}"
+        self.constants[name] = a
+        self._names[id(a)] = name
+        return self.create_node("get_attr", name, (), {}, name="constant")
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if self._is_reading:
+            return forward(*args, **kwargs)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed_in = self.failed_in or next((n for n, each in self.root.named_modules() if each is m), "")
+            raise
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        return attr_val if self._is_reading else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    # ------------------------------------------------------------------ asked
+
+    def _ask(self, question: Callable[[Reader], Any]) -> Any:
+        """Ask the reader; meanwhile modules are called and looked into as they are, and nothing is recorded."""
+        if self._shapes is None:
+            raise fx.proxy.TraceError("sizes are not known without an example_input")
+        if self.reader is None:
+            self.reader = Reader(Traced(self.root, self.graph, self.constants), self._shapes, self._dtype)
+        before, self._is_reading = self._is_reading, True
+        try:
+            return question(self.reader)
+        finally:
+            self._is_reading = before
+
+    def is_number(self, node: fx.Node) -> bool:
+        """True for what is known to be no tensor."""
+        if node.op in ("placeholder", "get_attr"):
+            return False
+        if self._shapes is None:
+            inputs = node.all_input_nodes
+            found = node.target in _ASKING or (bool(inputs) and self._numbers.issuperset(inputs))
+        else:
+            value = self._ask(lambda reader: reader.peek(node))
+            found = not isinstance(value, (Signal, Tensor))
+        if found:
+            self._numbers.add(node)
+        return found
 
     def value(self, proxy: fx.Proxy) -> Any:
         """What a proxy stands for: a Signal, or numbers; raises a TraceError where that is not known."""
-        if self._known is None:
-            raise fx.proxy.TraceError("sizes are not known without an example_input")
-        traced = Traced(self.root, self.graph, self.constants)
-        patches = {name: getattr(nn.Module, name) for name in self._untraced}
-        try:
-            _patch(self._untraced)
-            return self._known(traced, proxy.node)
-        finally:
-            _patch(patches)
+        return self._ask(lambda reader: reader.value(proxy.node))
 
     def number(self, proxy: fx.Proxy) -> Any:
         """A size, or a constant tensor of one element, as a plain number."""
@@ -127,12 +206,12 @@ class _Tracer(fx.Tracer):
         return value.item() if isinstance(value, Tensor) else value
 
     def class_of(self, proxy: fx.Proxy) -> type:
-        """The class of what a proxy stands for; a tensor where that is not known."""
+        """The class of a number, or of a tuple of them; a proxy's own where that is not known."""
         try:
             value = self.value(proxy)
         except fx.proxy.TraceError:
-            return Tensor
-        return Tensor if isinstance(value, Signal) else type(value)
+            return fx.Proxy
+        return fx.Proxy if isinstance(value, (Signal, Tensor)) else type(value)
 
     def length(self, proxy: fx.Proxy) -> int:
         """Length of a shape."""
@@ -149,178 +228,43 @@ class _Tracer(fx.Tracer):
         value = self.value(obj)
         return super().iter(obj) if isinstance(value, Signal) else iter([obj[i] for i in range(len(value))])
 
-    def create_arg(self, a: Any) -> Any:
-        if not isinstance(a, Tensor):
-            return super().create_arg(a)
-        for name, known in (*self.root.named_parameters(), *self.root.named_buffers(), *self.constants.items()):
-            if known is a:
-                return self.create_node("get_attr", name, (), {})
-        name = f"constant {len(self.constants)}"
-        self.constants[name] = a
-        return self.create_node("get_attr", name, (), {}, name="constant")
 
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            self.failed_in = self.failed_in or next((n for n, each in self.root.named_modules() if each is m), "")
-            raise
-
-
-@contextlib.contextmanager
-def _isinstance() -> Iterator[None]:
-    """While forward runs, ``isinstance`` in a model's code is answered for what a proxy stands for.
-
-    It would say that an input is no tensor, and the trace would be that of another branch.
-    """
-    plain = builtins.isinstance
-
-    def answered(thing: Any, kind: Any) -> bool:
-        if not issubclass(type(thing), _Proxy) or sys._getframe(1).f_code.co_filename.startswith(_TRACERS):
-            return plain(thing, kind)
-        classes = [each for each in (kind if plain(kind, tuple) else (kind,)) if plain(each, type)]
-        return issubclass(thing.tracer.class_of(thing), tuple(classes))
-
-    builtins.isinstance = answered
-    try:
-        yield
-    finally:
-        builtins.isinstance = plain
-
-
-def _patch(methods: dict[str, Any]) -> None:
-    """While fx traces, it holds some methods of nn.Module replaced by its own."""
-    for name, method in methods.items():
-        setattr(nn.Module, name, method)
-
-
-@attrs.frozen(eq=False)
-class Traced:
-    """A module and what it does.
-
-    Attributes:
-        root: the user's module.
-        graph: its fx graph.
-        constants: tensors that are no attribute of the module, by the target of their ``get_attr``.
-    """
-
-    root: nn.Module
-    graph: fx.Graph
-    constants: dict[str, Tensor]
-
-    @property
-    def name(self) -> str:
-        """What the graph will be called."""
-        return type(self.root).__name__
-
-    @property
-    def device(self) -> str:
-        """Where the parameters are, as torch writes it."""
-        return str(next((p.device for p in (*self.root.parameters(), *self.root.buffers())), "cpu"))
-
-    @property
-    def inputs(self) -> list[str]:
-        """Names of the model's inputs: the placeholders without a default value."""
-        return [str(node.target) for node in self.graph.nodes if node.op == "placeholder" and not node.args]
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Values of the placeholders that are no inputs."""
-        return {}
-
-    @property
-    def spiking(self) -> bool:
-        """Whether it runs in time, as a spiking network."""
-        return is_spiking(self.root)
-
-    def attribute(self, target: str) -> Any:
-        """What a ``get_attr`` node stands for."""
-        if target in self.constants:
-            return self.constants[target]
-        return functools.reduce(getattr, target.split("."), self.root)
-
-    def module(self, node: fx.Node) -> nn.Module | None:
-        """The layer that a node calls, or None."""
-        return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-    def source(self, node: fx.Node) -> Source:
-        """Where a node stands in the user's model."""
-        module = self.module(node)
-        stack = node.meta.get("nn_module_stack") or {}
-        path = str(node.target) if module is not None else next((str(v[0]) for v in reversed(stack.values())), "")
-        frames = _FRAME.findall(_OUTSIDE.sub("", node.stack_trace or ""))
-        file, line = next(((f, int(n)) for f, n in reversed(frames) if _user_file(f)), ("", 0))
-        return Source(node.name, path, self.kind(node), file, line)
-
-    def kind(self, node: fx.Node) -> str:
-        """What the user wrote."""
-        return kind(node, self.module(node))
-
-    def rule(self, node: fx.Node) -> Callable[..., Any] | None:
-        """The converter of a node, called as :data:`spikec.frontends.torch.call.converter` says, or None."""
-        module = self.module(node)
-        if module is not None:
-            return layer_rule(module)
-        if node.op == "call_method":
-            return converter.get(("method", node.target))
-        return converter.first((node.target, qualified(node.target)))
-
-    def key(self, node: fx.Node) -> str:
-        """What a converter of the node would be registered for."""
-        if node.op == "call_method":
-            return f'("method", "{node.target}")'
-        if getattr(node.target, "__module__", "") == "_operator":
-            return f"operator.{getattr(node.target, '__name__', '')}"
-        return self.kind(node)
-
-    def op_name(self, node: fx.Node, source: Source) -> str:
-        """The module path; for a function, the path of the module that calls it and fx's name."""
-        module = self.module(node)
-        if module is None or not node.target:
-            stem = re.sub(r"_\d+$", "", node.name)
-            stem = stem[1:] if node.target in AUGMENTED else stem
-            return f"{source.path}_{stem}" if source.path and module is None else stem
-        path = str(node.target)
-        return f"{type(module).__name__.lower()}_{path}" if path[0].isdigit() else path
-
-
-#: the value of a node of a graph that is still being traced
-Known = Callable[[Traced, fx.Node], Any]
-
-
-def trace(model: nn.Module, known: Known | None = None) -> Traced:
+def trace(model: nn.Module, shapes: Sequence[tuple[int, ...]] | None, dtype: str) -> tuple[Traced, Reader | None]:
     """Trace a module; a GraphModule is taken as it is.
 
     Args:
         model: the module.
-        known: asked where forward uses a size as a plain number or in a condition; None if no size is known.
+        shapes: of a sample of each input, which forward may use as numbers and in conditions; None if not known.
+        dtype: of the inputs.
+
+    Returns:
+        The trace, and its reader, which has read it so far; None where that has not begun.
 
     Raises:
         InvalidModelError: its forward cannot be traced, with the line where that ends.
     """
     if isinstance(model, fx.GraphModule):
-        return Traced(model, model.graph, {})
-    tracer = _Tracer(known)
+        return Traced(model, model.graph, {}), None
+    tracer = _Tracer(shapes, dtype)
     if tracer.is_leaf_module(model, ""):
-        return Traced(model, _single(model), {})
+        return Traced(model, _single(model), {}), None
     try:
-        with torch.no_grad(), _isinstance():
+        with torch.no_grad():
             graph = tracer.trace(model)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         raise InvalidModelError(untraceable(error, tracer.failed_in, frames)) from error
-    return Traced(model, graph, tracer.constants)
+    return Traced(model, graph, tracer.constants), tracer.reader
 
 
-def required(model: nn.Module) -> list[str]:
-    """Names of the arguments that forward must be given: the model's inputs. ``*xs`` alone is one."""
-    if isinstance(model, fx.GraphModule):
-        return [str(node.target) for node in model.graph.nodes if node.op == "placeholder" and not node.args]
-    parameters = [p for p in inspect.signature(model.forward).parameters.values() if p.default is p.empty]
-    named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    return named or [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
+def _users_line() -> tuple[str, int]:
+    """(file, line) of the innermost of the user's frames inside of :func:`trace`."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code is not trace.__code__:
+        if is_user_file(frame.f_code.co_filename):
+            return frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+    return "", 0
 
 
 def _single(model: nn.Module) -> fx.Graph:
@@ -339,7 +283,7 @@ def untraceable(error: Exception, path: str, frames: Sequence[traceback.FrameSum
         path: of the module whose forward it was raised in, or ``""``.
         frames: the error's, from the tracer on.
     """
-    frames = [frame for frame in frames if _user_file(frame.filename)]
+    frames = [frame for frame in frames if is_user_file(frame.filename)]
     where = Source(path or "forward", path)
     if frames:
         where = attrs.evolve(where, file=frames[-1].filename, line=frames[-1].lineno or 0)
@@ -361,47 +305,3 @@ def untraceable(error: Exception, path: str, frames: Sequence[traceback.FrameSum
         line,
         "write forward with tensor operations only, or put this part into a module that has a converter",
     )
-
-
-def kind(node: fx.Node, module: nn.Module | None) -> str:
-    """What the user wrote: ``nn.Conv2d``, ``F.relu``, ``torch.cat``, ``Tensor.view``, ``+``."""
-    if module is not None:
-        cls = type(module)
-        return f"nn.{cls.__name__}" if cls.__module__.startswith("torch.nn.modules") else cls.__name__
-    if node.op == "call_method":
-        return f"Tensor.{node.target}"
-    if node.target is getattr:
-        return f"Tensor.{node.args[1]}"
-    if node.target in _SIGNS:
-        return _SIGNS[node.target]
-    for prefix, room in (("torch", torch), ("F", F)):
-        for name in (getattr(node.target, "__name__", ""), re.sub(r"_\d+$", "", node.name)):
-            if getattr(room, name, None) is node.target:
-                return f"{prefix}.{name}"
-    return qualified(node.target)
-
-
-#: what ``+=`` and its like call
-AUGMENTED = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
-
-_SIGNS: dict[Any, str] = {
-    operator.add: "+",
-    operator.iadd: "+=",
-    operator.sub: "-",
-    operator.isub: "-=",
-    operator.mul: "*",
-    operator.imul: "*=",
-    operator.truediv: "/",
-    operator.itruediv: "/=",
-    operator.floordiv: "//",
-    operator.matmul: "@",
-    operator.neg: "-",
-    operator.pow: "**",
-    operator.getitem: "[]",
-    operator.gt: ">",
-    operator.ge: ">=",
-    operator.lt: "<",
-    operator.le: "<=",
-    operator.eq: "==",
-    operator.ne: "!=",
-}

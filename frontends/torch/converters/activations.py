@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from spikec.extend.composites import reshaped
@@ -18,17 +19,12 @@ from spikec.frontends.torch.converters.identities import same_dtype
 from spikec.frontends.torch.converters.parts import matched
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.ops import Clamp, Head, LeakyRelu, Maximum, MaxPool, Minimum, Relu
-from spikec.ir.types import Array, on_axis
+from spikec.ir.types import on_axis
 
 
 @converter(F.relu, torch.relu, torch.relu_, *methods("relu", "relu_"))
 def _relu(call: Call, input: Signal, inplace: bool = False) -> Signal:
     return call.add(Relu(), input)
-
-
-@converter(nn.ReLU)
-def _relu_layer(module: nn.ReLU, call: Call) -> Signal:
-    return call.add(Relu(), call.operand)
 
 
 # ---------------------------------------------------------------------- bounds
@@ -42,9 +38,9 @@ def clamp(call: Call, input: Signal, min: Any = None, max: Any = None) -> Signal
         call.refuse(f"it is constant: the bounds are {low:g} and {high:g}", "give the smaller bound first")
     if (min is None or low is not None) and (max is None or high is not None):
         return call.add(Clamp(low, high), input)
-    if min is None:
-        return _smaller(call, input, max)
-    return _larger(call, input, min) if max is None else _smaller(call, _larger(call, input, min, "low"), max)
+    if min is not None:
+        input = _extreme(call, input, min, 1, part="" if max is None else "low")
+    return input if max is None else _extreme(call, input, max, -1)
 
 
 @converter(torch.clamp_min, torch.clamp_min_, *methods("clamp_min", "clamp_min_"))
@@ -67,19 +63,9 @@ def _relu6(call: Call, input: Signal, inplace: bool = False) -> Signal:
     return clamp(call, input, 0, 6)
 
 
-@converter(nn.Hardtanh, nn.ReLU6)
-def _hardtanh_layer(module: nn.Hardtanh, call: Call) -> Signal:
-    return clamp(call, call.operand, module.min_val, module.max_val)
-
-
 @converter(F.hardsigmoid)
 def _hardsigmoid(call: Call, input: Signal, inplace: bool = False) -> Signal:
     return call.add(Clamp(0.0, 1.0), affine(call, input, np.asarray(1 / 6), np.asarray(0.5), part="line"))
-
-
-@converter(nn.Hardsigmoid)
-def _hardsigmoid_layer(module: nn.Hardsigmoid, call: Call) -> Signal:
-    return _hardsigmoid(call, call.operand)
 
 
 @converter(F.threshold, torch.threshold, torch.threshold_)
@@ -90,11 +76,6 @@ def _threshold(call: Call, input: Signal, threshold: float, value: float, inplac
             "threshold(x, 0, 0), which is a ReLU",
         )
     return call.add(Relu(), input) if threshold == 0 else call.add(Clamp(float(threshold), None), input)
-
-
-@converter(nn.Threshold)
-def _threshold_layer(module: nn.Threshold, call: Call) -> Signal:
-    return _threshold(call, call.operand, module.threshold, module.value)
 
 
 def _number(value: Any) -> float | None:
@@ -120,21 +101,11 @@ def _leaky_relu(call: Call, input: Signal, negative_slope: float = 0.01, inplace
     return _leaky(call, input, negative_slope)
 
 
-@converter(nn.LeakyReLU)
-def _leaky_relu_layer(module: nn.LeakyReLU, call: Call) -> Signal:
-    return _leaky(call, call.operand, module.negative_slope)
-
-
 @converter(F.prelu, torch.prelu, *methods("prelu"))
 def _prelu(call: Call, input: Signal, weight: Any) -> Signal:
     if not isinstance(weight, Tensor):
         call.refuse("the slope is computed from the model's input", "only constant slopes can be compiled")
     return _leaky(call, input, as_array(weight))
-
-
-@converter(nn.PReLU)
-def _prelu_layer(module: nn.PReLU, call: Call) -> Signal:
-    return _prelu(call, call.operand, module.weight)
 
 
 @converter(F.rrelu, F.rrelu_, torch.rrelu, torch.rrelu_)
@@ -148,11 +119,6 @@ def _rrelu(
     return _leaky(call, input, (lower + upper) / 2)
 
 
-@converter(nn.RReLU)
-def _rrelu_layer(module: nn.RReLU, call: Call) -> Signal:
-    return _rrelu(call, call.operand, module.lower, module.upper, module.training)
-
-
 @converter(torch.abs, torch.abs_, torch.absolute, *methods("abs", "abs_", "absolute", "absolute_"))
 def _abs(call: Call, input: Signal) -> Signal:
     return _leaky(call, input, -1)
@@ -161,44 +127,31 @@ def _abs(call: Call, input: Signal) -> Signal:
 # --------------------------------------------------------------- of two tensors
 
 
-def _larger(call: Call, input: Any, other: Any, part: str = "") -> Signal:
-    """``max(input, other)``, of which at least one is a signal."""
+def _extreme(call: Call, input: Any, other: Any, sign: int, part: str = "") -> Signal:
+    """``max(input, other)`` for sign 1, ``min`` for -1; at least one is a signal.
+
+    With a constant c it is a ReLU between two affine maps: ``max(x, c) = relu(x - c) + c``.
+    """
     if isinstance(input, Signal) and isinstance(other, Signal):
-        return call.add(Maximum(), *matched(call, input, other), part=part)
+        return call.add(Maximum() if sign > 0 else Minimum(), *matched(call, input, other), part=part)
     signal, bound = (input, other) if isinstance(input, Signal) else (other, input)
     if (number := _number(bound)) is not None:
-        return call.add(Clamp(number, None), signal, part=part)
-    level = _level(call, bound)
-    above = affine(call, signal, np.ones(()), -level, part=f"{part}above")
-    return affine(call, call.add(Relu(), above, part=f"{part}excess"), np.ones(()), level, part=part)
-
-
-def _smaller(call: Call, input: Any, other: Any) -> Signal:
-    """``min(input, other)``, of which at least one is a signal."""
-    if isinstance(input, Signal) and isinstance(other, Signal):
-        return call.add(Minimum(), *matched(call, input, other))
-    signal, bound = (input, other) if isinstance(input, Signal) else (other, input)
-    if (number := _number(bound)) is not None:
-        return call.add(Clamp(None, number), signal)
-    level = _level(call, bound)
-    below = affine(call, signal, -np.ones(()), level, part="below")
-    return affine(call, call.add(Relu(), below, part="excess"), -np.ones(()), level)
-
-
-def _level(call: Call, bound: Any) -> Array:
+        return call.add(Clamp(number, None) if sign > 0 else Clamp(None, number), signal, part=part)
     if not isinstance(bound, Tensor):
         call.refuse(f"a bound that is a {type(bound).__name__} is not supported", "give a number or a tensor")
-    return as_array(bound).astype(np.float64)
+    level, gain = as_array(bound).astype(np.float64), sign * np.ones(())
+    beyond = affine(call, signal, gain, -sign * level, part=f"{part}beyond")
+    return affine(call, call.add(Relu(), beyond, part=f"{part}excess"), gain, level, part=part)
 
 
 @converter(torch.maximum, torch.fmax, *methods("maximum", "fmax"))
 def _maximum(call: Call, input: Any, other: Any) -> Signal:
-    return _larger(call, input, other)
+    return _extreme(call, input, other, 1)
 
 
 @converter(torch.minimum, torch.fmin, *methods("minimum", "fmin"))
 def _minimum(call: Call, input: Any, other: Any) -> Signal:
-    return _smaller(call, input, other)
+    return _extreme(call, input, other, -1)
 
 
 # ------------------------------------------------------------------- over axes
@@ -254,18 +207,20 @@ def _amin(call: Call, input: Signal, dim: Any = (), keepdim: bool = False) -> Si
 
 @converter(torch.max, *methods("max"))
 def _max(call: Call, input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
-    second = dim if other is None else other
-    if isinstance(second, (Signal, Tensor)):
-        return _larger(call, input, second)
-    return Extreme(_over(call, input, dim, keepdim, 1), _NO_INDICES)
+    return _of_two_or_over(call, input, dim, keepdim, other, 1)
 
 
 @converter(torch.min, *methods("min"))
 def _min(call: Call, input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+    return _of_two_or_over(call, input, dim, keepdim, other, -1)
+
+
+def _of_two_or_over(call: Call, input: Any, dim: Any, keepdim: bool, other: Any, sign: int) -> Any:
+    """``x.max(y)`` is of two tensors, ``x.max(2)`` over an axis."""
     second = dim if other is None else other
     if isinstance(second, (Signal, Tensor)):
-        return _smaller(call, input, second)
-    return Extreme(_over(call, input, dim, keepdim, -1), _NO_INDICES)
+        return _extreme(call, input, second, sign)
+    return Extreme(_over(call, input, dim, keepdim, sign), _NO_INDICES)
 
 
 # ----------------------------------------------------------------------- heads
@@ -279,70 +234,38 @@ def _along_axis(call: Call, input: Signal, function: str, dim: int | None, dtype
     return call.add(Head(function, sample_axis(call, input, dim)), input)
 
 
-@converter(F.softmax, *methods("softmax"))
-def _softmax(call: Call, input: Signal, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Signal:
-    return _along_axis(call, input, "softmax", dim, dtype)
+def _softmax(function: str) -> Callable[..., Signal]:
+    """The converter of ``F.softmax`` and its like."""
+
+    def convert(call: Call, input: Signal, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Signal:
+        return _along_axis(call, input, function, dim, dtype)
+
+    return convert
 
 
-@converter(F.log_softmax, *methods("log_softmax"))
-def _log_softmax(call: Call, input: Signal, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Signal:
-    return _along_axis(call, input, "log_softmax", dim, dtype)
+def _torch_softmax(function: str) -> Callable[..., Signal]:
+    """The converter of ``torch.softmax`` and its like."""
+
+    def convert(call: Call, input: Signal, dim: int, dtype: Any = None) -> Signal:
+        return _along_axis(call, input, function, dim, dtype)
+
+    return convert
 
 
-@converter(F.softmin)
-def _softmin(call: Call, input: Signal, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Signal:
-    return _along_axis(call, input, "softmin", dim, dtype)
+def _head(function: str) -> Callable[..., Signal]:
+    """The converter of a function of single numbers."""
+
+    def convert(call: Call, input: Signal) -> Signal:
+        return call.add(Head(function), input)
+
+    return convert
 
 
-@converter(torch.softmax)
-def _torch_softmax(call: Call, input: Signal, dim: int, dtype: Any = None) -> Signal:
-    return _along_axis(call, input, "softmax", dim, dtype)
-
-
-@converter(torch.log_softmax)
-def _torch_log_softmax(call: Call, input: Signal, dim: int, dtype: Any = None) -> Signal:
-    return _along_axis(call, input, "log_softmax", dim, dtype)
-
-
-_HEADS: dict[type[nn.Module], str] = {nn.Softmax: "softmax", nn.LogSoftmax: "log_softmax", nn.Softmin: "softmin"}
-
-
-@converter(nn.Softmax, nn.LogSoftmax, nn.Softmin)
-def _softmax_layer(module: Any, call: Call) -> Signal:
-    function = next(_HEADS[cls] for cls in type(module).__mro__ if cls in _HEADS)
-    return _along_axis(call, call.operand, function, module.dim)
-
-
-@converter(nn.Softmax2d)
-def _softmax2d(module: nn.Softmax2d, call: Call) -> Signal:
-    return _along_axis(call, call.operand, "softmax", -3)
-
-
-@converter(torch.sigmoid, torch.sigmoid_, F.sigmoid, *methods("sigmoid", "sigmoid_"))
-def _sigmoid(call: Call, input: Signal) -> Signal:
-    return call.add(Head("sigmoid"), input)
-
-
-@converter(torch.tanh, torch.tanh_, F.tanh, *methods("tanh", "tanh_"))
-def _tanh(call: Call, input: Signal) -> Signal:
-    return call.add(Head("tanh"), input)
-
-
-@converter(F.logsigmoid)
-def _logsigmoid(call: Call, input: Signal) -> Signal:
-    return call.add(Head("log_sigmoid"), input)
-
-
-@converter(nn.Sigmoid)
-def _sigmoid_layer(module: nn.Sigmoid, call: Call) -> Signal:
-    return _sigmoid(call, call.operand)
-
-
-@converter(nn.Tanh)
-def _tanh_layer(module: nn.Tanh, call: Call) -> Signal:
-    return _tanh(call, call.operand)
-
-
-@converter(nn.LogSigmoid)
-def _logsigmoid_layer(module: nn.LogSigmoid, call: Call) -> Signal:
-    return _logsigmoid(call, call.operand)
+converter(F.softmax, *methods("softmax"))(_softmax("softmax"))
+converter(F.log_softmax, *methods("log_softmax"))(_softmax("log_softmax"))
+converter(F.softmin)(_softmax("softmin"))
+converter(torch.softmax)(_torch_softmax("softmax"))
+converter(torch.log_softmax)(_torch_softmax("log_softmax"))
+converter(torch.sigmoid, torch.sigmoid_, F.sigmoid, *methods("sigmoid", "sigmoid_"))(_head("sigmoid"))
+converter(torch.tanh, torch.tanh_, F.tanh, *methods("tanh", "tanh_"))(_head("tanh"))
+converter(F.logsigmoid)(_head("log_sigmoid"))

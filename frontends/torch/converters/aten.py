@@ -7,11 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spikec.frontends.torch.call import BATCH, Call, Signal, as_array, converter, methods
+from spikec.frontends.torch.batch import BATCH
+from spikec.frontends.torch.call import Call, Signal, as_array, converter, methods
+from spikec.frontends.torch.convert import convert
 from spikec.ir.ops import Identity, Linear
 
 aten = torch.ops.aten
@@ -19,10 +22,11 @@ aten = torch.ops.aten
 
 def _call(call: Call, key: Any, *args: Any) -> Signal:
     """What the converter of one of torch's functions or methods gives."""
-    rule = converter.get(key)
-    if rule is None:
+    found = converter.get(key)
+    if found is None:
         call.refuse(f"{call.source.kind} is not supported")
-    return rule(call, *args)
+    result: Signal = convert(found, attrs.evolve(call, args=args, kwargs={}, outer=call))
+    return result
 
 
 @converter(aten.sym_size.int)

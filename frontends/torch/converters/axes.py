@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from spikec.extend.composites import permuted, reshaped
@@ -137,11 +136,6 @@ def _unflatten(call: Call, input: Signal, dim: int, sizes: Any) -> Signal:
     return reshaped(call, input, (*shape[:axis], *inner, *shape[axis + 1 :]))
 
 
-@converter(nn.Unflatten)
-def _unflatten_layer(module: nn.Unflatten, call: Call) -> Signal:
-    return _unflatten(call, call.operand, module.dim, module.unflattened_size)
-
-
 # ------------------------------------------------------------------- shuffles
 
 
@@ -167,16 +161,6 @@ def _pixel_unshuffle(call: Call, input: Signal, downscale_factor: int) -> Signal
     return call.add(Reshape((c * r**2, h // r, w // r)), call.add(Permute((0, 2, 4, 1, 3)), split, part="order"))
 
 
-@converter(nn.PixelShuffle)
-def _pixel_shuffle_layer(module: nn.PixelShuffle, call: Call) -> Signal:
-    return _pixel_shuffle(call, call.operand, module.upscale_factor)
-
-
-@converter(nn.PixelUnshuffle)
-def _pixel_unshuffle_layer(module: nn.PixelUnshuffle, call: Call) -> Signal:
-    return _pixel_unshuffle(call, call.operand, module.downscale_factor)
-
-
 @converter(F.channel_shuffle, F.native_channel_shuffle)
 def _channel_shuffle(call: Call, input: Signal, groups: int) -> Signal:
     call.expect_rank(input, 2, 3, 4)
@@ -186,8 +170,3 @@ def _channel_shuffle(call: Call, input: Signal, groups: int) -> Signal:
     inner = tuple(range(2, 2 + len(space)))
     split = call.add(Reshape((groups, c // groups, *space)), input, part="split")
     return call.add(Reshape((c, *space)), call.add(Permute((1, 0, *inner)), split, part="order"))
-
-
-@converter(nn.ChannelShuffle)
-def _channel_shuffle_layer(module: nn.ChannelShuffle, call: Call) -> Signal:
-    return _channel_shuffle(call, call.operand, module.groups)

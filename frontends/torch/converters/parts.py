@@ -11,16 +11,13 @@ import torch
 from torch import Tensor
 
 from spikec.extend.composites import reshaped, selected
-from spikec.frontends.torch.call import BATCH, Call, Signal, as_array, converter, leaves, methods, readable, takes_batch
+from spikec.frontends.torch.batch import BATCH, BatchSize, takes_batch
+from spikec.frontends.torch.call import Call, Signal, as_array, converter, leaves, methods
 from spikec.frontends.torch.converters.axes import sample_axis, varargs
 from spikec.ir.ops import Concat, Identity, Slice, Upsample
 from spikec.ir.types import Array
 
 # ----------------------------------------------------------------------- parts
-
-
-def _like(call: Call, input: Signal) -> Tensor:
-    return torch.empty((BATCH, *call.shape(input)), device="meta")
 
 
 def sliced(call: Call, input: Signal, axis: int, start: int, stop: int, step: int = 1, part: str = "") -> Signal:
@@ -35,9 +32,9 @@ def _in_pieces(call: Call, input: Signal, dim: int, cut: Callable[[Tensor], Sequ
     """Neighbouring slices along one axis; torch itself says how long each is."""
     axis = sample_axis(call, input, dim)
     try:
-        pieces = cut(_like(call, input))
+        pieces = cut(torch.empty((1, *call.shape(input)), device="meta"))
     except (RuntimeError, IndexError, TypeError) as error:
-        call.refuse(readable(str(error).splitlines()[0]))
+        call.refuse(str(error).splitlines()[0])
     ends = np.cumsum([piece.shape[axis + 1] for piece in pieces]).tolist()
     return tuple(
         sliced(call, input, axis, end - piece.shape[axis + 1], end) for end, piece in zip(ends, pieces, strict=True)
@@ -89,19 +86,18 @@ def _narrow(call: Call, input: Signal, dim: int, start: int, length: int) -> Sig
 @converter(operator.getitem)
 @takes_batch
 def _getitem(call: Call, input: Any, index: Any) -> Any:
-    if not isinstance(input, Signal):
-        return input[index]  # a part of a tuple
-    return _indexed(call, input, index if isinstance(index, tuple) else (index,))
-
-
-def _indexed(call: Call, input: Signal, index: tuple[Any, ...]) -> Signal:
-    """``x[index]``: slices, numbers, None and Ellipsis, and one list of constant numbers."""
+    index = index if isinstance(index, tuple) else (index,)
     if any(isinstance(each, Signal) for each in leaves(index)):
         call.refuse(
             "an index that depends on the model's input is not supported", "a compiled network has fixed wiring"
         )
+    return _indexed(call, input, index) if isinstance(input, Signal) else input[index[0]]  # a part of a tuple
+
+
+def _indexed(call: Call, input: Signal, index: tuple[Any, ...]) -> Signal:
+    """``x[index]``: slices, numbers, None and Ellipsis, and one list of constant numbers."""
     first, *rest = _in_full(call, index, len(call.shape(input)) + 1)
-    if not isinstance(first, slice) or _like(call, input)[first].shape[0] != BATCH:
+    if not _is_whole(first):
         call.refuse("it indexes the batch axis", "samples of a batch are independent in a compiled network: x[:, ...]")
     shape: list[int] = []
     axis = 0
@@ -116,6 +112,12 @@ def _indexed(call: Call, input: Signal, index: tuple[Any, ...]) -> Signal:
     return reshaped(call, input, shape)
 
 
+def _is_whole(index: Any) -> bool:
+    """True for a slice that takes all samples of a batch."""
+    given = isinstance(index, slice) and index.start in (None, 0) and index.stop in (None, BATCH)
+    return given and index.step in (None, 1)
+
+
 def _in_full(call: Call, index: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
     """The index with one entry for every axis, and None for every new one."""
     dots = [i for i, each in enumerate(index) if each is Ellipsis] or [len(index)]
@@ -128,7 +130,7 @@ def _in_full(call: Call, index: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
 def _along(call: Call, input: Signal, axis: int, index: Any) -> Signal:
     """One index on one axis, which stays, of length 1 where it is a number."""
     size = call.shape(input)[axis]
-    if any(readable(str(x)) != str(x) for x in leaves(index) if isinstance(x, int)):
+    if any(isinstance(each, BatchSize) for each in leaves(index)):
         call.refuse("an index made from the batch size is not supported", "index by a number")
     if isinstance(index, slice):
         start, stop, step = index.indices(size)
@@ -271,12 +273,14 @@ def _expand(call: Call, input: Signal, *size: Any, implicit: bool = False) -> Si
 def _broadcast(call: Call, input: Signal, size: Any) -> Signal:
     if not all(isinstance(each, int) for each in size):
         call.refuse("only sizes are supported as arguments")
-    try:
-        first, *shape = _like(call, input).expand(*size).shape
-    except RuntimeError as error:
-        call.refuse(readable(str(error).splitlines()[0]))
-    if first != BATCH or len(shape) != len(call.shape(input)):
+    first, *wanted = size
+    old = call.shape(input)
+    if first not in (-1, BATCH) or len(wanted) != len(old):
         call.refuse("it puts an axis in front of the batch", "x.unsqueeze(1).expand(-1, n, ...) keeps the batch first")
+    try:
+        shape = torch.empty(old, device="meta").expand(*wanted).shape
+    except (RuntimeError, TypeError):
+        call.refuse(f"{call.source.kind} from {call.shown(input)} to {list(size)}: only an axis of 1 can be repeated")
     return expanded(call, input, shape)
 
 

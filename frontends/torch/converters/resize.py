@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from spikec.frontends.torch.call import Call, Signal, converter
 from spikec.frontends.torch.converters.arith import affine
-from spikec.frontends.torch.converters.functions import adaptive_avg_pool
 from spikec.frontends.torch.converters.parts import sliced
+from spikec.frontends.torch.converters.weights import adaptive_avg_pool
 from spikec.ir.ops import Identity, Pad, Upsample
 
 
@@ -39,7 +39,7 @@ def interpolate(
     except (RuntimeError, ValueError, TypeError) as error:
         call.refuse(str(error).splitlines()[0])
     if mode == "area":
-        return adaptive_avg_pool(len(space))(call, input, tuple(cells.shape))
+        return adaptive_avg_pool(call, input, tuple(cells.shape))
     if mode not in ("nearest", "nearest-exact"):
         call.refuse(
             f"mode={mode!r} is not supported: it mixes neighbouring cells by their place",
@@ -69,12 +69,6 @@ def _picked(call: Call, input: Signal, index: Tensor, cells: Tensor) -> Signal:
     return input
 
 
-@converter(nn.Upsample, nn.UpsamplingNearest2d)
-def _upsample(module: nn.Upsample, call: Call) -> Signal:
-    options = (module.mode, module.align_corners, module.recompute_scale_factor)
-    return interpolate(call, call.operand, module.size, module.scale_factor, *options)
-
-
 # -------------------------------------------------------------------- padding
 
 
@@ -94,23 +88,3 @@ def pad(call: Call, input: Signal, pad: Sequence[int], mode: str = "constant", v
         call.refuse(f"padding channels with {value} is not supported", "pad them with zeros")
     below = affine(call, input, np.ones(()), np.asarray(-float(value)), part="below")
     return affine(call, call.add(Pad(pairs, mode), below, part="pad"), np.ones(()), np.asarray(float(value)))
-
-
-@converter(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
-def _constant_pad(module: Any, call: Call) -> Signal:
-    return pad(call, call.operand, module.padding, "constant", module.value)
-
-
-@converter(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d)
-def _reflection_pad(module: Any, call: Call) -> Signal:
-    return pad(call, call.operand, module.padding, "reflect")
-
-
-@converter(nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d)
-def _replication_pad(module: Any, call: Call) -> Signal:
-    return pad(call, call.operand, module.padding, "replicate")
-
-
-@converter(nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d)
-def _circular_pad(module: Any, call: Call) -> Signal:
-    return pad(call, call.operand, module.padding, "circular")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import math
 from typing import Any
 
 import torch
 
 from spikec.extend.composites import reshaped
-from spikec.frontends.torch.call import BATCH, Call, Signal, converter, methods, takes_batch
+from spikec.frontends.torch.batch import BATCH, takes_batch
+from spikec.frontends.torch.call import Call, Signal, converter, methods
 from spikec.frontends.torch.converters.axes import transposed_attribute
 from spikec.ir.ops import Flatten, Identity
 
@@ -34,11 +36,12 @@ def _reshape(call: Call, input: Signal, *shape: Any) -> Signal:
     if not all(isinstance(size, int) for size in shape):
         call.refuse("only sizes are supported as arguments")
     old = call.shape(input)
-    try:
-        first, *new = torch.empty((BATCH, *old), device="meta").reshape(shape).shape
-    except RuntimeError:
-        first, new = 0, []
-    if first != BATCH:
+    first, *rest = shape or (0,)
+    new = None
+    if first == BATCH or (first == -1 and math.prod(rest) == math.prod(old)):
+        with contextlib.suppress(RuntimeError, TypeError):
+            new = torch.empty(old, device="meta").reshape(rest).shape
+    if new is None:
         call.refuse(
             f"it does not keep the batch axis first and whole: samples of shape {old}",
             "x.view(x.size(0), -1), or torch.flatten(x, 1)",

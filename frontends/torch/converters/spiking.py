@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from spikec.frontends.torch.call import Call, Missing, Signal, as_array, converter, fires, layer_rule, stateful
+from spikec.frontends.torch.call import Call, Missing, Signal, as_array, converter
+from spikec.frontends.torch.convert import convert
+from spikec.frontends.torch.layers import fires, layer_converter, stateful, torch_layer
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.ops import IF, LIF, CubaLIF, Identity, Neuron
 from spikec.ir.origin import Source
@@ -181,10 +183,7 @@ _NORMS = [f"BatchNorm{axes}d" for axes in (1, 2, 3)]
 @converter(*_named("layer", "bn", *_NORMS))
 def _wrapped(module: nn.Module, call: Call) -> Signal:
     """Read a layer with a step_mode: at one step it is torch's layer of the same name."""
-    rule = converter.get(getattr(nn, type(module).__name__))
-    if rule is None:
-        call.refuse(f"{call.source.kind} is not supported")
-    result: Signal = rule(module, call)
+    result: Signal = torch_layer(module, call, getattr(nn, type(module).__name__))
     return result
 
 
@@ -206,8 +205,8 @@ def _container(module: nn.Sequential, call: Call) -> Signal:
         path = f"{call.source.path}.{name}" if call.source.path else name
         source = Source(f"{call.source.node}.{name}", path, kind, call.source.file, call.source.line)
         inner = attrs.evolve(call, source=source, name=f"{call.name}_{name}", args=(signal,), kwargs={}, module=child)
-        rule = layer_rule(child) or (_container if type(child) is nn.Sequential else None)
+        rule = layer_converter(child) or (_container if type(child) is nn.Sequential else None)
         if rule is None:
             inner.refuse(f"{kind} in a {type(module).__name__} is not supported", "put it outside of the container")
-        signal = rule(child, inner)
+        signal = convert(rule, inner)
     return signal

@@ -14,8 +14,8 @@ from spikec.extend.composites import permuted, reshaped
 from spikec.frontends.torch.call import Call, Signal, as_array, converter, methods
 from spikec.frontends.torch.converters.arith import affine
 from spikec.frontends.torch.converters.axes import sample_axis, transpose
-from spikec.frontends.torch.converters.functions import constant_weight
 from spikec.frontends.torch.converters.identities import same_dtype
+from spikec.frontends.torch.converters.weights import constant_weight
 from spikec.ir.ops import AdaptiveAvgPool, Conv, Linear
 from spikec.ir.types import Array
 

@@ -123,7 +123,7 @@ def test_differences_of_signals(agrees, name):
         (lambda net, y: y * float("nan"), "NaN or infinite"),
         (lambda net, y: torch.div(y, 2, rounding_mode="floor"), "rounding_mode='floor'"),
         (lambda net, y: y * 1j, "arithmetic with a complex"),
-        (lambda net, y: torch.add(y, y, alpha=y), "alpha is not a number"),
+        (lambda net, y: torch.add(y, y, alpha=1j), "alpha is not a number"),
     ],
 )
 def test_what_is_not_affine_is_refused(call, match):

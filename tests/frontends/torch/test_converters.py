@@ -1,14 +1,16 @@
 """Converters of users: views that they make, and what they do wrong."""
 
+import attrs
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import spikec
-from spikec.frontends.torch import converter
+from spikec.frontends.torch import Signal, converter
 from spikec.ir.errors import InvalidModelError, UnsupportedOpError
-from spikec.ir.ops import Conv, Identity
+from spikec.ir.ops import Clamp, Conv, Identity
 
 
 class Layer(nn.Module):
@@ -32,13 +34,17 @@ def same(call):
 
 
 @pytest.fixture(autouse=True)
-def converters():
+def registered():
+    """What a test registers is gone behind it."""
+
     @converter(Layer)
     def layer(module, call):
         return module.convert(call)
 
     yield
-    del converter._table[Layer]
+    for key in list(converter._table):
+        if converter.get(key).__module__ == __name__:
+            del converter._table[key]
 
 
 class Net(nn.Module):
@@ -197,3 +203,148 @@ def test_a_converters_mistake_is_said_of_it(convert, match, cause):
     assert "layer (test_converters.py:" in problem.message
     assert problem.hint
     assert cause is None or isinstance(error.value.__cause__, cause)
+
+
+def number(call):
+    return 3
+
+
+def empty(call):
+    return ()
+
+
+def tensor(call):
+    return torch.zeros(1)
+
+
+def other_graphs(call):
+    return Signal("elsewhere")
+
+
+WRONG = [nothing, name_instead_of_signal, empty, tensor, other_graphs]
+
+
+@pytest.mark.parametrize("convert", [*WRONG, number])
+def test_a_layers_converter_that_returns_no_signal_is_named(convert):
+    model = nn.Sequential(nn.ReLU(), Layer(lambda x: x, convert))
+    with pytest.raises(UnsupportedOpError, match=r"its converter layer \(test_converters.py:\d+\) returns"):
+        spikec.load(model, torch.zeros(1, 3))
+
+
+class Sinc(nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, x):
+        return self.call(torch.relu(x))
+
+
+def exported(model, x):
+    return torch.export.export(model.eval(), (x,))
+
+
+#: ways to a converter: through fx and through torch.export, of a function, a method, and a layer of torch's
+CALLED = {
+    "function": (torch.sinc, Sinc(torch.sinc)),
+    "method": (("method", "sinc"), Sinc(lambda y: y.sinc())),
+    "layer": (F.gelu, Sinc(nn.GELU())),
+}
+
+
+@pytest.mark.parametrize("through", [lambda model, x: model, exported], ids=["fx", "export"])
+@pytest.mark.parametrize("way", CALLED)
+@pytest.mark.parametrize("convert", WRONG)
+def test_a_functions_converter_that_returns_no_signal_is_named(through, way, convert):
+    key, model = CALLED[way]
+
+    @converter(key)
+    def wrong(call, input, approximate="none"):
+        return convert(attrs.evolve(call, args=(input,), kwargs={}))
+
+    x = torch.zeros(2, 3)
+    with pytest.raises(UnsupportedOpError, match=r"its converter wrong \(test_converters.py:\d+\) returns"):
+        spikec.load(through(model, x), x)
+
+
+# ------------------------------------------------------------ torch's own layers
+
+
+def hinge(call, input):
+    return call.add(Clamp(0.0, 6.0), input)
+
+
+class MyGELU(nn.GELU):
+    """One that redefines nothing."""
+
+
+class Doubled(nn.GELU):
+    """One that computes something else."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("key", [nn.GELU, "torch.nn.modules.activation.GELU", F.gelu])
+@pytest.mark.parametrize("layer", [nn.GELU, MyGELU])
+def test_a_layer_of_torchs_is_read_by_a_users_converter_of_it_or_of_its_function(key, layer):
+    if key is F.gelu:
+        converter(key)(lambda call, input, approximate: hinge(call, input))
+    else:
+        converter(key)(lambda module, call: hinge(call, call.operand))
+    graph = spikec.load(nn.Sequential(nn.Linear(3, 3), layer()), torch.zeros(1, 3))
+    (clamp,) = graph.match(Clamp)
+    assert [(source.path, source.kind) for source in clamp.op.origin] == [
+        ("1", "nn." * (layer is nn.GELU) + layer.__name__)
+    ]
+
+
+def test_a_users_converter_goes_before_the_layers_own_functions():
+    converter(nn.ReLU)(lambda module, call: hinge(call, call.operand))
+    assert spikec.load(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), torch.zeros(1, 3)).match(Clamp)
+
+
+def test_a_subclass_that_computes_something_else_is_traced_through():
+    @converter(nn.GELU)
+    def of_gelu(module, call):
+        return hinge(call, call.operand)
+
+    with pytest.raises(UnsupportedOpError, match="F.gelu is not supported"):
+        spikec.load(nn.Sequential(nn.Linear(3, 3), Doubled()), torch.zeros(1, 3))
+
+
+def test_functions_in_a_layer_are_said_and_named_as_the_layer(agrees):
+    model = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), nn.ReLU())
+    graph = agrees(model, (2, 5, 4))
+    assert list(graph) == ["input", "conv2d_0_pad", "conv2d_0", "relu_1", "output"]
+    assert {graph[name].origin[0].kind for name in ("conv2d_0_pad", "conv2d_0")} == {"nn.Conv2d"}
+
+
+def test_a_layers_function_is_refused_in_the_layers_words():
+    with pytest.raises(UnsupportedOpError) as error:
+        spikec.load(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, return_indices=True)), torch.zeros(1, 2, 4, 4))
+    (problem,) = error.value.problems
+    assert (problem.location, problem.op) == ("1", "nn.MaxPool2d(%relu_0)")
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM(3, 3), nn.MultiheadAttention(3, 1), nn.Unfold(2), nn.CrossMapLRN2d(2)])
+def test_a_layer_without_functions_that_have_converters_is_named(layer):
+    class Called(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return self.layer(*[x.relu()] * (3 if isinstance(layer, nn.MultiheadAttention) else 1))
+
+    shape = (2, 3) if isinstance(layer, (nn.LSTM, nn.MultiheadAttention)) else (3, 4, 4)
+    with pytest.raises(UnsupportedOpError, match=rf"nn.{type(layer).__name__} is not supported") as error:
+        spikec.load(Called().eval(), torch.zeros(2, *shape))
+    assert f"@converter(nn.{type(layer).__name__})" in error.value.hint
+
+
+def test_what_a_layer_is_given_is_not_changed():
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
+    held = {name: value.clone() for name, value in layer.state_dict().items()}
+    spikec.load(nn.Sequential(layer), torch.zeros(1, 3))
+    assert all(torch.equal(value, held[name]) for name, value in layer.state_dict().items())

@@ -1,5 +1,6 @@
 """Modules that symbolic tracing cannot follow, and that torch.export reads."""
 
+import builtins
 import inspect
 import logging
 
@@ -9,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import spikec
-from spikec.ir.errors import InvalidModelError, UnsupportedOpError
+from spikec.ir.errors import CompileError, InvalidModelError, UnsupportedOpError
 
 
 class Net(nn.Module):
@@ -27,7 +28,7 @@ class Net(nn.Module):
 
 
 def typed(net, y):
-    assert issubclass(type(y), torch.Tensor), "give a tensor"  # line: typed
+    assert not isinstance(y, torch.fx.Proxy), "give a tensor"  # line: typed
     return torch.relu(y)
 
 
@@ -65,12 +66,35 @@ def test_isinstance_says_tensor_while_fx_traces():
     """Where it said no, the trace would be another model's."""
 
     def either(net, y):
+        assert builtins.isinstance is plain
+        assert isinstance(y.shape, tuple)
+        assert isinstance(y.chunk(2, 1), tuple)
+        assert not isinstance(y.dim(), torch.Tensor)
         return torch.relu(y) if isinstance(y, torch.Tensor) and isinstance(y.shape[1], int) else 2 * y
 
+    plain = isinstance
     model, x = Net(either), torch.rand(2, 2, 6, 5)
     graph = spikec.load(model, x)
     assert graph.notes == []
     torch.testing.assert_close(spikec.run(graph, x), model(x).detach())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net, y: torch.add(y, y, alpha=y),
+        lambda net, y: torch.ones(3)[y],
+        lambda net, y: net.fc.weight[y],
+        lambda net, y: torch.full((2, 2), y),
+        lambda net, y: torch.ones(1).expand(y),
+    ],
+)
+def test_a_tensor_where_torch_takes_a_number_is_an_error_as_in_torch(call):
+    with pytest.raises((TypeError, RuntimeError, IndexError)):
+        Net(call)(torch.rand(2, 2, 6, 5))
+    with pytest.raises(CompileError) as error:
+        spikec.load(Net(call), torch.rand(2, 2, 6, 5))
+    assert "test_export_instead.py" in error.value.location
 
 
 def test_fx_comes_first():

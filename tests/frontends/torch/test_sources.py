@@ -114,10 +114,11 @@ def test_names_do_not_depend_on_what_was_loaded_before():
 
 
 def test_frames_outside_of_the_trace_are_not_the_users_layer():
+    assert [source.line for source in spikec.load(nn.Sequential(nn.ReLU()), torch.zeros(1, 2)).sources] == [0]
+
+
+def test_the_innermost_of_the_users_frames_counts_in_a_graph_module():
     model = torch.fx.symbolic_trace(nn.Sequential(nn.ReLU()))
-    caller = f'  File "{__file__}", line 1, in <module>\n    spikec.load(model)\n'
-    tracer = '  File "torch_fx_trace.py", line 2, in trace\n    tracer.trace(model)\n'
-    user = f'  File "{__file__}", line 3, in forward\n    x = relu(x)\n'
-    for stack, line in ((caller + tracer, 0), (caller + tracer + user, 3), (user, 3)):
-        next(node for node in model.graph.nodes if node.op == "call_module").stack_trace = stack
-        assert [source.line for source in spikec.load(model, torch.zeros(1, 2)).sources] == [line]
+    frames = [f'  File "{__file__}", line {number}, in forward\n    x = relu(x)\n' for number in (1, 3)]
+    next(node for node in model.graph.nodes if node.op == "call_module").stack_trace = "".join(frames)
+    assert [source.line for source in spikec.load(model, torch.zeros(1, 2)).sources] == [3]

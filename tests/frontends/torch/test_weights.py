@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import spikec
-from spikec.ir.errors import InvalidModelError, UnsupportedOpError
+from spikec.ir.errors import InvalidModelError, TypeMismatchError, UnsupportedOpError
 from spikec.ir.ops import AdaptiveAvgPool, Add, Conv, ConvTranspose, Linear, MaxPool
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
@@ -114,7 +114,6 @@ def test_a_mean_is_a_pool_or_a_convolution():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda net, y: net.up(net.down(y), output_size=(20, 20)), "output size"),
         (lambda net, y: F.conv_transpose2d(y, y), "computed from the model's input"),
         (lambda net, y: F.adaptive_max_pool2d(y, 4), "windows from .* are of different sizes"),
         (lambda net, y: F.adaptive_max_pool2d(y, 2, return_indices=True)[0], "return_indices"),
@@ -132,6 +131,12 @@ def test_refusals(call, match):
     with pytest.raises(UnsupportedOpError, match=match) as error:
         spikec.load(Net(call), torch.zeros(2, *SHAPE))
     assert "test_weights.py" in error.value.location
+
+
+def test_an_impossible_output_size():
+    with pytest.raises(TypeMismatchError, match="requested an output size of .* but valid sizes range") as error:
+        spikec.load(Net(lambda net, y: net.up(net.down(y), output_size=(20, 20))), torch.zeros(2, *SHAPE))
+    assert error.value.location.startswith("up (test_weights.py:")
 
 
 # -------------------------------------------------------------- computed weights

@@ -1,0 +1,238 @@
+"""Converters of what layers with weights, normalizations and pools call; parameters are called as torch calls them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spikec.frontends.torch.call import Call, Signal, as_array, converter
+from spikec.ir.ops import AdaptiveAvgPool, AvgPool, BatchNorm, Conv, ConvTranspose, Linear, MaxPool
+
+ConverterT = TypeVar("ConverterT", bound=Callable[..., Signal])
+
+
+def sizes(value: Any, rank: int) -> tuple[int, ...]:
+    """One number an axis, as torch reads ``2`` or ``(2, 3)``."""
+    items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return tuple(int(x) for x in (items * rank if len(items) == 1 else items))
+
+
+# ------------------------------------------------------------------ weights
+
+
+@converter(F.linear)
+def _linear(call: Call, input: Signal, weight: Tensor, bias: Tensor | None = None) -> Signal:
+    return call.add(Linear(constant_weight(call, weight), None if bias is None else constant_weight(call, bias)), input)
+
+
+@converter(F.conv1d, F.conv2d, F.conv3d)
+def _conv(
+    call: Call,
+    input: Signal,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Signal:
+    array = constant_weight(call, weight)
+    kernel = array.shape[2:]
+    spread = sizes(dilation, len(kernel))
+    op = Conv(
+        array,
+        None if bias is None else constant_weight(call, bias),
+        stride=sizes(stride, len(kernel)),
+        padding=conv_padding(padding, kernel, spread),
+        dilation=spread,
+        groups=groups,
+    )
+    return call.add(op, input)
+
+
+@converter(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+def _conv_transpose(
+    call: Call,
+    input: Signal,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Signal:
+    """The op's weight is [out, in / groups, ...], torch's [in, out / groups, ...]."""
+    array = constant_weight(call, weight)
+    rank = array.ndim - 2
+    grouped = array.reshape(groups, -1, *array.shape[1:]).swapaxes(1, 2)
+    pairs = zip(sizes(padding, rank), sizes(output_padding, rank), strict=True)
+    op = ConvTranspose(
+        grouped.reshape(-1, *grouped.shape[2:]),
+        None if bias is None else constant_weight(call, bias),
+        stride=sizes(stride, rank),
+        padding=tuple((cut, cut - added) for cut, added in pairs),
+        dilation=sizes(dilation, rank),
+        groups=groups,
+    )
+    return call.add(op, input)
+
+
+def conv_padding(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Pairs (before, after); ``"same"`` puts the odd cell behind, as torch does."""
+    if padding == "valid":
+        padding = 0
+    if padding == "same":
+        total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        return tuple((t // 2, t - t // 2) for t in total)
+    return tuple((p, p) for p in sizes(padding, len(kernel)))
+
+
+def constant_weight(call: Call, value: Any) -> Any:
+    """A weight as numpy; one that is computed from the input is refused."""
+    if not isinstance(value, Tensor):
+        call.refuse("the weight is computed from the model's input", "only constant weights can be compiled")
+    return as_array(value)
+
+
+@converter(F.batch_norm)
+def batch_norm(
+    call: Call,
+    input: Signal,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Signal:
+    """With running statistics; a missing weight is one, a missing bias zero."""
+    if training or running_mean is None or running_var is None:
+        call.refuse(
+            "batch norm without running statistics normalizes each batch by itself",
+            "train it with track_running_stats=True",
+        )
+    mean, var = constant_weight(call, running_mean), constant_weight(call, running_var)
+    gain = np.ones_like(mean) if weight is None else constant_weight(call, weight)
+    shift = np.zeros_like(mean) if bias is None else constant_weight(call, bias)
+    return call.add(BatchNorm(gain, shift, mean, var, eps), input)
+
+
+@converter(F.instance_norm)
+def instance_norm(
+    call: Call,
+    input: Signal,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Signal:
+    """With running statistics it is a batch norm."""
+    if use_input_stats or running_mean is None:
+        call.refuse(
+            f"{call.source.kind} is not supported: it divides by statistics of each input, and a compiled network only "
+            "multiplies by constants",
+            "train it with track_running_stats=True, or use BatchNorm",
+        )
+    return batch_norm(call, input, running_mean, running_var, weight, bias, eps=eps)
+
+
+# -------------------------------------------------------------------- pools
+
+
+def _pools(*keys: tuple[Any, ...]) -> Callable[[ConverterT], ConverterT]:
+    """Register a converter for pools over one, two and three axes, whose samples have one axis more."""
+
+    def register(convert: ConverterT) -> ConverterT:
+        for rank, functions in enumerate(keys, start=1):
+            converter(*functions)(_of_rank(convert, rank))
+        return convert
+
+    return register
+
+
+def _of_rank(convert: Callable[..., Signal], rank: int) -> Callable[..., Signal]:
+    @functools.wraps(convert)
+    def checked(call: Call, input: Signal, *args: Any, **kwargs: Any) -> Signal:
+        call.expect_rank(input, rank + 1)
+        return convert(call, input, *args, **kwargs)
+
+    return checked
+
+
+@_pools((F.avg_pool1d,), (F.avg_pool2d,), (F.avg_pool3d,))
+def _avg_pool(
+    call: Call,
+    input: Signal,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Signal:
+    rank = len(call.shape(input)) - 1
+    kernel = sizes(kernel_size, rank)
+    if divisor_override not in (None, math.prod(kernel)):
+        call.refuse("divisor_override is not supported", "scale the next layer's weights instead")
+    step = sizes(stride, rank) if stride else kernel
+    return call.add(AvgPool(kernel, step, sizes(padding, rank), ceil_mode, count_include_pad), input)
+
+
+@_pools(
+    (F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d),
+    (F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d),
+    (F.max_pool3d, F.max_pool3d_with_indices, torch.max_pool3d),
+)
+def _max_pool(
+    call: Call,
+    input: Signal,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Signal:
+    if return_indices:
+        call.refuse("return_indices=True is not supported", "indices have no spiking form; leave it out")
+    rank = len(call.shape(input)) - 1
+    kernel = sizes(kernel_size, rank)
+    step = sizes(stride, rank) if stride else kernel
+    return call.add(MaxPool(kernel, step, sizes(padding, rank), sizes(dilation, rank), ceil_mode), input)
+
+
+@_pools((F.adaptive_avg_pool1d,), (F.adaptive_avg_pool2d,), (F.adaptive_avg_pool3d,))
+def adaptive_avg_pool(call: Call, input: Signal, output_size: Any) -> Signal:
+    """To maps of that size; None keeps an axis as it is."""
+    size = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * (len(call.shape(input)) - 1)
+    return call.add(AdaptiveAvgPool(tuple(size)), input)
+
+
+@_pools(
+    (F.adaptive_max_pool1d, F.adaptive_max_pool1d_with_indices),
+    (F.adaptive_max_pool2d, F.adaptive_max_pool2d_with_indices),
+    (F.adaptive_max_pool3d, F.adaptive_max_pool3d_with_indices),
+)
+def _adaptive_max_pool(call: Call, input: Signal, output_size: Any, return_indices: bool = False) -> Signal:
+    """A max-pool, where all windows are alike."""
+    if return_indices:
+        call.refuse("return_indices=True is not supported", "indices have no spiking form; leave it out")
+    old = call.shape(input)[1:]
+    wanted = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * len(old)
+    new = tuple(size if cells is None else int(cells) for size, cells in zip(old, wanted, strict=True))
+    if any(a % b for a, b in zip(old, new, strict=True)):
+        call.refuse(f"the windows from {old} to {new} are of different sizes", "use sizes that divide the map's")
+    kernel = tuple(a // b for a, b in zip(old, new, strict=True))
+    return call.add(MaxPool(kernel, kernel, (0,) * len(old), (1,) * len(old)), input)

@@ -1,0 +1,192 @@
+"""Layers: which converter reads one, and how torch's own are read, namely by the functions that they call."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import attrs
+import torch
+from torch import nn
+from torch.fx.node import map_aggregate
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from spikec.frontends.torch.batch import takes_batch
+from spikec.frontends.torch.call import Call, Refused, Signal, converter, leaves, qualified
+from spikec.frontends.torch.convert import convert
+from spikec.frontends.torch.reasons import reason, refuse_unknown
+from spikec.frontends.torch.tensor import SignalTensor, from_tensors, to_tensors
+from spikec.ir.errors import CompileError, TypeMismatchError
+from spikec.ir.ops import Identity
+
+ConverterT = TypeVar("ConverterT", bound=Callable[..., Any])
+
+# ------------------------------------------------------------------ which converter
+
+#: methods of a layer that say nothing about what it computes
+_HARMLESS = {"extra_repr", "reset_parameters", "_check_input_dim"}
+#: torch's layers whose forward makes states as large as the batch, or takes other ways on other devices
+_WHOLE = (
+    *(nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder),
+    *(nn.TransformerEncoderLayer, nn.TransformerDecoderLayer),
+)
+
+
+def layer_converter(module: nn.Module) -> Callable[..., Any] | None:
+    """The converter of a layer: of its class, or of a base class whose methods no class in between redefines.
+
+    What is registered for a class goes before :func:`torch_layer`, which reads all of torch's own.
+    """
+    if "forward" in vars(module):
+        return None
+    redefined: set[str] = set()
+    for cls in type(module).__mro__:
+        found = converter.first((cls, qualified(cls))) or (torch_layer if _is_torchs(cls) else None)
+        if found is not None:
+            methods = {name for base in cls.__mro__ if base not in nn.Module.__mro__ for name in vars(base)}
+            return None if methods & redefined else found
+        redefined |= {name for name in vars(cls) if not name.startswith("__")} - _HARMLESS
+    return None
+
+
+def _is_torchs(cls: Any) -> bool:
+    """True for a class of torch's that computes something and is no container."""
+    room = cls.__module__
+    inside = room.startswith("torch.nn.modules.") and not room.endswith((".container", ".module"))
+    return inside and cls.forward is not nn.Module.forward and not issubclass(cls, _WHOLE)
+
+
+# ------------------------------------------------------------------ spiking layers
+
+_firing: set[Callable[..., Any]] = set()
+#: qualified names of classes whose instances keep a state from call to call: they are never traced through
+stateful: set[str] = set()
+
+
+def fires(convert: ConverterT) -> ConverterT:
+    """Mark the converter of what spikes: a model that has one is a spiking model, and each call of it is a step."""
+    _firing.add(convert)
+    return convert
+
+
+def is_firing(layer: nn.Module) -> bool:
+    """True for a layer whose converter is marked with :func:`fires`; what it puts out is a tensor of its own."""
+    return layer_converter(layer) in _firing
+
+
+def is_spiking(model: nn.Module) -> bool:
+    """True for a model that has such a layer."""
+    return any(is_firing(module) for module in model.modules())
+
+
+def keeps_state(module: nn.Module) -> bool:
+    """True for a layer that goes on from call to call where it left off."""
+    return any(qualified(cls) in stateful for cls in type(module).__mro__)
+
+
+# --------------------------------------------------------------- torch's own layers
+
+
+@takes_batch
+def torch_layer(module: nn.Module, call: Call, cls: type[nn.Module] | None = None) -> Any:
+    """Run a layer's forward on signals: every function in it goes to its converter, in the layer's name.
+
+    Args:
+        module: the layer.
+        call: the call of the layer.
+        cls: the class of torch's whose forward is run, where the layer's own has another.
+
+    Raises:
+        UnsupportedOpError: a function has no converter, or its converter refuses it.
+        TypeMismatchError: forward itself refuses what it is given.
+    """
+    reading = _Reading(call)
+    result = reading.run(module, cls)
+    if len(reading.functions) > 1:  # once more, now that it is known which is the last and has the layer's own name
+        for name in reversed(list(call.graph)):
+            if call.source in call.graph[name].origin:
+                call.graph.remove(name)
+        reading = _Reading(call, [*(f"{call.name}_{each}" for each in reading.functions[:-1]), call.name])
+        result = reading.run(module, cls)
+    return call.add(Identity(), result) if result in call.operands else result
+
+
+def lacks_converter(call: Call) -> bool:
+    """True where the first function in a layer's forward has no converter; asked where an operand was refused."""
+
+    def look_up(key: Any, args: Any, kwargs: Any) -> Any:
+        raise _Found(converter.first((key, qualified(key))))
+
+    def stand_in(value: Any) -> Any:
+        return SignalTensor(Signal(""), look_up) if isinstance(value, (Signal, Refused)) else value
+
+    args, kwargs = map_aggregate((call.args, dict(call.kwargs)), stand_in)
+    assert call.module is not None
+    try:
+        call.module.forward(*args, **kwargs)
+    except Exception as error:  # whatever forward does with tensors that are none
+        return isinstance(error, _Found) and error.args == (None,)
+    return False
+
+
+class _Found(Exception):  # noqa: N818 (no error: it carries what was looked for)
+    """Ends a forward with the converter of its first function."""
+
+
+class _Reading:
+    """One run of a layer's forward.
+
+    Attributes:
+        functions: names of the functions that gave signals, in order.
+    """
+
+    def __init__(self, call: Call, names: Sequence[str] = ()) -> None:
+        """``names``: what the ops of each of these functions will be called, the layer's name where there is none."""
+        self.functions: list[str] = []
+        self._call = call
+        self._names = names
+
+    def run(self, module: nn.Module, cls: type[nn.Module] | None) -> Any:
+        call = self._call
+        plain = _with_weights(module)
+        forward = plain.forward if cls is None else functools.partial(cls.forward, plain)
+        args, kwargs = to_tensors((call.args, dict(call.kwargs)), self._convert)
+        try:
+            with torch.no_grad():
+                return from_tensors(forward(*args, **kwargs))
+        except CompileError:
+            raise
+        except Exception as error:
+            if reason(call.source.kind, module)[0]:
+                refuse_unknown(call, call.source.kind)
+            message = f"{call.source.kind} fails: {type(error).__name__}: {error}"
+            raise TypeMismatchError(call.problem(message)) from error
+
+    def _convert(self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        found = converter.first((key, qualified(key)))
+        if found is None:
+            refuse_unknown(self._call, self._call.source.kind)
+        name = self._names[len(self.functions)] if self._names else self._call.name
+        inner = attrs.evolve(self._call, args=args, kwargs=kwargs, module=None, outer=self._call, name=name)
+        value = convert(found, inner)
+        if any(isinstance(each, Signal) for each in leaves(value)):
+            self.functions.append(key[1] if isinstance(key, tuple) else key.__name__)
+        return value
+
+
+def _with_weights(module: nn.Module) -> nn.Module:
+    """The layer; where hooks compute its weights, as those of ``weight_norm`` do, a copy that has them by now."""
+    computed: dict[str, Any] = {}
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            computed[hook.name] = hook.compute_weight(module)
+        elif isinstance(hook, SpectralNorm):
+            computed[hook.name] = hook.compute_weight(module, do_power_iteration=False)
+    if not computed:
+        return module
+    plain = copy.copy(module)
+    vars(plain).update(computed)
+    return plain

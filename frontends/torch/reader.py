@@ -1,0 +1,312 @@
+"""Goes through a traced graph once, node by node, and converts what depends on the model's input."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import attrs
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate, map_arg
+
+from spikec.frontends.torch.batch import BatchSize, may_take_batch
+from spikec.frontends.torch.call import Call, Missing, Refused, Signal, fields_of, is_record, leaves
+from spikec.frontends.torch.convert import convert, refuse_batch
+from spikec.frontends.torch.layers import lacks_converter, torch_layer
+from spikec.frontends.torch.memory import SAMPLES, Memory
+from spikec.frontends.torch.reasons import refuse_unknown
+from spikec.frontends.torch.traced import AUGMENTED, Traced
+from spikec.ir.errors import CompileError, InvalidModelError, Problem, TypeMismatchError, UnsupportedOpError
+from spikec.ir.graph import Graph
+from spikec.ir.op import Role
+from spikec.ir.ops import Identity, Input, Output, Relu
+from spikec.ir.origin import Source
+from spikec.ir.types import Real
+
+
+class Reader:
+    """Partial evaluation of an fx graph: calls on signals become ops, all others are computed now.
+
+    In-place calls are followed as torch does: everything that shares the changed tensor's memory has the new value
+    from then on.
+    """
+
+    def __init__(self, traced: Traced, shapes: Sequence[tuple[int, ...]], dtype: str) -> None:
+        """``shapes``: of a sample of each input, batch not counted."""
+        self.graph = graph = Graph(traced.name)
+        graph.device = traced.device
+        self._traced = traced
+        self._inputs: dict[str, Any] = dict(traced.parameters)
+        for name, shape in zip(traced.inputs, shapes, strict=True):
+            self._inputs[name] = Signal(graph.add(Input(shape, dtype, rate=traced.spiking), name=name))
+        self._values: dict[fx.Node, Any] = {}
+        self._last: fx.Node | None = None
+        self._errors: list[CompileError] = []
+        self._memory = Memory(traced, graph, self._values)
+        self._outdated: dict[fx.Node, CompileError] = {}  # nodes that changed in a way that is not followed
+        self._of_batch: set[fx.Node] = set()  # nodes whose numbers are made from the batch size
+
+    def peek(self, node: fx.Node) -> Any:
+        """The value of a node while the graph is still being traced, whatever it is."""
+        self._advance()
+        return self._values[node]
+
+    def value(self, node: fx.Node) -> Any:
+        """The value of a node while the graph is still being traced.
+
+        Raises:
+            fx.proxy.TraceError: it depends on the batch size, or on a call that was refused.
+        """
+        value = self.peek(node)
+        if isinstance(value, Refused):
+            problem = self._errors[0].problems[0]
+            raise fx.proxy.TraceError(f"{problem.message}, at {problem.location}")
+        if node in self._of_batch and not isinstance(value, (tuple, list)):
+            raise fx.proxy.TraceError("it depends on the batch size, which is not fixed")
+        return value
+
+    def finish(self, notes: Sequence[str] = ()) -> Graph:
+        """The graph of the whole model, with notes on how it was traced.
+
+        Raises:
+            CompileError: with every problem; an UnsupportedOpError if one of them is.
+            InvalidModelError: the model computes nothing, or returns something else than signals.
+        """
+        self.graph.notes += notes
+        output = self._advance()
+        self._judge_use(output)
+        result = self._resolve(output.args[0])
+        if self._errors:
+            self._fail(result)
+        graph = self.graph
+        graph.structure = self._output(result, "output", [0])
+        for name in reversed(list(graph)):
+            if graph[name].role is not Role.IO and not graph.users(name):
+                graph.remove(name, "its result is not used")
+        if all(graph[name].role is Role.IO for name in graph):
+            raise InvalidModelError("the model has no operation: its output is its input", location=self._traced.name)
+        return graph
+
+    # ---------------------------------------------------------------- nodes
+
+    def _advance(self) -> fx.Node:
+        """Find the values of all nodes that there are by now; the node behind them, which is the output at the end."""
+        node = next(iter(self._traced.graph.nodes)) if self._last is None else self._last.next
+        while node.op not in ("output", "root"):
+            self._step(node)
+            self._last, node = node, node.next
+        return node
+
+    def _step(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            value = self._values[node] = self._inputs[str(node.target)] if not node.args else node.args[0]
+            if isinstance(value, Signal):
+                self._memory.begin(node, value)
+            return
+        source = self._traced.source(node)
+        self.graph.meet(source)
+        self._judge_use(node)
+        try:
+            self._values[node] = self._value(node, source)
+            self._account(node, source)
+        except CompileError as error:
+            self._errors.append(error)
+            self._values[node] = self._stand_in(node, source)
+
+    def _judge_use(self, node: fx.Node) -> None:
+        """State the errors of tensors that a node uses, and that changed in a way which is not followed."""
+        for each in node.all_input_nodes:
+            error = self._outdated.get(each)
+            if error is not None and error not in self._errors:
+                self._errors.append(error)
+
+    def _stand_in(self, node: fx.Node, source: Source) -> Any:
+        """In place of a result that was refused: what follows is read, and judged, all the same.
+
+        A ReLU where the shape is the operand's (nothing, if that is spikes), elsewhere inputs.
+        """
+        try:
+            result = self._memory.alone(node)
+        except Exception:  # whatever a user's layer does with tensors that hold no numbers
+            return Refused(node.name)
+        if result is None or not all(_batch_first(x) for x in leaves(result) if isinstance(x, Tensor)):
+            return Refused(node.name)
+        operand = next((x for x in map(self._values.get, node.all_input_nodes) if isinstance(x, Signal)), None)
+        name = self._traced.op_name(node, source)
+
+        def stand_in(x: Any) -> Any:
+            if not isinstance(x, Tensor):
+                return x
+            if operand is not None and tuple(x.shape[1:]) == self.graph.type(operand.name).shape:
+                real = isinstance(self.graph.type(operand.name).encoding, Real)
+                op = Relu(origin=(source,)) if real else Identity(origin=(source,))
+                return Signal(self.graph.add(op, operand.name, name=name))
+            return Signal(self.graph.add(Input(tuple(x.shape[1:]), str(x.dtype).split(".")[1]), name=name))
+
+        return map_aggregate(result, stand_in)
+
+    def _value(self, node: fx.Node, source: Source) -> Any:
+        if node.op == "get_attr":
+            self.graph.drop((source,), "a constant")
+            value = self._traced.attribute(str(node.target))
+            return value.detach().clone() if isinstance(value, Tensor) else value
+        args, kwargs = self._resolve((node.args, node.kwargs))
+        module = self._traced.module(node)
+        call = Call(self.graph, source, self._traced.op_name(node, source), args, kwargs, module)
+        inside = list(leaves((args, kwargs)))
+        if _is_container(node.target) or not any(isinstance(leaf, (Signal, Refused, Missing)) for leaf in inside):
+            return self._computed(node, call)
+        converter = self._traced.converter(node)
+        if converter is None:
+            if not call.operands and _is_on_numbers(node, args):
+                return Refused(node.name)
+            refuse_unknown(call, self._traced.key(node))
+        missing = next((leaf.reason for leaf in inside if isinstance(leaf, Missing)), "")
+        if missing and node.target not in (operator.getitem, getattr):
+            call.refuse(missing, "leave it out, or do it outside the network")
+        if any(isinstance(leaf, Refused) for leaf in inside):
+            if converter is torch_layer and lacks_converter(call):
+                refuse_unknown(call, self._traced.key(node))
+            return Refused(node.name)
+        if self._is_given_batch(node) and not may_take_batch(converter):
+            refuse_batch(call)
+        return convert(converter, call)
+
+    def _resolve(self, value: Any) -> Any:
+        return map_arg(value, self._values.__getitem__)
+
+    def _computed(self, node: fx.Node, call: Call) -> Any:
+        """The result of a call that does not depend on the model's input."""
+        target: Any = node.target
+        if self._is_given_batch(node) and not _is_on_numbers(node, call.args):
+            call.refuse(
+                f"{call.source.kind} with a size that depends on the batch is not supported",
+                "make the tensor for one sample: it broadcasts over the batch",
+            )
+        function = getattr(call.args[0], target) if node.op == "call_method" else call.module or target
+        try:
+            with torch.no_grad():
+                value = function(*call.args[node.op == "call_method" :], **call.kwargs)
+        except Exception as error:
+            reason = f"{call.source.kind} fails: {type(error).__name__}: {error}"
+            raise InvalidModelError(call.problem(reason)) from error
+        reason = "a constant" if any(isinstance(leaf, Tensor) for leaf in leaves(value)) else "shape arithmetic"
+        self.graph.drop((call.source,), "a container" if _is_container(target) else reason)
+        return value
+
+    def _account(self, node: fx.Node, source: Source) -> None:
+        """Follow what the call changes in place, and see to it that the source node is accounted for."""
+        value = self._values[node]
+        found = list(leaves(value))
+        if any(isinstance(leaf, Refused) for leaf in found):
+            return
+        signals = [leaf for leaf in found if isinstance(leaf, Signal)]
+        if signals:
+            self._follow(node, source, value)
+        elif self._makes_of_batch(node, found):
+            self._of_batch.add(node)
+        if source not in self.graph.dropped and all(source not in self.graph[each.name].origin for each in signals):
+            self.graph.drop((source,), "does nothing" if signals else "shape arithmetic")
+
+    def _makes_of_batch(self, node: fx.Node, found: list[Any]) -> bool:
+        """True for a call that gives numbers made from the batch size; a part of a shape is judged by itself."""
+        computed = self._is_given_batch(node) and node.target is not operator.getitem
+        return computed or any(isinstance(each, BatchSize) for each in found)
+
+    def _is_given_batch(self, node: fx.Node) -> bool:
+        return any(part in self._of_batch for part in node.all_input_nodes)
+
+    def _follow(self, node: fx.Node, source: Source, value: Any) -> None:
+        """Everything that shares the memory a call changed has the new value from then on."""
+        changes = self._memory.call(node, _in_place(node, self._traced.module(node)))
+        for other in changes.same:
+            self._values[other] = value
+        for other in changes.other:
+            self._outdated[other] = UnsupportedOpError(
+                f"{source.kind} changes a tensor in place that is used later in another shape or order: "
+                f"%{other.name} shares its memory, or may do so",
+                location=str(source),
+                hint="write it without the underscore or inplace=True",
+            )
+
+    # --------------------------------------------------------------- output
+
+    def _fail(self, result: Any) -> NoReturn:
+        for leaf in leaves(result):
+            if isinstance(leaf, Signal):
+                self.graph.add(Output(), leaf.name, name="output")
+        first = next((e for e in self._errors if isinstance(e, UnsupportedOpError)), self._errors[0])
+        failure = type(first)([self._hinted(problem, error) for error in self._errors for problem in error.problems])
+        failure.graph = self.graph
+        raise failure from first.__cause__
+
+    def _hinted(self, problem: Problem, error: CompileError) -> Problem:
+        if problem.hint or not isinstance(error, TypeMismatchError):
+            return problem
+        shapes = ", ".join(
+            f"{name}: [B, {_sizes(self.graph.type(name).shape)}]"
+            for name in self.graph.inputs
+            if Signal(name) in self._inputs.values()
+        )
+        hint = f"the inputs were {shapes}; give an example_input as the model takes it, batch first"
+        return attrs.evolve(problem, hint=hint)
+
+    def _output(self, value: Any, name: str, count: list[int]) -> Any:
+        """Add outputs for every signal in the model's own container; the container with their positions.
+
+        What stays inside a layer is None there.
+        """
+        if isinstance(value, Signal):
+            self.graph.add(Output(), value.name, name=name)
+            count[0] += 1
+            return count[0] - 1
+        if isinstance(value, Missing):
+            self.graph.notes.append(f"{value.reason}: the model's result holds None in its place")
+            return None
+        if isinstance(value, dict):
+            return {key: self._output(each, f"{name}_{key}", count) for key, each in value.items()}
+        if is_record(value):
+            return type(value)(**self._output(fields_of(value), name, count))
+        if isinstance(value, (tuple, list)) and value:
+            items = [self._output(each, f"{name}_{i}", count) for i, each in enumerate(value)]
+            if isinstance(value, list):
+                return items
+            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        raise InvalidModelError(
+            f"the model returns a {type(value).__name__} that does not depend on its input",
+            location=self._traced.name,
+            hint="return tensors only, alone or in a tuple, list or dict",
+        )
+
+
+def _batch_first(x: Tensor) -> bool:
+    return x.ndim > 0 and x.shape[0] == SAMPLES and x.dtype in (torch.float32, torch.float64)
+
+
+#: modules of functions that compute sizes from sizes
+_ON_NUMBERS = ("_operator", "builtins", "math")
+
+
+def _is_on_numbers(node: fx.Node, args: Any) -> bool:
+    """True for a call that computes sizes from sizes, or checks them."""
+    if node.op == "call_method":
+        return not isinstance(args[0], Tensor)
+    return node.target is torch._assert or getattr(node.target, "__module__", "") in _ON_NUMBERS
+
+
+def _is_container(target: Any) -> bool:
+    return isinstance(target, type) and (hasattr(target, "_fields") or dataclasses.is_dataclass(target))
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
+
+
+def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
+    if module is not None:
+        return getattr(module, "inplace", False) is True
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.kwargs.get("inplace") is True or node.target in AUGMENTED or name.rstrip("_") + "_" == name

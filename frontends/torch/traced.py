@@ -1,0 +1,158 @@
+"""A traced module: its torch.fx graph, and where in the user's model each node of it stands."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+import re
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from spikec.frontends.torch.call import converter, qualified
+from spikec.frontends.torch.layers import is_spiking, layer_converter
+from spikec.ir.origin import Source, is_user_file
+
+#: the name in ``node.meta`` of the (file, line) of the user's that a node was recorded at
+LINE = "spikec_line"
+#: a frame of a stack trace as torch writes it into nodes that others recorded
+_FRAME = re.compile(r'File "(.+?)", line (\d+)')
+#: what ``+=`` and its like call
+AUGMENTED = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+
+
+@attrs.frozen(eq=False)
+class Traced:
+    """A module and what it does.
+
+    Attributes:
+        root: the user's module.
+        graph: its fx graph.
+        constants: tensors that are no attribute of the module, by the target of their ``get_attr``.
+    """
+
+    root: nn.Module
+    graph: fx.Graph
+    constants: dict[str, Tensor]
+
+    @property
+    def name(self) -> str:
+        """What the graph will be called."""
+        return type(self.root).__name__
+
+    @property
+    def device(self) -> str:
+        """Where the parameters are, as torch writes it."""
+        return str(next((p.device for p in (*self.root.parameters(), *self.root.buffers())), "cpu"))
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the model's inputs: the placeholders without a default value."""
+        return [str(node.target) for node in self.graph.nodes if node.op == "placeholder" and not node.args]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Values of the placeholders that are no inputs."""
+        return {}
+
+    @property
+    def spiking(self) -> bool:
+        """Whether it runs in time, as a spiking network."""
+        return is_spiking(self.root)
+
+    def attribute(self, target: str) -> Any:
+        """What a ``get_attr`` node stands for."""
+        if target in self.constants:
+            return self.constants[target]
+        return functools.reduce(getattr, target.split("."), self.root)
+
+    def module(self, node: fx.Node) -> nn.Module | None:
+        """The layer that a node calls, or None."""
+        return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def source(self, node: fx.Node) -> Source:
+        """Where a node stands in the user's model."""
+        module = self.module(node)
+        stack = node.meta.get("nn_module_stack") or {}
+        path = str(node.target) if module is not None else next((str(v[0]) for v in reversed(stack.values())), "")
+        file, line = node.meta.get(LINE) or _last_line(node.stack_trace or "")
+        return Source(node.name, path, self.kind(node), file, line)
+
+    def kind(self, node: fx.Node) -> str:
+        """What the user wrote."""
+        return kind(node, self.module(node))
+
+    def converter(self, node: fx.Node) -> Callable[..., Any] | None:
+        """The converter of a node, called as :data:`spikec.frontends.torch.call.converter` says, or None."""
+        module = self.module(node)
+        if module is not None:
+            return layer_converter(module)
+        if node.op == "call_method":
+            return converter.get(("method", node.target))
+        return converter.first((node.target, qualified(node.target)))
+
+    def key(self, node: fx.Node) -> str:
+        """What a converter of the node would be registered for."""
+        if node.op == "call_method":
+            return f'("method", "{node.target}")'
+        if getattr(node.target, "__module__", "") == "_operator":
+            return f"operator.{getattr(node.target, '__name__', '')}"
+        return self.kind(node)
+
+    def op_name(self, node: fx.Node, source: Source) -> str:
+        """The module path; for a function, the path of the module that calls it and fx's name."""
+        module = self.module(node)
+        if module is None or not node.target:
+            stem = re.sub(r"_\d+$", "", node.name)
+            stem = stem[1:] if node.target in AUGMENTED else stem
+            return f"{source.path}_{stem}" if source.path and module is None else stem
+        path = str(node.target)
+        return f"{type(module).__name__.lower()}_{path}" if path[0].isdigit() else path
+
+
+def _last_line(stack: str) -> tuple[str, int]:
+    """(file, line) of the innermost frame of a stack trace that is in a file of the user's."""
+    frames = reversed(_FRAME.findall(stack))
+    return next(((file, int(line)) for file, line in frames if is_user_file(file)), ("", 0))
+
+
+def required(model: nn.Module) -> list[str]:
+    """Names of the arguments that forward must be given: the model's inputs. ``*xs`` alone is one."""
+    if isinstance(model, fx.GraphModule):
+        return [str(node.target) for node in model.graph.nodes if node.op == "placeholder" and not node.args]
+    parameters = [p for p in inspect.signature(model.forward).parameters.values() if p.default is p.empty]
+    named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return named or [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
+
+
+def kind(node: fx.Node, module: nn.Module | None) -> str:
+    """What the user wrote: ``nn.Conv2d``, ``F.relu``, ``torch.cat``, ``Tensor.view``, ``+``."""
+    if module is not None:
+        cls = type(module)
+        return f"nn.{cls.__name__}" if cls.__module__.startswith("torch.nn.modules") else cls.__name__
+    if node.op == "call_method":
+        return f"Tensor.{node.target}"
+    if node.target is getattr:
+        return f"Tensor.{node.args[1]}"
+    if node.target in _SIGNS:
+        return _SIGNS[node.target]
+    for prefix, room in (("torch", torch), ("F", F)):
+        for name in (getattr(node.target, "__name__", ""), re.sub(r"_\d+$", "", node.name)):
+            if getattr(room, name, None) is node.target:
+                return f"{prefix}.{name}"
+    return qualified(node.target)
+
+
+_SIGNS: dict[Any, str] = {
+    getattr(operator, name): sign
+    for name, sign in (
+        *(("add", "+"), ("iadd", "+="), ("sub", "-"), ("isub", "-="), ("mul", "*"), ("imul", "*="), ("neg", "-")),
+        *(("truediv", "/"), ("itruediv", "/="), ("floordiv", "//"), ("matmul", "@"), ("pow", "**"), ("getitem", "[]")),
+        *(("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="), ("eq", "=="), ("ne", "!=")),
+    )
+}
