@@ -20,8 +20,10 @@ from spikec.extend import loader
 from spikec.extend.backend import Backend
 from spikec.extend.passbase import Context, Note, Pass, plain
 from spikec.foresee import foresee, readable
-from spikec.interpreter.contract import Reference, check_import, check_shapes, probe
+from spikec.interpreter.contract import check_shapes
+from spikec.interpreter.imported import Reference, check_import
 from spikec.interpreter.inputs import examples, whole_number
+from spikec.interpreter.probe import probe
 from spikec.ir.errors import (
     CalibrationError,
     CompileError,

@@ -19,9 +19,9 @@ from spikec.diagnosis.diagnosis import Diagnosis
 from spikec.diagnosis.layers import Fed, LayerSums, Run, clip, ideal
 from spikec.diagnosis.record import OWN, Rung
 from spikec.driver import Compilation
-from spikec.interpreter.contract import outputs
 from spikec.interpreter.inputs import class_numbers, is_number, whole_number, within
 from spikec.interpreter.interp import outputs_over_time, run
+from spikec.interpreter.results import outputs
 from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role, StatefulOp, tensor, tensor_cache

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from spikec.extend.passbase import NO_SAMPLES, Context, Note, Pass
-from spikec.interpreter.contract import shown
+from spikec.interpreter.agreement import agreement_text
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.verify import verify
@@ -114,7 +114,7 @@ def _kept(before: Graph, after: Graph, changes: int, context: Context) -> tuple[
         context.note("", f"{NO_SAMPLES}; left out")
         return before, 0
     was, now = context.agreement(before), context.agreement(after)
-    found = f"{shown(was)} -> {shown(now)}, T={context.steps}"
+    found = f"{agreement_text(was)} -> {agreement_text(now)}, T={context.steps}"
     if now >= was:
         context.note("", found)
         return after, changes

@@ -9,15 +9,9 @@ from typing import Literal
 import attrs
 from torch import Tensor
 
-from spikec.interpreter.contract import (
-    affordable,
-    check_exact,
-    check_rate,
-    check_shapes,
-    difference,
-    in_own_dtype,
-    outputs,
-)
+from spikec.interpreter.contract import check_exact, check_rate, check_shapes
+from spikec.interpreter.probe import in_own_dtype, reduced_probe
+from spikec.interpreter.results import difference, outputs
 from spikec.ir.errors import CompileError, VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger
@@ -33,10 +27,10 @@ class Numbers:
 
     Args:
         start: the imported graph.
-        xs: the probe, see :func:`spikec.interpreter.contract.probe`.
+        xs: the probe, see :func:`spikec.interpreter.probe.probe`.
         each: check every exact pass by itself, or each run of exact passes as a whole.
         timesteps: the T at which inexact passes are measured: ``rate`` against the ANN, others against the
-            graph before; None for as many as are affordable.
+            graph before; None for as many as a graph of its size affords.
     """
 
     def __init__(self, start: Graph, xs: Sequence[Tensor], *, each: bool, timesteps: int | None) -> None:
@@ -83,7 +77,7 @@ class Numbers:
     def _measured(self, step: Step) -> str:
         """How far an inexact pass has moved the output; what was run for the last one is not run again."""
         against = self.ann if step.by.contract == "rate" else step.before
-        chosen, affordable_steps = affordable(step.after, self.xs)
+        chosen, affordable_steps = reduced_probe(step.after, self.xs)
         xs, steps = in_own_dtype(step.after, chosen), self.timesteps or affordable_steps
         ran: list[tuple[Graph, int, list[Tensor]]] = []
         for graph in (against, step.after, self.ann):

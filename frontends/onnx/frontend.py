@@ -14,7 +14,7 @@ from spikec.frontends.onnx.call import Call, Known, converter
 from spikec.frontends.onnx.model import input_specs, is_proto, open_model, resolve_shapes
 from spikec.frontends.onnx.run import reference
 from spikec.frontends.onnx.walk import Walk
-from spikec.interpreter.contract import Reference
+from spikec.interpreter.imported import Reference
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Role

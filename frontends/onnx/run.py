@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spikec.frontends.onnx.model import input_specs, library, open_model, resolve_shapes, single
-from spikec.interpreter.contract import Reference
+from spikec.interpreter.imported import Reference
 from spikec.ir.types import Array
 
 #: operators whose result is another one at every run

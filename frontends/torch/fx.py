@@ -25,7 +25,7 @@ from spikec.frontends.torch.instead import exported
 from spikec.frontends.torch.steps import check_axes, one_step, steps_of, takes_all_steps
 from spikec.frontends.torch.trace import Known, Traced, required, trace
 from spikec.frontends.torch.walk import Walk, read
-from spikec.interpreter.contract import Reference
+from spikec.interpreter.imported import Reference
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from spikec.frontends.torch.call import keeps_state, leaves
 from spikec.frontends.torch.trace import Traced
-from spikec.interpreter.contract import Reference
+from spikec.interpreter.imported import Reference
 from spikec.ir.errors import InvalidModelError, Problem, UnsupportedOpError
 
 #: containers of SpikingJelly that always take all steps, and whose layers are in step_mode "s"

@@ -8,8 +8,11 @@ import torch
 import build
 import spikec
 from spikec import Compiler, Graph, SpikecWarning, VerificationError
-from spikec.interpreter import contract
-from spikec.interpreter.contract import check_exact, check_rate, difference, outputs, probe, side_by_side
+from spikec.interpreter import probe as probes
+from spikec.interpreter import results
+from spikec.interpreter.contract import check_exact, check_rate, side_by_side
+from spikec.interpreter.probe import probe
+from spikec.interpreter.results import difference, outputs
 from spikec.ir.ops import IF, Input, Linear, Neuron, Output, Weighted
 
 X = torch.rand(40, 2, 8, 6, generator=torch.Generator().manual_seed(0))
@@ -180,25 +183,25 @@ def test_large_samples_go_through_an_ann_one_by_one(monkeypatch):
         return spikec.run(graph, batch)
 
     whole = outputs(g, xs, 1)
-    monkeypatch.setattr(contract, "run", counted)
-    monkeypatch.setattr(contract, "CELLS", 2 * xs[0][0].numel() + 1)
+    monkeypatch.setattr(results, "run", counted)
+    monkeypatch.setattr(results, "CELLS", 2 * xs[0][0].numel() + 1)
     for a, b in zip(whole, outputs(g, xs, 1), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     assert sizes == [2] * (len(xs[0]) // 2)
 
 
 def test_a_large_graph_is_probed_on_two_samples_and_few_steps_and_still_held_to_its_contract(spiking, monkeypatch):
-    g, size = build.residual(), contract.neurons(spiking)
-    assert size == contract.neurons(g) > 0
+    g, size = build.residual(), probes.neuron_count(spiking)
+    assert size == probes.neuron_count(g) > 0
     xs = probe(g, [X], 0)
-    (all_of_them,), steps = contract.affordable(spiking, xs)
+    (all_of_them,), steps = probes.reduced_probe(spiking, xs)
     assert (len(all_of_them), steps) == (8, 16)
-    monkeypatch.setattr(contract, "WORK", 2 * 16 * size - 1)
-    (few,), steps = contract.affordable(spiking, xs)
+    monkeypatch.setattr(probes, "WORK", 2 * 16 * size - 1)
+    (few,), steps = probes.reduced_probe(spiking, xs)
     assert torch.equal(few, xs[0][[0, 7]])  # a real one and a random one
     assert steps == 15
-    monkeypatch.setattr(contract, "WORK", 1)
-    assert contract.affordable(spiking, xs)[1] == contract.FEWEST_STEPS
+    monkeypatch.setattr(probes, "WORK", 1)
+    assert probes.reduced_probe(spiking, xs)[1] == probes.FEWEST_STEPS
     assert check_exact(spiking, spiking.copy(), xs) == 0
     for graph in (g, spiking):
         for node in graph.match(Weighted):

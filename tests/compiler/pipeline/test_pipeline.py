@@ -7,7 +7,7 @@ import build
 from spikec import CompileError, Compiler, Pass, Pipeline, SpikecWarning, VerificationError
 from spikec.calibration.normalization import Normalization
 from spikec.extend.loader import names, pass_named
-from spikec.interpreter.contract import probe
+from spikec.interpreter.probe import probe
 from spikec.ir.ops import Linear
 from spikec.ir.stages import FOLDED, SPIKING
 
