@@ -20,8 +20,8 @@ from spikec.ir.ops import Neuron
 
 #: the model itself: inputs [B, ...] in, its outputs in order out; for a spiking one all are [T, B, ...]
 Reference = Callable[[Sequence[Tensor]], list[Tensor]]
-#: the results of the model's own layers for the same inputs, each by the path of its source; layers may be missing
-Trace = Callable[[Sequence[Tensor]], Mapping[str, Tensor]]
+#: what the model's own layers give, for a graph that was read from it and the same inputs: by ``Source.path``
+LayerResults = Callable[[Graph, Sequence[Tensor]], Mapping[str, Tensor]]
 
 #: allowed difference of an imported graph from the model, relative to the output's spread over the probe
 IMPORT = 1e-4
@@ -31,14 +31,16 @@ IMPORT_SPREAD = 0.1
 BLAMED = 2
 
 
-def check_import(graph: Graph, reference: Reference, xs: Sequence[Tensor], trace: Trace | None = None) -> float:
+def check_import(
+    graph: Graph, reference: Reference, xs: Sequence[Tensor], layer_results: LayerResults | None = None
+) -> float:
     """Hold an imported graph to the model it was read from: an ANN in the model's own dtype, an SNN in float64.
 
     Args:
         graph: as the frontend gave it.
         reference: the model.
         xs: the probe.
-        trace: the model's layers, by which the first op that differs is found; without it the output is named.
+        layer_results: finds the first op that differs; without it an output is named.
 
     Raises:
         VerificationError: the results of an ANN differ by more than 1e-4 of the output's spread over the probe, or
@@ -46,7 +48,7 @@ def check_import(graph: Graph, reference: Reference, xs: Sequence[Tensor], trace
             which no neuron was within 1e-9 of its threshold.
     """
     if graph.is_spiking:
-        return _check_spiking_import(graph, reference, xs, trace)
+        return _check_spiking_import(graph, reference, xs, layer_results)
     wanted = reference(xs)
     dtype = wanted[0].dtype
     if dtype not in (torch.float32, torch.float64):
@@ -59,7 +61,8 @@ def check_import(graph: Graph, reference: Reference, xs: Sequence[Tensor], trace
         assert isinstance(worst, Tensor)
         chosen = [x[worst.topk(min(BLAMED, len(worst))).indices] for x in xs]
         output = next(name for name, each in zip(graph.outputs, apart, strict=True) if not each <= IMPORT)
-        layers = {} if trace is None else {path: each[None] for path, each in trace(chosen).items()}
+        found = {} if layer_results is None else layer_results(graph, chosen)
+        layers = {path: each[None] for path, each in found.items()}
         differs = _differing(graph, [x.to(dtype) for x in chosen], layers, lambda a, b, _: not _apart(a, b) <= IMPORT)
         raise VerificationError(_blame(graph, differs, output, f"{message} (allowed: {IMPORT:g})"))
     return largest(apart)
@@ -69,7 +72,9 @@ def _apart(wanted: Tensor, got: Tensor) -> float:
     return distance(wanted, got) / max(spread(wanted), IMPORT_SPREAD * float(wanted.abs().max()), 1e-30)
 
 
-def _check_spiking_import(graph: Graph, reference: Reference, xs: Sequence[Tensor], trace: Trace | None) -> float:
+def _check_spiking_import(
+    graph: Graph, reference: Reference, xs: Sequence[Tensor], layer_results: LayerResults | None
+) -> float:
     """As above, for time-varying input, made louder until an output answers differently to different samples."""
     kept = [place is not None for place in _places(graph.structure)]
     for factor in AMPLIFY:
@@ -84,7 +89,7 @@ def _check_spiking_import(graph: Graph, reference: Reference, xs: Sequence[Tenso
         wrong = (~(apart <= EXACT)).nonzero().flatten().tolist()
         if wrong and min(nearest[: wrong[0] + 1]) >= TIE:
             message = f"the imported graph differs from the spiking model at step {wrong[0]}"
-            layers = {} if trace is None else {path: each.double() for path, each in trace(train).items()}
+            layers = {} if layer_results is None else layer_results(graph, train)
             differs = _differing(graph, train, layers, lambda a, b, top: not distance(a, b) <= EXACT * top)
             raise VerificationError(_blame(graph, differs, name, message))
         worst.append(float(apart.max()))
@@ -127,7 +132,7 @@ def _differing(
     Args:
         graph: the imported graph.
         xs: what the layers were traced on.
-        layers: the result of each layer by its path, [T, B, ...] (T = 1 for an ANN).
+        layers: the result of each layer by its path, [T, B, ...], with T = 1 for an ANN.
         differ: whether (the layer's result, the node's, the layer's largest value over time) are different.
 
     Returns:

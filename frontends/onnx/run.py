@@ -57,6 +57,23 @@ def reference(model: Any) -> Reference | None:
     return call
 
 
+def layer_results(model: Any, paths: Mapping[str, str], xs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What nodes give inside a model that runs as its reference does.
+
+    Args:
+        model: the model.
+        paths: what to call the result of each node, by the name of its first output; nodes inside branches are skipped.
+        xs: inputs [B, ...].
+    """
+    inside = library().ModelProto()
+    inside.CopyFrom(open_model(model))
+    names = [node.output[0] for node in inside.graph.node if node.output and node.output[0] in paths]
+    del inside.graph.output[:]
+    inside.graph.output.extend(library().ValueInfoProto(name=name) for name in names)
+    run = reference(inside) if names else None
+    return {} if run is None else {paths[name]: found for name, found in zip(names, run(xs), strict=True)}
+
+
 def _evaluator(model: Any, proto: Any) -> Callable[[dict[str, Array]], list[Any]]:
     """Feeds to outputs."""
     try:
