@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spikec.interpreter.interp import outputs_over_time, run
-from spikec.interpreter.probe import in_own_dtype, reduced_probe
+from spikec.interpreter.probe import in_own_dtype, within_budget
 from spikec.interpreter.results import RunningMean, difference, outputs, varies
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
@@ -145,7 +145,7 @@ def check_exact(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float | No
     Raises:
         VerificationError: they differ.
     """
-    xs, steps = reduced_probe(before, xs)
+    xs, steps = within_budget(before, xs)
     if before.is_spiking:
         return _check_spikes(before, after, xs, steps)
     wanted = outputs(before, xs, 1)

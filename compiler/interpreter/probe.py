@@ -46,8 +46,8 @@ def neuron_count(graph: Graph) -> int:
     return sum(math.prod(graph.type(node.name).shape) for node in found)
 
 
-def reduced_probe(graph: Graph, xs: Sequence[Tensor]) -> tuple[list[Tensor], int]:
-    """The samples of a probe, real and random, and the number of steps on which a graph of this size is compared."""
+def within_budget(graph: Graph, xs: Sequence[Tensor]) -> tuple[list[Tensor], int]:
+    """Those samples of a probe, real and random, and the number of steps, on which a graph of this size is compared."""
     size, count = neuron_count(graph) or 1, len(xs[0])
     samples = min(count, max(2, WORK // (size * STEPS)))
     steps = min(STEPS, max(FEWEST_STEPS, WORK // (size * samples)))

@@ -53,7 +53,7 @@ def _default(op: Op, name: str) -> Any:
     return getattr(attrs.fields_dict(type(op))[name], "default", None)
 
 
-def line(name: str, op: Op, operands: Sequence[str], result: Type) -> str:
+def line(name: str, op: Op, operands: Sequence[str], result: Type | str) -> str:
     """``%y = conv(%x, weight=...) : real<4x8x8>   ; features.0``."""
     arguments = ["%" + x for x in operands]
     arguments += [f"{key}={value}" for key, value in attributes(op).items()]
