@@ -122,3 +122,7 @@ class Count:
         if name in self.fan_out:
             spikes = (operands[0].abs() - _ROUNDING).ceil()
             self.synops += float((spikes.sum(0) * self.fan_out[name]).sum())
+
+    def cost(self, ann: Graph, spikes: float, samples: int, timesteps: int) -> Cost:
+        """What a sample costs, once that many were counted."""
+        return Cost(sum(macs(ann).values()), spikes / samples, self.synops / samples, self.macs * timesteps)

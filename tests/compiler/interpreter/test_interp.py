@@ -4,7 +4,7 @@ import torch
 
 import build
 from spikec import CompileError, Compiler, Graph, InvalidModelError, TypeMismatchError, run
-from spikec.ir.ops import IF, Add, Input, Output
+from spikec.ir.ops import IF, Add, Delay, Input, Linear, Output
 
 
 def neuron(op, shape=(3,)):
@@ -70,6 +70,44 @@ def test_constant_and_time_major_input_agree():
     constant = run(c.graph, x, 9)
     assert torch.equal(constant, run(c.graph, x.expand(9, *x.shape)))
     assert constant.shape == (9, 3, 5)
+
+
+def delayed(shape=(3,)):
+    """x behind a register."""
+    g = Graph()
+    x = g.add(Input(shape, "float64", rate=True))
+    g.add(Output(), g.add(Delay(g.type(x)), x, name="register"))
+    return g
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_register_gives_what_it_was_fed_one_step_before(constant):
+    x = torch.rand(6, 2, 3, dtype=torch.float64)
+    found = run(delayed(), x[0], 6) if constant else run(delayed(), x)
+    fed = x[:1].expand(6, 2, 3) if constant else x
+    assert torch.equal(found, torch.cat([torch.zeros(1, 2, 3), fed[:-1]]))
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_loop_through_a_register_is_its_equation(constant):
+    """A neuron that is fed half of its own last spike, the register being read before it is written."""
+    g = Graph()
+    x = g.add(Input((3,), "float64", rate=True))
+    register = g.add(Delay(g.type(x)), x)
+    total = g.add(Add(), x, g.add(Linear(0.5 * np.eye(3)), register))
+    spikes = g.add(IF(np.ones(1)), total)
+    g.set_operands(register, spikes)
+    g.add(Output(), spikes)
+    currents = torch.rand(12, 4, 3, dtype=torch.float64)
+    found = run(g, currents[0], 12) if constant else run(g, currents)
+    potential, last, wanted = np.zeros((4, 3)), np.zeros((4, 3)), []
+    for t in range(12):
+        potential = potential + currents[0 if constant else t].numpy() + 0.5 * last
+        last = (potential >= 1).astype(float)
+        potential = potential - last
+        wanted.append(last)
+    np.testing.assert_array_equal(found.numpy(), np.array(wanted))
+    assert 0.3 < np.mean(wanted) < 0.95
 
 
 def two_inputs():
