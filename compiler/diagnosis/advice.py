@@ -26,6 +26,7 @@ class Suspect:
     """What the rules go by: the layer that makes most of the worst kind of error, and its neuron.
 
     Attributes:
+        layer, neuron: as measured, and as the final graph has it.
         scale: of the ReLU, in ANN units.
         statistics: of its ReLU on the calibration data.
         copies: how many neurons share the ReLU.
@@ -44,7 +45,7 @@ class Suspect:
 def advise(
     compilation: Compilation, layers: Sequence[LayerFindings], rungs: Sequence[Rung], timesteps: int, enough: int | None
 ) -> Advice:
-    """Against the kind of error that changes the output most, at the layer that makes most of it."""
+    """One change against the kind of error that changes the output most, at the layer that makes most of it."""
     if enough is not None:
         fewer = f"timesteps={enough}" if enough < timesteps else ""
         return Advice(None, None, fewer, "nothing has to change" + (", fewer steps will do" if fewer else ""))
@@ -94,7 +95,7 @@ def _unevenness(found: Suspect) -> tuple[str, str]:
 
 
 def _finer(found: Suspect, why: str) -> tuple[str, str]:
-    """Smaller thresholds where they are larger than they have to be, else more steps: a spike stands for scale/T."""
+    """Advise smaller thresholds where they are larger than they have to be, else more steps: a spike is scale/T."""
     ratio = _width(found)
     if ratio > _WIDE:
         large = f"its threshold is {ratio:.1f} times what {_PERCENTILES[0]} % of its activations need"

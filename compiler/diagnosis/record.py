@@ -20,7 +20,7 @@ OWN = ("clipping", "quantization", "unevenness")
 
 @attrs.frozen
 class Deviation:
-    """Of a signal against the ANN's, over all samples and neurons, in ANN units."""
+    """How far a signal is from the ANN's, over all samples and neurons, in ANN units."""
 
     mean: float
     rms: float

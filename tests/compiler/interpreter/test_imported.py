@@ -3,17 +3,19 @@
 import functools
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import build
 import nets
 import onnx_models
 import spikec
-from spikec import VerificationError
+from spikec import Graph, VerificationError
 from spikec.frontends.torch import as_array, converter
 from spikec.interpreter.imported import check_import
-from spikec.ir.ops import IF, Clamp, Conv, Linear, Relu
+from spikec.ir.ops import IF, Add, Clamp, Conv, Input, Linear, Output, Relu
 from spikec.reading import find_frontend
 from spiking_standins import IFNode
 
@@ -179,3 +181,46 @@ def test_a_spiking_import_is_held_to_a_billionth(part, fine, monkeypatch):
     else:
         with pytest.raises(VerificationError, match="differs from the spiking model at step"):
             held(model, graph, [X])
+
+
+def one_neuron(weight):
+    g = Graph()
+    x = g.add(Input((1,), "float64", rate=True), name="x")
+    spikes = g.add(IF(np.ones(1)), g.add(Linear(np.array([[weight]])), x), name="if")
+    g.add(Output(), spikes)
+    return g
+
+
+def against(weight, other, xs):
+    """One neuron held to another one as if it had been read from it."""
+    model = one_neuron(other)
+    return check_import(one_neuron(weight), lambda train: [spikec.run(model, train[0])], xs)
+
+
+def test_a_spiking_import_may_differ_behind_a_tie_and_not_behind_a_near_tie():
+    """Quarters reach the threshold exactly, where the last digit of the weight decides."""
+    xs = [torch.tensor([[0.25], [0.5]], dtype=torch.float64)]
+    assert against(1 - 1e-15, 1.0, xs) == 1
+    with pytest.raises(VerificationError, match="differs from the spiking model at step 2"):
+        against(1 - 1e-8, 1 + 1e-8, xs)
+
+
+def test_a_spiking_import_that_stays_silent_is_fed_more():
+    xs = [torch.tensor([[0.9], [0.3], [0.1]], dtype=torch.float64)]
+    assert against(0.01, 0.01, xs) == 0
+    with pytest.raises(VerificationError, match="differs from the spiking model"):
+        against(0.01, 0.012, xs)
+
+
+def test_a_layer_is_compared_only_where_one_node_gives_its_result():
+    """A layer of two ops, of which the first is read from outside too, or the second is another layer's as well."""
+    for merged in (False, True):
+        b = build.Builder(3)
+        layer, other = build.source("layer"), build.source("other")
+        first = b.add(Linear(2 * np.eye(3), origin=layer), b.x, name="first")
+        second = b.add(Linear(3 * np.eye(3), origin=layer + other if merged else layer), first, name="second")
+        graph = b.done(b.add(Add(), second, second if merged else first, name="sum"))
+        x = torch.rand(4, 3, dtype=torch.float64)
+        with pytest.raises(VerificationError) as caught:
+            check_import(graph, lambda xs: [9.0 * xs[0]], [x], lambda graph, xs: {"layer": 6 * xs[0]})
+        assert caught.value.problems[0].op == "%output = output(%sum)"

@@ -158,3 +158,20 @@ def test_nodes_of_a_spiking_graph():
     seen = []
     run(b.done(spikes), torch.rand(2, 3, dtype=torch.float64), 3, tap=lambda name, *_: seen.append(name), nodes=["if"])
     assert seen == ["if"] * 3
+
+
+@pytest.mark.parametrize("watched", [["y"], ["y", "r"], []])
+def test_a_value_that_is_read_twice_or_watched_is_not_overwritten(watched):
+    """A ReLU in place would change the conv's result, which the sum needs too."""
+    for skip in (False, True):
+        b = build.Builder(2, 4, 4)
+        y = b.conv(b.x, 2, "y", kernel=(3, 3), padding=(1, 1))
+        r = b.relu(y, "r")
+        graph, seen = b.done(b.add(Add(), r, y, name="sum") if skip else r), {}
+        x = torch.randn(3, 2, 4, 4, dtype=torch.float64)
+        found = run(graph, x, tap=lambda name, value, *_, seen=seen: seen.setdefault(name, value), nodes=watched)
+        current = graph["y"].eval(x)
+        assert torch.equal(found, current.clamp(min=0) + current if skip else current.clamp(min=0))
+        assert seen.keys() == set(watched)
+        if "y" in watched:
+            assert torch.equal(seen["y"], current)

@@ -1,0 +1,33 @@
+"""Accuracy over time of modules and graphs."""
+
+import numpy as np
+import pytest
+import torch
+
+import nets
+import spikec
+
+
+@pytest.fixture(scope="module")
+def compilation():
+    return spikec.Compiler("spikingjelly", calibration=nets.batch("mlp", 40)).run(nets.build("mlp"))
+
+
+def test_evaluate_starts_from_reset_whatever_ran_before_and_leaves_the_module_reset(compilation):
+    snn, x = compilation.artifact, nets.batch("mlp", 30)
+    labels = nets.build("mlp")(x).argmax(1)
+    snn.reset()
+    fresh = snn(x).clone()
+    first = spikec.evaluate(snn, [(x, labels)], 6)
+    assert torch.equal(snn(x), fresh)
+    assert np.array_equal(spikec.evaluate(snn, [(x, labels)], 6), first)
+    assert np.array_equal(spikec.evaluate(compilation.graph, [(x, labels)], 6), first)
+    assert first[-1] > first[0]
+
+
+def test_every_label_of_the_model_counts_and_no_other(compilation):
+    x = nets.batch("mlp", 4)
+    spikec.evaluate(compilation.graph, [(x, torch.tensor([0, 1, 2, 3]))], 2)
+    for wrong in (-1, 4):
+        with pytest.raises(spikec.CalibrationError, match=f"there is a label {wrong}, .* classes 0 to 3"):
+            spikec.evaluate(compilation.graph, [(x, torch.tensor([0, 1, 2, wrong]))], 2)
