@@ -4,7 +4,8 @@ import torch
 
 import build
 from spikec import CompileError, Compiler, Graph, InvalidModelError, TypeMismatchError, run
-from spikec.ir.ops import IF, Add, Delay, Input, Linear, Output
+from spikec.interpreter.results import as_tuple
+from spikec.ir.ops import IF, Add, Delay, Flatten, Input, Linear, Output, Relu
 
 
 def neuron(op, shape=(3,)):
@@ -160,18 +161,37 @@ def test_nodes_of_a_spiking_graph():
     assert seen == ["if"] * 3
 
 
-@pytest.mark.parametrize("watched", [["y"], ["y", "r"], []])
-def test_a_value_that_is_read_twice_or_watched_is_not_overwritten(watched):
-    """A ReLU in place would change the conv's result, which the sum needs too."""
-    for skip in (False, True):
-        b = build.Builder(2, 4, 4)
-        y = b.conv(b.x, 2, "y", kernel=(3, 3), padding=(1, 1))
-        r = b.relu(y, "r")
-        graph, seen = b.done(b.add(Add(), r, y, name="sum") if skip else r), {}
-        x = torch.randn(3, 2, 4, 4, dtype=torch.float64)
-        found = run(graph, x, tap=lambda name, value, *_, seen=seen: seen.setdefault(name, value), nodes=watched)
-        current = graph["y"].eval(x)
-        assert torch.equal(found, current.clamp(min=0) + current if skip else current.clamp(min=0))
-        assert seen.keys() == set(watched)
-        if "y" in watched:
-            assert torch.equal(seen["y"], current)
+def branching(b, kind):
+    """conv -> ReLU, and perhaps the conv's result is read by something else too, or through a view."""
+    y = b.conv(b.x, 2, "y", kernel=(3, 3), padding=(1, 1))
+    view = b.add(Flatten(), y, name="view") if kind == "view" else None
+    r = b.relu(y, "r")
+    if kind == "sum":
+        r = b.add(Add(), r, y, name="sum")
+    last = b.linear(b.add(Flatten(), r, name="flat"), 3, "last")
+    return b.done(last, *([view] if view else []))
+
+
+@pytest.mark.parametrize("kind", ["chain", "sum", "view"])
+@pytest.mark.parametrize("watched", [[], ["r"], ["y"], ["flat", "view"]])
+def test_a_relu_overwrites_a_value_only_where_nobody_else_sees_it(kind, watched, monkeypatch):
+    graph = branching(build.Builder(2, 4, 4), kind)
+    watched = [name for name in watched if name in graph]
+    x = torch.randn(3, 2, 4, 4, dtype=torch.float64)
+    plain = {}
+    wanted = run(graph, x, tap=lambda name, value, *_: plain.setdefault(name, value))
+    assert torch.equal(plain["r"], plain["y"].clamp(min=0))
+    assert not torch.equal(plain["r"], plain["y"])
+    over, seen = [], {}
+    monkeypatch.setattr(Relu, "eval_over", lambda op, x: over.append(0) or x.clamp_(min=0))
+    found = run(graph, x, tap=lambda name, value, *_: seen.setdefault(name, value), nodes=watched)
+    assert bool(over) == (kind == "chain" and "y" not in watched)
+    assert seen.keys() == set(watched)
+    for a, b in zip([*as_tuple(found), *seen.values()], [*as_tuple(wanted), *(plain[x] for x in seen)], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_input_that_is_not_finite_is_refused():
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(InvalidModelError, match="NaN or infinity"):
+            run(build.mlp(), torch.full((2, 6), wrong))
