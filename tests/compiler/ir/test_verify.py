@@ -4,7 +4,7 @@ import pytest
 
 import build
 from spikec import Graph, TypeMismatchError, UnsupportedOpError, VerificationError
-from spikec.ir.ops import IF, BatchNorm, Clamp, Conv, Delay, Identity, Input, Linear, Output, Relu, Rescale
+from spikec.ir.ops import IF, BatchNorm, Clamp, Conv, Delay, Identity, Input, Linear, MaxPool, Output, Relu, Rescale
 from spikec.ir.stages import CALIBRATED, FINAL, FOLDED, IMPORTED, RECEIVED, SPIKING
 from spikec.ir.verify import verify
 
@@ -125,6 +125,18 @@ def test_each_stage_rule_can_be_broken(stage, graph, error, message):
     else:
         with pytest.raises(error, match=message):
             verify(graph, stage)
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_only_a_max_pool_that_will_be_counted_may_stay(counts):
+    b = build.Builder(1, 4, 4)
+    pool = b.add(MaxPool((2, 2), (2, 2), (0, 0), (1, 1), counts=counts), b.x, name="pool")
+    graph = b.done(pool)
+    if counts:
+        verify(graph, FOLDED)
+    else:
+        with pytest.raises(UnsupportedOpError, match="maxpool has no spiking form"):
+            verify(graph, FOLDED)
 
 
 def test_all_problems_come_at_once():
