@@ -4,8 +4,8 @@ from importlib.metadata import version
 
 from spikec.calibration.calibration import Calibration
 from spikec.calibration.normalization import Normalization
+from spikec.diagnosis.diagnose import diagnose
 from spikec.diagnosis.diagnosis import Diagnosis
-from spikec.diagnosis.run import diagnose
 from spikec.driver import Compilation, Compiler, calibrate, check, compile, save
 from spikec.extend.backend import Backend
 from spikec.extend.loader import backends as targets

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from spikec.extend import loader
 from spikec.extend.backend import Backend
 from spikec.extend.passbase import Context, Note, Pass, plain
 from spikec.foresee import foresee, readable
-from spikec.interpreter.contract import Reference, check_import, check_shapes, probe
+from spikec.interpreter.contract import check_shapes
+from spikec.interpreter.imported import check_import
 from spikec.interpreter.inputs import examples, whole_number
+from spikec.interpreter.probe import probe
 from spikec.ir.errors import (
     CalibrationError,
     CompileError,
@@ -40,6 +43,9 @@ from spikec.pipeline.observers import Dump, Numbers, Verify, write_ledger
 from spikec.pipeline.pipeline import Pipeline
 from spikec.pipeline.report import Report
 from spikec.reading import Inputs, find_frontend, own
+
+#: holds the imported graph to its model on a probe
+_Check = Callable[[Sequence[Tensor]], float]
 
 
 @attrs.frozen(eq=False)
@@ -140,10 +146,10 @@ class Compiler:
         graph: Graph | None = None
         records: list[StageRecord] = []
         try:
-            graph, context, reference, example = self._start(model)
+            graph, context, check_model, example = self._start(model)
             if self.pipeline is None and context.batches is not None and len(context.batches) != 1:
                 self._refuse_early(graph, context.batches)
-            observers = self._observers(graph, context, reference, example)
+            observers = self._observers(graph, context, check_model, example)
             records = run_pipeline(graph, self._pipeline(graph, context), context, observers)
             problems = self.backend.check(records[-1].graph)
             if problems:
@@ -201,7 +207,7 @@ class Compiler:
             raise CompileError("no pass of this pipeline looks at calibration data", hint="normalize does")
         return context.statistics
 
-    def _start(self, model: Any) -> tuple[Graph, Context, Reference | None, Sequence[Tensor] | None]:
+    def _start(self, model: Any) -> tuple[Graph, Context, _Check | None, Sequence[Tensor] | None]:
         given = self.calibration
         statistics = given if isinstance(given, Calibration) else None
         data = None if statistics is not None else given
@@ -235,7 +241,10 @@ class Compiler:
             track=_track if self.progress else plain,
             samples=samples,
         )
-        return graph, context, frontend.reference(model), example
+        reference = frontend.reference(model)
+        layers = functools.partial(frontend.layer_results, model)
+        held = None if reference is None else lambda xs: check_import(graph, reference, xs, layers)
+        return graph, context, held, example
 
     def _pipeline(self, graph: Graph, context: Context) -> Pipeline:
         if self.pipeline is not None:
@@ -252,15 +261,15 @@ class Compiler:
         return default
 
     def _observers(
-        self, graph: Graph, context: Context, reference: Reference | None, example: Sequence[Tensor] | None
+        self, graph: Graph, context: Context, check_model: _Check | None, example: Sequence[Tensor] | None
     ) -> list[Observer]:
         observers: list[Observer] = []
         if self.verify != "off":
             samples = context.batches.first if context.batches is not None else example
             xs = probe(graph, samples, self.seed)
             check_shapes(graph, xs)
-            if reference is not None:
-                check_import(graph, reference, xs)
+            if check_model is not None:
+                check_model(xs)
             observers.append(Numbers(graph, xs, each=self.verify == "each", timesteps=self.timesteps))
         if self.dump_dir is not None:
             observers.append(Dump(Path(self.dump_dir), graph))

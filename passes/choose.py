@@ -7,7 +7,7 @@ from typing import ClassVar
 import attrs
 
 from spikec.extend.passbase import NO_SAMPLES, Context, Contract, Pass
-from spikec.interpreter.contract import shown
+from spikec.interpreter.agreement import agreement_text
 from spikec.ir.graph import Graph
 from spikec.ir.stages import SPIKING, Stage
 
@@ -40,7 +40,7 @@ class Choose(Pass):
             tried = graph.copy()
             changes = sum(each.run(tried, context) for each in candidate)
             found = context.agreement(tried)
-            context.note("", f"{shown_as}: {shown(found)}")
+            context.note("", f"{shown_as}: {agreement_text(found)}")
             if best is None or found > best[0]:
                 best = found, changes, tried
         if best is None:

@@ -21,7 +21,9 @@ from spikec import (
 )
 from spikec.extend import loader
 from spikec.extend.loader import pass_named
-from spikec.interpreter.contract import check_exact, difference, outputs, probe
+from spikec.interpreter.contract import check_exact
+from spikec.interpreter.probe import probe
+from spikec.interpreter.results import difference, outputs
 from spikec.ir.op import Op, Role
 from spikec.ir.ops import Flatten, Linear, Relu
 from spikec.ir.rewrite import rewrite

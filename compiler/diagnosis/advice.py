@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from spikec.calibration.calibration import Statistics
-from spikec.diagnosis.record import Advice, Layer, Rung
+from spikec.diagnosis.record import Advice, LayerFindings, Rung
 from spikec.driver import Compilation
 from spikec.ir.ops import Neuron
 from spikec.ir.rewrite import neurons_of
@@ -22,17 +22,18 @@ _WIDE = 1.25
 
 
 @attrs.frozen(eq=False)
-class Findings:
+class Suspect:
     """What the rules go by: the layer that makes most of the worst kind of error, and its neuron.
 
     Attributes:
+        layer, neuron: as measured, and as the final graph has it.
         scale: of the ReLU, in ANN units.
         statistics: of its ReLU on the calibration data.
         copies: how many neurons share the ReLU.
         charged: whether its neurons start at an initial potential, or did before a pass put it into a bias.
     """
 
-    layer: Layer
+    layer: LayerFindings
     neuron: Neuron
     scale: Array
     charged: bool
@@ -42,9 +43,9 @@ class Findings:
 
 
 def advise(
-    compilation: Compilation, layers: Sequence[Layer], rungs: Sequence[Rung], timesteps: int, enough: int | None
+    compilation: Compilation, layers: Sequence[LayerFindings], rungs: Sequence[Rung], timesteps: int, enough: int | None
 ) -> Advice:
-    """Against the kind of error that changes the output most, at the layer that makes most of it."""
+    """One change against the kind of error that changes the output most, at the layer that makes most of it."""
     if enough is not None:
         fewer = f"timesteps={enough}" if enough < timesteps else ""
         return Advice(None, None, fewer, "nothing has to change" + (", fewer steps will do" if fewer else ""))
@@ -65,11 +66,11 @@ def advise(
         known = compilation.calibration.nodes
         relu = next((name for name in known if layer.node in neurons_of(compilation.graph, name)), "")
         copies = len(neurons_of(compilation.graph, relu)) or 1
-        change, why = _RULES[kind](Findings(layer, neuron, scale * copies, charged, known.get(relu), copies, timesteps))
+        change, why = _RULES[kind](Suspect(layer, neuron, scale * copies, charged, known.get(relu), copies, timesteps))
     return Advice(kind, layer.name, change, f"most is lost by {kind}, first of all in {layer.name} ({share}): {why}")
 
 
-def _clipping(found: Findings) -> tuple[str, str]:
+def _clipping(found: Suspect) -> tuple[str, str]:
     layer = found.layer
     why = f"{100 * layer.clipped:.2g} % of its activations are above its threshold"
     known = found.statistics
@@ -81,20 +82,20 @@ def _clipping(found: Findings) -> tuple[str, str]:
     return 'normalization=spikec.Normalization(method="max")', why
 
 
-def _quantization(found: Findings) -> tuple[str, str]:
+def _quantization(found: Suspect) -> tuple[str, str]:
     if not found.charged:
         return "normalization=spikec.Normalization(v_init=0.5)", "its neurons start at 0, so that every count is cut"
     return _finer(found, f"it can say {found.copies * found.timesteps + 1} different values only")
 
 
-def _unevenness(found: Findings) -> tuple[str, str]:
+def _unevenness(found: Suspect) -> tuple[str, str]:
     if found.neuron.v_reset is not None:
         return _longer(found), "its neurons are reset to a fixed value, and lose what was above the threshold"
     return _finer(found, "its current is right on average, but comes too early, too late or in bursts")
 
 
-def _finer(found: Findings, why: str) -> tuple[str, str]:
-    """Smaller thresholds where they are larger than they have to be, else more steps: a spike stands for scale/T."""
+def _finer(found: Suspect, why: str) -> tuple[str, str]:
+    """Advise smaller thresholds where they are larger than they have to be, else more steps: a spike is scale/T."""
     ratio = _width(found)
     if ratio > _WIDE:
         large = f"its threshold is {ratio:.1f} times what {_PERCENTILES[0]} % of its activations need"
@@ -102,7 +103,7 @@ def _finer(found: Findings, why: str) -> tuple[str, str]:
     return _longer(found), why
 
 
-def _width(found: Findings) -> float:
+def _width(found: Suspect) -> float:
     """The scale over the first percentile of each channel that is not silent, on average; 1 where that is unknown."""
     if found.statistics is None:
         return 1.0
@@ -113,11 +114,11 @@ def _width(found: Findings) -> float:
     return float(np.broadcast_to(found.scale.reshape(-1), needed.shape)[live].mean() / needed[live].mean())
 
 
-def _longer(found: Findings) -> str:
+def _longer(found: Suspect) -> str:
     return f"timesteps={2 * found.timesteps}, and run as many"
 
 
-_RULES: dict[str, Callable[[Findings], tuple[str, str]]] = {
+_RULES: dict[str, Callable[[Suspect], tuple[str, str]]] = {
     "clipping": _clipping,
     "quantization": _quantization,
     "unevenness": _unevenness,

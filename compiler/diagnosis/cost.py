@@ -35,7 +35,7 @@ class Price:
     synop: float
 
 
-#: They differ about 32-fold in the ratio of SNN to ANN, which is why counts come first.
+#: published prices; they differ about 32-fold in the ratio of SNN to ANN, which is why counts are shown first
 PRICES = (
     Price("Horowitz 2014, 45 nm: 4.6 pJ a MAC, 0.9 pJ a SynOp", 4.6e-12, 0.9e-12),
     Price("Bu et al. 2025: 12.5 pJ a MAC, 77 fJ a SynOp", 12.5e-12, 77e-15),
@@ -60,7 +60,7 @@ class Cost:
     macs: float
 
     def energy(self, price: Price) -> tuple[float, float]:
-        """Joules a sample by those prices: (ANN, SNN)."""
+        """The joules that one sample takes by those prices: (ANN, SNN)."""
         return self.ann_macs * price.mac, self.synops * price.synop + self.macs * price.mac
 
 
@@ -118,7 +118,11 @@ class Count:
         self.synops = 0.0
 
     def step(self, name: str, operands: Sequence[Tensor]) -> None:
-        """One op at one step: a spike is an operation a synapse, n spikes in one pooled value are n."""
+        """Count one op at one step: a spike is one operation a synapse, and n spikes in one pooled value are n."""
         if name in self.fan_out:
             spikes = (operands[0].abs() - _ROUNDING).ceil()
             self.synops += float((spikes.sum(0) * self.fan_out[name]).sum())
+
+    def cost(self, ann: Graph, spikes: float, samples: int, timesteps: int) -> Cost:
+        """What a sample costs, once that many were counted."""
+        return Cost(sum(macs(ann).values()), spikes / samples, self.synops / samples, self.macs * timesteps)

@@ -50,25 +50,14 @@ class Diagnosis(Findings):
             yield (*cells, *([] if rung.accuracy is None else [_percent(rung.accuracy)]))
 
     def _rows(self) -> Iterable[Sequence[str]]:
-        yield (
-            "layer",
-            "scale",
-            "rate",
-            "silent, %",
-            "saturated, %",
-            *(f"{kind}, %" for kind in KINDS),
-            "total, %",
-            "effect, %",
-        )
+        shown = [f"{share}, %" for share in ("silent", "saturated", *KINDS, "total", "effect")]
+        yield ("layer", "scale", "rate", *shown)
         for layer in self.layers:
             low, high = layer.scale
             span = f"{low:.3g}" if low == high else f"{low:.3g}..{high:.3g}"
-            shares = [layer.relative(layer.errors[kind]) for kind in KINDS] + [
-                layer.relative(layer.total),
-                layer.effects["own"].rms,
-            ]
-            cells = [layer.name, span, f"{layer.rate:.3f}", _percent(layer.silent), _percent(layer.saturated)]
-            yield (*cells, *map(_percent, shares))
+            errors = [layer.relative(error) for error in (*(layer.errors[kind] for kind in KINDS), layer.total)]
+            shares = [layer.silent, layer.saturated, *errors, layer.effects["own"].rms]
+            yield (layer.name, span, f"{layer.rate:.3f}", *map(_percent, shares))
 
     def _costs(self) -> Iterable[str]:
         cost = self.cost

@@ -1,27 +1,64 @@
-"""One layer of neurons beside its ReLU: how its error is taken apart, and the sums over batches."""
+"""The layers of neurons beside the ReLUs that they stand for: how an error is taken apart, and sums over batches."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
 import attrs
 import numpy as np
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
-from spikec.diagnosis.record import KINDS, OWN, Error, Layer
+from spikec.diagnosis.record import KINDS, OWN, LayerFindings, Moments
+from spikec.interpreter.interp import run
 from spikec.ir.graph import Graph
 from spikec.ir.op import StatefulOp, tensor
-from spikec.ir.ops import IF, Neuron
+from spikec.ir.ops import IF, Neuron, Relu
 from spikec.ir.origin import describe
+from spikec.ir.rewrite import neurons_of
 from spikec.ir.types import Array
 
 #: points of a layer that are kept for its scatter plot
 POINTS = 2000
 #: float32 rounding of a scale: no activation is clipped by that
 _ROUNDING = 1e-6
+
+
+@attrs.frozen(eq=False)
+class Fed:
+    """What the ANN has at a layer of neurons, in the layer's units.
+
+    Attributes:
+        current: z / s_in.
+        activation: a / scale, the rate that the layer should have.
+        own: the current that the layer's own parameters make of the ANN's activations.
+        slope: derivative of the output's margin by the layer's rates.
+    """
+
+    current: Tensor
+    activation: Tensor
+    own: Tensor
+    slope: Tensor
+
+
+def split(op: Neuron, timesteps: int, fed: Fed, mean: Tensor, rate: Tensor) -> dict[str, Tensor]:
+    """Take ``rate - activation`` apart, neuron by neuron; see :class:`spikec.diagnosis.record.LayerFindings`.
+
+    Args:
+        op, timesteps: the neuron, and T.
+        fed: what the ANN has there.
+        mean: the current that the neuron really got, averaged over the steps.
+        rate: its spikes a step.
+    """
+    bound, own, real = limit(op, fed.current), ideal(op, timesteps, fed.own), ideal(op, timesteps, mean)
+    return {
+        "clipping": bound - fed.activation,
+        "quantization": own - bound,
+        "propagated": real - own,
+        "unevenness": rate - real,
+    }
 
 
 def limit(op: Neuron, z: Tensor) -> Tensor:
@@ -47,64 +84,28 @@ def ideal(op: StatefulOp, timesteps: int, *xs: Tensor) -> Tensor:
     return spikes.clamp(0, timesteps) / timesteps
 
 
+def _is_soft(op: StatefulOp) -> TypeGuard[IF]:
+    """Whether an op is integrate-and-fire with soft reset."""
+    return type(op) is IF and op.v_reset is None
+
+
 def clip(z: Tensor, ceiling: Array, shape: tuple[int, ...]) -> Tensor:
     """A ReLU clipped at what its neurons can say, both in ANN units; ``shape`` is that of the neurons' samples."""
     high = tensor(ceiling, z).expand(1, *shape).reshape(1, *z.shape[1:])
     return torch.minimum(z.clamp(min=0), high)
 
 
-def _is_soft(op: StatefulOp) -> TypeGuard[IF]:
-    """True for integrate-and-fire with soft reset."""
-    return type(op) is IF and op.v_reset is None
-
-
-@attrs.frozen(eq=False)
-class Fed:
-    """What the ANN has at a layer of neurons, in the layer's units.
+@attrs.define(eq=False)
+class Train:
+    """What a layer of neurons got and gave for one batch, over all steps so far.
 
     Attributes:
-        current: z / s_in.
-        activation: a / scale, the rate that the layer should have.
-        own: the current that the layer's own parameters make of the ANN's activations.
-        slope: derivative of the output's margin by the layer's rates.
-    """
-
-    current: Tensor
-    activation: Tensor
-    own: Tensor
-    slope: Tensor | None = None
-
-
-def _shown(graph: Graph, name: str) -> str:
-    """The user's layer and line, and the node where several stand for that layer, or where a pass added it."""
-    origin = graph[name].origin[:1]
-    alone = origin and sum(node.op.origin[:1] == origin for node in graph.match(Neuron)) == 1
-    return describe(origin) if alone else f"{describe(origin)} %{name}".strip()
-
-
-def split(op: Neuron, timesteps: int, fed: Fed, mean: Tensor, rate: Tensor) -> dict[str, Tensor]:
-    """Take ``rate - activation`` apart, neuron by neuron; see :class:`spikec.diagnosis.record.Layer`.
-
-    Args:
-        op, timesteps: the neuron, and T.
         fed: what the ANN has there.
-        mean: the current that the neuron really got, averaged over the steps.
-        rate: its spikes a step.
+        charge, spikes: sums over the steps.
+        start: the state before the first step.
+        last: the state before the latest step, and its current.
     """
-    bound, own, real = limit(op, fed.current), ideal(op, timesteps, fed.own), ideal(op, timesteps, mean)
-    return {
-        "clipping": bound - fed.activation,
-        "quantization": own - bound,
-        "propagated": real - own,
-        "unevenness": rate - real,
-    }
 
-
-@attrs.define(eq=False)
-class Run:
-    """One batch in time."""
-
-    op: Neuron
     fed: Fed
     charge: Tensor | float = 0.0
     spikes: Tensor | float = 0.0
@@ -120,124 +121,171 @@ class Run:
         self.last = before, current
 
 
-@attrs.define(eq=False)
 class LayerSums:
     """Sums over batches for one layer."""
 
-    name: str
-    node: str
-    op: Neuron
-    timesteps: int
-    in_scale: Array
-    scale: Array
-    shape: tuple[int, ...]
-    fired: Tensor | None = None
-    count: int = 0
-    spikes: float = 0.0
-    saturated: float = 0.0
-    clipped: float = 0.0
-    signal: float = 0.0
-    sums: dict[str, float] = attrs.field(factory=lambda: dict.fromkeys((*KINDS, "own", "total"), 0.0))
-    squares: dict[str, float] = attrs.field(factory=lambda: dict.fromkeys((*KINDS, "own", "total"), 0.0))
-    effects: dict[str, list[float]] = attrs.field(factory=lambda: {kind: [0.0, 0.0] for kind in (*OWN, "own")})
-    samples: int = 0
-    residual: float = 0.0
-    points: Array | None = None
-
-    @classmethod
-    def of(cls, graph: Graph, name: str, timesteps: int) -> Self:
-        """For a neuron of the final graph."""
-        op = graph[name]
+    def __init__(self, graph: Graph, node: str, timesteps: int) -> None:
+        op = graph[node]
         assert isinstance(op, Neuron)
-        (current,) = graph.operands(name)
-        return cls(
-            _shown(graph, name),
-            name,
-            op,
-            timesteps,
-            graph.type(current).scale,
-            graph.type(name).scale,
-            graph.type(name).shape,
-        )
+        (current,) = graph.operands(node)
+        self.name, self.node, self.op, self.timesteps = _shown(graph, node), node, op, timesteps
+        self.in_scale = graph.type(current).scale
+        self.scale, self.shape = graph.type(node).scale, graph.type(node).shape
+        self.errors = {kind: Moments() for kind in (*KINDS, "own", "total")}
+        self.effects = {kind: Moments() for kind in (*OWN, "own")}
+        self.activation, self.rate, self.saturated, self.clipped = Moments(), Moments(), Moments(), Moments()
+        self.fired: Tensor | None = None
+        self.residual = 0.0
+        self.points: Array | None = None
 
-    def fed(self, own: Tensor, pair: tuple[Tensor, Tensor] | None, share: Array) -> Fed:
-        """From the layer's own current, in its units, and the ANN's (current, activation) in ANN units.
-
-        A neuron without a ReLU of its own (a target's encoder) has none of the latter: it stands for ``relu(own)``.
-        One of several that share a ReLU stands for its share of the activation.
-        """
-        in_scale, scale = tensor(self.in_scale, own), tensor(self.scale, own)
-        if pair is None:
-            return Fed(own, own.clamp(min=0) * in_scale / scale, own)
-        current, activation = (x.reshape(own.shape) for x in pair)
-        return Fed(current / in_scale, activation * tensor(share, own) / scale, own)
-
-    def finish(self, batch: Run) -> None:
-        """A batch has run for all its steps."""
-        op, steps, fed = self.op, self.timesteps, batch.fed
-        rate = torch.as_tensor(batch.spikes) / steps
-        mean = torch.as_tensor(batch.charge) / steps
-        parts = split(op, steps, fed, mean, rate)
+    def finish(self, train: Train) -> None:
+        """Take a batch that has run for all its steps."""
+        fed = train.fed
+        rate, mean = (torch.as_tensor(total) / self.timesteps for total in (train.spikes, train.charge))
+        parts = split(self.op, self.timesteps, fed, mean, rate)
         parts["own"] = sum((parts[kind] for kind in OWN), torch.zeros(()))
         parts["total"] = rate - fed.activation
         scale = tensor(self.scale, rate)
-        for kind, part in parts.items():
-            self.sums[kind] += float((part * scale).sum())
-            self.squares[kind] += float((part * scale).square().sum())
-        if fed.slope is not None:
-            for kind, effect in self.effects.items():
-                margin = (parts[kind] * fed.slope).flatten(1).sum(1)
-                effect[0] += float(margin.sum())
-                effect[1] += float(margin.square().sum())
-        self.samples += len(rate)
+        for kind, moments in self.errors.items():
+            moments.add((parts[kind] * scale).flatten())
+        for kind, moments in self.effects.items():
+            moments.add((parts[kind] * fed.slope).flatten(1).sum(1))
         activation = fed.activation * scale
-        self.signal += float(activation.square().sum())
-        self.count += rate.numel()
-        self.spikes += float(rate.sum()) * steps
-        self.saturated += float((rate >= 1).sum())
-        self.clipped += float((fed.activation > 1 + _ROUNDING).sum())
+        self.activation.add(activation.flatten())
+        self.rate.add(rate.flatten())
+        self.saturated.add((rate >= 1).double().flatten())
+        self.clipped.add((fed.activation > 1 + _ROUNDING).double().flatten())
         fired = (rate > 0).any(0)
         self.fired = fired if self.fired is None else self.fired | fired
-        if _is_soft(op):
-            self.residual = max(self.residual, self._residual(batch, rate, mean))
+        if _is_soft(self.op):
+            self.residual = max(self.residual, self._residual(train, rate, mean))
         if self.points is None:
             every = -(-rate.numel() // POINTS)
-            pair = [x.flatten()[::every].numpy() for x in (activation, rate * scale)]
-            self.points = np.stack(pair)
+            self.points = np.stack([x.flatten()[::every].numpy() for x in (activation, rate * scale)])
 
-    def _residual(self, batch: Run, rate: Tensor, mean: Tensor) -> float:
+    def _residual(self, train: Train, rate: Tensor, mean: Tensor) -> float:
         """How far ``rate v_threshold = mean current - (v(T) - v(0)) / T`` is from true, in thresholds."""
-        assert batch.last is not None
-        assert batch.start is not None
-        end, _ = self.op.step(*batch.last)
+        assert train.last is not None
+        assert train.start is not None
+        end, _ = self.op.step(*train.last)
         threshold = tensor(self.op.v_threshold, rate)
-        off = rate * threshold - (mean - (end - batch.start) / self.timesteps)
+        off = rate * threshold - (mean - (end - train.start) / self.timesteps)
         return float((off / threshold).abs().max())
 
-    def record(self, margin: float) -> Layer:
-        """Of all batches; ``margin`` is the rms of the ANN's."""
+    @property
+    def spikes(self) -> float:
+        """The spikes of all neurons, samples and steps."""
+        return float(self.rate.total) * self.timesteps
+
+    def findings(self, margin: float) -> LayerFindings:
+        """The figures of all batches; ``margin`` is the rms of the ANN's."""
         assert self.fired is not None
         assert self.points is not None
-        errors = {
-            kind: Error(self.sums[kind] / self.count, math.sqrt(self.squares[kind] / self.count)) for kind in self.sums
-        }
-        return Layer(
+        errors = {kind: moments.deviation() for kind, moments in self.errors.items()}
+        return LayerFindings(
             name=self.name,
             node=self.node,
             neurons=math.prod(self.shape),
             scale=(float(self.scale.min()), float(self.scale.max())),
-            rate=self.spikes / self.count / self.timesteps,
+            rate=self.rate.mean,
             silent=1 - float(self.fired.double().mean()),
-            saturated=self.saturated / self.count,
-            clipped=self.clipped / self.count,
-            signal=math.sqrt(self.signal / self.count),
+            saturated=self.saturated.mean,
+            clipped=self.clipped.mean,
+            signal=self.activation.rms,
             errors={kind: errors[kind] for kind in KINDS},
             own=errors["own"],
-            effects={
-                kind: Error(total / self.samples / margin, math.sqrt(square / self.samples) / margin)
-                for kind, (total, square) in self.effects.items()
-            },
+            effects={kind: moments.deviation(margin) for kind, moments in self.effects.items()},
             total=errors["total"],
             residual=self.residual if _is_soft(self.op) else None,
             points=self.points,
         )
+
+
+def _shown(graph: Graph, name: str) -> str:
+    """The user's layer and line, and the node where several stand for that layer, or where a pass added it."""
+    origin = graph[name].origin[:1]
+    alone = origin and sum(node.op.origin[:1] == origin for node in graph.match(Neuron)) == 1
+    return describe(origin) if alone else f"{describe(origin)} %{name}".strip()
+
+
+class Layers:
+    """All layers of a network.
+
+    Args:
+        graph: the final one.
+        ann: the ANN whose ReLUs have the neurons' names.
+        timesteps: T.
+
+    Attributes:
+        sums: by the neuron's name.
+        makers: the neurons that stand for a ReLU, by its name.
+        margin: of the ANN's outputs, see :meth:`_margin`.
+    """
+
+    def __init__(self, graph: Graph, ann: Graph, timesteps: int) -> None:
+        self.graph, self.ann, self.timesteps = graph, ann, timesteps
+        self.sums = {node.name: LayerSums(graph, node.name, timesteps) for node in graph.match(Neuron)}
+        self.makers = {node.name: neurons_of(graph, node.name) for node in ann.match(Relu)}
+        self._relus = {name: relu for relu, names in self.makers.items() for name in names}
+        self.margin = Moments()
+
+    def ceiling(self, relu: str) -> Array:
+        """The most that a ReLU's neurons can say, in ANN units."""
+        return np.asarray(sum(self.sums[name].scale for name in self.makers[relu]))
+
+    def fed(self, xs: Sequence[Tensor]) -> dict[str, Fed]:
+        """What the ANN has at each layer of neurons, and what the layer makes of the ANN's activations.
+
+        The final graph is run with the ANN's activations in place of its neurons, and differentiated there as if
+        they were ReLUs.
+        """
+        pairs: dict[str, tuple[Tensor, Tensor]] = {}
+
+        def tap(name: str, value: Tensor, state: Tensor | None, operands: Sequence[Tensor]) -> None:
+            if name in self.makers:
+                pairs[name] = operands[0], value
+
+        run(self.ann, xs, tap=tap)
+        found: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        rates: dict[str, Tensor] = {}
+        values = dict(zip(self.graph.inputs, xs, strict=True))
+        with torch.enable_grad():
+            for name in self.graph:
+                op, operands = self.graph[name], [values[x] for x in self.graph.operands(name)]
+                if isinstance(op, Neuron):
+                    own = operands[0].detach()
+                    current, activation = self._of_ann(name, own, pairs)
+                    found[name] = current, activation, own
+                    # the value is the ANN's activation, the gradient that of the ReLU on the layer's own current
+                    slope = operands[0].clamp(min=0) / tensor(op.v_threshold, operands[0])
+                    rates[name] = values[name] = (activation + slope - slope.detach()).requires_grad_()
+                elif isinstance(op, StatefulOp):
+                    values[name] = ideal(op, self.timesteps, *operands)
+                elif operands:
+                    values[name] = op.eval(*operands)
+            margin = self._margin([values[name] for name in self.graph.outputs])
+            slopes = torch.autograd.grad(margin.sum(), list(rates.values()), allow_unused=True, materialize_grads=True)
+        self.margin.add(margin.detach())
+        return {name: Fed(*found[name], slope) for name, slope in zip(rates, slopes, strict=True)}
+
+    def _of_ann(self, name: str, own: Tensor, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """(current, activation) of :class:`Fed`, from a layer's own current and the ANN's pairs in ANN units.
+
+        A neuron without a ReLU of its own (a target's encoder) has no pair: it stands for ``relu(own)``. One of
+        several that share a ReLU stands for its share of the activation.
+        """
+        layer, relu = self.sums[name], self._relus.get(name)
+        in_scale, scale = tensor(layer.in_scale, own), tensor(layer.scale, own)
+        if relu is None:
+            return own, own.clamp(min=0) * in_scale / scale
+        current, activation = (x.reshape(own.shape) for x in pairs[relu])
+        return current / in_scale, activation * tensor(layer.scale / self.ceiling(relu), own) / scale
+
+    def _margin(self, averages: Sequence[Tensor]) -> Tensor:
+        """[B]: by how much the first class is ahead of the second, summed over the outputs; a single number itself."""
+        total = torch.zeros(())
+        for name, x in zip(self.graph.outputs, averages, strict=True):
+            flat = (x * tensor(self.graph.type(name).scale, x)).flatten(1)
+            best = flat.topk(min(2, flat.shape[1])).values
+            total = total + best[:, 0] - best[:, 1:].sum(1)
+        return total

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spikec.diagnosis.record import KINDS, Findings, Layer
+from spikec.diagnosis.record import KINDS, Findings, LayerFindings
 from spikec.extend.loader import missing_package
 from spikec.ir.files import replacing
 
@@ -74,7 +74,7 @@ def _by_kind(axes: Any, diagnosis: Findings) -> None:
     axes.legend(loc="best", fontsize="small")
 
 
-def _scatter(axes: Any, layer: Layer, timesteps: int) -> None:
+def _scatter(axes: Any, layer: LayerFindings, timesteps: int) -> None:
     activation, rate = layer.points
     axes.plot(activation, rate, ".", markersize=2.5, alpha=0.4, color="#4c72b0", rasterized=True)
     high = float(max(activation.max(), rate.max(), 1e-12))

@@ -1,10 +1,13 @@
-"""What a diagnosis finds: figures by layer and for the network."""
+"""What a diagnosis finds: figures by layer and for the network, and the sums that they are made of."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import attrs
+import torch
+from torch import Tensor
 
 from spikec.diagnosis.cost import PRICES, Cost
 from spikec.ir.types import Array
@@ -16,15 +19,49 @@ OWN = ("clipping", "quantization", "unevenness")
 
 
 @attrs.frozen
-class Error:
-    """Of a signal against the ANN's, over all samples and neurons, in ANN units."""
+class Deviation:
+    """How far a signal is from the ANN's, over all samples and neurons, in ANN units."""
 
     mean: float
     rms: float
 
 
+@attrs.define(eq=False)
+class Moments:
+    """The first two moments of what came in batches [N, ...], element by element of a sample."""
+
+    count: int = 0
+    total: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.float64))
+    squares: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.float64))
+
+    def add(self, values: Tensor) -> None:
+        """Take a batch [N, ...]."""
+        self.count += len(values)
+        self.total = self.total + values.sum(0)
+        self.squares = self.squares + values.square().sum(0)
+
+    @property
+    def mean(self) -> float:
+        """The mean of single numbers."""
+        return float(self.total) / self.count
+
+    @property
+    def rms(self) -> float:
+        """The root mean square of single numbers."""
+        return math.sqrt(float(self.squares) / self.count)
+
+    @property
+    def spread(self) -> float:
+        """The sum over elements and samples of squared distances from the elements' means."""
+        return float((self.squares - self.total.square() / self.count).clamp(min=0).sum())
+
+    def deviation(self, unit: float = 1.0) -> Deviation:
+        """Mean and root mean square of single numbers, in that unit."""
+        return Deviation(self.mean / unit, self.rms / unit)
+
+
 @attrs.frozen(eq=False, kw_only=True)
-class Layer:
+class LayerFindings:
     """One layer of neurons beside the ReLUs that it stands for.
 
     With the ANN's current z, its activation a, the current z' that the layer makes of the ANN's activations, the
@@ -68,14 +105,14 @@ class Layer:
     saturated: float
     clipped: float
     signal: float
-    errors: dict[str, Error]
-    own: Error
-    total: Error
-    effects: dict[str, Error]
+    errors: dict[str, Deviation]
+    own: Deviation
+    total: Deviation
+    effects: dict[str, Deviation]
     residual: float | None
     points: Array
 
-    def relative(self, error: Error) -> float:
+    def relative(self, error: Deviation) -> float:
         """An rms error as a share of the rms activation, or of the scale where the ANN is silent."""
         return error.rms / (self.signal or self.scale[1])
 
@@ -143,7 +180,7 @@ class Findings:
     model: str
     samples: int
     timesteps: int
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerFindings, ...]
     rungs: tuple[Rung, ...]
     agreement: Array
     error: Array

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from spikec.interpreter.contract import Reference
+from spikec.interpreter.imported import Reference
 from spikec.ir.graph import Graph
 
 
@@ -48,3 +48,17 @@ class Frontend:
     def reference(self, model: Any) -> Reference | None:
         """The model as it runs by itself, which the imported graph is compared with; None if it cannot."""
         return None
+
+    def layer_results(self, model: Any, graph: Graph, xs: Sequence[Tensor]) -> Mapping[str, Tensor]:
+        """What the model's own layers give, by which the first op of a wrong import is found.
+
+        Args:
+            model: one that ``accepts``.
+            graph: as :meth:`load` gave it.
+            xs: as ``reference`` takes them.
+
+        Returns:
+            Results [B, ...] (of a spiking model [T, B, ...]) by ``Source.path``. Layers may be missing: the fewer are
+            known, the more ops are named as possibly wrong.
+        """
+        return {}

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from spikec.calibration.calibration import Calibration, digest
 from spikec.calibration.data import Batches
-from spikec.interpreter.contract import agreement, neurons
+from spikec.interpreter.agreement import agreement
+from spikec.interpreter.probe import neuron_count
 from spikec.ir.errors import CalibrationError, CompileError, warn
 from spikec.ir.graph import Graph
 from spikec.ir.stages import EVERY, Stage
@@ -97,7 +98,7 @@ class Context:
 
     def tuning_samples(self, graph: Graph) -> tuple[Tensor, ...]:
         """As many samples as a spiking graph of its size is tuned with, in float32; empty without data or for none."""
-        count = WORK // max(1, neurons(graph) * self.steps)
+        count = WORK // max(1, neuron_count(graph) * self.steps)
         if count < LEAST_SAMPLES:
             if self.timesteps is None:
                 return ()
@@ -105,7 +106,7 @@ class Context:
         return tuple(x[:count].to(torch.float32) for x in self.samples)
 
     def agreement(self, graph: Graph) -> tuple[float, float]:
-        """How near a spiking graph is to the model on the samples; see ``agreement`` in ``interpreter/contract.py``."""
+        """How near a spiking graph is to the model on the samples, as :mod:`spikec.interpreter.agreement` has it."""
         for known, steps, found in self._judged:
             if steps == self.steps and known.same_as(graph):
                 return found

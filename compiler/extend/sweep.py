@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spikec.extend.passbase import NO_SAMPLES, Context
-from spikec.interpreter.contract import BATCH
+from spikec.interpreter.agreement import BATCH
 from spikec.interpreter.interp import run
 from spikec.ir.errors import CompileError
 from spikec.ir.graph import Graph

@@ -83,20 +83,21 @@ def _once(graph: Graph, feeds: dict[str, Tensor], tap: Tap | None, nodes: Contai
     operands = {name: graph.operands(name) for name in graph}
     uses = Counter(itertools.chain.from_iterable(operands.values()))
     memory = _memory(graph, operands)
-    readers = Counter(root for read in operands.values() for x in read for root in memory[x])
-    kept = {root for name in graph if name in nodes or name in graph.outputs for root in memory[name]}
+    shown: Counter[str] = Counter()  # how many values, or taps that may keep one, show each node's memory now
     for name, read in operands.items():
         op = graph[name]
         xs = (feeds[name],) if name in feeds else tuple(values[x] for x in read)
-        spent = len(read) == 1 and graph[read[0]].fresh and readers[read[0]] == 1 and read[0] not in kept
+        spent = len(read) == 1 and graph[read[0]].fresh and uses[read[0]] == 1 and shown[read[0]] == 1
         values[name] = graph.explain(name, op.eval_over if spent else op.eval, *xs)
+        shown.update(memory[name])
         if tap is not None and name in nodes:
             tap(name, values[name], None, xs)
+            shown.update(memory[name])
         for each in read:
-            readers.subtract(memory[each])
             uses[each] -= 1
             if not uses[each]:
                 del values[each]
+                shown.subtract(memory[each])
         del xs
     return tuple(values[name] for name in graph.outputs)
 

@@ -28,7 +28,7 @@ class Source:
 
     @property
     def label(self) -> str:
-        """The short name that dumps and errors use."""
+        """The short name that dumps and errors use: the path, or the node where there is none."""
         return self.path or self.node
 
     @property
@@ -58,6 +58,8 @@ def describe(origin: Origin) -> str:
     return ", ".join(str(source) for source in origin)
 
 
+# The folders of the standard library and of installed packages; not the prefixes themselves, where a user's own
+# files may lie (a virtual environment inside a project).
 _LIBRARIES = tuple(
     os.path.realpath(path) + os.sep
     for path in {*sysconfig.get_paths().values(), os.path.dirname(os.__file__)}
@@ -67,7 +69,7 @@ _LIBRARIES = tuple(
 
 @functools.cache
 def is_user_file(filename: str) -> bool:
-    """True for code that is neither torch, spikec, an installed package nor the standard library."""
+    """Whether a file is the user's: not of torch, spikec, an installed package or the standard library."""
     if not filename or filename.startswith("<"):
         return False
     real = os.path.realpath(filename)

@@ -24,7 +24,7 @@ def digest(array: np.ndarray[Any, Any]) -> str:
 
 
 def attribute(value: Any) -> str:
-    """One field of an op."""
+    """The text of one field of an op; a tuple of equal values is written as one of them."""
     if isinstance(value, np.ndarray):
         return f"{value.item():.6g}" if value.size == 1 else digest(value)
     if isinstance(value, tuple):
@@ -36,7 +36,7 @@ def attribute(value: Any) -> str:
 
 
 def attributes(op: Op) -> dict[str, str]:
-    """The fields that say something: those that differ from their default."""
+    """The texts of those fields of an op that differ from their default."""
     shown = {}
     for name, value in op.parameters().items():
         default = _default(op, name)
@@ -53,8 +53,13 @@ def _default(op: Op, name: str) -> Any:
     return getattr(attrs.fields_dict(type(op))[name], "default", None)
 
 
-def line(name: str, op: Op, operands: Sequence[str], result: Type) -> str:
-    """``%y = conv(%x, weight=...) : real<4x8x8>   ; features.0``."""
+def line(name: str, op: Op, operands: Sequence[str], result: Type | str) -> str:
+    """One node: ``%y = conv(%x, weight=...) : real<4x8x8>   ; features.0``.
+
+    Args:
+        name, op, operands: the node.
+        result: its type, or what to write in its place.
+    """
     arguments = ["%" + x for x in operands]
     arguments += [f"{key}={value}" for key, value in attributes(op).items()]
     text = f"  %{name} = {op.kind}({', '.join(arguments)}) : {result}"
@@ -62,6 +67,6 @@ def line(name: str, op: Op, operands: Sequence[str], result: Type) -> str:
 
 
 def diff(before: str, after: str) -> str:
-    """What changed between two graphs in their text form, as a unified diff."""
+    """The difference of two graphs' texts, as a unified diff."""
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after", lineterm="", n=1)
     return "\n".join([*lines, ""])

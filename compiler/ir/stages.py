@@ -1,4 +1,4 @@
-"""Which ops and encodings may exist when: the whole of it is the table on this page."""
+"""Which ops and encodings may exist at which stage of a compilation: the table is at the end of this page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Rule = Callable[[Graph, Node[Op]], "Problem | None"]
 
 
 def no(role: Role, hint: str) -> Rule:
-    """No op of that role."""
+    """Make the rule that no op of that role may exist; ``hint`` says which pass removes or brings it."""
 
     def rule(graph: Graph, node: Node[Op]) -> Problem | None:
         if node.op.role is not role:
@@ -27,7 +27,7 @@ def no(role: Role, hint: str) -> Rule:
 
 
 def only(encoding: type[Real] | type[Rate]) -> Rule:
-    """Every signal is of that encoding."""
+    """Make the rule that every signal has that encoding."""
 
     def rule(graph: Graph, node: Node[Op]) -> Problem | None:
         found = graph.type(node.name).encoding
@@ -39,7 +39,7 @@ def only(encoding: type[Real] | type[Rate]) -> Rule:
 
 
 def relus_only(graph: Graph, node: Node[Op]) -> Problem | None:
-    """The only non-linear ops are Relu and a max-pool that will count."""
+    """Refuse every non-linear op but Relu, and a max-pool that will be counted."""
     counting = isinstance(node.op, MaxPool) and node.op.counts
     if node.op.role is not Role.ACTIVATION or isinstance(node.op, Relu) or counting:
         return None
@@ -51,7 +51,7 @@ def relus_only(graph: Graph, node: Node[Op]) -> Problem | None:
 
 
 def calibrated(graph: Graph, node: Node[Op]) -> Problem | None:
-    """Every Relu has a scale."""
+    """Refuse a Relu without a scale."""
     if not isinstance(node.op, Relu) or node.op.scale is not None:
         return None
     return graph.problem(node.name, "relu without a scale", "run normalize before")
@@ -59,12 +59,12 @@ def calibrated(graph: Graph, node: Node[Op]) -> Problem | None:
 
 @attrs.frozen
 class Stage:
-    """One row of the table.
+    """One row of the table: a point that a graph reaches on its way, and what must hold of it from there on.
 
     Attributes:
-        name: what passes ask for.
-        rules: each looks at one node.
-        error: what a broken rule raises.
+        name: how passes and messages call it.
+        rules: each looks at one node, and gives the problem or None.
+        error: the class of error that a breach raises.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Stage:
     error: type[CompileError] = VerificationError
 
     def problems(self, graph: Graph) -> list[Problem]:
-        """Every breach, in the graph's order."""
+        """All breaches, in the graph's order."""
         found = (rule(graph, node) for node in graph.match(Op) for rule in self.rules)
         return [problem for problem in found if problem]
 

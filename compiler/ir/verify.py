@@ -46,10 +46,11 @@ def verify(graph: Graph, stage: Stage, sources: Collection[Source] = (), before:
 
 
 def _structure(graph: Graph) -> list[Problem]:
+    """What is wrong with the wiring; a cycle raises by itself."""
     problems: list[Problem] = []
     if not graph.outputs:
         return [Problem(f"graph {graph.name} has no output")]
-    list(graph)
+    list(graph)  # raises for a cycle without a delay
     for name in graph:
         op = graph[name]
         operands = graph.operands(name)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import attrs
 
 from spikec.extend.passbase import NO_SAMPLES, Context, Note, Pass
-from spikec.interpreter.contract import shown
+from spikec.interpreter.agreement import agreement_text
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.verify import verify
@@ -36,8 +36,15 @@ class Step:
     check: str = ""
 
 
-#: looks at each step; what it returns becomes the step's check
-Observer = Callable[[Step], "str | None"]
+class Observer:
+    """Looks at each step of a pipeline; the pass manager knows nothing else of it."""
+
+    def __call__(self, step: Step) -> str | None:
+        """Look at a pass that has run; what is returned becomes the step's check, and an exception stops the run."""
+        return None
+
+    def failed(self, step: Step, error: Exception) -> None:
+        """Look at a pass that raised, or that was refused; ``step.after`` is the graph as the pass left it."""
 
 
 @attrs.frozen
@@ -101,6 +108,9 @@ def run_pipeline(
             done = ", ".join(record.name for record in records[1:]) or "nothing"
             if hasattr(error, "add_note"):
                 error.add_note(f"in pass {index} of {len(pipeline)}, {each}; run before it: {done}")
+            seconds, notes = time.perf_counter() - started, tuple(context.notes[noted:])
+            for observer in observers:
+                observer.failed(Step(index, each, graph, after, 0, seconds, notes), error)
             raise
         records.append(StageRecord(each.name, after, changes, seconds, step.check))
         graph = after
@@ -114,7 +124,7 @@ def _kept(before: Graph, after: Graph, changes: int, context: Context) -> tuple[
         context.note("", f"{NO_SAMPLES}; left out")
         return before, 0
     was, now = context.agreement(before), context.agreement(after)
-    found = f"{shown(was)} -> {shown(now)}, T={context.steps}"
+    found = f"{agreement_text(was)} -> {agreement_text(now)}, T={context.steps}"
     if now >= was:
         context.note("", found)
         return after, changes

@@ -9,34 +9,28 @@ from typing import Literal
 import attrs
 from torch import Tensor
 
-from spikec.interpreter.contract import (
-    affordable,
-    check_exact,
-    check_rate,
-    check_shapes,
-    difference,
-    in_own_dtype,
-    outputs,
-)
+from spikec.interpreter.contract import check_exact, check_rate, check_shapes
+from spikec.interpreter.probe import in_own_dtype, within_budget
+from spikec.interpreter.results import difference, outputs
 from spikec.ir.errors import CompileError, VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger
 from spikec.ir.op import Role
-from spikec.ir.printer import diff
-from spikec.pipeline.manager import Step
+from spikec.ir.printer import diff, line
+from spikec.pipeline.manager import Observer, Step
 
 Verify = Literal["each", "end", "off"]
 
 
-class Numbers:
+class Numbers(Observer):
     """Holds passes to their contracts on a probe batch.
 
     Args:
         start: the imported graph.
-        xs: the probe, see :func:`spikec.interpreter.contract.probe`.
+        xs: the probe, see :func:`spikec.interpreter.probe.probe`.
         each: check every exact pass by itself, or each run of exact passes as a whole.
         timesteps: the T at which inexact passes are measured: ``rate`` against the ANN, others against the
-            graph before; None for as many as are affordable.
+            graph before; None for as many as a graph of its size affords.
     """
 
     def __init__(self, start: Graph, xs: Sequence[Tensor], *, each: bool, timesteps: int | None) -> None:
@@ -83,7 +77,7 @@ class Numbers:
     def _measured(self, step: Step) -> str:
         """How far an inexact pass has moved the output; what was run for the last one is not run again."""
         against = self.ann if step.by.contract == "rate" else step.before
-        chosen, affordable_steps = affordable(step.after, self.xs)
+        chosen, affordable_steps = within_budget(step.after, self.xs)
         xs, steps = in_own_dtype(step.after, chosen), self.timesteps or affordable_steps
         ran: list[tuple[Graph, int, list[Tensor]]] = []
         for graph in (against, step.after, self.ann):
@@ -109,8 +103,10 @@ class Numbers:
         return [f"exact{self._since}: {result}"]
 
 
-class Dump:
+class Dump(Observer):
     """Writes ``NN-pass.txt`` and ``NN-pass.diff`` for each pass that changed something, and ``index.tsv``.
+
+    So it does for a pass that failed, whose row says ``failed`` in place of the number of changes, and why.
 
     Args:
         folder: made if it is missing; dumps of an earlier run in it are overwritten.
@@ -129,22 +125,20 @@ class Dump:
 
     def __call__(self, step: Step) -> None:
         """Write one step."""
+        self._add(step, str(step.after) if step.changes else None, str(step.changes), step.check)
+
+    def failed(self, step: Step, error: Exception) -> None:
+        """Write the graph as the pass left it, which may be one without types, or with a cycle."""
+        self._add(step, _as_left(step.after), "failed", f"{type(error).__name__}: {error}")
+
+    def _add(self, step: Step, text: str | None, changes: str, check: str) -> None:
         stem = f"{step.index:02d}-{step.by.name}"
-        if step.changes:
-            (self.folder / f"{stem}.txt").write_text(str(step.after))
-            (self.folder / f"{stem}.diff").write_text(diff(str(step.before), str(step.after)))
+        if text is not None:
+            (self.folder / f"{stem}.txt").write_text(text)
+            (self.folder / f"{stem}.diff").write_text(diff(str(step.before), text))
         why = " | ".join(f"%{note.node}: {note.reason}" if note.node else note.reason for note in step.notes)
-        self.rows.append(
-            (
-                stem,
-                str(step.changes),
-                str(len(step.before)),
-                str(len(step.after)),
-                f"{step.seconds:.3f}",
-                step.check,
-                why,
-            )
-        )
+        sizes = str(len(step.before)), str(len(step.after))
+        self.rows.append((stem, changes, *sizes, f"{step.seconds:.3f}", check, why))
         self._write()
 
     def _remove_earlier(self) -> None:
@@ -159,6 +153,23 @@ class Dump:
     def _write(self) -> None:
         lines = ["\t".join(row).replace("\n", " ") for row in (self._HEAD, *self.rows)]
         (self.folder / "index.tsv").write_text("\n".join([*lines, ""]))
+
+
+def _as_left(graph: Graph) -> str:
+    """The text of a graph that may be broken: ``?`` for types that cannot be had, in order of insertion for a cycle."""
+    try:
+        return str(graph)
+    except Exception:  # whatever the type rule of somebody's op raises
+        ops = graph.nx.nodes(data="op")
+        lines = (line(name, op, graph.operands(name), _type_of(graph, name)) for name, op in ops)
+        return "\n".join([f"graph {graph.name} {{", *lines, "}", ""])
+
+
+def _type_of(graph: Graph, name: str) -> str:
+    try:
+        return str(graph.type(name))
+    except Exception:
+        return "?"
 
 
 def write_ledger(folder: Path, ledger: Ledger) -> None:

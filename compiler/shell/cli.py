@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from spikec.diagnosis.run import diagnose
+from spikec.diagnosis.diagnose import diagnose
 from spikec.driver import Compiler, check, save
 from spikec.extend import loader
 from spikec.ir import printer

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spikec.extend import loader
-from spikec.interpreter.contract import outputs
+from spikec.interpreter.results import outputs
 from spikec.ir.errors import InvalidModelError
 from spikec.reading import find_frontend, load
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,8 +12,8 @@ from spikec.extend.call import Signal
 from spikec.extend.frontend import Frontend
 from spikec.frontends.onnx.model import input_specs, is_proto, open_model, resolve_shapes
 from spikec.frontends.onnx.reader import Reader
-from spikec.frontends.onnx.run import reference
-from spikec.interpreter.contract import Reference
+from spikec.frontends.onnx.run import layer_results, reference
+from spikec.interpreter.imported import Reference
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Role
@@ -64,6 +64,10 @@ class Onnx(Frontend):
     def reference(self, model: Any) -> Reference | None:
         """The model itself in onnxruntime, where that is installed, or in onnx's reference evaluator."""
         return reference(model)
+
+    def layer_results(self, model: Any, graph: Graph, xs: Sequence[Tensor]) -> Mapping[str, Tensor]:
+        """The first result of each node that the graph stands for, by the node's name."""
+        return layer_results(model, {source.node: source.path for source in graph.sources}, xs)
 
 
 frontend = Onnx()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spikec.frontends.onnx.model import input_specs, library, open_model, resolve_shapes, single
-from spikec.interpreter.contract import Reference
+from spikec.interpreter.imported import Reference
 from spikec.ir.types import Array
 
 #: operators whose result is another one at every run
@@ -54,6 +54,23 @@ def reference(model: Any) -> Reference | None:
         return [torch.tensor(np.concatenate(column)[:count]) for column in zip(*parts, strict=True)]
 
     return call
+
+
+def layer_results(model: Any, paths: Mapping[str, str], xs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What nodes give inside a model that runs as its reference does.
+
+    Args:
+        model: the model.
+        paths: what to call the result of each node, by the name of its first output; nodes inside branches are skipped.
+        xs: inputs [B, ...].
+    """
+    inside = library().ModelProto()
+    inside.CopyFrom(open_model(model))
+    names = [node.output[0] for node in inside.graph.node if node.output and node.output[0] in paths]
+    del inside.graph.output[:]
+    inside.graph.output.extend(library().ValueInfoProto(name=name) for name in names)
+    run = reference(inside) if names else None
+    return {} if run is None else {paths[name]: found for name, found in zip(names, run(xs), strict=True)}
 
 
 def _evaluator(model: Any, proto: Any) -> Callable[[dict[str, Array]], list[Any]]:

@@ -15,7 +15,7 @@ from spikec.frontends.torch.call import leaves
 from spikec.frontends.torch.check import dtype_of, example_shapes
 from spikec.frontends.torch.program import Program, program
 from spikec.frontends.torch.reader import Reader
-from spikec.interpreter.contract import Reference
+from spikec.interpreter.imported import Reference
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,12 +12,13 @@ from spikec.extend.frontend import Frontend
 from spikec.frontends.torch.call import leaves
 from spikec.frontends.torch.check import check_model, dtype_of, example_shapes, shapes_from_layers
 from spikec.frontends.torch.instead import exported
+from spikec.frontends.torch.layer_results import layer_results
 from spikec.frontends.torch.layers import is_spiking
 from spikec.frontends.torch.reader import Reader
 from spikec.frontends.torch.steps import check_axes, one_step, steps_of, takes_all_steps
 from spikec.frontends.torch.trace import trace
 from spikec.frontends.torch.traced import Traced, required
-from spikec.interpreter.contract import Reference
+from spikec.interpreter.imported import Reference
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
 
@@ -84,6 +85,11 @@ class TorchFx(Frontend):
             return [leaf.cpu() for leaf in leaves(result) if isinstance(leaf, Tensor)]
 
         return run
+
+    def layer_results(self, model: nn.Module, graph: Graph, xs: Sequence[Tensor]) -> Mapping[str, Tensor]:
+        """The results of the innermost modules, by their paths."""
+        paths, run = {source.path for source in graph.sources}, self.reference(model)
+        return layer_results(model, paths, lambda: run(xs), len(xs[0]) if graph.is_spiking else None)
 
 
 frontend = TorchFx()

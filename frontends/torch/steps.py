@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from spikec.frontends.torch.call import leaves
 from spikec.frontends.torch.layers import keeps_state
 from spikec.frontends.torch.traced import Traced
-from spikec.interpreter.contract import Reference
+from spikec.interpreter.imported import Reference
 from spikec.ir.errors import InvalidModelError, Problem, UnsupportedOpError
 
 #: containers of SpikingJelly that always take all steps, and whose layers are in step_mode "s"

@@ -11,7 +11,9 @@ import spikec
 from spikec import SpikecWarning, UnsupportedOpError, run
 from spikec.extend.loader import pass_named
 from spikec.extend.passbase import Context
-from spikec.interpreter.contract import check_exact, outputs, probe
+from spikec.interpreter.contract import check_exact
+from spikec.interpreter.probe import probe
+from spikec.interpreter.results import outputs
 from spikec.ir.ledger import Ledger
 from spikec.ir.op import Role
 from spikec.ir.ops import (

@@ -8,7 +8,8 @@ import spikec
 from build import Builder
 from spikec.extend.loader import pass_named
 from spikec.extend.passbase import Context
-from spikec.interpreter.contract import check_exact, probe
+from spikec.interpreter.contract import check_exact
+from spikec.interpreter.probe import probe
 from spikec.ir.errors import VerificationError
 from spikec.ir.ops import (
     Add,

@@ -8,7 +8,8 @@ import build
 from spikec import VerificationError
 from spikec.extend.loader import pass_named
 from spikec.extend.passbase import Context
-from spikec.interpreter.contract import check_exact, probe
+from spikec.interpreter.contract import check_exact
+from spikec.interpreter.probe import probe
 from spikec.ir import affine
 from spikec.ir.affine import Affine
 from spikec.ir.ops import (

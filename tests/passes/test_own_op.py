@@ -10,7 +10,8 @@ import torch
 from build import Builder, source
 from spikec import Context, run
 from spikec.extend.loader import pass_named
-from spikec.interpreter.contract import check_exact, probe
+from spikec.interpreter.contract import check_exact
+from spikec.interpreter.probe import probe
 from spikec.ir.op import Movement, Op, Role, tensor
 from spikec.ir.ops import (
     IF,

@@ -17,7 +17,8 @@ from spikec import (
 )
 from spikec.extend.loader import pass_named
 from spikec.extend.passbase import Context
-from spikec.interpreter.contract import check_exact, check_rate, probe
+from spikec.interpreter.contract import check_exact, check_rate
+from spikec.interpreter.probe import probe
 from spikec.ir.op import Role
 from spikec.ir.ops import IF, Add, AvgPool, Concat, Flatten, Input, Linear, Output, Pad, Relu, Rescale, SumPool
 from spikec.ir.stages import FINAL, SPIKING

@@ -62,7 +62,9 @@ def test_the_parts_of_an_error_add_up_neuron_by_neuron_and_each_is_what_it_says(
         fired = v >= threshold
         v, spikes = v - threshold * fired, spikes + fired
     activation = z.clamp(min=0) / threshold
-    parts = split(neuron, steps, Fed(z, activation, z), train.mean(0), torch.tensor(spikes) / steps)
+    parts = split(
+        neuron, steps, Fed(z, activation, z, torch.zeros_like(z)), train.mean(0), torch.tensor(spikes) / steps
+    )
     total = spikes / steps - activation.numpy()
     np.testing.assert_allclose(sum(part.numpy() for part in parts.values()), total, atol=1e-15)
 

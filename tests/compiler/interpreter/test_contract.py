@@ -8,8 +8,13 @@ import torch
 import build
 import spikec
 from spikec import Compiler, Graph, SpikecWarning, VerificationError
-from spikec.interpreter import contract
-from spikec.interpreter.contract import check_exact, check_rate, difference, outputs, probe, side_by_side
+from spikec.interpreter import probe as probes
+from spikec.interpreter import results
+from spikec.interpreter.agreement import agreement
+from spikec.interpreter.contract import check_exact, check_rate, check_shapes, side_by_side
+from spikec.interpreter.probe import probe
+from spikec.interpreter.results import difference, outputs
+from spikec.ir.op import Op, Role
 from spikec.ir.ops import IF, Input, Linear, Neuron, Output, Weighted
 
 X = torch.rand(40, 2, 8, 6, generator=torch.Generator().manual_seed(0))
@@ -123,6 +128,7 @@ def test_what_a_pass_costs_is_measured_against_the_anns_spread(spiking):
         ({}, True),
         ({"v_init": np.array(0.5)}, True),
         ({"v_init": np.array(1.0)}, True),
+        ({"v_init": np.array(1.5)}, False),
         ({"v_init": np.array(2.5)}, False),
         ({"v_init": np.array(-1.5)}, False),
         ({"v_reset": np.array(0.0)}, False),
@@ -180,25 +186,25 @@ def test_large_samples_go_through_an_ann_one_by_one(monkeypatch):
         return spikec.run(graph, batch)
 
     whole = outputs(g, xs, 1)
-    monkeypatch.setattr(contract, "run", counted)
-    monkeypatch.setattr(contract, "CELLS", 2 * xs[0][0].numel() + 1)
+    monkeypatch.setattr(results, "run", counted)
+    monkeypatch.setattr(results, "CELLS", 2 * xs[0][0].numel() + 1)
     for a, b in zip(whole, outputs(g, xs, 1), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     assert sizes == [2] * (len(xs[0]) // 2)
 
 
 def test_a_large_graph_is_probed_on_two_samples_and_few_steps_and_still_held_to_its_contract(spiking, monkeypatch):
-    g, size = build.residual(), contract.neurons(spiking)
-    assert size == contract.neurons(g) > 0
+    g, size = build.residual(), probes.neuron_count(spiking)
+    assert size == probes.neuron_count(g) > 0
     xs = probe(g, [X], 0)
-    (all_of_them,), steps = contract.affordable(spiking, xs)
+    (all_of_them,), steps = probes.within_budget(spiking, xs)
     assert (len(all_of_them), steps) == (8, 16)
-    monkeypatch.setattr(contract, "WORK", 2 * 16 * size - 1)
-    (few,), steps = contract.affordable(spiking, xs)
+    monkeypatch.setattr(probes, "WORK", 2 * 16 * size - 1)
+    (few,), steps = probes.within_budget(spiking, xs)
     assert torch.equal(few, xs[0][[0, 7]])  # a real one and a random one
     assert steps == 15
-    monkeypatch.setattr(contract, "WORK", 1)
-    assert contract.affordable(spiking, xs)[1] == contract.FEWEST_STEPS
+    monkeypatch.setattr(probes, "WORK", 1)
+    assert probes.within_budget(spiking, xs)[1] == probes.FEWEST_STEPS
     assert check_exact(spiking, spiking.copy(), xs) == 0
     for graph in (g, spiking):
         for node in graph.match(Weighted):
@@ -279,3 +285,140 @@ def test_neurons_in_another_order_need_another_name_and_a_layer_of_another_size_
         check_exact(hidden(straight), hidden(turned), xs)
     with pytest.raises(VerificationError, match="changed the output"):
         check_exact(hidden(straight), hidden([0, 1, 2, 3, 5], "wrong"), xs)
+
+
+# ------------------------------------------------- what could be broken unseen
+
+
+def test_a_small_drift_of_potentials_is_rounding_and_a_larger_one_is_not():
+    xs = (torch.tensor([[0.9], [0.3], [0.1]], dtype=torch.float64),)
+    assert check_exact(neuron(0.3), neuron(0.3 * (1 + 2e-6)), xs) == 0
+    with pytest.raises(VerificationError, match="changed a membrane potential"):
+        check_exact(neuron(0.3), neuron(0.3 * (1 + 1e-4)), xs)
+
+
+def test_a_potential_far_below_its_threshold_may_drift_by_more():
+    xs = (torch.tensor([[-500.0], [0.7], [0.1]], dtype=torch.float64),)
+    assert check_exact(neuron(1.0), neuron(1 + 1e-7), xs) == 0
+
+
+def test_every_output_must_answer_before_a_spiking_graph_counts_as_checked():
+    """One of two branches is silent at the probe's own size, and its last layer is wrong."""
+
+    def branches(gain):
+        b = build.Builder(1)
+        b.graph.set_op("x", Input((1,), "float64", rate=True, origin=build.source("x")))
+        outs = []
+        for i, (weight, last) in enumerate(((0.1, 1.0), (0.01, gain))):
+            current = b.add(Linear(np.array([[weight]])), b.x, name=f"in{i}")
+            spikes = b.add(IF(np.ones(1)), current, name=f"if{i}")
+            outs.append(b.add(Linear(np.array([[last]])), spikes, name=f"out{i}"))
+        return b.done(*outs)
+
+    xs = (torch.tensor([[0.9], [0.3], [0.1]], dtype=torch.float64),)
+    assert check_exact(branches(1.0), branches(1.0), xs) == 0
+    with pytest.raises(VerificationError, match="changed the output"):
+        check_exact(branches(1.0), branches(2.0), xs)
+
+
+def test_an_output_that_varies_little_is_still_checked():
+    g = build.mlp()
+    g.set_op("fc3", attrs.evolve(g["fc3"], weight=1e-4 * g["fc3"].weight, bias=np.ones(4)))
+    xs = probe(g, None, 0)
+    assert check_exact(g, g.copy(), xs) == 0
+    with pytest.raises(VerificationError, match="changed the output"):
+        check_exact(g, scaled(g, "fc2", 1.01), xs)
+
+
+def test_an_exact_pass_may_change_a_billionth_of_the_spread():
+    g = build.mlp()
+    xs = probe(g, None, 0)
+    (y,) = outputs(g, xs, 1)
+    spread = float((y - y.mean(0)).abs().max())
+
+    def shifted(part):
+        other, op = g.copy(), g["fc3"]
+        other.set_op("fc3", attrs.evolve(op, bias=op.bias + part * spread))
+        return other
+
+    assert check_exact(g, shifted(0.9e-9), xs) == pytest.approx(0.9e-9, rel=1e-3)
+    with pytest.raises(VerificationError, match="changed the output by 1.1e-09"):
+        check_exact(g, shifted(1.1e-9), xs)
+
+
+@attrs.frozen(eq=False)
+class Misfiring(Neuron):
+    """Integrate-and-fire, but for what is done with its current or its spikes."""
+
+    kind = "misfiring"
+    role_of_current: object = None
+    role_of_spikes: object = None
+
+    def step(self, state, *xs):
+        current = self.role_of_current(xs[0]) if self.role_of_current else xs[0]
+        state, spikes = self.fire(state + current)
+        return state, self.role_of_spikes(spikes, current) if self.role_of_spikes else spikes
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"role_of_current": torch.abs},  # wrong below zero only
+        {"role_of_spikes": lambda spikes, current: spikes + (current > 1.2)},  # wrong above the threshold only
+        {"role_of_spikes": lambda spikes, current: spikes * float("nan")},
+    ],
+)
+def test_rate_is_held_over_the_whole_range_of_currents(wrong):
+    g = neuron(1.0)
+    g.set_op("if", Misfiring(np.ones(1)))
+    check_rate(g, "if")
+    g.set_op("if", Misfiring(np.ones(1), **wrong))
+    with pytest.raises(VerificationError, match="clipped ReLU"):
+        check_rate(g, "if")
+
+
+def test_rate_is_held_at_few_steps_and_at_many():
+    steps = []
+    g = neuron(1.0)
+    g.set_op("if", Misfiring(np.ones(1), role_of_current=lambda x: steps.append(0) or x))
+    check_rate(g, "if")
+    assert len(steps) == 8 + 64
+
+
+def test_a_type_rule_that_contradicts_its_op_is_located():
+    @attrs.frozen(eq=False)
+    class Halved(Op):
+        kind = "halved"
+        role = Role.LINEAR
+
+        def infer(self, *operands):
+            return operands[0]
+
+        def eval(self, *xs):
+            return xs[0][:, ::2]
+
+    b = build.Builder(6)
+    g = b.done(b.add(Halved(), b.x, name="half"))
+    with pytest.raises(VerificationError, match=r"halved gives samples of shape \(3,\), and its type rule says \(6,\)"):
+        check_shapes(g, probe(g, None, 0))
+    check_shapes(build.mlp(), probe(build.mlp(), None, 0))
+
+
+def test_a_probe_without_data_holds_six_different_samples_of_the_unit_range():
+    (x,) = probe(build.mlp(), None, 0)
+    assert len(torch.unique(x, dim=0)) == len(x) == 6
+    assert 0 <= float(x.min()) < 0.1
+    assert 0.9 < float(x.max()) <= 1
+
+
+def test_agreement_is_the_share_of_equal_classes_and_then_the_mean_error():
+    """Numpy written out, over more samples than run at a time."""
+    g = build.mlp()
+    other = scaled(g, "fc3", -0.2)
+    x = torch.rand(150, 6)
+    a, b = (spikec.run(graph, x).numpy() for graph in (g, other))
+    same, error = agreement(other, g, [x], 1)
+    assert same == (a.argmax(1) == b.argmax(1)).mean()
+    assert 0 < same < 1
+    assert -error == pytest.approx(np.abs(a - b).mean(), rel=1e-5)
+    assert agreement(g, g, [x], 1) == (1, 0)

@@ -4,7 +4,8 @@ import torch
 
 import build
 from spikec import CompileError, Compiler, Graph, InvalidModelError, TypeMismatchError, run
-from spikec.ir.ops import IF, Add, Input, Output
+from spikec.interpreter.results import as_tuple
+from spikec.ir.ops import IF, Add, Delay, Flatten, Input, Linear, Output, Relu
 
 
 def neuron(op, shape=(3,)):
@@ -72,6 +73,44 @@ def test_constant_and_time_major_input_agree():
     assert constant.shape == (9, 3, 5)
 
 
+def delayed(shape=(3,)):
+    """x behind a register."""
+    g = Graph()
+    x = g.add(Input(shape, "float64", rate=True))
+    g.add(Output(), g.add(Delay(g.type(x)), x, name="register"))
+    return g
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_register_gives_what_it_was_fed_one_step_before(constant):
+    x = torch.rand(6, 2, 3, dtype=torch.float64)
+    found = run(delayed(), x[0], 6) if constant else run(delayed(), x)
+    fed = x[:1].expand(6, 2, 3) if constant else x
+    assert torch.equal(found, torch.cat([torch.zeros(1, 2, 3), fed[:-1]]))
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_loop_through_a_register_is_its_equation(constant):
+    """A neuron that is fed half of its own last spike, the register being read before it is written."""
+    g = Graph()
+    x = g.add(Input((3,), "float64", rate=True))
+    register = g.add(Delay(g.type(x)), x)
+    total = g.add(Add(), x, g.add(Linear(0.5 * np.eye(3)), register))
+    spikes = g.add(IF(np.ones(1)), total)
+    g.set_operands(register, spikes)
+    g.add(Output(), spikes)
+    currents = torch.rand(12, 4, 3, dtype=torch.float64)
+    found = run(g, currents[0], 12) if constant else run(g, currents)
+    potential, last, wanted = np.zeros((4, 3)), np.zeros((4, 3)), []
+    for t in range(12):
+        potential = potential + currents[0 if constant else t].numpy() + 0.5 * last
+        last = (potential >= 1).astype(float)
+        potential = potential - last
+        wanted.append(last)
+    np.testing.assert_array_equal(found.numpy(), np.array(wanted))
+    assert 0.3 < np.mean(wanted) < 0.95
+
+
 def two_inputs():
     g = Graph()
     g.add(Output(), g.add(Add(), g.add(Input((3,))), g.add(Input((3,)))))
@@ -120,3 +159,39 @@ def test_nodes_of_a_spiking_graph():
     seen = []
     run(b.done(spikes), torch.rand(2, 3, dtype=torch.float64), 3, tap=lambda name, *_: seen.append(name), nodes=["if"])
     assert seen == ["if"] * 3
+
+
+def branching(b, kind):
+    """conv -> ReLU, and perhaps the conv's result is read by something else too, or through a view."""
+    y = b.conv(b.x, 2, "y", kernel=(3, 3), padding=(1, 1))
+    view = b.add(Flatten(), y, name="view") if kind == "view" else None
+    r = b.relu(y, "r")
+    if kind == "sum":
+        r = b.add(Add(), r, y, name="sum")
+    last = b.linear(b.add(Flatten(), r, name="flat"), 3, "last")
+    return b.done(last, *([view] if view else []))
+
+
+@pytest.mark.parametrize("kind", ["chain", "sum", "view"])
+@pytest.mark.parametrize("watched", [[], ["r"], ["y"], ["flat", "view"]])
+def test_a_relu_overwrites_a_value_only_where_nobody_else_sees_it(kind, watched, monkeypatch):
+    graph = branching(build.Builder(2, 4, 4), kind)
+    watched = [name for name in watched if name in graph]
+    x = torch.randn(3, 2, 4, 4, dtype=torch.float64)
+    plain = {}
+    wanted = run(graph, x, tap=lambda name, value, *_: plain.setdefault(name, value))
+    assert torch.equal(plain["r"], plain["y"].clamp(min=0))
+    assert not torch.equal(plain["r"], plain["y"])
+    over, seen = [], {}
+    monkeypatch.setattr(Relu, "eval_over", lambda op, x: over.append(0) or x.clamp_(min=0))
+    found = run(graph, x, tap=lambda name, value, *_: seen.setdefault(name, value), nodes=watched)
+    assert bool(over) == (kind == "chain" and "y" not in watched)
+    assert seen.keys() == set(watched)
+    for a, b in zip([*as_tuple(found), *seen.values()], [*as_tuple(wanted), *(plain[x] for x in seen)], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_input_that_is_not_finite_is_refused():
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(InvalidModelError, match="NaN or infinity"):
+            run(build.mlp(), torch.full((2, 6), wrong))

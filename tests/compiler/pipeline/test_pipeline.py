@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import build
-from spikec import CompileError, Compiler, Pass, Pipeline, SpikecWarning, VerificationError
+from spikec import CompileError, Compiler, Pass, Pipeline, SpikecWarning, TypeMismatchError, VerificationError
 from spikec.calibration.normalization import Normalization
 from spikec.extend.loader import names, pass_named
-from spikec.interpreter.contract import probe
+from spikec.interpreter.probe import probe
 from spikec.ir.ops import Linear
 from spikec.ir.stages import FOLDED, SPIKING
 
@@ -241,6 +241,49 @@ def test_a_second_run_leaves_no_stale_dumps(tmp_path):
     Compiler(TARGET, calibration=torch.rand(9, 6), dump_dir=tmp_path).run(build.mlp())
     assert not (tmp_path / "01-eliminate-identity.txt").exists()
     assert len(list(tmp_path.glob("*-fold-batchnorm.txt"))) == 1
+
+
+@attrs.frozen
+class Break(Pass):
+    """Leaves the first layer undone, in one of three ways."""
+
+    name = "break"
+    how: str = "raise"
+
+    def run(self, graph, context):
+        first = graph.match(Linear)[0]
+        weight = {"type": first.op.weight[:, 1:], "cycle": first.op.weight.T}.get(self.how, 2 * first.op.weight)
+        graph.set_op(first.name, attrs.evolve(first.op, weight=weight.copy(), bias=None))
+        if self.how == "raise":
+            return 1 // 0
+        if self.how == "cycle":
+            graph.set_operands(first.name, graph.users(first.name)[0][0])
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "shown"),
+    [
+        ("raise", ZeroDivisionError, ": real<8>"),
+        ("type", TypeMismatchError, ": ?"),
+        ("cycle", CompileError, "%fc1 = linear(%bn1, weight=6x8#"),
+        ("contract", VerificationError, ": real<8>"),
+    ],
+)
+def test_a_pass_that_fails_leaves_its_dump_and_its_diff(tmp_path, how, error, shown):
+    x, pipeline = torch.rand(9, 6), ["eliminate-identity", Break(how=how), "fold-batchnorm"]
+    Compiler(TARGET, calibration=torch.rand(9, 6), dump_dir=tmp_path).run(build.mlp())  # what it left there must go
+    with pytest.raises(error):
+        Compiler(TARGET, calibration=x, pipeline=pipeline, verify="each", dump_dir=tmp_path).run(build.mlp())
+    dump, diff = ((tmp_path / f"02-break.{suffix}").read_text() for suffix in ("txt", "diff"))
+    assert shown in next(line for line in dump.splitlines() if "%fc1 =" in line)
+    assert "\n-  %fc1 =" in diff
+    assert "\n+  %fc1 =" in diff
+    *_, before, row = (line.split("\t") for line in (tmp_path / "index.tsv").read_text().splitlines())
+    assert before[:2] == ["01-eliminate-identity", "0"]
+    assert row[:4] == ["02-break", "failed", "8", "8"]
+    assert row[5].startswith(error.__name__)
+    assert not list(tmp_path.glob("*-fold-batchnorm.*"))
 
 
 def test_the_probe_is_of_the_graph():

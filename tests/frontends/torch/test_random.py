@@ -10,7 +10,8 @@ from torch.nn import functional as F
 import spikec
 from spikec.extend.loader import pass_named
 from spikec.extend.passbase import Context
-from spikec.interpreter.contract import check_exact, probe
+from spikec.interpreter.contract import check_exact
+from spikec.interpreter.probe import probe
 from spikec.ir.stages import IMPORTED
 from spikec.ir.verify import verify
 

@@ -1,0 +1,60 @@
+"""The probe: the few inputs on which graphs are compared, and how much of it a graph of some size can afford."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from spikec.ir.graph import Graph
+from spikec.ir.op import Role
+
+#: steps for which spiking graphs are compared, and for the largest of them
+STEPS, FEWEST_STEPS = 16, 4
+#: steps of single neurons in a comparison: larger graphs see fewer samples, but two, and fewer steps
+WORK = 2**23
+
+
+def probe(graph: Graph, samples: Sequence[Tensor] | None, seed: int) -> tuple[Tensor, ...]:
+    """A small float64 batch for every input.
+
+    Args:
+        graph: gives the shapes.
+        samples: real inputs [N, ...], of which six are taken, or None.
+        seed: of the random samples that are added: uniform over the range of the real ones, or over a range of
+            1 where there is none.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batch = []
+    for i, name in enumerate(graph.inputs):
+        random = torch.rand((2, *graph.type(name).shape), dtype=torch.float64, generator=generator)
+        if samples is not None:
+            real = samples[i][:6].to("cpu", torch.float64)
+            low, width = real.min(), real.max() - real.min()
+            batch.append(torch.cat([real, low + (width if width > 0 else 1.0) * random]))
+        else:
+            batch.append(torch.cat([random, 1 - random.flip(0) ** 2, random * 0.5]))
+    count = min(len(x) for x in batch)
+    return tuple(x[:count] for x in batch)
+
+
+def neuron_count(graph: Graph) -> int:
+    """How many single neurons a graph has, or activations that are to become some."""
+    found = (*graph.with_role(Role.NEURON), *graph.with_role(Role.ACTIVATION))
+    return sum(math.prod(graph.type(node.name).shape) for node in found)
+
+
+def within_budget(graph: Graph, xs: Sequence[Tensor]) -> tuple[list[Tensor], int]:
+    """Those samples of a probe, real and random, and the number of steps, on which a graph of this size is compared."""
+    size, count = neuron_count(graph) or 1, len(xs[0])
+    samples = min(count, max(2, WORK // (size * STEPS)))
+    steps = min(STEPS, max(FEWEST_STEPS, WORK // (size * samples)))
+    chosen = torch.linspace(0, count - 1, samples).round().long()
+    return [x[chosen] for x in xs], steps
+
+
+def in_own_dtype(graph: Graph, xs: Sequence[Tensor]) -> list[Tensor]:
+    """Samples in the dtype that the graph's inputs are declared with, which is the model's."""
+    return [x.to(getattr(torch, graph.type(name).dtype)) for name, x in zip(graph.inputs, xs, strict=True)]

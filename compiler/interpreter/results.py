@@ -1,0 +1,90 @@
+"""What a graph puts out for a batch, in ANN units, and how far two such results are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikec.interpreter.interp import outputs_over_time, run
+from spikec.ir.graph import Graph
+from spikec.ir.op import tensor, tensor_cache
+from spikec.ir.ops import Output
+
+#: least spread over a batch, relative to the output's maximum, at which float64 still resolves the exact contract
+SPREAD = 1e-6
+#: input values that an ANN graph is fed at a time, which bounds the memory of its activations
+CELLS = 2**16
+
+
+def outputs(graph: Graph, xs: Sequence[Tensor], timesteps: int) -> list[Tensor]:
+    """Each output in ANN units, averaged over time in an SNN, behind its heads."""
+    if not graph.is_spiking:
+        at_once = max(1, CELLS // max(x[0].numel() for x in xs))
+        found = [as_tuple(run(graph, batch)) for batch in zip(*(torch.split(x, at_once) for x in xs), strict=True)]
+        return in_ann_units(graph, [torch.cat(parts) for parts in zip(*found, strict=True)])
+    total = RunningMean(graph)
+    with torch.no_grad(), tensor_cache():
+        for step in outputs_over_time(graph, xs, timesteps):
+            total.add(step)
+        return total.outputs()
+
+
+class RunningMean:
+    """The average of what a spiking graph has put out up to the latest step."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.sums: list[Tensor] = []
+        self.steps = 0
+
+    def add(self, step: Sequence[Tensor]) -> None:
+        """Take the outputs of the next step."""
+        self.sums = [a + b for a, b in zip(self.sums, step, strict=True)] if self.sums else list(step)
+        self.steps += 1
+
+    def outputs(self) -> list[Tensor]:
+        """The average as :func:`outputs` gives it."""
+        return in_ann_units(self.graph, [x / self.steps for x in self.sums])
+
+
+def in_ann_units(graph: Graph, averages: Sequence[Tensor]) -> list[Tensor]:
+    """A graph's raw outputs, averaged over time, times their scales and behind their heads."""
+    found = []
+    for name, average in zip(graph.outputs, averages, strict=True):
+        op = graph[name]
+        assert isinstance(op, Output)
+        found.append(op.finish(average * tensor(graph.type(name).scale, average) if graph.is_spiking else average))
+    return found
+
+
+def as_tuple(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What ``run`` returns, as a tuple also for a graph with one output."""
+    return results if isinstance(results, tuple) else (results,)
+
+
+def difference(before: Sequence[Tensor], after: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
+    """Largest difference of two graphs' outputs, relative to the spread of a third's (the ANN's) over the batch."""
+    return largest(distance(a, b) / max(spread(of), 1e-30) for a, b, of in zip(before, after, reference, strict=True))
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """The largest difference of two elements."""
+    return float((a - b).abs().max())
+
+
+def spread(output: Tensor) -> float:
+    """How far a sample is at most from the average sample."""
+    return float((output - output.mean(0, keepdim=True)).abs().max())
+
+
+def varies(output: Tensor) -> bool:
+    """Whether the output differs enough between samples that a wrong graph would be noticed."""
+    return spread(output) > SPREAD * float(output.abs().max())
+
+
+def largest(values: Iterable[float]) -> float:
+    """The largest value, or NaN where one is: ``max`` would forget it."""
+    return float(np.max([0.0, *values]))
