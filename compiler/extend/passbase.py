@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, get_args
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +31,9 @@ WORK = 2**28
 #: samples with which a net is tuned for the user's T, however large it is; one that is tuned unasked is left as it is
 #: where its size allows no more than these
 LEAST_SAMPLES = 16
+
+#: a string that is written without quotes: no number and no constant
+_WORD = re.compile(r"(?!(?:None|True|False|inf|nan)$)[A-Za-z_][\w-]*")
 
 #: why a tuned pass does nothing
 NO_SAMPLES = "there are no samples to tune on, or the net is so large that it is tuned only for a T that is given"
@@ -188,9 +193,20 @@ class Pass:
             )
 
     def __str__(self) -> str:
-        options = []
-        for field in attrs.fields(type(self)):
-            value = getattr(self, field.name)
-            if str(value) != str(field.default):
-                options.append(f"{field.name}={value}")
-        return f"{self.name}({', '.join(options)})" if options else self.name
+        """The text that :meth:`spikec.Pipeline.parse` reads: ``name{option=value}`` with what is not as by default."""
+        return written(self).removesuffix("{}")
+
+
+def written(value: Any) -> str:
+    """An option's value as text; records show the fields that are not as by default."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(written, value))}{',' * (len(value) == 1)})"
+    if isinstance(value, str) and _WORD.fullmatch(value):
+        return value
+    if not attrs.has(type(value)):
+        return repr(value)
+    fields = [(field.name, written(getattr(value, field.name)), field.default) for field in attrs.fields(type(value))]
+    shown = ", ".join(f"{name}={text}" for name, text, default in fields if text != written(default))
+    return f"{value.name if isinstance(value, Pass) else type(value).__name__}{{{shown}}}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
 from spikec.calibration.normalization import Normalization
@@ -10,7 +11,8 @@ from spikec.extend.loader import backend_named, pass_named, unknown
 from spikec.extend.passbase import Pass
 from spikec.interpreter.inputs import whole_number
 from spikec.ir.errors import CompileError
-from spikec.ir.stages import IMPORTED, Stage
+from spikec.ir.stages import IMPORTED, RECEIVED, SPIKING, Stage
+from spikec.pipeline.notation import read_passes
 from spikec.pipeline.orders import recommended
 
 
@@ -64,6 +66,22 @@ class Pipeline:
         chosen = None if normalization is None else Normalization.parse(normalization)
         return cls(recommended(backend, chosen, timesteps), timesteps=timesteps)
 
+    @classmethod
+    def parse(cls, text: str) -> Pipeline:
+        """The passes of a text such as ``"fold-batchnorm, normalize, dither-potential{layers=first}"``.
+
+        It is what a pipeline and a report print. It starts at the first stage, from an imported ANN to a spiking graph,
+        at which its passes may run in this order.
+
+        Raises:
+            CompileError: the text cannot be read, or there is no such pass or option, or no stage for this order.
+        """
+        passes = read_passes(text)
+        for start in (IMPORTED, RECEIVED, SPIKING):
+            with contextlib.suppress(CompileError):
+                return cls(passes, start)
+        return cls(passes)  # which says what does not fit
+
     def __iter__(self) -> Iterator[Pass]:
         return iter(self.passes)
 
@@ -71,7 +89,7 @@ class Pipeline:
         return len(self.passes)
 
     def __str__(self) -> str:
-        return " -> ".join(str(p) for p in self.passes)
+        return ", ".join(map(str, self.passes))
 
     def __add__(self, other: Iterable[Pass | str]) -> Pipeline:
         return self._with([*self.passes, *other])
