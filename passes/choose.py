@@ -45,5 +45,5 @@ class Choose(Pass):
                 best = found, changes, tried
         if best is None:
             return 0
-        graph.become(best[2])
+        graph.replace_with(best[2])
         return best[1]

@@ -51,8 +51,8 @@ class Normalize(Pass):
 
     def scales(self, ann: Graph, context: Context) -> dict[str, Array]:
         """Every ReLU's scale by this normalization, of the sample's rank, from the statistics gathered before."""
-        assert context.statistics is not None
-        return self._laid_out(ann, self._from_data(context.statistics, context, ann))
+        assert context.calibration.gathered is not None
+        return self._laid_out(ann, self._from_data(context.calibration.gathered, context, ann))
 
     def _laid_out(self, graph: Graph, chosen: dict[str, Array]) -> dict[str, Array]:
         found = {}

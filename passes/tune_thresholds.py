@@ -27,7 +27,7 @@ class TuneThresholds(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """Set the casts in front of and behind every neuron."""
-        if context.ann is None or context.statistics is None:
+        if context.ann is None or context.calibration.gathered is None:
             return 0
         normalize = pass_named("normalize", normalization=self.normalization)
         scales = normalize.scales(context.ann, context)  # type: ignore[attr-defined]

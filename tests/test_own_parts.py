@@ -235,8 +235,5 @@ def test_weights_alone_do_not_bound_what_subtracts():
     assert caught.value.location == "steps"
     given = pass_named("normalize", normalization=spikec.Normalization(method="max"))
     graph = subtracting()
-    context = spikec.extend.passbase.Context(
-        graph, batches=spikec.calibration.data.Batches([torch.rand(9, 4).double()], ["x"])
-    )
-    given.run(graph, context)
+    given.run(graph, spikec.Context(graph, calibration=build.samples(torch.rand(9, 4).double())))
     assert all(node.op.scale is not None for node in graph.match(Relu))

@@ -79,7 +79,7 @@ def neurons(graph: Graph) -> int:
     return sum(math.prod(graph.type(node.name).shape) for node in found)
 
 
-def affordable(graph: Graph, xs: Sequence[Tensor]) -> tuple[list[Tensor], int]:
+def within_budget(graph: Graph, xs: Sequence[Tensor]) -> tuple[list[Tensor], int]:
     """As many samples of a probe, real and random, and as many steps as a graph of this size is compared on."""
     size, count = neurons(graph) or 1, len(xs[0])
     samples = min(count, max(2, WORK // (size * STEPS)))
@@ -205,7 +205,7 @@ def check_import(graph: Graph, reference: Reference, xs: Sequence[Tensor]) -> fl
 
 def _check_spiking_import(graph: Graph, reference: Reference, xs: Sequence[Tensor]) -> float:
     """As above, for time-varying input, made louder until an output answers differently to different samples."""
-    kept = [place is not None for place in _places(graph.structure)]
+    kept = [place is not None for place in _places(graph.imported.structure)]
     for factor in AMPLIFY:
         train = [torch.stack([factor * x.roll(t, 0) for t in range(2 * STEPS)]) for x in xs]
         wanted = [leaf.double() for leaf, keep in zip(reference(train), kept, strict=True) if keep]
@@ -344,7 +344,7 @@ def check_exact(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float | No
     Raises:
         VerificationError: they differ.
     """
-    xs, steps = affordable(before, xs)
+    xs, steps = within_budget(before, xs)
     if before.is_spiking:
         return _check_spikes(before, after, xs, steps)
     wanted = outputs(before, xs, 1)

@@ -14,12 +14,10 @@ from spikec.ir.errors import CompileError
 
 ItemT = TypeVar("ItemT")
 
-_TOKEN = re.compile(
-    r"""\s*(?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.])|[-+]?(?:inf|nan)(?![\w.-]))
-         |(?P<word>[A-Za-z_][\w-]*)|(?P<quoted>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<mark>[{}(),=]))""",
-    re.VERBOSE,
-)
-_CONSTANTS = {"None": None, "True": True, "False": False}
+_NAME = r"[A-Za-z_][\w-]*"
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_NUMBER = r"[-+]?(?:inf|nan|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)"
+_LITERAL = rf"{_QUOTED}|(?:None|True|False|{_NUMBER})(?![\w.-])"
 
 
 def read_passes(text: str) -> list[Pass]:
@@ -31,88 +29,65 @@ def read_passes(text: str) -> list[Pass]:
     Raises:
         CompileError: at the place that cannot be read, or for an unknown pass or option.
     """
-    return _Reader(text).passes()
+    reader = _Reader(text)
+    return reader.items(reader.one_pass, r"\Z")
 
 
 class _Reader:
-    """A recursive descent over the tokens of a text: (kind, token, where it starts)."""
+    """Takes a text apart from left to right, by recursive descent."""
 
     def __init__(self, text: str) -> None:
-        self._text = text
-        self._tokens: list[tuple[str, str, int]] = []
-        place, end = 0, len(text.rstrip())
-        while place < end:
-            found = _TOKEN.match(text, place)
-            if found is None:
-                raise self._error(place)
-            kind = str(found.lastgroup)
-            self._tokens.append((kind, found[kind], found.start(kind)))
-            place = found.end()
-        self._tokens.append(("end", "", end))
+        self.text = text
+        self.place = 0
 
-    def passes(self) -> list[Pass]:
-        found = self._list(self._pass, "")
-        if self._tokens[0][0] != "end":
-            raise self._error(self._tokens[0][2])
+    def take(self, pattern: str) -> str | None:
+        """What comes next, if it fits the pattern."""
+        found = re.compile(rf"\s*({pattern})").match(self.text, self.place)
+        if found is None:
+            return None
+        self.place = found.end()
+        return found[1]
+
+    def need(self, pattern: str) -> str:
+        """What comes next, which must fit the pattern."""
+        found = self.take(pattern)
+        if found is None:
+            raise CompileError(
+                f"the passes cannot be read from >>> on: {self.text[: self.place]} >>> {self.text[self.place :]}",
+                hint="write them as they print: name, name{option=value, option=(1, 2)}",
+            )
         return found
 
-    def _pass(self) -> Pass:
-        name = self._take("word")
-        return pass_named(name, **(self._options() if self._next("{") else {}))
-
-    def _options(self) -> dict[str, Any]:
-        found = dict(self._list(self._option, "}"))
-        self._take("}")
-        return found
-
-    def _option(self) -> tuple[str, Any]:
-        name = self._take("word")
-        self._take("=")
-        return name, self._value()
-
-    def _value(self) -> Any:
-        if self._next("("):
-            found = tuple(self._list(self._value, ")"))
-            self._take(")")
-            return found
-        kind, token, _ = self._tokens[0]
-        if kind in ("number", "quoted"):
-            self._take(kind)
-            return float(token) if token.lstrip("+-") in ("inf", "nan") else ast.literal_eval(token)
-        self._take("word")
-        if not self._next("{"):
-            return _CONSTANTS.get(token, token)
-        if token == Normalization.__name__:
-            return built(token, Normalization, self._options())
-        return pass_named(token, **self._options())
-
-    def _list(self, item: Callable[[], ItemT], end: str) -> list[ItemT]:
-        """Items with commas between them, and perhaps one behind the last."""
+    def items(self, item: Callable[[], ItemT], end: str) -> list[ItemT]:
+        """Items up to the end, with commas between them and perhaps one behind the last."""
         found = []
-        while self._tokens[0][1] != end:
+        while self.take(end) is None:
             found.append(item())
-            if not self._next(","):
+            if self.take(",") is None:
+                self.need(end)
                 break
         return found
 
-    def _next(self, mark: str) -> bool:
-        """Take a mark if it comes next."""
-        if self._tokens[0][:2] == ("mark", mark):
-            self._tokens.pop(0)
-            return True
-        return False
+    def one_pass(self) -> Pass:
+        name = self.need(_NAME)
+        return pass_named(name, **self.options()) if self.take("{") else pass_named(name)
 
-    def _take(self, wanted: str) -> str:
-        """Take a token of this kind, or this mark."""
-        kind, token, place = self._tokens[0]
-        if wanted not in (kind, token):
-            raise self._error(place)
-        self._tokens.pop(0)
-        return token
+    def options(self) -> dict[str, Any]:
+        return dict(self.items(self.option, "}"))
 
-    def _error(self, place: int) -> CompileError:
-        shown = f"{self._text[:place]} >>> {self._text[place:]}".strip()
-        return CompileError(
-            f"the passes cannot be read from >>> on: {shown}",
-            hint="write them as they print: name, name{option=value, option=(1, 2)}",
-        )
+    def option(self) -> tuple[str, Any]:
+        name = self.need(_NAME)
+        self.need("=")
+        return name, self.value()
+
+    def value(self) -> Any:
+        if self.take(r"\("):
+            return tuple(self.items(self.value, r"\)"))
+        if (literal := self.take(_LITERAL)) is not None:
+            return float(literal) if literal[-3:] in ("inf", "nan") else ast.literal_eval(literal)
+        name = self.need(_NAME)
+        if not self.take("{"):
+            return name
+        if name == Normalization.__name__:
+            return built(name, Normalization, self.options())
+        return pass_named(name, **self.options())

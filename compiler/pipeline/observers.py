@@ -10,13 +10,13 @@ import attrs
 from torch import Tensor
 
 from spikec.interpreter.contract import (
-    affordable,
     check_exact,
     check_rate,
     check_shapes,
     difference,
     in_own_dtype,
     outputs,
+    within_budget,
 )
 from spikec.ir.errors import CompileError, VerificationError
 from spikec.ir.graph import Graph
@@ -83,7 +83,7 @@ class Numbers:
     def _measured(self, step: Step) -> str:
         """How far an inexact pass has moved the output; what was run for the last one is not run again."""
         against = self.ann if step.by.contract == "rate" else step.before
-        chosen, affordable_steps = affordable(step.after, self.xs)
+        chosen, affordable_steps = within_budget(step.after, self.xs)
         xs, steps = in_own_dtype(step.after, chosen), self.timesteps or affordable_steps
         ran: list[tuple[Graph, int, list[Tensor]]] = []
         for graph in (against, step.after, self.ann):

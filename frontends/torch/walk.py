@@ -46,7 +46,7 @@ def read(traced: Traced, shapes: Sequence[tuple[int, ...]], dtype: str, notes: S
         InvalidModelError: it computes nothing, or returns something else than signals.
     """
     walk = Walk(traced, shapes, dtype)
-    walk.graph.notes += notes
+    walk.graph.imported.notes += notes
     walk.run()
     graph = walk.graph
     for name in reversed(list(graph)):
@@ -68,7 +68,7 @@ class Walk:
         """``shapes``: of a sample of each input."""
         self.traced = traced
         self.graph = graph = Graph(traced.name)
-        graph.device = traced.device
+        graph.imported.device = traced.device
         self.inputs: dict[str, Any] = dict(traced.parameters)
         for name, shape in zip(traced.inputs, shapes, strict=True):
             self.inputs[name] = Signal(graph.add(Input(shape, dtype, rate=traced.spiking), name=name))
@@ -97,7 +97,7 @@ class Walk:
                 self._memory.begin(node, value)
             return
         source = self.traced.source(node)
-        self.graph.meet(source)
+        self.graph.register_sources(source)
         try:
             self.values[node] = self._value(node, source)
             self._account(node, source)
@@ -239,7 +239,9 @@ class Walk:
             self._follow(node, source, value)
         elif (self._given_batch(node) and node.target is not operator.getitem) or any(map(_is_batch, found)):
             self._of_batch.add(node)
-        if source not in self.graph.dropped and all(source not in self.graph[each.name].origin for each in signals):
+        if source not in self.graph.imported.dropped and all(
+            source not in self.graph[each.name].origin for each in signals
+        ):
             self.graph.drop((source,), "does nothing" if signals else "shape arithmetic")
 
     def _given_batch(self, node: fx.Node) -> bool:
@@ -270,7 +272,7 @@ class Walk:
                 if isinstance(leaf, Signal):
                     self.graph.add(Output(), leaf.name, name="output")
             self._fail()
-        self.graph.structure = self._output(result, "output", [0])
+        self.graph.imported.structure = self._output(result, "output", [0])
 
     def _fail(self) -> NoReturn:
         first = next((e for e in self.errors if isinstance(e, UnsupportedOpError)), self.errors[0])
@@ -300,7 +302,7 @@ class Walk:
             count[0] += 1
             return count[0] - 1
         if isinstance(value, Missing):
-            self.graph.notes.append(f"{value.reason}: the model's result holds None in its place")
+            self.graph.imported.notes.append(f"{value.reason}: the model's result holds None in its place")
             return None
         if isinstance(value, dict):
             return {key: self._output(each, f"{name}_{key}", count) for key, each in value.items()}

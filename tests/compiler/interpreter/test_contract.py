@@ -191,14 +191,14 @@ def test_a_large_graph_is_probed_on_two_samples_and_few_steps_and_still_held_to_
     g, size = build.residual(), contract.neurons(spiking)
     assert size == contract.neurons(g) > 0
     xs = probe(g, [X], 0)
-    (all_of_them,), steps = contract.affordable(spiking, xs)
+    (all_of_them,), steps = contract.within_budget(spiking, xs)
     assert (len(all_of_them), steps) == (8, 16)
     monkeypatch.setattr(contract, "WORK", 2 * 16 * size - 1)
-    (few,), steps = contract.affordable(spiking, xs)
+    (few,), steps = contract.within_budget(spiking, xs)
     assert torch.equal(few, xs[0][[0, 7]])  # a real one and a random one
     assert steps == 15
     monkeypatch.setattr(contract, "WORK", 1)
-    assert contract.affordable(spiking, xs)[1] == contract.FEWEST_STEPS
+    assert contract.within_budget(spiking, xs)[1] == contract.FEWEST_STEPS
     assert check_exact(spiking, spiking.copy(), xs) == 0
     for graph in (g, spiking):
         for node in graph.match(Weighted):

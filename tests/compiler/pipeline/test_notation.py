@@ -72,7 +72,7 @@ def test_values_of_every_kind_are_read_and_written(text, name, options):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("normalize normalize", "on: normalize  >>> normalize"),
+        ("normalize normalize", "on: normalize >>>  normalize"),
         ("infer-types,,infer-types", "on: infer-types, >>> ,infer-types"),
         ("fold-rescale{thresholds=", "on: fold-rescale{thresholds= >>>"),
         ("fold-rescale{thresholds=uniform", "on: fold-rescale{thresholds=uniform >>>"),
