@@ -1,13 +1,13 @@
-"""``compile`` and its parts: the only module that knows all rooms, and by name only."""
+"""``compile`` and its parts; frontends, passes and backends are found by name."""
 
 from __future__ import annotations
 
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import attrs
 import torch
@@ -16,33 +16,31 @@ from torch import Tensor
 from spikec.calibration.calibration import Calibration
 from spikec.calibration.data import Batches
 from spikec.calibration.normalization import Normalization
-from spikec.calibration.retained import RETAINED
+from spikec.calibration.source import CalibrationSource
+from spikec.dry_run import refuse_early, refused_beside, run_dry
 from spikec.extend import loader
+from spikec.extend.artifacts import IntegerModel, SpikingModule
 from spikec.extend.backend import Backend
-from spikec.extend.passbase import Context, Note, Pass, plain
-from spikec.foresee import foresee, readable
+from spikec.extend.passbase import Context, Note
 from spikec.interpreter.contract import check_shapes
 from spikec.interpreter.imported import check_import
 from spikec.interpreter.inputs import examples, whole_number
 from spikec.interpreter.probe import probe
-from spikec.ir.errors import (
-    CalibrationError,
-    CompileError,
-    InvalidModelError,
-    Problem,
-    SpikecWarning,
-    UnsupportedOpError,
-    warn,
-)
+from spikec.ir.errors import CompileError, InvalidModelError, Problem, SpikecWarning, UnsupportedOpError, warn
 from spikec.ir.files import replacing
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
+from spikec.options import AnyOptions, NetxOptions, NirOptions, Options, SpikingJellyOptions, backend_of, timesteps_of
 from spikec.pipeline.manager import Observer, StageRecord, run_pipeline
 from spikec.pipeline.observers import Dump, Numbers, Verify, write_ledger
 from spikec.pipeline.pipeline import Pipeline
 from spikec.pipeline.report import Report
-from spikec.reading import Inputs, find_frontend, own
+from spikec.reading import detach_from_model, find_frontend
+
+if TYPE_CHECKING:
+    import nir
+    from typing_extensions import Unpack
 
 #: holds the imported graph to its model on a probe
 _Check = Callable[[Sequence[Tensor]], float]
@@ -73,7 +71,7 @@ class Compilation:
 
     @property
     def output_scale(self) -> Any:
-        """See the class."""
+        """The output's scale as an array, or a tuple with one for each output."""
         scales = tuple(self.graph.type(name).scale for name in self.graph.outputs)
         return scales[0] if len(scales) == 1 else scales
 
@@ -81,116 +79,77 @@ class Compilation:
 class Compiler:
     """A target with its options; see :func:`compile` for what they mean."""
 
-    def __init__(
-        self,
-        target: str | Backend,
-        *,
-        example_input: Inputs | None = None,
-        calibration: Any = None,
-        normalization: str | float | Normalization | None = None,
-        timesteps: int | None = None,
-        pipeline: Pipeline | Iterable[Pass | str] | None = None,
-        verify: Verify = "end",
-        dump_dir: str | os.PathLike[str] | None = None,
-        progress: bool | None = None,
-        seed: int = 0,
-        **target_options: Any,
-    ) -> None:
-        timesteps = None if timesteps is None else whole_number("timesteps", timesteps, 1)
-        if verify not in ("each", "end", "off"):
-            raise CompileError(f"verify is {verify!r}", hint='give "each", "end" or "off"')
+    def __init__(self, target: str | Backend, **options: Unpack[AnyOptions]) -> None:
+        own: dict[str, Any] = {name: value for name, value in options.items() if name not in Options.__annotations__}
+        self.backend = backend_of(target, own)
+        normalization, pipeline = options.get("normalization"), options.get("pipeline")
         if pipeline is not None and normalization is not None:
             raise CompileError(
                 "both pipeline and normalization are given",
                 hint="say it in the pipeline: Pipeline.default(target, normalization=...)",
             )
-        self.backend = _backend(target, target_options)
-        self.normalization = None if normalization is None else Normalization.parse(normalization)
         if isinstance(pipeline, str):
-            raise CompileError(f"pipeline is the string {pipeline!r}", hint="give a Pipeline, or a list of passes")
-        self.pipeline = pipeline if pipeline is None or isinstance(pipeline, Pipeline) else list(pipeline)
-        meant = pipeline.timesteps if isinstance(pipeline, Pipeline) else None
-        if None not in (timesteps, meant) and timesteps != meant:
             raise CompileError(
-                f"timesteps is {timesteps}, and the pipeline was made for {meant}",
-                hint="say the same in both, or in one",
+                f"pipeline is the string {pipeline!r}", hint="give a Pipeline, such as spikec.Pipeline.parse(text)"
             )
-        self.example_input = example_input
-        self.calibration = calibration
-        self.timesteps = timesteps or meant
-        self.verify = verify
-        self.dump_dir = dump_dir
-        self.progress = progress
-        self.seed = whole_number("seed", seed, 0)
+        self.normalization = None if normalization is None else Normalization.parse(normalization)
+        self.pipeline = pipeline if pipeline is None or isinstance(pipeline, Pipeline) else list(pipeline)
+        self.timesteps = timesteps_of(options.get("timesteps"), self.pipeline)
+        self.verify: Verify = options.get("verify", "end")
+        if self.verify not in get_args(Verify):
+            raise CompileError(f"verify is {self.verify!r}", hint='give "each", "end" or "off"')
+        self.seed = whole_number("seed", options.get("seed", 0), 0)
+        self.example_input = options.get("example_input")
+        self.calibration = options.get("calibration")
+        self.progress = bool(options.get("progress"))
+        dump_dir = options.get("dump_dir")
+        self.dump_dir = None if dump_dir is None else Path(dump_dir)
 
     def run(self, model: Any) -> Compilation:
-        """Compile one model; nothing is emitted before the whole graph is known to fit the target."""
-        graph, context, records = self.lower(model)
-        own(*(record.graph for record in records))
-        return self._emit(graph, context, records)
+        """Compile one model: import it, run the passes, ask the target, and emit.
 
-    def _emit(self, graph: Graph, context: Context, records: Sequence[StageRecord]) -> Compilation:
-        final = records[-1].graph
-        context.running = self.backend.name
-        artifact = self.backend.emit(final, context)
-        ledger = self._kept(Ledger.of(graph, final))
-        report = Report.of(records, context, self.backend)
-        return Compilation(artifact, final, tuple(records), ledger, report, context.statistics)
+        Where there is more than one batch of data, the passes run dry before, on none and on the first one, so that a
+        model is refused before all of the data is looked at. Nothing is emitted before the target has no objection.
+        """
+        context, stages = self.lower(model)
+        detach_from_model(*(stage.graph for stage in stages))
+        return self.emit(context, stages)
 
-    def lower(self, model: Any) -> tuple[Graph, Context, list[StageRecord]]:
-        """All of :meth:`run` but emitting: the imported graph, the context, the stages.
+    def lower(self, model: Any) -> tuple[Context, Sequence[StageRecord]]:
+        """All of :meth:`run` but emitting: what backends may know, and the graph after the import and every pass.
 
         Raises:
             CompileError: with every problem of the model and the target that can be known by then, and with the ledger.
         """
-        graph: Graph | None = None
+        context: Context | None = None
         records: list[StageRecord] = []
         try:
-            graph, context, check_model, example = self._start(model)
-            if self.pipeline is None and context.batches is not None and len(context.batches) != 1:
-                self._refuse_early(graph, context.batches)
-            observers = self._observers(graph, context, check_model, example)
-            records = run_pipeline(graph, self._pipeline(graph, context), context, observers)
-            problems = self.backend.check(records[-1].graph)
-            if problems:
+            context, example, check_model = self._import(model)
+            graph, calibration = context.reference, context.calibration
+            if self.pipeline is None and calibration.is_long:
+                refuse_early(graph, calibration, self._run_dry)
+            first = example if calibration.batches is None else calibration.batches.first
+            observers = self._observers(graph, first, check_model)
+            records = run_pipeline(graph, self._pipeline(graph, calibration), context, observers)
+            if problems := self.backend.check(records[-1].graph):
                 raise UnsupportedOpError(problems)
         except CompileError as error:
-            if graph is None and error.graph is not None:
-                error.add(self._foreseen(error.graph, error.problems))
-            account(error, graph, records[-1].graph if records else graph)
-            if error.ledger is not None:
-                self._kept(error.ledger)
+            imported = None if context is None else context.reference
+            if imported is None and error.graph is not None:
+                error.add(refused_beside(error.graph, error.problems, self._run_dry))
+            account(error, imported, records[-1].graph if records else imported)
+            self._dump_ledger(error.ledger)
             raise
-        return graph, context, records
+        return context, records
 
-    def _kept(self, ledger: Ledger) -> Ledger:
-        """The ledger, which the dump has too."""
-        if self.dump_dir is not None:
-            write_ledger(Path(self.dump_dir), ledger)
-        return ledger
-
-    def _foreseen(self, read: Graph, known: Sequence[Problem]) -> list[Problem]:
-        """What the target refuses of a model that was read in part, at other nodes than those known already."""
-        part, end = readable(read)
-        if not part.outputs:
-            return []
-        context = Context(part, timesteps=self.timesteps, seed=self.seed)
-        found = foresee(part, self._pipeline(part, context), self.backend, context)
-        beside = end.union(*(problem.origin for problem in known))
-        return [problem for problem in found if problem.origin and beside.isdisjoint(problem.origin)]
-
-    def _refuse_early(self, graph: Graph, batches: Batches) -> None:
-        """Raise what will be refused whatever thresholds are chosen, before all of the data is looked at."""
-        context = Context(graph, timesteps=self.timesteps, seed=self.seed)
-        found = foresee(graph, self._pipeline(graph, context), self.backend, context)
-        if found:
-            context = Context(
-                graph, timesteps=self.timesteps, seed=self.seed, batches=Batches([batches.first], batches.names)
-            )
-            again = foresee(graph, self._pipeline(graph, context), self.backend, context)
-            problems = [problem for problem in again if problem in found]
-            if problems:
-                raise UnsupportedOpError(problems)
+    def emit(self, context: Context, stages: Sequence[StageRecord]) -> Compilation:
+        """Make the artifact, and gather everything that the run has left."""
+        final = stages[-1].graph
+        artifact = self.backend.emit(final, attrs.evolve(context, running=self.backend.name))
+        ledger = Ledger.of(context.reference, final)
+        self._dump_ledger(ledger)
+        report = Report(self.backend.name, tuple(stages), tuple(context.notes))
+        return Compilation(artifact, final, tuple(stages), ledger, report, context.calibration.gathered)
 
     def gather(self, model: Any) -> Calibration:
         """Run the passes up to the one that asks for statistics.
@@ -198,61 +157,48 @@ class Compiler:
         Raises:
             CompileError: no pass does.
         """
-        graph, context, *_ = self._start(model)
-        pipeline = self._pipeline(graph, context)
+        context, *_ = self._import(model)
+        pipeline = self._pipeline(context.reference, context.calibration)
         for count, each in enumerate(pipeline, start=1):
             if each.gives is CALIBRATED:
-                run_pipeline(graph, Pipeline(pipeline.passes[:count], pipeline.start), context)
-        if context.statistics is None:
+                run_pipeline(context.reference, Pipeline(pipeline.passes[:count], pipeline.start), context)
+        if context.calibration.gathered is None:
             raise CompileError("no pass of this pipeline looks at calibration data", hint="normalize does")
-        return context.statistics
+        return context.calibration.gathered
 
-    def _start(self, model: Any) -> tuple[Graph, Context, _Check | None, Sequence[Tensor] | None]:
-        given = self.calibration
-        statistics = given if isinstance(given, Calibration) else None
-        data = None if statistics is not None else given
+    def _import(self, model: Any) -> tuple[Context, Sequence[Tensor] | None, _Check | None]:
+        """The model as a graph, in the context of its passes; the user's example; what holds the graph to the model."""
         frontend, model = find_frontend(model)
-        shapes = example = frontend.batches(model, examples(self.example_input))
-        batches = None
-        if data is not None:
-            batches = data if isinstance(data, Batches) else Batches(data, frontend.input_names(model))
-            if shapes is None:
-                shapes = batches.first
-            elif [x.shape[1:] for x in shapes] != [x.shape[1:] for x in batches.first]:
-                found, wanted = _shapes(batches.first), _shapes(shapes)
-                raise CalibrationError(f"a sample is {found} in the calibration data, and {wanted} in example_input")
-        if shapes is None and statistics is not None:
-            shapes = tuple(torch.zeros(1, *shape) for shape in statistics.shapes)
-        samples: tuple[Tensor, ...] = ()
-        if batches is not None:
-            samples = tuple(x[:RETAINED] for x in batches.first)
-        elif statistics is not None and statistics.retained is not None:
-            samples = statistics.retained.inputs
-        graph = frontend.load(model, shapes)
-        if batches is not None and _alike(batches.first):
-            warn("the samples of the first calibration batch are all the same: thresholds will fit nothing else")
-        context = Context(
-            graph,
-            timesteps=self.timesteps,
-            seed=self.seed,
-            notes=[Note("import", "", note) for note in graph.notes],
-            batches=batches,
-            statistics=statistics,
-            track=_track if self.progress else plain,
-            samples=samples,
-        )
+        example = frontend.batches(model, examples(self.example_input))
+        calibration = CalibrationSource.of(self.calibration, frontend.input_names(model), progress=self.progress)
+        graph = frontend.load(model, calibration.examples(example))
+        calibration.warn_if_alike()
+        notes = [Note("import", "", note) for note in graph.imported.notes]
         reference = frontend.reference(model)
         layers = functools.partial(frontend.layer_results, model)
-        held = None if reference is None else lambda xs: check_import(graph, reference, xs, layers)
-        return graph, context, held, example
+        check = None if reference is None else lambda xs: check_import(graph, reference, xs, layers)
+        return Context(graph, self.timesteps, self.seed, calibration, notes), example, check
 
-    def _pipeline(self, graph: Graph, context: Context) -> Pipeline:
+    def _observers(self, graph: Graph, example: Sequence[Tensor] | None, check_model: _Check | None) -> list[Observer]:
+        """Who watches the passes; an imported graph that is not the model is refused here."""
+        observers: list[Observer] = []
+        if self.verify != "off":
+            xs = probe(graph, example, self.seed)
+            check_shapes(graph, xs)
+            if check_model is not None:
+                check_model(xs)
+            observers.append(Numbers(graph, xs, each=self.verify == "each", timesteps=self.timesteps))
+        if self.dump_dir is not None:
+            observers.append(Dump(self.dump_dir, graph))
+        return observers
+
+    def _pipeline(self, graph: Graph, calibration: CalibrationSource) -> Pipeline:
+        """The passes for an imported graph, with thresholds chosen as the calibration allows."""
         if self.pipeline is not None:
-            if isinstance(self.pipeline, Pipeline):
-                return self.pipeline
-            return Pipeline(self.pipeline, _stage(graph))
+            given = self.pipeline
+            return given if isinstance(given, Pipeline) else Pipeline(given, _stage(graph))
         normalization = self.normalization
-        if normalization is None and not context.has_data and not graph.is_spiking:
+        if normalization is None and not calibration and not graph.is_spiking:
             normalization = Normalization(method="model")
         default = Pipeline.default(self.backend, normalization=normalization, timesteps=self.timesteps)
         if graph.is_spiking:  # its neurons state where they start
@@ -260,37 +206,25 @@ class Compiler:
             return default.from_stage(_stage(graph)).without("init-potential", *tuned)
         return default
 
-    def _observers(
-        self, graph: Graph, context: Context, check_model: _Check | None, example: Sequence[Tensor] | None
-    ) -> list[Observer]:
-        observers: list[Observer] = []
-        if self.verify != "off":
-            samples = context.batches.first if context.batches is not None else example
-            xs = probe(graph, samples, self.seed)
-            check_shapes(graph, xs)
-            if check_model is not None:
-                check_model(xs)
-            observers.append(Numbers(graph, xs, each=self.verify == "each", timesteps=self.timesteps))
-        if self.dump_dir is not None:
-            observers.append(Dump(Path(self.dump_dir), graph))
-        return observers
+    def _run_dry(self, graph: Graph, calibration: CalibrationSource) -> list[Problem]:
+        """What is refused of an imported graph, with thresholds chosen from this calibration."""
+        context = Context(graph, self.timesteps, self.seed, calibration)
+        return run_dry(graph, self._pipeline(graph, calibration), self.backend, context)
+
+    def _dump_ledger(self, ledger: Ledger | None) -> None:
+        if ledger is not None and self.dump_dir is not None:
+            write_ledger(self.dump_dir, ledger)
 
 
-def compile(
-    model: Any,
-    target: str | Backend,
-    *,
-    example_input: Inputs | None = None,
-    calibration: Any = None,
-    normalization: str | float | Normalization | None = None,
-    timesteps: int | None = None,
-    pipeline: Pipeline | Iterable[Pass | str] | None = None,
-    verify: Verify = "end",
-    dump_dir: str | os.PathLike[str] | None = None,
-    progress: bool | None = None,
-    seed: int = 0,
-    **target_options: Any,
-) -> Any:
+@overload
+def compile(model: Any, target: Literal["spikingjelly"], **options: Unpack[SpikingJellyOptions]) -> SpikingModule: ...
+@overload
+def compile(model: Any, target: Literal["nir"], **options: Unpack[NirOptions]) -> nir.NIRGraph: ...
+@overload
+def compile(model: Any, target: Literal["netx"], **options: Unpack[NetxOptions]) -> IntegerModel: ...
+@overload
+def compile(model: Any, target: str | Backend, **options: Unpack[Options]) -> Any: ...
+def compile(model: Any, target: str | Backend, **options: Any) -> Any:
     """Turn a trained network into a spiking one for a target.
 
     Args:
@@ -321,22 +255,10 @@ def compile(
     Raises:
         CompileError: one of its subclasses, with every problem located in the model.
     """
-    compiler = Compiler(
-        target,
-        example_input=example_input,
-        calibration=calibration,
-        normalization=normalization,
-        timesteps=timesteps,
-        pipeline=pipeline,
-        verify=verify,
-        dump_dir=dump_dir,
-        progress=progress,
-        seed=seed,
-        **target_options,
-    )
-    graph, context, records = compiler.lower(model)
-    own(records[-1].graph)  # the other stages go
-    return compiler._emit(graph, context, records).artifact
+    compiler = Compiler(target, **options)
+    context, stages = compiler.lower(model)
+    detach_from_model(stages[-1].graph)  # the other stages go
+    return compiler.emit(context, stages).artifact
 
 
 def calibrate(
@@ -346,8 +268,7 @@ def calibrate(
     *,
     time_axis: int | None = None,
     device: str | torch.device | None = None,
-    progress: bool | None = None,
-    **options: Any,
+    **options: Unpack[AnyOptions],
 ) -> Calibration:
     """The statistics that :func:`compile` would gather, to save, to merge, and to give to it as ``calibration``.
 
@@ -361,15 +282,14 @@ def calibrate(
         time_axis: of event data, the axis of each input that is time (0 for [T, B, ...]); the ANN then sees the
             average over it, which is what a rate stands for.
         device: where the ANN runs; None for where the data is.
-        progress: show a progress bar.
         options: any of :func:`compile`.
     """
     frontend, model = find_frontend(model)
-    batches = Batches(data, frontend.input_names(model), time_axis=time_axis, device=device)
-    return Compiler(target, calibration=batches, progress=progress, **options).gather(model)
+    options["calibration"] = Batches(data, frontend.input_names(model), time_axis=time_axis, device=device)
+    return Compiler(target, **options).gather(model)
 
 
-def check(model: Any, target: str | Backend, **options: Any) -> list[Problem]:
+def check(model: Any, target: str | Backend, **options: Unpack[AnyOptions]) -> list[Problem]:
     """Every problem that :func:`compile` would raise, without emitting anything; empty if there is none.
 
     Args:
@@ -413,31 +333,7 @@ def save(artifact: Any, path: str | os.PathLike[str]) -> None:
 
 
 def _stage(graph: Graph) -> Stage:
-    """Where an imported graph stands."""
+    """Return the stage that an imported graph has reached."""
     if not graph.is_spiking:
         return IMPORTED
     return RECEIVED if SPIKING.problems(graph) else SPIKING
-
-
-def _alike(xs: Sequence[Tensor]) -> bool:
-    return len(xs[0]) > 1 and all(bool((x == x[:1]).all()) for x in xs)
-
-
-def _shapes(xs: Sequence[Tensor]) -> str:
-    return " and ".join(str(list(x.shape[1:])) for x in xs)
-
-
-def _backend(target: str | Backend, options: Mapping[str, Any]) -> Backend:
-    if isinstance(target, Backend):
-        if options:
-            raise CompileError(f"options {', '.join(options)} for a target that is an instance already")
-        return target
-    if not isinstance(target, str):
-        raise CompileError(f"target is a {type(target).__name__}", hint="give a name, or an instance of a Backend: B()")
-    return loader.built(f"target {target}", loader.backend_named(target), options)
-
-
-def _track(items: Iterable[Any], description: str, total: int) -> Iterable[Any]:
-    from rich.progress import track
-
-    return track(items, description, total or None)

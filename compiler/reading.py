@@ -36,25 +36,25 @@ def load(model: Any, example_input: Inputs | None = None) -> Graph:
     except CompileError as error:
         account(error, None, None)
         raise
-    own(graph)
+    detach_from_model(graph)
     return graph
 
 
-def own(*graphs: Graph) -> None:
+def detach_from_model(*graphs: Graph) -> None:
     """Copy the parameters that are still the model's memory, so that what becomes of the model does not reach a graph.
 
     An op that graphs share they share afterwards too.
     """
-    owned: dict[Op, Op] = {}
+    detached: dict[Op, Op] = {}
     for graph in graphs:
         for node in graph.match(Op):
-            if node.op not in owned:
-                owned[node.op] = _owned(node.op)
-            if owned[node.op] is not node.op:
-                graph.set_op(node.name, owned[node.op])
+            if node.op not in detached:
+                detached[node.op] = _detached(node.op)
+            if detached[node.op] is not node.op:
+                graph.set_op(node.name, detached[node.op])
 
 
-def _owned(op: Op) -> Op:
+def _detached(op: Op) -> Op:
     borrowed = {field: value for field, value in op.parameters().items() if _is_borrowed(value)}
     copies: dict[str, Any] = {field: sealed(value.copy()) for field, value in borrowed.items()}
     return attrs.evolve(op, **copies) if copies else op
@@ -69,7 +69,7 @@ def _is_borrowed(value: Any) -> bool:
 
 
 class _GraphFrontend(Frontend):
-    """A Graph is already one."""
+    """Takes a graph as it is, and leaves it alone: passes change a copy."""
 
     takes = "a spikec.Graph"
 

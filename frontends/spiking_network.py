@@ -47,8 +47,8 @@ class SpikingNetworkFrontend(Frontend):
             delayed += [call] * bool(back)
         for call in delayed:
             graph.set_operands(call.node, *call.operands)
-        graph.structure = model.structure
-        graph.device = str(next((x.device for x in (*model.parameters(), *model.buffers())), "cpu"))
+        graph.imported.structure = model.structure
+        graph.imported.device = str(next((x.device for x in (*model.parameters(), *model.buffers())), "cpu"))
         return graph
 
 

@@ -37,7 +37,7 @@ class CalibratePotential(Pass):
         changes = 0
         for layer in layers(graph, context):
             for _ in range(self.rounds):
-                missing = self.step * layer.lacks().sum(0)
+                missing = self.step * layer.shortfall().sum(0)
                 for name in layer.neurons:
                     op, (current,) = graph[name], graph.operands(name)
                     assert isinstance(op, Neuron)

@@ -36,20 +36,14 @@ class Choose(Pass):
             context.note("", NO_SAMPLES)
             return 0
         best: tuple[tuple[float, float], int, Graph] | None = None
-        for candidate, shown_as in zip(self.candidates, self._shown(), strict=True):
+        for candidate in self.candidates:
             tried = graph.copy()
             changes = sum(each.run(tried, context) for each in candidate)
             found = context.agreement(tried)
-            context.note("", f"{shown_as}: {agreement_text(found)}")
+            context.note("", f"{' + '.join(map(str, candidate))}: {agreement_text(found)}")
             if best is None or found > best[0]:
                 best = found, changes, tried
         if best is None:
             return 0
-        graph.become(best[2])
+        graph.replace_with(best[2])
         return best[1]
-
-    def _shown(self) -> list[str]:
-        return [" + ".join(map(str, candidate)) for candidate in self.candidates]
-
-    def __str__(self) -> str:
-        return f"{self.name}({' | '.join(self._shown())})"

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import attrs
 import numpy as np
-from torch import Tensor
 
 from spikec.extend.passbase import Context, Contract, Pass
 from spikec.ir.errors import CalibrationError
@@ -53,15 +52,11 @@ class EncodeInput(Pass):
 
 
 def _range(graph: Graph, node: Node[Input], position: int, context: Context) -> tuple[float, float]:
-    """The smallest (0 at most) and the largest value of an input in the calibration samples; (0, 1) without any."""
-    samples: Tensor | None = None
-    if context.samples:
-        samples = context.samples[position]
-    elif context.batches is not None:
-        samples = context.batches.first[position]
-    if samples is None:
+    """Smallest and largest value seen, or (0, 1)."""
+    if not context.samples:
         context.note(node.name, "no calibration samples: its values are taken to lie in [0, 1]; others are clipped")
         return 0.0, 1.0
+    samples = context.samples[position]
     low, high = float(samples.min()), float(samples.max())
     if low == high == 0:
         raise CalibrationError(

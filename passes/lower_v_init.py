@@ -22,18 +22,12 @@ class LowerVInit(Pass):
 
     After T steps the membrane has received the same charge (Deng and Gu 2021, eq. 11: the bias shift). The
     current joins the bias of the affine op in front of the neuron; where there is none of its own, an
-    identity with that bias is inserted.
-
-    Attributes:
-        timesteps: T; None for what the user means to run; where that is open too, the potentials stay, and the loss is
-            noted.
+    identity with that bias is inserted. Where the user's T is open, the potentials stay, and the loss is noted.
     """
 
     name: ClassVar[str] = "lower-v-init"
     contract: ClassVar[Contract] = "approximate"
     needs: ClassVar[tuple[Stage, ...]] = SNN
-
-    timesteps: int | None = None
 
     def run(self, graph: Graph, context: Context) -> int:
         """Lower the potential of every neuron that has one."""
@@ -46,10 +40,9 @@ class LowerVInit(Pass):
                 f"{len(other)} layer(s) that leak or reset to a value start at an initial potential, which no bias "
                 "replaces; it is kept as metadata",
             )
-        timesteps = self.timesteps or context.timesteps
         if not nodes:
             return 0
-        if timesteps is None:
+        if context.timesteps is None:
             context.note(
                 "",
                 f"{len(nodes)} layer(s) start at an initial potential that the target's neurons do not have; it is "
@@ -57,7 +50,7 @@ class LowerVInit(Pass):
                 "compile with timesteps= to turn it into a bias",
             )
             return 0
-        return sum(_lower(graph, node, timesteps, context) for node in nodes)
+        return sum(_lower(graph, node, context.timesteps, context) for node in nodes)
 
 
 def _lower(graph: Graph, node: Node[Neuron], timesteps: int, context: Context) -> int:

@@ -106,9 +106,8 @@ def _growth(graph: Graph, readers: Sequence[str], encoder: Node[Neuron], context
 
 
 def _inputs(graph: Graph, encoder: Node[Neuron], context: Context) -> list[Tensor]:
-    samples = context.samples or (context.batches.first if context.batches is not None else ())
-    if samples:
-        return [x[:_PROBED].to("cpu", torch.float64) for x in samples]
+    if context.samples:
+        return [x[:_PROBED].to("cpu", torch.float64) for x in context.samples]
     generator = torch.Generator().manual_seed(context.seed)
     peak = float(np.max(encoder.op.v_threshold))
     return [

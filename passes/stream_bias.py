@@ -45,7 +45,7 @@ class StreamBias(Pass):
             for name in layer.neurons:
                 graph.set_operand(name, 0, stream)
             for _ in range(self.rounds):
-                currents = currents + self.step * _by_channel(layer.lacks()) / signal.scale
+                currents = currents + self.step * _by_channel(layer.shortfall()) / signal.scale
                 graph.set_op(stream, Stream(currents))
             changes += 1
         return changes

@@ -27,10 +27,10 @@ class TuneThresholds(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """Set the casts in front of and behind every neuron."""
-        if context.ann is None or context.statistics is None:
+        if context.ann is None or context.calibration.gathered is None:
             return 0
         steps, warn = context.steps, context.warn
-        found = scales.from_statistics(self.normalization, context.ann, context.statistics, steps, warn)
+        found = scales.from_statistics(self.normalization, context.ann, context.calibration.gathered, steps, warn)
         changes = 0
         for name, scale in found.items():
             if len(neurons_of(graph, name)) > 1:

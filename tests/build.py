@@ -4,7 +4,8 @@ import attrs
 import numpy as np
 
 from spikec import Backend, Graph
-from spikec.extend.loader import pass_named
+from spikec.calibration.data import Batches
+from spikec.calibration.source import CalibrationSource
 from spikec.ir.ops import Add, AvgPool, BatchNorm, Concat, Conv, Flatten, Identity, Input, Linear, Output, Relu
 from spikec.ir.origin import Source
 
@@ -52,6 +53,11 @@ class Builder:
         return self.graph
 
 
+def samples(*xs):
+    """Calibration data of one batch, a tensor an input, as passes are given it."""
+    return CalibrationSource(Batches([xs], [""] * len(xs)))
+
+
 def mlp():
     b = Builder(6)
     h = b.relu(b.batchnorm(b.linear(b.x, 8, "fc1"), "bn1"), "relu1")
@@ -81,12 +87,7 @@ class GraphTarget(Backend):
     before: tuple = ()
 
     def passes(self, timesteps):
-        return (
-            *self.before,
-            "avgpool-to-sumpool",
-            pass_named("fold-rescale", thresholds=self.thresholds),
-            "cast-parameters",
-        )
+        return *self.before, "avgpool-to-sumpool", f"fold-rescale{{thresholds={self.thresholds}}}", "cast-parameters"
 
     def emit(self, graph, context):
         return graph

@@ -24,7 +24,7 @@ from spikec import (
 from spikec.frontends.torch import converter
 from spikec.ir.op import Op
 from spikec.ir.ops import Identity, Linear, Weighted
-from spikec.reading import find_frontend, own
+from spikec.reading import detach_from_model, find_frontend
 
 TARGETS = ["spikingjelly", "nir", "netx"]
 
@@ -363,8 +363,8 @@ def test_the_module_has_the_models_dtype(dtype):
 
 def test_the_module_is_on_the_models_device():
     graph = spikec.load(nets.build("mlp"))
-    assert graph.device == "cpu"
-    graph.device = "meta"
+    assert graph.imported.device == "cpu"
+    graph.imported.device = "meta"
     snn = spikec.compile(graph, "spikingjelly", calibration=nets.batch("mlp", 16))
     assert {p.device.type for p in snn.parameters()} == {"meta"}
 
@@ -398,7 +398,7 @@ def test_what_becomes_of_the_model_reaches_nothing_that_was_made_of_it(layers, m
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))[:layers].eval()
     assert all(graphs_after_training(copy.deepcopy(net)))
     for module in ("reading", "driver"):
-        monkeypatch.setattr(f"spikec.{module}.own", lambda *graphs: None)
+        monkeypatch.setattr(f"spikec.{module}.detach_from_model", lambda *graphs: None)
     unowned = graphs_after_training(net)
     assert not any(unowned if layers == 1 else [unowned[0], unowned[2]])
 
@@ -408,7 +408,7 @@ def test_a_frontend_lends_the_models_memory_until_it_is_copied():
     frontend, _ = find_frontend(net)
     graph = frontend.load(net, (torch.rand(5, 3),))
     lent = graph.copy()
-    own(graph)
+    detach_from_model(graph)
     weight = net[0].weight.detach().numpy()
     assert [np.shares_memory(g.match(Linear)[0].op.weight, weight) for g in (lent, graph)] == [True, False]
 

@@ -13,8 +13,7 @@ from spikec.backends.netx.model import Encoder, NetxModel
 from spikec.backends.netx.plan import WEIGHT, PlannedLayer, inner_tap, plan
 from spikec.backends.netx.sim import IntegerLayer
 from spikec.extend.backend import Backend
-from spikec.extend.loader import pass_named
-from spikec.extend.passbase import Context, Pass
+from spikec.extend.passbase import Context
 from spikec.ir.errors import Problem
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Conv
@@ -37,27 +36,12 @@ class Netx(Backend):
 
     name: ClassVar[str] = "netx"
     suffix: ClassVar[str] = ".net"
+    order: ClassVar[str] = "netx"
+    thresholds: ClassVar[str] = "uniform"
 
     reset: Literal["auto", "soft", "hard"] = attrs.field(
         default="auto", validator=attrs.validators.in_(("auto", "soft", "hard"))
     )
-
-    def before_tuning(self, timesteps: int | None) -> tuple[Pass | str, ...]:
-        """Spikes in."""
-        return ("encode-input",)
-
-    def passes(self, timesteps: int | None) -> tuple[Pass | str, ...]:
-        """No casts, no pools, one kind of reset, integers."""
-        return (
-            "lower-movement",
-            "avgpool-to-sumpool",
-            pass_named("fold-rescale", thresholds="uniform"),
-            pass_named("fold-pool", affine=True),
-            pass_named("legalize-netx", reset=self.reset),
-            pass_named("fold-pool", affine=True),
-            pass_named("reset-netx", reset=self.reset),
-            "quantize-netx",
-        )
 
     def check(self, graph: Graph) -> list[Problem]:
         """List what keeps the graph from being one chain of integer layers."""

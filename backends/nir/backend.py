@@ -15,8 +15,8 @@ import numpy as np
 from spikec.backends.nir.converters import in_seconds, node_for
 from spikec.backends.nir.profiles import PROFILES, Profile
 from spikec.extend.backend import Backend
-from spikec.extend.loader import pass_named, unknown
-from spikec.extend.passbase import Context, Pass
+from spikec.extend.loader import unknown
+from spikec.extend.passbase import Context
 from spikec.ir.errors import CompileError, Problem, UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Input, Neuron, Output, Weighted
@@ -45,23 +45,21 @@ class Nir(Backend):
 
     name: ClassVar[str] = "nir"
     suffix: ClassVar[str] = ".nir"
+    order: ClassVar[str] = "nir"
+    thresholds: ClassVar[str] = "uniform"
 
     dt: float = attrs.field(default=1e-4, validator=_positive)
     profile: str = attrs.field(default="portable", validator=_known_profile)
 
-    def passes(self, timesteps: int | None) -> tuple[Pass | str, ...]:
-        """One threshold a layer, no initial potential where T is known, no op that NIR lacks."""
-        return (
-            "lower-movement",
-            pass_named("avgpool-to-sumpool", keep=(2,) if self._profile.averages else ()),
-            "lower-concat",
-            pass_named("fold-rescale", thresholds="uniform"),
-            pass_named("lower-v-init", timesteps=timesteps),
-            *(() if timesteps is None else ("correct-bias",)),
-            "legalize-nir",
-            "cast-parameters",
-            pass_named("strict-threshold", fires=self._profile.fires),
-        )
+    @property
+    def averages(self) -> tuple[int, ...]:
+        """AvgPool2d, where the reader has it."""
+        return (2,) if self._profile.averages else ()
+
+    @property
+    def fires(self) -> str:
+        """As the reader's neurons do."""
+        return self._profile.fires
 
     @property
     def _profile(self) -> Profile:

@@ -40,8 +40,8 @@ class SpikingJelly(Backend):
             part = _attribute(name, parts)
             parts[part] = module_for(graph[name], graph.type(name))
             plan.append(ModuleCall.of(name, part, graph.operands(name), graph[name]))
-        network = SpikingNetwork(graph.name, plan, parts, graph.inputs, graph.outputs, graph.structure)
-        return network.eval().to(graph.device)
+        network = SpikingNetwork(graph.name, plan, parts, graph.inputs, graph.outputs, graph.imported.structure)
+        return network.eval().to(graph.imported.device)
 
     def owns(self, artifact: Any) -> bool:
         """True for a SpikingNetwork."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spikec.backends.spikingjelly.modules import StatefulModule, checked_step_mode
+from spikec.extend.artifacts import SpikingModule
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.op import Op
 
@@ -41,7 +42,7 @@ class ModuleCall:
         return cls(node, part, operands, type(op), fields)
 
 
-class SpikingNetwork(nn.Module):
+class SpikingNetwork(SpikingModule):
     """A spiking network as a torch module.
 
     In step mode ``"s"`` a call is one time-step, [B, ...] in and out; in ``"m"`` it is all of them,

@@ -1,4 +1,4 @@
-"""Statistics of a stream of tensors, at a small part of what it costs to compute them."""
+"""Counts the values of a stream of tensors, in a small part of the time that it takes to compute them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.calibration.statistics import COARSE, SHIFT, SLOTS, ZEROS, Statistics, base, digits, packed, slots
+from spikec.calibration.statistics import COARSE, SHIFT, SLOTS, ZEROS, Statistics, base, packed, slots
 from spikec.ir.errors import CalibrationError
 from spikec.ir.types import Array
 
 #: values that are looked at together: they and what is made of them stay in the processor's cache
 _CHUNK = 1 << 18
-#: between these the squares of float32 values fit float32
-_TINY, _HUGE = 1e-12, 1e15
+#: the largest value that is counted: values are sorted into bins by the bits of a float32
+_LARGEST = float(np.finfo(np.float32).max)
 #: values of a channel that 32-bit counts can take
 _FULL = 2**31
 
@@ -35,7 +35,6 @@ class Accumulator:
         self._axis = axis
         self._count = 0
         self._maximum: Array = np.zeros(0)
-        self._sums: Array = np.zeros(0, dtype=np.int64)
         self._waiting: list[Tensor] = []
         self._table: Tensor | None = None
         self._base: Array = np.zeros(0, dtype=np.int64)
@@ -44,36 +43,29 @@ class Accumulator:
         """Values [B, ...]; the tensor may be kept for a while, and must not be written to.
 
         Raises:
-            CalibrationError: a value, or the sum of the squares, is not finite.
+            CalibrationError: a value is not finite, also as a float32.
         """
         outer, channels = math.prod(values.shape[: self._axis + 1]), values.shape[self._axis + 1]
         rows = values.detach().reshape(outer, channels, -1)
         each = outer * rows.shape[2]
         if not self._count:
             self._maximum = np.full(channels, -np.inf)
-            self._sums = digits(np.zeros((2, channels)))
         self._count += each
         many = each >= SLOTS and not self._waiting
-        moments = np.empty((2, channels))
         for group in _groups(channels, each):
             part = rows[:, group]
             maximum = part.amax((0, 2)).double().cpu().numpy()
-            if not np.isfinite(maximum).all():
+            if not (maximum <= _LARGEST).all():
                 raise CalibrationError("a value is not finite")
             self._maximum[group] = np.maximum(self._maximum[group], maximum)
-            part = part.to(torch.float32)
-            moments[:, group] = _moments(part if _TINY < maximum.max() < _HUGE else part.double())
             if many:
-                self._tabulate(part, group)
-        if not np.isfinite(moments).all():
-            raise CalibrationError("the sum of the squares is not finite")
-        self._sums += digits(moments)
+                self._tabulate(part.to(torch.float32), group)
         if not many:
             self._waiting.append(rows.to(torch.float32))
             self._settle(SLOTS)
 
     def result(self) -> Statistics:
-        """Of all values so far."""
+        """Return the statistics of all values that were added so far."""
         if self._table is None:
             keys, counts = self._sorted()
         else:
@@ -81,10 +73,10 @@ class Accumulator:
             table = self._table.cpu().numpy().reshape(-1)
             keys = np.flatnonzero(table)
             counts = table[keys].astype(np.int64)
-        return packed(self._maximum, self._count, keys, counts, self._sums)
+        return packed(self._maximum, self._count, keys, counts)
 
     def _sorted(self) -> tuple[Array, Array]:
-        """Keys and counts of the values that wait: they are few."""
+        """Return the keys and counts of the values that wait; they are few enough to be sorted."""
         rows = torch.cat(self._waiting)
         found = []
         for group in _groups(rows.shape[1], rows.shape[0] * rows.shape[2]):
@@ -95,7 +87,7 @@ class Accumulator:
         return keys, counts
 
     def _settle(self, least: int) -> None:
-        """Count the values that wait, if a channel has so many."""
+        """Count the values that wait into the table, once a channel has at least so many."""
         if sum(x.shape[0] * x.shape[2] for x in self._waiting) >= least:
             rows = torch.cat(self._waiting)
             self._waiting = []
@@ -103,13 +95,13 @@ class Accumulator:
                 self._tabulate(rows[:, group], group)
 
     def _tabulate(self, rows: Tensor, group: slice) -> None:
-        """Count values [N, C, M] of these channels."""
+        """Count values [N, C, M] of these channels into the table."""
         table = self._rebased(rows.device, group)
         for some in torch.split(rows, max(1, _CHUNK // (rows.shape[1] * rows.shape[2]))):
             table += torch.bincount(_keys(some, self._base[group]), minlength=len(table))
 
     def _rebased(self, device: torch.device, group: slice) -> Tensor:
-        """These channels' part of the table, flat; its slots are moved down where a maximum has risen by octaves."""
+        """Return these channels' part of the table, flat, its slots moved down where a maximum has risen by octaves."""
         if self._table is None:
             self._table = torch.from_numpy(np.zeros((len(self._maximum), SLOTS), dtype=np.int32)).to(device)
             self._base = base(self._maximum)
@@ -127,21 +119,13 @@ class Accumulator:
 
 
 def _groups(channels: int, each: int) -> list[slice]:
-    """Channels that are looked at together, where each has so many values."""
+    """Split the channels into groups that are looked at together, where each channel has so many values."""
     size = max(1, _CHUNK // each)
     return [slice(first, min(first + size, channels)) for first in range(0, channels, size)]
 
 
-def _moments(rows: Tensor) -> Array:
-    """Sums and sums of squares of values [N, C, M]: [2, C], in float64 from those of each row."""
-    found = torch.stack([rows.sum(2), torch.linalg.vector_norm(rows, dim=2)]).double()
-    found[1].square_()
-    result: Array = found.sum(1).cpu().numpy()
-    return result
-
-
 def _keys(rows: Tensor, base: Array) -> Tensor:
-    """``channel * SLOTS + slot`` of float32 values [N, C, M], flat, int32; a channel's first fine code is its base."""
+    """Return ``channel * SLOTS + slot`` of float32 values [N, C, M], flat, int32; ``base`` holds first fine codes."""
     channels, inner = rows.shape[1:]
     bits = rows.reshape(len(rows), channels * inner).view(torch.int32)
     starts, least = _constants(channels, inner, rows.device)

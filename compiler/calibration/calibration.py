@@ -27,7 +27,7 @@ __all__ = ["Calibration", "Statistics", "digest"]
 
 
 def digest(graph: Graph) -> str:
-    """Of a graph's ops, parameters and wiring."""
+    """Return a text that is the same for graphs of the same ops, parameters and wiring only."""
     return hashlib.sha256(str(graph).encode()).hexdigest()[:16]
 
 
@@ -125,7 +125,7 @@ class Calibration:
         return merged
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to an ``.npz``; it appears whole or not at all."""
+        """Write an ``.npz`` file, which appears whole or not at all."""
         arrays: dict[str, Any] = {"samples": np.int64(self.samples), "model": np.array(self.model)}
         arrays |= {f"shape_{i}": np.array(shape) for i, shape in enumerate(self.shapes)}
         for name, statistics in self.nodes.items():

@@ -1,4 +1,4 @@
-"""Calibration data as it comes: tensors, loaders, tuples, dicts; out go tuples of input tensors."""
+"""Reads calibration data as users have it (tensors, loaders, tuples, dicts) as tuples of input tensors."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class Batches:
 
 
 def _device(name: str | torch.device | None) -> torch.device | None:
-    """A device that holds numbers."""
+    """Return the device of this name, once it is known to hold numbers."""
     if name is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""How thresholds are chosen."""
+"""Chooses thresholds from statistics."""
 
 from __future__ import annotations
 
@@ -21,17 +21,14 @@ _SHARES = np.arange(1, 101) / 100
 _UPDATES = 1000
 
 
-def _within(low: float, high: float) -> Any:
+def _up_to(high: float, *, zero: bool = False) -> Any:
+    """A validator of numbers from 0, which may be one of them, to ``high``."""
+
     def check(_: Any, attribute: Any, value: float) -> None:
-        if not is_number(value) or not low < value <= high:
-            raise CompileError(f"{attribute.name} is {value!r}, it must be in ({low:g}, {high:g}]")
+        if not is_number(value) or not (0 < value <= high or (zero and value == 0)):
+            raise CompileError(f"{attribute.name} is {value!r}, it must be in {'[' if zero else '('}0, {high}]")
 
     return check
-
-
-def _share(_: Any, attribute: Any, value: float) -> None:
-    if not is_number(value) or not 0 <= value <= 1:
-        raise CompileError(f"{attribute.name} is {value!r}, it must be in [0, 1]")
 
 
 def _flag(_: Any, attribute: Any, value: Any) -> None:
@@ -62,10 +59,10 @@ class Normalization:
     """
 
     method: Method = attrs.field(default="percentile", validator=_known)
-    percentile: float = attrs.field(default=99.9, validator=_within(0, 100))
-    factor: float = attrs.field(default=1.0, validator=_within(0, 1))
+    percentile: float = attrs.field(default=99.9, validator=_up_to(100))
+    factor: float = attrs.field(default=1.0, validator=_up_to(1))
     per_channel: bool = attrs.field(default=True, validator=_flag)
-    v_init: float = attrs.field(default=0.5, validator=_share)
+    v_init: float = attrs.field(default=0.5, validator=_up_to(1, zero=True))
 
     def statistic(self, values: Statistics, timesteps: int) -> Array:
         """[C]: the scale of each channel; 0 for one that is silent.
@@ -105,7 +102,7 @@ class Normalization:
 
 
 class _Tails:
-    """How many values of each channel lie at or above a bound, and their sum."""
+    """Knows how many values of each channel lie at or above a bound, and their sum."""
 
     def __init__(self, statistics: Statistics) -> None:
         self.values, counts = statistics.bins()
@@ -114,13 +111,13 @@ class _Tails:
         self.rows = np.arange(len(counts))[:, None]
 
     def above(self, bounds: Array) -> tuple[Array, Array]:
-        """(counts, sums) [C, ...] for bounds [C, n]."""
+        """Return counts and sums, [C, n] each, of the values from bounds [C, n] on."""
         first = np.searchsorted(self.values, bounds)
         return self.counts[self.rows, first], self.sums[self.rows, first]
 
 
 def _from_above(parts: Array) -> Array:
-    """[C, K + 1]: sums of everything from each bin on."""
+    """Sum parts [C, K] from each bin on: [C, K + 1], the last of which is 0."""
     sums = np.cumsum(parts[:, ::-1], axis=1)[:, ::-1]
     return np.concatenate([sums, np.zeros((len(parts), 1))], axis=1)
 

@@ -1,4 +1,4 @@
-"""A few samples of a data set, the same ones in whatever order and parts it comes."""
+"""Keeps a few samples of a data set, the same ones in whatever order and parts it comes."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Retained:
 
     @classmethod
     def of(cls, batch: Sequence[Tensor]) -> Retained:
-        """Of one batch."""
+        """Keep the samples of one batch."""
         inputs = tuple(x.detach().cpu().to(torch.promote_types(x.dtype, torch.float32)) for x in batch)
         flat = [x.reshape(len(x), -1).contiguous().view(torch.uint8).numpy() for x in inputs]
         marks = np.array([_mark(parts) for parts in zip(*flat, strict=True)], dtype=np.uint64)
         return cls(inputs, marks)._least()
 
     def merge(self, other: Retained) -> Retained:
-        """Of both sets of samples."""
+        """Keep the samples that would be kept of both sets together."""
         if len(self.marks) == RETAINED and self.marks[-1] <= other.marks[0]:
             return self
         inputs = tuple(torch.cat(pair) for pair in zip(self.inputs, other.inputs, strict=True))

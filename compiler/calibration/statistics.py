@@ -1,6 +1,6 @@
-"""What one node's values are like, channel by channel: maxima, histograms and moments that merge without loss.
+"""Maxima and histograms of one node's values, channel by channel, which merge without loss.
 
-Everything kept is an integer or a maximum, so nothing depends on the order in which values are seen or on how
+Everything that is kept is a count or a maximum, so nothing depends on the order in which values are seen or on how
 they were dealt out to processes.
 """
 
@@ -23,9 +23,6 @@ ZEROS = 16
 #: slots of a channel: of 8 bytes at most, so 64 KB
 SLOTS = COARSE + FINE
 
-# Exact sums of float64: a number is written in digits of 32 bits, and digits add as integers.
-_PLACES = range(224, -160, -32)
-
 
 @attrs.frozen(eq=False)
 class Statistics:
@@ -40,17 +37,15 @@ class Statistics:
         count: how many values each channel had.
         keys: the slots in use, in order: ``channel * SLOTS + slot``.
         counts: how many values are in each.
-        sums: int64 [2, C, digits], of the values and of their squares; see :func:`digits`.
     """
 
     maximum: Array
     count: int = attrs.field(converter=int)
     keys: Array
     counts: Array
-    sums: Array
 
     def merge(self, other: Statistics) -> Statistics:
-        """Of both sets of values."""
+        """Return the statistics of both sets of values together."""
         if len(self.maximum) != len(other.maximum):
             raise CalibrationError("statistics of different layers cannot be merged")
         maximum = np.maximum(self.maximum, other.maximum)
@@ -59,14 +54,14 @@ class Statistics:
             channel, code, _ = one._codes()
             parts.append(channel * SLOTS + slots(code - base(maximum)[channel]))
         counts = np.concatenate([self.counts, other.counts], dtype=np.int64)
-        return packed(maximum, self.count + other.count, np.concatenate(parts), counts, np.add(self.sums, other.sums))
+        return packed(maximum, self.count + other.count, np.concatenate(parts), counts)
 
     def layer(self) -> Statistics:
-        """Of all channels together."""
+        """Return the statistics of all channels as if they were one."""
         maximum = self.maximum.max(keepdims=True)
         keys = slots(self._codes()[1] - base(maximum))
         count = self.count * len(self.maximum)
-        return packed(maximum, count, keys, self.counts.astype(np.int64), self.sums.sum(1, keepdims=True))
+        return packed(maximum, count, keys, self.counts.astype(np.int64))
 
     def percentile(self, q: float) -> Array:
         """[C]: the value that q percent of all values, zeros included, do not exceed.
@@ -76,16 +71,6 @@ class Statistics:
         rank = q / 100 * (self.count - 1)
         low, high = self._ordered(np.floor(rank)), self._ordered(np.ceil(rank))
         return np.asarray(low + (rank - np.floor(rank)) * (high - low))
-
-    @property
-    def mean(self) -> Array:
-        """[C]."""
-        return np.asarray(number(self.sums[0]) / self.count)
-
-    @property
-    def variance(self) -> Array:
-        """[C], with the number of values as divisor."""
-        return np.asarray(np.maximum(number(self.sums[1]) / self.count - self.mean**2, 0.0))
 
     def bins(self) -> tuple[Array, Array]:
         """Representative values [K], rising from 0, and how many values of each channel each stands for: [C, K].
@@ -100,7 +85,7 @@ class Statistics:
         return np.concatenate([[0.0], (_edge(used << 2) + _edge((used + 1) << 2)) / 2]), counts
 
     def _ordered(self, k: float) -> Array:
-        """[C]: the k-th smallest value: the middle of its bin, or the maximum if that is smaller."""
+        """Return each channel's k-th smallest value, [C]: the middle of its bin, or the maximum if that is smaller."""
         if k >= self.count - 1:
             return self.maximum
         channels = np.arange(len(self.maximum))
@@ -113,7 +98,7 @@ class Statistics:
         return np.where(k < zeros, 0.0, np.minimum(middles[np.minimum(place, len(code))], self.maximum))
 
     def _codes(self) -> tuple[Array, Array, Array]:
-        """Of each key: its channel, its first code, and how many codes it is wide."""
+        """Return for each key its channel, its first code, and how many codes its slot holds."""
         channel, slot = np.divmod(self.keys.astype(np.int64), SLOTS)
         offset = slot - COARSE
         width = np.where(offset >= 0, 1, 8)
@@ -121,18 +106,18 @@ class Statistics:
 
 
 def base(maximum: Array) -> Array:
-    """[C]: the first code of the fine slots."""
+    """Return the code at which each channel's fine slots begin, [C]."""
     bits = np.maximum(maximum, 0).astype(np.float32).view(np.int32).astype(np.int64)
     return np.asarray(((bits >> 23) + 1) * OCTAVE - FINE)
 
 
 def slots(offset: Array) -> Array:
-    """Slots of codes, given as their distance from the base."""
+    """Return the slots of codes, which are given as their distance from the base."""
     return np.asarray(np.maximum(offset, offset >> 3).clip(-COARSE) + COARSE)
 
 
-def packed(maximum: Array, count: int, keys: Array, counts: Array, sums: Array) -> Statistics:
-    """With keys in order, each once, none of a slot for zeros, and the least bytes that hold them."""
+def packed(maximum: Array, count: int, keys: Array, counts: Array) -> Statistics:
+    """Make statistics with keys in order, each once, none of a slot for zeros, in the least bytes that hold them."""
     if (np.diff(keys) <= 0).any():
         order = np.argsort(keys, kind="stable")
         keys, counts = keys[order], counts[order]
@@ -140,24 +125,9 @@ def packed(maximum: Array, count: int, keys: Array, counts: Array, sums: Array) 
         keys, counts = keys[first], np.add.reduceat(counts, first)
     used = keys % SLOTS >= ZEROS
     kind = np.min_scalar_type(len(maximum) * SLOTS)
-    return Statistics(maximum, count, keys[used].astype(kind), counts[used].astype(np.min_scalar_type(count)), sums)
-
-
-def digits(values: Array) -> Array:
-    """Numbers as int64 [..., digits] of 32 bits from 2^255 down to 2^-128, which add without rounding."""
-    found = []
-    for place in _PLACES:
-        digit = np.trunc(np.ldexp(values, -place))
-        values = values - np.ldexp(digit, place)
-        found.append(digit)
-    return np.stack(found, axis=-1).astype(np.int64)
-
-
-def number(written: Array) -> Array:
-    """The float64 that digits stand for."""
-    return np.asarray(np.ldexp(written.astype(np.float64), np.array(_PLACES)).sum(-1))
+    return Statistics(maximum, count, keys[used].astype(kind), counts[used].astype(np.min_scalar_type(count)))
 
 
 def _edge(code: Array) -> Array:
-    """The smallest value of a code."""
+    """Return the smallest value that has this code."""
     return (code << SHIFT).astype(np.int32).view(np.float32).astype(np.float64)

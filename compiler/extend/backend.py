@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,15 +18,18 @@ from spikec.ir.stages import FINAL
 class Backend:
     """A target. Subclass it with ``@attrs.frozen``; the fields are the target's options.
 
-    A file ``backends/<name>.py`` holds the class as ``backend``; ``spikec.compile`` also takes an instance.
+    A folder or file ``backends/<name>`` holds the class as ``backend``; ``spikec.compile`` also takes an instance.
+    The properties are what the target can do, for the passes to go by; a field or class variable may stand for one.
 
     Attributes:
-        name: what users say; the file's name.
+        name: what users say; the folder's name.
         suffix: of the files that ``save`` writes.
+        order: the name of its order of passes, of those in ``compiler/pipeline/orders.py``.
     """
 
     name: ClassVar[str]
     suffix: ClassVar[str] = ""
+    order: ClassVar[str] = "default"
 
     @property
     def potentials(self) -> bool:
@@ -42,13 +46,33 @@ class Backend:
         """True if a max-pool that counts spikes can be run, and is wanted."""
         return False
 
-    def before_tuning(self, timesteps: int | None) -> tuple[Pass | str, ...]:
-        """What feeds the net in another way (an encoder of inputs): it runs before the passes that tune for it."""
+    @property
+    def thresholds(self) -> str:
+        """``"any"`` if a threshold may have any shape, ``"uniform"`` if the neurons of a layer share one."""
+        return "any"
+
+    @property
+    def averages(self) -> tuple[int, ...]:
+        """By their number of spatial axes, the average pools that are run as such; the others become sums."""
         return ()
 
-    def passes(self, timesteps: int | None) -> tuple[Pass | str, ...]:
-        """What must still be done to a spiking graph before this target can carry it, in order."""
-        return ("avgpool-to-sumpool", "fold-rescale", "cast-parameters")
+    @property
+    def fires(self) -> str:
+        """``">"`` or ``">="``: how a neuron compares its potential with its threshold."""
+        return ">="
+
+    @property
+    def reset(self) -> str:
+        """``"soft"``, ``"hard"``, or ``"auto"`` for what suits: the one kind of reset that all neurons have."""
+        return "auto"
+
+    def passes(self, timesteps: int | None) -> Sequence[Pass | str] | None:
+        """An order of its own from spiking graphs on, for a target that none of the orders suits; None for ``order``.
+
+        Args:
+            timesteps: the T that the user means to run, or None.
+        """
+        return None
 
     def check(self, graph: Graph) -> list[Problem]:
         """Every reason why this target cannot carry the final graph; a cast between scales is one."""

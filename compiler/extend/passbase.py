@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
 from typing import Any, ClassVar, Literal, get_args
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.calibration.calibration import Calibration, digest
-from spikec.calibration.data import Batches
+from spikec.calibration.calibration import Calibration
+from spikec.calibration.source import CalibrationSource
 from spikec.interpreter.agreement import agreement
 from spikec.interpreter.probe import neuron_count
-from spikec.ir.errors import CalibrationError, CompileError, warn
+from spikec.ir.errors import CompileError, warn
 from spikec.ir.graph import Graph
 from spikec.ir.stages import EVERY, Stage
 
@@ -31,6 +32,9 @@ WORK = 2**28
 #: where its size allows no more than these
 LEAST_SAMPLES = 16
 
+#: a string that is written without quotes: no number and no constant
+_WORD = re.compile(r"(?!(?:None|True|False|inf|nan)$)[A-Za-z_][\w-]*")
+
 #: why a tuned pass does nothing
 NO_SAMPLES = "there are no samples to tune on, or the net is so large that it is tuned only for a T that is given"
 
@@ -47,40 +51,33 @@ class Note:
         return f"{self.by}: %{self.node}: {self.reason}" if self.node else f"{self.by}: {self.reason}"
 
 
-def plain(items: Iterable[Any], description: str, total: int) -> Iterable[Any]:
-    """No progress bar."""
-    return items
-
-
-@attrs.define(eq=False)
+@attrs.frozen(eq=False)
 class Context:
-    """What passes and backends may know besides the graph.
+    """What a pass or a backend may know besides the graph.
+
+    It is frozen. The manager makes one for each pass: the facts are the same in all of them, while ``running``,
+    ``speedup`` and ``ann`` are that pass's own. They share their notes, and what the calibration source remembers.
 
     Attributes:
         reference: the graph as imported.
         timesteps: the T that the user means to run, or None.
         seed: for everything random.
-        batches: the calibration data, or None.
+        calibration: the data, or the statistics that were gathered from it before.
         notes: in order; see :meth:`note`.
-        samples: a tensor [N, ...] an input, N at most 256: of the first batch until a pass gathers
-            statistics, then of all, or of those that the saved statistics saw; empty without data.
-        ann: the ANN just before its ReLUs became neurons, under the same names; None until then.
-        track: wraps an iterable in a progress bar: (items, description, total).
-        ahead: how many times fewer steps the net will need once the passes that are still to run have run.
+        running: name of the pass that runs.
+        speedup: product of the ``speedup`` of this pass and of those still to come.
+        ann: the ANN just before its ReLUs became neurons, under the same names; for a pass over an ANN, its graph.
     """
 
     reference: Graph
     timesteps: int | None = None
     seed: int = 0
-    batches: Batches | None = None
-    statistics: Calibration | None = None
+    calibration: CalibrationSource = attrs.field(factory=CalibrationSource)
     notes: list[Note] = attrs.field(factory=list)
-    samples: tuple[Tensor, ...] = ()
-    ann: Graph | None = None
-    track: Callable[[Iterable[Any], str, int], Iterable[Any]] = plain
     running: str = ""
-    ahead: int = 1
-    _judged: list[tuple[Graph, int, tuple[float, float]]] = attrs.field(factory=list, init=False)
+    speedup: int = 1
+    ann: Graph | None = None
+    _judged: list[tuple[Graph, int, tuple[float, float]]] = attrs.field(factory=list)
 
     def note(self, node: str, reason: str) -> None:
         """Record why the running pass left a node as it is, or what its choice costs."""
@@ -92,12 +89,21 @@ class Context:
         warn(message)
 
     @property
+    def samples(self) -> tuple[Tensor, ...]:
+        """At most 256 calibration samples, a tensor [N, ...] an input; see :attr:`CalibrationSource.samples`."""
+        return self.calibration.samples
+
+    def gather(self, graph: Graph, axes: dict[str, int]) -> Calibration:
+        """Return statistics of nodes of an ANN graph on the calibration data; see :meth:`CalibrationSource.gather`."""
+        return self.calibration.gather(graph, axes)
+
+    @property
     def steps(self) -> int:
-        """The T at which tuned passes are judged: of the net as it is now."""
-        return (self.timesteps or DEFAULT_TIMESTEPS) * self.ahead
+        """The T at which tuned passes are judged, which is that of the net as it is now."""
+        return (self.timesteps or DEFAULT_TIMESTEPS) * self.speedup
 
     def tuning_samples(self, graph: Graph) -> tuple[Tensor, ...]:
-        """As many samples as a spiking graph of its size is tuned with, in float32; empty without data or for none."""
+        """Return as many samples as a graph of this size is tuned with, in float32; none without data."""
         count = WORK // max(1, neuron_count(graph) * self.steps)
         if count < LEAST_SAMPLES:
             if self.timesteps is None:
@@ -106,42 +112,13 @@ class Context:
         return tuple(x[:count].to(torch.float32) for x in self.samples)
 
     def agreement(self, graph: Graph) -> tuple[float, float]:
-        """How near a spiking graph is to the model on the samples, as :mod:`spikec.interpreter.agreement` has it."""
+        """Measure how near a spiking graph is to the model on the samples, as ``agreement`` of the interpreter does."""
         for known, steps, found in self._judged:
             if steps == self.steps and known.same_as(graph):
                 return found
         found = agreement(graph, self.reference, self.tuning_samples(graph), self.steps)
-        self._judged = [*self._judged[-3:], (graph.copy(), self.steps, found)]
+        self._judged[:] = [*self._judged[-3:], (graph.copy(), self.steps, found)]
         return found
-
-    @property
-    def has_data(self) -> bool:
-        """True where statistics can be had."""
-        return self.batches is not None or self.statistics is not None
-
-    def gather(self, graph: Graph, axes: dict[str, int]) -> Calibration:
-        """Statistics of these nodes of an ANN graph: from the data, or as saved for just this graph.
-
-        Args:
-            graph: an ANN graph.
-            axes: nodes to watch, each with its channel axis.
-
-        Raises:
-            CalibrationError: there is no data, or the saved statistics are of another model.
-        """
-        known = self.statistics
-        if known is not None and known.model == digest(graph) and axes.keys() <= known.nodes.keys():
-            return known
-        if self.batches is None:
-            raise CalibrationError(
-                "the calibration given is of another model" if known else "no calibration data",
-                hint="pass calibration=: a tensor, a DataLoader, or the calibration of a Compilation of this model; or "
-                'let thresholds follow from the weights: spikec.Normalization(method="model")',
-            )
-        self.statistics = Calibration.gather(graph, axes, self.track(self.batches, "calibrating", len(self.batches)))
-        if self.statistics.retained is not None:
-            self.samples = self.statistics.retained.inputs
-        return self.statistics
 
 
 @attrs.frozen
@@ -166,7 +143,7 @@ class Pass:
         return 1
 
     def reached(self, stage: Stage) -> Stage:
-        """The stage after it has run at ``stage``."""
+        """Return the stage that a graph of ``stage`` has reached after this pass."""
         return self.gives or stage
 
     def run(self, graph: Graph, context: Context) -> int:
@@ -189,9 +166,20 @@ class Pass:
             )
 
     def __str__(self) -> str:
-        options = []
-        for field in attrs.fields(type(self)):
-            value = getattr(self, field.name)
-            if str(value) != str(field.default):
-                options.append(f"{field.name}={value}")
-        return f"{self.name}({', '.join(options)})" if options else self.name
+        """The text that :meth:`spikec.Pipeline.parse` reads: ``name{option=value}`` with what is not as by default."""
+        return written(self).removesuffix("{}")
+
+
+def written(value: Any) -> str:
+    """Return an option's value as text; records show the fields that are not as by default."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(written, value))}{',' * (len(value) == 1)})"
+    if isinstance(value, str) and _WORD.fullmatch(value):
+        return value
+    if not attrs.has(type(value)):
+        return repr(value)
+    fields = [(field.name, written(getattr(value, field.name)), field.default) for field in attrs.fields(type(value))]
+    shown = ", ".join(f"{name}={text}" for name, text, default in fields if text != written(default))
+    return f"{value.name if isinstance(value, Pass) else type(value).__name__}{{{shown}}}"

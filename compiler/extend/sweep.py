@@ -52,15 +52,15 @@ class Sweep:
         self._ran = None
 
     def counts(self, name: str) -> Tensor:
-        """[T, ...]: how many of the samples each neuron of a layer fires for at each step, with the ops as they are."""
+        """Return for how many samples each neuron of a layer fires at each step, [T, ...], with the ops as they are."""
         return self._run(name)[1]
 
     def spikes(self, name: str) -> Tensor:
-        """[T, N, ...] as bytes: the spikes of a layer, with the ops as they are."""
+        """Return the spikes of a layer, [T, N, ...] as bytes, with the ops as they are."""
         return self._run(name)[0]
 
     def _run(self, name: str) -> tuple[Tensor, Tensor]:
-        """(spikes [T, N, ...] as bytes, their sums over the samples)."""
+        """Run a layer: return its spikes [T, N, ...] as bytes, and their sums over the samples [T, ...]."""
         between = self._between(name)
         ops = tuple(self.graph[each] for each in between)
         if self._ran is not None and self._ran[0] == name and _same(self._ran[1], ops):
@@ -150,21 +150,21 @@ class Layer:
     sweep: Sweep
     ann: Graph
 
-    def lacks(self) -> Array:
-        """[T, ...]: what the layer as it is now gives too little at each step, in ANN units, on average."""
-        return np.asarray(self.wanted - self._said(self.sweep.counts) / self.sweep.samples)
+    def shortfall(self) -> Array:
+        """Return what the layer as it is now lacks of the ReLU at each step, [T, ...], in ANN units, on average."""
+        return np.asarray(self.wanted - self._decoded(self.sweep.counts) / self.sweep.samples)
 
     def values(self) -> Array:
-        """[N, ...]: what the spikes of all steps stand for, in ANN units."""
-        return self._said(lambda name: self.sweep.spikes(name).sum(0, dtype=torch.int32)) / self.sweep.timesteps
+        """Return what the spikes of all steps stand for, [N, ...], in ANN units."""
+        return self._decoded(lambda name: self.sweep.spikes(name).sum(0, dtype=torch.int32)) / self.sweep.timesteps
 
-    def _said(self, count: Callable[[str], Tensor]) -> Array:
-        """Counts times what a spike stands for, over all neurons of the layer."""
+    def _decoded(self, count: Callable[[str], Tensor]) -> Array:
+        """Return what counts of spikes stand for, summed over the neurons of the layer."""
         parts = (count(name).double().numpy() * self.sweep.graph.type(name).scale for name in self.neurons)
         return np.asarray(sum(parts))
 
     def activations(self) -> Array:
-        """[N, ...]: the ReLU's values."""
+        """Return the ReLU's values, [N, ...]."""
         found: list[Tensor] = []
         for batch in zip(*(torch.split(x, BATCH) for x in self.sweep.feeds.values()), strict=True):
             run(self.ann, batch, tap=lambda name, value, *_: found.append(value) if name == self.name else None)
@@ -183,7 +183,7 @@ def tunable(graph: Graph, context: Context) -> dict[str, tuple[str, ...]]:
 
 
 def layers(graph: Graph, context: Context) -> Iterator[Layer]:
-    """Every tunable layer in turn, what is before it settled; none where there are no samples, which is noted."""
+    """Yield every tunable layer once what is before it is settled; none where there are no samples, which is noted."""
     found, samples = tunable(graph, context), context.tuning_samples(graph)
     if context.ann is None or not samples:
         context.note("", NO_SAMPLES)

@@ -76,7 +76,7 @@ def _check_spiking_import(
     graph: Graph, reference: Reference, xs: Sequence[Tensor], layer_results: LayerResults | None
 ) -> float:
     """As above, for time-varying input, made louder until an output answers differently to different samples."""
-    kept = [place is not None for place in _places(graph.structure)]
+    kept = [place is not None for place in _places(graph.imported.structure)]
     for factor in AMPLIFY:
         train = [torch.stack([factor * x.roll(t, 0) for t in range(2 * STEPS)]) for x in xs]
         wanted = [leaf.double() for leaf, keep in zip(reference(train), kept, strict=True) if keep]

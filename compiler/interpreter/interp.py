@@ -88,7 +88,7 @@ def _once(graph: Graph, feeds: dict[str, Tensor], tap: Tap | None, nodes: Contai
         op = graph[name]
         xs = (feeds[name],) if name in feeds else tuple(values[x] for x in read)
         spent = len(read) == 1 and graph[read[0]].fresh and uses[read[0]] == 1 and shown[read[0]] == 1
-        values[name] = graph.explain(name, op.eval_over if spent else op.eval, *xs)
+        values[name] = graph.apply_rule(name, op.eval_over if spent else op.eval, *xs)
         shown.update(memory[name])
         if tap is not None and name in nodes:
             tap(name, values[name], None, xs)
@@ -162,7 +162,7 @@ def _sweep(
             states[name], values[name] = op.step(before, *operands)
         else:
             operands = (feeds[name],) if name in feeds else tuple(values[x] for x in graph.operands(name))
-            values[name] = graph.explain(name, op.eval, *operands)
+            values[name] = graph.apply_rule(name, op.eval, *operands)
         if tap is not None:
             tap(name, values[name], before, operands)
     for name, op in registers:

@@ -27,6 +27,29 @@ class Node(Generic[OpT]):
     op: OpT
 
 
+@attrs.define
+class Imported:
+    """What is known of the model that a graph was read from, beside its ops.
+
+    Attributes:
+        order: every node of the model, in the model's order; the keys of a dict, which is a set with an order.
+        dropped: those that stand for nothing in the graph any more, and why (dropout, identity).
+        notes: what the frontend has to say about how it read the model.
+        structure: the model's own output container, with the outputs' positions as leaves.
+        device: where the model's parameters were, as torch writes it.
+    """
+
+    order: dict[Source, None] = attrs.field(factory=dict)
+    dropped: dict[Source, str] = attrs.field(factory=dict)
+    notes: list[str] = attrs.field(factory=list)
+    structure: Any = 0
+    device: str = "cpu"
+
+    def copy(self) -> Imported:
+        """Return another record, which can be changed without changing this one."""
+        return attrs.evolve(self, order=dict(self.order), dropped=dict(self.dropped), notes=list(self.notes))
+
+
 class Graph:
     """Ops by name; an edge's key is the operand's position, so ``x + x`` is two edges.
 
@@ -35,20 +58,12 @@ class Graph:
 
     Attributes:
         name: of the model, for dumps.
-        dropped: source nodes that stand for nothing any more, and why (dropout, identity).
-        met: every source node, in the model's order.
-        notes: what the frontend has to say about how it read the model.
-        structure: the model's own output container, with the outputs' positions as leaves.
-        device: where the model's parameters were, as torch writes it.
+        imported: what is known of the model beside its ops.
     """
 
     def __init__(self, name: str = "graph") -> None:
         self.name = name
-        self.dropped: dict[Source, str] = {}
-        self.met: dict[Source, None] = {}
-        self.notes: list[str] = []
-        self.structure: Any = 0
-        self.device = "cpu"
+        self.imported = Imported()
         self._g = nx.MultiDiGraph()
         self._operands: dict[str, tuple[str, ...]] = {}
         self._types: dict[str, Type] = {}
@@ -121,9 +136,9 @@ class Graph:
 
     @property
     def sources(self) -> set[Source]:
-        """Every source node accounted for: held by an op or dropped for a stated reason."""
+        """The nodes of the model that are accounted for: held by an op, or dropped for a stated reason."""
         held = {source for name in self._g for source in self[name].origin}
-        return held | set(self.dropped)
+        return held | self.imported.dropped.keys()
 
     def type(self, name: str) -> Type:
         """The type of a node's result.
@@ -153,14 +168,14 @@ class Graph:
 
     def _infer(self, name: str, operands: tuple[str, ...]) -> None:
         known = self._types.get(name)
-        found: Type = self.explain(name, self[name].infer, *(self._types[x] for x in operands))
+        found: Type = self.apply_rule(name, self[name].infer, *(self._types[x] for x in operands))
         self._types[name] = found
         self._stale.discard(name)
         if known is None or not _identical(found, known):
             self._stale.update(user for user, _ in self.users(name))
 
     def _doubt(self, name: str) -> None:
-        """A node's type, and with it those behind it, may be another than it was."""
+        """Mark a node's type, and those behind it, as perhaps another than it was."""
         self._stale.add(name)
         todo = [name]
         while todo:
@@ -169,7 +184,7 @@ class Graph:
                 self._doubtful.add(each)
                 todo += (user for user, _ in self.users(each))
 
-    def explain(self, name: str, rule: Any, *args: Any) -> Any:
+    def apply_rule(self, name: str, rule: Any, *args: Any) -> Any:
         """Call a rule of the named op; a TypeMismatchError from it gets the user's location and the op's line."""
         try:
             return rule(*args)
@@ -195,7 +210,7 @@ class Graph:
         return ()
 
     def problem(self, name: str, message: str, hint: str = "") -> Problem:
-        """A finding about one node."""
+        """Make a problem card about one node."""
         call = f"%{name} = {self[name].kind}({', '.join('%' + x for x in self.operands(name))})"
         return Problem(message, self.location(name), call, hint, self._near(name))
 
@@ -204,14 +219,14 @@ class Graph:
     def add(self, op: Op, *operands: str, name: str = "") -> str:
         """Add an op behind its operands; returns its name, which is ``name`` or made from the op's kind."""
         name = self._fresh(name or op.kind)
-        self.meet(*op.origin)
+        self.register_sources(*op.origin)
         self._g.add_node(name, op=op)
         self._order = None
         self._wire(name, operands)
         return name
 
     def set_op(self, name: str, op: Op) -> None:
-        """Another op under the same name and wiring."""
+        """Put another op under the same name and wiring."""
         if _is_register(op) != _is_register(self[name]):
             self._order = None
         self._g.nodes[name]["op"] = op
@@ -229,7 +244,7 @@ class Graph:
         self.set_operands(name, *operands)
 
     def replace_uses(self, old: str, new: str) -> None:
-        """Every user of ``old`` takes ``new`` instead."""
+        """Let every user of ``old`` take ``new`` instead."""
         for user, slot in self.users(old):
             if user != new:
                 self.set_operand(user, slot, new)
@@ -280,36 +295,27 @@ class Graph:
 
     def drop(self, origin: Origin, reason: str) -> None:
         """State that these source nodes do nothing in the graph, and why."""
-        self.meet(*origin)
-        self.dropped.update(dict.fromkeys(origin, reason))
+        self.register_sources(*origin)
+        self.imported.dropped.update(dict.fromkeys(origin, reason))
 
-    def meet(self, *sources: Source) -> None:
+    def register_sources(self, *sources: Source) -> None:
         """State that these are the next nodes of the model, whatever becomes of them."""
         for source in sources:
-            self.met.setdefault(source)
+            self.imported.order.setdefault(source)
 
     def __deepcopy__(self, memo: Any) -> Graph:
         return self.copy()
 
     def copy(self) -> Graph:
-        """Another graph with the same ops; no array is copied."""
-        other = Graph(self.name)
-        other.become(self)
+        """Return another graph with the same ops; no array is copied."""
+        other = Graph()
+        other.replace_with(self)
         return other
 
-    def become(self, other: Graph) -> None:
+    def replace_with(self, other: Graph) -> None:
         """Hold what another graph holds, in place of what was held; no array is copied."""
-        self.dropped = dict(other.dropped)
-        self.met = dict(other.met)
-        self.notes = list(other.notes)
-        self.structure = other.structure
-        self.device = other.device
-        self._g = other._g.copy()
-        self._types = dict(other._types)
-        self._operands = dict(other._operands)
-        self._stale = set(other._stale)
-        self._doubtful = set(other._doubtful)
-        self._order = other._order
+        for field, value in vars(other).items():  # all of them, so that a field of tomorrow is not forgotten here
+            setattr(self, field, value.copy() if hasattr(value, "copy") else value)
 
     def same_as(self, other: Graph) -> bool:
         """True for the same op objects under the same names and wiring."""
@@ -350,7 +356,7 @@ class Graph:
 
 
 def _identical(one: Type, other: Type) -> bool:
-    """The same to the last bit, where ``==`` forgives a scale some rounding."""
+    """Compare types to the last bit, where ``==`` forgives a scale some rounding."""
     return one == other and np.array_equal(one.scale, other.scale)
 
 

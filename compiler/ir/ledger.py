@@ -46,15 +46,15 @@ class Ledger:
         self.notes = tuple(notes)
 
     @classmethod
-    def of(cls, imported: Graph, final: Graph, problems: Sequence[Problem] = ()) -> Ledger:
+    def of(cls, start: Graph, final: Graph, problems: Sequence[Problem] = ()) -> Ledger:
         """Read off the origins: an op's first source is the node that it stands for.
 
         Args:
-            imported: as the frontend gave it.
+            start: as the frontend gave it.
             final: behind the last pass that ran.
             problems: for which the model was refused.
         """
-        kinds = {source: node.op.kind for node in imported.match(Op) for source in node.op.origin}
+        kinds = {source: node.op.kind for node in start.match(Op) for source in node.op.origin}
         refused = {problem.origin[0]: problem.message for problem in reversed(problems) if problem.origin}
         within: dict[Source, list[Node[Op]]] = {}
         for node in final.match(Op):
@@ -63,10 +63,10 @@ class Ledger:
         entries = [
             Entry(source, "refused", refused[source])
             if source in refused
-            else _entry(source, kinds.get(source), within.get(source, []), final.dropped.get(source))
-            for source in dict.fromkeys([*imported.met, *reversed(refused)])
+            else _entry(source, kinds.get(source), within.get(source, []), final.imported.dropped.get(source))
+            for source in dict.fromkeys([*start.imported.order, *reversed(refused)])
         ]
-        return cls(entries, imported.notes)
+        return cls(entries, start.imported.notes)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -83,7 +83,7 @@ class Ledger:
 
 
 def _entry(source: Source, kind: str | None, within: list[Node[Op]], dropped: str | None) -> Entry:
-    """The fate of a source node: the ops that carry it, or why there is none."""
+    """Tell the fate of a source node: which ops carry it, or why none does."""
     own = [node for node in within if node.op.origin[0] == source]
     outside = [node.name for node in within if isinstance(node.op, Output)]
     if outside and kind == Head.kind:

@@ -30,7 +30,7 @@ def verify(graph: Graph, stage: Stage, sources: Collection[Source] = (), before:
         graph.type(name)
         op = graph[name]
         if isinstance(op, StatefulOp) and op.register:
-            graph.explain(name, op.infer, *(graph.type(x) for x in graph.operands(name)))
+            graph.apply_rule(name, op.infer, *(graph.type(x) for x in graph.operands(name)))
         if broken := broken_claim(op, [graph.type(x) for x in graph.operands(name)], graph.type(name)):
             raise VerificationError(graph.problem(name, *broken))
     _raise(stage.problems(graph), stage.error)

@@ -57,6 +57,7 @@ class StageRecord:
         changes: how many changes it made.
         seconds: how long it took.
         check: what the numeric check found, or ``""``.
+        by: the pass; None for the import.
     """
 
     name: str
@@ -64,6 +65,7 @@ class StageRecord:
     changes: int = 0
     seconds: float = 0.0
     check: str = ""
+    by: Pass | None = None
 
 
 def run_pipeline(
@@ -75,20 +77,17 @@ def run_pipeline(
         CompileError: from a pass or from the verifier. A note on it, as on any other exception of a pass,
             names the pass and those that ran before it.
     """
-    sources = graph.sources | graph.met.keys()
+    sources = graph.sources | graph.imported.order.keys()
     stage = pipeline.start
     verify(graph, stage, sources)
     records = [StageRecord("import", graph)]
     for index, each in enumerate(pipeline, start=1):
-        if not graph.is_spiking:
-            context.ann = graph
         after = graph.copy()
-        context.running = each.name
-        context.ahead = math.prod(later.speedup for later in list(pipeline)[index - 1 :])
+        own = _context(context, pipeline.passes[index - 1 :], records)
         noted = len(context.notes)
         started = time.perf_counter()
         try:
-            changes = each.run(after, context)
+            changes = each.run(after, own)
             if changes is None or (changes == 0) != after.same_as(graph):
                 raise VerificationError(
                     f"pass {each.name} reports {changes} change(s), and the graph says otherwise",
@@ -97,7 +96,7 @@ def run_pipeline(
             stage = each.reached(stage)
             verify(after, stage, sources, before=graph)
             if each.contract == "tuned" and changes:
-                after, changes = _kept(graph, after, changes, context)
+                after, changes = _kept(graph, after, changes, own)
             seconds = time.perf_counter() - started
             notes, last = tuple(context.notes[noted:]), index == len(pipeline)
             step = Step(index, each, graph, after, changes, seconds, notes, last)
@@ -112,14 +111,24 @@ def run_pipeline(
             for observer in observers:
                 observer.failed(Step(index, each, graph, after, 0, seconds, notes), error)
             raise
-        records.append(StageRecord(each.name, after, changes, seconds, step.check))
+        records.append(StageRecord(each.name, after, changes, seconds, step.check, each))
         graph = after
-    context.running = ""
     return records
 
 
+def _context(context: Context, still_to_run: Sequence[Pass], records: Sequence[StageRecord]) -> Context:
+    """Make the context of the first of these passes: the facts, and what is so only while it runs."""
+    anns = (record.graph for record in reversed(records) if not record.graph.is_spiking)
+    return attrs.evolve(
+        context,
+        running=still_to_run[0].name,
+        speedup=math.prod(each.speedup for each in still_to_run),
+        ann=next(anns, context.ann),
+    )
+
+
 def _kept(before: Graph, after: Graph, changes: int, context: Context) -> tuple[Graph, int]:
-    """A tuned pass's graph if it agrees with the ANN no worse than the one before, else that one."""
+    """Return a tuned pass's graph if it agrees with the ANN no worse than the one before it, else that one."""
     if not context.tuning_samples(after):
         context.note("", f"{NO_SAMPLES}; left out")
         return before, 0

@@ -1,50 +1,99 @@
-"""The default order of passes. Order is semantics, so it is one list on one page."""
+"""The orders of passes of all targets. Order is semantics, so all of it stands on this page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from spikec.calibration.normalization import Normalization
 from spikec.extend.backend import Backend
-from spikec.extend.loader import pass_named
+from spikec.extend.loader import pass_named, unknown
 from spikec.extend.passbase import Pass
 from spikec.ir.errors import CompileError
 
+Order = Sequence[Pass | str]
 
-def recommended(backend: Backend, normalization: Normalization | None, timesteps: int | None) -> Iterator[Pass | str]:
-    """From an imported ANN to what a target can carry.
+
+def order_for(backend: Backend, normalization: Normalization | None, timesteps: int | None) -> Order:
+    """The passes from an imported ANN to what a target can carry.
 
     A tuned pass is kept only if agreement with the ANN does not fall, so the result is never worse on the calibration
     samples than percentile and v_init. What the user chose stays: with a normalization given, thresholds and
     potentials are not tuned; without timesteps, nothing is that rests on T.
+
+    Args:
+        backend: the target; it names its order, and the capabilities that the passes go by.
+        normalization: the user's choice, or None.
+        timesteps: the T that the user means to run, or None.
     """
+    chosen = normalization or Normalization()
+    spikes: Order = (
+        "eliminate-identity",
+        "infer-types",
+        "cancel-permutes",
+        "detach-head",
+        "canonicalize-activations",
+        pass_named("lower-maxpool", counters=backend.counters),
+        "lower-adaptive-pool",
+        "fold-batchnorm",
+        pass_named("normalize", normalization=chosen),
+        "relu-to-if",
+        pass_named("init-potential", fraction=chosen.v_init),
+    )
+    tuned = _tuned(backend, normalization, timesteps)
+    avgpool = pass_named("avgpool-to-sumpool", keep=backend.averages)
+    rescale = pass_named("fold-rescale", thresholds=backend.thresholds)
+    if (own := backend.passes(timesteps)) is not None:
+        return *spikes, *tuned, *own
+    orders: dict[str, Order] = {
+        "default": (*spikes, *tuned, avgpool, rescale, "cast-parameters"),
+        "nir": (
+            *spikes,
+            *tuned,
+            "lower-movement",
+            avgpool,
+            "lower-concat",
+            rescale,
+            "lower-v-init",
+            *(() if timesteps is None else ("correct-bias",)),
+            "legalize-nir",
+            "cast-parameters",
+            pass_named("strict-threshold", fires=backend.fires),
+        ),
+        "netx": (
+            *spikes,
+            "encode-input",  # before the passes that tune, because they must see what the encoder does
+            *tuned,
+            "lower-movement",
+            avgpool,
+            rescale,
+            "fold-pool{affine=True}",
+            pass_named("legalize-netx", reset=backend.reset),
+            "fold-pool{affine=True}",
+            pass_named("reset-netx", reset=backend.reset),
+            "quantize-netx",
+        ),
+    }
+    if backend.order not in orders:
+        raise unknown("order of passes", backend.order, orders)
+    return orders[backend.order]
+
+
+def _tuned(backend: Backend, normalization: Normalization | None, timesteps: int | None) -> Order:
+    """What is tuned on calibration samples, by what the user left open and by what the target can carry."""
     if backend.streams and timesteps is None:
         raise CompileError(
             f"target {backend.name} is to stream a bias for each step, and timesteps is not given",
             hint="say how many steps you will run: timesteps=8",
         )
-    chosen = normalization or Normalization()
-    yield "eliminate-identity"
-    yield "infer-types"
-    yield "cancel-permutes"
-    yield "detach-head"
-    yield "canonicalize-activations"
-    yield pass_named("lower-maxpool", counters=backend.counters)
-    yield "lower-adaptive-pool"
-    yield "fold-batchnorm"
-    yield pass_named("normalize", normalization=chosen)
-    yield "relu-to-if"
-    yield pass_named("init-potential", fraction=chosen.v_init)
-    yield from backend.before_tuning(timesteps)
     if normalization is None:
-        yield pass_named("choose", candidates=_candidates(backend, timesteps))
-    elif timesteps is not None:
-        yield "stream-bias" if backend.streams else "correct-bias"
-    yield from backend.passes(timesteps)
+        return (pass_named("choose", candidates=_candidates(backend, timesteps)),)
+    if timesteps is None:
+        return ()
+    return ("stream-bias" if backend.streams else "correct-bias",)
 
 
 def _candidates(backend: Backend, timesteps: int | None) -> tuple[tuple[Pass, ...], ...]:
-    """What a default pipeline may do to thresholds, potentials and biases."""
+    """Thresholds, potentials and biases that go together: what agrees best with the ANN is chosen."""
     known = timesteps is not None
     thresholds = pass_named("tune-thresholds", normalization=Normalization(method="mmse" if known else "ltb"))
     bias, potentials = pass_named("correct-bias"), pass_named("calibrate-potential")

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
 from spikec.calibration.normalization import Normalization
 from spikec.extend.backend import Backend
-from spikec.extend.loader import backend_named, pass_named, unknown
+from spikec.extend.loader import backend_named, unknown
 from spikec.extend.passbase import Pass
 from spikec.interpreter.inputs import whole_number
 from spikec.ir.errors import CompileError
-from spikec.ir.stages import IMPORTED, Stage
-from spikec.pipeline.orders import recommended
+from spikec.ir.stages import IMPORTED, RECEIVED, SPIKING, Stage
+from spikec.pipeline.notation import read_passes
+from spikec.pipeline.orders import order_for
 
 
 class Pipeline:
     """Passes in order; a wrong order is refused here, not when it runs.
 
     Args:
-        passes: names or instances.
+        passes: instances, or text such as ``name`` or ``name{option=value}``.
         start: the stage of the graph that it is run on.
         timesteps: the T that its passes were chosen for; None if they fit any.
 
@@ -29,7 +31,9 @@ class Pipeline:
     def __init__(self, passes: Iterable[Pass | str], start: Stage = IMPORTED, *, timesteps: int | None = None) -> None:
         self.start = start
         self.timesteps = timesteps
-        self.passes: tuple[Pass, ...] = tuple(pass_named(p) if isinstance(p, str) else p for p in passes)
+        self.passes: tuple[Pass, ...] = tuple(
+            each for p in passes for each in (read_passes(p) if isinstance(p, str) else (p,))
+        )
         for each in self.passes:
             if not isinstance(each, Pass):
                 raise CompileError(f"{each!r} is not a pass", hint="give names or instances of spikec.Pass")
@@ -62,7 +66,23 @@ class Pipeline:
         timesteps = None if timesteps is None else whole_number("timesteps", timesteps, 1)
         backend = backend_named(target)() if isinstance(target, str) else target
         chosen = None if normalization is None else Normalization.parse(normalization)
-        return cls(recommended(backend, chosen, timesteps), timesteps=timesteps)
+        return cls(order_for(backend, chosen, timesteps), timesteps=timesteps)
+
+    @classmethod
+    def parse(cls, text: str) -> Pipeline:
+        """The passes of a text such as ``"fold-batchnorm, normalize, dither-potential{layers=first}"``.
+
+        It is what a pipeline and a report print. It starts at the first stage, from an imported ANN to a spiking graph,
+        at which its passes may run in this order.
+
+        Raises:
+            CompileError: the text cannot be read, or there is no such pass or option, or no stage for this order.
+        """
+        passes = read_passes(text)
+        for start in (IMPORTED, RECEIVED, SPIKING):
+            with contextlib.suppress(CompileError):
+                return cls(passes, start)
+        return cls(passes)  # which says what does not fit
 
     def __iter__(self) -> Iterator[Pass]:
         return iter(self.passes)
@@ -71,7 +91,7 @@ class Pipeline:
         return len(self.passes)
 
     def __str__(self) -> str:
-        return " -> ".join(str(p) for p in self.passes)
+        return ", ".join(map(str, self.passes))
 
     def __add__(self, other: Iterable[Pass | str]) -> Pipeline:
         return self._with([*self.passes, *other])
@@ -86,28 +106,26 @@ class Pipeline:
         raise unknown("pass in this pipeline", name, (p.name for p in self.passes))
 
     def insert_before(self, name: str, *passes: Pass | str) -> Pipeline:
-        """These passes in front of the named one."""
-        i = self._at(name)
-        return self._with([*self.passes[:i], *passes, *self.passes[i:]])
+        """Return a pipeline with these passes in front of the named one."""
+        return self.replace(name, *passes, self.passes[self._at(name)])
 
     def insert_after(self, name: str, *passes: Pass | str) -> Pipeline:
-        """These passes behind the named one."""
-        i = self._at(name) + 1
-        return self._with([*self.passes[:i], *passes, *self.passes[i:]])
+        """Return a pipeline with these passes behind the named one."""
+        return self.replace(name, self.passes[self._at(name)], *passes)
 
     def replace(self, name: str, *passes: Pass | str) -> Pipeline:
-        """These passes instead of the named one."""
+        """Return a pipeline with these passes in place of the named one."""
         i = self._at(name)
         return self._with([*self.passes[:i], *passes, *self.passes[i + 1 :]])
 
     def without(self, *names: str) -> Pipeline:
-        """All passes but those of these names, wherever they stand."""
+        """Return a pipeline without the passes of these names, wherever they stand."""
         for name in names:
             self._at(name)
         return self._with(p for p in self.passes if p.name not in names)
 
     def from_stage(self, stage: Stage) -> Pipeline:
-        """For a graph that has reached a stage already: the passes that still apply to it."""
+        """Return the passes that still apply to a graph that has reached a stage already."""
         kept, reached = [], stage
         for each in self.passes:
             if reached in each.needs:

@@ -1,13 +1,10 @@
-"""What a run of the compiler has to say, as text."""
+"""Says as text what a run of the compiler did."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import attrs
 
-from spikec.extend.backend import Backend
-from spikec.extend.passbase import Context, Note
+from spikec.extend.passbase import Note
 from spikec.pipeline.manager import StageRecord
 
 
@@ -25,10 +22,10 @@ class Report:
     stages: tuple[StageRecord, ...]
     notes: tuple[Note, ...]
 
-    @classmethod
-    def of(cls, records: Sequence[StageRecord], context: Context, backend: Backend) -> Report:
-        """Of a finished run."""
-        return cls(backend.name, tuple(records), tuple(context.notes))
+    @property
+    def passes(self) -> str:
+        """The passes with their options, as :meth:`spikec.Pipeline.parse` reads them to run the same again."""
+        return ", ".join(str(record.by) for record in self.stages if record.by is not None)
 
     def __str__(self) -> str:
         first, last = self.stages[0].graph, self.stages[-1].graph
@@ -38,4 +35,4 @@ class Report:
             changes = f"{record.changes:4d} change{'s' if record.changes != 1 else ' '}"
             lines.append(f"  {record.name:<{width}} {changes} {record.seconds:7.3f} s  {record.check}".rstrip())
         lines += [f"  note: {note}" for note in self.notes]
-        return "\n".join(lines)
+        return "\n".join([*lines, f"  passes: {self.passes}"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import warnings
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from spikec.ir.files import replacing
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger
 from spikec.ir.origin import label
+from spikec.options import Options
 from spikec.reading import find_frontend, load
 from spikec.shell import inputs as cli_inputs
 from spikec.shell.inputs import batches, random_inputs, read_arrays, read_labels
@@ -139,7 +139,7 @@ def _options(
         "normalization": normalization,
         "timesteps": timesteps,
     }
-    if taken := inspect.signature(Compiler).parameters.keys() & dict(own).keys():
+    if taken := {"target", *Options.__annotations__} & dict(own).keys():
         raise click.BadParameter(f"{min(taken)} is no option of a target", param_hint="--option")
     return {**found, **dict(own)}
 
@@ -218,7 +218,7 @@ def graph_table(graph: Graph, suffix: str = "") -> Table:
         shown = ", ".join(f"{key}={value}" for key, value in printer.attributes(op).items())
         cells = (name, op.kind, " ".join(graph.operands(name)), shown, str(graph.type(name)), label(op.origin))
         table.add_row(*map(Text, cells))
-    table.caption = Text("\n".join(graph.notes))
+    table.caption = Text("\n".join(graph.imported.notes))
     return table
 
 

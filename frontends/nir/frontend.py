@@ -99,7 +99,7 @@ class _Loader:
             self._convert(name, reading)
         if not self.out.outputs:
             raise InvalidModelError("the NIR graph has no Output")
-        self.out.structure = 0 if len(self.out.outputs) == 1 else tuple(range(len(self.out.outputs)))
+        self.out.imported.structure = 0 if len(self.out.outputs) == 1 else tuple(range(len(self.out.outputs)))
         return self.out
 
     def _unknown(self, name: str, node: Any) -> Problem | None:

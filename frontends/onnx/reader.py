@@ -53,7 +53,7 @@ class Reader:
         for each in self.proto.graph.output:
             self._output(each.name)
         count = len(self.proto.graph.output)
-        self.graph.structure = 0 if count == 1 else tuple(range(count))
+        self.graph.imported.structure = 0 if count == 1 else tuple(range(count))
 
     def _nodes(self, nodes: Sequence[Any], results: Sequence[str]) -> None:
         """Everything that the results need, in order."""

@@ -37,7 +37,7 @@ class Reader:
     def __init__(self, traced: Traced, shapes: Sequence[tuple[int, ...]], dtype: str) -> None:
         """``shapes``: of a sample of each input, batch not counted."""
         self.graph = graph = Graph(traced.name)
-        graph.device = traced.device
+        graph.imported.device = traced.device
         self._traced = traced
         self._inputs: dict[str, Any] = dict(traced.parameters)
         for name, shape in zip(traced.inputs, shapes, strict=True):
@@ -75,14 +75,14 @@ class Reader:
             CompileError: with every problem; an UnsupportedOpError if one of them is.
             InvalidModelError: the model computes nothing, or returns something else than signals.
         """
-        self.graph.notes += notes
+        self.graph.imported.notes += notes
         output = self._advance()
         self._judge_use(output)
         result = self._resolve(output.args[0])
         if self._errors:
             self._fail(result)
         graph = self.graph
-        graph.structure = self._output(result, "output", [0])
+        graph.imported.structure = self._output(result, "output", [0])
         for name in reversed(list(graph)):
             if graph[name].role is not Role.IO and not graph.users(name):
                 graph.remove(name, "its result is not used")
@@ -107,7 +107,7 @@ class Reader:
                 self._memory.begin(node, value)
             return
         source = self._traced.source(node)
-        self.graph.meet(source)
+        self.graph.register_sources(source)
         self._judge_use(node)
         try:
             self._values[node] = self._value(node, source)
@@ -208,7 +208,7 @@ class Reader:
             self._follow(node, source, value)
         elif self._makes_of_batch(node, found):
             self._of_batch.add(node)
-        if source not in self.graph.dropped and all(source not in self.graph[each.name].origin for each in signals):
+        if source not in self.graph.imported.dropped and all(source not in self.graph[s.name].origin for s in signals):
             self.graph.drop((source,), "does nothing" if signals else "shape arithmetic")
 
     def _makes_of_batch(self, node: fx.Node, found: list[Any]) -> bool:
@@ -264,7 +264,7 @@ class Reader:
             count[0] += 1
             return count[0] - 1
         if isinstance(value, Missing):
-            self.graph.notes.append(f"{value.reason}: the model's result holds None in its place")
+            self.graph.imported.notes.append(f"{value.reason}: the model's result holds None in its place")
             return None
         if isinstance(value, dict):
             return {key: self._output(each, f"{name}_{key}", count) for key, each in value.items()}

@@ -91,7 +91,7 @@ def test_a_converter_by_qualified_name_that_does_nothing():
         return call.operand
 
     graph = spikec.load(torch.nn.Sequential(torch.nn.ReLU(), Nothing()), torch.zeros(1, 2))
-    assert {source.path: reason for source, reason in graph.dropped.items()} == {"1": "does nothing"}
+    assert {source.path: reason for source, reason in graph.imported.dropped.items()} == {"1": "does nothing"}
 
 
 def test_a_converter_whose_layer_is_called_with_more_than_it_takes():

@@ -61,7 +61,7 @@ def test_leaky_and_recurrent_ones():
     g.set_operands(memory, cuba)
     g.add(Output(), lif, name="y")
     g.add(Output(), cuba, name="z")
-    g.structure = (0, 1)
+    g.imported.structure = (0, 1)
     module = spikec.compile(g, "spikingjelly")
     assert str(spikec.load(module)) == str(g)
 

@@ -60,7 +60,7 @@ def test_identities_disappear_with_a_reason():
     after, changes, _ = apply("eliminate-identity", g)
     assert changes == 2
     assert kinds(after) == ["input", "linear", "output"]
-    assert {s.node: why for s, why in after.dropped.items()} == {
+    assert {s.node: why for s, why in after.imported.dropped.items()} == {
         "drop1": "does nothing in evaluation mode",
         "drop2": "does nothing in evaluation mode",
     }

@@ -52,7 +52,7 @@ def test_two_that_undo_each_other_vanish():
     x = b.add(Permute(FIRST), b.add(Permute(LAST), b.x, name="there"), name="back")
     after, changes = cancelled(b.done(b.relu(x, "relu")))
     assert (kinds(after), changes) == (["input", "relu", "output"], 1)
-    assert {source.node: why for source, why in after.dropped.items()} == dict.fromkeys(
+    assert {source.node: why for source, why in after.imported.dropped.items()} == dict.fromkeys(
         ("there", "back"), "cancels with another transposition"
     )
 

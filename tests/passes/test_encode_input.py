@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+import build
 from build import Builder, source
 from spikec import CalibrationError, Context, run
-from spikec.calibration.data import Batches
 from spikec.extend.loader import pass_named
 from spikec.ir.ops import IF, Flatten, Input, Linear
 from spikec.ir.stages import SPIKING
@@ -35,7 +35,7 @@ def test_rates_are_the_clipped_input(shape, low):
     before = graph(*shape)
     samples = low + (2.0 - low) * torch.rand(8, *shape, dtype=torch.float64)
     samples[0].view(-1)[0], samples[1].view(-1)[0] = 2.0, low
-    after, _ = encode(before, samples=(samples,))
+    after, _ = encode(before, calibration=build.samples(samples))
     x = 1.5 * samples
     y = run(after, x, 32).mean(0) * torch.tensor(after.type("output").scale)
     clipped = x.clamp(-2.0 if low else 0.0, 2.0).reshape(8, -1)
@@ -48,14 +48,8 @@ def test_rates_are_the_clipped_input(shape, low):
 
 def test_the_largest_magnitude_is_the_scale_when_it_is_negative():
     samples = torch.tensor([[-3.0, 1.0, 0.5]])
-    after, _ = encode(graph(3), samples=(samples,))
+    after, _ = encode(graph(3), calibration=build.samples(samples))
     assert after.match(IF)[0].op.v_threshold.item() == 3.0
-
-
-def test_the_first_batch_serves_where_nothing_was_retained():
-    after, context = encode(graph(3), batches=Batches(torch.tensor([[0.0, 4.0, 1.0]]), ["x"]))
-    assert after.match(IF)[0].op.v_threshold.item() == 4.0
-    assert not context.notes
 
 
 def test_without_samples_one_is_assumed_and_said():
@@ -67,5 +61,5 @@ def test_without_samples_one_is_assumed_and_said():
 def test_zeros_are_refused():
     before = graph(3)
     with pytest.raises(CalibrationError, match="zero") as error:
-        pass_named("encode-input").run(before.copy(), Context(before, samples=(torch.zeros(4, 3),)))
+        pass_named("encode-input").run(before.copy(), Context(before, calibration=build.samples(torch.zeros(4, 3))))
     assert error.value.location == "x"

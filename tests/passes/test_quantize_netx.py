@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+import build
 import nets
 import spikec
 from build import Builder, source
@@ -32,7 +33,8 @@ def net(*shape, seed=0):
 
 
 def context(graph, timesteps=16):
-    return Context(graph, timesteps=timesteps, samples=(torch.rand(8, *graph.type("x").shape, dtype=torch.float64),))
+    x = torch.rand(8, *graph.type("x").shape, dtype=torch.float64)
+    return Context(graph, timesteps=timesteps, calibration=build.samples(x))
 
 
 def apply(graph, name, found=None, **options):

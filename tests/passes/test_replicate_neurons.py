@@ -175,7 +175,7 @@ def replicated(name="cnn", copies=3):
     pipeline = pipeline.insert_after("relu-to-if", pass_named("replicate-neurons", copies=copies))
     c = Compiler("spikingjelly", calibration=x, pipeline=pipeline, verify="off").run(nets.build(name))
     stages = {record.name: record.graph for record in c.stages}
-    context = Context(stages["import"], timesteps=T, ann=stages["normalize"], samples=(x,))
+    context = Context(stages["import"], timesteps=T, ann=stages["normalize"], calibration=build.samples(x))
     return stages["replicate-neurons"].copy(), context
 
 
@@ -183,7 +183,7 @@ def lacks(graph, context):
     """By layer, the mean over samples and steps of what it lacks, by channel, relative to its scale."""
     found = {}
     for layer in layers(graph, context):
-        mean = layer.lacks().mean(0) / context.ann[layer.name].scale
+        mean = layer.shortfall().mean(0) / context.ann[layer.name].scale
         found[layer.name] = float(np.abs(mean.mean(tuple(range(1, mean.ndim)))).mean())
     return found
 

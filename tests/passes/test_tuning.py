@@ -24,15 +24,15 @@ def start(name="resnet", count=40, timesteps=T):
     xs = x if isinstance(x, tuple) else (x,)
     compiler = Compiler("spikingjelly", calibration=[x], normalization=Normalization(), verify="off")
     stages = {record.name: record.graph for record in compiler.run(nets.build(name)).stages}
-    ann = stages["normalize"]
-    return stages["init-potential"].copy(), Context(stages["import"], timesteps=timesteps, ann=ann, samples=xs)
+    context = Context(stages["import"], timesteps, ann=stages["normalize"], calibration=build.samples(*xs))
+    return stages["init-potential"].copy(), context
 
 
 def errors(graph, context, axes=(1, 2)):
     """By layer, the mean over samples and steps of what it lacks, relative to its scale; over channels or neurons."""
     found = {}
     for layer in layers(graph, context):
-        lacks = layer.lacks().mean(0) / context.ann[layer.name].scale
+        lacks = layer.shortfall().mean(0) / context.ann[layer.name].scale
         over = tuple(axis for axis in axes if axis < lacks.ndim)
         found[layer.name] = float(np.abs(lacks.mean(over)).mean())
     return found
@@ -238,7 +238,7 @@ def test_streamed_biases_bring_every_step_to_the_ann():
 
     def worst():
         return max(
-            float(np.abs(layer.lacks().reshape(T, len(layer.wanted), -1).mean(2)).mean())
+            float(np.abs(layer.shortfall().reshape(T, len(layer.wanted), -1).mean(2)).mean())
             for layer in layers(graph, context)
         )
 
@@ -304,6 +304,5 @@ def test_amplitudes_are_least_squares_and_fold_into_the_weights_behind():
 
 def test_an_identity_skip_keeps_its_amplitude():
     graph, context = start("resnet")
-    context.running = "outgoing-amplitude"
     pass_named("outgoing-amplitude").run(graph, context)
     assert any("reach more than affine ops" in note.reason for note in context.notes)

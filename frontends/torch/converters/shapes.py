@@ -72,7 +72,7 @@ def _attribute(call: Call, input: Any, name: str) -> Any:
     if name == "dtype":
         return getattr(torch, call.graph.type(input.name).dtype)
     if name == "device":
-        return torch.device(call.graph.device)
+        return torch.device(call.graph.imported.device)
     if name in ("T", "mT", "H", "mH"):
         return transposed_attribute(call, input, name)
     if name not in ("shape", "ndim"):

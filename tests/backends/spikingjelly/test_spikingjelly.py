@@ -150,7 +150,7 @@ def test_the_models_own_container(mode):
 
 def test_named_tuples_and_lists_are_filled():
     graph = small()
-    graph.structure = [0, {"a": (0,)}]
+    graph.imported.structure = [0, {"a": (0,)}]
     found = emitted(graph)(torch.rand(2, 3, dtype=torch.float64))
     assert isinstance(found, list)
     assert torch.equal(found[0], found[1]["a"][0])

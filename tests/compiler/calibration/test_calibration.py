@@ -23,6 +23,7 @@ from spikec import (
 )
 from spikec.calibration.data import Batches
 from spikec.calibration.retained import RETAINED, Retained
+from spikec.calibration.source import CalibrationSource
 from spikec.calibration.statistics import Statistics
 from spikec.ir.stages import FOLDED
 
@@ -102,7 +103,7 @@ def test_calibrate_is_what_compile_gathers(tmp_path):
     assert identical(one, two)
     assert identical(one, compiled.calibration)
     assert str(Compiler(build.GraphTarget(), calibration=two).run(build.residual()).graph) == str(compiled.graph)
-    _, context, *_ = Compiler(build.GraphTarget(), calibration=two).lower(build.residual())
+    context, _ = Compiler(build.GraphTarget(), calibration=two).lower(build.residual())
     assert torch.equal(context.samples[0], one.retained.inputs[0])
     with pytest.raises(CompileError, match="no pass"):
         spikec.calibrate(build.mlp(), torch.rand(9, 6), build.GraphTarget(), pipeline=["eliminate-identity"])
@@ -205,10 +206,31 @@ def test_devices():
             spikec.calibrate(build.mlp(), x, build.GraphTarget(), device=device)
 
 
-@pytest.mark.parametrize("size", [1e308, 1e300, 1e200])
-def test_values_that_are_not_finite_are_located_and_squares_too(size):
+@pytest.mark.parametrize("size", [1e308, 1e200, 1e40])
+def test_values_that_are_not_finite_are_located_also_where_float64_holds_them(size):
     with pytest.raises(InvalidModelError, match=r"not finite\n.*relu1"):
         spikec.calibrate(build.mlp(), (torch.rand(4, 6, dtype=torch.float64) + 0.1) * size, build.GraphTarget())
+
+
+def test_progress_is_shown_once_where_it_is_wanted(monkeypatch):
+    shown = []
+    monkeypatch.setattr("rich.progress.track", lambda items, *texts: shown.append(texts) or items)
+    for progress in (None, False, True):
+        spikec.compile(build.mlp(), build.GraphTarget(), calibration=[torch.rand(5, 6)] * 3, progress=progress)
+    assert shown == [("calibrating", 3)]
+
+
+def test_a_context_has_samples_of_the_first_batch_until_all_were_seen():
+    source = CalibrationSource.of(torch.arange(1, 3001.0)[:, None].split(1000), ["x"])
+    graph = build.Builder(1).graph
+    assert source.is_long
+    assert spikec.Context(graph, calibration=source).samples[0].max() <= 1000
+    first = source.only_first_batch()
+    assert not first.is_long
+    source.gather(graph, {"x": 0})
+    assert spikec.Context(graph, calibration=source).samples[0].max() > 1000
+    assert first.gather(graph, {"x": 0}).samples == 1000
+    assert not CalibrationSource.of(None, ["x"])
 
 
 def test_merging_calibrations_of_different_models():

@@ -5,7 +5,7 @@ import torch
 
 from spikec import CalibrationError
 from spikec.calibration.accumulate import Accumulator
-from spikec.calibration.statistics import SLOTS, Statistics, digits, number
+from spikec.calibration.statistics import SLOTS, Statistics
 
 FIELDS = [field.name for field in attrs.fields(Statistics)]
 
@@ -68,13 +68,6 @@ def test_the_maximum_is_the_maximum():
     assert statistics(x).maximum.tolist() == x.amax((0, 2)).tolist()
 
 
-def test_moments_against_numpy():
-    x = values(n=9000)
-    found = statistics(*x.split(700))
-    np.testing.assert_allclose(found.mean, by_channel(x).mean(1), rtol=1e-6)
-    np.testing.assert_allclose(found.variance, by_channel(x).var(1), rtol=1e-6)
-
-
 @pytest.mark.parametrize("axis", [0, 1, 2, -1])
 def test_the_channel_may_be_any_axis(axis):
     x = torch.rand(6, 3, 4, 5)
@@ -82,7 +75,6 @@ def test_the_channel_may_be_any_axis(axis):
     rows = x.movedim(axis % 3 + 1, 0).flatten(1).double().numpy()
     assert found.maximum.tolist() == rows.max(1).tolist()
     np.testing.assert_allclose(found.percentile(90), np.percentile(rows, 90, axis=1), rtol=0.001)
-    np.testing.assert_allclose(found.mean, rows.mean(1), rtol=1e-6)
 
 
 def test_bins_stand_for_the_values():
@@ -100,8 +92,7 @@ def test_the_layer_is_all_channels_together():
     x = values()
     found = statistics(x).layer()
     np.testing.assert_allclose(found.percentile(99.9), np.percentile(x.numpy(), 99.9), rtol=0.001)
-    np.testing.assert_allclose(found.mean, x.mean(), rtol=1e-6)
-    np.testing.assert_allclose(found.variance, x.numpy().var(), rtol=1e-6)
+    assert found.maximum.tolist() == [float(x.max())]
 
 
 @pytest.mark.parametrize("n", [300, 5000])
@@ -121,17 +112,7 @@ def test_order_and_shards_change_no_bit(n):
 def test_a_dropped_batch_is_seen():
     parts = values().split(100)
     whole, less = statistics(*parts), statistics(*parts[1:])
-    assert not any(np.array_equal(getattr(whole, name), getattr(less, name)) for name in ("count", "counts", "sums"))
-
-
-def test_adding_floats_in_order_would_be_seen(monkeypatch):
-    """The sums are exact; as plain floats they would depend on the order."""
-    parts = list(values(n=4000).split(40))
-    whole, back = statistics(*parts), statistics(*reversed(parts))
-    assert np.array_equal(whole.sums, back.sums)
-    monkeypatch.setattr("spikec.calibration.accumulate.digits", lambda x: x)
-    whole, back = statistics(*parts), statistics(*reversed(parts))
-    assert not np.array_equal(whole.sums, back.sums)
+    assert not any(np.array_equal(getattr(whole, name), getattr(less, name)) for name in ("count", "counts"))
 
 
 def test_a_merge_that_ignores_the_octave_would_be_seen(monkeypatch):
@@ -143,19 +124,9 @@ def test_a_merge_that_ignores_the_octave_would_be_seen(monkeypatch):
     assert not same(whole, small.merge(large))
 
 
-def test_another_batch_size_changes_the_sums_by_rounding_only():
+def test_another_batch_size_changes_no_bit():
     x = values(n=9000).float()
-    one, other = statistics(*x.split(1000)), statistics(*x.split(7))
-    for name in ("maximum", "count", "keys", "counts"):
-        assert np.array_equal(getattr(one, name), getattr(other, name))
-    np.testing.assert_allclose(one.mean, other.mean, rtol=1e-12)
-
-
-def test_digits_are_exact():
-    numbers = np.array([1.0, -3.7, 1e30, 2.0**-100, 0.1, 1e-12])
-    assert number(digits(numbers)).tolist() == numbers.tolist()
-    total = digits(np.array([1e20])) + digits(np.array([1.0])) + digits(np.array([-1e20]))
-    assert number(total).tolist() == [1.0]
+    assert same(statistics(*x.split(1000)), statistics(*x.split(7)))
 
 
 def test_counts_beyond_32_bits(monkeypatch):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+import build
 import nets
 from spikec import CompileError, Compiler, Graph, Normalization, Pipeline, Role, run
 from spikec.extend.passbase import Context
@@ -69,8 +70,8 @@ def test_lacks_is_the_relu_minus_the_rate():
     activations, spikes = {}, {}
     run(ann, xs, tap=lambda n, v, *_: activations.__setitem__(n, v.mean(0).numpy()))
     run(graph, xs, T, tap=lambda n, v, *_: spikes.setdefault(n, []).append(v.mean(0).numpy()))
-    context = Context(ann, timesteps=T, ann=ann, samples=xs)
-    found = {layer.name: layer.lacks() for layer in layers(graph, context)}
+    context = Context(ann, timesteps=T, ann=ann, calibration=build.samples(*xs))
+    found = {layer.name: layer.shortfall() for layer in layers(graph, context)}
     assert len(found) == len(graph.match(IF))
     for name, lacks in found.items():
         wanted = activations[name] - np.stack(spikes[name]) * graph.type(name).scale

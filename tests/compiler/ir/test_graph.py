@@ -71,7 +71,7 @@ def test_a_delay_of_another_type_than_its_operand_is_refused():
 
 def test_types_are_inferred_again_after_a_change_upstream():
     g = build.mlp()
-    assert g.type("fc3").shape == (4,)
+    assert g.type("output").shape == (4,)
     g.set_op("fc3", Linear(np.ones((9, 7)), origin=g["fc3"].origin))
     assert g.type("output").shape == (9,)
     g.set_op("fc1", Linear(np.ones((8, 5)), origin=g["fc1"].origin))
@@ -105,6 +105,14 @@ def test_editing():
         g.add(Relu(), "nobody")
 
 
+def test_types_that_are_not_inferred_again_would_be_seen(monkeypatch):
+    monkeypatch.setattr("spikec.ir.graph._identical", lambda one, other: True)
+    g = build.mlp()
+    assert g.type("output").shape == (4,)
+    g.set_op("fc3", Linear(np.ones((9, 7)), origin=g["fc3"].origin))
+    assert g.type("output").shape == (4,)
+
+
 def test_a_copy_shares_ops_and_nothing_else():
     g = build.residual()
     h = g.copy()
@@ -112,8 +120,27 @@ def test_a_copy_shares_ops_and_nothing_else():
     h.bypass("drop", "why not")
     assert not h.same_as(g)
     assert "drop" in g
-    assert not g.dropped
+    assert not g.imported.dropped
     assert h["conv1"] is g["conv1"]
+
+
+def test_a_graph_takes_over_all_that_another_holds_and_shares_no_container_with_it():
+    g, h = build.residual(), build.mlp()
+    g.imported.notes.append("read so")
+    g.imported.structure, g.imported.device = {"a": 0}, "meta"
+    g.drop(build.source("lost"), "why not")
+    h.replace_with(g)
+    assert h.same_as(g)
+    assert h.name == g.name
+    assert h.imported == g.imported
+    text = str(h)
+    g.bypass("drop", "no reason")
+    g.imported.notes.append("later")
+    g.set_op("fc", Linear(np.ones((9, 2))))
+    assert str(h) == text
+    assert h.imported.notes == ["read so"]
+    assert list(h.imported.dropped.values()) == ["why not"]
+    assert (h.imported.structure, h.imported.device) == ({"a": 0}, "meta")
 
 
 def test_a_node_without_origin_is_located_by_its_producer():

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 import nets
 import spikec
 from spikec import CompileError, Pass, UnsupportedOpError
-from spikec.calibration.data import Batches
-from spikec.foresee import readable
+from spikec.calibration.source import CalibrationSource
+from spikec.dry_run import readable_part, refuse_early
 from spikec.ir.errors import Problem
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger
@@ -98,7 +98,7 @@ def test_a_verdict_that_depends_on_what_is_missing_is_not_given(monkeypatch):
     """A pool may fold into the layer behind it, and here that is not known."""
     model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU(), nn.AvgPool1d(2), nn.LSTM(3, 2))
     signal = torch.rand(2, 1, 8)
-    _, end = readable(refusal(spikec.load, model, signal).graph)
+    _, end = readable_part(refusal(spikec.load, model, signal).graph)
     assert [source.label for source in end] == ["2"]
     compiler = spikec.Compiler("nir", example_input=signal)
     monkeypatch.setattr(type(compiler.backend), "check", lambda self, graph: [graph.problem(n, "no") for n in graph])
@@ -143,11 +143,12 @@ def test_what_only_the_weights_alone_would_break_is_not_refused_early(monkeypatc
         return [problem] if len(seen) == 1 else []
 
     monkeypatch.setattr(type(compiler.backend), "check", check)
-    compiler._refuse_early(graph, Batches([nets.batch("mlp")] * 3, ["input"]))
+    calibration = CalibrationSource.of([nets.batch("mlp")] * 3, ["input"])
+    refuse_early(graph, calibration, compiler._run_dry)
     assert len(seen) == 2
     seen.clear()
     monkeypatch.setattr(type(compiler.backend), "check", lambda self, graph: [problem])
-    assert refusal(compiler._refuse_early, graph, Batches([nets.batch("mlp")] * 3, ["input"])).problems == (problem,)
+    assert refusal(refuse_early, graph, calibration, compiler._run_dry).problems == (problem,)
 
 
 def test_a_pass_that_refuses_leaves_the_ledger_too():
@@ -183,7 +184,7 @@ def test_a_problem_marks_the_node_that_the_op_stands_for():
     first, second = Source("a", "a", "nn.Linear"), Source("b", "b", "nn.BatchNorm1d")
     graph = Graph()
     x = graph.add(Input((2,)))
-    graph.meet(first, second, Source("c"))
+    graph.register_sources(first, second, Source("c"))
     x = graph.add(Linear(torch.eye(2).numpy(), origin=(first, second)), x)
     graph.add(Output(), graph.add(Relu(), x))
     ledger = Ledger.of(graph, graph, [graph.problem("relu", "no"), graph.problem(x, "later")])
@@ -196,7 +197,7 @@ def test_a_problem_marks_the_node_that_the_op_stands_for():
 
 def test_a_node_that_a_frontend_met_and_lost_is_found():
     graph = spikec.load(nets.build("mlp"))
-    graph.meet(Source("lost", "body.lost"))
+    graph.register_sources(Source("lost", "body.lost"))
     error = refusal(spikec.compile, graph, "spikingjelly")
     assert "a source node vanished" in str(error)
     assert error.location == "body.lost"

@@ -80,7 +80,7 @@ def test_every_file_is_a_pass_of_its_name():
 
 
 def test_a_pass_prints_its_options():
-    assert str(Sabotage(gain=2.0)) == "sabotage(gain=2.0)"
+    assert str(Sabotage(gain=2.0)) == "sabotage{gain=2.0}"
     assert str(Sabotage()) == "sabotage"
 
 

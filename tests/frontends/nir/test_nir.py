@@ -138,7 +138,7 @@ def test_every_node():
         )
     )
     assert loaded["c1"].groups == 2
-    assert loaded.structure == 0
+    assert loaded.imported.structure == 0
 
 
 def test_conv1d_and_scale():

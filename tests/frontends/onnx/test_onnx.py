@@ -115,7 +115,7 @@ def test_shapes_are_computed_with_the_batch_symbolic():
     ints = {"zero": np.int64(0), "zero_": np.array([0]), "two": np.array([2]), "six": np.array([6])}
     graph = agrees(model(nodes, ["n", 3, 4], minus=np.array([-1]), **ints), 3, 4)
     assert kinds(graph) == ["input", "flatten", "relu", "reshape", "output"]
-    assert sum(reason == "a constant" for reason in graph.dropped.values()) == 7
+    assert sum(reason == "a constant" for reason in graph.imported.dropped.values()) == 7
 
 
 def test_a_constant_made_for_the_whole_batch_broadcasts():
@@ -230,7 +230,7 @@ def test_weights_that_are_computed_are_computed_beforehand():
     ]
     graph = agrees(model(nodes, ["n", 4], v=random(3, 4), b=random(3, seed=2)), 4)
     assert kinds(graph) == ["input", "linear", "batchnorm", "output"]
-    assert {source.kind for source in graph.dropped} == {"Transpose", "Constant", "Mul", "Identity"}
+    assert {source.kind for source in graph.imported.dropped} == {"Transpose", "Constant", "Mul", "Identity"}
 
 
 def test_initializers_may_stand_among_the_inputs():
@@ -270,14 +270,14 @@ def test_functions_of_the_model_are_written_out():
 def test_what_no_output_needs_is_dropped_and_said():
     nodes = [node("Relu", "x", "y", name="kept"), node("Erf", "x", "z", name="dead")]
     graph = spikec.load(model(nodes, ["n", 4]))
-    assert [source.label for source in graph.dropped] == ["dead"]
+    assert [source.label for source in graph.imported.dropped] == ["dead"]
 
 
 def test_several_inputs_and_outputs_keep_their_order():
     nodes = [node("Add", "a b", "s"), node("Relu", "s", "y1"), node("Neg", "b", "y2")]
     proto = model(nodes, {"a": ["n", 4], "b": ["n", 4]}, output="y2 y1")
     graph = spikec.load(proto)
-    assert (graph.inputs, graph.outputs, graph.structure) == (("a", "b"), ("y2", "y1"), (0, 1))
+    assert (graph.inputs, graph.outputs, graph.imported.structure) == (("a", "b"), ("y2", "y1"), (0, 1))
     a, b = random(3, 4), random(3, 4, seed=1)
     for found, wanted in zip(
         spikec.run(graph, [torch.tensor(a), torch.tensor(b)]), reference(proto, a=a, b=b), strict=True

@@ -171,8 +171,8 @@ def test_refusals(call, match):
 
 def test_indices_are_none_in_the_output_and_it_is_said():
     graph = spikec.load(Net(lambda net, y: tuple(y.max(2))), torch.zeros(2, *SHAPE))
-    assert graph.structure == (0, None)
-    (note,) = graph.notes
+    assert graph.imported.structure == (0, None)
+    (note,) = graph.imported.notes
     assert "the places of a maximum have no spiking form" in note
 
 

@@ -199,7 +199,7 @@ def test_structured_inputs_and_outputs():
     assert len(names) == 2
     found = spikec.run(graph, xs)
     wanted = model(xs[0], 3, pair={"second": xs[1]})
-    assert isinstance(graph.structure["all"][0], Results)
+    assert isinstance(graph.imported.structure["all"][0], Results)
     for a, b in zip(flat(found), flat(wanted), strict=True):
         torch.testing.assert_close(a, b)
     for a, b in zip(frontend.reference(program)(xs), flat(wanted), strict=True):

@@ -75,7 +75,7 @@ def test_isinstance_says_tensor_while_fx_traces():
     plain = isinstance
     model, x = Net(either), torch.rand(2, 2, 6, 5)
     graph = spikec.load(model, x)
-    assert graph.notes == []
+    assert graph.imported.notes == []
     torch.testing.assert_close(spikec.run(graph, x), model(x).detach())
 
 
@@ -98,7 +98,7 @@ def test_a_tensor_where_torch_takes_a_number_is_an_error_as_in_torch(call):
 
 
 def test_fx_comes_first():
-    assert spikec.load(Net(lambda net, y: torch.relu(y)), torch.rand(2, 2, 6, 5)).notes == []
+    assert spikec.load(Net(lambda net, y: torch.relu(y)), torch.rand(2, 2, 6, 5)).imported.notes == []
 
 
 def test_the_module_is_left_as_it_was():
@@ -125,7 +125,7 @@ def test_half_and_double(agrees):
 def test_without_gradients(mode):
     model = Net(typed)
     with mode():
-        assert spikec.load(model, torch.rand(2, 2, 6, 5)).notes
+        assert spikec.load(model, torch.rand(2, 2, 6, 5)).imported.notes
 
 
 class Many(nn.Module):
@@ -206,4 +206,4 @@ def test_the_batch_size_is_no_number_there_either(call):
 def test_all_unsupported_calls_are_listed_there_too():
     error = refusal(UnsupportedOpError, Net(lambda net, y: F.gelu(F.silu(typed(net, y)))), torch.rand(2, 2, 6, 5))
     assert [p.message.split(":")[0] for p in error.problems] == ["F.silu is not supported", "F.gelu is not supported"]
-    assert "read through torch.export" in error.graph.notes[0]
+    assert "read through torch.export" in error.graph.imported.notes[0]

@@ -459,7 +459,7 @@ def test_a_view_to_a_vector_is_a_flatten_and_one_that_changes_nothing_an_identit
 
 def test_shape_arithmetic_is_accounted_for():
     graph = spikec.load(Unary(lambda y: y.view(y.shape[0], -1)), torch.zeros(1, *SHAPE))
-    assert [(s.kind, reason) for s, reason in graph.dropped.items()] == [
+    assert [(s.kind, reason) for s, reason in graph.imported.dropped.items()] == [
         ("Tensor.shape", "shape arithmetic"),
         ("[]", "shape arithmetic"),
     ]
@@ -494,8 +494,8 @@ class Container(nn.Module):
 )
 def test_the_models_own_container_is_kept(agrees, make, structure, names):
     graph = agrees(Container(make), (3,))
-    assert graph.structure == structure
-    assert type(graph.structure) is type(structure)
+    assert graph.imported.structure == structure
+    assert type(graph.imported.structure) is type(structure)
     assert graph.outputs == names
 
 
@@ -550,7 +550,7 @@ def test_a_branch_that_nobody_uses_is_dropped_and_said_so(agrees):
 
     graph = agrees(Aux(), (3,))
     assert len(graph) == 3
-    assert {source.label: reason for source, reason in graph.dropped.items()} == {
+    assert {source.label: reason for source, reason in graph.imported.dropped.items()} == {
         "aux": "its result is not used",
         "relu": "its result is not used",
     }

@@ -230,7 +230,7 @@ def test_lists_dicts_and_shared_layers(agrees):
             return {name: head(x) for name, head in self.heads.items()}
 
     graph = agrees(Loops(), SHAPE, SHAPE)
-    assert graph.structure == {"a": 0, "b": 1}
+    assert graph.imported.structure == {"a": 0, "b": 1}
     assert len(graph.match(Add)) == 2
 
 
@@ -253,7 +253,7 @@ def test_a_dataclass_is_kept():
 
     model, x = Net(), torch.rand(64, 3)
     graph = spikec.load(model, x)
-    assert graph.structure == Answer(0, 1)
+    assert graph.imported.structure == Answer(0, 1)
     assert graph.outputs == ("output_logits", "output_features")
     snn = spikec.compile(model, "spikingjelly", calibration=x)
     with torch.no_grad():

@@ -1,0 +1,103 @@
+"""Every target's whole order of passes, by its capabilities or its own."""
+
+from typing import ClassVar
+
+import attrs
+import pytest
+
+import nets
+import spikec
+from spikec import CompileError, Normalization, Pipeline
+from spikec.extend.loader import backend_named, backends
+
+T = 8
+TO_SPIKES = [
+    "eliminate-identity", "infer-types", "cancel-permutes", "detach-head", "canonicalize-activations", "lower-maxpool",
+    "lower-adaptive-pool", "fold-batchnorm", "normalize", "relu-to-if", "init-potential",
+]  # fmt: skip
+WHOLE = {
+    "spikingjelly": [*TO_SPIKES, "correct-bias", "avgpool-to-sumpool", "fold-rescale", "cast-parameters"],
+    "nir": [
+        *TO_SPIKES, "correct-bias", "lower-movement", "avgpool-to-sumpool", "lower-concat",
+        "fold-rescale{thresholds=uniform}", "lower-v-init", "correct-bias", "legalize-nir", "cast-parameters",
+        "strict-threshold",
+    ],
+    "netx": [
+        *TO_SPIKES, "encode-input", "correct-bias", "lower-movement", "avgpool-to-sumpool",
+        "fold-rescale{thresholds=uniform}", "fold-pool{affine=True}", "legalize-netx", "fold-pool{affine=True}",
+        "reset-netx", "quantize-netx",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("target", backends())
+def test_the_whole_order_of_each_target(target):
+    pipeline = Pipeline.default(target, normalization=Normalization(), timesteps=T)
+    assert [str(each) for each in pipeline] == WHOLE[target]
+    chosen = Pipeline.default(target, timesteps=T)
+    assert "choose" in [each.name for each in chosen]
+
+
+def test_options_of_a_target_reach_the_passes():
+    shown = str(Pipeline.default(backend_named("netx")(reset="hard")))
+    assert "legalize-netx{reset=hard}, fold-pool{affine=True}, reset-netx{reset=hard}" in shown
+    shown = str(Pipeline.default(backend_named("nir")(profile="spikingjelly")))
+    assert "avgpool-to-sumpool{keep=(2,)}" in shown
+    assert "strict-threshold{fires='>='}" in shown
+
+
+@attrs.frozen
+class Able(spikec.Backend):
+    """No order of its own."""
+
+    name = "able"
+    thresholds: ClassVar[str] = "uniform"
+    averages: ClassVar[tuple[int, ...]] = (2,)
+    potentials: ClassVar[bool] = True
+
+    def emit(self, graph, context):
+        return graph
+
+
+@attrs.frozen
+class Particular(Able):
+    """With an order of its own."""
+
+    name = "particular"
+
+    def passes(self, timesteps):
+        return "lower-movement", "avgpool-to-sumpool{keep=(1, 2)}", "fold-rescale"
+
+
+@attrs.frozen
+class Lost(Able):
+    name = "lost"
+    order = "nirr"
+
+
+def test_a_target_of_ones_own_gets_the_default_order_by_its_capabilities_or_brings_its_own():
+    shown = str(Pipeline.default(Able(), timesteps=T))
+    assert shown.endswith(", avgpool-to-sumpool{keep=(2,)}, fold-rescale{thresholds=uniform}, cast-parameters")
+    assert "calibrate-potential" in shown
+    shown = str(Pipeline.default(Particular(), normalization=Normalization()))
+    assert shown.endswith(", init-potential, lower-movement, avgpool-to-sumpool{keep=(1, 2)}, fold-rescale")
+    with pytest.raises(CompileError, match="no order of passes 'nirr'.*\n.*did you mean 'nir'"):
+        Pipeline.default(Lost())
+
+
+@pytest.mark.parametrize("target", backends())
+def test_a_report_is_replayed(target):
+    x = nets.batch("cnn", 16)
+    first = spikec.Compiler(target, calibration=x, timesteps=T).run(nets.build("cnn"))
+    assert str(first.report).endswith(f"\n  passes: {first.report.passes}")
+    pipeline = Pipeline.parse(first.report.passes)
+    again = spikec.Compiler(target, calibration=x, timesteps=T, pipeline=pipeline).run(nets.build("cnn"))
+    assert str(again.graph) == str(first.graph)
+    assert again.report.passes == first.report.passes
+
+
+def test_a_report_of_a_spiking_model_is_replayed():
+    graph = spikec.Compiler("spikingjelly", calibration=nets.batch("mlp", 16)).run(nets.build("mlp")).graph
+    first = spikec.Compiler("nir", timesteps=T).run(graph)
+    again = spikec.Compiler("nir", timesteps=T, pipeline=Pipeline.parse(first.report.passes)).run(graph)
+    assert str(again.graph) == str(first.graph)
