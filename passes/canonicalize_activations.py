@@ -9,6 +9,7 @@ import attrs
 import numpy as np
 
 from spikec.extend.passbase import Context, Pass
+from spikec.ir.affine import Affine, BlockedError
 from spikec.ir.errors import UnsupportedOpError
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op
@@ -17,7 +18,6 @@ from spikec.ir.ops.weighted import diagonal
 from spikec.ir.origin import merge
 from spikec.ir.rewrite import rewrite
 from spikec.ir.stages import ANN, Stage
-from spikec.ir.types import Array
 
 
 @attrs.frozen
@@ -90,18 +90,15 @@ class _Writer:
         if not 1 <= self.rank <= 4:
             message = f"{self.op.kind} of samples of shape {shape} has no spiking form"
             raise UnsupportedOpError(self.graph.problem(self.name, message, "use samples with 1 to 4 axes"))
-        gains = (
-            np.broadcast_to(np.asarray(gain, np.float64), shape[:1]) if np.ndim(gain) < 2 else self._per_channel(gain)
-        )
-        return diagonal(gains, np.full(shape[0], shift) if shift else None, self.rank)
-
-    def _per_channel(self, gain: Array) -> Array:
-        shape = self.graph.type(self.name).shape
-        rows = np.broadcast_to(gain, shape).reshape(shape[0], -1)
-        if not (rows == rows[:, :1]).all():
-            message = f"the parameter of {self.op.kind} differs within a channel"
-            raise UnsupportedOpError(self.graph.problem(self.name, message, "use one number, or one a channel"))
-        return np.asarray(rows[:, 0], np.float64)
+        gains = np.asarray(gain, np.float64)
+        if gains.ndim > 1:
+            try:
+                gains, _ = Affine.scaling(gains.reshape((1,) * (self.rank - gains.ndim) + gains.shape)).in_channels()
+            except BlockedError:
+                message = f"the parameter of {self.op.kind} differs within a channel"
+                problem = self.graph.problem(self.name, message, "use one number, or one a channel")
+                raise UnsupportedOpError(problem) from None
+        return diagonal(np.broadcast_to(gains, shape[:1]), np.full(shape[0], shift) if shift else None, self.rank)
 
 
 def _clamp(write: _Writer) -> None:

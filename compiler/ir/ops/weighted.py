@@ -120,13 +120,13 @@ class Weighted(Op):
         Raises:
             BlockedError: the shift would not be the same in every place.
         """
+        scaled = attrs.evolve(self.scale_input(gain), in_scale=self.in_scale)
         if not shift.any():
-            return attrs.evolve(self.scale_input(gain), in_scale=self.in_scale)
+            return scaled
         if not self.spreads_shift:
             raise BlockedError(self.uneven)
-        per_input = self.weight.astype(np.float64) * self._per_input(np.broadcast_to(shift, (self.in_features,)))
-        scaled = attrs.evolve(self.scale_input(gain), in_scale=self.in_scale)
-        return scaled.affine(np.ones(1), per_input.reshape(self.out_features, -1).sum(1))
+        added = self.weight.astype(np.float64) * self._per_input(np.broadcast_to(shift, (self.in_features,)))
+        return scaled.affine(np.ones(1), added.reshape(self.out_features, -1).sum(1))
 
     @property
     def spreads_shift(self) -> bool:
@@ -214,8 +214,8 @@ class _Spatial(Weighted):
 
     @property
     def spreads_shift(self) -> bool:
-        """Only a :class:`Conv` without padding does."""
-        return False
+        """A :class:`Conv` without padding does: else the border, or a stride, would show."""
+        return isinstance(self, Conv) and not any(map(any, self.padding))
 
     def infer(self, *operands: Type) -> Type:
         """As every affine op; the operand is one channel axis and the spatial axes."""
@@ -246,11 +246,6 @@ class Conv(_Spatial):
     def uneven(self) -> str:
         """Zeros that are padded stay zeros."""
         return "pads with zeros, which the shift would change"
-
-    @property
-    def spreads_shift(self) -> bool:
-        """False with padding: the border would not see the shift."""
-        return not any(map(any, self.padding))
 
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's convolution; in float64, where torch runs the groups one by one, depthwise ones as sums of shifts."""
