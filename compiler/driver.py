@@ -23,7 +23,16 @@ from spikec.extend.backend import Backend
 from spikec.extend.passbase import Context, Note
 from spikec.interpreter.contract import Reference, check_import, check_shapes, probe
 from spikec.interpreter.inputs import examples, whole_number
-from spikec.ir.errors import CompileError, InvalidModelError, Problem, SpikecWarning, UnsupportedOpError, warn
+from spikec.ir.errors import (
+    CompileError,
+    Hint,
+    InvalidModelError,
+    Option,
+    Problem,
+    SpikecWarning,
+    UnsupportedOpError,
+    warn,
+)
 from spikec.ir.files import replacing
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
@@ -80,7 +89,7 @@ class Compiler:
         if pipeline is not None and normalization is not None:
             raise CompileError(
                 "both pipeline and normalization are given",
-                hint="say it in the pipeline: Pipeline.default(target, normalization=...)",
+                hint=Hint("leave one out: it is an option of the pass normalize in ", Option("pipeline")),
             )
         if isinstance(pipeline, str):
             raise CompileError(

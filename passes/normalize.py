@@ -11,7 +11,7 @@ import numpy as np
 from spikec.calibration.calibration import Calibration
 from spikec.calibration.normalization import Normalization
 from spikec.extend.passbase import Context, Pass
-from spikec.ir.errors import InvalidModelError, TypeMismatchError
+from spikec.ir.errors import Hint, InvalidModelError, Option, TypeMismatchError
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op, Role
 from spikec.ir.ops import Input, Relu, Weighted
@@ -93,8 +93,11 @@ class Normalize(Pass):
 
     def _from_weights(self, graph: Graph, context: Context) -> dict[str, Array]:
         context.warn(
-            "no calibration data: thresholds follow from the weights alone, for inputs in [0, 1] "
-            "(Diehl et al. 2015, model-based); expect to need many time-steps, or pass calibration="
+            Hint(
+                "no calibration data: thresholds follow from the weights alone, for inputs in [0, 1] "
+                "(Diehl et al. 2015, model-based); expect to need many time-steps, or pass ",
+                Option("calibration"),
+            )
         )
         bounds = _bounds(graph)
         found = {}

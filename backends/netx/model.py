@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spikec.backends.netx.file import read, write
 from spikec.backends.netx.sim import Layer, run
-from spikec.ir.errors import InvalidModelError, warn
+from spikec.ir.errors import Hint, InvalidModelError, Option, warn
 from spikec.ir.files import replacing
 from spikec.ir.types import Array, readonly
 
@@ -174,8 +174,12 @@ class NetxModel:
     def _complain(self, overflows: int, steps: int) -> None:
         if overflows:
             warn(
-                f"{overflows} currents wrapped or voltages saturated within {steps} steps, as they would on the chip; "
-                f"compile with timesteps={steps} and typical calibration data"
+                Hint(
+                    f"{overflows} currents wrapped or voltages saturated within {steps} steps, as they would on the "
+                    "chip; compile with ",
+                    Option("timesteps", steps),
+                    " and typical calibration data",
+                )
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:

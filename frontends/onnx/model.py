@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from spikec.extend.loader import missing_package
-from spikec.ir.errors import InvalidModelError, Problem, UnsupportedOpError
+from spikec.ir.errors import Hint, InvalidModelError, Option, Problem, UnsupportedOpError
 from spikec.ir.types import Array
 
 OLDEST = 7
@@ -152,7 +152,7 @@ def resolve_shapes(
             declared = given if given is None else (None,) * len(given)
         if declared is None or (given is None and None in declared[1:]):
             shown = "of unknown rank" if declared is None else f"[B, {_shown(declared[1:])}]"
-            hint = "give example_input, a batch of samples, or calibration data"
+            hint = Hint("give ", Option("example_input"), " with a batch of samples, or calibration data")
             raise InvalidModelError(f"the shape of input {spec.name} is not known: it is {shown}", hint=hint)
         if not declared:
             raise InvalidModelError(

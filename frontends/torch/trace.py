@@ -21,7 +21,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn import functional as F
 
 from spikec.frontends.torch.call import Signal, converter, is_spiking, keeps_state, layer_rule, qualified
-from spikec.ir.errors import InvalidModelError, Problem
+from spikec.ir.errors import Hint, InvalidModelError, Option, Problem
 from spikec.ir.origin import Source, is_user_file
 
 #: where a proxy is known to be one
@@ -352,8 +352,11 @@ def untraceable(error: Exception, path: str, frames: Sequence[traceback.FrameSum
             f"what the model does depends on its data or its shape: {reason}",
             str(where),
             line,
-            "a compiled network does the same on every input and batch size: take the condition or loop out of "
-            "forward, or decide it in __init__; for one on a size pass an example_input",
+            Hint(
+                "a compiled network does the same on every input and batch size: take the condition or loop out of "
+                "forward, or decide it in __init__; for one on a size pass ",
+                Option("example_input"),
+            ),
         )
     return Problem(
         f"forward cannot be traced: {type(error).__name__}: {reason}",

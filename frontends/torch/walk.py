@@ -29,7 +29,15 @@ from spikec.frontends.torch.call import (
 from spikec.frontends.torch.memory import Memory
 from spikec.frontends.torch.reasons import reason
 from spikec.frontends.torch.trace import AUGMENTED, Traced
-from spikec.ir.errors import CompileError, InvalidModelError, Problem, TypeMismatchError, UnsupportedOpError
+from spikec.ir.errors import (
+    CompileError,
+    Hint,
+    InvalidModelError,
+    Option,
+    Problem,
+    TypeMismatchError,
+    UnsupportedOpError,
+)
 from spikec.ir.graph import Graph
 from spikec.ir.op import Role
 from spikec.ir.ops import Identity, Input, Output, Relu
@@ -289,7 +297,7 @@ class Walk:
             for name in self.graph.inputs
             if Signal(name) in self.inputs.values()
         )
-        hint = f"the inputs were {shapes}; give an example_input as the model takes it, batch first"
+        hint = Hint(f"the inputs were {shapes}; give ", Option("example_input"), " as the model takes it, batch first")
         return attrs.evolve(problem, hint=hint)
 
     def _output(self, value: Any, name: str, count: list[int]) -> Any:
