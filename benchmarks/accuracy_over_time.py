@@ -99,7 +99,7 @@ def draw(ann: float, curves: dict[str, Curve], path: Path) -> None:
 def main(path: Path) -> None:
     console = Console(highlight=False, width=120)
     data = digits()
-    net = trained(data, say=console.print)
+    net = trained(data, console=console)
     calibration: Any = data.train
     curves = {}
     for label, mode in track({**MODES, DEFAULT: None}.items(), "modes", console=console):

@@ -116,7 +116,7 @@ def main(seeds: Sequence[int]) -> int:
     runs: list[list[Row]] = []
     anns: list[float] = []
     for seed in seeds:
-        net = trained(data, Training(seed=seed), say=console.print)
+        net = trained(data, Training(seed=seed), console=console)
         rows = measure(net, data, track(MODES.items(), f"seed {seed}", console=console))
         anns.append(accuracy(net, data))
         console.print(table(f"seed {seed}", anns[-1], rows))

@@ -9,6 +9,7 @@ from spikec.diagnosis.diagnosis import Diagnosis
 from spikec.driver import Compilation, Compiler, calibrate, check, compile, save
 from spikec.extend.backend import Backend
 from spikec.extend.loader import backends as targets
+from spikec.extend.loader import pass_named
 from spikec.extend.passbase import Context, Pass
 from spikec.interpreter.accuracy import evaluate
 from spikec.interpreter.interp import run
@@ -17,6 +18,7 @@ from spikec.ir.errors import (
     CompileError,
     InvalidModelError,
     MissingDependencyError,
+    PluginError,
     Problem,
     SpikecWarning,
     TypeMismatchError,
@@ -47,6 +49,7 @@ __all__ = [
     "Op",
     "Pass",
     "Pipeline",
+    "PluginError",
     "Problem",
     "Role",
     "SpikecWarning",
@@ -60,6 +63,7 @@ __all__ = [
     "diagnose",
     "evaluate",
     "load",
+    "pass_named",
     "run",
     "save",
     "targets",

@@ -26,7 +26,16 @@ from spikec.interpreter.contract import check_shapes
 from spikec.interpreter.imported import check_import
 from spikec.interpreter.inputs import examples, whole_number
 from spikec.interpreter.probe import probe
-from spikec.ir.errors import CompileError, InvalidModelError, Problem, SpikecWarning, UnsupportedOpError, warn
+from spikec.ir.errors import (
+    CompileError,
+    Hint,
+    InvalidModelError,
+    Option,
+    Problem,
+    SpikecWarning,
+    UnsupportedOpError,
+    warn,
+)
 from spikec.ir.files import replacing
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
@@ -86,7 +95,7 @@ class Compiler:
         if pipeline is not None and normalization is not None:
             raise CompileError(
                 "both pipeline and normalization are given",
-                hint="say it in the pipeline: Pipeline.default(target, normalization=...)",
+                hint=Hint("leave one out: it is an option of the pass normalize in ", Option("pipeline")),
             )
         if isinstance(pipeline, str):
             raise CompileError(

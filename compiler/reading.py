@@ -95,9 +95,9 @@ def find_frontend(model: Any) -> tuple[Frontend, Any]:
     if isinstance(model, Path) and not model.exists():
         raise InvalidModelError(f"there is no file {model}")
     known: list[Frontend] = [_GraphFrontend()]
-    missing: list[MissingDependencyError] = []
-    for _, found in loader.frontends():
-        if isinstance(found, MissingDependencyError):
+    missing: list[CompileError] = []
+    for found in loader.frontends():
+        if isinstance(found, CompileError):
             missing.append(found)
         else:
             known.append(found)

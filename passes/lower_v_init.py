@@ -8,6 +8,7 @@ import attrs
 import numpy as np
 
 from spikec.extend.passbase import Context, Contract, Pass
+from spikec.ir.errors import Hint, Option
 from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import IF, Neuron
 from spikec.ir.ops.weighted import identity
@@ -45,9 +46,13 @@ class LowerVInit(Pass):
         if context.timesteps is None:
             context.note(
                 "",
-                f"{len(nodes)} layer(s) start at an initial potential that the target's neurons do not have; it is "
-                "kept as metadata, and a reader that ignores it starts at 0 and spikes up to one time less: "
-                "compile with timesteps= to turn it into a bias",
+                Hint(
+                    f"{len(nodes)} layer(s) start at an initial potential that the target's neurons do not have; it is "
+                    "kept as metadata, and a reader that ignores it starts at 0 and spikes up to one time less: "
+                    "compile with ",
+                    Option("timesteps"),
+                    " to turn it into a bias",
+                ),
             )
             return 0
         return sum(_lower(graph, node, context.timesteps, context) for node in nodes)

@@ -11,7 +11,7 @@ import numpy as np
 from spikec.calibration import scales
 from spikec.calibration.normalization import Normalization
 from spikec.extend.passbase import Context, Pass
-from spikec.ir.errors import InvalidModelError
+from spikec.ir.errors import Hint, InvalidModelError, Option
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role
 from spikec.ir.ops import Input, Relu, Weighted
@@ -38,8 +38,11 @@ class Normalize(Pass):
         nodes = graph.match(Relu)
         if self.normalization.method == "model":
             context.warn(
-                "no calibration data: thresholds follow from the weights alone, for inputs in [0, 1] "
-                "(Diehl et al. 2015, model-based); expect to need many time-steps, or pass calibration="
+                Hint(
+                    "no calibration data: thresholds follow from the weights alone, for inputs in [0, 1] "
+                    "(Diehl et al. 2015, model-based); expect to need many time-steps, or pass ",
+                    Option("calibration"),
+                )
             )
             found = scales.from_bounds(self.normalization, graph, _upper_bounds(graph), context.warn)
         else:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spikec.backends.netx.file import read, write
 from spikec.backends.netx.sim import IntegerLayer, run_layers
-from spikec.ir.errors import InvalidModelError, warn
+from spikec.ir.errors import Hint, InvalidModelError, Option, warn
 from spikec.ir.files import replacing
 from spikec.ir.op import tensor_cache
 from spikec.ir.ops import IF
@@ -180,8 +180,12 @@ class NetxModel:
     def _warn_of_overflows(self, overflows: int, steps: int) -> None:
         if overflows:
             warn(
-                f"{overflows} currents wrapped or voltages saturated within {steps} steps, as they would on the chip; "
-                f"compile with timesteps={steps} and typical calibration data"
+                Hint(
+                    f"{overflows} currents wrapped or voltages saturated within {steps} steps, as they would on the "
+                    "chip; compile with ",
+                    Option("timesteps", steps),
+                    " and typical calibration data",
+                )
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:

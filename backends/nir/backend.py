@@ -17,7 +17,7 @@ from spikec.backends.nir.profiles import PROFILES, Profile
 from spikec.extend.backend import Backend
 from spikec.extend.loader import unknown
 from spikec.extend.passbase import Context
-from spikec.ir.errors import CompileError, Problem, UnsupportedOpError
+from spikec.ir.errors import CompileError, Hint, Option, Problem, UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Input, Neuron, Output, Weighted
 from spikec.ir.stages import FINAL
@@ -88,7 +88,8 @@ class Nir(Backend):
                 message = f"a neuron that fires {here} its threshold; those of the reader fire {there} it"
                 raise CompileError(message, hint="run strict-threshold")
             if found := self._profile.problem(op):
-                raise UnsupportedOpError(f"{self.profile} does not read {found}", hint='use profile="portable"')
+                hint = Hint("use ", Option("profile", "portable"))
+                raise UnsupportedOpError(f"{self.profile} does not read {found}", hint=hint)
         if not isinstance(op, Add):
             _node(graph, name)
             return

@@ -12,7 +12,7 @@ from torch import Tensor
 from spikec.calibration.calibration import Calibration, digest
 from spikec.calibration.data import Batches
 from spikec.calibration.retained import RETAINED
-from spikec.ir.errors import CalibrationError, warn
+from spikec.ir.errors import CalibrationError, Hint, Option, warn
 from spikec.ir.graph import Graph
 
 
@@ -106,8 +106,12 @@ class CalibrationSource:
         if self.batches is None:
             raise CalibrationError(
                 "the calibration given is of another model" if known else "no calibration data",
-                hint="pass calibration=: a tensor, a DataLoader, or the calibration of a Compilation of this model; or "
-                'let thresholds follow from the weights: spikec.Normalization(method="model")',
+                hint=Hint(
+                    "pass ",
+                    Option("calibration"),
+                    ": a tensor, a DataLoader, or the calibration of a Compilation of this model; or let thresholds "
+                    'follow from the weights: spikec.Normalization(method="model")',
+                ),
             )
         self.gathered = Calibration.gather(graph, axes, self._shown())
         return self.gathered

@@ -10,6 +10,7 @@ import numpy as np
 from spikec.calibration.calibration import Statistics
 from spikec.diagnosis.record import Advice, LayerFindings, Rung
 from spikec.driver import Compilation
+from spikec.ir.errors import Hint, Option
 from spikec.ir.ops import Neuron
 from spikec.ir.rewrite import neurons_of
 from spikec.ir.types import Array
@@ -47,7 +48,7 @@ def advise(
 ) -> Advice:
     """One change against the kind of error that changes the output most, at the layer that makes most of it."""
     if enough is not None:
-        fewer = f"timesteps={enough}" if enough < timesteps else ""
+        fewer = Hint(Option("timesteps", enough)) if enough < timesteps else ""
         return Advice(None, None, fewer, "nothing has to change" + (", fewer steps will do" if fewer else ""))
     kind = max(rungs, key=lambda rung: rung.step).kind
     layer = max(layers, key=lambda each: each.effects[kind].rms)
@@ -61,7 +62,8 @@ def advise(
     )
     share = f"its {kind} moves the output's margin by {100 * layer.effects[kind].rms:.0f} %"
     if compilation.calibration is None:
-        change, why = "calibration= with a few hundred training samples", "thresholds follow from the weights alone"
+        change: str = Hint(Option("calibration"), " with a few hundred training samples")
+        why = "thresholds follow from the weights alone"
     else:
         known = compilation.calibration.nodes
         relu = next((name for name in known if layer.node in neurons_of(compilation.graph, name)), "")
@@ -75,7 +77,8 @@ def _clipping(found: Suspect) -> tuple[str, str]:
     why = f"{100 * layer.clipped:.2g} % of its activations are above its threshold"
     known = found.statistics
     if known is not None and found.scale.max() >= float(known.maximum.max()) * (1 - 1e-6):
-        return "calibration= with data like this", f"{why}, and above all that the calibration data showed"
+        why += ", and above all that the calibration data showed"
+        return Hint(Option("calibration"), " with data like this"), why
     for percentile in _PERCENTILES:
         if 1 - percentile / 100 <= _LESS * layer.clipped:
             return f"normalization=spikec.Normalization(percentile={percentile})", why
@@ -99,7 +102,7 @@ def _finer(found: Suspect, why: str) -> tuple[str, str]:
     ratio = _width(found)
     if ratio > _WIDE:
         large = f"its threshold is {ratio:.1f} times what {_PERCENTILES[0]} % of its activations need"
-        return f"normalization=None, timesteps={found.timesteps}", f"{why}; {large}"
+        return Hint(Option("normalization", None), ", ", Option("timesteps", found.timesteps)), f"{why}; {large}"
     return _longer(found), why
 
 
@@ -115,7 +118,7 @@ def _width(found: Suspect) -> float:
 
 
 def _longer(found: Suspect) -> str:
-    return f"timesteps={2 * found.timesteps}, and run as many"
+    return Hint(Option("timesteps", 2 * found.timesteps), ", and run as many")
 
 
 _RULES: dict[str, Callable[[Suspect], tuple[str, str]]] = {

@@ -15,6 +15,9 @@ class Converters(Generic[F]):
     """``@converter(Conv, Linear)`` above a function registers it; two functions for one key are an error.
 
     A function of the same module and name replaces the earlier one, as when a notebook cell is run again.
+
+    Args:
+        what: what one of the functions is called in messages.
     """
 
     def __init__(self, what: str) -> None:
@@ -38,15 +41,15 @@ class Converters(Generic[F]):
         return register
 
     def get(self, key: Any) -> F | None:
-        """The function for exactly that key."""
+        """Return the function for exactly that key, or None."""
         return self._table.get(key)
 
     def first(self, keys: Iterable[Hashable]) -> F | None:
-        """The function for the first key that has one."""
+        """Return the function for the first key that has one, or None."""
         return next((self._table[key] for key in keys if key in self._table), None)
 
     def for_class(self, kind: type) -> F | None:
-        """The function for a class of op, or for a base of it whose meaning no class in between redefines."""
+        """Return the function for a class of op, or for a base of it whose meaning no class in between redefines."""
         redefined: set[str] = set()
         for cls in kind.__mro__:
             if cls in self._table:
@@ -56,7 +59,7 @@ class Converters(Generic[F]):
         return None
 
     def keys(self) -> list[Hashable]:
-        """What is handled."""
+        """Return every key that has a function."""
         return list(self._table)
 
 
@@ -65,11 +68,12 @@ _DESCRIPTIVE = {"kind", "role", "infer", "scale_input"}
 
 
 def _again(known: Callable[..., object], function: Callable[..., object]) -> bool:
-    """True where a file or a notebook cell is run again."""
+    """Return whether it is the same function, defined once more by a file or a notebook cell that is run again."""
     names = [(getattr(f, "__module__", None), getattr(f, "__qualname__", None)) for f in (known, function)]
     return names[0] == names[1] and None not in names[0]
 
 
 def _place(function: Callable[..., object]) -> str:
+    """Return the module, file and line of a function."""
     code = getattr(inspect.unwrap(function), "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
+    return f"{function.__module__} ({code.co_filename}:{code.co_firstlineno})" if code else repr(function)

@@ -1,11 +1,13 @@
-"""Finds passes, frontends and backends by the names of their files and folders."""
+"""Finds passes, frontends and backends by name: those in spikec's folders, and those of other packages' plugins."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, TypeVar
@@ -15,44 +17,69 @@ import attrs
 from spikec.extend.backend import Backend
 from spikec.extend.frontend import Frontend
 from spikec.extend.passbase import Pass
-from spikec.ir.errors import CompileError, MissingDependencyError
+from spikec.extend.plugins import Plugin, imported, installed
+from spikec.ir.errors import CompileError, MissingDependencyError, PluginError, warn
 
 BuiltT = TypeVar("BuiltT")
 
-#: which extra brings a package that a file of ours imports
+#: the extra of spikec that installs a package; any other package is installed by its own name
 _EXTRAS = {"onnx": "onnx", "lava": "lava", "matplotlib": "demo", "mlxtend": "demo", "sklearn": "demo"}
 
 
-def names(room: str) -> list[str]:
-    """Names of the files and folders in ``passes``, ``frontends`` or ``backends``, sorted."""
-    package = importlib.import_module(f"spikec.{room}")
+@attrs.frozen(eq=False)
+class Part:
+    """A pass or a target that can be asked for by its name.
+
+    Attributes:
+        name: what users call it.
+        package: ``spikec``, or the distribution of the plugin that brings it, with its version.
+        module: the module that holds it.
+        load: returns its class; raises MissingDependencyError where that needs a package that is not installed.
+    """
+
+    name: str
+    package: str
+    module: str
+    load: Callable[[], Any]
+
+    @property
+    def summary(self) -> str:
+        """The first sentence about it, without markup: of its file in spikec, where it is alone, else of its class."""
+        kind = self.load()
+        about = sys.modules[kind.__module__] if self.package == "spikec" else kind
+        return " ".join((about.__doc__ or "").split("\n\n")[0].replace("``", "").split())
+
+
+def names(folder: str) -> list[str]:
+    """Return the names of the files and folders in ``passes``, ``frontends`` or ``backends``, sorted."""
+    package = importlib.import_module(f"spikec.{folder}")
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
 
-def module(room: str, name: str) -> ModuleType:
-    """Import one file, or the face of a folder.
+def module(folder: str, name: str) -> ModuleType:
+    """Import one file, or the ``__init__`` of a folder.
 
     Raises:
         MissingDependencyError: it needs a package that is not installed.
     """
     try:
-        return importlib.import_module(f"spikec.{room}.{name}")
+        return importlib.import_module(f"spikec.{folder}.{name}")
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in ("", "spikec"):
             raise
-        raise missing_package(missing, f"{room}/{name}") from error
+        raise missing_package(missing, f"{folder}/{name}") from error
 
 
-def modules(room: str, name: str) -> list[ModuleType]:
-    """Import a file, or a folder with all that lies in it: what is registered there is then known."""
-    face = module(room, name)
-    below = pkgutil.walk_packages(getattr(face, "__path__", ()), f"{face.__name__}.")
-    return [face, *(module(room, each.name.removeprefix(f"spikec.{room}.")) for each in below)]
+def modules(folder: str, name: str) -> list[ModuleType]:
+    """Import a file, or a folder with all that lies in it, so that what registers itself there is known."""
+    first = module(folder, name)
+    below = pkgutil.walk_packages(getattr(first, "__path__", ()), f"{first.__name__}.")
+    return [first, *(module(folder, each.name.removeprefix(f"spikec.{folder}.")) for each in below)]
 
 
 def missing_package(package: str, needed_by: str) -> MissingDependencyError:
-    """The error for a package that is not installed, with the command that installs it."""
+    """Return the error for a package that is not installed, with the command that installs it."""
     wanted = f"spikec[{_EXTRAS[package]}]" if package in _EXTRAS else package
     return MissingDependencyError(
         f"{needed_by} needs the package {package}, which is not installed", hint=f'pip install "{wanted}"'
@@ -60,7 +87,7 @@ def missing_package(package: str, needed_by: str) -> MissingDependencyError:
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> CompileError:
-    """The error for a name nobody has."""
+    """Return the error for a name that nothing has, with the known names and the one that may be meant."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     meant = f"did you mean {close[0]!r}? " if close else ""
@@ -68,7 +95,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> CompileError:
 
 
 def built(what: str, kind: type[BuiltT], options: Mapping[str, Any]) -> BuiltT:
-    """An instance of an attrs class with these options.
+    """Return an instance of an attrs class with these options.
 
     Raises:
         CompileError: it has no such option, lacks one, or refuses a value.
@@ -83,20 +110,110 @@ def built(what: str, kind: type[BuiltT], options: Mapping[str, Any]) -> BuiltT:
         raise CompileError(f"an option of {what} does not fit: {error.args[0]}") from error
 
 
+#: what the plugins that are installed have become; None before they are first asked for
+_imported: list[Plugin | PluginError] | None = None
+
+
+def _plugins() -> list[Plugin | PluginError]:
+    """Import the plugins that are installed, at the first call; warn of those that cannot be used, and go without."""
+    global _imported
+    if _imported is None:
+        _imported = []  # set at once: a plugin that asks for a pass while it is imported sees those before it
+        entries = installed()
+        if entries:  # ours register first, so that of two converters for one layer the plugin's is the one refused
+            for name in names("frontends"):
+                with contextlib.suppress(MissingDependencyError):
+                    modules("frontends", name)
+        for entry in entries:
+            try:
+                _imported.append(imported(entry))
+            except PluginError as error:
+                _imported.append(error)
+        for each in _broken():
+            warn(f"{each.problems[0].message}; {each.hint}")
+    return _imported
+
+
+def _usable() -> list[Plugin]:
+    return [each for each in _plugins() if isinstance(each, Plugin)]
+
+
+def _broken() -> list[PluginError]:
+    return [each for each in _plugins() if isinstance(each, PluginError)]
+
+
+def passes() -> list[Part]:
+    """Return every pass, sorted by name."""
+    return _parts("passes", _pass_in, {each: plugin.package for plugin in _usable() for each in plugin.passes})
+
+
+def targets() -> list[Part]:
+    """Return every target, sorted by name."""
+    brought = {plugin.backend: plugin.package for plugin in _usable() if plugin.backend is not None}
+    return _parts("backends", _backend_in, brought)
+
+
+def _parts(folder: str, load: Callable[[str], Any], brought: Mapping[Any, str]) -> list[Part]:
+    """Return what lies in a folder of ours, by file name, and the classes that plugins bring, each with its package."""
+    ours = [
+        Part(name.replace("_", "-"), "spikec", f"spikec.{folder}.{name}", functools.partial(load, name))
+        for name in names(folder)
+    ]
+    theirs = [Part(kind.name, package, kind.__module__, _returning(kind)) for kind, package in brought.items()]
+    return sorted(ours + theirs, key=lambda part: part.name)
+
+
+def _returning(kind: type) -> Callable[[], type]:
+    return lambda: kind
+
+
+def backends() -> list[str]:
+    """Return the names of the targets."""
+    return list(dict.fromkeys(part.name for part in targets()))
+
+
 def pass_named(name: str, **options: Any) -> Pass:
-    """The pass in ``passes/<name>.py`` with these options.
+    """Return the pass of this name with these options.
 
     Raises:
-        CompileError: there is no such pass, or it does not take these options.
+        CompileError: there is no such pass, there are two, or it does not take these options.
     """
-    return built(f"pass {name}", pass_class(name), options)
+    kind: type[Pass] = _only("pass", name, passes())
+    return built(f"pass {name}", kind, options)
 
 
-def pass_class(name: str) -> type[Pass]:
-    """The class of the pass in ``passes/<name>.py``."""
-    stem = name.replace("-", "_")
-    if stem not in names("passes"):
-        raise unknown("pass", name, (each.replace("_", "-") for each in names("passes")))
+def backend_named(name: str) -> type[Backend]:
+    """Return the backend of a target.
+
+    Raises:
+        CompileError: there is no such target, or there are two.
+        MissingDependencyError: it needs a package that is not installed.
+    """
+    found: type[Backend] = _only("target", name, targets())
+    return found
+
+
+def no_such(what: str, name: str, known: Iterable[str]) -> CompileError:
+    """Return the error for a pass or target that nothing brings, with the broken plugins that might have."""
+    error = unknown(what, name, known)
+    for each in _broken():
+        error.add(each.problems)
+    return error
+
+
+def _only(what: str, name: str, parts: list[Part]) -> Any:
+    found = [part for part in parts if part.name == name]
+    if not found:
+        raise no_such(what, name, {part.name for part in parts})
+    if len(found) > 1:
+        places = " and ".join(f"{part.package} ({part.module})" for part in found)
+        raise CompileError(f"{name!r} names more than one {what}: {places}", hint="rename one, or uninstall it")
+    return found[0].load()
+
+
+def _pass_in(stem: str) -> type[Pass]:
+    """Return the class in ``passes/<stem>.py``."""
+    name = stem.replace("_", "-")
     found = [
         value
         for value in vars(module("passes", stem)).values()
@@ -107,51 +224,41 @@ def pass_class(name: str) -> type[Pass]:
     return found[0]
 
 
-def backends() -> list[str]:
-    """Names of the targets."""
-    return names("backends")
-
-
-def backend_named(name: str) -> type[Backend]:
-    """The backend of a target.
-
-    Raises:
-        CompileError: there is no such target.
-        MissingDependencyError: it needs a package that is not installed.
-    """
-    if name not in backends():
-        raise unknown("target", name, backends())
-    found: list[type[Backend]] = _held("backends", name, "backend", lambda held: isinstance(held, type))
+def _backend_in(name: str) -> type[Backend]:
+    """Return the class that ``backends/<name>``, a file or a folder, calls ``backend``."""
+    found: list[type[Backend]] = _called("backends", name, "backend", type)
     return found[0]
 
 
-def _held(room: str, name: str, wanted: str, fits: Callable[[Any], bool]) -> list[Any]:
-    """What a file, or the files of a folder, hold under that name."""
-    found = [vars(each)[wanted] for each in modules(room, name) if fits(vars(each).get(wanted))]
+def _called(folder: str, name: str, wanted: str, kind: type) -> list[Any]:
+    """Return what a file, or the files of a folder, call ``wanted``; at least one of that kind."""
+    held = [vars(each).get(wanted) for each in modules(folder, name)]
+    found = [each for each in held if isinstance(each, kind)]
     if not found:
-        raise CompileError(f"{room}/{name} holds no {wanted!r}", hint=f"each file or folder there defines a {wanted}")
+        raise CompileError(f"{folder}/{name} holds no {wanted!r}", hint=f"each file or folder there defines a {wanted}")
     return found
 
 
 def known_backends() -> Iterator[Backend]:
-    """One of each backend that is loaded: ours, where their packages are installed, and users' own classes."""
-    for name in backends():
+    """Yield one of each backend: ours where their packages are installed, plugins', and users' own classes."""
+    for name in names("backends"):
         with contextlib.suppress(MissingDependencyError):
-            backend_named(name)
-    todo = list(Backend.__subclasses__())
-    while todo:
-        each = todo.pop()
-        todo += each.__subclasses__()
-        with contextlib.suppress(TypeError):
+            modules("backends", name)
+    _plugins()
+    waiting = list(Backend.__subclasses__())
+    while waiting:
+        each = waiting.pop()
+        waiting += each.__subclasses__()
+        with contextlib.suppress(TypeError):  # its options have no defaults: it must be told what to save by itself
             yield each()
 
 
-def frontends() -> Iterator[tuple[str, Frontend | MissingDependencyError]]:
-    """Each frontend with the name of its file or folder, or why that cannot be loaded."""
+def frontends() -> Iterator[Frontend | CompileError]:
+    """Yield each frontend, ours and then plugins', or why it cannot be loaded."""
     for name in names("frontends"):
         try:
-            held = _held("frontends", name, "frontend", lambda held: isinstance(held, Frontend))
+            yield from _called("frontends", name, "frontend", Frontend)
         except MissingDependencyError as error:
-            yield name, error
-        else:
-            yield from ((name, frontend) for frontend in held)
+            yield error
+    yield from _broken()
+    yield from (plugin.frontend for plugin in _usable() if plugin.frontend is not None)

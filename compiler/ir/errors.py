@@ -13,6 +13,47 @@ from spikec.ir.origin import Origin
 
 
 @attrs.frozen
+class Option:
+    """An option of ``spikec.compile`` or of a target, as a Hint names it; ``str`` spells it as Python does.
+
+    Attributes:
+        name: what Python calls it.
+        value: what to give for it, or ``...`` where that is for the user to fill in. For ``example_input`` it is the
+            shape of a sample of each input, with letters for sizes that the user knows.
+    """
+
+    name: str
+    value: Any = ...
+
+    def __str__(self) -> str:
+        if self.value is ...:
+            return f"{self.name}="
+        if self.name != "example_input":
+            return f"{self.name}={self.value!r}"
+        zeros = [f"torch.zeros({', '.join(map(str, (1, *shape)))})" for shape in self.value]
+        return f"example_input={zeros[0] if len(zeros) == 1 else '(' + ', '.join(zeros) + ')'}"
+
+
+class Hint(str):
+    """A text that names options: as a string it spells them as Python does, and ``parts`` lets others spell them.
+
+    ``Hint("say how many steps you will run: ", Option("timesteps", 8))`` reads ``... run: timesteps=8``, and the
+    command line makes ``--timesteps 8`` of it. It serves for hints, notes and warnings alike.
+
+    Attributes:
+        parts: what it was made of; a Hint among that is taken apart.
+    """
+
+    parts: tuple[str | Option, ...]
+
+    def __new__(cls, *parts: str | Option) -> Hint:
+        """Join the parts."""
+        hint = super().__new__(cls, "".join(map(str, parts)))
+        hint.parts = tuple(each for part in parts for each in (part.parts if isinstance(part, Hint) else (part,)))
+        return hint
+
+
+@attrs.frozen
 class Problem:
     """One located finding about a model.
 
@@ -20,7 +61,7 @@ class Problem:
         message: what is wrong, in one sentence.
         location: the user's module path or node name, with file and line where they are known.
         op: the operation in the graph's own notation.
-        hint: what to do about it.
+        hint: what to do about it; a Hint where it names options.
         origin: the source nodes that it is about; the ledger marks them as refused.
     """
 
@@ -45,8 +86,6 @@ class CompileError(Exception):
 
     Attributes:
         problems: every finding, in the order of the model.
-        location: where the first one lies in the user's model, or ``""``.
-        hint: what to do about the first one, or ``""``.
         graph: the model as far as it was read, a Graph with stand-ins for what was refused; None if nothing was.
         ledger: the Ledger of every node of the model until it was refused; None if there was no model yet.
     """
@@ -62,7 +101,7 @@ class CompileError(Exception):
         super().__init__(str(self))
 
     def add(self, problems: Sequence[Problem]) -> None:
-        """Further findings about the same model."""
+        """Append further findings about the same model."""
         self.problems += tuple(problems)
 
     def __str__(self) -> str:
@@ -70,12 +109,12 @@ class CompileError(Exception):
 
     @property
     def location(self) -> str:
-        """Where the first problem lies."""
+        """Where the first problem lies in the user's model, or ``""``."""
         return self.problems[0].location
 
     @property
     def hint(self) -> str:
-        """What to do about the first problem."""
+        """What to do about the first problem, or ``""``."""
         return self.problems[0].hint
 
 
@@ -103,12 +142,22 @@ class MissingDependencyError(CompileError):
     """A package that this frontend, backend or command needs is not installed."""
 
 
+class PluginError(CompileError):
+    """Another package brings parts for spikec (entry points ``spikec.plugins``), and they cannot be used."""
+
+
 class SpikecWarning(UserWarning):
     """The result is correct but probably not what the user wants."""
 
 
 def warn(message: str) -> None:
-    """Issue a SpikecWarning at the line outside of spikec that has led here."""
+    """Issue a SpikecWarning at the line outside of spikec that has led here.
+
+    Args:
+        message: what is not as the user wants it; a Hint where it names options.
+    """
+    # The user should see a line of his own, not one of ours, and how many of our frames lie between differs from
+    # call to call: walk out of spikec. (Python 3.12 can, with skip_file_prefixes.)
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "spikec":
         frame, level = frame.f_back, level + 1

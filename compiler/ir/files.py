@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writes files so that they appear whole or not at all."""
 
 import contextlib
 import os
@@ -9,14 +9,14 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside ``path``, moved onto it at the end; on an error nothing is left."""
+    """Give a temporary path beside ``path``, which is moved onto it at the end; on an error nothing is left."""
     target = Path(path).resolve()
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
     os.close(handle)
     part = Path(name)
     try:
         yield part
-        umask = os.umask(0)
+        umask = os.umask(0)  # the only way to ask for it; mkstemp makes files that nobody else may read
         os.umask(umask)
         part.chmod(0o666 & ~umask)
         part.replace(target)

@@ -8,7 +8,7 @@ from spikec.calibration.normalization import Normalization
 from spikec.extend.backend import Backend
 from spikec.extend.loader import pass_named, unknown
 from spikec.extend.passbase import Pass
-from spikec.ir.errors import CompileError
+from spikec.ir.errors import CompileError, Hint, Option
 
 Order = Sequence[Pass | str]
 
@@ -83,7 +83,7 @@ def _tuned(backend: Backend, normalization: Normalization | None, timesteps: int
     if backend.streams and timesteps is None:
         raise CompileError(
             f"target {backend.name} is to stream a bias for each step, and timesteps is not given",
-            hint="say how many steps you will run: timesteps=8",
+            hint=Hint("say how many steps you will run: ", Option("timesteps", 8)),
         )
     if normalization is None:
         return (pass_named("choose", candidates=_candidates(backend, timesteps)),)

@@ -1,4 +1,4 @@
-"""The command line ``spikec``. Exit codes: 0 fine, 1 the model is refused, 2 usage."""
+"""The command line ``spikec``. It exits with 0 if all is well, 1 if the model is refused, 2 for wrong usage."""
 
 from __future__ import annotations
 
@@ -8,67 +8,84 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import attrs
 import click
 import numpy as np
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from spikec.diagnosis.diagnose import diagnose
 from spikec.driver import Compiler, check, save
-from spikec.extend import loader
-from spikec.ir import printer
-from spikec.ir.errors import CompileError, MissingDependencyError, SpikecWarning
+from spikec.ir.errors import CompileError, Hint, Option, SpikecWarning
 from spikec.ir.files import replacing
-from spikec.ir.graph import Graph
-from spikec.ir.ledger import Ledger
-from spikec.ir.origin import label
 from spikec.options import Options
+from spikec.pipeline.pipeline import Pipeline
 from spikec.reading import find_frontend, load
-from spikec.shell import inputs as cli_inputs
-from spikec.shell.inputs import batches, random_inputs, read_arrays, read_labels
+from spikec.shell import inputs
 from spikec.shell.simulate import input_names, simulate
+from spikec.shell.tables import graph_table, ledger_table, passes_table, targets_table
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
-#: columns where the output is no terminal
+#: how many columns a table has where the output is not a terminal
 _WIDTH = 200
-_existing = click.Path(exists=True, dir_okay=False, path_type=Path)
-_output = click.Path(dir_okay=False, path_type=Path)
+
+_EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 def console() -> Console:
-    """What the commands print tables on."""
+    """Return what the commands print tables on."""
     made = Console(highlight=False, emoji=False)
     return made if made.is_terminal else Console(highlight=False, emoji=False, width=_WIDTH)
 
 
 class Commands(click.Group):
-    """A group that prints a refusal as its card, and each warning of spikec as a line, on stderr."""
+    """A group of commands that prints a refusal as its card, and each warning of spikec as a line, on stderr."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; exit code 1 for a CompileError."""
+        """Run the command; end with exit code 1 for a CompileError."""
         with warnings.catch_warnings():
             warnings.simplefilter("always", SpikecWarning)
             warnings.showwarning = _shown(warnings.showwarning)
             try:
                 return super().invoke(ctx)
             except CompileError as error:
-                lines = [str(error), *(f"  {note}" for note in getattr(error, "__notes__", ()))]
-                click.echo(cli_inputs.for_shell("\n".join(lines)), err=True)
+                cards = [str(attrs.evolve(problem, hint=for_shell(problem.hint))) for problem in error.problems]
+                notes = [f"  {note}" for note in getattr(error, "__notes__", ())]
+                click.echo("\n".join(cards + notes), err=True)
                 ctx.exit(1)
 
 
 def _shown(others: Callable[..., None]) -> Callable[..., None]:
-    """How warnings are shown: ours as a line, others as they were."""
+    """Return what shows our warnings as a line, and leaves others to ``others``."""
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-        if issubclass(category, SpikecWarning):
-            click.echo(cli_inputs.for_shell(f"warning: {message}"), err=True)
+        if isinstance(message, SpikecWarning):
+            click.echo(f"warning: {for_shell(message.args[0])}", err=True)
         else:
             others(message, category, *rest, **more)
 
     return show
+
+
+def for_shell(text: str) -> str:
+    """Return a text with the options that it names spelled as on the command line, where it is a Hint."""
+    parts = text.parts if isinstance(text, Hint) else (text,)
+    return "".join(_spelled(part) if isinstance(part, Option) else part for part in parts)
+
+
+def _spelled(option: Option) -> str:
+    """Return ``--timesteps 8`` for ``timesteps=8``; what is none of our options is one of a target."""
+    name = {each.name: each.opts[0] for each in check_command.params}.get(option.name)
+    if name is None:
+        return f"--option {option.name}={'' if option.value is ... else option.value}"
+    if option.value is ...:
+        return name
+    if option.value is None:
+        return f"no {name}"
+    if option.name == "example_input":
+        return " ".join(f"{name} {','.join(map(str, shape))}" for shape in option.value)
+    return f"{name} {option.value}"
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -81,93 +98,93 @@ def main() -> None:
     """
 
 
-def compiling(command: CommandT) -> CommandT:
-    """The options that say how to compile."""
-    options = (
-        click.option("--calibration", type=_existing, help="An .npz of inputs: x, or a key for each argument."),
-        click.option(
-            "--normalization",
-            type=cli_inputs.normalization,
-            metavar="WHICH",
-            help="max, a percentile (99.9%) or a factor of the maximum (0.5).",
-        ),
-        click.option("--timesteps", type=click.IntRange(min=1), help="The number of time-steps you mean to run."),
-        click.option(
-            "--example",
-            type=cli_inputs.shape,
-            metavar="SHAPE",
-            multiple=True,
-            help="Shape of one sample, such as 1,28,28; once for each input.",
-        ),
-        click.option(
-            "--option",
-            "own",
-            type=cli_inputs.option,
-            metavar="NAME=VALUE",
-            multiple=True,
-            help="An option of the target, such as profile=spikingjelly; any number of them.",
-        ),
+_MODEL = click.argument("model", type=inputs.model, metavar="MODEL")
+
+#: the options that say how to compile, as parameters of ``spikec.compile`` but for ``own``
+_COMPILING = (
+    click.option("--calibration", type=_EXISTING_FILE, help="An .npz of inputs: x, or a key for each argument."),
+    click.option(
+        "--normalization",
+        type=inputs.normalization,
+        metavar="WHICH",
+        help="max, a percentile (99.9%) or a factor of the maximum (0.5).",
+    ),
+    click.option("--timesteps", type=click.IntRange(min=1), help="The number of time-steps you mean to run."),
+    click.option(
+        "--example",
+        "example_input",
+        type=inputs.shape,
+        metavar="SHAPE",
+        multiple=True,
+        help="Shape of one sample, such as 1,28,28; once for each input.",
+    ),
+    click.option(
+        "--passes",
+        "pipeline",
+        type=Pipeline.parse,
+        metavar="PASSES",
+        help='The passes to run instead of the usual ones, as a report prints them: "NAME, NAME{OPTION=VALUE}".',
+    ),
+    click.option(
+        "--option",
+        "own",
+        type=inputs.option,
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="An option of the target, such as profile=spikingjelly; any number of them.",
+    ),
+)
+
+
+def compiling(*, target_required: bool) -> Callable[[CommandT], CommandT]:
+    """Return what adds MODEL, ``--target`` and the options that say how to compile to a command."""
+    target = click.option(
+        "--target",
+        type=inputs.target,
+        metavar="NAME",
+        required=target_required,
+        help="What to compile for: spikingjelly, nir, or another that `spikec targets` lists.",
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def add(command: CommandT) -> CommandT:
+        for each in reversed((_MODEL, target, *_COMPILING)):
+            command = each(command)
+        return command
+
+    return add
 
 
-def target_option(*, required: bool) -> Callable[[CommandT], CommandT]:
-    """``--target``."""
-    return click.option(
-        "--target", type=click.Choice(loader.backends()), required=required, help="What to compile for."
-    )
-
-
-def _options(
-    model: Any,
-    calibration: Path | None,
-    normalization: str | float | None,
-    timesteps: int | None,
-    example: tuple[tuple[int, ...], ...],
-    own: tuple[tuple[str, Any], ...],
-) -> dict[str, Any]:
-    """The options as ``spikec.compile`` takes them."""
-    data = None
-    if calibration is not None:
-        frontend, model = find_frontend(model)
-        data = batches(read_arrays(calibration, frontend.input_names(model)))
-    found = {
-        "example_input": random_inputs(example),
-        "calibration": data,
-        "normalization": normalization,
-        "timesteps": timesteps,
-    }
+def _options(model: Any, own: tuple[tuple[str, Any], ...], **options: Any) -> dict[str, Any]:
+    """Return the options as ``spikec.compile`` takes them: ``own`` by name, files and shapes as tensors."""
     if taken := {"target", *Options.__annotations__} & dict(own).keys():
         raise click.BadParameter(f"{min(taken)} is no option of a target", param_hint="--option")
-    return {**found, **dict(own)}
+    if options["calibration"] is not None:
+        frontend, model = find_frontend(model)
+        arrays = inputs.read_arrays(options["calibration"], frontend.input_names(model))
+        options["calibration"] = inputs.batches(arrays)
+    options["example_input"] = inputs.random_inputs(options["example_input"])
+    return {**options, **dict(own)}
 
 
 @main.command("compile")
-@click.argument("model", type=cli_inputs.model, metavar="MODEL")
-@target_option(required=True)
-@click.option("-o", "--output", "out", type=_output, required=True, help="The file to write.")
-@compiling
-@click.option("--dump", type=click.Path(file_okay=False, path_type=Path), help="Write the graph after each pass here.")
+@compiling(target_required=True)
+@click.option("-o", "--output", "out", type=inputs.new_file, metavar="FILE", required=True, help="The file to write.")
+@click.option("--dump", type=_FOLDER, help="Write the graph after each pass here.")
 def compile_command(model: Any, target: str, out: Path, dump: Path | None, **options: Any) -> None:
     """Compile MODEL for a target and write it to a file."""
-    if not out.parent.is_dir():
-        raise click.BadParameter(f"the folder {out.parent} does not exist", param_hint="--output")
     progress = console().is_terminal
     compiler = Compiler(target, dump_dir=dump, progress=progress, **_options(model, **options))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SpikecWarning)  # they are notes in the report
         compilation = compiler.run(model)
     save(compilation.artifact, out)
-    click.echo(cli_inputs.for_shell(str(compilation.report)))
+    notes = tuple(attrs.evolve(note, reason=for_shell(note.reason)) for note in compilation.report.notes)
+    click.echo(str(attrs.evolve(compilation.report, notes=notes)))
     click.echo(f"wrote {out} ({out.stat().st_size} bytes)")
 
 
 @main.command("check")
-@click.argument("model", type=cli_inputs.model, metavar="MODEL")
-@target_option(required=True)
-@compiling
+@compiling(target_required=True)
 def check_command(model: Any, target: str, **options: Any) -> None:
     """Say everything that keeps MODEL from a target, without writing anything."""
     problems = check(model, target, **_options(model, **options))
@@ -177,9 +194,7 @@ def check_command(model: Any, target: str, **options: Any) -> None:
 
 
 @main.command("inspect")
-@click.argument("model", type=cli_inputs.model, metavar="MODEL")
-@target_option(required=False)
-@compiling
+@compiling(target_required=False)
 def inspect_command(model: Any, target: str | None, **options: Any) -> None:
     """Print the graph of MODEL; with --target also the final graph and what became of each layer.
 
@@ -189,7 +204,8 @@ def inspect_command(model: Any, target: str | None, **options: Any) -> None:
     screen = console()
     try:
         if target is None:
-            screen.print(graph_table(load(model, _example(given))))
+            example = given["example_input"] or next(iter(given["calibration"] or ()), None)
+            screen.print(graph_table(load(model, example)))
             return
         compilation = Compiler(target, **given).run(model)
     except CompileError as error:
@@ -201,54 +217,19 @@ def inspect_command(model: Any, target: str | None, **options: Any) -> None:
     screen.print(ledger_table(compilation.ledger))
 
 
-def _example(given: dict[str, Any]) -> Any:
-    """Inputs of the right shape, from the examples or the calibration data."""
-    if given["example_input"] is None and given["calibration"]:
-        return given["calibration"][0]
-    return given["example_input"]
-
-
-def graph_table(graph: Graph, suffix: str = "") -> Table:
-    """One row an op, in topological order."""
-    table = Table(title=Text(f"{graph.name}{suffix}"), title_justify="left")
-    for heading in ("node", "op", "operands", "attributes", "type", "from"):
-        table.add_column(heading, overflow="fold")
-    for name in graph:
-        op = graph[name]
-        shown = ", ".join(f"{key}={value}" for key, value in printer.attributes(op).items())
-        cells = (name, op.kind, " ".join(graph.operands(name)), shown, str(graph.type(name)), label(op.origin))
-        table.add_row(*map(Text, cells))
-    table.caption = Text("\n".join(graph.imported.notes))
-    return table
-
-
-def ledger_table(ledger: Ledger) -> Table:
-    """One row a node of the user's model."""
-    table = Table(title="what became of each layer", title_justify="left")
-    for heading in ("layer", "was", "is", "as"):
-        table.add_column(heading, overflow="fold")
-    for entry in ledger:
-        style = "bold red" if entry.fate == "refused" else ""
-        table.add_row(*map(Text, (str(entry.source), entry.source.kind, entry.fate, entry.into)), style=style)
-    table.caption = Text("\n".join(ledger.notes))
-    return table
-
-
 @main.command("run")
-@click.argument("file", type=_existing)
-@click.argument("data", type=_existing)
+@click.argument("file", type=_EXISTING_FILE)
+@click.argument("data", type=_EXISTING_FILE)
 @click.option("--timesteps", type=click.IntRange(min=1), required=True, help="The number of time-steps.")
-@click.option("-o", "--output", "out", type=_output, required=True, help="The .npz to write.")
+@click.option("-o", "--output", "out", type=inputs.new_file, metavar="FILE", required=True, help="The .npz to write.")
 def run_command(file: Path, data: Path, timesteps: int, out: Path) -> None:
     """Simulate FILE, a .nir or .net, on the inputs in the .npz DATA.
 
     The inputs are constant over time. Each output is written as its average over time, in ANN units.
     """
-    if not out.parent.is_dir():
-        raise click.BadParameter(f"the folder {out.parent} does not exist", param_hint="--output")
-    results = simulate(file, read_arrays(data, input_names(file)), timesteps)
+    results = simulate(file, inputs.read_arrays(data, input_names(file)), timesteps)
     arrays: dict[str, Any] = {name: value.numpy() for name, value in results.items()}
-    buffer = io.BytesIO()
+    buffer = io.BytesIO()  # numpy would append .npz to the temporary path
     np.savez(buffer, **arrays)
     with replacing(out) as part:
         part.write_bytes(buffer.getvalue())
@@ -258,13 +239,11 @@ def run_command(file: Path, data: Path, timesteps: int, out: Path) -> None:
 
 
 @main.command("diagnose")
-@click.argument("model", type=cli_inputs.model, metavar="MODEL")
-@click.option("--data", type=_existing, required=True, help="An .npz of inputs; class numbers under labels, if any.")
-@target_option(required=False)
-@compiling
+@compiling(target_required=False)
+@click.option("--data", type=_EXISTING_FILE, required=True, help="An .npz of inputs; class numbers under labels.")
 @click.option("--tolerance", type=float, default=0.01, show_default=True, help="Share of samples that may differ.")
-@click.option("--json", "as_json", type=_output, help="Write all figures here.")
-@click.option("--plot", type=_output, help="Draw to this PNG.")
+@click.option("--json", "as_json", type=inputs.new_file, metavar="FILE", help="Write all figures here.")
+@click.option("--plot", type=inputs.new_file, metavar="FILE", help="Draw to this PNG.")
 def diagnose_command(
     model: Any,
     data: Path,
@@ -280,16 +259,15 @@ def diagnose_command(
     """
     if options["timesteps"] is None:
         raise click.UsageError("Missing option '--timesteps'.")
-    for path, option in ((as_json, "--json"), (plot, "--plot")):
-        if path is not None and not path.parent.is_dir():
-            raise click.BadParameter(f"the folder {path.parent} does not exist", param_hint=option)
     frontend, model = find_frontend(model)
-    xs = read_arrays(data, frontend.input_names(model))
-    if options["calibration"] is None and not options["example"]:
-        options["example"] = tuple(tuple(x.shape[1:]) for x in xs)
+    xs = inputs.read_arrays(data, frontend.input_names(model))
+    if options["calibration"] is None and not options["example_input"]:
+        options["example_input"] = tuple(tuple(x.shape[1:]) for x in xs)
     compilation = Compiler(target or "spikingjelly", **_options(model, **options)).run(model)
-    found = diagnose(compilation, batches(xs), options["timesteps"], read_labels(data), tolerance=tolerance)
-    click.echo(cli_inputs.for_shell(str(found)))
+    labels = inputs.read_labels(data)
+    found = diagnose(compilation, inputs.batches(xs), options["timesteps"], labels, tolerance=tolerance)
+    advice = attrs.evolve(found.advice, change=for_shell(found.advice.change))
+    click.echo(str(attrs.evolve(found, advice=advice)))
     if as_json is not None:
         found.json(as_json)
     if plot is not None:
@@ -297,7 +275,7 @@ def diagnose_command(
 
 
 @main.command("demo")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="spikec-demo", show_default=True)
+@click.option("--out", type=_FOLDER, default="spikec-demo", show_default=True, help="The folder for what it makes.")
 def demo_command(out: Path) -> None:
     """Convert a CNN trained on real digits to three targets, and show its accuracy."""
     from spikec.shell import demo_run
@@ -308,28 +286,10 @@ def demo_command(out: Path) -> None:
 @main.command("passes")
 def passes_command() -> None:
     """List the passes."""
-    table = Table("pass", "contract", "what it does")
-    for name in loader.names("passes"):
-        found = loader.pass_class(name.replace("_", "-"))
-        table.add_row(found.name, found.contract, _summary("passes", name))
-    console().print(table)
+    console().print(passes_table())
 
 
 @main.command("targets")
 def targets_command() -> None:
     """List the targets."""
-    table = Table("target", "file", "what it is")
-    for name in loader.backends():
-        try:
-            backend = loader.backend_named(name)
-        except MissingDependencyError as error:
-            table.add_row(name, "", Text(f"{error.problems[0].message}: {error.hint}"))
-        else:
-            table.add_row(name, backend.suffix, _summary("backends", name))
-    console().print(table)
-
-
-def _summary(room: str, name: str) -> Text:
-    """The first sentence of a file's docstring, without markup."""
-    first = (loader.module(room, name).__doc__ or "").split("\n\n")[0]
-    return Text(" ".join(first.replace("``", "").split()))
+    console().print(targets_table())

@@ -1,15 +1,16 @@
-"""``spikec demo``: a trained network becomes a spiking one on three targets, with its accuracy."""
+"""Runs ``spikec demo``: a trained network becomes a spiking one on three targets, and its accuracy is shown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
+import torch
 from rich.console import Console
-from rich.progress import Progress, track
+from rich.progress import track
 from rich.table import Table
 from torch import nn
 
@@ -23,22 +24,20 @@ from spikec.ir.types import Array
 from spikec.shell.demo import MODES, STANDARD, Digits, Training, accuracy, digits, trained
 from spikec.shell.simulate import simulate
 
+#: how the mode is called that spikec takes where none is given
 DEFAULT = "default"
-#: the time-steps that the table shows, and the T that the exported files are meant for
+#: the numbers of time-steps that the table shows, and the one that the exported files are meant for
 STEPS = (4, 8, 16, 32, 50)
 EXPORT_STEPS = 32
 
 
 @attrs.frozen
 class Export:
-    """One exported file and how it does when it is read back and run.
+    """An exported file, and how the network in it does when it is read back and run for ``EXPORT_STEPS`` steps.
 
     Attributes:
-        target: its name.
-        path: the file.
-        accuracy: on the first ``count`` held-out digits after ``EXPORT_STEPS`` steps.
-        agreement: share of them on which it says what the ANN says.
-        count: how many digits.
+        accuracy: the share of ``count`` held-out digits that it gets right.
+        agreement: the share of them on which it says what the ANN says.
         notes: what the compiler says about it.
     """
 
@@ -53,13 +52,13 @@ class Export:
 def run(
     out: Path, console: Console, how: Training = STANDARD, *, count: int | None = None, cache: Path | None = None
 ) -> None:
-    """The whole demo; its files appear in ``out``.
+    """Run the whole demo, which leaves its files in ``out``.
 
     Args:
-        out: folder, made where it is missing.
-        console: what is said goes there.
+        out: a folder; it is made where it is missing.
+        console: where tables and progress are shown.
         how: the training recipe.
-        count: use the first ``count`` held-out digits; None for all.
+        count: how many held-out digits are used; None for all.
         cache: see :func:`spikec.shell.demo.trained`.
 
     Raises:
@@ -71,14 +70,9 @@ def run(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CompileError(
-            f"the folder {out} cannot be made: {error.strerror}", hint="give another with --out"
-        ) from None
-
-    def tracked(items: Iterable[Any], description: str, total: int) -> Iterable[Any]:
-        return track(items, description, total, console=console)
-
-    net = trained(data, how, cache=cache, track=tracked, say=lambda text: console.print(text, soft_wrap=True))
+        message = f"the folder {out} cannot be made: {error.strerror}"
+        raise CompileError(message, hint="give another with --out") from None
+    net = trained(data, how, cache=cache, console=console)
     ann = accuracy(net, data)
     curves = mode_curves(net, data, out, console, count)
     console.print(modes_table(ann, curves))
@@ -95,18 +89,15 @@ def run(
 def mode_curves(
     net: nn.Module, data: Digits, out: Path, console: Console, count: int | None = None
 ) -> dict[str, Array]:
-    """Accuracy of the torch target after each of 50 steps, by mode; the default's dumps go to ``out/passes``."""
+    """Return the accuracy after each of 50 steps, by mode; the dumps of the default mode go to ``out/passes``."""
     curves: dict[str, Array] = {}
     calibration: Any = data.train
-    with Progress(console=console) as progress:
-        task = progress.add_task("converting and running", total=len(MODES) + 1)
-        for label, mode in {**MODES, DEFAULT: None}.items():
-            dump = out / "passes" / "spikingjelly" if mode is None else None
-            compiler = Compiler("spikingjelly", calibration=calibration, normalization=mode, dump_dir=dump)
-            compilation = compiler.run(net)
-            calibration = compilation.calibration
-            curves[label] = evaluate(compilation.artifact, data.held_out(count), max(STEPS))
-            progress.advance(task)
+    for label, mode in track({**MODES, DEFAULT: None}.items(), "converting and running", console=console):
+        dump = out / "passes" / "spikingjelly" if mode is None else None
+        compiler = Compiler("spikingjelly", calibration=calibration, normalization=mode, dump_dir=dump)
+        compilation = compiler.run(net)
+        calibration = compilation.calibration  # the digits are looked at once, for the first mode
+        curves[label] = evaluate(compilation.artifact, data.held_out(count), max(STEPS))
     return curves
 
 
@@ -116,18 +107,16 @@ def export(net: nn.Module, data: Digits, target: str, out: Path, count: int | No
     path = out / f"mnist{compiler.backend.suffix}"
     compilation = compiler.run(net)
     save(compilation.artifact, path)
-    hits = agreed = total = 0
-    for x, labels in data.held_out(count):
-        (output,) = simulate(path, [x], EXPORT_STEPS).values()
-        said = output.argmax(1)
-        hits += int((said == labels).sum())
-        agreed += int((said == net(x).argmax(1)).sum())
-        total += len(x)
-    return Export(target, path, hits / total, agreed / total, total, compilation.report.notes)
+    batches = data.held_out(count)
+    said = torch.cat([simulate(path, [x], EXPORT_STEPS).popitem()[1].argmax(1) for x, _ in batches])
+    labels = torch.cat([labels for _, labels in batches])
+    ann = torch.cat([net(x).argmax(1) for x, _ in batches])
+    right, agreed = (float((said == wanted).double().mean()) for wanted in (labels, ann))
+    return Export(target, path, right, agreed, len(said), compilation.report.notes)
 
 
 def modes_table(ann: float, curves: dict[str, Array]) -> Table:
-    """Accuracy of the ANN and, for each mode, of the SNN after some numbers of steps."""
+    """Return a table of the accuracy of the ANN and, for each mode, of the SNN after some numbers of steps."""
     table = Table(title="accuracy on held-out digits, %; no row was tuned for a T")
     table.add_column("")
     for steps in STEPS:
@@ -139,25 +128,24 @@ def modes_table(ann: float, curves: dict[str, Array]) -> Table:
 
 
 def exports_table(exports: Sequence[Export]) -> Table:
-    """The exported files."""
+    """Return a table with one row for each exported file."""
     table = Table(title=f"exported files, read back and run for T={EXPORT_STEPS}")
     for heading in ("target", "file", "kB", "digits", "accuracy, %", "as the ANN, %"):
         table.add_column(heading, justify="left" if heading in ("target", "file") else "right")
     for each in exports:
         size = f"{each.path.stat().st_size / 1000:.0f}"
-        table.add_row(
-            each.target, each.path.name, size, str(each.count), percent(each.accuracy), percent(each.agreement)
-        )
+        shares = percent(each.accuracy), percent(each.agreement)
+        table.add_row(each.target, each.path.name, size, str(each.count), *shares)
     return table
 
 
 def percent(share: float) -> str:
-    """``97.9``."""
+    """Return a share in percent, such as ``97.9``."""
     return f"{100 * share:.1f}"
 
 
 def new_figure() -> Any:
-    """An empty matplotlib figure that needs no display.
+    """Return an empty matplotlib figure that needs no display.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.

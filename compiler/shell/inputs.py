@@ -1,4 +1,4 @@
-"""What users type on the command line, as what the compiler takes: models, shapes, arrays."""
+"""Turns what users type on the command line into what the compiler takes: models, targets, shapes, arrays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ast
 import importlib
 import importlib.util
 import inspect
-import re
 import sys
 import traceback
 import zipfile
@@ -21,29 +20,17 @@ import torch
 from torch import Tensor
 
 from spikec.calibration.data import TENSOR_BATCH
+from spikec.extend import loader
 from spikec.interpreter.inputs import as_input
 from spikec.ir.errors import CalibrationError, InvalidModelError
 from spikec.ir.types import Array
 
-#: samples of an example input; they are random, so that checks have something to compare
+#: how many samples an example input has; they are random, so that checks have something to compare
 _EXAMPLES = 8
 
 
-def for_shell(text: str) -> str:
-    """A message whose hints name options as the shell has them, not as Python does."""
-    text = re.sub(r"example_input=\(?((?:torch\.zeros\([^)]*\)(?:, )?)+)\)?", _examples, text)
-    text = re.sub(r"(?<!\()\btimesteps=(\d+)", r"--timesteps \1", text)
-    text = re.sub(r"\b(calibration|timesteps)=(?!\w)", r"--\1", text)
-    return re.sub(r"\b(streams|counters)=True", r"--option \1=True", text)
-
-
-def _examples(found: re.Match[str]) -> str:
-    shapes = re.findall(r"torch\.zeros\(1, ([^)]*)\)", found[1])
-    return " ".join(f"--example {shape.replace(' ', '')}" for shape in shapes)
-
-
 def model(value: str) -> Any:
-    """``FILE.py:NAME``, ``PACKAGE.MODULE:NAME`` or the path of a file that a frontend reads.
+    """Return what ``FILE.py:NAME``, ``PACKAGE.MODULE:NAME`` or the path of a file that a frontend reads stands for.
 
     Raises:
         click.BadParameter: there is no such file, module or name.
@@ -57,20 +44,86 @@ def model(value: str) -> Any:
         if Path(value).suffix == ".py":
             raise click.BadParameter(f"say which model of the file: {value}:NAME")
         return Path(value)
-    if place.endswith(".py") and not Path(place).is_file():
-        raise click.BadParameter(f"there is no file {place!r}")
-    if not place.endswith(".py") and not _importable(place):
-        raise click.BadParameter(f"there is no module {place!r}")
-    found: Any = _imported(place)
+    found: Any = _module(place)
     for part in name.split("."):
         if not hasattr(found, part):
             raise click.BadParameter(f"{place} has no {name!r}")
         found = getattr(found, part)
-    return _made(found, value) if inspect.isroutine(found) or inspect.isclass(found) else found
+    if not (inspect.isroutine(found) or inspect.isclass(found)):
+        return found
+    try:
+        return found()
+    except Exception as error:
+        raise _users_error(error, f"{value} must be callable without arguments, and calling it fails") from error
+
+
+def _module(place: str) -> ModuleType:
+    """Import ``FILE.py`` or ``PACKAGE.MODULE``; its folder, or the current one, is searched as when python runs it.
+
+    Raises:
+        click.BadParameter: there is no such file or module.
+        InvalidModelError: importing it fails.
+    """
+    path = Path(place).resolve() if place.endswith(".py") else None
+    if path is not None and not path.is_file():
+        raise click.BadParameter(f"there is no file {place!r}")
+    folder = str(path.parent if path else Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        spec = importlib.util.spec_from_file_location(path.stem, path) if path else importlib.util.find_spec(place)
+    except (ModuleNotFoundError, ValueError):  # its package is missing, or the name is none
+        spec = None
+    if spec is None:
+        raise click.BadParameter(f"there is no module {place!r}")
+    try:
+        if path is None:
+            return importlib.import_module(place)
+        assert spec.loader is not None
+        # known by name while it runs, so that its classes can be pickled, as torch.save does
+        module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    except Exception as error:
+        raise _users_error(error, f"importing {place} fails") from error
+
+
+def _users_error(error: Exception, what: str) -> InvalidModelError:
+    """Return an error about an exception out of the user's code, with the line that raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return InvalidModelError(
+        f"{what}: {type(error).__name__}: {error}", location=f"{Path(frame.filename).name}:{frame.lineno}"
+    )
+
+
+def target(value: str) -> str:
+    """Return the name of a target, ours or a plugin's.
+
+    Raises:
+        click.BadParameter: there is no such target.
+    """
+    known = loader.backends()
+    if value not in known:
+        raise click.BadParameter(str(loader.no_such("target", value, known)))
+    return value
+
+
+def new_file(value: str) -> Path:
+    """Return the path of a file to write, in a folder that exists.
+
+    Raises:
+        click.BadParameter: the folder does not exist, or the path is a folder itself.
+    """
+    path = Path(value)
+    if path.is_dir():
+        raise click.BadParameter(f"{value} is a folder")
+    if not path.parent.is_dir():
+        raise click.BadParameter(f"the folder {path.parent} does not exist")
+    return path
 
 
 def option(value: str) -> tuple[str, Any]:
-    """``NAME=VALUE``: a number, True or False as Python writes it, or else a text."""
+    """Return name and value of ``NAME=VALUE``: a number, True or False as Python writes it, or else a text."""
     name, equals, text = value.partition("=")
     if not equals or not name.isidentifier():
         raise click.BadParameter(f"{value!r} is not NAME=VALUE")
@@ -81,7 +134,7 @@ def option(value: str) -> tuple[str, Any]:
 
 
 def shape(value: str) -> tuple[int, ...]:
-    """``1,28,28``: sizes, all positive."""
+    """Return the sizes in ``1,28,28``, all positive."""
     try:
         sizes = tuple(int(size) for size in value.split(","))
     except ValueError:
@@ -92,62 +145,15 @@ def shape(value: str) -> tuple[int, ...]:
 
 
 def normalization(value: str) -> str | float:
-    """``max``, ``99.9%`` or ``0.5``: a float where it is one; what it means is checked by the compiler."""
+    """Return a float for ``0.5``, and a text such as ``max`` or ``99.9%`` as it is; the compiler checks it."""
     try:
         return float(value)
     except ValueError:
         return value
 
 
-def _importable(name: str) -> bool:
-    """Whether a module can be found, from the current folder too."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ModuleNotFoundError, ValueError):
-        return False
-
-
-def _imported(place: str) -> ModuleType:
-    try:
-        return _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except Exception as error:
-        raise _users(error, f"importing {place} fails") from error
-
-
-def _from_file(path: Path) -> ModuleType:
-    """The module in a file, which may import its neighbours, as when python runs it."""
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location(path.stem, path.resolve())
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def _made(function: Any, name: str) -> Any:
-    try:
-        return function()
-    except Exception as error:
-        raise _users(error, f"{name} must be callable without arguments, and calling it fails") from error
-
-
-def _users(error: Exception, what: str) -> InvalidModelError:
-    """An exception out of the user's code, with the line that raised it."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return InvalidModelError(
-        f"{what}: {type(error).__name__}: {error}", location=f"{Path(frame.filename).name}:{frame.lineno}"
-    )
-
-
 def read_arrays(path: Path, names: Sequence[str]) -> list[Tensor]:
-    """The arrays of an ``.npz`` by these names, [N, ...] each; a single one may also be called ``x``.
+    """Return the arrays of an ``.npz`` by these names, [N, ...] each; a single one may also be called ``x``.
 
     Raises:
         CalibrationError: it is no .npz, an array is missing or is no input, or their lengths differ.
@@ -172,7 +178,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[Tensor]:
 
 
 def read_labels(path: Path) -> Array | None:
-    """The class numbers in an ``.npz``: what is called ``labels``, if anything is."""
+    """Return the class numbers in an ``.npz``, which are called ``labels``; None if there are none."""
     return _arrays(path).get("labels")
 
 
@@ -185,11 +191,11 @@ def _arrays(path: Path) -> dict[str, Array]:
 
 
 def batches(arrays: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-    """The arrays in batches, as calibration takes them."""
+    """Return arrays [N, ...] in batches, as calibration takes them."""
     return list(zip(*(torch.split(array, TENSOR_BATCH) for array in arrays), strict=True))
 
 
 def random_inputs(shapes: Sequence[tuple[int, ...]], seed: int = 0) -> tuple[Tensor, ...] | None:
-    """A few random samples in [0, 1) of each shape; None for no shape."""
+    """Return a few random samples in [0, 1) of each shape; None for no shape."""
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.rand(_EXAMPLES, *shape, generator=generator) for shape in shapes) or None

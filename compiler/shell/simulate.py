@@ -15,7 +15,7 @@ from spikec.reading import find_frontend, load
 
 
 def input_names(path: Path) -> list[str]:
-    """Names of the inputs of the network in a file."""
+    """Return the names of the inputs of the network in a file."""
     if path.suffix == ".net":
         return ["x"]
     frontend, _ = find_frontend(path)
@@ -23,15 +23,15 @@ def input_names(path: Path) -> list[str]:
 
 
 def simulate(path: Path, xs: Sequence[Tensor], timesteps: int) -> dict[str, Tensor]:
-    """What the network in a file says about constant inputs, by output.
+    """Run the network in a file on constant inputs.
 
     Args:
-        path: ``.net``, or what a frontend reads as a spiking graph.
+        path: a ``.net``, or what a frontend reads as a spiking graph.
         xs: a tensor [B, ...] for each input.
-        timesteps: number of steps T.
+        timesteps: the number of steps T.
 
     Returns:
-        For each output [B, ...]: the average over the steps, in ANN units.
+        For each output, by name, its average over the steps [B, ...], in ANN units.
 
     Raises:
         InvalidModelError: the file is no spiking network, or the inputs do not fit.

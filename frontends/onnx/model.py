@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from spikec.extend.loader import missing_package
-from spikec.ir.errors import InvalidModelError, Problem, UnsupportedOpError
+from spikec.ir.errors import Hint, InvalidModelError, Option, Problem, UnsupportedOpError
 from spikec.ir.types import Array
 
 OLDEST = 7
@@ -158,7 +158,7 @@ def _sample_shape(spec: InputSpec, given: tuple[int, ...] | None) -> tuple[int, 
         return given[1:]
     sizes = tuple(size for size in (declared or ())[1:] if size is not None)
     if declared is None or len(sizes) < len(declared) - 1:
-        hint = "give example_input, a batch of samples, or calibration data"
+        hint = Hint("give ", Option("example_input"), " with a batch of samples, or calibration data")
         raise InvalidModelError(f"the shape of input {spec.name} is not known: it is {shown}", hint=hint)
     return sizes
 

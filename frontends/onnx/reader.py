@@ -15,7 +15,15 @@ from spikec.extend.call import Signal as BaseSignal
 from spikec.frontends.onnx.call import Call, Constant, Value, converter
 from spikec.frontends.onnx.model import DOMAINS, as_array, attributes, opsets
 from spikec.frontends.onnx.run import RANDOM
-from spikec.ir.errors import CompileError, InvalidModelError, Problem, TypeMismatchError, UnsupportedOpError
+from spikec.ir.errors import (
+    CompileError,
+    Hint,
+    InvalidModelError,
+    Option,
+    Problem,
+    TypeMismatchError,
+    UnsupportedOpError,
+)
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Identity, Output
 from spikec.ir.origin import Source
@@ -188,7 +196,8 @@ class Reader:
         if problem.hint or not isinstance(error, TypeMismatchError):
             return problem
         shapes = ", ".join(f"{name}: {['B', *self.graph.type(name).shape]}" for name in self.graph.inputs)
-        hint = f"the inputs were {shapes}; give an example_input as the model takes it, batch first".replace("'", "")
+        said = f"the inputs were {shapes}; give ".replace("'", "")
+        hint = Hint(said, Option("example_input"), " as the model takes it, batch first")
         return Problem(problem.message, problem.location, problem.op, hint)
 
 

@@ -18,7 +18,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from spikec.frontends.torch.traced import Traced, required
-from spikec.ir.errors import InvalidModelError, Problem
+from spikec.ir.errors import Hint, InvalidModelError, Option, Problem
 
 
 def check_model(model: nn.Module) -> None:
@@ -142,7 +142,7 @@ def example_shapes(names: Sequence[str], examples: Sequence[Tensor]) -> list[tup
     if len(examples) != len(names):
         raise InvalidModelError(
             f"forward takes {len(names)} input(s) ({', '.join(names)}), {len(examples)} given",
-            hint=f"example_input=({', '.join(names)},) with a batch each",
+            hint=Hint("give ", Option("example_input"), f" with a batch for each of {', '.join(names)}"),
         )
     if len({len(x) for x in examples}) > 1:
         sizes = ", ".join(f"{name}: {len(x)}" for name, x in zip(names, examples, strict=True))
@@ -161,12 +161,14 @@ def shapes_from_layers(traced: Traced) -> list[tuple[int, ...]]:
     firsts = [_first_layer(traced, node) for node in inputs]
     if all(isinstance(layer, nn.Linear) for layer in firsts):
         return [(layer.in_features,) for layer in firsts if isinstance(layer, nn.Linear)]
-    templates = [f"torch.zeros({template(layer)})" for layer in firsts]
-    call = templates[0] if len(templates) == 1 else f"({', '.join(templates)})"
     raise InvalidModelError(
         f"the shape of the input ({', '.join(names)}) cannot be known from the model alone",
         location=type(traced.root).__name__,
-        hint=f"pass example_input={call} with your data's sizes filled in, or calibration data",
+        hint=Hint(
+            "pass ",
+            Option("example_input", [template(layer) for layer in firsts]),
+            " with your data's sizes filled in, or calibration data",
+        ),
     )
 
 
@@ -188,13 +190,13 @@ def _first_layer(traced: Traced, node: fx.Node) -> nn.Module | None:
     return None
 
 
-_AXES = {1: "L", 2: "H, W", 3: "D, H, W"}
+_AXES = {1: "L", 2: "HW", 3: "DHW"}
 
 
-def template(layer: nn.Module | None) -> str:
-    """The shape of an input of a layer as the arguments of ``torch.zeros``, with letters for what is open."""
+def template(layer: nn.Module | None) -> tuple[int | str, ...]:
+    """The shape of a sample of a layer's input, with letters for the sizes that are open."""
     if isinstance(layer, nn.Linear):
-        return f"1, {layer.in_features}"
+        return (layer.in_features,)
     if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        return f"1, {layer.in_channels}, {_AXES[layer.weight.ndim - 2]}"
-    return "1, ..."
+        return (layer.in_channels, *_AXES[layer.weight.ndim - 2])
+    return ("...",)

@@ -16,7 +16,7 @@ from spikec.frontends.torch.check import dtype_of, example_shapes
 from spikec.frontends.torch.program import Program, program
 from spikec.frontends.torch.reader import Reader
 from spikec.interpreter.imported import Reference
-from spikec.ir.errors import InvalidModelError
+from spikec.ir.errors import Hint, InvalidModelError, Option
 from spikec.ir.graph import Graph
 
 
@@ -76,7 +76,7 @@ def _shapes(traced: Program, examples: Sequence[Tensor] | None) -> list[tuple[in
             raise InvalidModelError(
                 f"the program leaves sizes of the input {', '.join(open_)} open",
                 location=traced.name,
-                hint="pass example_input with your data's sizes, or calibration data",
+                hint=Hint("pass ", Option("example_input"), " with your data's sizes, or calibration data"),
             )
         return [tuple(int(size) for size in shape if size is not None) for shape in known]
     given = example_shapes(traced.inputs, examples)

@@ -19,7 +19,7 @@ from spikec.frontends.torch.check import template
 from spikec.frontends.torch.program import Program, program
 from spikec.frontends.torch.trace import untraceable
 from spikec.frontends.torch.traced import required
-from spikec.ir.errors import InvalidModelError
+from spikec.ir.errors import Hint, InvalidModelError, Option
 
 #: any size but 0 and 1, which torch takes for special
 _BATCH = 3
@@ -38,7 +38,7 @@ def exported(model: nn.Module, shapes: Sequence[tuple[int, ...]] | None, error: 
     """
     (problem,) = error.problems
     if shapes is None:
-        hint = f"pass {_example(model)} with your data's sizes filled in, or calibration data: {problem.hint}"
+        hint = Hint("pass ", _example(model), " with your data's sizes filled in, or calibration data: ", problem.hint)
         raise InvalidModelError(attrs.evolve(problem, hint=hint)) from error
     like = next((p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()), torch.zeros(()))
     xs = tuple(torch.zeros(_BATCH, *shape, dtype=like.dtype, device=like.device) for shape in shapes)
@@ -56,12 +56,11 @@ def exported(model: nn.Module, shapes: Sequence[tuple[int, ...]] | None, error: 
     return program(result)
 
 
-def _example(model: nn.Module) -> str:
-    """``example_input=torch.zeros(1, 3, H, W)``: what to pass for a model that cannot be traced without."""
+def _example(model: nn.Module) -> Option:
+    """The example to pass for a model that cannot be traced without one."""
     names = required(model)
     layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))]
-    shown = [f"torch.zeros({template(layers[0] if layers and len(names) == 1 else None)})" for _ in names]
-    return f"example_input={shown[0] if len(shown) == 1 else '(' + ', '.join(shown) + ')'}"
+    return Option("example_input", [template(layers[0] if layers and len(names) == 1 else None) for _ in names])
 
 
 @contextlib.contextmanager

@@ -19,7 +19,15 @@ from spikec.frontends.torch.layers import lacks_converter, torch_layer
 from spikec.frontends.torch.memory import SAMPLES, Memory
 from spikec.frontends.torch.reasons import refuse_unknown
 from spikec.frontends.torch.traced import AUGMENTED, Traced
-from spikec.ir.errors import CompileError, InvalidModelError, Problem, TypeMismatchError, UnsupportedOpError
+from spikec.ir.errors import (
+    CompileError,
+    Hint,
+    InvalidModelError,
+    Option,
+    Problem,
+    TypeMismatchError,
+    UnsupportedOpError,
+)
 from spikec.ir.graph import Graph
 from spikec.ir.op import Role
 from spikec.ir.ops import Identity, Input, Output, Relu
@@ -251,7 +259,7 @@ class Reader:
             for name in self.graph.inputs
             if Signal(name) in self._inputs.values()
         )
-        hint = f"the inputs were {shapes}; give an example_input as the model takes it, batch first"
+        hint = Hint(f"the inputs were {shapes}; give ", Option("example_input"), " as the model takes it, batch first")
         return attrs.evolve(problem, hint=hint)
 
     def _output(self, value: Any, name: str, count: list[int]) -> Any:

@@ -17,7 +17,7 @@ from spikec.frontends.torch.call import Signal
 from spikec.frontends.torch.layers import keeps_state, layer_converter
 from spikec.frontends.torch.reader import Reader
 from spikec.frontends.torch.traced import LINE, Traced, required
-from spikec.ir.errors import InvalidModelError, Problem
+from spikec.ir.errors import Hint, InvalidModelError, Option, Problem
 from spikec.ir.origin import Source, is_user_file
 
 
@@ -171,7 +171,7 @@ class _Tracer(fx.Tracer):
     def _ask(self, question: Callable[[Reader], Any]) -> Any:
         """Ask the reader; meanwhile modules are called and looked into as they are, and nothing is recorded."""
         if self._shapes is None:
-            raise fx.proxy.TraceError("sizes are not known without an example_input")
+            raise fx.proxy.TraceError("sizes are not known without an example input")
         if self.reader is None:
             self.reader = Reader(Traced(self.root, self.graph, self.constants), self._shapes, self._dtype)
         before, self._is_reading = self._is_reading, True
@@ -296,8 +296,11 @@ def untraceable(error: Exception, path: str, frames: Sequence[traceback.FrameSum
             f"what the model does depends on its data or its shape: {reason}",
             str(where),
             line,
-            "a compiled network does the same on every input and batch size: take the condition or loop out of "
-            "forward, or decide it in __init__; for one on a size pass an example_input",
+            Hint(
+                "a compiled network does the same on every input and batch size: take the condition or loop out of "
+                "forward, or decide it in __init__; for one on a size pass ",
+                Option("example_input"),
+            ),
         )
     return Problem(
         f"forward cannot be traced: {type(error).__name__}: {reason}",

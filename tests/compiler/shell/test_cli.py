@@ -1,5 +1,8 @@
+import ast
+import copy
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -12,8 +15,10 @@ import torch
 from click.testing import CliRunner
 
 import spikec
-from spikec.shell import inputs as cli_inputs
-from spikec.shell.cli import main
+from spikec.backends.netx.model import NetxModel
+from spikec.ir.errors import Hint, Option
+from spikec.options import Options
+from spikec.shell.cli import check_command, for_shell, main
 
 NETS = """
 import torch
@@ -180,6 +185,20 @@ def test_options_of_a_target(folder):
     assert "did you mean 'profile'" in refused("check", "nets.py:mlp", "--target", "nir", "--option", "profil=x")
 
 
+def test_passes_are_given_as_they_print(folder):
+    options = ("nets.py:mlp", "--target", "netx", "--calibration", "data.npz", "--timesteps", 8)
+    fine("compile", *options, "-o", "usual.net")
+    pipeline = spikec.Pipeline.default("netx", timesteps=8)
+    fine("compile", *options, "-o", "same.net", "--passes", str(pipeline))
+    fine("compile", *options, "-o", "other.net", "--passes", str(pipeline.replace("choose", "correct-bias")))
+    x = np.load("data.npz")["x"]
+    usual, same, other = (NetxModel.load(Path(f"{name}.net")).run(x, 8) for name in ("usual", "same", "other"))
+    np.testing.assert_array_equal(usual, same)
+    assert (usual != other).any()
+    assert "did you mean 'normalize'" in refused("check", *options, "--passes", "fold-batchnorm, normalise")
+    assert ">>>" in refused("check", *options, "--passes", "fold-batchnorm{")
+
+
 def test_inspect_shows_what_is_refused_among_what_is_read(folder):
     for options in (("--example", "4"), ("--example", "4", "--target", "nir")):
         result = call("inspect", "nets.py:refused", *options)
@@ -306,6 +325,7 @@ def test_run_refuses_what_does_not_spike(folder):
         (["check", "nets.py:mlp", "--target", "nir", "--option", "timesteps=3"], "timesteps is no option of a target"),
         (["compile", "nets.py:mlp", "--target", "nir", "-o", "none/m.nir"], "the folder none does not exist"),
         (["compile", "nets.py:mlp", "--target", "nir", "-o", "m.nir", "--timesteps", "0"], "--timesteps"),
+        (["compile", "nets.py:mlp", "--target", "nir", "-o", "."], ". is a folder"),
         (["run", "data.npz", "data.npz", "--timesteps", "2", "-o", "none/o.npz"], "the folder none does not exist"),
     ],
 )
@@ -373,19 +393,56 @@ def test_hints_name_options_as_the_shell_has_them(folder):
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("hint", "python", "shell"),
     [
-        ("pass example_input=(torch.zeros(1, 4), torch.zeros(1, 3, H, W)) now", "pass --example 4 --example 3,H,W now"),
-        ("try timesteps=3", "try --timesteps 3"),
-        ("calibration= with data", "--calibration with data"),
-        ("compile without streams=True", "compile without --option streams=True"),
-        ("normalization=None, timesteps=8", "normalization=None, --timesteps 8"),
-        ("lower-v-init(timesteps=8)", "lower-v-init(timesteps=8)"),
-        ("a model of yours", "a model of yours"),
+        (
+            Hint("pass ", Option("example_input", [(4,), (3, "H", "W")]), " now"),
+            "pass example_input=(torch.zeros(1, 4), torch.zeros(1, 3, H, W)) now",
+            "pass --example 4 --example 3,H,W now",
+        ),
+        (Hint("give ", Option("example_input")), "give example_input=", "give --example"),
+        (Hint("try ", Option("timesteps", 3)), "try timesteps=3", "try --timesteps 3"),
+        (Hint(Option("calibration"), " with data"), "calibration= with data", "--calibration with data"),
+        (Hint("no ", Option("streams", True)), "no streams=True", "no --option streams=True"),
+        (Hint(Option("profile", "portable")), "profile='portable'", "--option profile=portable"),
+        (
+            Hint(Option("normalization", None), ", ", Option("timesteps", 8)),
+            "normalization=None, timesteps=8",
+            "no --normalization, --timesteps 8",
+        ),
+        (Hint("first: ", Hint("try ", Option("timesteps", 3))), "first: try timesteps=3", "first: try --timesteps 3"),
+        ("lower-v-init{timesteps=8}", "lower-v-init{timesteps=8}", "lower-v-init{timesteps=8}"),
     ],
 )
-def test_what_becomes_of_a_hint(text, shown):
-    assert cli_inputs.for_shell(text) == shown
+def test_a_hint_is_spelled_for_python_and_for_the_shell(hint, python, shell):
+    assert hint == python
+    assert for_shell(hint) == shell
+    for same in (pickle.loads(pickle.dumps(hint)), copy.deepcopy(hint)):
+        assert for_shell(same) == shell
+
+
+def test_the_shells_options_are_those_of_compile():
+    own = {"model", "target", "own", "help"}
+    assert {each.name for each in check_command.params} - own < Options.__annotations__.keys()
+
+
+OPTION = re.compile(r"\b(calibration|example_input|timesteps)=")
+
+
+def spelled_out(source):
+    """Lines of a file with a text that spells an option as Python does, docstrings excepted."""
+    tree = ast.parse(source)
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [node.lineno for node in texts if OPTION.search(node.value) and id(node) not in docstrings]
+
+
+def test_texts_name_options_as_data():
+    root = Path(__file__).parents[3]
+    files = [path for top in ("compiler", "passes", "frontends", "backends") for path in (root / top).rglob("*.py")]
+    assert len(files) > 100
+    assert [path.name for path in files if spelled_out(path.read_text())] == ["errors.py"]
+    assert spelled_out('"""Give timesteps=8."""\nwarn(f"{n} steps: timesteps={n}", hint="or calibration=")') == [2, 2]
 
 
 def test_diagnose_needs_no_shape_beside_its_data(folder):

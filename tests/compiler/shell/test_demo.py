@@ -1,3 +1,4 @@
+import io
 import sys
 import warnings
 
@@ -24,6 +25,13 @@ def data():
 @pytest.fixture(scope="module")
 def few(data):
     return Digits(data.train[:300], data.train_labels[:300], data.test[:60], data.test_labels[:60])
+
+
+def shown(net, few, **options):
+    """What is said about where the weights come from."""
+    console = Console(file=io.StringIO())
+    assert same(demo.trained(few, QUICK, console=console, **options), net)
+    return console.file.getvalue()
 
 
 def same(one, other):
@@ -79,14 +87,11 @@ def test_training_learns(few):
 
 
 def test_weights_are_kept_and_taken_again(few, tmp_path, monkeypatch):
-    said = []
-    first = demo.trained(few, QUICK, cache=tmp_path / "new", say=said.append)
+    net = demo.train(few, QUICK)
+    assert "weights kept in" in shown(net, few, cache=tmp_path / "new")
     monkeypatch.setattr(demo, "train", lambda *_: pytest.fail("trained again"))
-    second = demo.trained(few, QUICK, cache=tmp_path / "new", say=said.append)
-    assert same(first, second)
-    assert not second.training
-    assert said[0].startswith("weights kept in")
-    assert said[1].startswith("weights of an earlier run")
+    assert shown(net, few, cache=tmp_path / "new").startswith("weights of an earlier run")
+    assert not demo.trained(few, QUICK, cache=tmp_path / "new").training
     assert len(list((tmp_path / "new").iterdir())) == 1
 
 
@@ -112,20 +117,16 @@ def test_a_broken_cache_file_is_said_and_replaced(few, tmp_path, content):
         torch.save([1, 2], path)
     else:
         path.write_bytes(content)
-    said = []
-    assert same(demo.trained(few, QUICK, cache=tmp_path, say=said.append), net)
-    assert "cannot be read" in said[0]
-    assert "training again" in said[0]
-    assert said[1].startswith("weights kept in")
-    demo.trained(few, QUICK, cache=tmp_path, say=said.append)
-    assert said[2].startswith("weights of an earlier run")
+    said = shown(net, few, cache=tmp_path)
+    assert "cannot be read" in said
+    assert "training again" in said
+    assert "weights kept in" in said
+    assert shown(net, few, cache=tmp_path).startswith("weights of an earlier run")
 
 
 def test_weights_that_cannot_be_kept_are_used_all_the_same(few, tmp_path):
     (tmp_path / "file").write_text("")
-    said = []
-    demo.trained(few, QUICK, cache=tmp_path / "file" / "folder", say=said.append)
-    assert "cannot be kept" in said[0]
+    assert "cannot be kept" in shown(demo.train(few, QUICK), few, cache=tmp_path / "file" / "folder")
 
 
 def test_the_cache_folder_follows_the_platform(monkeypatch, tmp_path):
