@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from spikec.frontends.torch.batch import BatchSize, may_take_batch
 from spikec.frontends.torch.call import Call, Missing, Signal, leaves
 from spikec.ir.errors import CompileError, UnsupportedOpError
 
@@ -26,8 +25,6 @@ def convert(converter: Callable[..., Any], call: Call) -> Any:
         CompileError: the converter refuses the call.
         UnsupportedOpError: it does not take such arguments, it raises, or it returns something else.
     """
-    if not may_take_batch(converter) and any(isinstance(each, BatchSize) for each in leaves((call.args, call.kwargs))):
-        refuse_batch(call)
     bound = None if call.module is not None else _bound(converter, call)
     try:
         value = converter(call.module, call) if bound is None else converter(*bound.args, **bound.kwargs)
@@ -43,18 +40,6 @@ def convert(converter: Callable[..., Any], call: Call) -> Any:
     if strange or not found or needs_signal:
         call.refuse(f"its converter {_place(converter)} returns {value!r}", "return what call.add gives: a Signal")
     return value
-
-
-def refuse_batch(call: Call) -> None:
-    """Refuse a call because of a number among its arguments.
-
-    Raises:
-        UnsupportedOpError: always.
-    """
-    call.refuse(
-        f"{call.source.kind} with a number that depends on the batch size is not supported",
-        "samples of a batch are independent in a compiled network",
-    )
 
 
 def _bound(converter: Callable[..., Any], call: Call) -> inspect.BoundArguments:

@@ -14,7 +14,7 @@ from torch.fx.node import map_aggregate, map_arg
 
 from spikec.frontends.torch.batch import BatchSize, may_take_batch
 from spikec.frontends.torch.call import Call, Missing, Refused, Signal, fields_of, is_record, leaves
-from spikec.frontends.torch.convert import convert, refuse_batch
+from spikec.frontends.torch.convert import convert
 from spikec.frontends.torch.layers import lacks_converter, torch_layer
 from spikec.frontends.torch.memory import SAMPLES, Memory
 from spikec.frontends.torch.reasons import refuse_unknown
@@ -180,7 +180,10 @@ class Reader:
                 refuse_unknown(call, self._traced.key(node))
             return Refused(node.name)
         if self._is_given_batch(node) and not may_take_batch(converter):
-            refuse_batch(call)
+            call.refuse(
+                f"{source.kind} with a number that depends on the batch size is not supported",
+                "samples of a batch are independent in a compiled network",
+            )
         return convert(converter, call)
 
     def _resolve(self, value: Any) -> Any:

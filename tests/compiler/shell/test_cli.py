@@ -236,7 +236,7 @@ class Typed(nn.Module):
         self.fc = nn.Linear(4, 3)
 
     def forward(self, x):
-        assert issubclass(type(x), torch.Tensor)
+        assert not isinstance(x, torch.fx.Proxy)
         return torch.relu(self.fc(x))
 
 net = Typed().eval()
