@@ -12,13 +12,14 @@ import attrs
 import nir
 import numpy as np
 
-from spikec.backends.nir.converters import in_seconds, node_for
+from spikec.backends.nir.converters import in_seconds, written
 from spikec.backends.nir.profiles import PROFILES, Profile
 from spikec.extend.backend import Backend
 from spikec.extend.loader import unknown
 from spikec.extend.passbase import Context
 from spikec.ir.errors import CompileError, Hint, Option, Problem, UnsupportedOpError
 from spikec.ir.graph import Graph
+from spikec.ir.op import Op
 from spikec.ir.ops import Add, Input, Neuron, Output, Weighted
 from spikec.ir.stages import FINAL
 from spikec.ir.types import Array
@@ -81,7 +82,17 @@ class Nir(Backend):
         return problems
 
     def _checked(self, graph: Graph, name: str) -> None:
-        op = graph[name]
+        if not isinstance(graph[name], Add):
+            self._readable(graph[name])
+            self._readable(_written(graph, name)[0])
+            return
+        users = [graph[user] for user, _ in graph.users(name)]
+        operands = graph.operands(name)
+        if not all(isinstance(op, (Weighted, Neuron)) for op in users) or len(set(operands)) < len(operands):
+            raise UnsupportedOpError("a sum that is not the fan-in of a layer", hint="run legalize-nir before")
+
+    def _readable(self, op: Op) -> None:
+        """Raise a CompileError where the profile's reader does not take a neuron."""
         if isinstance(op, Neuron):
             if op.strict != (self._profile.fires == ">"):
                 here, there = ("above", "at") if op.strict else ("at", "above")
@@ -90,18 +101,11 @@ class Nir(Backend):
             if found := self._profile.problem(op):
                 hint = Hint("use ", Option("profile", "portable"))
                 raise UnsupportedOpError(f"{self.profile} does not read {found}", hint=hint)
-        if not isinstance(op, Add):
-            _node(graph, name)
-            return
-        users = [graph[user] for user, _ in graph.users(name)]
-        operands = graph.operands(name)
-        if not all(isinstance(op, (Weighted, Neuron)) for op in users) or len(set(operands)) < len(operands):
-            raise UnsupportedOpError("a sum that is not the fan-in of a layer", hint="run legalize-nir before")
 
     def emit(self, graph: Graph, context: Context) -> Any:
         """Make the graph, which nir type-checks."""
         names = _names(graph)
-        nodes = {names[name]: _node(graph, name) for name in names}
+        nodes = {names[name]: _written(graph, name)[1] for name in names}
         for node in nodes.values():
             in_seconds(node, self.dt, self._profile.gain == "physical")
         for terminal in (*graph.inputs, *graph.outputs):
@@ -166,10 +170,10 @@ def _note_losses(nodes: dict[str, Any], context: Context) -> None:
         )
 
 
-def _node(graph: Graph, name: str) -> Any:
+def _written(graph: Graph, name: str) -> tuple[Op, Any]:
     result = graph.type(name)
     operand = graph.type(graph.operands(name)[0]) if graph.operands(name) else result
-    return node_for(graph[name], operand, result)
+    return written(graph[name], operand, result)
 
 
 def _plain(scale: Array) -> Any:

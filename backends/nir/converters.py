@@ -44,8 +44,8 @@ _HINTS = {
 }
 
 
-def node_for(op: Op, operand: Type, result: Type) -> Any:
-    """Make the NIR node for an op.
+def written(op: Op, operand: Type, result: Type) -> tuple[Op, Any]:
+    """Return (the op itself, or the one that its converter gives for it; the NIR node of that).
 
     Raises:
         UnsupportedOpError: there is none.
@@ -55,7 +55,7 @@ def node_for(op: Op, operand: Type, result: Type) -> Any:
         hint = _HINTS.get(op.kind, "register a converter for it, or replace the layer")
         raise UnsupportedOpError(f"portable NIR has no {op.kind}", hint=hint)
     made = convert(op, operand, result)
-    return node_for(made, operand, result) if isinstance(made, Op) else made
+    return written(made, operand, result) if isinstance(made, Op) else (op, made)
 
 
 def _shape(signal: Type) -> Any:

@@ -16,7 +16,7 @@ from spikec.backends.spikingjelly.neurons import NeuronNode
 from spikec.extend.loader import backend_named
 from spikec.frontends.torch.call import converter, fires
 from spikec.ir.op import array, tensor
-from spikec.ir.ops import IF, Input, Linear, Neuron, Output
+from spikec.ir.ops import IF, LIF, Input, Linear, Neuron, Output
 
 T = 30
 
@@ -237,6 +237,24 @@ def test_what_is_derived_from_a_neuron_and_differs_is_not_written_as_that_neuron
     module = spikec.compile(graph, "spikingjelly")
     x = torch.rand(T, 5, 6, dtype=torch.float64)
     assert torch.equal(stepped(module, x), spikec.run(graph, x))
+
+
+def test_what_a_converter_gives_for_a_neuron_must_suit_the_reader():
+    class Odd(Eager):
+        share = None
+
+    graph = leaking(None)
+    for node in graph.match(Leak):
+        graph.set_op(node.name, Odd(node.op.v_threshold, out_scale=np.ones(1)))
+    made = {"strict": True}
+    nir_converter(Odd)(lambda op, *_: LIF(op.v_threshold, tau=np.asarray(2.0), gain=np.asarray(0.5), **made))
+
+    def problems(profile):
+        return "\n".join(map(str, backend_named("nir")(profile=profile).check(graph)))
+
+    assert "fire at it" in problems("spikingjelly")
+    made["strict"] = False
+    assert "does not read a lif with a gain of 0.5" in problems("spikingjelly")
 
 
 @attrs.frozen(eq=False)
