@@ -64,7 +64,7 @@ def test_an_input_that_is_returned_is_an_identity():
 
 
 @pytest.mark.parametrize(
-    "number", [int, float, bool, len, list, operator.index, np.asarray, lambda x: np.asarray(x, np.float64, copy=True)]
+    "number", [int, float, bool, len, list, operator.index, np.asarray, lambda x: np.array(x, np.float64)]
 )
 def test_a_signal_has_no_number(number):
     with pytest.raises(spikec.UnsupportedOpError, match="computed from the model's input") as caught:
