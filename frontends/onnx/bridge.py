@@ -31,7 +31,7 @@ class WithoutNumbers:
     why: ClassVar[tuple[str, str]]
 
     @classmethod
-    def refuse(cls, *_: Any) -> NoReturn:
+    def refuse(cls, *_: Any, **__: Any) -> NoReturn:
         """Raise an UnsupportedOpError; who converts the node adds where it stands."""
         message, hint = cls.why
         raise UnsupportedOpError(message, hint=hint)

@@ -15,7 +15,7 @@ W = torch.from_numpy(random(4, 2))
 
 
 def read(function):
-    """(the graph of ``y = function(x)``, written as the converter of an operator that no model has)."""
+    """The graph of a model whose one operator has this function for a converter."""
     proto = model([node("Mine", "x", "y", name="mine", domain="me")], ["n", 3, 4], domains=["me"])
     converter._table["me", "Mine"] = lambda call, x: function(x)
     try:
@@ -63,7 +63,9 @@ def test_an_input_that_is_returned_is_an_identity():
     assert [read(lambda x: x)[name].kind for name in ("x", "mine", "y")] == ["input", "identity", "output"]
 
 
-@pytest.mark.parametrize("number", [int, float, bool, len, list, operator.index, np.asarray])
+@pytest.mark.parametrize(
+    "number", [int, float, bool, len, list, operator.index, np.asarray, lambda x: np.array(x, np.float64)]
+)
 def test_a_signal_has_no_number(number):
     with pytest.raises(spikec.UnsupportedOpError, match="computed from the model's input") as caught:
         read(number)
