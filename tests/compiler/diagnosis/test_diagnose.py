@@ -8,12 +8,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import build as small
 import spikec
 from nets import ZOO, batch, build
 from spikec.diagnosis import layers as diagnose_layers
-from spikec.diagnosis.cost import PRICES, Cost, macs
+from spikec.diagnosis.cost import PRICES, Cost, Count, macs, takes_spikes
 from spikec.diagnosis.layers import Fed, ideal, limit, split
-from spikec.ir.ops import IF, Head, Neuron, Relu
+from spikec.diagnosis.record import Deviation
+from spikec.ir.ops import IF, Head, Input, Linear, Neuron, Relu
 
 CONVERTS = [name for name in ZOO if name != "two_outputs"]
 
@@ -189,6 +191,19 @@ def test_heads_several_outputs_and_inputs():
     mean = spikec.run(compilation.graph, x, 64).mean(0) * torch.tensor(compilation.graph.type("output").scale)
     error, spread = (torch.softmax(mean, 1) - wanted).square().sum(), (wanted - wanted.mean(0)).square().sum()
     assert found.error[-1] == pytest.approx(float((error / spread).sqrt()), rel=1e-6)
+
+
+def test_the_error_of_several_outputs_is_the_mean_of_their_squares():
+    model, x = build("two_outputs", dtype=torch.float64), batch("two_outputs", 30, dtype=torch.float64)
+    compilation = compiled(model, x)
+    with torch.no_grad():
+        wanted = list(model(x).values())
+    shares = []
+    for name, b, train in zip(compilation.graph.outputs, wanted, spikec.run(compilation.graph, x, 8), strict=True):
+        mean = train.mean(0) * torch.tensor(compilation.graph.type(name).scale)
+        shares.append(float((mean - b).square().sum() / (b - b.mean(0)).square().sum()))
+    assert shares[0] != pytest.approx(shares[1], rel=0.01)
+    assert spikec.diagnose(compilation, x, 8).error[-1] == pytest.approx(math.sqrt(sum(shares) / 2), rel=1e-6)
 
 
 # ------------------------------------------------------------ who is to blame
@@ -415,6 +430,31 @@ def test_the_comparisons_of_a_max_pool_pass_spikes_on():
     assert {cost.macs for cost in found.values()} == {first}
 
 
+def test_macs_of_a_transposed_conv_go_by_its_inputs_positions():
+    model = nn.Sequential(nn.ConvTranspose2d(2, 3, (3, 2), stride=2), nn.ReLU()).eval()
+    assert sum(macs(spikec.load(model, torch.zeros(1, 2, 4, 5))).values()) == 4 * 5 * 2 * 3 * (3 * 2)
+
+
+@pytest.mark.parametrize(("weight", "bias", "spikes"), [(1.0, None, True), (1.0, 0.5, False), (0.7, None, False)])
+def test_a_unit_weight_passes_spikes_on_and_one_with_a_bias_does_not(weight, bias, spikes):
+    b = small.Builder(3)
+    b.graph.set_op("x", Input((3,), "float64", rate=True, origin=small.source("x")))
+    fired = b.add(IF(np.ones(1)), b.x, name="if")
+    moved = b.add(Linear(weight * np.eye(3), None if bias is None else np.full(3, bias)), fired, name="moved")
+    graph = b.done(b.add(Linear(np.ones((2, 3))), moved, name="last"))
+    assert takes_spikes(graph) == {"moved": True, "last": spikes}
+    count = Count(graph)
+    count.step("moved", [torch.tensor([[2 + 1e-12, 1.0, 0.0]], dtype=torch.float64)])  # pooled spikes, and rounding
+    assert count.synops == 3
+
+
+def test_weights_that_are_zero_cost_nothing_in_time():
+    b = small.Builder(3)
+    b.graph.set_op("x", Input((3,), "float64", rate=True, origin=small.source("x")))
+    current = b.add(Linear(np.array([[1.5, 0.0, 0.0], [0.0, 2.0, 0.5]])), b.x, name="pruned")
+    assert Count(b.done(b.add(IF(np.ones(1)), current, name="if"))).macs == 3
+
+
 def test_energy_is_the_published_arithmetic():
     ann, snn = Cost(3_640_000_000, 0, 20.86e9, 0).energy(PRICES[1])
     assert (round(1 / ann), round(1 / snn)) == (22, 623)  # images a joule in Bu et al. 2025: 22 and 622
@@ -481,6 +521,24 @@ def test_a_plot_without_matplotlib_says_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(spikec.MissingDependencyError, match=r'pip install "spikec\[demo\]"'):
         spikec.diagnose(compiled(model, x), x, 2).plot(tmp_path / "d.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_points_of_a_layer_are_every_nth_activation_beside_its_rate():
+    model, x = separable()
+    layer = spikec.diagnose(compiled(model, x), x, 4).layers[0]
+    activation = model[:2](x).detach().flatten()[::4].numpy()  # 200 samples of 32 neurons, in at most 2000 points
+    np.testing.assert_allclose(layer.points[0, : 64 * 32 // 2 : 2], activation[: 64 * 32 // 4], atol=1e-6)
+
+
+def test_a_layer_that_is_silent_in_the_ann_is_judged_by_its_scale():
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval(), torch.rand(20, 4)
+    with torch.no_grad():
+        model[0].bias.fill_(-10.0)
+    with pytest.warns(spikec.SpikecWarning, match="silent on the calibration data"):
+        compilation = compiled(model, x)
+    layer = attrs.evolve(spikec.diagnose(compilation, x, 4).layers[0], total=Deviation(0.0, 0.5))
+    assert layer.signal == 0
+    assert layer.relative(layer.total) == 0.5 / layer.scale[1]
 
 
 # ----------------------------------------------------------------- bad input
