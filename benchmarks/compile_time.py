@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -18,17 +17,12 @@ from rich.table import Table
 from torch import nn
 
 import spikec
+from families import megabytes
 from spikec.shell.demo import tutorial_cnn
 
 SAMPLES = 1000
 BATCH = 100
 TARGETS = ("spikingjelly", "nir", "netx")
-
-
-def megabytes() -> float:
-    """The most memory that this process ever held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 
 
 def one_pass(net: nn.Module, x: torch.Tensor) -> None:

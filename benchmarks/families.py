@@ -52,6 +52,8 @@ REFUSED = {
     "swin_t": 64,
     "maxvit_t": 224,
 }
+#: families with two hidden layers of 4096 features behind their convolutions, which --quick makes narrow
+NARROWED = ("alexnet", "vgg11", "vgg16_bn")
 #: classes of layers that rate coding cannot carry
 UNFIT = ("SiLU", "Hardswish", "GELU", "LayerNorm", "LayerNorm2d", "SqueezeExcitation", "MultiheadAttention")
 UNFIT += ("ShiftedWindowAttention", "RelativePositionalMultiHeadAttention")
@@ -76,8 +78,8 @@ def torchvision_models() -> Any:
     return torchvision.models
 
 
-def build(name: str, side: int) -> nn.Module:
-    """An untrained model that answers differently to different images.
+def build(name: str, side: int, quick: bool = False) -> nn.Module:
+    """An untrained model that answers differently to different images; a quick one has no hidden layers of 4096.
 
     BatchNorm weights are uniform in 0.5..1.5, biases normal with deviation 0.3, running statistics those of three
     batches of random images, fewer of large ones.
@@ -86,6 +88,8 @@ def build(name: str, side: int) -> nn.Module:
     sizes = {"vit_b_16": {"image_size": side}, "maxvit_t": {"input_size": (side, side)}}
     plain = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     model: nn.Module = torchvision_models().get_model(name, weights=None, **plain, **sizes.get(name, {})).eval()
+    if quick and name in NARROWED:
+        narrow(model.classifier)
     norms = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.5, 1.5)
@@ -98,6 +102,15 @@ def build(name: str, side: int) -> nn.Module:
             for _ in range(3):
                 model(torch.rand(16 if side < 100 else 2, 3, side, side))
     return model.eval()
+
+
+def narrow(classifier: nn.Sequential) -> None:
+    """Give the classifier of alexnet or vgg hidden layers of 256 features: of 4096, they are most of the network."""
+    places = [i for i, layer in enumerate(classifier) if isinstance(layer, nn.Linear)]
+    first, last = classifier[places[0]], classifier[places[-1]]
+    widths = [first.in_features, *[256] * (len(places) - 1), last.out_features]
+    for i, inputs, outputs in zip(places, widths, widths[1:], strict=False):
+        classifier[i] = nn.Linear(inputs, outputs)
 
 
 def images(side: int) -> torch.Tensor:
@@ -114,7 +127,7 @@ def deviation(y: torch.Tensor) -> torch.Tensor:
 def convert(name: str, quick: bool) -> dict[str, Any]:
     """Import, compile with every exact pass held to its contract, run, and ask every target."""
     side = CONVERTED[name]
-    model, x = build(name, side), images(side)
+    model, x = build(name, side, quick), images(side)
     with torch.no_grad():
         wanted = model(x)
     graph = spikec.load(model, x)
@@ -201,7 +214,11 @@ def measured(name: str, *options: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("family", nargs="*", help="names; all by default")
-    parser.add_argument("--quick", action="store_true", help="fewer steps, and contracts checked for one target only")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="fewer steps, narrow classifiers, and contracts checked for one target only",
+    )
     parser.add_argument("--json", action="store_true", help="what was found about one family, as JSON")
     parser.add_argument("--cost", type=int, metavar="SIDE", help="only import, fold and verify, at this side")
     given = parser.parse_args()

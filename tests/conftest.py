@@ -1,5 +1,6 @@
 import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,24 @@ import torch
 def _reproducible():
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-golden", action="store_true", help="write the files in tests/golden/ anew")
+
+
+@pytest.fixture
+def golden(request):
+    """Compares a text with a file of tests/golden/, or writes it there where --update-golden is given."""
+
+    def check(name, text):
+        path = Path(__file__).with_name("golden") / name
+        if request.config.getoption("--update-golden"):
+            path.write_text(text)
+        held = path.read_text() if path.exists() else None
+        assert text == held, f"golden/{name} is another; if that is meant: pytest --update-golden, and look at the diff"
+
+    return check
 
 
 def pytest_terminal_summary(terminalreporter):

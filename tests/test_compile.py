@@ -169,6 +169,7 @@ def test_the_model_is_left_as_it_was(target):
     assert not model.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_two_runs_are_alike(target):
     texts = set()
@@ -190,6 +191,7 @@ def test_every_source_node_has_a_fate(name):
     assert report.count("exact") >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "resnet", "concat", "grouped", "maxpool"])
 def test_rates_converge_to_the_ann(name):
     """Against torch itself, in the module's own units: four times the steps, a quarter of the error."""

@@ -6,7 +6,6 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-import tomllib
 
 import spikec
 from spikec.extend.loader import backend_named, backends
@@ -123,8 +122,10 @@ def test_the_table_names_rooms_that_exist_each_above_what_it_names():
 
 
 def test_the_wheel_holds_every_folder():
-    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    assert sorted(stated) == sorted(name for name, path in MODULES.items() if path.name == "__init__.py")
+    tomllib = pytest.importorskip("tomllib", reason="Python has it from 3.11 on")
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert sorted(stated["packages"]) == sorted(name for name, path in MODULES.items() if path.name == "__init__.py")
+    assert stated["package-dir"] == {name: top for top, name in TOPS.items()}
 
 
 def test_the_bare_folders_are_not_importable():

@@ -10,15 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from families import CONVERTED, REFUSED
+
 PYTHON = os.environ.get("SPIKEC_TORCHVISION_PYTHON")
 FAMILIES = Path(__file__).parents[2] / "benchmarks" / "families.py"
 ONNX = Path(__file__).with_name("torchvision_onnx.py")
-CONVERTED = (
-    *("alexnet", "vgg11", "vgg16_bn", "resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d", "densenet121"),
-    *("googlenet", "inception_v3", "squeezenet1_0", "mobilenet_v2", "mnasnet0_5", "shufflenet_v2_x1_0"),
-    "regnet_x_400mf",
-)
-REFUSED = ("mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf", "convnext_tiny", "vit_b_16", "swin_t", "maxvit_t")
 #: of an adaptive pool over a map that it does not divide
 UNEVEN = ("alexnet", "vgg11", "vgg16_bn")
 #: families with a fixed number of cells behind their last pool, which only images of this side give them

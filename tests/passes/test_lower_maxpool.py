@@ -123,6 +123,7 @@ class Pooled(nn.Module):
         return self.linear(F.max_pool2d(self.between(self.conv(x)), 2).flatten(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalization", ["max", spikec.Normalization(method="model")])
 @pytest.mark.parametrize(
     "between",

@@ -248,6 +248,7 @@ def test_all_problems_come_at_once():
     assert refused(graph).count("all its weights are zero") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp_batchnorm", "grouped"])
 def test_per_channel_thresholds_keep_their_accuracy(name):
     x, model = nets.batch(name, 16), nets.build(name)

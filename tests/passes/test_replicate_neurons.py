@@ -54,6 +54,7 @@ def test_the_rate_is_the_published_one_of_k_times_the_levels():
     np.testing.assert_allclose(rates(several.graph, X, T).numpy(), wanted, atol=1e-6 * threshold.max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "resnet", "grouped", "concat"])
 @pytest.mark.parametrize("target", ["spikingjelly", "nir"])
 def test_two_neurons_for_each_bring_a_net_nearer_to_its_ann(name, target):
@@ -68,6 +69,7 @@ def test_two_neurons_for_each_bring_a_net_nearer_to_its_ann(name, target):
     assert off[1] < 0.8 * off[0]
 
 
+@pytest.mark.slow
 def test_the_module_says_what_the_graph_says_and_the_file_too(tmp_path):
     x, model = nets.batch("cnn", 40), nets.build("cnn")
     pipeline = Pipeline.default("nir", timesteps=T).insert_after("choose", "replicate-neurons")
@@ -81,6 +83,7 @@ def test_the_module_says_what_the_graph_says_and_the_file_too(tmp_path):
     torch.testing.assert_close(said, rates(c.graph, x, T).float(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_tunes_before_it_tunes_for_k_t_and_what_comes_behind_for_t():
     x, model = nets.batch("cnn", 40), nets.build("cnn")
     stages = {}
@@ -99,6 +102,7 @@ def test_what_tunes_before_it_tunes_for_k_t_and_what_comes_behind_for_t():
     np.testing.assert_allclose(lowered[affine].shift, several[name].v_init.max() / T, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counters", [False, True])
 def test_max_pools_compare_part_by_part(counters):
     """Spikes of half the weight that met neurons of the full threshold would be compared too seldom."""
@@ -120,6 +124,7 @@ def test_max_pools_compare_part_by_part(counters):
     assert off[2] < 0.75 * off[1] < 0.75 * off[0]
 
 
+@pytest.mark.slow
 def test_a_net_that_streams_biases_is_refused_by_the_streams_name():
     x, model = nets.batch("cnn", 40), nets.build("cnn")
     backend = backend_named("spikingjelly")(streams=True)
@@ -134,6 +139,7 @@ def test_a_wrong_number_is_refused(copies):
         pass_named("replicate-neurons", copies=copies)
 
 
+@pytest.mark.slow
 def test_a_diagnosis_holds_each_copy_to_its_share_of_the_relu():
     """Clipping is what the thresholds do, whatever the number of neurons; rounding is a k-th of it."""
     x = nets.batch("cnn", 60)
@@ -188,6 +194,7 @@ def lacks(graph, context):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["correct-bias", "calibrate-potential", "stream-bias"])
 @pytest.mark.parametrize("net", ["cnn", "resnet"])
 def test_neurons_that_share_a_relu_are_tuned_together(name, net):
@@ -211,6 +218,7 @@ def test_they_stay_apart_when_they_are_tuned_or_spread():
         assert np.abs(moved[0]).max() <= 0.5 / 3 * graph[names[0]].v_threshold.max() or each == "calibrate-potential"
 
 
+@pytest.mark.slow
 def test_nir_has_biases_for_potentials_and_tunes_them_together():
     x, model = nets.batch("grouped", 60), nets.build("grouped")
     with torch.no_grad():
@@ -226,6 +234,7 @@ def test_nir_has_biases_for_potentials_and_tunes_them_together():
     assert off[2] < 0.8 * off[1] < 0.8 * off[0]
 
 
+@pytest.mark.slow
 def test_the_spikingjelly_profile_takes_them():
     x, backend = nets.batch("cnn", 40), backend_named("nir")(profile="spikingjelly")
     pipeline = Pipeline.default(backend, timesteps=T).insert_after("choose", "replicate-neurons")
@@ -234,12 +243,14 @@ def test_the_spikingjelly_profile_takes_them():
     assert len(neurons) == 2 * sum(isinstance(each, torch.nn.ReLU) for each in nets.build("cnn").modules())
 
 
+@pytest.mark.slow
 def test_to_replicate_twice_is_refused():
     twice = Pipeline.default("spikingjelly").insert_after("choose", "replicate-neurons", "replicate-neurons")
     with pytest.raises(InvalidModelError, match="2 neurons for each already"):
         compile(nets.build("cnn"), "spikingjelly", calibration=nets.batch("cnn", 40), pipeline=twice)
 
 
+@pytest.mark.slow
 def test_thresholds_that_come_too_late_are_noted():
     pipeline = Pipeline.default("spikingjelly", timesteps=T).insert_after("init-potential", "replicate-neurons")
     c = Compiler("spikingjelly", calibration=nets.batch("cnn", 40), pipeline=pipeline).run(nets.build("cnn"))

@@ -192,6 +192,7 @@ class Potentials(Backend):
         return graph
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet", "maxpool", "two_outputs"])
 @pytest.mark.parametrize("timesteps", [4, None])
 @pytest.mark.parametrize("each", [True, False])
@@ -259,6 +260,7 @@ class Streams(Pass):
         return pass_named("stream-bias").run(graph, context)
 
 
+@pytest.mark.slow
 def test_a_streaming_net_compiles_to_modules_and_nowhere_else():
     x = nets.batch("resnet", 40)
     pipeline = Pipeline.default("spikingjelly").insert_after("init-potential", Streams())

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import attrs
 import numpy as np
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from spikec.ir.errors import TypeMismatchError
@@ -53,7 +53,8 @@ class BatchNorm(Op):
         """torch's batch norm."""
         (x,) = xs
         mean, var, weight, bias = (tensor(each, x) for each in (self.mean, self.var, self.weight, self.bias))
-        return F.batch_norm(x, mean, var, weight, bias, eps=self.eps)
+        # not F.batch_norm, which refuses the eps of 0 that stands for none in some versions of torch
+        return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, self.eps, torch.backends.cudnn.enabled)
 
     def behind(self, gain: Array, shift: Array) -> BatchNorm:
         """The norm that does to x what this one does to ``gain x + shift``, vectors over channels or of length 1."""

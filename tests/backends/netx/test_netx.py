@@ -246,6 +246,7 @@ def test_a_full_recurrent_matrix_works_as_a_diagonal_one_does():
     assert not np.array_equal(one.spikes[:, :, 0], other.spikes[:, :, 0])
 
 
+@pytest.mark.slow
 def test_an_overflow_is_reported():
     found, x, _ = compiled("mlp", "soft")
     with pytest.warns(SpikecWarning, match="wrapped or voltages saturated within 20000 steps"):

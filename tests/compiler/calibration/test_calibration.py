@@ -147,6 +147,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_does(tmp_path, one_thread):
     x = torch.rand(520, 2, 8, 6)
     torch.save(x, tmp_path / "x.pt")

@@ -350,6 +350,7 @@ def test_listings():
         assert name in targets
 
 
+@pytest.mark.slow
 def test_as_a_process(folder):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "spikec", "check", "nets.py:refused", "--target", "nir"]
@@ -359,6 +360,7 @@ def test_as_a_process(folder):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_diagnose_says_why_and_writes_figures_and_plot(folder):
     rng = np.random.default_rng(1)
     np.savez("labelled.npz", x=rng.random((50, 4)), labels=np.arange(50) % 3)

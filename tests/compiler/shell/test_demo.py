@@ -14,6 +14,8 @@ from spikec.shell import demo, demo_run
 from spikec.shell.cli import main
 from spikec.shell.demo import Digits, Training
 
+pytestmark = pytest.mark.slow  # the digits are read by way of scikit-learn, and nets are trained
+
 QUICK = Training(epochs=1, batch=50)
 
 

@@ -48,6 +48,8 @@ def cases():
         warnings.simplefilter("ignore")
         found = collections.defaultdict(list)
         for case in load_model_tests(kind="node"):
+            if case.model is None:
+                pytest.skip("this version of onnx brings its cases as files")
             if len(case.model.graph.node) == 1:
                 found[case.model.graph.node[0].op_type].append(case)
     return found

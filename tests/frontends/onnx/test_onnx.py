@@ -60,6 +60,7 @@ def test_view_by_the_batch_size_is_read_for_any_batch(tmp_path):
     assert (spikec.run(graph, x) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_text", [True, False])
 def test_a_path_compiles_for_every_target(as_text, tmp_path):
     net, x = nets.build("mlp_batchnorm"), nets.batch("mlp_batchnorm")
