@@ -171,7 +171,7 @@ class _Tracer(fx.Tracer):
     def _ask(self, question: Callable[[Reader], Any]) -> Any:
         """Ask the reader; meanwhile modules are called and looked into as they are, and nothing is recorded."""
         if self._shapes is None:
-            raise fx.proxy.TraceError("sizes are not known without an example input")
+            raise fx.proxy.TraceError("sizes are not known without an example_input")
         if self.reader is None:
             self.reader = Reader(Traced(self.root, self.graph, self.constants), self._shapes, self._dtype)
         before, self._is_reading = self._is_reading, True

@@ -14,7 +14,7 @@ from spikec.backends.netx import converter as netx_converter
 from spikec.backends.nir import converter as nir_converter
 from spikec.backends.spikingjelly.neurons import NeuronNode
 from spikec.extend.loader import backend_named
-from spikec.frontends.torch.call import converter, fires
+from spikec.frontends.torch import converter, fires
 from spikec.ir.op import array, tensor
 from spikec.ir.ops import IF, LIF, Input, Linear, Neuron, Output
 
