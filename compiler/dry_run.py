@@ -1,7 +1,5 @@
 """Runs the passes dry, to know early what a model will be refused for: before calibration, and of a part of a model."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """The options of the compiler, stated once for ``compile``, ``Compiler``, ``calibrate``, ``check`` and the shell."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypedDict

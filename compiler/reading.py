@@ -1,7 +1,5 @@
 """From what the user has to a graph: whose frontend reads it, and the graph before any pass."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Reads back what the target ``spikingjelly`` emitted, with the parameters that it has now."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Initial potentials that make each neuron's mean rate that of the ANN."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import attrs

@@ -1,7 +1,5 @@
 """Transpositions around layers, as channels-last models have them, cancel."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Every piecewise linear activation becomes sums of one spelling, the clipped ReLU."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, ClassVar
 

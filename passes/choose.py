@@ -1,7 +1,5 @@
 """The best of several ways on, judged on the calibration samples."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import attrs

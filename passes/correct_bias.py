@@ -1,7 +1,5 @@
 """Biases that make each channel's mean rate that of the ANN."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import attrs

@@ -1,7 +1,5 @@
 """Initial potentials spread over each map, so that equal currents do not spike in step."""
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Inputs become spikes on the host, so that every signal behind them is one."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import attrs

@@ -1,7 +1,5 @@
 """Batch norms become part of a neighbour's weights, or affine ops of their own."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import attrs

@@ -1,7 +1,5 @@
 """Pools and other linear ops disappear into the weights next to them, for targets that have no pool."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Every cast between scales disappears into weights, thresholds or the output's scale."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """A spiking graph in the shape of a netx file: layers that stock netx has, with the reset it can do."""
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar, Literal
 

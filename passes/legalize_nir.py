@@ -1,7 +1,5 @@
 """The graph in the forms that NIR and its readers have."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import attrs

@@ -1,7 +1,5 @@
 """Concatenations become sums of the next affine op's parts, for targets that have no concat."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

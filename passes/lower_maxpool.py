@@ -1,7 +1,5 @@
 """Max-pools become ReLUs, sums and convolutions, which every target has."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Channel shuffles, slices and crops become convolutions that pick, for targets that have no other way to move."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, ClassVar
 

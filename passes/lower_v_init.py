@@ -1,7 +1,5 @@
 """Initial potentials become biases, for targets whose neurons start at zero."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import attrs

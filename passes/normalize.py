@@ -1,7 +1,5 @@
 """Every ReLU gets the scale that its neuron's spikes will stand for."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """What a spike weighs, apart from the threshold that it was fired at."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import attrs

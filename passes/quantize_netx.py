@@ -1,7 +1,5 @@
 """Integer weights, thresholds and biases as Loihi and netx have them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

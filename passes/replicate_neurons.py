@@ -1,7 +1,5 @@
 """Several neurons for each, which buy with their number what steps would."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import attrs

@@ -1,7 +1,5 @@
 """Neurons of layers that netx can only reset to zero."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 import attrs

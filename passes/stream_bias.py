@@ -1,7 +1,5 @@
 """A bias for each step that makes each channel's rate that of the ANN at every step."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import attrs

@@ -1,7 +1,5 @@
 """Other thresholds, if they bring the net nearer to the ANN."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import attrs

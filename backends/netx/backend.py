@@ -1,7 +1,5 @@
 """The target ``netx``: an HDF5 file for Loihi 2 that stock lava-dl netx loads, and its integer simulation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal

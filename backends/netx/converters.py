@@ -1,7 +1,5 @@
 """What each op of a final graph is in a netx file: a layer's weights, a layer's neurons, or nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

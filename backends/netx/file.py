@@ -4,8 +4,6 @@
 netx reverses. ``/spikec`` holds what netx ignores: the host's encoder, output scale and names.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Reads a final graph as what a netx file can hold, a chain of layers, or says why it is none."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 

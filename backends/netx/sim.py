@@ -4,8 +4,6 @@ Time-steps are aligned: layer l's column t here is its column t + 1 + l in lava,
 step. Nothing else differs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """The target ``nir``: an ``nir.NIRGraph`` that every importer reads the same way."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from importlib.metadata import version

@@ -1,7 +1,5 @@
 """What each op of a final graph becomes in NIR, in the form that every reader takes."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Who reads NIR, and what each of them takes: one entry in :data:`PROFILES` a reader."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import attrs

@@ -1,7 +1,5 @@
 """The target ``spikingjelly``: a self-contained ``torch.nn.Module`` in SpikingJelly's habits."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """What torch module each op becomes; an op that is not in the table runs by its own meaning."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Torch modules for ops, in SpikingJelly's habits; they need torch and spikec, not SpikingJelly."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Neurons as torch modules with SpikingJelly's names and habits; each runs the step of its op."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import attrs

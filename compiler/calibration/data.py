@@ -1,7 +1,5 @@
 """Reads calibration data as users have it (tensors, loaders, tuples, dicts) as tuples of input tensors."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """From what is known of a ReLU's values to the scale of its neuron's spikes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

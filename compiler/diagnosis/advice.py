@@ -1,7 +1,5 @@
 """One change to recommend, by rules on what was measured."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import attrs

@@ -1,7 +1,5 @@
 """Operations that a network costs: multiply-accumulates of an ANN, synaptic operations of an SNN."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """``diagnose``: runs a spiking network beside its ANN and takes their difference apart."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A diagnosis as users meet it: text, JSON and a plot."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """The networks between the ANN and the SNN, each with one more source of error, and what each of them answers."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """The layers of neurons beside the ReLUs that they stand for: how an error is taken apart, and sums over batches."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import TypeGuard

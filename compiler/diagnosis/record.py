@@ -1,7 +1,5 @@
 """What a diagnosis finds: figures by layer and for the network, and the sums that they are made of."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What users may rely on in the artifacts of our targets: the types that ``spikec.compile`` is declared to return."""
 
-from __future__ import annotations
-
 import os
 from typing import Any, Protocol, TypeVar
 

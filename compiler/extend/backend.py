@@ -1,7 +1,5 @@
 """What a backend is: a final Graph in, the target's own object out."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """What a converter is given: where it is in the user's model, and the graph that it adds ops to."""
 
-from __future__ import annotations
-
 from typing import NoReturn
 
 import attrs

@@ -4,8 +4,6 @@ A ``part`` is given where the step is not the last of a call: it is appended to 
 nothing is then left out, where at the end of a call an Identity stands for it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

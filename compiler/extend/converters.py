@@ -1,7 +1,5 @@
 """A table of functions keyed by what they handle: what a frontend reads, or what a backend writes."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Generic, TypeVar

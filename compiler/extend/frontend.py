@@ -1,7 +1,5 @@
 """What a frontend is: a model in, a Graph out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Finds passes, frontends and backends by name: those in spikec's folders, and those of other packages' plugins."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import functools

@@ -1,7 +1,5 @@
 """What a pass is, and what it is given."""
 
-from __future__ import annotations
-
 import re
 from typing import Any, ClassVar, Literal, get_args
 

@@ -1,7 +1,5 @@
 """Other packages' parts: modules that they name as entry points of the group ``spikec.plugins``."""
 
-from __future__ import annotations
-
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 

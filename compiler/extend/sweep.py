@@ -1,7 +1,5 @@
 """Runs a spiking graph layer after layer, each over all of T, so that a layer can be tuned once those before it are."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container, Iterator, Sequence
 
 import attrs

@@ -1,7 +1,5 @@
 """Accuracy over time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

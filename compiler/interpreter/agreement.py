@@ -1,7 +1,5 @@
 """How well a spiking graph agrees with its ANN on samples: what tuned passes are judged by."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

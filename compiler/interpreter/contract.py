@@ -4,8 +4,6 @@ Everything runs in float64 on a probe batch. A comparison that could not notice 
 output hardly varies over the probe, is an error and not a pass.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import attrs

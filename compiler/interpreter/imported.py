@@ -1,7 +1,5 @@
 """Whether an imported graph does what the model does that it was read from, and if not, which op differs first."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What users hand in as inputs, labels and numbers, checked and brought into one form."""
 
-from __future__ import annotations
-
 import numbers
 import operator
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The reference interpreter: what a graph means, one op after the other."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The probe: the few inputs on which graphs are compared, and how much of it a graph of some size can afford."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What a graph puts out for a batch, in ANN units, and how far two such results are apart."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What an op of somebody else's says of itself, tried on random operands: its shape, and that it is linear."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 

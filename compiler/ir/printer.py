@@ -1,7 +1,5 @@
 """The text form of a graph: one line an op, the same on every machine, so that two of them diff."""
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Patterns for passes: ops in a row, and what belongs to a neuron."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

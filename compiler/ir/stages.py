@@ -1,7 +1,5 @@
 """Which ops and encodings may exist at which stage of a compilation: the table is at the end of this page."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import attrs

@@ -1,7 +1,5 @@
 """Affine maps on their way through the graph, until ops take them in."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """Runs the passes: a copy for each, verified before the first and after every one."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence

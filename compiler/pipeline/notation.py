@@ -1,7 +1,5 @@
 """Reads passes back from the text that they print as: ``name, name{option=value}``."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What may look at a step of the pipeline: numeric checks and dumps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """The orders of passes of all targets. Order is semantics, so all of it stands on this page."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from spikec.calibration.normalization import Normalization

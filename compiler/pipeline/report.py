@@ -1,7 +1,5 @@
 """Says as text what a run of the compiler did."""
 
-from __future__ import annotations
-
 import attrs
 
 from spikec.extend.passbase import Note

@@ -1,7 +1,5 @@
 """The command line ``spikec``. It exits with 0 if all is well, 1 if the model is refused, 2 for wrong usage."""
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections.abc import Callable

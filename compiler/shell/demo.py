@@ -1,7 +1,5 @@
 """Real digits and a trained network: what the demo and the benchmarks run on."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import pickle

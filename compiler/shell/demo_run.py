@@ -1,7 +1,5 @@
 """Runs ``spikec demo``: a trained network becomes a spiking one on three targets, and its accuracy is shown."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

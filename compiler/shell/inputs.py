@@ -1,7 +1,5 @@
 """Turns what users type on the command line into what the compiler takes: models, targets, shapes, arrays."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import importlib.util

@@ -1,7 +1,5 @@
 """Runs an exported file: a ``.nir`` by the reference interpreter, a ``.net`` by the integer model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

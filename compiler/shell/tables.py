@@ -1,7 +1,5 @@
 """Graphs, ledgers, passes and targets as tables for a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from rich.table import Table

@@ -1,7 +1,5 @@
 """What each NIR node means: an op for a node, given the type of its operand."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Reads NIR: an ``nir.NIRGraph``, or a file of one, as a spiking graph."""
 
-from __future__ import annotations
-
 import graphlib
 from collections.abc import Sequence
 from pathlib import Path

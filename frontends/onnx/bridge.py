@@ -5,8 +5,6 @@ Torch asks a signal's ``__torch_function__`` what ``F.relu(x)`` means, and the c
 spikes cannot compute are written once.
 """
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn

@@ -1,7 +1,5 @@
 """What a converter of an ONNX node is given, and the table that converters are registered in."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any

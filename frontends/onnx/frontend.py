@@ -1,7 +1,5 @@
 """Reads ONNX models, opset 7 and up; ``README.md`` says how to add a converter."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar

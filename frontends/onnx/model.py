@@ -1,7 +1,5 @@
 """Opens ONNX models: files and protos, their inputs and their constants; onnx itself is imported when it is needed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType

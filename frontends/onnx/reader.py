@@ -1,7 +1,5 @@
 """Goes through an ONNX graph once, node by node, and converts what depends on the model's input."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import re

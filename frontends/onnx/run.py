@@ -1,7 +1,5 @@
 """Runs ONNX: single nodes on constants, and whole models to hold an imported graph against."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

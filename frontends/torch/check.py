@@ -1,7 +1,5 @@
 """What must hold of a module before it is traced, and the shapes of its inputs."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any

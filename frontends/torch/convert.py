@@ -1,7 +1,5 @@
 """Calls a converter, and says of whatever it does wrong that the converter did it."""
 
-from __future__ import annotations
-
 import inspect
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Reads programs of torch.export, by the converters that modules are read by."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, ClassVar
 

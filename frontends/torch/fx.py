@@ -1,7 +1,5 @@
 """Reads torch modules through torch.fx; ``README.md`` says how to add a converter."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 

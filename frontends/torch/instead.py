@@ -1,7 +1,5 @@
 """What becomes of a module that symbolic tracing cannot follow: torch.export runs its forward with an example."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import logging

@@ -1,7 +1,5 @@
 """What each layer of a module gives while the module runs: by this a converter that reads a layer wrongly is found."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Layers: which converter reads one, and how torch's own are read, namely by the functions that they call."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Which tensors of the model share memory, and what a call changes in place: torch itself is asked."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from typing import Any

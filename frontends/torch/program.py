@@ -1,7 +1,5 @@
 """An exported program as a trace: aten calls behind the converters of torch's functions, parameters as values."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import re

@@ -1,7 +1,5 @@
 """Goes through a traced graph once, node by node, and converts what depends on the model's input."""
 
-from __future__ import annotations
-
 import dataclasses
 import operator
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Why a call that has no converter has none, and what to use instead: said in place of a bare "not supported"."""
 
-from __future__ import annotations
-
 from typing import NoReturn
 
 from torch import nn

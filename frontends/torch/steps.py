@@ -1,7 +1,5 @@
 """Spiking models as they run: whether a call is one time-step or all of them, and the steps themselves."""
 
-from __future__ import annotations
-
 import copy
 import operator
 from collections.abc import Iterator, Sequence

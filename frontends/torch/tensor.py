@@ -1,7 +1,5 @@
 """A signal in the place of a torch tensor, so that code that is written for tensors is read by converters."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any

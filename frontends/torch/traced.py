@@ -1,7 +1,5 @@
 """A traced module: its torch.fx graph, and where in the user's model each node of it stands."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import operator

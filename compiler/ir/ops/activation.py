@@ -1,7 +1,5 @@
 """Non-linear ops of the ANN; none of them may reach a spiking graph."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import attrs

@@ -1,7 +1,5 @@
 """Sums, casts between scales, and ops that do nothing."""
 
-from __future__ import annotations
-
 from functools import reduce
 from operator import add
 from typing import ClassVar

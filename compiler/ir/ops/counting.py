@@ -1,7 +1,5 @@
 """Max-pooling of spike trains."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import attrs

@@ -1,7 +1,5 @@
 """A register: the only op through which a cycle may pass."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import attrs

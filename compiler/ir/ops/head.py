@@ -1,7 +1,5 @@
 """What a classifier ends in, and no spike can carry: it is applied to what the network puts out in the end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """The base of all spiking neurons, and integrate-and-fire; the equations are the specification."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Linear pooling."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, ClassVar
 

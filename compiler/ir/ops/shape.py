@@ -1,7 +1,5 @@
 """Ops that only move numbers about."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Currents that come from outside, another one at each step."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import attrs

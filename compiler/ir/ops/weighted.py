@@ -1,7 +1,5 @@
 """The affine ops with weights, and the scales that were folded into them."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar

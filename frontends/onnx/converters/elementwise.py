@@ -1,7 +1,5 @@
 """Converters of activations, arithmetic, and what changes no number."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import reduce
 from typing import Any

@@ -1,7 +1,5 @@
 """Converters of pools, and of reductions over axes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The converters of Resize and Upsample: linear maps, axis by axis."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

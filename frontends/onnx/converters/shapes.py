@@ -3,8 +3,6 @@
 Where a result holds numbers of the operand, or only its shape matters, onnx itself is asked what the node does.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Converters of what has weights, and the windows that convolutions share with pools."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any

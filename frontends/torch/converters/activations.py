@@ -1,7 +1,5 @@
 """Converters of piecewise linear activations, maxima over axes, and of the heads that networks end in."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Converters of arithmetic: what is affine folds as a batch norm does, a sum of signals is an Add."""
 
-from __future__ import annotations
-
 import math
 import operator
 from typing import Any

@@ -1,7 +1,5 @@
 """Converters of aten overloads that have no like among torch's functions; all others are found by name."""
 
-from __future__ import annotations
-
 import operator
 import sys
 from collections.abc import Sequence

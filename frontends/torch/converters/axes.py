@@ -1,7 +1,5 @@
 """Converters of what reorders, adds and removes axes; the batch stays axis 0."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

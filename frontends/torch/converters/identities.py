@@ -1,7 +1,5 @@
 """Converters of what changes no number: copies, casts that do nothing, dropout in evaluation mode."""
 
-from __future__ import annotations
-
 import operator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Converters of what takes tensors apart, puts them together, and repeats them."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Converters of what makes maps larger or smaller without weights: resizing and padding."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

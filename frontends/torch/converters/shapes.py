@@ -1,7 +1,5 @@
 """Converters of views in another shape, and of what asks for a shape."""
 
-from __future__ import annotations
-
 import builtins
 import contextlib
 import math

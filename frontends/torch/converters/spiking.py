@@ -3,8 +3,6 @@
 A forward is one time-step. A neuron starts where its library's reset puts it, whatever its state is now.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import attrs

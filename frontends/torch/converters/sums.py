@@ -1,7 +1,5 @@
 """Converters of linear maps without a layer: means and sums over axes, and products with constant matrices."""
 
-from __future__ import annotations
-
 import math
 import operator
 from typing import Any

@@ -1,7 +1,5 @@
 """Converters of what layers with weights, normalizations and pools call; parameters are called as torch calls them."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
