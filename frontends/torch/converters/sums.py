@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.extend.composites import permuted, reshaped
+from spikec.extend.composites import along, permuted, reshaped
 from spikec.frontends.torch.call import Call, Signal, as_array, converter, methods
 from spikec.frontends.torch.converters.arith import affine
 from spikec.frontends.torch.converters.axes import sample_axis, transpose
@@ -54,6 +54,15 @@ def _reduced(call: Call, input: Signal, dim: Any, keepdim: bool, dtype: Any, tot
     elif gain != 1:
         x = affine(call, x, np.asarray(gain), np.zeros(()), part="" if keepdim else "times")
     return x if keepdim else reshaped(call, x, [size for axis, size in enumerate(shape) if axis not in axes])
+
+
+@converter(torch.cumsum, *methods("cumsum"))
+def _cumsum(call: Call, input: Signal, dim: int, *, dtype: Any = None) -> Signal:
+    """Each cell is the sum of all up to it, which a triangular matrix of ones gives."""
+    if dtype is not None:
+        same_dtype(call, input, str(dtype))
+    axis = sample_axis(call, input, dim)
+    return along(call, input, axis, np.tri(call.shape(input)[axis]))
 
 
 def _one_by_one(matrix: Array, rank: int) -> Linear | Conv:
