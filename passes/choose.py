@@ -5,7 +5,7 @@ from typing import ClassVar
 import attrs
 
 from spikec.extend.passbase import NO_SAMPLES, Context, Contract, Pass
-from spikec.interpreter.agreement import agreement_text
+from spikec.interpreter.results import agreement_text
 from spikec.ir.graph import Graph
 from spikec.ir.stages import SPIKING, Stage
 

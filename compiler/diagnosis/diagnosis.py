@@ -1,21 +1,74 @@
-"""A diagnosis as users meet it: text, JSON and a plot."""
+"""A diagnosis as users meet it: figures, text, JSON and a plot."""
 
 import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
+import numpy as np
 
-from spikec.diagnosis.cost import PRICES
-from spikec.diagnosis.plot import draw
-from spikec.diagnosis.record import KINDS, Findings
+from spikec.diagnosis.cost import PRICES, Cost
+from spikec.diagnosis.record import KINDS, Advice, LayerFindings, Rung
+from spikec.extend.loader import missing_package
 from spikec.ir.files import replacing
+from spikec.ir.types import Array
+
+#: layers whose scatter is drawn: those with the largest error
+SCATTERS = 4
+_COLORS = {"clipping": "#c44e52", "quantization": "#4c72b0", "propagated": "#b0b0b0", "unevenness": "#dd8452"}
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Diagnosis(Findings):
-    """Why a spiking network differs from its ANN; ``print`` it, or see the attributes."""
+class Diagnosis:
+    """Why a spiking network differs from its ANN; ``print`` it, or see the attributes.
+
+    Attributes:
+        model: its name.
+        samples: how many were run.
+        timesteps: T.
+        layers: neurons in order.
+        rungs: from the ANN to the spiking network, one source of error after the other. The second of them is the
+            layer-synchronous bound: each layer waits for all T steps of the one before.
+        agreement, error: [T]: of the running mean up to each step, as in :class:`Rung`.
+        accuracy: [T], or None without labels.
+        ann_accuracy: None without labels.
+        cost: operations a sample.
+        tolerance: the share of samples that may have another argmax than the ANN; for outputs of a single
+            number, the relative error that is allowed.
+        enough: the least number of steps from which on it is kept, or None. It holds for this network; one that
+            is compiled for fewer steps has other parameters.
+        advice: one change to make.
+    """
+
+    model: str
+    samples: int
+    timesteps: int
+    layers: tuple[LayerFindings, ...]
+    rungs: tuple[Rung, ...]
+    agreement: Array
+    error: Array
+    accuracy: Array | None
+    ann_accuracy: float | None
+    cost: Cost
+    tolerance: float
+    enough: int | None
+    advice: Advice
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dicts; all but the layers' points."""
+        found: dict[str, Any] = attrs.asdict(self, filter=lambda field, _: field.name != "points")
+        for layer, row in zip(self.layers, found["layers"], strict=True):
+            row["relative"] = {kind: layer.relative(layer.errors[kind]) for kind in KINDS}
+            row["relative"] |= {"own": layer.relative(layer.own), "total": layer.relative(layer.total)}
+        for key in ("agreement", "error", "accuracy"):
+            found[key] = None if found[key] is None else found[key].tolist()
+        found["cost"]["energy"] = [
+            {"source": price.source, **dict(zip(("ann", "snn"), self.cost.energy(price), strict=True))}
+            for price in PRICES
+        ]
+        return found
 
     def json(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`to_dict`; the file appears whole or not at all."""
@@ -28,7 +81,20 @@ class Diagnosis(Findings):
         Raises:
             MissingDependencyError: matplotlib is not installed.
         """
-        draw(self, path)
+        worst = sorted(self.layers, key=lambda layer: -layer.relative(layer.total))[:SCATTERS]
+        shown = [layer for layer in self.layers if layer in worst]
+        height = max(4.0, 1.6 + 0.32 * len(self.layers))
+        figure = empty_figure((11, height + 3.2), "the plot of a diagnosis")
+        halves: Any = figure.subfigures(2, 1, height_ratios=[height, 3.2])
+        upper, lower = halves
+        left, right = upper.subplots(1, 2)
+        self._over_time(left)
+        self._by_kind(right)
+        for axes, layer in zip(lower.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+            _scatter(axes, layer, self.timesteps)
+        figure.suptitle(f"{self.model}: SNN beside ANN, {self.samples} samples, T={self.timesteps}")
+        with replacing(path) as part:
+            figure.savefig(Path(part), dpi=130, format="png")
 
     def __str__(self) -> str:
         parts = [self._headline(), *_table(self._ladder()), "", *_table(self._rows()), "", *self._costs()]
@@ -75,6 +141,35 @@ class Diagnosis(Findings):
         if self.advice.change:
             yield f"try {self.advice.change}"
 
+    def _over_time(self, axes: Any) -> None:
+        steps = np.arange(1, self.timesteps + 1)
+        axes.plot(steps, 100 * self.agreement, color="#4c72b0", label="agreement with the ANN")
+        if self.accuracy is not None and self.ann_accuracy is not None:
+            axes.plot(steps, 100 * self.accuracy, color="#55a868", label="accuracy of the SNN")
+            axes.axhline(100 * self.ann_accuracy, color="black", linestyle="--", linewidth=1, label="accuracy, ANN")
+        if self.enough is not None:
+            label = f"within {100 * self.tolerance:g} % from T={self.enough}"
+            axes.axvline(self.enough, color="#b0b0b0", linestyle=":", label=label)
+        axes.set(xlabel="time-steps", ylabel="%", title="over time")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right")
+
+    def _by_kind(self, axes: Any) -> None:
+        layers = self.layers
+        rows = np.arange(len(layers))
+        start = np.zeros(len(layers))
+        for kind in KINDS:
+            width = np.array([100 * layer.relative(layer.errors[kind]) for layer in layers])
+            axes.barh(rows, width, left=start, color=_COLORS[kind], label=kind, height=0.7)
+            start += width
+        total = [100 * layer.relative(layer.total) for layer in layers]
+        axes.plot(total, rows, "kD", markersize=4, label="all together")
+        axes.set_yticks(rows, [layer.name for layer in layers])
+        axes.invert_yaxis()
+        axes.set(xlabel="rms error, % of the rms activation", title="by layer and kind")
+        axes.grid(axis="x", alpha=0.3)
+        axes.legend(loc="best", fontsize="small")
+
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
@@ -94,3 +189,26 @@ def _table(rows: Iterable[Sequence[str]]) -> Iterable[str]:
     for row in cells:
         rest = (text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))
         yield "  ".join(["", row[0].ljust(widths[0]), *rest]).rstrip()
+
+
+def _scatter(axes: Any, layer: LayerFindings, timesteps: int) -> None:
+    activation, rate = layer.points
+    axes.plot(activation, rate, ".", markersize=2.5, alpha=0.4, color="#4c72b0", rasterized=True)
+    high = float(max(activation.max(), rate.max(), 1e-12))
+    axes.plot([0, high], [0, high], color="black", linewidth=0.8)
+    axes.set(xlabel="ANN activation", ylabel="spike rate x scale", title=f"{layer.name}, T={timesteps}")
+    axes.title.set_fontsize("medium")
+    axes.grid(alpha=0.3)
+
+
+def empty_figure(size: tuple[float, float], purpose: str) -> Any:
+    """Return an empty matplotlib figure that needs no display, of that size in inches.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed, which ``purpose`` needs.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise missing_package("matplotlib", purpose) from error
+    return Figure(figsize=size, layout="constrained")

@@ -110,7 +110,7 @@ class Ladder:
         self.samples += len(xs[0])
 
     def figures(self, tolerance: float) -> dict[str, Any]:
-        """Those fields of :class:`spikec.diagnosis.record.Findings` that are about answers, over all batches."""
+        """Those fields of :class:`spikec.diagnosis.diagnosis.Diagnosis` that are about answers, over all batches."""
         agreement, right = self._agreed / self.samples, self._right / self.samples
         error, step = self._relative(self._squares), self._relative(self._steps)
         rungs = tuple(

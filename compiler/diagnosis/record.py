@@ -1,13 +1,11 @@
-"""What a diagnosis finds: figures by layer and for the network, and the sums that they are made of."""
+"""What a diagnosis finds: figures by layer and by source of error, and the sums that they are made of."""
 
 import math
-from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
-from spikec.diagnosis.cost import PRICES, Cost
 from spikec.ir.types import Array
 
 #: the parts of a layer's error, in the order in which they come about
@@ -151,54 +149,3 @@ class Advice:
     layer: str | None
     change: str
     why: str
-
-
-@attrs.frozen(eq=False, kw_only=True)
-class Findings:
-    """Everything that is known about why a spiking network differs from its ANN.
-
-    Attributes:
-        model: its name.
-        samples: how many were run.
-        timesteps: T.
-        layers: neurons in order.
-        rungs: from the ANN to the spiking network, one source of error after the other. The second of them is the
-            layer-synchronous bound: each layer waits for all T steps of the one before.
-        agreement, error: [T]: of the running mean up to each step, as in :class:`Rung`.
-        accuracy: [T], or None without labels.
-        ann_accuracy: None without labels.
-        cost: operations a sample.
-        tolerance: the share of samples that may have another argmax than the ANN; for outputs of a single
-            number, the relative error that is allowed.
-        enough: the least number of steps from which on it is kept, or None. It holds for this network; one that
-            is compiled for fewer steps has other parameters.
-        advice: one change to make.
-    """
-
-    model: str
-    samples: int
-    timesteps: int
-    layers: tuple[LayerFindings, ...]
-    rungs: tuple[Rung, ...]
-    agreement: Array
-    error: Array
-    accuracy: Array | None
-    ann_accuracy: float | None
-    cost: Cost
-    tolerance: float
-    enough: int | None
-    advice: Advice
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and dicts; all but the layers' points."""
-        found: dict[str, Any] = attrs.asdict(self, filter=lambda field, _: field.name != "points")
-        for layer, row in zip(self.layers, found["layers"], strict=True):
-            row["relative"] = {kind: layer.relative(layer.errors[kind]) for kind in KINDS}
-            row["relative"] |= {"own": layer.relative(layer.own), "total": layer.relative(layer.total)}
-        for key in ("agreement", "error", "accuracy"):
-            found[key] = None if found[key] is None else found[key].tolist()
-        found["cost"]["energy"] = [
-            {"source": price.source, **dict(zip(("ann", "snn"), self.cost.energy(price), strict=True))}
-            for price in PRICES
-        ]
-        return found

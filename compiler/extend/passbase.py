@@ -10,8 +10,8 @@ from torch import Tensor
 
 from spikec.calibration.calibration import Calibration
 from spikec.calibration.source import CalibrationSource
-from spikec.interpreter.agreement import agreement
 from spikec.interpreter.probe import neuron_count
+from spikec.interpreter.results import agreement
 from spikec.ir.errors import CompileError, warn
 from spikec.ir.graph import Graph
 from spikec.ir.stages import EVERY, Stage

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from spikec.extend.passbase import NO_SAMPLES, Context
-from spikec.interpreter.agreement import BATCH
 from spikec.interpreter.interp import run
+from spikec.interpreter.results import BATCH
 from spikec.ir.errors import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, StatefulOp, tensor_cache

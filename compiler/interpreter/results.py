@@ -1,4 +1,4 @@
-"""What a graph puts out for a batch, in ANN units, and how far two such results are apart."""
+"""What a graph puts out for a batch, in ANN units, how far two such results are apart, and how well they agree."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,6 +15,8 @@ from spikec.ir.ops import Output
 SPREAD = 1e-6
 #: input values that an ANN graph is fed at a time, which bounds the memory of its activations
 CELLS = 2**16
+#: samples that run at a time where agreement is measured
+BATCH = 64
 
 
 def outputs(graph: Graph, xs: Sequence[Tensor], timesteps: int) -> list[Tensor]:
@@ -86,3 +88,22 @@ def varies(output: Tensor) -> bool:
 def largest(values: Iterable[float]) -> float:
     """The largest value, or NaN where one is: ``max`` would forget it."""
     return float(np.max([0.0, *values]))
+
+
+def agreement(graph: Graph, ann: Graph, samples: Sequence[Tensor], timesteps: int) -> tuple[float, float]:
+    """How near a graph is to the ANN on samples: (share with the same argmax, minus the mean error).
+
+    Both are over all outputs; tuples compare, so that the error decides where the argmax does not.
+    """
+    same, error, count = 0.0, 0.0, 0
+    for batch in zip(*(torch.split(x.to(torch.float32), BATCH) for x in samples), strict=True):
+        for a, b in zip(outputs(ann, batch, timesteps), outputs(graph, batch, timesteps), strict=True):
+            same += float((a.flatten(1).argmax(1) == b.flatten(1).argmax(1)).double().sum())
+            error += float((a - b).abs().flatten(1).mean(1).sum())
+            count += len(a)
+    return same / count, -error / count
+
+
+def agreement_text(found: tuple[float, float]) -> str:
+    """An agreement as notes and reports show it."""
+    return f"{100 * found[0]:.4g} % as the ANN, error {-found[1]:.3g}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import attrs
 
 from spikec.extend.passbase import NO_SAMPLES, Context, Note, Pass
-from spikec.interpreter.agreement import agreement_text
+from spikec.interpreter.results import agreement_text
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.verify import verify

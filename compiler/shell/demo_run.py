@@ -12,8 +12,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
+from spikec.diagnosis.diagnosis import empty_figure
 from spikec.driver import Compiler, save
-from spikec.extend.loader import missing_package
 from spikec.extend.passbase import Note
 from spikec.interpreter.accuracy import evaluate
 from spikec.ir.errors import CompileError
@@ -63,7 +63,7 @@ def run(
         MissingDependencyError: mlxtend or matplotlib is not installed.
         CompileError: the folder cannot be made.
     """
-    figure = new_figure()
+    figure = empty_figure((7, 4.5), "the demo's plot")
     data = digits()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -140,19 +140,6 @@ def exports_table(exports: Sequence[Export]) -> Table:
 def percent(share: float) -> str:
     """Return a share in percent, such as ``97.9``."""
     return f"{100 * share:.1f}"
-
-
-def new_figure() -> Any:
-    """Return an empty matplotlib figure that needs no display.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise missing_package("matplotlib", "the demo's plot") from error
-    return Figure(figsize=(7, 4.5), layout="constrained")
 
 
 def draw(figure: Any, ann: float, curves: dict[str, Array], path: Path) -> None:

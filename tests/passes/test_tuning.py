@@ -11,7 +11,7 @@ from spikec import Backend, Compiler, Normalization, Pass, Pipeline, check, load
 from spikec.extend.loader import backend_named, pass_named
 from spikec.extend.passbase import Context
 from spikec.extend.sweep import layers
-from spikec.interpreter.agreement import agreement
+from spikec.interpreter.results import agreement
 from spikec.ir.ops import IF, Conv, Linear, Relu, Rescale, Stream
 from spikec.ir.stages import SPIKING
 

@@ -10,10 +10,9 @@ import spikec
 from spikec import Compiler, Graph, SpikecWarning, VerificationError
 from spikec.interpreter import probe as probes
 from spikec.interpreter import results
-from spikec.interpreter.agreement import agreement
 from spikec.interpreter.contract import check_exact, check_rate, check_shapes, side_by_side
 from spikec.interpreter.probe import probe
-from spikec.interpreter.results import difference, outputs
+from spikec.interpreter.results import agreement, difference, outputs
 from spikec.ir.op import Op, Role
 from spikec.ir.ops import IF, Input, Linear, Neuron, Output, Weighted
 
