@@ -11,8 +11,8 @@ from spikec.extend.backend import Backend
 from spikec.extend.loader import backends as targets
 from spikec.extend.loader import pass_named
 from spikec.extend.passbase import Context, Pass
-from spikec.interpreter.accuracy import evaluate
 from spikec.interpreter.interp import run
+from spikec.interpreter.results import evaluate
 from spikec.ir.errors import (
     CalibrationError,
     CompileError,

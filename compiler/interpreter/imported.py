@@ -11,7 +11,7 @@ from spikec.interpreter.contract import AMPLIFY, EXACT, TIE, above_threshold
 from spikec.interpreter.interp import run
 from spikec.interpreter.probe import STEPS
 from spikec.interpreter.results import as_tuple, distance, largest, outputs, spread, varies
-from spikec.ir.errors import Problem, VerificationError
+from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.op import tensor
 from spikec.ir.ops import Neuron
@@ -62,7 +62,7 @@ def check_import(
         found = {} if layer_results is None else layer_results(graph, chosen)
         layers = {path: each[None] for path, each in found.items()}
         differs = _differing(graph, [x.to(dtype) for x in chosen], layers, lambda a, b, _: not _apart(a, b) <= IMPORT)
-        raise VerificationError(_blame(graph, differs, output, f"{message} (allowed: {IMPORT:g})"))
+        raise _blame(graph, differs, output, f"{message} (allowed: {IMPORT:g})")
     return largest(apart)
 
 
@@ -89,7 +89,7 @@ def _check_spiking_import(
             message = f"the imported graph differs from the spiking model at step {wrong[0]}"
             layers = {} if layer_results is None else layer_results(graph, train)
             differs = _differing(graph, train, layers, lambda a, b, top: not distance(a, b) <= EXACT * top)
-            raise VerificationError(_blame(graph, differs, name, message))
+            raise _blame(graph, differs, name, message)
         worst.append(float(apart.max()))
     return largest(worst)
 
@@ -124,8 +124,8 @@ def _differing(
     xs: Sequence[Tensor],
     layers: Mapping[str, Tensor],
     differ: Callable[[Tensor, Tensor, float], bool],
-) -> tuple[str, list[str]] | None:
-    """The first node, in time and then in order, whose result is not its layer's, and the ops that may be to blame.
+) -> list[str]:
+    """The ops that may be to blame for the first result, in time and then in order, that is not its layer's.
 
     Args:
         graph: the imported graph.
@@ -134,8 +134,8 @@ def _differing(
         differ: whether (the layer's result, the node's, the layer's largest value over time) are different.
 
     Returns:
-        The node, and what lies between it and the nodes before it that are as they should be, itself last; None
-        where no layer is seen to differ.
+        The node of that result as the last, behind what lies between it and the nodes before it that are as they
+        should be; empty where no layer is seen to differ.
     """
     compared = {name: layers[path] for name, path in _results_of_layers(graph).items() if path in layers}
     steps: Counter[str] = Counter()
@@ -148,14 +148,13 @@ def _differing(
         got = value * tensor(graph.type(name).scale, value) if graph.is_spiking else value
         if wrong or step >= len(layer) or got.shape != layer[step].shape:
             return  # a layer that has its time or its samples on other axes says nothing
-        same = not differ(layer[step].to(got), got, float(layer.abs().max()))
-        if same:
-            right.add(name)
-        else:
+        if differ(layer[step].to(got), got, float(layer.abs().max())):
             wrong.append(name)
+        else:
+            right.add(name)
 
     run(graph, xs, tap=tap, nodes=compared.keys())
-    return (wrong[0], _suspects(graph, wrong[0], right)) if wrong else None
+    return _suspects(graph, wrong[0], right) if wrong else []
 
 
 def _results_of_layers(graph: Graph) -> dict[str, str]:
@@ -182,13 +181,11 @@ def _suspects(graph: Graph, wrong: str, right: set[str]) -> list[str]:
     return [name for name in graph if name in found]
 
 
-def _blame(graph: Graph, differs: tuple[str, list[str]] | None, output: str, message: str) -> Problem:
+def _blame(graph: Graph, wrong: Sequence[str], output: str, message: str) -> VerificationError:
     """The finding, at the first op that differs, or at the output where no layer could be compared."""
+    if len(wrong) > 1:
+        message += f"; the first op that differs is one of {', '.join('%' + each for each in wrong)}"
+    elif wrong:
+        message += f"; %{wrong[0]} is the first op that differs"
     hint = "a converter reads a layer wrongly: compare spikec.run(spikec.load(part), x) with part(x)"
-    if differs is None:
-        return graph.problem(output, message, hint)
-    name, suspects = differs
-    first = f"%{name} is the first op that differs"
-    if len(suspects) > 1:
-        first = f"the first op that differs is one of {', '.join('%' + each for each in suspects)}"
-    return graph.problem(name, f"{message}; {first}", hint)
+    return VerificationError(graph.problem(wrong[-1] if wrong else output, message, hint))

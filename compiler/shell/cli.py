@@ -276,9 +276,9 @@ def diagnose_command(
 @click.option("--out", type=_FOLDER, default="spikec-demo", show_default=True, help="The folder for what it makes.")
 def demo_command(out: Path) -> None:
     """Convert a CNN trained on real digits to three targets, and show its accuracy."""
-    from spikec.shell import demo_run
+    from spikec.shell import demo
 
-    demo_run.run(out, console())
+    demo.run(out, console())
 
 
 @main.command("passes")

@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import nn
 
 import spikec
-from spikec.shell import demo, demo_run
+from spikec.shell import demo
 from spikec.shell.cli import main
 from spikec.shell.demo import Digits, Training
 
@@ -155,10 +155,10 @@ def test_a_missing_package_is_named_before_anything_is_done(module, package, mon
 
 
 def test_an_output_folder_that_cannot_be_made(tmp_path, monkeypatch, few):
-    monkeypatch.setattr(demo_run, "digits", lambda: few)
+    monkeypatch.setattr(demo, "digits", lambda: few)
     (tmp_path / "file").write_text("")
     with pytest.raises(spikec.CompileError, match="cannot be made"):
-        demo_run.run(tmp_path / "file" / "out", Console(quiet=True), QUICK, cache=tmp_path)
+        demo.run(tmp_path / "file" / "out", Console(quiet=True), QUICK, cache=tmp_path)
 
 
 @pytest.fixture
@@ -170,12 +170,12 @@ def small():
 
 
 def test_the_whole_demo_with_a_small_net(tmp_path, monkeypatch, few, small):
-    monkeypatch.setattr(demo_run, "digits", lambda: few)
-    monkeypatch.setattr(demo_run, "trained", lambda *_, **__: small)
+    monkeypatch.setattr(demo, "digits", lambda: few)
+    monkeypatch.setattr(demo, "trained", lambda *_, **__: small)
     out = tmp_path / "deep" / "out"
     with (tmp_path / "log").open("w") as log, warnings.catch_warnings():
         warnings.simplefilter("ignore", spikec.SpikecWarning)
-        demo_run.run(out, Console(width=200, file=log), count=40)
+        demo.run(out, Console(width=200, file=log), count=40)
     said = (tmp_path / "log").read_text()
     for label in ("ANN", *demo.MODES, "default", *(f"T={steps}" for steps in (4, 8, 16, 32, 50))):
         assert label in said
@@ -188,14 +188,14 @@ def test_the_whole_demo_with_a_small_net(tmp_path, monkeypatch, few, small):
 
 
 def test_mode_curves_are_those_of_evaluate(few, small, tmp_path):
-    curves = demo_run.mode_curves(small, few, tmp_path, Console(quiet=True), 20)
+    curves = demo.mode_curves(small, few, tmp_path, Console(quiet=True), 20)
     assert list(curves) == [*demo.MODES, "default"]
     snn = spikec.compile(small, "spikingjelly", calibration=few.train, normalization=1 / 3)
     np.testing.assert_array_equal(curves["1/3"], spikec.evaluate(snn, few.held_out(20), 50))
 
 
 def test_an_export_is_what_the_file_says(few, small, tmp_path):
-    found = demo_run.export(small, few, "nir", tmp_path, 30)
+    found = demo.export(small, few, "nir", tmp_path, 30)
     graph = spikec.load(str(found.path))
     x, labels = few.test[:30], few.test_labels[:30]
     said = (spikec.run(graph, x, 32).mean(0) * torch.tensor(graph.type(graph.outputs[0]).scale)).argmax(1)
