@@ -19,7 +19,6 @@ from spikec.options import Options
 from spikec.pipeline.pipeline import Pipeline
 from spikec.reading import find_frontend, load
 from spikec.shell import inputs
-from spikec.shell.simulate import input_names, simulate
 from spikec.shell.tables import graph_table, ledger_table, passes_table, targets_table
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -225,7 +224,7 @@ def run_command(file: Path, data: Path, timesteps: int, out: Path) -> None:
 
     The inputs are constant over time. Each output is written as its average over time, in ANN units.
     """
-    results = simulate(file, inputs.read_arrays(data, input_names(file)), timesteps)
+    results = inputs.simulate(file, inputs.read_arrays(data, inputs.input_names(file)), timesteps)
     arrays: dict[str, Any] = {name: value.numpy() for name, value in results.items()}
     buffer = io.BytesIO()  # numpy would append .npz to the temporary path
     np.savez(buffer, **arrays)

@@ -29,7 +29,7 @@ from spikec.interpreter.results import evaluate
 from spikec.ir.errors import CompileError
 from spikec.ir.files import replacing
 from spikec.ir.types import Array
-from spikec.shell.simulate import simulate
+from spikec.shell.inputs import simulate
 
 #: how many digits of each of the ten classes are held out
 HELD_OUT = 100

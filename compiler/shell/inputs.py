@@ -1,4 +1,4 @@
-"""Turns what users type on the command line into what the compiler takes: models, targets, shapes, arrays."""
+"""What users name on the command line: models, targets, shapes, arrays, and exported files to run."""
 
 import ast
 import importlib
@@ -20,8 +20,10 @@ from torch import Tensor
 from spikec.calibration.data import TENSOR_BATCH
 from spikec.extend import loader
 from spikec.interpreter.inputs import as_input
+from spikec.interpreter.results import outputs
 from spikec.ir.errors import CalibrationError, InvalidModelError
 from spikec.ir.types import Array
+from spikec.reading import find_frontend, load
 
 #: how many samples an example input has; they are random, so that checks have something to compare
 _EXAMPLES = 8
@@ -197,3 +199,38 @@ def random_inputs(shapes: Sequence[tuple[int, ...]], seed: int = 0) -> tuple[Ten
     """Return a few random samples in [0, 1) of each shape; None for no shape."""
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.rand(_EXAMPLES, *shape, generator=generator) for shape in shapes) or None
+
+
+def input_names(path: Path) -> list[str]:
+    """Return the names of the inputs of the network in a file."""
+    if path.suffix == ".net":
+        return ["x"]
+    return find_frontend(path)[0].input_names(path)
+
+
+def simulate(path: Path, xs: Sequence[Tensor], timesteps: int) -> dict[str, Tensor]:
+    """Run the network in an exported file: a graph by the reference interpreter, a ``.net`` by the integer model.
+
+    Args:
+        path: a ``.net``, or what a frontend reads as a spiking graph.
+        xs: a tensor [B, ...] for each input, constant over time.
+        timesteps: the number of steps T.
+
+    Returns:
+        For each output, by name, its average over the steps [B, ...], in ANN units.
+
+    Raises:
+        InvalidModelError: the file is no spiking network, or the inputs do not fit.
+    """
+    if path.suffix == ".net":
+        model = loader.module("backends", "netx").NetxModel.load(path)
+        if len(xs) != 1:
+            raise InvalidModelError(f"{path.name} has one input, got {len(xs)}")
+        return {"y": torch.as_tensor(model.run(xs[0], timesteps))}
+    graph = load(path)
+    if not graph.is_spiking:
+        raise InvalidModelError(f"{path.name} holds no spiking network", hint="compile it first: spikec compile")
+    if len(xs) != len(graph.inputs):
+        raise InvalidModelError(f"{path.name} has {len(graph.inputs)} input(s), got {len(xs)}")
+    cast = [x.to(getattr(torch, graph.type(name).dtype)) for name, x in zip(graph.inputs, xs, strict=True)]
+    return dict(zip(graph.outputs, outputs(graph, cast, timesteps), strict=True))
