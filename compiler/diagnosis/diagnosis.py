@@ -102,16 +102,16 @@ class Diagnosis:
 
     def _headline(self) -> str:
         text = f"{self.model}: {self.samples} samples, T={self.timesteps}, agreement with the ANN "
-        text += f"{_percent(self.agreement[-1])} %"
+        text += f"{percent(self.agreement[-1])} %"
         if self.accuracy is not None and self.ann_accuracy is not None:
-            text += f", accuracy {_percent(self.accuracy[-1])} % (ANN {_percent(self.ann_accuracy)} %)"
+            text += f", accuracy {percent(self.accuracy[-1])} % (ANN {percent(self.ann_accuracy)} %)"
         return text
 
     def _ladder(self) -> Iterable[Sequence[str]]:
         yield ("", "output error, %", "agreement, %", *(["accuracy, %"] if self.accuracy is not None else []))
         for rung in self.rungs:
-            cells = [rung.name, _percent(rung.error), _percent(rung.agreement)]
-            yield (*cells, *([] if rung.accuracy is None else [_percent(rung.accuracy)]))
+            cells = [rung.name, percent(rung.error), percent(rung.agreement)]
+            yield (*cells, *([] if rung.accuracy is None else [percent(rung.accuracy)]))
 
     def _rows(self) -> Iterable[Sequence[str]]:
         shown = [f"{share}, %" for share in ("silent", "saturated", *KINDS, "total", "effect")]
@@ -121,7 +121,7 @@ class Diagnosis:
             span = f"{low:.3g}" if low == high else f"{low:.3g}..{high:.3g}"
             errors = [layer.relative(error) for error in (*(layer.errors[kind] for kind in KINDS), layer.total)]
             shares = [layer.silent, layer.saturated, *errors, layer.effects["own"].rms]
-            yield (layer.name, span, f"{layer.rate:.3f}", *map(_percent, shares))
+            yield (layer.name, span, f"{layer.rate:.3f}", *map(percent, shares))
 
     def _costs(self) -> Iterable[str]:
         cost = self.cost
@@ -171,7 +171,8 @@ class Diagnosis:
         axes.legend(loc="best", fontsize="small")
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Return a share in percent, such as ``97.9``."""
     return f"{100 * share:.1f}"
 
 

@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,16 +10,22 @@ import attrs
 import click
 import numpy as np
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from spikec.diagnosis.diagnose import diagnose
 from spikec.driver import Compiler, check, save
-from spikec.ir.errors import CompileError, Hint, Option, SpikecWarning
+from spikec.extend import loader
+from spikec.ir import printer
+from spikec.ir.errors import CompileError, Hint, MissingDependencyError, Option, SpikecWarning
 from spikec.ir.files import replacing
+from spikec.ir.graph import Graph
+from spikec.ir.ledger import Ledger
+from spikec.ir.origin import label
 from spikec.options import Options
 from spikec.pipeline.pipeline import Pipeline
 from spikec.reading import find_frontend, load
 from spikec.shell import inputs
-from spikec.shell.tables import graph_table, ledger_table, passes_table, targets_table
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -163,6 +169,36 @@ def _options(model: Any, own: tuple[tuple[str, Any], ...], **options: Any) -> di
     return {**options, **dict(own)}
 
 
+def _table(headings: Sequence[str], title: str = "", notes: Iterable[str] = ()) -> Table:
+    """Return an empty table; Text keeps rich from reading brackets as its markup."""
+    table = Table(title=Text(title) if title else None, title_justify="left", caption=Text("\n".join(notes)))
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def graph_table(graph: Graph, suffix: str = "") -> Table:
+    """Return a table with one row for each op, in topological order; ``suffix`` follows the graph's name."""
+    table = _table(
+        ("node", "op", "operands", "attributes", "type", "from"), f"{graph.name}{suffix}", graph.imported.notes
+    )
+    for name in graph:
+        op = graph[name]
+        shown = ", ".join(f"{key}={value}" for key, value in printer.attributes(op).items())
+        cells = (name, op.kind, " ".join(graph.operands(name)), shown, str(graph.type(name)), label(op.origin))
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def ledger_table(ledger: Ledger) -> Table:
+    """Return a table with one row for each node of the user's model."""
+    table = _table(("layer", "was", "is", "as"), "what became of each layer", ledger.notes)
+    for entry in ledger:
+        style = "bold red" if entry.fate == "refused" else ""
+        table.add_row(*map(Text, (str(entry.source), entry.source.kind, entry.fate, entry.into)), style=style)
+    return table
+
+
 @main.command("compile")
 @compiling(target_required=True)
 @click.option("-o", "--output", "out", type=inputs.new_file, metavar="FILE", required=True, help="The file to write.")
@@ -283,10 +319,20 @@ def demo_command(out: Path) -> None:
 @main.command("passes")
 def passes_command() -> None:
     """List the passes."""
-    console().print(passes_table())
+    table = _table(("pass", "contract", "from", "what it does"))
+    for part in loader.passes():
+        table.add_row(*map(Text, (part.name, part.load().contract, part.package, part.summary)))
+    console().print(table)
 
 
 @main.command("targets")
 def targets_command() -> None:
     """List the targets."""
-    console().print(targets_table())
+    table = _table(("target", "file", "from", "what it is"))
+    for part in loader.targets():
+        try:
+            suffix, summary = part.load().suffix, part.summary
+        except MissingDependencyError as error:
+            suffix, summary = "", f"{error.problems[0].message}: {error.hint}"
+        table.add_row(*map(Text, (part.name, suffix, part.package, summary)))
+    console().print(table)

@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
-from spikec.diagnosis.diagnosis import empty_figure
+from spikec.diagnosis.diagnosis import empty_figure, percent
 from spikec.driver import Compiler, save
 from spikec.extend.loader import missing_package
 from spikec.extend.passbase import Note
@@ -318,11 +318,6 @@ def exports_table(exports: Sequence[Export]) -> Table:
         shares = percent(each.accuracy), percent(each.agreement)
         table.add_row(each.target, each.path.name, size, str(each.count), *shares)
     return table
-
-
-def percent(share: float) -> str:
-    """Return a share in percent, such as ``97.9``."""
-    return f"{100 * share:.1f}"
 
 
 def draw(figure: Any, ann: float, curves: dict[str, Array], path: Path) -> None:
