@@ -20,13 +20,7 @@ _ROUNDING = 1e-9
 
 @attrs.frozen
 class Price:
-    """What one operation is said to cost.
-
-    Attributes:
-        source: where the figures are from.
-        mac: joules a multiply-accumulate.
-        synop: joules a synaptic operation.
-    """
+    """Joules that a multiply-accumulate and a synaptic operation are said to cost, and where the figures are from."""
 
     source: str
     mac: float
@@ -105,14 +99,13 @@ class Count:
     """Synaptic operations, counted as spikes arrive at affine ops."""
 
     def __init__(self, graph: Graph) -> None:
-        spiking = takes_spikes(graph)
+        spiking, products = takes_spikes(graph), macs(graph)
         self.fan_out = {name: reached(graph, name) for name, events in spiking.items() if events}
-        self.macs = 0
-        for name, count in macs(graph).items():
-            if not spiking[name]:
-                op = graph[name]
-                assert isinstance(op, Weighted)
-                self.macs += count * int(np.count_nonzero(op.weight)) // op.weight.size
+        self.macs = sum(
+            products[node.name] * int(np.count_nonzero(node.op.weight)) // node.op.weight.size
+            for node in graph.match(Weighted)
+            if not spiking[node.name]
+        )
         self.synops = 0.0
 
     def step(self, name: str, operands: Sequence[Tensor]) -> None:

@@ -22,7 +22,7 @@ from spikec.diagnosis.record import OWN, Moments, Rung
 from spikec.driver import Compilation
 from spikec.interpreter.inputs import class_numbers, is_number, whole_number, within
 from spikec.interpreter.interp import outputs_over_time, run
-from spikec.interpreter.results import RunningMean, as_tuple, in_ann_units, outputs
+from spikec.interpreter.results import RunningMean, as_tuple, hits, in_ann_units, outputs
 from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role, StatefulOp, tensor_cache
@@ -181,17 +181,10 @@ def synchronous(graph: Graph, timesteps: int) -> Graph:
 
 
 class Ladder:
-    """What each network answers, summed over batches: the clipped ANN, the synchronous one, the SNN up to each step.
-
-    Args:
-        model: the ANN as imported.
-        layers: of the final graph.
-
-    Attributes:
-        samples: how many were run.
-    """
+    """What each network answers, summed over batches: the clipped ANN, the synchronous one, the SNN up to each step."""
 
     def __init__(self, model: Graph, layers: Layers) -> None:
+        """Build the networks between the ANN as imported, ``model``, and the final graph, which ``layers`` is of."""
         self.model, self.graph = model, layers.graph
         self._clipped, self._synchronous = clipped(layers), synchronous(layers.graph, layers.timesteps)
         self.samples, self._labelled, self._ann_right = 0, False, 0.0
@@ -217,15 +210,16 @@ class Ladder:
                 shapes = " and ".join(str(["B", *out.shape[1:]]).replace("'", "") for out in wanted)
                 raise InvalidModelError(f"labels need one output [B, classes], the model gives {shapes}")
             within(truth, wanted[0].shape[1])
-            self._ann_right += _hits(wanted[0], truth)
+            self._ann_right += hits(wanted[0], truth)
         for moments, output in zip(self._ann, wanted, strict=True):
             moments.add(output)
         bound = outputs(self._clipped, xs, 1)
         waiting = said = in_ann_units(self.graph, as_tuple(run(self._synchronous, xs)))
         for i, said in enumerate(itertools.chain([bound, waiting], over_time)):
             self._squares[i] += _squares(said, wanted)
-            self._agreed[i] += sum(_hits(a, _class(b)) for a, b in zip(said, wanted, strict=True)) / len(wanted)
-            self._right[i] += 0 if truth is None else _hits(said[0], truth)
+            agreed = sum(hits(a, b.flatten(1).argmax(1)) for a, b in zip(said, wanted, strict=True))
+            self._agreed[i] += agreed / len(wanted)
+            self._right[i] += 0 if truth is None else hits(said[0], truth)
         self._steps += [_squares(bound, wanted), _squares(waiting, bound), _squares(said, waiting)]
         self.samples += len(xs[0])
 
@@ -261,14 +255,6 @@ def _enough(off: Array, tolerance: float) -> int | None:
     broken = np.flatnonzero(off > tolerance)
     first = int(broken[-1]) + 2 if len(broken) else 1
     return first if first <= len(off) else None
-
-
-def _class(output: Tensor) -> Tensor:
-    return output.flatten(1).argmax(1)
-
-
-def _hits(output: Tensor, classes: Tensor) -> float:
-    return float((_class(output) == classes).sum())
 
 
 def _squares(one: Sequence[Tensor], other: Sequence[Tensor]) -> Array:

@@ -102,10 +102,15 @@ def agreement(graph: Graph, ann: Graph, samples: Sequence[Tensor], timesteps: in
     same, error, count = 0.0, 0.0, 0
     for batch in zip(*(torch.split(x.to(torch.float32), BATCH) for x in samples), strict=True):
         for a, b in zip(outputs(ann, batch, timesteps), outputs(graph, batch, timesteps), strict=True):
-            same += float((a.flatten(1).argmax(1) == b.flatten(1).argmax(1)).double().sum())
+            same += hits(b, a.flatten(1).argmax(1))
             error += float((a - b).abs().flatten(1).mean(1).sum())
             count += len(a)
     return same / count, -error / count
+
+
+def hits(output: Tensor, classes: Tensor) -> int:
+    """How many samples of an output have their largest value at these indices [B], all axes of a sample flattened."""
+    return int((output.flatten(1).argmax(1) == classes).sum())
 
 
 def agreement_text(found: tuple[float, float]) -> str:
@@ -130,7 +135,7 @@ def evaluate(snn: nn.Module | Graph, loader: Iterable[Any], timesteps: int) -> A
         InvalidModelError: not a model with a single output.
     """
     timesteps = whole_number("timesteps", timesteps, 1)
-    hits, total = np.zeros(timesteps), 0
+    right, total = np.zeros(timesteps), 0
     for batch in loader:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise CalibrationError("a batch is not a pair (x, labels)", hint="give a loader of (x, labels)")
@@ -144,11 +149,11 @@ def evaluate(snn: nn.Module | Graph, loader: Iterable[Any], timesteps: int) -> A
             if mean is None:
                 within(labels, out.shape[1])
             mean = out if mean is None else mean + (out - mean) / (t + 1)
-            hits[t] += int((mean.argmax(1).cpu() == labels).sum())
+            right[t] += hits(mean.cpu(), labels)
         total += len(labels)
     if total == 0:
         raise CalibrationError("the loader is empty", hint="give at least one batch")
-    return hits / total
+    return right / total
 
 
 def _answers(snn: nn.Module | Graph, x: Tensor, timesteps: int) -> Iterable[Tensor]:

@@ -25,7 +25,7 @@ from spikec.diagnosis.diagnosis import empty_figure, percent
 from spikec.driver import Compiler, save
 from spikec.extend.loader import missing_package
 from spikec.extend.passbase import Note
-from spikec.interpreter.results import evaluate
+from spikec.interpreter.results import evaluate, hits
 from spikec.ir.errors import CompileError
 from spikec.ir.files import replacing
 from spikec.ir.types import Array
@@ -46,12 +46,7 @@ SILENT = Console(quiet=True)
 
 @attrs.frozen(eq=False)
 class Digits:
-    """Handwritten digits, [N, 1, 28, 28] float32 in [0, 1], with int64 labels.
-
-    Attributes:
-        train, train_labels: what nets are trained and calibrated on.
-        test, test_labels: held out.
-    """
+    """Digits to train and calibrate on, and held-out ones: [N, 1, 28, 28] float32 in [0, 1], with int64 labels."""
 
     train: Tensor
     train_labels: Tensor
@@ -208,8 +203,7 @@ def cache_folder() -> Path:
 def accuracy(net: nn.Module, data: Digits) -> float:
     """Return the share of the held-out digits that a network [B, 1, 28, 28] -> [B, 10] gets right."""
     with torch.no_grad():
-        hits = sum(int((net(x).argmax(1) == labels).sum()) for x, labels in data.held_out())
-    return hits / len(data.test)
+        return sum(hits(net(x), labels) for x, labels in data.held_out()) / len(data.test)
 
 
 @attrs.frozen
