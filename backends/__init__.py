@@ -1,1 +1,1 @@
-"""Backends: one file each, found by its name; README.md says how to add one."""
+"""Backends: a file or a folder each, found by its name; README.md says how to add one."""

@@ -1,1 +1,1 @@
-"""Frontends: one file each, found by its name; README.md says how to add one."""
+"""Frontends: a file or a folder each, found by its name; README.md says how to add one."""

@@ -27,7 +27,7 @@ ARROWS = {
     "backends.spikingjelly": "ir interpreter extend",
     "backends.nir": "ir interpreter extend",
     "backends.netx": "ir interpreter extend",
-    "backends": "",
+    "backends": "ir interpreter extend",
     "pipeline": "ir interpreter calibration extend",
     "driver": "ir interpreter calibration extend pipeline",
     "diagnosis": "ir interpreter calibration extend pipeline driver",
