@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 from spikec.calibration.calibration import Calibration
-from spikec.calibration.data import Batches
 from spikec.calibration.normalization import Normalization
-from spikec.calibration.source import CalibrationSource
+from spikec.calibration.source import Batches, CalibrationSource
 from spikec.dry_run import refuse_early, refused_beside, run_dry
 from spikec.extend import loader
-from spikec.extend.artifacts import IntegerModel, SpikingModule
-from spikec.extend.backend import Backend
+from spikec.extend.backend import Backend, IntegerModel, SpikingModule
 from spikec.extend.passbase import Context, Note
 from spikec.interpreter.contract import check_shapes
 from spikec.interpreter.imported import check_import
@@ -41,10 +39,9 @@ from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
 from spikec.options import AnyOptions, NetxOptions, NirOptions, Options, SpikingJellyOptions, backend_of, timesteps_of
-from spikec.pipeline.manager import Observer, StageRecord, run_pipeline
+from spikec.pipeline.manager import Observer, Report, StageRecord, run_pipeline
 from spikec.pipeline.observers import Dump, Numbers, Verify, write_ledger
 from spikec.pipeline.pipeline import Pipeline
-from spikec.pipeline.report import Report
 from spikec.reading import detach_from_model, find_frontend
 
 if TYPE_CHECKING:

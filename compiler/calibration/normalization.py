@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import attrs
 import numpy as np
 
-from spikec.calibration.calibration import Statistics
+from spikec.calibration.statistics import Statistics
 from spikec.interpreter.inputs import is_number
 from spikec.ir.errors import CompileError
 from spikec.ir.types import Array
