@@ -58,24 +58,20 @@ class Batches:
                 "the calibration data is empty",
                 hint="give at least one batch, 256 samples are plenty; a generator can be read once only",
             ) from None
-        self._again = None if isinstance(data, Iterator) else data
         self._rest: Iterator[tuple[Tensor, ...]] | None = itertools.chain([self.first], batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        batches = self._once_more()
-        if self.device is None:
-            return batches
-        return (tuple(x.to(self.device) for x in batch) for batch in batches)
-
-    def _once_more(self) -> Iterator[tuple[Tensor, ...]]:
         if self._rest is not None:
-            rest, self._rest = self._rest, None
-            return rest
-        if self._again is None:
+            batches, self._rest = self._rest, None
+        elif isinstance(self._data, Iterator):
             raise CalibrationError(
                 "the calibration data is a generator, and it was read already", hint="give a list or a DataLoader"
             )
-        return self._read()
+        else:
+            batches = self._read()
+        if self.device is None:
+            return batches
+        return (tuple(x.to(self.device) for x in batch) for batch in batches)
 
     def __len__(self) -> int:
         if isinstance(self._data, (Tensor, np.ndarray)):
@@ -265,17 +261,13 @@ class CalibrationSource:
                     'follow from the weights: spikec.Normalization(method="model")',
                 ),
             )
-        self.gathered = Calibration.gather(graph, axes, self._shown())
+        batches: Iterable[tuple[Tensor, ...]] = self.batches
+        if self.progress:
+            from rich.progress import track
+
+            batches = track(batches, "calibrating", len(self.batches) or None)
+        self.gathered = Calibration.gather(graph, axes, batches)
         return self.gathered
-
-    def _shown(self) -> Iterable[tuple[Tensor, ...]]:
-        """Return the batches, with a progress bar around them where it is wanted."""
-        assert self.batches is not None
-        if not self.progress:
-            return self.batches
-        from rich.progress import track
-
-        return track(self.batches, "calibrating", len(self.batches) or None)
 
 
 def _shapes(xs: Sequence[Tensor]) -> str:

@@ -171,29 +171,22 @@ class Accumulator:
         """
         outer, channels = math.prod(values.shape[: self._axis + 1]), values.shape[self._axis + 1]
         rows = values.detach().reshape(outer, channels, -1)
-        each = outer * rows.shape[2]
-        if not self._count:
-            self._maximum = np.full(channels, -np.inf)
-        self._count += each
-        many = each >= SLOTS and not self._waiting
-        for group in _groups(channels, each):
-            part = rows[:, group]
-            maximum = part.amax((0, 2)).double().cpu().numpy()
-            if not (maximum <= _LARGEST).all():
-                raise CalibrationError("a value is not finite")
-            self._maximum[group] = np.maximum(self._maximum[group], maximum)
-            if many:
-                self._tabulate(part.to(torch.float32), group)
-        if not many:
-            self._waiting.append(rows.to(torch.float32))
-            self._settle(SLOTS)
+        maximum = rows.amax((0, 2)).double().cpu().numpy()
+        if not (maximum <= _LARGEST).all():
+            raise CalibrationError("a value is not finite")
+        self._maximum = np.maximum(self._maximum, maximum) if self._count else maximum
+        self._count += outer * rows.shape[2]
+        self._waiting.append(rows.to(torch.float32))
+        if sum(x.shape[0] * x.shape[2] for x in self._waiting) >= SLOTS:
+            self._settle()
 
     def result(self) -> Statistics:
         """Return the statistics of all values that were added so far."""
         if self._table is None:
             keys, counts = self._sorted()
         else:
-            self._settle(1)
+            if self._waiting:
+                self._settle()
             table = self._table.cpu().numpy().reshape(-1)
             keys = np.flatnonzero(table)
             counts = table[keys].astype(np.int64)
@@ -210,19 +203,14 @@ class Accumulator:
         keys, counts = (np.concatenate(column) for column in zip(*found, strict=True))
         return keys, counts
 
-    def _settle(self, least: int) -> None:
-        """Count the values that wait into the table, once a channel has at least so many."""
-        if sum(x.shape[0] * x.shape[2] for x in self._waiting) >= least:
-            rows = torch.cat(self._waiting)
-            self._waiting = []
-            for group in _groups(rows.shape[1], max(SLOTS, rows.shape[0] * rows.shape[2])):
-                self._tabulate(rows[:, group], group)
-
-    def _tabulate(self, rows: Tensor, group: slice) -> None:
-        """Count values [N, C, M] of these channels into the table."""
-        table = self._rebased(rows.device, group)
-        for some in torch.split(rows, max(1, _CHUNK // (rows.shape[1] * rows.shape[2]))):
-            table += torch.bincount(_keys(some, self._base[group]), minlength=len(table))
+    def _settle(self) -> None:
+        """Count the values that wait into the table."""
+        rows = torch.cat(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
+        self._waiting = []
+        for group in _groups(rows.shape[1], max(SLOTS, rows.shape[0] * rows.shape[2])):
+            table, part = self._rebased(rows.device, group), rows[:, group]
+            for some in torch.split(part, max(1, _CHUNK // (part.shape[1] * part.shape[2]))):
+                table += torch.bincount(_keys(some, self._base[group]), minlength=len(table))
 
     def _rebased(self, device: torch.device, group: slice) -> Tensor:
         """Return these channels' part of the table, flat, its slots moved down where a maximum has risen by octaves."""

@@ -101,14 +101,8 @@ class SpikingModule(nn.Module):
     out. The state goes on from call to call until :meth:`reset`.
     """
 
-    @property
-    def step_mode(self) -> str:
-        """``"s"`` or ``"m"``, of this module and all its parts."""
-        raise NotImplementedError
-
-    @step_mode.setter
-    def step_mode(self, value: str) -> None:
-        raise NotImplementedError
+    #: ``"s"`` or ``"m"``, of this module and all its parts
+    step_mode: str
 
     def reset(self) -> None:
         """Forget every state: call it before each new batch."""
