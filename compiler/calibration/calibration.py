@@ -43,7 +43,8 @@ class Retained:
         """Keep the samples of one batch."""
         inputs = tuple(x.detach().cpu().to(torch.promote_types(x.dtype, torch.float32)) for x in batch)
         flat = [x.reshape(len(x), -1).contiguous().view(torch.uint8).numpy() for x in inputs]
-        marks = np.array([_mark(parts) for parts in zip(*flat, strict=True)], dtype=np.uint64)
+        digests = (hashlib.sha256(b"".join(parts)).digest() for parts in zip(*flat, strict=True))
+        marks = np.array([int.from_bytes(each[:8], "big") for each in digests], dtype=np.uint64)
         return cls(inputs, marks)._least()
 
     def merge(self, other: Retained) -> Retained:
@@ -57,13 +58,6 @@ class Retained:
         order = np.argsort(self.marks, kind="stable")[:RETAINED]
         chosen = torch.from_numpy(order)
         return Retained(tuple(x[chosen] for x in self.inputs), self.marks[order])
-
-
-def _mark(parts: Sequence[Array]) -> int:
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(part.data)
-    return int.from_bytes(found.digest()[:8], "big")
 
 
 def digest(graph: Graph) -> str:
@@ -143,7 +137,7 @@ class Calibration:
         for name, statistics in other.nodes.items():
             nodes[name] = nodes[name].merge(statistics) if name in nodes else statistics
         kept = [one.retained for one in (self, other) if one.retained is not None]
-        retained = kept[0].merge(kept[1]) if len(kept) == 2 else next(iter(kept), None)
+        retained = functools.reduce(Retained.merge, kept) if kept else None
         return Calibration(nodes, self.samples + other.samples, self.model, self.shapes, retained)
 
     def all_reduce(self, group: Any = None) -> Calibration:
@@ -196,12 +190,7 @@ class Calibration:
                 if "marks" in arrays:
                     found = tuple(torch.from_numpy(arrays[f"retained_{i}"]) for i in inputs)
                     retained = Retained(found, arrays["marks"])
-                return cls(
-                    nodes,
-                    int(arrays["samples"]),
-                    str(arrays["model"]),
-                    tuple(tuple(map(int, arrays[f"shape_{i}"])) for i in inputs),
-                    retained,
-                )
+                shapes = tuple(tuple(map(int, arrays[f"shape_{i}"])) for i in inputs)
+                return cls(nodes, int(arrays["samples"]), str(arrays["model"]), shapes, retained)
         except (OSError, KeyError, ValueError) as error:
             raise CalibrationError(f"{os.fspath(path)} is not a saved calibration: {error}") from None

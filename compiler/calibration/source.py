@@ -180,12 +180,7 @@ class CalibrationSource:
 
     @classmethod
     def of(cls, given: Any, names: Sequence[str], *, progress: bool = False) -> CalibrationSource:
-        """Read what the user gave.
-
-        Args:
-            given: a Calibration, or data in any of the forms that :class:`Batches` takes, or None.
-            names: of the model's inputs.
-            progress: show a progress bar while the ANN runs.
+        """Read what the user gave for the model's inputs: a Calibration, what :class:`Batches` takes, or None.
 
         Raises:
             CalibrationError: it is none of these, or it is empty.

@@ -79,6 +79,13 @@ def modules(folder: str, name: str) -> list[ModuleType]:
     return [first, *(module(folder, each.name.removeprefix(f"spikec.{folder}.")) for each in below)]
 
 
+def _import_all(folder: str) -> None:
+    """Import what lies in a folder, as far as the packages that it needs are installed."""
+    for name in names(folder):
+        with contextlib.suppress(MissingDependencyError):
+            modules(folder, name)
+
+
 def missing_package(package: str, needed_by: str) -> MissingDependencyError:
     """Return the error for a package that is not installed, with the command that installs it."""
     wanted = f"spikec[{_EXTRAS[package]}]" if package in _EXTRAS else package
@@ -113,13 +120,9 @@ def built(what: str, kind: type[BuiltT], options: Mapping[str, Any]) -> BuiltT:
 
 @attrs.frozen(eq=False)
 class Plugin:
-    """What a module of another package brings besides the converters that it has registered when it was imported.
+    """What a module of a distribution, ``package``, brings besides the converters that it registers when imported.
 
-    Attributes:
-        package: the distribution that it belongs to, with its version.
-        passes: what it holds of passes that its own package defines; it may import others' to build on them.
-        backend: the class of its target, if any.
-        frontend: its frontend, if any.
+    Only passes that its own package defines count: it may import others' to build on them.
     """
 
     package: str
@@ -148,7 +151,7 @@ def imported(entry: EntryPoint) -> Plugin:
     if not isinstance(module, ModuleType):
         raise _unusable(entry, f"{entry.value} is no module")
     held = {name: value for name, value in vars(module).items() if not isinstance(value, ModuleType)}
-    classes = dict.fromkeys(value for value in held.values() if isinstance(value, type))
+    classes = [value for value in held.values() if isinstance(value, type) and issubclass(value, Pass)]
     own = [each for each in classes if each.__module__.partition(".")[0] == module.__name__.partition(".")[0]]
     backend, frontend = held.get("backend"), held.get("frontend")
     is_target = isinstance(backend, type) and issubclass(backend, Backend) and hasattr(backend, "name")
@@ -158,7 +161,7 @@ def imported(entry: EntryPoint) -> Plugin:
         raise _unusable(entry, f"the frontend in {entry.value} is no instance of a Frontend")
     if entry.dist:
         package += f" {entry.dist.version}"
-    return Plugin(package, tuple(each for each in own if issubclass(each, Pass)), backend, frontend)
+    return Plugin(package, tuple(dict.fromkeys(own)), backend, frontend)
 
 
 def _distribution(entry: EntryPoint) -> str:
@@ -184,9 +187,7 @@ def _plugins() -> list[Plugin | PluginError]:
         _imported = []  # set at once: a plugin that asks for a pass while it is imported sees those before it
         entries = installed()
         if entries:  # ours register first, so that of two converters for one layer the plugin's is the one refused
-            for name in names("frontends"):
-                with contextlib.suppress(MissingDependencyError):
-                    modules("frontends", name)
+            _import_all("frontends")
         for entry in entries:
             try:
                 _imported.append(imported(entry))
@@ -213,7 +214,7 @@ def passes() -> list[Part]:
 def targets() -> list[Part]:
     """Return every target, sorted by name."""
     brought = {plugin.backend: plugin.package for plugin in _usable() if plugin.backend is not None}
-    return _parts("backends", _backend_in, brought)
+    return _parts("backends", lambda name: _called("backends", name, "backend", type)[0], brought)
 
 
 def _parts(folder: str, load: Callable[[str], Any], brought: Mapping[Any, str]) -> list[Part]:
@@ -287,12 +288,6 @@ def _pass_in(stem: str) -> type[Pass]:
     return found[0]
 
 
-def _backend_in(name: str) -> type[Backend]:
-    """Return the class that ``backends/<name>``, a file or a folder, calls ``backend``."""
-    found: list[type[Backend]] = _called("backends", name, "backend", type)
-    return found[0]
-
-
 def _called(folder: str, name: str, wanted: str, kind: type) -> list[Any]:
     """Return what a file, or the files of a folder, call ``wanted``; at least one of that kind."""
     held = [vars(each).get(wanted) for each in modules(folder, name)]
@@ -304,9 +299,7 @@ def _called(folder: str, name: str, wanted: str, kind: type) -> list[Any]:
 
 def known_backends() -> Iterator[Backend]:
     """Yield one of each backend: ours where their packages are installed, plugins', and users' own classes."""
-    for name in names("backends"):
-        with contextlib.suppress(MissingDependencyError):
-            modules("backends", name)
+    _import_all("backends")
     _plugins()
     waiting = list(Backend.__subclasses__())
     while waiting:

@@ -47,16 +47,7 @@ class Observer:
 
 @attrs.frozen
 class StageRecord:
-    """The graph after one pass (or after the import).
-
-    Attributes:
-        name: the pass.
-        graph: the graph after it.
-        changes: how many changes it made.
-        seconds: how long it took.
-        check: what the numeric check found, or ``""``.
-        by: the pass; None for the import.
-    """
+    """The graph after a pass, ``by``, with what the numeric check found; after the import, ``by`` is None."""
 
     name: str
     graph: Graph
@@ -131,23 +122,14 @@ def _kept(before: Graph, after: Graph, changes: int, context: Context) -> tuple[
         context.note("", f"{NO_SAMPLES}; left out")
         return before, 0
     was, now = context.agreement(before), context.agreement(after)
-    found = f"{agreement_text(was)} -> {agreement_text(now)}, T={context.steps}"
-    if now >= was:
-        context.note("", found)
-        return after, changes
-    context.note("", f"{found}; left out")
-    return before, 0
+    verdict = "" if now >= was else "; left out"
+    context.note("", f"{agreement_text(was)} -> {agreement_text(now)}, T={context.steps}{verdict}")
+    return (after, changes) if now >= was else (before, 0)
 
 
 @attrs.frozen
 class Report:
-    """The passes with their checks, and every note.
-
-    Attributes:
-        target: the backend's name.
-        stages: one row a pass.
-        notes: why rewrites did not fire, and what choices cost.
-    """
+    """The passes with their checks, one row each, and every note: why rewrites did not fire, what choices cost."""
 
     target: str
     stages: tuple[StageRecord, ...]
