@@ -282,13 +282,11 @@ def calibrate(
     :meth:`Calibration.all_reduce` makes one of all.
 
     Args:
-        model: see :func:`compile`; ``data`` gives the shapes.
-        data: as ``calibration`` of :func:`compile`.
-        target: what the model will be compiled for.
+        model, target, options: see :func:`compile`.
+        data: as ``calibration`` of :func:`compile`; it gives the shapes.
         time_axis: of event data, the axis of each input that is time (0 for [T, B, ...]); the ANN then sees the
             average over it, which is what a rate stands for.
         device: where the ANN runs; None for where the data is.
-        options: any of :func:`compile`.
     """
     frontend, model = find_frontend(model)
     options["calibration"] = Batches(data, frontend.input_names(model), time_axis=time_axis, device=device)
@@ -296,11 +294,7 @@ def calibrate(
 
 
 def check(model: Any, target: str | Backend, **options: Unpack[AnyOptions]) -> list[Problem]:
-    """Every problem that :func:`compile` would raise, without emitting anything; empty if there is none.
-
-    Args:
-        model, target, options: as for :func:`compile`.
-    """
+    """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none."""
     compiler = Compiler(target, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SpikecWarning)  # about accuracy, which is not the question
@@ -312,11 +306,7 @@ def check(model: Any, target: str | Backend, **options: Unpack[AnyOptions]) -> l
 
 
 def save(artifact: Any, path: str | os.PathLike[str]) -> None:
-    """Write an artifact of any target; the file appears whole or not at all.
-
-    Args:
-        artifact: what :func:`compile` returned.
-        path: where to; its folder must exist. A link is followed.
+    """Write what :func:`compile` returned for any target; the file appears whole or not at all, and a link is followed.
 
     Raises:
         InvalidModelError: it is no target's artifact, or the folder does not exist.

@@ -188,8 +188,8 @@ class Calibration:
                 inputs = [i for i in range(len(arrays.files)) if f"shape_{i}" in arrays]
                 retained = None
                 if "marks" in arrays:
-                    found = tuple(torch.from_numpy(arrays[f"retained_{i}"]) for i in inputs)
-                    retained = Retained(found, arrays["marks"])
+                    samples = tuple(torch.from_numpy(arrays[f"retained_{i}"]) for i in inputs)
+                    retained = Retained(samples, arrays["marks"])
                 shapes = tuple(tuple(map(int, arrays[f"shape_{i}"])) for i in inputs)
                 return cls(nodes, int(arrays["samples"]), str(arrays["model"]), shapes, retained)
         except (OSError, KeyError, ValueError) as error:

@@ -234,11 +234,7 @@ class CalibrationSource:
         return self if self.batches is None else CalibrationSource(Batches([self.batches.first], self.batches.names))
 
     def gather(self, graph: Graph, axes: dict[str, int]) -> Calibration:
-        """Statistics of nodes of an ANN graph: those that are known of just this graph, else from the batches.
-
-        Args:
-            graph: an ANN graph.
-            axes: nodes to watch, each with its channel axis.
+        """Statistics as :meth:`Calibration.gather` takes them: those known of just this graph, else from the batches.
 
         Raises:
             CalibrationError: there is no data, or the statistics that were given are of another model.

@@ -192,8 +192,7 @@ class _Reader:
         return found
 
     def one_pass(self) -> Pass:
-        name = self.need(_NAME)
-        return pass_named(name, **self.options()) if self.take("{") else pass_named(name)
+        return pass_named(self.need(_NAME), **(self.options() if self.take("{") else {}))
 
     def options(self) -> dict[str, Any]:
         return dict(self.items(self.option, "}"))
