@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 from spikec.calibration.calibration import Calibration
-from spikec.calibration.data import Batches
 from spikec.calibration.normalization import Normalization
-from spikec.calibration.source import CalibrationSource
+from spikec.calibration.source import Batches, CalibrationSource
 from spikec.dry_run import refuse_early, refused_beside, run_dry
 from spikec.extend import loader
-from spikec.extend.artifacts import IntegerModel, SpikingModule
-from spikec.extend.backend import Backend
+from spikec.extend.backend import Backend, IntegerModel, SpikingModule
 from spikec.extend.passbase import Context, Note
 from spikec.interpreter.contract import check_shapes
 from spikec.interpreter.imported import check_import
@@ -41,10 +39,9 @@ from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
 from spikec.options import AnyOptions, NetxOptions, NirOptions, Options, SpikingJellyOptions, backend_of, timesteps_of
-from spikec.pipeline.manager import Observer, StageRecord, run_pipeline
+from spikec.pipeline.manager import Observer, Report, StageRecord, run_pipeline
 from spikec.pipeline.observers import Dump, Numbers, Verify, write_ledger
 from spikec.pipeline.pipeline import Pipeline
-from spikec.pipeline.report import Report
 from spikec.reading import detach_from_model, find_frontend
 
 if TYPE_CHECKING:
@@ -285,13 +282,11 @@ def calibrate(
     :meth:`Calibration.all_reduce` makes one of all.
 
     Args:
-        model: see :func:`compile`; ``data`` gives the shapes.
-        data: as ``calibration`` of :func:`compile`.
-        target: what the model will be compiled for.
+        model, target, options: see :func:`compile`.
+        data: as ``calibration`` of :func:`compile`; it gives the shapes.
         time_axis: of event data, the axis of each input that is time (0 for [T, B, ...]); the ANN then sees the
             average over it, which is what a rate stands for.
         device: where the ANN runs; None for where the data is.
-        options: any of :func:`compile`.
     """
     frontend, model = find_frontend(model)
     options["calibration"] = Batches(data, frontend.input_names(model), time_axis=time_axis, device=device)
@@ -299,11 +294,7 @@ def calibrate(
 
 
 def check(model: Any, target: str | Backend, **options: Unpack[AnyOptions]) -> list[Problem]:
-    """Every problem that :func:`compile` would raise, without emitting anything; empty if there is none.
-
-    Args:
-        model, target, options: as for :func:`compile`.
-    """
+    """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none."""
     compiler = Compiler(target, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SpikecWarning)  # about accuracy, which is not the question
@@ -315,11 +306,7 @@ def check(model: Any, target: str | Backend, **options: Unpack[AnyOptions]) -> l
 
 
 def save(artifact: Any, path: str | os.PathLike[str]) -> None:
-    """Write an artifact of any target; the file appears whole or not at all.
-
-    Args:
-        artifact: what :func:`compile` returned.
-        path: where to; its folder must exist. A link is followed.
+    """Write what :func:`compile` returned for any target; the file appears whole or not at all, and a link is followed.
 
     Raises:
         InvalidModelError: it is no target's artifact, or the folder does not exist.

@@ -22,12 +22,7 @@ Inputs = Tensor | Sequence[Tensor]
 
 
 def load(model: Any, example_input: Inputs | None = None) -> Graph:
-    """The model as a graph, before any pass.
-
-    Args:
-        model: see :func:`compile`.
-        example_input: tensor [B, ...] or a tuple of them; see :func:`compile`.
-    """
+    """The model as a graph, before any pass; model and example are those that :func:`compile` takes."""
     frontend, model = find_frontend(model)
     try:
         graph = frontend.load(model, frontend.batches(model, examples(example_input)))

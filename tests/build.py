@@ -4,8 +4,7 @@ import attrs
 import numpy as np
 
 from spikec import Backend, Graph
-from spikec.calibration.data import Batches
-from spikec.calibration.source import CalibrationSource
+from spikec.calibration.source import Batches, CalibrationSource
 from spikec.ir.ops import Add, AvgPool, BatchNorm, Concat, Conv, Flatten, Identity, Input, Linear, Output, Relu
 from spikec.ir.origin import Source
 

@@ -27,7 +27,7 @@ GOOD = """
 import torch
 import spikec
 from spikec.backends.netx import NetxModel
-from spikec.extend.artifacts import IntegerModel
+from spikec.extend.backend import IntegerModel
 
 def use(model: torch.nn.Module, x: torch.Tensor, target: str, own: spikec.Backend) -> None:
     snn = spikec.compile(model, "spikingjelly", calibration=x, timesteps=8, counters=True)

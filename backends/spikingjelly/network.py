@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spikec.backends.spikingjelly.modules import StatefulModule, checked_step_mode
-from spikec.extend.artifacts import SpikingModule
+from spikec.extend.backend import SpikingModule
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.op import Op
 

@@ -14,16 +14,50 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from spikec.calibration.accumulate import Accumulator
-from spikec.calibration.retained import Retained
-from spikec.calibration.statistics import Statistics
+from spikec.calibration.statistics import Accumulator, Statistics
 from spikec.interpreter.interp import run
 from spikec.ir.errors import CalibrationError, InvalidModelError
 from spikec.ir.files import replacing
 from spikec.ir.graph import Graph
 from spikec.ir.op import tensor_cache
+from spikec.ir.types import Array
 
-__all__ = ["Calibration", "Statistics", "digest"]
+#: how many samples are kept for passes that look at data themselves
+RETAINED = 256
+
+
+@attrs.frozen(eq=False)
+class Retained:
+    """At most 256 samples: those whose contents hash to the smallest numbers, in that order.
+
+    Attributes:
+        inputs: a tensor [N, ...] on the CPU for each input of the model, float32 at least.
+        marks: uint64 [N], the hashes.
+    """
+
+    inputs: tuple[Tensor, ...]
+    marks: Array
+
+    @classmethod
+    def of(cls, batch: Sequence[Tensor]) -> Retained:
+        """Keep the samples of one batch."""
+        inputs = tuple(x.detach().cpu().to(torch.promote_types(x.dtype, torch.float32)) for x in batch)
+        flat = [x.reshape(len(x), -1).contiguous().view(torch.uint8).numpy() for x in inputs]
+        digests = (hashlib.sha256(b"".join(parts)).digest() for parts in zip(*flat, strict=True))
+        marks = np.array([int.from_bytes(each[:8], "big") for each in digests], dtype=np.uint64)
+        return cls(inputs, marks)._least()
+
+    def merge(self, other: Retained) -> Retained:
+        """Keep the samples that would be kept of both sets together."""
+        if len(self.marks) == RETAINED and self.marks[-1] <= other.marks[0]:
+            return self
+        inputs = tuple(torch.cat(pair) for pair in zip(self.inputs, other.inputs, strict=True))
+        return Retained(inputs, np.concatenate([self.marks, other.marks]))._least()
+
+    def _least(self) -> Retained:
+        order = np.argsort(self.marks, kind="stable")[:RETAINED]
+        chosen = torch.from_numpy(order)
+        return Retained(tuple(x[chosen] for x in self.inputs), self.marks[order])
 
 
 def digest(graph: Graph) -> str:
@@ -103,7 +137,7 @@ class Calibration:
         for name, statistics in other.nodes.items():
             nodes[name] = nodes[name].merge(statistics) if name in nodes else statistics
         kept = [one.retained for one in (self, other) if one.retained is not None]
-        retained = kept[0].merge(kept[1]) if len(kept) == 2 else next(iter(kept), None)
+        retained = functools.reduce(Retained.merge, kept) if kept else None
         return Calibration(nodes, self.samples + other.samples, self.model, self.shapes, retained)
 
     def all_reduce(self, group: Any = None) -> Calibration:
@@ -154,14 +188,9 @@ class Calibration:
                 inputs = [i for i in range(len(arrays.files)) if f"shape_{i}" in arrays]
                 retained = None
                 if "marks" in arrays:
-                    found = tuple(torch.from_numpy(arrays[f"retained_{i}"]) for i in inputs)
-                    retained = Retained(found, arrays["marks"])
-                return cls(
-                    nodes,
-                    int(arrays["samples"]),
-                    str(arrays["model"]),
-                    tuple(tuple(map(int, arrays[f"shape_{i}"])) for i in inputs),
-                    retained,
-                )
+                    samples = tuple(torch.from_numpy(arrays[f"retained_{i}"]) for i in inputs)
+                    retained = Retained(samples, arrays["marks"])
+                shapes = tuple(tuple(map(int, arrays[f"shape_{i}"])) for i in inputs)
+                return cls(nodes, int(arrays["samples"]), str(arrays["model"]), shapes, retained)
         except (OSError, KeyError, ValueError) as error:
             raise CalibrationError(f"{os.fspath(path)} is not a saved calibration: {error}") from None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import attrs
 import numpy as np
 
-from spikec.calibration.calibration import Statistics
+from spikec.calibration.statistics import Statistics
 from spikec.interpreter.inputs import is_number
 from spikec.ir.errors import CompileError
 from spikec.ir.types import Array
@@ -101,25 +102,19 @@ class Normalization:
         )
 
 
-class _Tails:
-    """Knows how many values of each channel lie at or above a bound, and their sum."""
+def _tails(statistics: Statistics) -> Callable[[Array], tuple[Array, Array]]:
+    """Return a function of bounds [C, n]: how many values of each channel lie at or above them, and their sums."""
+    values, counts = statistics.bins()
+    rows = np.arange(len(counts))[:, None]
+    parts = counts.astype(np.float64), counts * values
+    # from each bin on: [C, K + 1], the last of which is 0
+    tails = [np.pad(np.cumsum(part[:, ::-1], axis=1)[:, ::-1], ((0, 0), (0, 1))) for part in parts]
 
-    def __init__(self, statistics: Statistics) -> None:
-        self.values, counts = statistics.bins()
-        self.counts = _from_above(counts.astype(np.float64))
-        self.sums = _from_above(counts * self.values)
-        self.rows = np.arange(len(counts))[:, None]
+    def above(bounds: Array) -> tuple[Array, Array]:
+        first = np.searchsorted(values, bounds)
+        return tails[0][rows, first], tails[1][rows, first]
 
-    def above(self, bounds: Array) -> tuple[Array, Array]:
-        """Return counts and sums, [C, n] each, of the values from bounds [C, n] on."""
-        first = np.searchsorted(self.values, bounds)
-        return self.counts[self.rows, first], self.sums[self.rows, first]
-
-
-def _from_above(parts: Array) -> Array:
-    """Sum parts [C, K] from each bin on: [C, K + 1], the last of which is 0."""
-    sums = np.cumsum(parts[:, ::-1], axis=1)[:, ::-1]
-    return np.concatenate([sums, np.zeros((len(parts), 1))], axis=1)
+    return above
 
 
 def _least_error(statistics: Statistics, timesteps: int, v_init: float) -> Array:
@@ -128,13 +123,13 @@ def _least_error(statistics: Statistics, timesteps: int, v_init: float) -> Array
     The count reaches j at x = (j - v_init) h/T, so with n_j and s_j the number and sum of the values from there on, and
     up to a constant, the sum is that of (2j - 1) (h/T)^2 n_j - 2 (h/T) s_j over j = 1...T.
     """
-    tails = _Tails(statistics)
+    above = _tails(statistics)
     j = np.arange(1, timesteps + 1)
     best = np.full(len(statistics.maximum), np.inf)
     chosen = statistics.maximum
     for share in _SHARES:
         step = (share * statistics.maximum / timesteps)[:, None]
-        counts, sums = tails.above((j - v_init) * step)
+        counts, sums = above((j - v_init) * step)
         error = ((2 * j - 1) * step**2 * counts - 2 * step * sums).sum(1)
         chosen = np.where(error < best, share * statistics.maximum, chosen)
         best = np.minimum(error, best)
@@ -147,10 +142,9 @@ def _balanced(statistics: Statistics) -> Array:
     The paper's values are those of a net whose earlier layers are clipped at their thresholds of that moment; here
     they are not.
     """
-    tails = _Tails(statistics)
-    total = tails.counts[:, 0]
-    threshold = np.zeros(len(total))
+    above = _tails(statistics)
+    threshold = np.zeros(len(statistics.maximum))
     for _ in range(_UPDATES):
-        counts, sums = (x[:, 0] for x in tails.above(threshold[:, None]))
-        threshold = threshold + 2 * (sums - threshold * counts) / total
+        counts, sums = (x[:, 0] for x in above(threshold[:, None]))
+        threshold = threshold + 2 * (sums - threshold * counts) / statistics.count
     return np.minimum(threshold, statistics.maximum)

@@ -2,18 +2,166 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
 
-from spikec.calibration.calibration import Calibration, digest
-from spikec.calibration.data import Batches
-from spikec.calibration.retained import RETAINED
+from spikec.calibration.calibration import RETAINED, Calibration, digest
+from spikec.interpreter.inputs import as_input
 from spikec.ir.errors import CalibrationError, Hint, Option, warn
 from spikec.ir.graph import Graph
+
+#: a single tensor is read in batches of this size
+TENSOR_BATCH = 256
+
+
+class Batches:
+    """Batches of model inputs, the first of which may be looked at before the pass over them.
+
+    Args:
+        data: a tensor or array [N, ...], or an iterable of batches: ``x``, ``(x, y)`` or a dict.
+        names: the model's input names; with n of them the first n elements of a tuple are inputs, and a
+            dict is read by name.
+        time_axis: of event data, the axis of every input that is time, such as 0 for [T, B, ...]; the samples
+            are the averages over it, which is what a rate stands for.
+        device: where the samples are moved to in the pass over them; None leaves them where they are.
+
+    Raises:
+        CalibrationError: there is no batch, or a batch cannot be read.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        names: Sequence[str],
+        *,
+        time_axis: int | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.names = list(names)
+        self.device = _device(device)
+        self._time_axis = time_axis
+        self._data = data
+        self.shapes: list[torch.Size] | None = None
+        batches = self._read()
+        try:
+            self.first = next(batches)
+        except StopIteration:
+            raise CalibrationError(
+                "the calibration data is empty",
+                hint="give at least one batch, 256 samples are plenty; a generator can be read once only",
+            ) from None
+        self._rest: Iterator[tuple[Tensor, ...]] | None = itertools.chain([self.first], batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        if self._rest is not None:
+            batches, self._rest = self._rest, None
+        elif isinstance(self._data, Iterator):
+            raise CalibrationError(
+                "the calibration data is a generator, and it was read already", hint="give a list or a DataLoader"
+            )
+        else:
+            batches = self._read()
+        if self.device is None:
+            return batches
+        return (tuple(x.to(self.device) for x in batch) for batch in batches)
+
+    def __len__(self) -> int:
+        if isinstance(self._data, (Tensor, np.ndarray)):
+            return -(-self._data.shape[self._batch_axis] // TENSOR_BATCH)
+        try:
+            return len(self._data)
+        except TypeError:
+            return 0
+
+    @property
+    def _batch_axis(self) -> int:
+        return 1 if self._time_axis == 0 else 0
+
+    def _read(self) -> Iterator[tuple[Tensor, ...]]:
+        data = self._data
+        if isinstance(data, (str, os.PathLike, Mapping)):
+            raise CalibrationError(
+                f"calibration is a {type(data).__name__}",
+                hint="give tensors: one [N, ...], or a list of batches, each x, (x, y) or a dict by argument name",
+            )
+        if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+            raise CalibrationError(
+                f"calibration is a {type(data).__name__}, whose items are single samples",
+                hint="wrap it: torch.utils.data.DataLoader(dataset, batch_size=256)",
+            )
+        if isinstance(data, tuple) and len(data) > 1 and len({np.ndim(x) for x in data}) > 1:
+            raise CalibrationError("calibration is a tuple, read as batches that differ", hint="give [(x, y)] or x")
+        if isinstance(data, np.ndarray):
+            data = torch.tensor(data)
+        if isinstance(data, Tensor):
+            data = torch.split(data, TENSOR_BATCH, self._batch_axis) if data.numel() else ()
+        try:
+            batches = iter(data)
+        except TypeError:
+            raise CalibrationError(
+                f"calibration is a {type(data).__name__}, which is not an iterable of batches",
+                hint="give a tensor [N, ...], a DataLoader, or a list of batches",
+            ) from None
+        for batch in batches:
+            inputs = self._inputs(batch)
+            if self.shapes is None:
+                self.shapes = [x.shape[1:] for x in inputs]
+            elif self.shapes != [x.shape[1:] for x in inputs]:
+                found = " and ".join(str(list(x.shape)) for x in inputs)
+                first = " and ".join(str(["B", *shape]) for shape in self.shapes)
+                raise CalibrationError(
+                    f"a calibration batch is {found}, the first one was {first}".replace("'", ""),
+                    hint="all batches hold samples of one shape, batch first; wrap single samples in a DataLoader",
+                )
+            yield inputs
+
+    def _inputs(self, batch: Any) -> tuple[Tensor, ...]:
+        if isinstance(batch, Mapping):
+            missing = [name for name in self.names if name not in batch]
+            if missing:
+                raise CalibrationError(
+                    f"a calibration batch has no key {missing[0]!r} (keys: {', '.join(map(str, batch))})",
+                    hint="the keys are the argument names of the model's forward",
+                )
+            found: list[Any] = [batch[name] for name in self.names]
+        elif isinstance(batch, (list, tuple)):
+            found = list(batch[: len(self.names)])
+        else:
+            found = [batch]
+        if len(found) < len(self.names):
+            raise CalibrationError(f"the model has {len(self.names)} inputs, a batch has {len(found)} elements")
+        return tuple(self._sample(as_input(x, CalibrationError)) for x in found)
+
+    def _sample(self, x: Tensor) -> Tensor:
+        if self._time_axis is None:
+            return x
+        if not -x.ndim <= self._time_axis < x.ndim or x.ndim < 2:
+            raise CalibrationError(
+                f"a calibration batch is {list(x.shape)}, and has no time axis {self._time_axis}",
+                hint="time_axis=0 is for batches [T, B, ...]",
+            )
+        return x.mean(self._time_axis)
+
+
+def _device(name: str | torch.device | None) -> torch.device | None:
+    """Return the device of this name, once it is known to hold numbers."""
+    if name is None:
+        return None
+    try:
+        found = torch.device(name)
+        torch.zeros(1, device=found).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CalibrationError(f"device {name!r} cannot be used: {reason}", hint='give "cpu", or "cuda"') from None
+    return found
 
 
 @attrs.define(eq=False)
@@ -32,12 +180,7 @@ class CalibrationSource:
 
     @classmethod
     def of(cls, given: Any, names: Sequence[str], *, progress: bool = False) -> CalibrationSource:
-        """Read what the user gave.
-
-        Args:
-            given: a Calibration, or data in any of the forms that :class:`Batches` takes, or None.
-            names: of the model's inputs.
-            progress: show a progress bar while the ANN runs.
+        """Read what the user gave for the model's inputs: a Calibration, what :class:`Batches` takes, or None.
 
         Raises:
             CalibrationError: it is none of these, or it is empty.
@@ -91,11 +234,7 @@ class CalibrationSource:
         return self if self.batches is None else CalibrationSource(Batches([self.batches.first], self.batches.names))
 
     def gather(self, graph: Graph, axes: dict[str, int]) -> Calibration:
-        """Statistics of nodes of an ANN graph: those that are known of just this graph, else from the batches.
-
-        Args:
-            graph: an ANN graph.
-            axes: nodes to watch, each with its channel axis.
+        """Statistics as :meth:`Calibration.gather` takes them: those known of just this graph, else from the batches.
 
         Raises:
             CalibrationError: there is no data, or the statistics that were given are of another model.
@@ -113,17 +252,13 @@ class CalibrationSource:
                     'follow from the weights: spikec.Normalization(method="model")',
                 ),
             )
-        self.gathered = Calibration.gather(graph, axes, self._shown())
+        batches: Iterable[tuple[Tensor, ...]] = self.batches
+        if self.progress:
+            from rich.progress import track
+
+            batches = track(batches, "calibrating", len(self.batches) or None)
+        self.gathered = Calibration.gather(graph, axes, batches)
         return self.gathered
-
-    def _shown(self) -> Iterable[tuple[Tensor, ...]]:
-        """Return the batches, with a progress bar around them where it is wanted."""
-        assert self.batches is not None
-        if not self.progress:
-            return self.batches
-        from rich.progress import track
-
-        return track(self.batches, "calibrating", len(self.batches) or None)
 
 
 def _shapes(xs: Sequence[Tensor]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import attrs
 import numpy as np
 
-from spikec.calibration.calibration import Statistics
+from spikec.calibration.statistics import Statistics
 from spikec.diagnosis.record import Advice, LayerFindings, Rung
 from spikec.driver import Compilation
 from spikec.ir.errors import Hint, Option

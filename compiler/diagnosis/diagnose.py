@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.calibration.data import Batches
+from spikec.calibration.source import Batches
 from spikec.diagnosis.advice import advise
 from spikec.diagnosis.cost import Count
 from spikec.diagnosis.diagnosis import Diagnosis

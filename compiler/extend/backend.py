@@ -1,15 +1,20 @@
-"""What a backend is: a final Graph in, the target's own object out."""
+"""What a backend is: a final Graph in, the target's own object out; what users may rely on in those of our targets."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import attrs
+from torch import Tensor, nn
 
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.errors import Problem
 from spikec.ir.graph import Graph
 from spikec.ir.stages import FINAL
+from spikec.ir.types import Array
+
+DataT = TypeVar("DataT", Tensor, Array)
 
 
 @attrs.frozen
@@ -87,3 +92,31 @@ class Backend:
     def save(self, artifact: Any, path: Path) -> None:
         """Write an artifact to a path that nobody else looks at yet."""
         raise NotImplementedError
+
+
+class SpikingModule(nn.Module):
+    """A spiking network as a torch module, in the habits of SpikingJelly; ``spikingjelly`` emits a subclass.
+
+    In step mode ``"s"`` a call is one time-step, [B, ...] in and out; in ``"m"`` it is all of them, [T, B, ...] in and
+    out. The state goes on from call to call until :meth:`reset`.
+    """
+
+    #: ``"s"`` or ``"m"``, of this module and all its parts
+    step_mode: str
+
+    def reset(self) -> None:
+        """Forget every state: call it before each new batch."""
+        raise NotImplementedError
+
+
+class IntegerModel(Protocol):
+    """An integer network with the host's encoder in front of it; ``netx`` emits one."""
+
+    def run(self, x: DataT, timesteps: int | None = None) -> DataT:
+        """The mean output over T steps, in the ANN's units."""
+
+    def simulate(self, x: Tensor | Array, timesteps: int | None = None) -> Any:
+        """The outputs and every layer's spikes."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the target's file."""

@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -15,10 +16,12 @@ import attrs
 from spikec.extend.backend import Backend
 from spikec.extend.frontend import Frontend
 from spikec.extend.passbase import Pass
-from spikec.extend.plugins import Plugin, imported, installed
 from spikec.ir.errors import CompileError, MissingDependencyError, PluginError, warn
 
 BuiltT = TypeVar("BuiltT")
+
+#: the entry points that name modules of other packages with parts for spikec
+GROUP = "spikec.plugins"
 
 #: the extra of spikec that installs a package; any other package is installed by its own name
 _EXTRAS = {"onnx": "onnx", "lava": "lava", "matplotlib": "demo", "mlxtend": "demo", "sklearn": "demo"}
@@ -76,6 +79,13 @@ def modules(folder: str, name: str) -> list[ModuleType]:
     return [first, *(module(folder, each.name.removeprefix(f"spikec.{folder}.")) for each in below)]
 
 
+def _import_all(folder: str) -> None:
+    """Import what lies in a folder, as far as the packages that it needs are installed."""
+    for name in names(folder):
+        with contextlib.suppress(MissingDependencyError):
+            modules(folder, name)
+
+
 def missing_package(package: str, needed_by: str) -> MissingDependencyError:
     """Return the error for a package that is not installed, with the command that installs it."""
     wanted = f"spikec[{_EXTRAS[package]}]" if package in _EXTRAS else package
@@ -108,6 +118,64 @@ def built(what: str, kind: type[BuiltT], options: Mapping[str, Any]) -> BuiltT:
         raise CompileError(f"an option of {what} does not fit: {error.args[0]}") from error
 
 
+@attrs.frozen(eq=False)
+class Plugin:
+    """What a module of a distribution, ``package``, brings besides the converters that it registers when imported.
+
+    Only passes that its own package defines count: it may import others' to build on them.
+    """
+
+    package: str
+    passes: tuple[type[Pass], ...]
+    backend: type[Backend] | None
+    frontend: Frontend | None
+
+
+def installed() -> list[EntryPoint]:
+    """Return the entry points of all plugins, in an order that does not depend on the search path."""
+    return sorted(entry_points(group=GROUP), key=lambda entry: (_distribution(entry), entry.name))
+
+
+def imported(entry: EntryPoint) -> Plugin:
+    """Import the module that an entry point names.
+
+    Raises:
+        PluginError: it cannot be imported, or holds what is no target or frontend; with the distribution to mend.
+    """
+    package = _distribution(entry)
+    try:
+        module = entry.load()
+    except Exception as error:
+        said = error.problems[0].message if isinstance(error, CompileError) else f"{type(error).__name__}: {error}"
+        raise _unusable(entry, f"importing {entry.value} fails: {said}") from error
+    if not isinstance(module, ModuleType):
+        raise _unusable(entry, f"{entry.value} is no module")
+    held = {name: value for name, value in vars(module).items() if not isinstance(value, ModuleType)}
+    classes = [value for value in held.values() if isinstance(value, type) and issubclass(value, Pass)]
+    own = [each for each in classes if each.__module__.partition(".")[0] == module.__name__.partition(".")[0]]
+    backend, frontend = held.get("backend"), held.get("frontend")
+    is_target = isinstance(backend, type) and issubclass(backend, Backend) and hasattr(backend, "name")
+    if backend is not None and not is_target:
+        raise _unusable(entry, f"the backend in {entry.value} is no subclass of spikec.Backend that has a name")
+    if frontend is not None and not isinstance(frontend, Frontend):
+        raise _unusable(entry, f"the frontend in {entry.value} is no instance of a Frontend")
+    if entry.dist:
+        package += f" {entry.dist.version}"
+    return Plugin(package, tuple(dict.fromkeys(own)), backend, frontend)
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else entry.module
+
+
+def _unusable(entry: EntryPoint, why: str) -> PluginError:
+    package = _distribution(entry)
+    return PluginError(
+        f"plugin {entry.name!r} of the package {package} cannot be used: {why}",
+        hint=f'mend it (python -c "import {entry.module}" shows more), or uninstall it: pip uninstall {package}',
+    )
+
+
 #: what the plugins that are installed have become; None before they are first asked for
 _imported: list[Plugin | PluginError] | None = None
 
@@ -119,9 +187,7 @@ def _plugins() -> list[Plugin | PluginError]:
         _imported = []  # set at once: a plugin that asks for a pass while it is imported sees those before it
         entries = installed()
         if entries:  # ours register first, so that of two converters for one layer the plugin's is the one refused
-            for name in names("frontends"):
-                with contextlib.suppress(MissingDependencyError):
-                    modules("frontends", name)
+            _import_all("frontends")
         for entry in entries:
             try:
                 _imported.append(imported(entry))
@@ -148,7 +214,7 @@ def passes() -> list[Part]:
 def targets() -> list[Part]:
     """Return every target, sorted by name."""
     brought = {plugin.backend: plugin.package for plugin in _usable() if plugin.backend is not None}
-    return _parts("backends", _backend_in, brought)
+    return _parts("backends", lambda name: _called("backends", name, "backend", type)[0], brought)
 
 
 def _parts(folder: str, load: Callable[[str], Any], brought: Mapping[Any, str]) -> list[Part]:
@@ -222,12 +288,6 @@ def _pass_in(stem: str) -> type[Pass]:
     return found[0]
 
 
-def _backend_in(name: str) -> type[Backend]:
-    """Return the class that ``backends/<name>``, a file or a folder, calls ``backend``."""
-    found: list[type[Backend]] = _called("backends", name, "backend", type)
-    return found[0]
-
-
 def _called(folder: str, name: str, wanted: str, kind: type) -> list[Any]:
     """Return what a file, or the files of a folder, call ``wanted``; at least one of that kind."""
     held = [vars(each).get(wanted) for each in modules(folder, name)]
@@ -239,9 +299,7 @@ def _called(folder: str, name: str, wanted: str, kind: type) -> list[Any]:
 
 def known_backends() -> Iterator[Backend]:
     """Yield one of each backend: ours where their packages are installed, plugins', and users' own classes."""
-    for name in names("backends"):
-        with contextlib.suppress(MissingDependencyError):
-            modules("backends", name)
+    _import_all("backends")
     _plugins()
     waiting = list(Backend.__subclasses__())
     while waiting:

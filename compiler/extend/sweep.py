@@ -1,6 +1,6 @@
 """Runs a spiking graph layer after layer, each over all of T, so that a layer can be tuned once those before it are."""
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import attrs
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spikec.extend.passbase import NO_SAMPLES, Context
-from spikec.interpreter.interp import run
+from spikec.interpreter.interp import in_time, one_step, run
 from spikec.interpreter.results import BATCH
 from spikec.ir.errors import CompileError
 from spikec.ir.graph import Graph
@@ -40,7 +40,10 @@ class Sweep:
 
     def __iter__(self) -> Iterator[str]:
         neurons = [node.name for node in self.graph.match(Neuron)]
-        sources = {name: self._sources(name) for name in neurons}
+        sources: dict[str, set[str]] = {}  # the neurons whose spikes reach a node without passing another one
+        for name in self.graph:
+            operands = self.graph.operands(name)
+            sources[name] = set().union(*({x} if isinstance(self.graph[x], Neuron) else sources[x] for x in operands))
         for i, name in enumerate(neurons):
             yield name
             later = {source for each in neurons[i + 1 :] for source in sources[each]}
@@ -61,73 +64,30 @@ class Sweep:
         """Run a layer: return its spikes [T, N, ...] as bytes, and their sums over the samples [T, ...]."""
         between = self._between(name)
         ops = tuple(self.graph[each] for each in between)
-        if self._ran is not None and self._ran[0] == name and _same(self._ran[1], ops):
+        if self._ran is not None and self._ran[0] == name and list(map(id, self._ran[1])) == list(map(id, ops)):
             return self._ran[2:]
-        moving = self._moving(between)
+        moving = in_time(self.graph, between, self._settled)
+        dtype = next(iter(self.feeds.values())).dtype
         values: dict[str, Tensor] = {}
         states: dict[str, Tensor] = {}
         trains: list[Tensor] = []
         sums: list[Tensor] = []
         with torch.no_grad(), tensor_cache():
             for t in range(self.timesteps):
-                for source in self._settled:
-                    values[source] = self._settled[source][t].to(self._dtype)
-                for each in between if t == 0 else moving:
-                    values[each] = self._step(each, values, states)
+                values |= {source: train[t].to(dtype) for source, train in self._settled.items()}
+                one_step(self.graph, between if t == 0 else moving, values, self.feeds, states)
                 trains.append(values[name].to(torch.uint8))
                 sums.append(values[name].sum(0))
         self._ran = (name, ops, torch.stack(trains), torch.stack(sums))
         return self._ran[2:]
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        return next(iter(self.feeds.values())).dtype
-
-    def _step(self, name: str, values: dict[str, Tensor], states: dict[str, Tensor]) -> Tensor:
-        op = self.graph[name]
-        operands = [self.feeds[name]] if name in self.feeds else [values[x] for x in self.graph.operands(name)]
-        if not isinstance(op, StatefulOp):
-            return op.eval(*operands)
-        state = states[name] if name in states else op.initial(*operands)
-        states[name], result = op.step(state, *operands)
-        return result
-
-    def _moving(self, between: Sequence[str]) -> list[str]:
-        """The nodes that change from step to step."""
-        moving = set(self._settled)
-        for name in between:
-            if isinstance(self.graph[name], StatefulOp) or moving.intersection(self.graph.operands(name)):
-                moving.add(name)
-        return [name for name in between if name in moving]
-
     def _between(self, name: str) -> list[str]:
         """What must be evaluated for a neuron, itself included, in order."""
-        wanted, todo = {name}, [name]
-        while todo:
-            for operand in self.graph.operands(todo.pop()):
-                if operand not in self._settled and operand not in wanted:
-                    wanted.add(operand)
-                    todo.append(operand)
+        wanted = {name}
+        for each in reversed(list(self.graph)):
+            if each in wanted:
+                wanted.update(x for x in self.graph.operands(each) if x not in self._settled)
         return [each for each in self.graph if each in wanted]
-
-    def _sources(self, name: str) -> set[str]:
-        """The neurons whose spikes reach a neuron without passing another one."""
-        found: set[str] = set()
-        todo, seen = list(self.graph.operands(name)), set()
-        while todo:
-            each = todo.pop()
-            if each in seen:
-                continue
-            seen.add(each)
-            if isinstance(self.graph[each], Neuron):
-                found.add(each)
-            else:
-                todo += self.graph.operands(each)
-        return found
-
-
-def _same(one: Sequence[Op], other: Sequence[Op]) -> bool:
-    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
 
 
 @attrs.frozen
@@ -165,7 +125,7 @@ class Layer:
         """Return the ReLU's values, [N, ...]."""
         found: list[Tensor] = []
         for batch in zip(*(torch.split(x, BATCH) for x in self.sweep.feeds.values()), strict=True):
-            run(self.ann, batch, tap=lambda name, value, *_: found.append(value) if name == self.name else None)
+            run(self.ann, batch, tap=lambda _, value, *__: found.append(value), nodes=(self.name,))
         return np.asarray(torch.cat(found).double().numpy())
 
 
@@ -195,14 +155,13 @@ def layers(graph: Graph, context: Context) -> Iterator[Layer]:
             yield Layer(relu, found[relu], wanted.pop(relu), sweep, context.ann)
 
 
-def _means(ann: Graph, names: Container[str], samples: Sequence[Tensor]) -> dict[str, Array]:
+def _means(ann: Graph, names: Collection[str], samples: Sequence[Tensor]) -> dict[str, Array]:
     sums: dict[str, Tensor] = {}
 
     def tap(name: str, value: Tensor, *_: object) -> None:
-        if name in names:
-            total = value.sum(0, dtype=torch.float64)
-            sums[name] = sums[name] + total if name in sums else total
+        total = value.sum(0, dtype=torch.float64)
+        sums[name] = sums[name] + total if name in sums else total
 
     for batch in zip(*(torch.split(x, BATCH) for x in samples), strict=True):
-        run(ann, batch, tap=tap)
+        run(ann, batch, tap=tap, nodes=names)
     return {name: np.asarray(total.numpy()) / len(samples[0]) for name, total in sums.items()}

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -121,29 +121,30 @@ def outputs_over_time(
     states: dict[str, Tensor] = {}
     for t in range(count):
         feeds = dict(zip(names, xs if constant else [x[t] for x in xs], strict=True))
-        _sweep(graph, order, values, feeds, states, tap)
+        one_step(graph, order, values, feeds, states, tap)
         yield tuple(values[name] for name in graph.outputs)
         if constant and t == 0:
-            order = _in_time(graph, order)
+            order = in_time(graph, order)
 
 
-def _in_time(graph: Graph, order: Sequence[str]) -> list[str]:
-    """The nodes that change from step to step when the inputs do not."""
-    moving: set[str] = set()
+def in_time(graph: Graph, order: Sequence[str], given: Iterable[str] = ()) -> list[str]:
+    """The nodes that change from step to step when the inputs do not; those given do, and are in front of the order."""
+    moving = set(given)
     for name in order:
         if isinstance(graph[name], StatefulOp) or moving.intersection(graph.operands(name)):
             moving.add(name)
     return [name for name in order if name in moving]
 
 
-def _sweep(
+def one_step(
     graph: Graph,
     order: Sequence[str],
     values: dict[str, Tensor],
     feeds: dict[str, Tensor],
     states: dict[str, Tensor],
-    tap: Tap | None,
+    tap: Tap | None = None,
 ) -> None:
+    """Evaluate these nodes for one step, from values and states that are changed in place."""
     registers: list[tuple[str, StatefulOp]] = []
     like = next(iter(feeds.values()))
     for name in order:

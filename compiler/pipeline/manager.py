@@ -47,16 +47,7 @@ class Observer:
 
 @attrs.frozen
 class StageRecord:
-    """The graph after one pass (or after the import).
-
-    Attributes:
-        name: the pass.
-        graph: the graph after it.
-        changes: how many changes it made.
-        seconds: how long it took.
-        check: what the numeric check found, or ``""``.
-        by: the pass; None for the import.
-    """
+    """The graph after a pass, ``by``, with what the numeric check found; after the import, ``by`` is None."""
 
     name: str
     graph: Graph
@@ -131,9 +122,30 @@ def _kept(before: Graph, after: Graph, changes: int, context: Context) -> tuple[
         context.note("", f"{NO_SAMPLES}; left out")
         return before, 0
     was, now = context.agreement(before), context.agreement(after)
-    found = f"{agreement_text(was)} -> {agreement_text(now)}, T={context.steps}"
-    if now >= was:
-        context.note("", found)
-        return after, changes
-    context.note("", f"{found}; left out")
-    return before, 0
+    verdict = "" if now >= was else "; left out"
+    context.note("", f"{agreement_text(was)} -> {agreement_text(now)}, T={context.steps}{verdict}")
+    return (after, changes) if now >= was else (before, 0)
+
+
+@attrs.frozen
+class Report:
+    """The passes with their checks, one row each, and every note: why rewrites did not fire, what choices cost."""
+
+    target: str
+    stages: tuple[StageRecord, ...]
+    notes: tuple[Note, ...]
+
+    @property
+    def passes(self) -> str:
+        """The passes with their options, as :meth:`spikec.Pipeline.parse` reads them to run the same again."""
+        return ", ".join(str(record.by) for record in self.stages if record.by is not None)
+
+    def __str__(self) -> str:
+        first, last = self.stages[0].graph, self.stages[-1].graph
+        width = max(len(record.name) for record in self.stages)
+        lines = [f"{first.name} -> {self.target}: {len(first)} ops in, {len(last)} ops out"]
+        for record in self.stages[1:]:
+            changes = f"{record.changes:4d} change{'s' if record.changes != 1 else ' '}"
+            lines.append(f"  {record.name:<{width}} {changes} {record.seconds:7.3f} s  {record.check}".rstrip())
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join([*lines, f"  passes: {self.passes}"])

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.calibration.data import TENSOR_BATCH
+from spikec.calibration.source import TENSOR_BATCH
 from spikec.extend import loader
 from spikec.interpreter.inputs import as_input
 from spikec.interpreter.results import outputs

@@ -21,9 +21,8 @@ from spikec import (
     Pass,
     Pipeline,
 )
-from spikec.calibration.data import Batches
-from spikec.calibration.retained import RETAINED, Retained
-from spikec.calibration.source import CalibrationSource
+from spikec.calibration.calibration import RETAINED, Retained
+from spikec.calibration.source import Batches, CalibrationSource
 from spikec.calibration.statistics import Statistics
 from spikec.ir.stages import FOLDED
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spikec import CompileError, Normalization
-from spikec.calibration.accumulate import Accumulator
+from spikec.calibration.statistics import Accumulator
 
 #: relative width of a bin of the histogram, at most
 BIN = 0.008

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from spikec import CalibrationError
-from spikec.calibration.accumulate import Accumulator
-from spikec.calibration.statistics import SLOTS, Statistics
+from spikec.calibration.statistics import SLOTS, Accumulator, Statistics
 
 FIELDS = [field.name for field in attrs.fields(Statistics)]
 
@@ -130,7 +129,7 @@ def test_another_batch_size_changes_no_bit():
 
 
 def test_counts_beyond_32_bits(monkeypatch):
-    monkeypatch.setattr("spikec.calibration.accumulate._FULL", 20_000)
+    monkeypatch.setattr("spikec.calibration.statistics._FULL", 20_000)
     parts = values(n=9000).split(2500)
     found = Accumulator(0)
     for part in parts:

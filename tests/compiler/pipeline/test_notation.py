@@ -5,7 +5,7 @@ import pytest
 from spikec import CompileError, Normalization, Pipeline
 from spikec.extend.loader import backend_named, names, pass_named
 from spikec.ir.stages import IMPORTED, RECEIVED, SPIKING
-from spikec.pipeline.notation import read_passes
+from spikec.pipeline.pipeline import read_passes
 
 EVERY = [each.replace("_", "-") for each in names("passes")]
 
