@@ -1,14 +1,12 @@
 """Initial potentials that make each neuron's mean rate that of the ANN."""
 
-from typing import ClassVar
-
 import attrs
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.extend.sweep import layers
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Neuron
-from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.stages import SPIKING
 
 
 @attrs.frozen
@@ -23,9 +21,9 @@ class CalibratePotential(Pass):
         step: share of the difference that is made up for at once.
     """
 
-    name: ClassVar[str] = "calibrate-potential"
-    contract: ClassVar[Contract] = "tuned"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    name = "calibrate-potential"
+    contract = "tuned"
+    needs = (SPIKING,)
 
     rounds: int = 1
     step: float = 1.0

@@ -1,14 +1,12 @@
 """What a classifier ends in stays outside the spiking network."""
 
-from typing import ClassVar
-
 import attrs
 
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Head, Output
 from spikec.ir.origin import merge
-from spikec.ir.stages import ANN, Stage
+from spikec.ir.stages import ANN
 
 
 @attrs.frozen
@@ -19,8 +17,8 @@ class DetachHead(Pass):
     time-average. One that other layers use as well is left, and refused later.
     """
 
-    name: ClassVar[str] = "detach-head"
-    needs: ClassVar[tuple[Stage, ...]] = ANN
+    name = "detach-head"
+    needs = ANN
 
     def run(self, graph: Graph, context: Context) -> int:
         """Move the heads in front of every output into it, the last one first."""

@@ -1,17 +1,17 @@
 """Initial potentials spread over each map, so that equal currents do not spike in step."""
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.extend.sweep import tunable
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Neuron
 from spikec.ir.rewrite import is_behind
-from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.stages import SPIKING
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -29,9 +29,9 @@ class DitherPotential(Pass):
         layers: ``all``, or the ``first`` ones: those that see the input's constant currents.
     """
 
-    name: ClassVar[str] = "dither-potential"
-    contract: ClassVar[Contract] = "tuned"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    name = "dither-potential"
+    contract = "tuned"
+    needs = (SPIKING,)
 
     amplitude: float = 1.0
     layers: Literal["all", "first"] = attrs.field(default="all", validator=attrs.validators.in_(("all", "first")))

@@ -1,7 +1,5 @@
 """Batch norms become part of a neighbour's weights, or affine ops of their own."""
 
-from typing import ClassVar
-
 import attrs
 
 from spikec.extend.passbase import Context, Pass
@@ -29,9 +27,9 @@ class FoldBatchNorm(Pass):
     let the map through (``Op.map_operands``, ``Op.map_result``). Jacob et al. 2018, eq. 14, for the first.
     """
 
-    name: ClassVar[str] = "fold-batchnorm"
-    needs: ClassVar[tuple[Stage, ...]] = (IMPORTED, RECEIVED)
-    gives: ClassVar[Stage | None] = FOLDED
+    name = "fold-batchnorm"
+    needs = (IMPORTED, RECEIVED)
+    gives = FOLDED
 
     def reached(self, stage: Stage) -> Stage:
         """Real signals stay real; a model that came as a spiking one is a spiking graph now."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import numpy as np
@@ -34,7 +34,7 @@ class FoldPool(Pass):
         affine: compose affine ops too: Conv and Linear into a Linear, a 1x1 Conv into a Conv.
     """
 
-    name: ClassVar[str] = "fold-pool"
+    name = "fold-pool"
 
     affine: bool = False
 

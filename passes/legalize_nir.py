@@ -1,7 +1,5 @@
 """The graph in the forms that NIR and its readers have."""
 
-from typing import ClassVar
-
 import attrs
 import numpy as np
 
@@ -11,7 +9,7 @@ from spikec.ir.ops import Add, Conv, Flatten, Linear, Neuron, Pad, Reshape, SumP
 from spikec.ir.ops.weighted import block_diagonal, identity, spread_kernel
 from spikec.ir.origin import merge
 from spikec.ir.rewrite import rewrite
-from spikec.ir.stages import FINAL, Stage
+from spikec.ir.stages import FINAL
 from spikec.ir.types import Array
 
 Kernel = tuple[Array, tuple[tuple[int, int], ...], tuple[int, ...]]
@@ -27,8 +25,8 @@ class LegalizeNir(Pass):
     it takes one operand twice, an identity is inserted. Every affine op gets a bias.
     """
 
-    name: ClassVar[str] = "legalize-nir"
-    needs: ClassVar[tuple[Stage, ...]] = (FINAL,)
+    name = "legalize-nir"
+    needs = (FINAL,)
 
     def run(self, graph: Graph, context: Context) -> int:
         """Apply all rewrites, in an order in which none makes work for an earlier one."""

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import numpy as np
@@ -13,7 +13,7 @@ from spikec.ir.op import Movement
 from spikec.ir.ops import AdaptiveAvgPool, Add, AvgPool, Conv, MaxPool, Relu
 from spikec.ir.ops.weighted import Pairs, diagonal
 from spikec.ir.rewrite import rewrite
-from spikec.ir.stages import IMPORTED, Stage
+from spikec.ir.stages import IMPORTED
 
 #: a cell of the window, or a node that holds the maximum of several
 Item = tuple[int, ...] | str
@@ -31,8 +31,8 @@ class LowerMaxPool(Pass):
         counters: leave every max-pool to be one that counts spikes, for a target that can.
     """
 
-    name: ClassVar[str] = "lower-maxpool"
-    needs: ClassVar[tuple[Stage, ...]] = (IMPORTED,)
+    name = "lower-maxpool"
+    needs = (IMPORTED,)
 
     counters: bool = False
 

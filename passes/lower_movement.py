@@ -1,7 +1,7 @@
 """Channel shuffles, slices and crops become convolutions that pick, for targets that have no other way to move."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import numpy as np
@@ -14,7 +14,7 @@ from spikec.ir.op import Movement
 from spikec.ir.ops import Concat, Conv, Linear, Slice, Weighted
 from spikec.ir.ops.weighted import pointwise
 from spikec.ir.origin import merge
-from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.stages import SPIKING
 from spikec.ir.types import Array, Type, channel_scale
 
 
@@ -30,8 +30,8 @@ class LowerMovement(Pass):
     A pick of channels whose users are all Linear or Conv of one group folds into their weights.
     """
 
-    name: ClassVar[str] = "lower-movement"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    name = "lower-movement"
+    needs = (SPIKING,)
 
     def run(self, graph: Graph, context: Context) -> int:
         """Lower the longest runs, then fold the picks that they became, producers first."""

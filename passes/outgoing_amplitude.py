@@ -1,17 +1,15 @@
 """What a spike weighs, apart from the threshold that it was fired at."""
 
-from typing import ClassVar
-
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.extend.sweep import layers
 from spikec.ir.affine import Affine, BlockedError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op
 from spikec.ir.ops import Relu, Weighted
-from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.stages import SPIKING
 from spikec.ir.transport import Transport
 from spikec.ir.types import on_axis
 
@@ -28,9 +26,9 @@ class OutgoingAmplitude(Pass):
         limits: least and greatest g.
     """
 
-    name: ClassVar[str] = "outgoing-amplitude"
-    contract: ClassVar[Contract] = "tuned"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    name = "outgoing-amplitude"
+    contract = "tuned"
+    needs = (SPIKING,)
 
     limits: tuple[float, float] = (0.7, 1.4)
 

@@ -1,20 +1,19 @@
 """Integer weights, thresholds and biases as Loihi and netx have them."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import attrs
 import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.interpreter.interp import run as interpret
 from spikec.ir.errors import Problem, UnsupportedOpError
 from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import Conv, Flatten, Neuron, Output, Reshape, Weighted
 from spikec.ir.rewrite import follow
-from spikec.ir.stages import FINAL, Stage
+from spikec.ir.stages import FINAL
 from spikec.ir.types import Array
 
 #: weights are even and within this; -256 is a special case of the format
@@ -48,9 +47,9 @@ class QuantizeNetx(Pass):
     their resolution.
     """
 
-    name: ClassVar[str] = "quantize-netx"
-    contract: ClassVar[Contract] = "approximate"
-    needs: ClassVar[tuple[Stage, ...]] = (FINAL,)
+    name = "quantize-netx"
+    contract = "approximate"
+    needs = (FINAL,)
 
     def run(self, graph: Graph, context: Context) -> int:
         """Quantize layers that feed a neuron or an output; anything else is left for the backend to refuse."""

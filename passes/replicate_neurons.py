@@ -1,16 +1,14 @@
 """Several neurons for each, which buy with their number what steps would."""
 
-from typing import ClassVar
-
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Neuron, Relu, Rescale, Stream
 from spikec.ir.rewrite import neurons_of
-from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.stages import SPIKING
 
 
 @attrs.frozen
@@ -29,9 +27,9 @@ class ReplicateNeurons(Pass):
             neurons for each already.
     """
 
-    name: ClassVar[str] = "replicate-neurons"
-    contract: ClassVar[Contract] = "approximate"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    name = "replicate-neurons"
+    contract = "approximate"
+    needs = (SPIKING,)
 
     copies: int = attrs.field(default=2, validator=[attrs.validators.instance_of(int), attrs.validators.ge(2)])
 

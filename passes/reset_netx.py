@@ -1,15 +1,15 @@
 """Neurons of layers that netx can only reset to zero."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Conv, Flatten, Neuron, Reshape, Weighted
 from spikec.ir.rewrite import follow
-from spikec.ir.stages import FINAL, Stage
+from spikec.ir.stages import FINAL
 
 
 @attrs.frozen
@@ -27,9 +27,9 @@ class ResetNetx(Pass):
             neurons start at 0, None is 2, and 1 below 32 steps.
     """
 
-    name: ClassVar[str] = "reset-netx"
-    contract: ClassVar[Contract] = "approximate"
-    needs: ClassVar[tuple[Stage, ...]] = (FINAL,)
+    name = "reset-netx"
+    contract = "approximate"
+    needs = (FINAL,)
 
     reset: Literal["auto", "soft", "hard"] = "auto"
     ratio: float | None = None

@@ -2,7 +2,6 @@
 
 from functools import reduce
 from operator import add
-from typing import ClassVar
 
 import attrs
 from torch import Tensor
@@ -16,10 +15,10 @@ from spikec.ir.types import Array, Rate, Type
 class Add(Op):
     """The sum of its operands, which all have one shape and one scale."""
 
-    kind: ClassVar[str] = "add"
-    elementwise: ClassVar[bool] = True
-    role: ClassVar[Role] = Role.LINEAR
-    arity: ClassVar[int | None] = None
+    kind = "add"
+    elementwise = True
+    role = Role.LINEAR
+    arity = None
 
     def infer(self, *operands: Type) -> Type:
         """The operands' common type."""
@@ -45,9 +44,9 @@ class Add(Op):
 class Identity(Op):
     """Does nothing: dropout in evaluation mode, ``nn.Identity``, ``contiguous``."""
 
-    kind: ClassVar[str] = "identity"
-    elementwise: ClassVar[bool] = True
-    role: ClassVar[Role] = Role.IDENTITY
+    kind = "identity"
+    elementwise = True
+    role = Role.IDENTITY
 
     def infer(self, *operands: Type) -> Type:
         """The operand's type."""
@@ -66,9 +65,9 @@ class Rescale(Op):
         factor: positive, of the sample's rank, each axis 1 or full.
     """
 
-    kind: ClassVar[str] = "rescale"
-    elementwise: ClassVar[bool] = True
-    role: ClassVar[Role] = Role.CAST
+    kind = "rescale"
+    elementwise = True
+    role = Role.CAST
 
     factor: Array = array()
 

@@ -1,7 +1,5 @@
 """Max-pooling of spike trains."""
 
-from typing import ClassVar
-
 import attrs
 import torch
 from torch import Tensor
@@ -28,9 +26,9 @@ class CountingMaxPool(StatefulOp):
         pool: the windows.
     """
 
-    kind: ClassVar[str] = "countingmaxpool"
-    role: ClassVar[Role] = Role.LINEAR
-    channelwise: ClassVar[bool] = True
+    kind = "countingmaxpool"
+    role = Role.LINEAR
+    channelwise = True
 
     pool: MaxPool
 

@@ -1,7 +1,5 @@
 """A register: the only op through which a cycle may pass."""
 
-from typing import ClassVar
-
 import attrs
 from torch import Tensor
 
@@ -18,9 +16,9 @@ class Delay(StatefulOp):
         type: of the operand and the result, declared so that a cycle can be typed.
     """
 
-    kind: ClassVar[str] = "delay"
-    role: ClassVar[Role] = Role.LINEAR
-    register: ClassVar[bool] = True
+    kind = "delay"
+    role = Role.LINEAR
+    register = True
 
     type: Type
 

@@ -34,8 +34,8 @@ class Head(Op):
         axis: of the sample, along which softmax and its like work.
     """
 
-    kind: ClassVar[str] = "head"
-    role: ClassVar[Role] = Role.ACTIVATION
+    kind = "head"
+    role = Role.ACTIVATION
     hint: ClassVar[str] = "only at the end of a network it can be kept outside; inside, replace it by ReLU and retrain"
 
     function: str = attrs.field(validator=attrs.validators.in_(tuple(_FUNCTIONS)))

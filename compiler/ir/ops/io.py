@@ -1,7 +1,5 @@
 """Where signals enter and leave."""
 
-from typing import ClassVar
-
 import attrs
 from torch import Tensor
 
@@ -22,9 +20,9 @@ class Input(Op):
             or any train of numbers whose time-average is the ANN's input.
     """
 
-    kind: ClassVar[str] = "input"
-    role: ClassVar[Role] = Role.IO
-    arity: ClassVar[int | None] = 0
+    kind = "input"
+    role = Role.IO
+    arity = 0
 
     shape: tuple[int, ...] = attrs.field(converter=ints)
     dtype: str = attrs.field(default="float32", validator=attrs.validators.in_(("float32", "float64")))
@@ -54,8 +52,8 @@ class Output(Op):
             :meth:`finish` applies them to the time-average.
     """
 
-    kind: ClassVar[str] = "output"
-    role: ClassVar[Role] = Role.IO
+    kind = "output"
+    role = Role.IO
 
     heads: tuple[Head, ...] = ()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import attrs
 import numpy as np
@@ -102,7 +102,7 @@ class LIF(Leaky):
         gain: shaped like tau, or None.
     """
 
-    kind: ClassVar[str] = "lif"
+    kind = "lif"
 
     tau: Array = array(kw_only=True, validator=_within(1, np.inf, "a time constant is at least one step"))
     gain: Array | None = array(default=None, kw_only=True)
@@ -135,7 +135,7 @@ class CubaLIF(Leaky):
         gain: shaped like them.
     """
 
-    kind: ClassVar[str] = "cubalif"
+    kind = "cubalif"
 
     decay_syn: Array = array(kw_only=True, validator=_within(0, 1, "a decay is within 0 and 1"))
     decay: Array = array(kw_only=True, validator=_within(0, 1, "a decay is within 0 and 1"))

@@ -1,7 +1,7 @@
 """The base of all spiking neurons, and integrate-and-fire; the equations are the specification."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import numpy as np
@@ -59,8 +59,8 @@ class Neuron(StatefulOp):
         out_scale: of the spikes, of the sample's rank, each axis 1 or full; None for ``s_in * v_threshold``.
     """
 
-    role: ClassVar[Role] = Role.NEURON
-    elementwise: ClassVar[bool] = True
+    role = Role.NEURON
+    elementwise = True
 
     v_threshold: Array = array()
     v_reset: Array | None = array(default=None)
@@ -141,7 +141,7 @@ class IF(Neuron):
     2017, eq. 4).
     """
 
-    kind: ClassVar[str] = "if"
+    kind = "if"
 
     def charge(self, state: Tensor, *xs: Tensor) -> Tensor:
         """Return ``v(t-1) + z(t)``."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import attrs
 import numpy as np
 import torch
@@ -21,8 +19,8 @@ class BatchNorm(Op):
     Ioffe and Szegedy 2015, algorithm 2 (inference).
     """
 
-    kind: ClassVar[str] = "batchnorm"
-    role: ClassVar[Role] = Role.NORM
+    kind = "batchnorm"
+    role = Role.NORM
 
     weight: Array = array()
     bias: Array = array()

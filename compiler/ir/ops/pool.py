@@ -1,7 +1,7 @@
 """Linear pooling."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import numpy as np
@@ -19,8 +19,8 @@ Sizes = tuple[int, ...]
 
 @attrs.frozen(eq=False)
 class _Pool(Op):
-    role: ClassVar[Role] = Role.LINEAR
-    channelwise: ClassVar[bool] = True
+    role = Role.LINEAR
+    channelwise = True
 
     @property
     def gain(self) -> float:
@@ -59,7 +59,7 @@ class AvgPool(_Pool):
         count_include_pad: the divisor is the kernel's size also where the window covers padding.
     """
 
-    kind: ClassVar[str] = "avgpool"
+    kind = "avgpool"
 
     kernel: tuple[int, ...] = attrs.field(converter=ints)
     stride: tuple[int, ...] = attrs.field(converter=ints)
@@ -104,7 +104,7 @@ _ADAPTIVE: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d,
 class AdaptiveAvgPool(_Pool):
     """Average over windows chosen so that the result has the given spatial size; None keeps an axis."""
 
-    kind: ClassVar[str] = "adaptiveavgpool"
+    kind = "adaptiveavgpool"
 
     size: tuple[int | None, ...]
 
@@ -125,7 +125,7 @@ class SumPool(_Pool):
     that time-average times scale is the average. A real signal has no scale to hold that, and is refused.
     """
 
-    kind: ClassVar[str] = "sumpool"
+    kind = "sumpool"
 
     kernel: tuple[int, ...] = attrs.field(converter=ints)
     stride: tuple[int, ...] = attrs.field(converter=ints)

@@ -1,7 +1,5 @@
 """Currents that come from outside, another one at each step."""
 
-from typing import ClassVar
-
 import attrs
 from torch import Tensor
 from typing_extensions import Self
@@ -21,8 +19,8 @@ class Stream(StatefulOp):
         currents: [T, ...], behind T of the sample's rank, each axis 1 or full.
     """
 
-    kind: ClassVar[str] = "stream"
-    role: ClassVar[Role] = Role.LINEAR
+    kind = "stream"
+    role = Role.LINEAR
 
     currents: Array = array()
 

@@ -43,8 +43,8 @@ class Weighted(Op):
         in_scale, out_scale: vectors over the input and output features, or of length 1.
     """
 
-    role: ClassVar[Role] = Role.LINEAR
-    fresh: ClassVar[bool] = True
+    role = Role.LINEAR
+    fresh = True
     #: the axis of a sample that holds the features
     axis: ClassVar[int]
 
@@ -157,7 +157,7 @@ def _span(scale: Array) -> str:
 class Linear(Weighted):
     """``y = W x + b`` over the last axis; weight [O, I]."""
 
-    kind: ClassVar[str] = "linear"
+    kind = "linear"
     axis: ClassVar[int] = -1
 
     def eval(self, *xs: Tensor) -> Tensor:
@@ -238,7 +238,7 @@ _CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 class Conv(_Spatial):
     """Cross-correlation in 1 to 3 dimensions with zero padding; weight [O, I/groups, *kernel]."""
 
-    kind: ClassVar[str] = "conv"
+    kind = "conv"
 
     @property
     def uneven(self) -> str:
@@ -288,7 +288,7 @@ class ConvTranspose(_Spatial):
     output_padding is part of it: after = padding - output_padding.
     """
 
-    kind: ClassVar[str] = "convtranspose"
+    kind = "convtranspose"
 
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's transposed convolution, cut to size, plus the bias."""
