@@ -35,8 +35,7 @@ class CalibratePotential(Pass):
             for _ in range(self.rounds):
                 missing = self.step * layer.shortfall().sum(0)
                 for name in layer.neurons:
-                    op, (current,) = graph[name], graph.operands(name)
-                    assert isinstance(op, Neuron)
+                    op, (current,) = graph.get(name, Neuron), graph.operands(name)
                     graph.set_op(name, attrs.evolve(op, v_init=op.v_init + missing / graph.type(current).scale))
                 changes += 1
         return changes

@@ -26,8 +26,7 @@ class DetachHead(Pass):
         for node in graph.match(Output):
             while isinstance(head := graph[graph.operands(node.name)[0]], Head):
                 (name,) = graph.operands(node.name)
-                output = graph[node.name]
-                assert isinstance(output, Output)
+                output = graph.get(node.name, Output)
                 if {user for user, _ in graph.users(name)} - set(graph.outputs):
                     context.note(name, f"{head.function} is used inside the network too")
                     break

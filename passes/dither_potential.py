@@ -43,8 +43,7 @@ class DitherPotential(Pass):
             found = [neurons for neurons in found if not is_behind(graph, neurons[0], Neuron)]
         for neurons in found:
             for name in neurons:
-                op, shape = graph[name], graph.type(name).shape
-                assert isinstance(op, Neuron)
+                op, shape = graph.get(name, Neuron), graph.type(name).shape
                 spread = np.modf(GOLDEN * np.arange(math.prod(shape)))[0].reshape(shape) - 0.5
                 step = self.amplitude * op.v_threshold / len(neurons)
                 graph.set_op(name, attrs.evolve(op, v_init=op.v_init + step * spread))

@@ -39,8 +39,7 @@ class FoldBatchNorm(Pass):
         """Fold every batch norm, producers first."""
         names = [node.name for node in graph.match(BatchNorm)]
         for name in names:
-            op = graph[name]  # now: an earlier norm may have become part of this one
-            assert isinstance(op, BatchNorm)
+            op = graph.get(name, BatchNorm)  # now: an earlier norm may have become part of this one
             rank = len(graph.type(name).shape)
             norm = Affine(on_axis(op.gain, rank, 0), on_axis(op.shift, rank, 0))
             up, down = _Fold(graph), _Fold(graph)

@@ -88,8 +88,7 @@ class FoldPool(Pass):
         changes = 0
         while self._composable(graph, graph.operands(name)[0]):
             (source,) = graph.operands(name)
-            op, conv, (operand,) = graph[source], graph[name], graph.operands(source)
-            assert isinstance(conv, Conv)
+            op, conv, (operand,) = graph[source], graph.get(name, Conv), graph.operands(source)
             try:
                 first = op if isinstance(op, Weighted) else op.as_convolution(graph.type(operand))
                 if not isinstance(first, Conv) or (first is op and not _is_one_by_one(first)):
@@ -127,8 +126,7 @@ def _into_producer(graph: Graph, name: str, blocked: dict[str, str]) -> int:
 
 def _into_matrix(graph: Graph, source: str, chain: Sequence[str], name: str) -> Linear:
     """``W (A x + a) + b`` as one Linear over the flattened x."""
-    linear = graph[name]
-    assert isinstance(linear, Linear)
+    linear = graph.get(name, Linear)
     operand = graph.type(source)
 
     def meaning(x: Tensor) -> Tensor:

@@ -48,8 +48,7 @@ class FoldRescale(Pass):
         return len(names)
 
     def _fold(self, graph: Graph, name: str, context: Context) -> None:
-        op = graph[name]  # now: an earlier cast may have become part of this one
-        assert isinstance(op, Rescale)
+        op = graph.get(name, Rescale)  # now: an earlier cast may have become part of this one
         (source,) = graph.operands(name)
         cast = Affine.scaling(op.factor)
         if bool((op.factor == 1).all()):

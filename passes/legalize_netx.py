@@ -93,8 +93,7 @@ def _readout(graph: Graph, name: str) -> int:
 
 def _unroll(graph: Graph, name: str) -> None:
     """``conv`` becomes ``flatten -> linear -> reshape``; the matrix by one backward sweep over the identity."""
-    op = graph[name]
-    assert isinstance(op, Weighted)
+    op = graph.get(name, Weighted)
     (source,) = graph.operands(name)
     operand, result = graph.type(source), graph.type(name)
     size = math.prod(result.shape)

@@ -138,16 +138,14 @@ def _crop(op: Slice, operand: Type, result: Type) -> Conv:
 
 def _fold(graph: Graph, name: str) -> int:
     """Fold a pick P into the affine ops W that take it, as ``W P``, if nothing else takes it."""
-    op, users = graph[name], graph.users(name)
-    assert isinstance(op, Weighted)
+    op, users = graph.get(name, Weighted), graph.users(name)
     rank = len(graph.type(name).shape)
     taken = [graph[user] for user, _ in users]
     if not all(isinstance(each, Linear if rank == 1 else Conv) and getattr(each, "groups", 1) == 1 for each in taken):
         return 0
     (source,) = graph.operands(name)
     for user, slot in users:
-        each = graph[user]
-        assert isinstance(each, Weighted)
+        each = graph.get(user, Weighted)
         pick = op.weight.reshape(op.out_features, -1).astype(each.weight.dtype)
         weight = np.moveaxis(np.tensordot(each.weight, pick, (1, 0)), -1, 1)
         origin = merge(each.origin, op.origin)

@@ -67,7 +67,6 @@ class _Weights(Transport):
 
 def _channel_axis(context: Context, name: str) -> int:
     assert context.ann is not None
-    relu = context.ann[name]
-    assert isinstance(relu, Relu)
+    relu = context.ann.get(name, Relu)
     assert relu.scale is not None
     return max(range(relu.scale.ndim), key=lambda axis: relu.scale.shape[axis])  # type: ignore[union-attr]

@@ -54,8 +54,7 @@ class ReplicateNeurons(Pass):
                 raise InvalidModelError(
                     graph.problem(name, f"has {len(neurons)} neurons for each already", "replicate once, with copies=")
                 )
-            op, (current,) = graph[name], graph.operands(name)
-            assert isinstance(op, Neuron)
+            op, (current,) = graph.get(name, Neuron), graph.operands(name)
             share = graph.type(name).scale / self.copies
             starts = ((op.v_init + i * op.v_threshold) / self.copies for i in range(self.copies))
             copies = [graph.add(attrs.evolve(op, v_init=v, out_scale=share), current, name=name) for v in starts]

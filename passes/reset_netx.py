@@ -58,9 +58,7 @@ class ResetNetx(Pass):
                     out_scale=None if node.op.out_scale is None else node.op.out_scale * ratio,
                 ),
             )
-            weighted = graph[reader]
-            assert isinstance(weighted, Weighted)
-            graph.set_op(reader, weighted.scale_input(np.full(1, ratio)))
+            graph.set_op(reader, graph.get(reader, Weighted).scale_input(np.full(1, ratio)))
         if hidden:
             context.note("", f"hard reset to zero in {len(hidden)} layer(s), thresholds times {ratio:g}")
         return len(hidden)
