@@ -1,7 +1,6 @@
 """Channel shuffles, slices and crops become convolutions that pick, for targets that have no other way to move."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
 import numpy as np
@@ -12,10 +11,10 @@ from spikec.ir.errors import TypeMismatchError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Movement
 from spikec.ir.ops import Concat, Conv, Linear, Slice, Weighted
-from spikec.ir.ops.weighted import pointwise
+from spikec.ir.ops.weighted import depthwise, pointwise
 from spikec.ir.origin import merge
 from spikec.ir.stages import SPIKING
-from spikec.ir.types import Array, Type, channel_scale
+from spikec.ir.types import Array, Type, channel_scale, on_axis
 
 
 @attrs.frozen
@@ -117,23 +116,11 @@ def _crop(op: Slice, operand: Type, result: Type) -> Conv:
     axis = op.axis % len(operand.shape)
     size, count = operand.shape[axis], result.shape[axis]
     start = range(size)[op.start : op.stop : op.step][0]
-    kernel = [1] * (len(operand.shape) - 1)
-    stride = list(kernel)
-    kernel[axis - 1], stride[axis - 1] = max(size - count * op.step + 1, start + 1), op.step
-    weight = np.zeros((operand.shape[0], 1, *kernel))
-    cell: list[Any] = [slice(None), 0, *[0] * len(kernel)]
-    cell[axis + 1] = start
-    weight[tuple(cell)] = 1.0
-    scale = channel_scale(operand, 0, "slice")
-    return Conv(
-        weight,
-        stride=stride,
-        padding=(0,) * len(kernel),
-        dilation=(1,) * len(kernel),
-        groups=operand.shape[0],
-        in_scale=scale,
-        out_scale=scale,
-    )
+    rank, stride = len(operand.shape) - 1, [1] * (len(operand.shape) - 1)
+    stride[axis - 1] = op.step
+    line = np.zeros(max(size - count * op.step + 1, start + 1))
+    line[start] = 1.0
+    return depthwise(on_axis(line, rank, axis - 1), operand, stride=stride)
 
 
 def _fold(graph: Graph, name: str) -> int:

@@ -342,6 +342,23 @@ def diagonal(gain: Array, shift: Array | None, rank: int, **scales: Any) -> Weig
     return pointwise(np.asarray(gain)[:, None], shift, rank, len(gain), **scales)
 
 
+def depthwise(kernel: Array, operand: Type, *, gain: float = 1.0, origin: Origin = (), **windows: Any) -> Conv:
+    """The convolution that has one kernel [*kernel] for every channel of such an operand.
+
+    Args:
+        kernel: [*kernel].
+        operand: its type; the result's scale is the operand's over ``gain``.
+        gain: by how much the result is larger than what it stands for.
+        origin: of the op.
+        windows: ``stride``, ``padding`` and ``dilation``; all are 1, 0 and 1 where they are not given.
+    """
+    ones, channels = (1,) * kernel.ndim, operand.shape[0]
+    windows = {"stride": ones, "padding": (0,) * kernel.ndim, "dilation": ones, **windows}
+    scale = channel_scale(operand, 0, "a depthwise convolution")
+    weight = np.repeat(kernel[None, None], channels, 0)
+    return Conv(weight, groups=channels, in_scale=scale, out_scale=scale / gain, origin=origin, **windows)
+
+
 def identity(signal: Type, bias: Array | None = None, origin: Origin = ()) -> Weighted:
     """``x + bias`` per channel as an affine op, in the units that such a signal has."""
     scale = channel_scale(signal, 0, "an identity")
