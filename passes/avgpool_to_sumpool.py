@@ -1,14 +1,12 @@
 """Average pools of spikes become sums, their 1/k^2 a cast that folds into the next weights."""
 
-from typing import ClassVar
-
 import attrs
 import numpy as np
 
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph
 from spikec.ir.ops import AvgPool, Rescale, SumPool
-from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.stages import SPIKING
 
 
 @attrs.frozen
@@ -19,8 +17,8 @@ class AvgPoolToSumPool(Pass):
         keep: numbers of spatial axes over which the target can average; such pools stay.
     """
 
-    name: ClassVar[str] = "avgpool-to-sumpool"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    name = "avgpool-to-sumpool"
+    needs = (SPIKING,)
 
     keep: tuple[int, ...] = ()
 

@@ -1,14 +1,12 @@
 """Initial potentials that make each neuron's mean rate that of the ANN."""
 
-from typing import ClassVar
-
 import attrs
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.extend.sweep import layers
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Neuron
-from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.stages import SPIKING
 
 
 @attrs.frozen
@@ -23,9 +21,9 @@ class CalibratePotential(Pass):
         step: share of the difference that is made up for at once.
     """
 
-    name: ClassVar[str] = "calibrate-potential"
-    contract: ClassVar[Contract] = "tuned"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    name = "calibrate-potential"
+    contract = "tuned"
+    needs = (SPIKING,)
 
     rounds: int = 1
     step: float = 1.0
@@ -37,8 +35,7 @@ class CalibratePotential(Pass):
             for _ in range(self.rounds):
                 missing = self.step * layer.shortfall().sum(0)
                 for name in layer.neurons:
-                    op, (current,) = graph[name], graph.operands(name)
-                    assert isinstance(op, Neuron)
+                    op, (current,) = graph.get(name, Neuron), graph.operands(name)
                     graph.set_op(name, attrs.evolve(op, v_init=op.v_init + missing / graph.type(current).scale))
                 changes += 1
         return changes

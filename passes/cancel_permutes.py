@@ -1,7 +1,6 @@
 """Transpositions around layers, as channels-last models have them, cancel."""
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -12,7 +11,7 @@ from spikec.ir.op import Op
 from spikec.ir.ops import Flatten, Linear, Permute, Reshape
 from spikec.ir.origin import merge
 from spikec.ir.rewrite import Kinds, rewrite
-from spikec.ir.stages import ANN, Stage
+from spikec.ir.stages import ANN
 
 
 @attrs.frozen
@@ -26,8 +25,8 @@ class CancelPermutes(Pass):
     linear(flatten(p(x))) = linear'(flatten(x)), with the weight's columns in x's order
     """
 
-    name: ClassVar[str] = "cancel-permutes"
-    needs: ClassVar[tuple[Stage, ...]] = ANN
+    name = "cancel-permutes"
+    needs = ANN
 
     def run(self, graph: Graph, context: Context) -> int:
         """Apply the rules until none fires."""

@@ -1,7 +1,7 @@
 """Every piecewise linear activation becomes sums of one spelling, the clipped ReLU."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import numpy as np
@@ -15,7 +15,7 @@ from spikec.ir.ops import Add, Clamp, LeakyRelu, Maximum, Minimum, Relu
 from spikec.ir.ops.weighted import diagonal
 from spikec.ir.origin import merge
 from spikec.ir.rewrite import rewrite
-from spikec.ir.stages import ANN, Stage
+from spikec.ir.stages import ANN
 
 
 @attrs.frozen
@@ -33,8 +33,8 @@ class CanonicalizeActivations(Pass):
     Two ReLUs in a row become one.
     """
 
-    name: ClassVar[str] = "canonicalize-activations"
-    needs: ClassVar[tuple[Stage, ...]] = ANN
+    name = "canonicalize-activations"
+    needs = ANN
 
     def run(self, graph: Graph, context: Context) -> int:
         """Rewrite all activations of each kind, then join pairs of ReLUs."""

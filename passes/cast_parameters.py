@@ -1,14 +1,14 @@
 """Parameters are rounded to the dtype that will be written."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op
-from spikec.ir.stages import FINAL, Stage
+from spikec.ir.stages import FINAL
 from spikec.ir.types import readonly
 
 
@@ -16,9 +16,9 @@ from spikec.ir.types import readonly
 class CastParameters(Pass):
     """Passes compute in float64; the model's own dtype is what a target stores, so the final graph has it too."""
 
-    name: ClassVar[str] = "cast-parameters"
-    contract: ClassVar[Contract] = "approximate"
-    needs: ClassVar[tuple[Stage, ...]] = (FINAL,)
+    name = "cast-parameters"
+    contract = "approximate"
+    needs = (FINAL,)
 
     def run(self, graph: Graph, context: Context) -> int:
         """Round every array parameter; scales are types and stay exact."""

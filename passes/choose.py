@@ -1,13 +1,11 @@
 """The best of several ways on, judged on the calibration samples."""
 
-from typing import ClassVar
-
 import attrs
 
-from spikec.extend.passbase import NO_SAMPLES, Context, Contract, Pass
+from spikec.extend.passbase import NO_SAMPLES, Context, Pass
 from spikec.interpreter.results import agreement_text
 from spikec.ir.graph import Graph
-from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.stages import SPIKING
 
 
 @attrs.frozen
@@ -22,9 +20,9 @@ class Choose(Pass):
         candidates: sequences of passes that stay at one stage.
     """
 
-    name: ClassVar[str] = "choose"
-    contract: ClassVar[Contract] = "tuned"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    name = "choose"
+    contract = "tuned"
+    needs = (SPIKING,)
 
     candidates: tuple[tuple[Pass, ...], ...] = ()
 

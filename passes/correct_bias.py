@@ -1,16 +1,14 @@
 """Biases that make each channel's mean rate that of the ANN."""
 
-from typing import ClassVar
-
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.extend.sweep import Layer, layers
 from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import Weighted
 from spikec.ir.rewrite import bias_owner
-from spikec.ir.stages import SNN, Stage
+from spikec.ir.stages import SNN
 from spikec.ir.types import Array, channel_scale
 
 
@@ -26,9 +24,9 @@ class CorrectBias(Pass):
         step: share of the difference that is corrected at once.
     """
 
-    name: ClassVar[str] = "correct-bias"
-    contract: ClassVar[Contract] = "tuned"
-    needs: ClassVar[tuple[Stage, ...]] = SNN
+    name = "correct-bias"
+    contract = "tuned"
+    needs = SNN
 
     rounds: int = 3
     step: float = 0.7

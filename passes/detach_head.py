@@ -1,14 +1,12 @@
 """What a classifier ends in stays outside the spiking network."""
 
-from typing import ClassVar
-
 import attrs
 
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Head, Output
 from spikec.ir.origin import merge
-from spikec.ir.stages import ANN, Stage
+from spikec.ir.stages import ANN
 
 
 @attrs.frozen
@@ -19,8 +17,8 @@ class DetachHead(Pass):
     time-average. One that other layers use as well is left, and refused later.
     """
 
-    name: ClassVar[str] = "detach-head"
-    needs: ClassVar[tuple[Stage, ...]] = ANN
+    name = "detach-head"
+    needs = ANN
 
     def run(self, graph: Graph, context: Context) -> int:
         """Move the heads in front of every output into it, the last one first."""
@@ -28,8 +26,7 @@ class DetachHead(Pass):
         for node in graph.match(Output):
             while isinstance(head := graph[graph.operands(node.name)[0]], Head):
                 (name,) = graph.operands(node.name)
-                output = graph[node.name]
-                assert isinstance(output, Output)
+                output = graph.get(node.name, Output)
                 if {user for user, _ in graph.users(name)} - set(graph.outputs):
                     context.note(name, f"{head.function} is used inside the network too")
                     break

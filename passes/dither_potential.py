@@ -1,17 +1,17 @@
 """Initial potentials spread over each map, so that equal currents do not spike in step."""
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.extend.sweep import tunable
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Neuron
 from spikec.ir.rewrite import is_behind
-from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.stages import SPIKING
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -29,9 +29,9 @@ class DitherPotential(Pass):
         layers: ``all``, or the ``first`` ones: those that see the input's constant currents.
     """
 
-    name: ClassVar[str] = "dither-potential"
-    contract: ClassVar[Contract] = "tuned"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    name = "dither-potential"
+    contract = "tuned"
+    needs = (SPIKING,)
 
     amplitude: float = 1.0
     layers: Literal["all", "first"] = attrs.field(default="all", validator=attrs.validators.in_(("all", "first")))
@@ -43,8 +43,7 @@ class DitherPotential(Pass):
             found = [neurons for neurons in found if not is_behind(graph, neurons[0], Neuron)]
         for neurons in found:
             for name in neurons:
-                op, shape = graph[name], graph.type(name).shape
-                assert isinstance(op, Neuron)
+                op, shape = graph.get(name, Neuron), graph.type(name).shape
                 spread = np.modf(GOLDEN * np.arange(math.prod(shape)))[0].reshape(shape) - 0.5
                 step = self.amplitude * op.v_threshold / len(neurons)
                 graph.set_op(name, attrs.evolve(op, v_init=op.v_init + step * spread))

@@ -1,21 +1,19 @@
 """Ops that do nothing disappear."""
 
-from typing import ClassVar
-
 import attrs
 
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph
 from spikec.ir.op import Role
-from spikec.ir.stages import ANN, RECEIVED, Stage
+from spikec.ir.stages import ANN, RECEIVED
 
 
 @attrs.frozen
 class EliminateIdentity(Pass):
     """Users of dropout in evaluation mode, ``nn.Identity`` or ``contiguous`` take its operand instead."""
 
-    name: ClassVar[str] = "eliminate-identity"
-    needs: ClassVar[tuple[Stage, ...]] = (*ANN, RECEIVED)
+    name = "eliminate-identity"
+    needs = (*ANN, RECEIVED)
 
     def run(self, graph: Graph, context: Context) -> int:
         """Bypass every op whose role is identity."""

@@ -1,16 +1,14 @@
 """Inputs become spikes on the host, so that every signal behind them is one."""
 
-from typing import ClassVar
-
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.ir.errors import CalibrationError
 from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import IF, Input, Rescale
 from spikec.ir.ops.weighted import pointwise
-from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.stages import SPIKING
 
 
 @attrs.frozen
@@ -22,9 +20,9 @@ class EncodeInput(Pass):
     The rates are the clipped inputs to 1/(2T).
     """
 
-    name: ClassVar[str] = "encode-input"
-    contract: ClassVar[Contract] = "approximate"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    name = "encode-input"
+    contract = "approximate"
+    needs = (SPIKING,)
 
     def run(self, graph: Graph, context: Context) -> int:
         """Encode every input."""

@@ -1,7 +1,5 @@
 """Batch norms become part of a neighbour's weights, or affine ops of their own."""
 
-from typing import ClassVar
-
 import attrs
 
 from spikec.extend.passbase import Context, Pass
@@ -29,9 +27,9 @@ class FoldBatchNorm(Pass):
     let the map through (``Op.map_operands``, ``Op.map_result``). Jacob et al. 2018, eq. 14, for the first.
     """
 
-    name: ClassVar[str] = "fold-batchnorm"
-    needs: ClassVar[tuple[Stage, ...]] = (IMPORTED, RECEIVED)
-    gives: ClassVar[Stage | None] = FOLDED
+    name = "fold-batchnorm"
+    needs = (IMPORTED, RECEIVED)
+    gives = FOLDED
 
     def reached(self, stage: Stage) -> Stage:
         """Real signals stay real; a model that came as a spiking one is a spiking graph now."""
@@ -41,8 +39,7 @@ class FoldBatchNorm(Pass):
         """Fold every batch norm, producers first."""
         names = [node.name for node in graph.match(BatchNorm)]
         for name in names:
-            op = graph[name]  # now: an earlier norm may have become part of this one
-            assert isinstance(op, BatchNorm)
+            op = graph.get(name, BatchNorm)  # now: an earlier norm may have become part of this one
             rank = len(graph.type(name).shape)
             norm = Affine(on_axis(op.gain, rank, 0), on_axis(op.shift, rank, 0))
             up, down = _Fold(graph), _Fold(graph)

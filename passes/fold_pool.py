@@ -2,12 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
 
 import attrs
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from spikec.extend.passbase import Context, Pass
@@ -17,8 +15,6 @@ from spikec.ir.op import Op, Role, StatefulOp, tensor_cache
 from spikec.ir.ops import AdaptiveAvgPool, AvgPool, Conv, Flatten, Linear, Reshape, SumPool, Weighted
 from spikec.ir.ops.weighted import block_diagonal
 from spikec.ir.origin import merge
-
-_TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 @attrs.frozen
@@ -34,7 +30,7 @@ class FoldPool(Pass):
         affine: compose affine ops too: Conv and Linear into a Linear, a 1x1 Conv into a Conv.
     """
 
-    name: ClassVar[str] = "fold-pool"
+    name = "fold-pool"
 
     affine: bool = False
 
@@ -88,8 +84,7 @@ class FoldPool(Pass):
         changes = 0
         while self._composable(graph, graph.operands(name)[0]):
             (source,) = graph.operands(name)
-            op, conv, (operand,) = graph[source], graph[name], graph.operands(source)
-            assert isinstance(conv, Conv)
+            op, conv, (operand,) = graph[source], graph.get(name, Conv), graph.operands(source)
             try:
                 first = op if isinstance(op, Weighted) else op.as_convolution(graph.type(operand))
                 if not isinstance(first, Conv) or (first is op and not _is_one_by_one(first)):
@@ -127,8 +122,7 @@ def _into_producer(graph: Graph, name: str, blocked: dict[str, str]) -> int:
 
 def _into_matrix(graph: Graph, source: str, chain: Sequence[str], name: str) -> Linear:
     """``W (A x + a) + b`` as one Linear over the flattened x."""
-    linear = graph[name]
-    assert isinstance(linear, Linear)
+    linear = graph.get(name, Linear)
     operand = graph.type(source)
 
     def meaning(x: Tensor) -> Tensor:
@@ -174,7 +168,9 @@ def _composed(first: Conv, second: Conv) -> Conv:
     kernels = torch.tensor(block_diagonal(second.weight.astype(np.float64), second.groups))
     inner = torch.tensor(first.weight.astype(np.float64))
     steps = [s * d for s, d in zip(first.stride, second.dilation, strict=True)]
-    weight = _TRANSPOSED[len(steps)](kernels, inner, None, steps, 0, 0, first.groups, first.dilation).numpy()
+    none = [0] * len(steps)
+    laid = torch.convolution(kernels, inner, None, steps, none, first.dilation, True, none, first.groups)
+    weight = laid.numpy()
     groups = math.gcd(first.groups, second.groups)
     rows, columns = len(weight) // groups, weight.shape[1] // groups
     weight = weight.reshape(groups, rows, groups, columns, *weight.shape[2:])

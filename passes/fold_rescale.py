@@ -1,7 +1,7 @@
 """Every cast between scales disappears into weights, thresholds or the output's scale."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import attrs
 import numpy as np
@@ -13,7 +13,7 @@ from spikec.ir.graph import Graph
 from spikec.ir.op import Op
 from spikec.ir.ops import Input, Neuron, Output, Rescale, Weighted
 from spikec.ir.ops.weighted import diagonal
-from spikec.ir.stages import FINAL, SPIKING, Stage
+from spikec.ir.stages import FINAL, SPIKING
 from spikec.ir.transport import Transport
 from spikec.ir.types import Type, channel_scale
 
@@ -34,9 +34,9 @@ class FoldRescale(Pass):
         thresholds: what the target's neurons take: ``any`` shape, or one ``uniform`` value a layer.
     """
 
-    name: ClassVar[str] = "fold-rescale"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
-    gives: ClassVar[Stage | None] = FINAL
+    name = "fold-rescale"
+    needs = (SPIKING,)
+    gives = FINAL
 
     thresholds: Thresholds = "any"
 
@@ -48,8 +48,7 @@ class FoldRescale(Pass):
         return len(names)
 
     def _fold(self, graph: Graph, name: str, context: Context) -> None:
-        op = graph[name]  # now: an earlier cast may have become part of this one
-        assert isinstance(op, Rescale)
+        op = graph.get(name, Rescale)  # now: an earlier cast may have become part of this one
         (source,) = graph.operands(name)
         cast = Affine.scaling(op.factor)
         if bool((op.factor == 1).all()):

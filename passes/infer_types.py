@@ -1,13 +1,11 @@
 """Every shape becomes a number."""
 
-from typing import ClassVar
-
 import attrs
 
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Flatten, Reshape
-from spikec.ir.stages import ANN, RECEIVED, Stage
+from spikec.ir.stages import ANN, RECEIVED
 
 
 @attrs.frozen
@@ -17,8 +15,8 @@ class InferTypes(Pass):
     A reshape or flatten that changes nothing disappears.
     """
 
-    name: ClassVar[str] = "infer-types"
-    needs: ClassVar[tuple[Stage, ...]] = (*ANN, RECEIVED)
+    name = "infer-types"
+    needs = (*ANN, RECEIVED)
 
     def run(self, graph: Graph, context: Context) -> int:
         """Rewrite the ops whose result depends on the operand's shape."""

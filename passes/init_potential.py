@@ -1,13 +1,11 @@
 """Neurons start part of the way to their threshold."""
 
-from typing import ClassVar
-
 import attrs
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Neuron
-from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.stages import SPIKING
 
 
 @attrs.frozen
@@ -18,9 +16,9 @@ class InitPotential(Pass):
         fraction: of the threshold.
     """
 
-    name: ClassVar[str] = "init-potential"
-    contract: ClassVar[Contract] = "rate"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    name = "init-potential"
+    contract = "rate"
+    needs = (SPIKING,)
 
     fraction: float = 0.5
 

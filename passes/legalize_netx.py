@@ -1,7 +1,7 @@
 """A spiking graph in the shape of a netx file: layers that stock netx has, with the reset it can do."""
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import attrs
 import numpy as np
@@ -15,7 +15,7 @@ from spikec.ir.op import Op, tensor_cache
 from spikec.ir.ops import Conv, Flatten, Linear, Neuron, Output, Reshape, Weighted
 from spikec.ir.ops.weighted import identity, spread_kernel
 from spikec.ir.rewrite import is_behind
-from spikec.ir.stages import SNN, Stage
+from spikec.ir.stages import SNN
 
 Reset = Literal["auto", "soft", "hard"]
 
@@ -33,8 +33,8 @@ class LegalizeNetx(Pass):
         limit: the matrix has the square of it as entries; netx takes 12 s to load 4096 neurons, 0.3 s for 1024.
     """
 
-    name: ClassVar[str] = "legalize-netx"
-    needs: ClassVar[tuple[Stage, ...]] = SNN
+    name = "legalize-netx"
+    needs = SNN
 
     reset: Reset = attrs.field(default="auto", validator=attrs.validators.in_(("auto", "soft", "hard")))
     limit: int = 2000
@@ -93,8 +93,7 @@ def _readout(graph: Graph, name: str) -> int:
 
 def _unroll(graph: Graph, name: str) -> None:
     """``conv`` becomes ``flatten -> linear -> reshape``; the matrix by one backward sweep over the identity."""
-    op = graph[name]
-    assert isinstance(op, Weighted)
+    op = graph.get(name, Weighted)
     (source,) = graph.operands(name)
     operand, result = graph.type(source), graph.type(name)
     size = math.prod(result.shape)

@@ -1,7 +1,5 @@
 """The graph in the forms that NIR and its readers have."""
 
-from typing import ClassVar
-
 import attrs
 import numpy as np
 
@@ -11,7 +9,7 @@ from spikec.ir.ops import Add, Conv, Flatten, Linear, Neuron, Pad, Reshape, SumP
 from spikec.ir.ops.weighted import block_diagonal, identity, spread_kernel
 from spikec.ir.origin import merge
 from spikec.ir.rewrite import rewrite
-from spikec.ir.stages import FINAL, Stage
+from spikec.ir.stages import FINAL
 from spikec.ir.types import Array
 
 Kernel = tuple[Array, tuple[tuple[int, int], ...], tuple[int, ...]]
@@ -27,8 +25,8 @@ class LegalizeNir(Pass):
     it takes one operand twice, an identity is inserted. Every affine op gets a bias.
     """
 
-    name: ClassVar[str] = "legalize-nir"
-    needs: ClassVar[tuple[Stage, ...]] = (FINAL,)
+    name = "legalize-nir"
+    needs = (FINAL,)
 
     def run(self, graph: Graph, context: Context) -> int:
         """Apply all rewrites, in an order in which none makes work for an earlier one."""
@@ -133,9 +131,9 @@ def _convs(graph: Graph, context: Context) -> int:
             continue
         shape = graph.type(graph.operands(node.name)[0]).shape
         even = _pad_evenly(block_diagonal(node.op.weight, node.op.groups), node.op.padding, node.op.dilation)
-        legal = _make_square(*even, shape[1:], node.op.stride) or _make_square(
-            *_without_dilation(even), shape[1:], node.op.stride
-        )
+        undilated = spread_kernel(even[0], even[2]), even[1], (1,) * len(shape[1:])
+        forms = (_make_square(*kernel, shape[1:], node.op.stride) for kernel in (even, undilated))
+        legal = next((form for form in forms if form is not None), None)
         if legal is None:
             kernel = "x".join(map(str, node.op.kernel))
             context.note(node.name, f"no zeros make a {kernel} kernel square without moving the result")
@@ -159,12 +157,6 @@ def _pad_evenly(weight: Array, padding: tuple[tuple[int, int], ...], dilation: t
         weight = _widened(weight, i + 2, taps if after > before else 0, taps if before > after else 0)
         sides[i] = (max(before, after),) * 2
     return weight, tuple(sides), tuple(steps)
-
-
-def _without_dilation(kernel: Kernel) -> Kernel:
-    """Write a dilated kernel out, with zeros between its cells."""
-    weight, padding, dilation = kernel
-    return spread_kernel(weight, dilation), padding, (1,) * len(dilation)
 
 
 def _make_square(

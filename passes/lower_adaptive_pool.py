@@ -1,22 +1,21 @@
 """Adaptive average pools whose windows are all alike are ordinary ones."""
 
 import itertools
-from typing import ClassVar
 
 import attrs
 
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph
 from spikec.ir.ops import AdaptiveAvgPool, AvgPool
-from spikec.ir.stages import ANN, RECEIVED, Stage
+from spikec.ir.stages import ANN, RECEIVED
 
 
 @attrs.frozen
 class LowerAdaptivePool(Pass):
     """``adaptiveavgpool(size)`` becomes ``avgpool(kernel, stride)`` where every window has one size and one step."""
 
-    name: ClassVar[str] = "lower-adaptive-pool"
-    needs: ClassVar[tuple[Stage, ...]] = (*ANN, RECEIVED)
+    name = "lower-adaptive-pool"
+    needs = (*ANN, RECEIVED)
 
     def run(self, graph: Graph, context: Context) -> int:
         """Rewrite those with even windows; the others stay linear ops."""

@@ -1,7 +1,6 @@
 """Concatenations become sums of the next affine op's parts, for targets that have no concat."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -11,7 +10,7 @@ from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import Add, Concat, Weighted
 from spikec.ir.ops.weighted import pointwise
 from spikec.ir.origin import merge
-from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.stages import SPIKING
 from spikec.ir.types import channel_scale
 
 
@@ -24,8 +23,8 @@ class LowerConcat(Pass):
     channels.
     """
 
-    name: ClassVar[str] = "lower-concat"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    name = "lower-concat"
+    needs = (SPIKING,)
 
     def run(self, graph: Graph, context: Context) -> int:
         """Lower every concat along the channels, producers first."""

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -11,9 +10,9 @@ from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Movement
 from spikec.ir.ops import AdaptiveAvgPool, Add, AvgPool, Conv, MaxPool, Relu
-from spikec.ir.ops.weighted import Pairs, diagonal
+from spikec.ir.ops.weighted import Pairs, depthwise, diagonal
 from spikec.ir.rewrite import rewrite
-from spikec.ir.stages import IMPORTED, Stage
+from spikec.ir.stages import IMPORTED
 
 #: a cell of the window, or a node that holds the maximum of several
 Item = tuple[int, ...] | str
@@ -31,8 +30,8 @@ class LowerMaxPool(Pass):
         counters: leave every max-pool to be one that counts spikes, for a target that can.
     """
 
-    name: ClassVar[str] = "lower-maxpool"
-    needs: ClassVar[tuple[Stage, ...]] = (IMPORTED,)
+    name = "lower-maxpool"
+    needs = (IMPORTED,)
 
     counters: bool = False
 
@@ -121,18 +120,11 @@ class _Picker:
 
     def _pick(self, cells: dict[tuple[int, ...], float]) -> str:
         op = self.node.op
-        weight = np.zeros((self.shape[0], 1, *op.kernel))
+        kernel = np.zeros(op.kernel)
         for cell, value in cells.items():
-            at: Any = (slice(None), 0, *cell)
-            weight[at] = value
-        conv = Conv(
-            weight,
-            stride=op.stride,
-            padding=self.padding,
-            dilation=op.dilation,
-            groups=self.shape[0],
-            origin=op.origin,
-        )
+            kernel[cell] = value
+        signal, dilation = self.graph.type(self.source), op.dilation
+        conv = depthwise(kernel, signal, stride=op.stride, padding=self.padding, dilation=dilation, origin=op.origin)
         return self._add(conv, self.source, tag="cell")
 
     def _add(self, op: Add | Relu | Conv, *operands: str, tag: str) -> str:

@@ -1,7 +1,6 @@
 """Channel shuffles, slices and crops become convolutions that pick, for targets that have no other way to move."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -12,10 +11,10 @@ from spikec.ir.errors import TypeMismatchError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Movement
 from spikec.ir.ops import Concat, Conv, Linear, Slice, Weighted
-from spikec.ir.ops.weighted import pointwise
+from spikec.ir.ops.weighted import depthwise, pointwise
 from spikec.ir.origin import merge
-from spikec.ir.stages import SPIKING, Stage
-from spikec.ir.types import Array, Type, channel_scale
+from spikec.ir.stages import SPIKING
+from spikec.ir.types import Array, Type, channel_scale, on_axis
 
 
 @attrs.frozen
@@ -30,8 +29,8 @@ class LowerMovement(Pass):
     A pick of channels whose users are all Linear or Conv of one group folds into their weights.
     """
 
-    name: ClassVar[str] = "lower-movement"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    name = "lower-movement"
+    needs = (SPIKING,)
 
     def run(self, graph: Graph, context: Context) -> int:
         """Lower the longest runs, then fold the picks that they became, producers first."""
@@ -117,37 +116,23 @@ def _crop(op: Slice, operand: Type, result: Type) -> Conv:
     axis = op.axis % len(operand.shape)
     size, count = operand.shape[axis], result.shape[axis]
     start = range(size)[op.start : op.stop : op.step][0]
-    kernel = [1] * (len(operand.shape) - 1)
-    stride = list(kernel)
-    kernel[axis - 1], stride[axis - 1] = max(size - count * op.step + 1, start + 1), op.step
-    weight = np.zeros((operand.shape[0], 1, *kernel))
-    cell: list[Any] = [slice(None), 0, *[0] * len(kernel)]
-    cell[axis + 1] = start
-    weight[tuple(cell)] = 1.0
-    scale = channel_scale(operand, 0, "slice")
-    return Conv(
-        weight,
-        stride=stride,
-        padding=(0,) * len(kernel),
-        dilation=(1,) * len(kernel),
-        groups=operand.shape[0],
-        in_scale=scale,
-        out_scale=scale,
-    )
+    rank, stride = len(operand.shape) - 1, [1] * (len(operand.shape) - 1)
+    stride[axis - 1] = op.step
+    line = np.zeros(max(size - count * op.step + 1, start + 1))
+    line[start] = 1.0
+    return depthwise(on_axis(line, rank, axis - 1), operand, stride=stride)
 
 
 def _fold(graph: Graph, name: str) -> int:
     """Fold a pick P into the affine ops W that take it, as ``W P``, if nothing else takes it."""
-    op, users = graph[name], graph.users(name)
-    assert isinstance(op, Weighted)
+    op, users = graph.get(name, Weighted), graph.users(name)
     rank = len(graph.type(name).shape)
     taken = [graph[user] for user, _ in users]
     if not all(isinstance(each, Linear if rank == 1 else Conv) and getattr(each, "groups", 1) == 1 for each in taken):
         return 0
     (source,) = graph.operands(name)
     for user, slot in users:
-        each = graph[user]
-        assert isinstance(each, Weighted)
+        each = graph.get(user, Weighted)
         pick = op.weight.reshape(op.out_features, -1).astype(each.weight.dtype)
         weight = np.moveaxis(np.tensordot(each.weight, pick, (1, 0)), -1, 1)
         origin = merge(each.origin, op.origin)

@@ -1,17 +1,15 @@
 """Initial potentials become biases, for targets whose neurons start at zero."""
 
-from typing import ClassVar
-
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.ir.errors import Hint, Option
 from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import IF, Neuron
 from spikec.ir.ops.weighted import identity
 from spikec.ir.rewrite import bias_owner
-from spikec.ir.stages import SNN, Stage
+from spikec.ir.stages import SNN
 from spikec.ir.types import SCALE_RTOL, channel_scale
 
 
@@ -24,9 +22,9 @@ class LowerVInit(Pass):
     identity with that bias is inserted. Where the user's T is open, the potentials stay, and the loss is noted.
     """
 
-    name: ClassVar[str] = "lower-v-init"
-    contract: ClassVar[Contract] = "approximate"
-    needs: ClassVar[tuple[Stage, ...]] = SNN
+    name = "lower-v-init"
+    contract = "approximate"
+    needs = SNN
 
     def run(self, graph: Graph, context: Context) -> int:
         """Lower the potential of every neuron that has one."""

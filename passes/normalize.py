@@ -1,7 +1,6 @@
 """Every ReLU gets the scale that its neuron's spikes will stand for."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -13,7 +12,7 @@ from spikec.ir.errors import Hint, InvalidModelError, Option
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role
 from spikec.ir.ops import Input, Relu, Weighted
-from spikec.ir.stages import CALIBRATED, FOLDED, Stage
+from spikec.ir.stages import CALIBRATED, FOLDED
 from spikec.ir.types import Array
 
 
@@ -25,9 +24,9 @@ class Normalize(Pass):
     its layer's scale, a silent layer 1; no scale is below 1e-3 of its layer's.
     """
 
-    name: ClassVar[str] = "normalize"
-    needs: ClassVar[tuple[Stage, ...]] = (FOLDED,)
-    gives: ClassVar[Stage | None] = CALIBRATED
+    name = "normalize"
+    needs = (FOLDED,)
+    gives = CALIBRATED
 
     normalization: Normalization = Normalization()
 

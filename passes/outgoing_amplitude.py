@@ -1,17 +1,15 @@
 """What a spike weighs, apart from the threshold that it was fired at."""
 
-from typing import ClassVar
-
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.extend.sweep import layers
 from spikec.ir.affine import Affine, BlockedError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op
 from spikec.ir.ops import Relu, Weighted
-from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.stages import SPIKING
 from spikec.ir.transport import Transport
 from spikec.ir.types import on_axis
 
@@ -28,9 +26,9 @@ class OutgoingAmplitude(Pass):
         limits: least and greatest g.
     """
 
-    name: ClassVar[str] = "outgoing-amplitude"
-    contract: ClassVar[Contract] = "tuned"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    name = "outgoing-amplitude"
+    contract = "tuned"
+    needs = (SPIKING,)
 
     limits: tuple[float, float] = (0.7, 1.4)
 
@@ -69,7 +67,6 @@ class _Weights(Transport):
 
 def _channel_axis(context: Context, name: str) -> int:
     assert context.ann is not None
-    relu = context.ann[name]
-    assert isinstance(relu, Relu)
+    relu = context.ann.get(name, Relu)
     assert relu.scale is not None
     return max(range(relu.scale.ndim), key=lambda axis: relu.scale.shape[axis])  # type: ignore[union-attr]

@@ -1,20 +1,19 @@
 """Integer weights, thresholds and biases as Loihi and netx have them."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import attrs
 import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.interpreter.interp import run as interpret
 from spikec.ir.errors import Problem, UnsupportedOpError
 from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import Conv, Flatten, Neuron, Output, Reshape, Weighted
 from spikec.ir.rewrite import follow
-from spikec.ir.stages import FINAL, Stage
+from spikec.ir.stages import FINAL
 from spikec.ir.types import Array
 
 #: weights are even and within this; -256 is a special case of the format
@@ -48,9 +47,9 @@ class QuantizeNetx(Pass):
     their resolution.
     """
 
-    name: ClassVar[str] = "quantize-netx"
-    contract: ClassVar[Contract] = "approximate"
-    needs: ClassVar[tuple[Stage, ...]] = (FINAL,)
+    name = "quantize-netx"
+    contract = "approximate"
+    needs = (FINAL,)
 
     def run(self, graph: Graph, context: Context) -> int:
         """Quantize layers that feed a neuron or an output; anything else is left for the backend to refuse."""
@@ -115,8 +114,7 @@ def _inputs(graph: Graph, encoder: Node[Neuron], context: Context) -> list[Tenso
 
 
 def _quantize(graph: Graph, name: str, reader: str, growth: Array, context: Context) -> None:
-    op, neuron, shape = graph[name], graph[reader], graph.type(reader).shape
-    assert isinstance(op, Weighted)
+    op, neuron, shape = graph.get(name, Weighted), graph[reader], graph.type(reader).shape
     if not op.weight.any():
         raise UnsupportedOpError(
             graph.problem(name, "all its weights are zero, which netx cannot load", "remove the layer")
@@ -124,13 +122,15 @@ def _quantize(graph: Graph, name: str, reader: str, growth: Array, context: Cont
     threshold = np.ones(1)
     if isinstance(neuron, Neuron):
         threshold = _threshold_of_features(graph, name, reader, neuron.v_threshold)
-    allowed = _allowed(op, threshold, _growth_of_features(op, growth) * (context.timesteps or TIMESTEPS))
+    grown: Array = growth.reshape(op.out_features, -1).max(1)  # the most of each feature, over its places in the map
+    allowed = _allowed(op, threshold, grown * (context.timesteps or TIMESTEPS))
     factor = np.ones(1)
     if isinstance(neuron, Neuron):
         multiple, most = (
             (4, WEIGHT) if neuron.v_reset is None else (2, PULSES * WEIGHT if neuron.v_init.any() else STATE)
         )
-        scale, factor = _layer_scale(allowed, most, multiple, _can_grow(graph, reader))
+        can_grow = follow(graph, reader, Weighted, _SHAPES) is not None
+        scale, factor = _layer_scale(allowed, most, multiple, can_grow)
         threshold = threshold * factor
     else:
         scale = float(allowed.min())
@@ -176,12 +176,6 @@ def _threshold_of_features(graph: Graph, name: str, reader: str, threshold: Arra
     return rows[:, 0]
 
 
-def _growth_of_features(op: Weighted, growth: Array) -> Array:
-    """[O]: the largest growth of each output feature, over its places in the map."""
-    result: Array = growth.reshape(op.out_features, -1).max(1)
-    return result
-
-
 def _allowed(op: Weighted, threshold: Array, reach: Array) -> Array:
     """[O]: the largest integer scale that each output feature's limits allow; infinite for a dead one."""
     weight, bias = _times(op.weight, 1 / threshold), np.abs(op.shift / threshold)
@@ -205,19 +199,12 @@ def _layer_scale(allowed: Array, most: int, multiple: int, can_grow: bool) -> tu
     return float(scale), np.maximum(scale / allowed, 1.0)
 
 
-def _can_grow(graph: Graph, reader: str) -> bool:
-    return follow(graph, reader, Weighted, _SHAPES) is not None
-
-
 def _grow_next(graph: Graph, reader: str, shape: tuple[int, ...], factor: Array) -> None:
     """Let the next layer read spikes that stand for more, because their thresholds grew by a factor."""
     user = follow(graph, reader, Weighted, _SHAPES)
     assert user is not None
-    op = graph[user]
-    assert isinstance(op, Weighted)
+    op, neuron = graph.get(user, Weighted), graph.get(reader, Neuron)
     spread = factor.reshape(shape if len(factor) == np.prod(shape) else (-1, *[1] * (len(shape) - 1)))
-    neuron = graph[reader]
-    assert isinstance(neuron, Neuron)
     if neuron.out_scale is not None:
         graph.set_op(reader, attrs.evolve(neuron, out_scale=neuron.out_scale * spread))
     rows = np.broadcast_to(spread, shape)

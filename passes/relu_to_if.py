@@ -1,14 +1,12 @@
 """ReLUs become integrate-and-fire neurons, and the whole graph rate-coded."""
 
-from typing import ClassVar
-
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph
 from spikec.ir.ops import IF, CountingMaxPool, Input, MaxPool, Relu, Rescale
-from spikec.ir.stages import CALIBRATED, SPIKING, Stage
+from spikec.ir.stages import CALIBRATED, SPIKING
 
 
 @attrs.frozen
@@ -20,10 +18,10 @@ class ReluToIF(Pass):
     Rate(1).
     """
 
-    name: ClassVar[str] = "relu-to-if"
-    contract: ClassVar[Contract] = "rate"
-    needs: ClassVar[tuple[Stage, ...]] = (CALIBRATED,)
-    gives: ClassVar[Stage | None] = SPIKING
+    name = "relu-to-if"
+    contract = "rate"
+    needs = (CALIBRATED,)
+    gives = SPIKING
 
     def run(self, graph: Graph, context: Context) -> int:
         """Replace every ReLU, max-pool and input."""

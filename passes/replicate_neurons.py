@@ -1,16 +1,14 @@
 """Several neurons for each, which buy with their number what steps would."""
 
-from typing import ClassVar
-
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Neuron, Relu, Rescale, Stream
 from spikec.ir.rewrite import neurons_of
-from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.stages import SPIKING
 
 
 @attrs.frozen
@@ -29,9 +27,9 @@ class ReplicateNeurons(Pass):
             neurons for each already.
     """
 
-    name: ClassVar[str] = "replicate-neurons"
-    contract: ClassVar[Contract] = "approximate"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    name = "replicate-neurons"
+    contract = "approximate"
+    needs = (SPIKING,)
 
     copies: int = attrs.field(default=2, validator=[attrs.validators.instance_of(int), attrs.validators.ge(2)])
 
@@ -56,8 +54,7 @@ class ReplicateNeurons(Pass):
                 raise InvalidModelError(
                     graph.problem(name, f"has {len(neurons)} neurons for each already", "replicate once, with copies=")
                 )
-            op, (current,) = graph[name], graph.operands(name)
-            assert isinstance(op, Neuron)
+            op, (current,) = graph.get(name, Neuron), graph.operands(name)
             share = graph.type(name).scale / self.copies
             starts = ((op.v_init + i * op.v_threshold) / self.copies for i in range(self.copies))
             copies = [graph.add(attrs.evolve(op, v_init=v, out_scale=share), current, name=name) for v in starts]

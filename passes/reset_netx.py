@@ -1,15 +1,15 @@
 """Neurons of layers that netx can only reset to zero."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Conv, Flatten, Neuron, Reshape, Weighted
 from spikec.ir.rewrite import follow
-from spikec.ir.stages import FINAL, Stage
+from spikec.ir.stages import FINAL
 
 
 @attrs.frozen
@@ -27,9 +27,9 @@ class ResetNetx(Pass):
             neurons start at 0, None is 2, and 1 below 32 steps.
     """
 
-    name: ClassVar[str] = "reset-netx"
-    contract: ClassVar[Contract] = "approximate"
-    needs: ClassVar[tuple[Stage, ...]] = (FINAL,)
+    name = "reset-netx"
+    contract = "approximate"
+    needs = (FINAL,)
 
     reset: Literal["auto", "soft", "hard"] = "auto"
     ratio: float | None = None
@@ -58,9 +58,7 @@ class ResetNetx(Pass):
                     out_scale=None if node.op.out_scale is None else node.op.out_scale * ratio,
                 ),
             )
-            weighted = graph[reader]
-            assert isinstance(weighted, Weighted)
-            graph.set_op(reader, weighted.scale_input(np.full(1, ratio)))
+            graph.set_op(reader, graph.get(reader, Weighted).scale_input(np.full(1, ratio)))
         if hidden:
             context.note("", f"hard reset to zero in {len(hidden)} layer(s), thresholds times {ratio:g}")
         return len(hidden)

@@ -1,15 +1,13 @@
 """A bias for each step that makes each channel's rate that of the ANN at every step."""
 
-from typing import ClassVar
-
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.extend.sweep import layers
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Stream
-from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.stages import SPIKING
 from spikec.ir.types import Array
 
 
@@ -25,9 +23,9 @@ class StreamBias(Pass):
         step: share of the difference that is corrected at once.
     """
 
-    name: ClassVar[str] = "stream-bias"
-    contract: ClassVar[Contract] = "tuned"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    name = "stream-bias"
+    contract = "tuned"
+    needs = (SPIKING,)
 
     rounds: int = 2
     step: float = 0.5

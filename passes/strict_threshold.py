@@ -1,14 +1,14 @@
 """Neurons that fire at the threshold become neurons that fire above a threshold one float lower, or back."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Neuron
-from spikec.ir.stages import FINAL, Stage
+from spikec.ir.stages import FINAL
 
 
 @attrs.frozen
@@ -23,9 +23,9 @@ class StrictThreshold(Pass):
         fires: how the target compares, ``">"`` or ``">="``.
     """
 
-    name: ClassVar[str] = "strict-threshold"
-    contract: ClassVar[Contract] = "approximate"
-    needs: ClassVar[tuple[Stage, ...]] = (FINAL,)
+    name = "strict-threshold"
+    contract = "approximate"
+    needs = (FINAL,)
 
     fires: Literal[">", ">="] = ">"
 

@@ -1,25 +1,23 @@
 """Other thresholds, if they bring the net nearer to the ANN."""
 
-from typing import ClassVar
-
 import attrs
 
 from spikec.calibration import scales
 from spikec.calibration.normalization import Normalization
-from spikec.extend.passbase import Context, Contract, Pass
+from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Rescale
 from spikec.ir.rewrite import neurons_of
-from spikec.ir.stages import SPIKING, Stage
+from spikec.ir.stages import SPIKING
 
 
 @attrs.frozen
 class TuneThresholds(Pass):
     """Choose every scale again, by another statistic of the same calibration data."""
 
-    name: ClassVar[str] = "tune-thresholds"
-    contract: ClassVar[Contract] = "tuned"
-    needs: ClassVar[tuple[Stage, ...]] = (SPIKING,)
+    name = "tune-thresholds"
+    contract = "tuned"
+    needs = (SPIKING,)
 
     normalization: Normalization = Normalization(method="mmse")
 

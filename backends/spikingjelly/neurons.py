@@ -66,7 +66,7 @@ class LIFNode(NeuronNode):
 
     Attributes:
         v_leak: the potential that the membrane decays to; 0 if it is not given.
-        reset_at: when a spike resets the potential, see :data:`spikec.ir.ops.leaky.ResetAt`.
+        reset_at: when a spike resets the potential, see :data:`spikec.ir.ops.neuron.ResetAt`.
         tau: the time constant in steps.
         gain: multiplies the input; None where the input decays as the membrane does.
     """

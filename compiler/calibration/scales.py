@@ -69,8 +69,7 @@ def channel_axis(graph: Graph, name: str) -> int:
             return 0
         between.append(name)
         name = graph.operands(name)[0]
-    op, signal = graph[name], graph.type(name)
-    assert isinstance(op, Weighted)
+    op, signal = graph.get(name, Weighted), graph.type(name)
     axis = op.axis % len(signal.shape)
     marked = signal.with_scale(on_axis(np.arange(1.0, signal.shape[axis] + 1), len(signal.shape), axis))
     for each in reversed(between):
@@ -118,13 +117,8 @@ def _compared(graph: Graph, node: Node[Relu]) -> str:
     Where something in between makes differences larger than that ReLU ever is, the comparing one's own scale counts.
     """
     channels = graph.type(node.name).shape[channel_axis(graph, node.name)]
-    seen: set[str] = set()
-    todo = list(graph.operands(node.name))
-    while todo:
-        name = todo.pop(0)
+    for name in graph.before(node.name):
         op = graph[name]
         if isinstance(op, Relu) and not op.compares and graph.type(name).shape[channel_axis(graph, name)] == channels:
             return name
-        seen.add(name)
-        todo += [x for x in graph.operands(name) if x not in seen and x not in todo]
     return node.name

@@ -4,11 +4,11 @@ from typing import NoReturn
 
 import attrs
 
-from spikec.ir.claims import broken_claim
 from spikec.ir.errors import CompileError, Problem, TypeMismatchError, UnsupportedOpError, VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op
 from spikec.ir.origin import Source
+from spikec.ir.verify import broken_claim
 
 
 @attrs.frozen

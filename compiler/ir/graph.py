@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
@@ -91,6 +92,12 @@ class Graph:
             raise CompileError(f"graph {self.name} has no node %{name}") from None
         return op
 
+    def get(self, name: str, kind: type[OpT]) -> OpT:
+        """The op of a node that is known to be of that class."""
+        op = self[name]
+        assert isinstance(op, kind), f"%{name} is a {op.kind}"
+        return op
+
     def __iter__(self) -> Iterator[str]:
         if self._order is None:
             position = {name: i for i, name in enumerate(self._g)}
@@ -106,6 +113,16 @@ class Graph:
     def operands(self, name: str) -> tuple[str, ...]:
         """Names of the operands, in order."""
         return self._operands[name]
+
+    def before(self, name: str) -> Iterator[str]:
+        """Every other node in front of this one, however far, the nearest first."""
+        seen, todo = {name}, [name]
+        while todo:
+            for each in self.operands(todo.pop(0)):
+                if each not in seen:
+                    seen.add(each)
+                    todo.append(each)
+                    yield each
 
     def users(self, name: str) -> list[tuple[str, int]]:
         """(user, operand position) for every use, outputs included."""
@@ -199,15 +216,8 @@ class Graph:
         return describe(self._near(name))
 
     def _near(self, name: str) -> Origin:
-        seen: set[str] = set()
-        todo = [name]
-        while todo:
-            node = todo.pop(0)
-            if self[node].origin:
-                return self[node].origin
-            seen.add(node)
-            todo += [x for x in self.operands(node) if x not in seen]
-        return ()
+        near = (self[each].origin for each in itertools.chain([name], self.before(name)))
+        return next((origin for origin in near if origin), ())
 
     def problem(self, name: str, message: str, hint: str = "") -> Problem:
         """Make a problem card about one node."""

@@ -278,7 +278,7 @@ class StatefulOp(Op):
 class Movement(Op):
     """An op that only moves numbers about (flatten, pad, concat): a rate's scale moves the same way."""
 
-    role: ClassVar[Role] = Role.LINEAR
+    role = Role.LINEAR
 
     def move_gain(self, gains: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> Array:
         """Gains move as the data does, which is exact."""

@@ -76,14 +76,7 @@ def follow(graph: Graph, name: str, wanted: Kinds, through: Kinds) -> str | None
 
 def is_behind(graph: Graph, name: str, kind: type[Op]) -> bool:
     """Whether an op of a class is in front of a node, however far."""
-    todo, seen = list(graph.operands(name)), {name}
-    while todo:
-        each = todo.pop()
-        if isinstance(graph[each], kind):
-            return True
-        seen.add(each)
-        todo += [x for x in graph.operands(each) if x not in seen]
-    return False
+    return any(isinstance(graph[each], kind) for each in graph.before(name))
 
 
 def neurons_of(graph: Graph, relu: str) -> tuple[str, ...]:

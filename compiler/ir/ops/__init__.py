@@ -1,17 +1,12 @@
 """The operations of the graph, one family a file; each docstring states the equation."""
 
 from spikec.ir.ops.activation import Clamp, LeakyRelu, Maximum, MaxPool, Minimum, Relu
-from spikec.ir.ops.arith import Add, Identity, Rescale
-from spikec.ir.ops.counting import CountingMaxPool
-from spikec.ir.ops.delay import Delay
-from spikec.ir.ops.head import Head
-from spikec.ir.ops.io import Input, Output
-from spikec.ir.ops.leaky import LIF, CubaLIF, Leaky
-from spikec.ir.ops.neuron import IF, Neuron
-from spikec.ir.ops.norm import BatchNorm
+from spikec.ir.ops.arith import Add, BatchNorm, Identity, Rescale
+from spikec.ir.ops.io import Head, Input, Output
+from spikec.ir.ops.memory import CountingMaxPool, Delay, Stream
+from spikec.ir.ops.neuron import IF, LIF, CubaLIF, Leaky, Neuron
 from spikec.ir.ops.pool import AdaptiveAvgPool, AvgPool, SumPool
 from spikec.ir.ops.shape import Concat, Flatten, Pad, Permute, Reshape, Slice, Upsample
-from spikec.ir.ops.stream import Stream
 from spikec.ir.ops.weighted import Conv, ConvTranspose, Linear, Weighted
 
 __all__ = [

@@ -15,7 +15,7 @@ from spikec.ir.types import Array, Type, ints
 
 @attrs.frozen(eq=False)
 class _Activation(Op):
-    role: ClassVar[Role] = Role.ACTIVATION
+    role = Role.ACTIVATION
 
 
 @attrs.frozen(eq=False)
@@ -29,8 +29,8 @@ class Relu(_Activation):
         compares: its operand is the difference of two signals of one scale, and that scale is its own too.
     """
 
-    kind: ClassVar[str] = "relu"
-    elementwise: ClassVar[bool] = True
+    kind = "relu"
+    elementwise = True
 
     cap: float | None = None
     scale: Array | None = array(default=None)
@@ -49,8 +49,8 @@ class Relu(_Activation):
 class Clamp(_Activation):
     """``y = min(max(x, low), high)``; a bound of None is absent."""
 
-    kind: ClassVar[str] = "clamp"
-    elementwise: ClassVar[bool] = True
+    kind = "clamp"
+    elementwise = True
 
     low: float | None
     high: float | None
@@ -68,8 +68,8 @@ class LeakyRelu(_Activation):
         slope: any finite numbers, of the sample's rank, each axis 1 or full.
     """
 
-    kind: ClassVar[str] = "leakyrelu"
-    elementwise: ClassVar[bool] = True
+    kind = "leakyrelu"
+    elementwise = True
 
     slope: Array = array()
 
@@ -80,8 +80,8 @@ class LeakyRelu(_Activation):
 
 @attrs.frozen(eq=False)
 class _Pairwise(_Activation):
-    arity: ClassVar[int | None] = 2
-    elementwise: ClassVar[bool] = True
+    arity = 2
+    elementwise = True
 
     def infer(self, *operands: Type) -> Type:
         """The common type; shapes must be the same."""
@@ -95,7 +95,7 @@ class _Pairwise(_Activation):
 class Maximum(_Pairwise):
     """``y = max(a, b)``, element by element, of two signals of one shape."""
 
-    kind: ClassVar[str] = "maximum"
+    kind = "maximum"
 
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's maximum."""
@@ -106,7 +106,7 @@ class Maximum(_Pairwise):
 class Minimum(_Pairwise):
     """``y = min(a, b)``, element by element, of two signals of one shape."""
 
-    kind: ClassVar[str] = "minimum"
+    kind = "minimum"
 
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's minimum."""
@@ -127,7 +127,7 @@ class MaxPool(_Activation):
         counts: in a spiking graph it becomes a :class:`spikec.ir.ops.CountingMaxPool`.
     """
 
-    kind: ClassVar[str] = "maxpool"
+    kind = "maxpool"
     hint: ClassVar[str] = "put the max-pool behind a ReLU, or use an average pool"
 
     kernel: tuple[int, ...] = attrs.field(converter=ints)

@@ -1,10 +1,13 @@
-"""Sums, casts between scales, and ops that do nothing."""
+"""Sums, casts between scales, batch normalization, and ops that do nothing."""
+
+from __future__ import annotations
 
 from functools import reduce
 from operator import add
-from typing import ClassVar
 
 import attrs
+import numpy as np
+import torch
 from torch import Tensor
 
 from spikec.ir.errors import TypeMismatchError
@@ -16,10 +19,10 @@ from spikec.ir.types import Array, Rate, Type
 class Add(Op):
     """The sum of its operands, which all have one shape and one scale."""
 
-    kind: ClassVar[str] = "add"
-    elementwise: ClassVar[bool] = True
-    role: ClassVar[Role] = Role.LINEAR
-    arity: ClassVar[int | None] = None
+    kind = "add"
+    elementwise = True
+    role = Role.LINEAR
+    arity = None
 
     def infer(self, *operands: Type) -> Type:
         """The operands' common type."""
@@ -45,9 +48,9 @@ class Add(Op):
 class Identity(Op):
     """Does nothing: dropout in evaluation mode, ``nn.Identity``, ``contiguous``."""
 
-    kind: ClassVar[str] = "identity"
-    elementwise: ClassVar[bool] = True
-    role: ClassVar[Role] = Role.IDENTITY
+    kind = "identity"
+    elementwise = True
+    role = Role.IDENTITY
 
     def infer(self, *operands: Type) -> Type:
         """The operand's type."""
@@ -66,9 +69,9 @@ class Rescale(Op):
         factor: positive, of the sample's rank, each axis 1 or full.
     """
 
-    kind: ClassVar[str] = "rescale"
-    elementwise: ClassVar[bool] = True
-    role: ClassVar[Role] = Role.CAST
+    kind = "rescale"
+    elementwise = True
+    role = Role.CAST
 
     factor: Array = array()
 
@@ -84,3 +87,51 @@ class Rescale(Op):
     def eval(self, *xs: Tensor) -> Tensor:
         """``factor * x``."""
         return xs[0] * tensor(self.factor, xs[0])
+
+
+@attrs.frozen(eq=False)
+class BatchNorm(Op):
+    """``y = weight (x - mean) / sqrt(var + eps) + bias`` per channel (axis 0 of a sample); vectors [C].
+
+    Ioffe and Szegedy 2015, algorithm 2 (inference).
+    """
+
+    kind = "batchnorm"
+    role = Role.NORM
+
+    weight: Array = array()
+    bias: Array = array()
+    mean: Array = array()
+    var: Array = array()
+    eps: float = 1e-5
+
+    @property
+    def gain(self) -> Array:
+        """``weight / sqrt(var + eps)``, float64."""
+        return self.weight.astype(np.float64) / np.sqrt(self.var.astype(np.float64) + self.eps)
+
+    @property
+    def shift(self) -> Array:
+        """``bias - mean * gain``, float64."""
+        return self.bias.astype(np.float64) - self.mean.astype(np.float64) * self.gain
+
+    def infer(self, *operands: Type) -> Type:
+        """The operand's type, which must have as many channels and be real, or a rate that is the value itself."""
+        (x,) = operands
+        if isinstance(x.encoding, Rate) and not (x.scale == 1).all():
+            raise TypeMismatchError("batch norm of a scaled rate", hint="fold it before relu-to-if")
+        if not x.shape or x.shape[0] != len(self.weight):
+            raise TypeMismatchError(f"batch norm has {len(self.weight)} channels, operand has shape {x.shape}")
+        return x
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's batch norm."""
+        (x,) = xs
+        mean, var, weight, bias = (tensor(each, x) for each in (self.mean, self.var, self.weight, self.bias))
+        # not F.batch_norm, which refuses the eps of 0 that stands for none in some versions of torch
+        return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, self.eps, torch.backends.cudnn.enabled)
+
+    def behind(self, gain: Array, shift: Array) -> BatchNorm:
+        """The norm that does to x what this one does to ``gain x + shift``, vectors over channels or of length 1."""
+        zeros, ones = np.zeros(len(self.weight)), np.ones(len(self.weight))
+        return BatchNorm(self.gain * gain, self.gain * shift + self.shift, zeros, ones, 0.0, origin=self.origin)

@@ -1,7 +1,7 @@
 """Linear pooling."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import numpy as np
@@ -11,16 +11,14 @@ from torch import Tensor
 from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role
-from spikec.ir.ops.weighted import Conv, Pairs, pad_list, pairs
+from spikec.ir.ops.weighted import Conv, Pairs, depthwise, pad_list, pairs
 from spikec.ir.types import Array, Rate, Real, Type, channel_scale, ints, on_axis
-
-Sizes = tuple[int, ...]
 
 
 @attrs.frozen(eq=False)
 class _Pool(Op):
-    role: ClassVar[Role] = Role.LINEAR
-    channelwise: ClassVar[bool] = True
+    role = Role.LINEAR
+    channelwise = True
 
     @property
     def gain(self) -> float:
@@ -35,14 +33,6 @@ class _Pool(Op):
             return attrs.evolve(x, shape=shape)
         scale: Array = channel_scale(x, 0, self.kind) / self.gain
         return Type(shape, x.dtype, Rate(on_axis(scale, len(shape), 0)))
-
-    def _windows(self, operand: Type, cell: float, kernel: Sizes, stride: Sizes, padding: Pairs) -> Conv:
-        """The depthwise convolution whose kernel is ``cell`` everywhere, for such an operand."""
-        weight = np.full((operand.shape[0], 1, *kernel), cell)
-        scale = channel_scale(operand, 0, self.kind)
-        ones, groups = (1,) * len(kernel), len(weight)
-        conv = Conv(weight, stride=stride, padding=padding, dilation=ones, groups=groups, origin=self.origin)
-        return attrs.evolve(conv, in_scale=scale, out_scale=scale / self.gain)
 
 
 _AVG_POOL: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -59,7 +49,7 @@ class AvgPool(_Pool):
         count_include_pad: the divisor is the kernel's size also where the window covers padding.
     """
 
-    kind: ClassVar[str] = "avgpool"
+    kind = "avgpool"
 
     kernel: tuple[int, ...] = attrs.field(converter=ints)
     stride: tuple[int, ...] = attrs.field(converter=ints)
@@ -94,7 +84,8 @@ class AvgPool(_Pool):
         """A kernel of equal weights, if all windows are alike."""
         if why := self.irregular(operand):
             raise BlockedError(why)
-        return self._windows(operand, 1 / math.prod(self.kernel), self.kernel, self.stride, pairs(self.padding))
+        kernel = np.full(self.kernel, 1 / math.prod(self.kernel))
+        return depthwise(kernel, operand, stride=self.stride, padding=self.padding, origin=self.origin)
 
 
 _ADAPTIVE: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
@@ -104,7 +95,7 @@ _ADAPTIVE: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d,
 class AdaptiveAvgPool(_Pool):
     """Average over windows chosen so that the result has the given spatial size; None keeps an axis."""
 
-    kind: ClassVar[str] = "adaptiveavgpool"
+    kind = "adaptiveavgpool"
 
     size: tuple[int | None, ...]
 
@@ -125,7 +116,7 @@ class SumPool(_Pool):
     that time-average times scale is the average. A real signal has no scale to hold that, and is refused.
     """
 
-    kind: ClassVar[str] = "sumpool"
+    kind = "sumpool"
 
     kernel: tuple[int, ...] = attrs.field(converter=ints)
     stride: tuple[int, ...] = attrs.field(converter=ints)
@@ -154,4 +145,5 @@ class SumPool(_Pool):
 
     def as_convolution(self, operand: Type) -> Conv:
         """A kernel of ones."""
-        return self._windows(operand, 1.0, self.kernel, self.stride, self.padding)
+        ones, origin = np.ones(self.kernel), self.origin
+        return depthwise(ones, operand, gain=self.gain, origin=origin, stride=self.stride, padding=self.padding)

@@ -1,7 +1,6 @@
 """Ops that only move numbers about."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -20,7 +19,7 @@ from spikec.ir.types import Array, Type, compress, ints
 class Flatten(Movement):
     """Axes ``start`` to ``end`` of a sample become one (batch is not an axis of a sample)."""
 
-    kind: ClassVar[str] = "flatten"
+    kind = "flatten"
 
     start: int = 0
     end: int = -1
@@ -39,7 +38,7 @@ class Flatten(Movement):
 class Reshape(Movement):
     """Gives the sample another shape of as many elements, row-major; one size may be -1."""
 
-    kind: ClassVar[str] = "reshape"
+    kind = "reshape"
 
     shape: tuple[int, ...] = attrs.field(converter=ints)
 
@@ -52,7 +51,7 @@ class Reshape(Movement):
 class Permute(Movement):
     """Puts the sample's axes in another order: axis i of the result is axis ``axes[i]`` of the operand."""
 
-    kind: ClassVar[str] = "permute"
+    kind = "permute"
 
     axes: tuple[int, ...] = attrs.field(converter=ints)
 
@@ -71,7 +70,7 @@ class Slice(Movement):
         step: positive.
     """
 
-    kind: ClassVar[str] = "slice"
+    kind = "slice"
 
     axis: int
     start: int = 0
@@ -92,7 +91,7 @@ class Slice(Movement):
 class Upsample(Movement):
     """Nearest-neighbour resizing of the spatial axes to ``size``: cell i of an axis is ``floor(i old / new)``."""
 
-    kind: ClassVar[str] = "upsample"
+    kind = "upsample"
 
     size: tuple[int, ...] = attrs.field(converter=ints)
 
@@ -114,7 +113,7 @@ class Pad(Movement):
         mode: ``constant`` (zeros), ``reflect``, ``replicate`` or ``circular``, as in torch.
     """
 
-    kind: ClassVar[str] = "pad"
+    kind = "pad"
 
     padding: Pairs = attrs.field(converter=pairs)
     mode: str = attrs.field(
@@ -163,8 +162,8 @@ class Pad(Movement):
 class Concat(Movement):
     """Puts its operands side by side along one axis of the sample."""
 
-    kind: ClassVar[str] = "concat"
-    arity: ClassVar[int | None] = None
+    kind = "concat"
+    arity = None
 
     axis: int = 0
 

@@ -43,8 +43,8 @@ class Weighted(Op):
         in_scale, out_scale: vectors over the input and output features, or of length 1.
     """
 
-    role: ClassVar[Role] = Role.LINEAR
-    fresh: ClassVar[bool] = True
+    role = Role.LINEAR
+    fresh = True
     #: the axis of a sample that holds the features
     axis: ClassVar[int]
 
@@ -157,7 +157,7 @@ def _span(scale: Array) -> str:
 class Linear(Weighted):
     """``y = W x + b`` over the last axis; weight [O, I]."""
 
-    kind: ClassVar[str] = "linear"
+    kind = "linear"
     axis: ClassVar[int] = -1
 
     def eval(self, *xs: Tensor) -> Tensor:
@@ -238,7 +238,7 @@ _CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 class Conv(_Spatial):
     """Cross-correlation in 1 to 3 dimensions with zero padding; weight [O, I/groups, *kernel]."""
 
-    kind: ClassVar[str] = "conv"
+    kind = "conv"
 
     @property
     def uneven(self) -> str:
@@ -288,7 +288,7 @@ class ConvTranspose(_Spatial):
     output_padding is part of it: after = padding - output_padding.
     """
 
-    kind: ClassVar[str] = "convtranspose"
+    kind = "convtranspose"
 
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's transposed convolution, cut to size, plus the bias."""
@@ -340,6 +340,23 @@ def pointwise(weight: Array, bias: Array | None, rank: int, groups: int = 1, **s
 def diagonal(gain: Array, shift: Array | None, rank: int, **scales: Any) -> Weighted:
     """``gain * x + shift`` per channel, both [C], as :func:`pointwise` with a group a channel."""
     return pointwise(np.asarray(gain)[:, None], shift, rank, len(gain), **scales)
+
+
+def depthwise(kernel: Array, operand: Type, *, gain: float = 1.0, origin: Origin = (), **windows: Any) -> Conv:
+    """The convolution that has one kernel [*kernel] for every channel of such an operand.
+
+    Args:
+        kernel: [*kernel].
+        operand: its type; the result's scale is the operand's over ``gain``.
+        gain: by how much the result is larger than what it stands for.
+        origin: of the op.
+        windows: ``stride``, ``padding`` and ``dilation``; all are 1, 0 and 1 where they are not given.
+    """
+    ones, channels = (1,) * kernel.ndim, operand.shape[0]
+    windows = {"stride": ones, "padding": (0,) * kernel.ndim, "dilation": ones, **windows}
+    scale = channel_scale(operand, 0, "a depthwise convolution")
+    weight = np.repeat(kernel[None, None], channels, 0)
+    return Conv(weight, groups=channels, in_scale=scale, out_scale=scale / gain, origin=origin, **windows)
 
 
 def identity(signal: Type, bias: Array | None = None, origin: Origin = ()) -> Weighted:

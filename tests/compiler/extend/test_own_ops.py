@@ -9,7 +9,7 @@ import pytest
 import build
 from spikec import VerificationError
 from spikec.extend.call import Call, Signal
-from spikec.ir import claims
+from spikec.ir import verify as checks
 from spikec.ir.op import Op, Role, StatefulOp
 from spikec.ir.ops import Linear
 from spikec.ir.origin import Source
@@ -92,8 +92,8 @@ def test_the_verifier_finds_what_a_pass_has_added(name):
 @pytest.mark.parametrize("op", RIGHT)
 def test_what_is_right_passes_and_is_run_once_for_a_shape(op, monkeypatch):
     runs = []
-    real = claims._run
-    monkeypatch.setattr(claims, "_run", lambda op, xs: runs.append(op) or real(op, xs))
+    real = checks._run
+    monkeypatch.setattr(checks, "_run", lambda op, xs: runs.append(op) or real(op, xs))
     b = build.Builder(3)
     once = b.add(op, b.x, name="once")
     graph = b.done(once)
