@@ -15,7 +15,7 @@ from spikec.extend.composites import expanded
 from spikec.extend.converters import Converters
 from spikec.frontends.onnx.bridge import Signal as Signal
 from spikec.frontends.onnx.bridge import WithoutNumbers
-from spikec.frontends.onnx.run import run_node
+from spikec.frontends.onnx.model import run_node
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.op import Op
 from spikec.ir.types import Array

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from spikec.extend.call import Signal
 from spikec.extend.frontend import Frontend
-from spikec.frontends.onnx.model import input_specs, is_proto, open_model, resolve_shapes
+from spikec.frontends.onnx.model import input_specs, is_proto, layer_results, open_model, reference, resolve_shapes
 from spikec.frontends.onnx.reader import Reader
-from spikec.frontends.onnx.run import layer_results, reference
 from spikec.interpreter.imported import Reference
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph

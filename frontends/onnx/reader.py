@@ -11,8 +11,7 @@ from torch import Tensor
 from spikec.extend.call import Refused
 from spikec.extend.call import Signal as BaseSignal
 from spikec.frontends.onnx.call import Call, Constant, Value, converter
-from spikec.frontends.onnx.model import DOMAINS, as_array, attributes, opsets
-from spikec.frontends.onnx.run import RANDOM
+from spikec.frontends.onnx.model import DOMAINS, RANDOM, as_array, attributes, opsets
 from spikec.ir.errors import (
     CompileError,
     Hint,

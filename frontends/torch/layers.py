@@ -14,8 +14,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from spikec.frontends.torch.batch import takes_batch
 from spikec.frontends.torch.call import Call, Refused, Signal, converter, leaves, qualified
-from spikec.frontends.torch.convert import convert
-from spikec.frontends.torch.reasons import reason, refuse_unknown
+from spikec.frontends.torch.convert import convert, reason, refuse_unknown
 from spikec.frontends.torch.tensor import SignalTensor, from_tensors, to_tensors
 from spikec.ir.errors import CompileError, TypeMismatchError
 from spikec.ir.ops import Identity

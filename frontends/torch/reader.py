@@ -12,10 +12,9 @@ from torch.fx.node import map_aggregate, map_arg
 
 from spikec.frontends.torch.batch import BatchSize, may_take_batch
 from spikec.frontends.torch.call import Call, Missing, Refused, Signal, fields_of, is_record, leaves
-from spikec.frontends.torch.convert import convert
+from spikec.frontends.torch.convert import convert, refuse_unknown
 from spikec.frontends.torch.layers import lacks_converter, torch_layer
 from spikec.frontends.torch.memory import SAMPLES, Memory
-from spikec.frontends.torch.reasons import refuse_unknown
 from spikec.frontends.torch.traced import AUGMENTED, Traced
 from spikec.ir.errors import (
     CompileError,

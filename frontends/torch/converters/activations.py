@@ -12,9 +12,8 @@ from torch.nn import functional as F
 from spikec.extend.composites import reshaped
 from spikec.frontends.torch.call import Call, Missing, Signal, as_array, converter, methods
 from spikec.frontends.torch.converters.arith import affine
-from spikec.frontends.torch.converters.axes import sample_axis
-from spikec.frontends.torch.converters.identities import same_dtype
 from spikec.frontends.torch.converters.parts import matched
+from spikec.frontends.torch.converters.shapes import same_dtype, sample_axis
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.ops import Clamp, Head, LeakyRelu, Maximum, MaxPool, Minimum, Relu
 from spikec.ir.types import on_axis

@@ -11,7 +11,7 @@ from torch import Tensor
 from spikec.extend.composites import reshaped, selected
 from spikec.frontends.torch.batch import BATCH, BatchSize, takes_batch
 from spikec.frontends.torch.call import Call, Signal, as_array, converter, leaves, methods
-from spikec.frontends.torch.converters.axes import sample_axis, varargs
+from spikec.frontends.torch.converters.shapes import sample_axis, varargs
 from spikec.ir.ops import Concat, Identity, Slice, Upsample
 from spikec.ir.types import Array
 
