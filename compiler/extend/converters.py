@@ -1,6 +1,7 @@
 """A table of functions keyed by what they handle: what a frontend reads, or what a backend writes."""
 
 import inspect
+import os
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Generic, TypeVar
 
@@ -30,7 +31,7 @@ class Converters(Generic[F]):
                 known = self._table.get(key)
                 if known is not None and not _again(known, function):
                     raise CompileError(
-                        f"two {self.what}s for {key!r}: {_place(known)} and {_place(function)}",
+                        f"two {self.what}s for {key!r}: {place(known)} and {place(function)}",
                         hint="remove one of them",
                     )
                 self._table[key] = function
@@ -71,7 +72,10 @@ def _again(known: Callable[..., object], function: Callable[..., object]) -> boo
     return names[0] == names[1] and None not in names[0]
 
 
-def _place(function: Callable[..., object]) -> str:
-    """Return the module, file and line of a function."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    return f"{function.__module__} ({code.co_filename}:{code.co_firstlineno})" if code else repr(function)
+def place(function: Callable[..., object]) -> str:
+    """``name (file.py:12)`` of a function, or of one that was bound with ``functools.partial``."""
+    function = inspect.unwrap(getattr(function, "func", function))
+    code = getattr(function, "__code__", None)
+    return (
+        f"{function.__name__} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})" if code else repr(function)
+    )

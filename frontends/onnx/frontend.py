@@ -11,9 +11,7 @@ from spikec.extend.frontend import Frontend
 from spikec.frontends.onnx.model import input_specs, is_proto, layer_results, open_model, reference, resolve_shapes
 from spikec.frontends.onnx.reader import Reader
 from spikec.interpreter.imported import Reference
-from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
-from spikec.ir.op import Role
 from spikec.ir.ops import Input
 
 #: batch sizes that a model is read for where it fixes none: whatever differs between them depends on the batch
@@ -51,11 +49,6 @@ class Onnx(Frontend):
             for spec, shape in zip(specs, shapes, strict=True)
         }
         Reader(proto, graph, inputs, _BATCHES if fixed is None else (fixed,)).run()
-        for name in reversed(list(graph)):
-            if graph[name].role is not Role.IO and not graph.users(name):
-                graph.remove(name, "its result is not used")
-        if all(graph[name].role is Role.IO for name in graph):
-            raise InvalidModelError("the ONNX model has no operation: its output is its input")
         return graph
 
     def reference(self, model: Any) -> Reference | None:

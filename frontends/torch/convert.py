@@ -1,7 +1,6 @@
 """Calls a converter, says of whatever it does wrong that the converter did it, and why a call has none."""
 
 import inspect
-import os
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -9,7 +8,6 @@ import torch
 from torch import nn
 
 from spikec.frontends.torch.call import Call, Missing, Signal, leaves
-from spikec.ir.errors import CompileError, UnsupportedOpError
 
 #: names of arguments as numpy has them, which torch's functions take too
 _NUMPY = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
@@ -25,19 +23,13 @@ def convert(converter: Callable[..., Any], call: Call) -> Any:
         UnsupportedOpError: it does not take such arguments, it raises, or it returns something else.
     """
     bound = None if call.module is not None else _bound(converter, call)
-    try:
+    with call.blaming(converter, "(module, call)" if bound is None else "(call, *args, **kwargs)"):
         value = converter(call.module, call) if bound is None else converter(*bound.args, **bound.kwargs)
-    except CompileError:
-        raise
-    except Exception as error:
-        form = "(module, call)" if bound is None else "(call, *args, **kwargs)"
-        message = f"its converter {_place(converter)} raises {type(error).__name__}: {error}"
-        raise UnsupportedOpError(call.problem(message, f"mend it; it is called as {form}")) from error
     found = list(leaves(value))
-    strange = [each for each in found if not isinstance(each, _ANSWERS) or _is_unknown(call, each)]
-    needs_signal = call.module is not None and not any(isinstance(each, Signal) for each in found)
-    if strange or not found or needs_signal:
-        call.refuse(f"its converter {_place(converter)} returns {value!r}", "return what call.add gives: a Signal")
+    signals = [each for each in found if isinstance(each, Signal)]
+    strange = not all(isinstance(each, _ANSWERS) for each in found) or any(s.name not in call.graph for s in signals)
+    if strange or not found or (call.module is not None and not signals):
+        call.refuse_result(converter, value)
     return value
 
 
@@ -49,16 +41,6 @@ def _bound(converter: Callable[..., Any], call: Call) -> inspect.BoundArguments:
         return signature.bind(call, *call.args, **named)
     except TypeError as error:
         call.refuse(f"{call.source.kind} with these arguments is not supported: {error}")
-
-
-def _is_unknown(call: Call, value: Any) -> bool:
-    return isinstance(value, Signal) and value.name not in call.graph
-
-
-def _place(converter: Callable[..., Any]) -> str:
-    """``name (file.py:12)`` of a converter."""
-    code = inspect.unwrap(converter).__code__
-    return f"{converter.__name__} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})"
 
 
 _SMOOTH = "an integrate-and-fire neuron computes max(x, 0), and sums of it only what is piecewise linear"

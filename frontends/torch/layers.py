@@ -118,7 +118,7 @@ def lacks_converter(call: Call) -> bool:
         raise _Found(converter.first((key, qualified(key))))
 
     def stand_in(value: Any) -> Any:
-        return SignalTensor(Signal(""), look_up) if isinstance(value, (Signal, Refused)) else value
+        return SignalTensor("", look_up) if isinstance(value, (Signal, Refused)) else value
 
     args, kwargs = map_aggregate((call.args, dict(call.kwargs)), stand_in)
     assert call.module is not None
