@@ -31,7 +31,7 @@ class Converters(Generic[F]):
                 known = self._table.get(key)
                 if known is not None and not _again(known, function):
                     raise CompileError(
-                        f"two {self.what}s for {key!r}: {place(known)} and {place(function)}",
+                        f"two {self.what}s for {key!r}: {place(known, known.__module__)} and {place(function, function.__module__)}",
                         hint="remove one of them",
                     )
                 self._table[key] = function
@@ -72,10 +72,13 @@ def _again(known: Callable[..., object], function: Callable[..., object]) -> boo
     return names[0] == names[1] and None not in names[0]
 
 
-def place(function: Callable[..., object]) -> str:
-    """``name (file.py:12)`` of a function, or of one that was bound with ``functools.partial``."""
-    function = inspect.unwrap(getattr(function, "func", function))
+def place(function: Callable[..., object], name: str = "") -> str:
+    """``name (file.py:12)`` of a function, or of one that was bound with ``functools.partial``; its own name if none."""
+    function = inspect.unwrap(function)
+    function = getattr(function, "func", function)
     code = getattr(function, "__code__", None)
     return (
-        f"{function.__name__} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})" if code else repr(function)
+        f"{name or function.__name__} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})"
+        if code
+        else repr(function)
     )

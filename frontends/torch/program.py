@@ -27,6 +27,15 @@ from spikec.ir.origin import Source
 _HOW = {"cudnn_enabled", "memory_format", "layout", "device", "pin_memory", "non_blocking", "half_to_float"}
 #: names that torch's functions have for arguments of aten
 _NAMES = {"self": "input", "train": "training"}
+#: torch's functions that aten has under another name, with parameters of the same names or in the same places
+_SAME = {
+    "_native_batch_norm_legit_no_training": "batch_norm",
+    "constant_pad_nd": "pad",
+    "feature_dropout": "dropout",
+    "native_dropout": "dropout",
+    **dict.fromkeys(("alias", "lift_fresh", "lift_fresh_copy"), "detach"),
+    **dict.fromkeys((f"upsample_nearest{rank}d" for rank in (1, 2, 3)), "interpolate"),
+}
 #: higher-order calls that do nothing but run their body
 _BODIES = ("wrap_with_set_grad_enabled",)
 #: calls without a result, which state what torch found out about sizes
@@ -127,6 +136,7 @@ def _stems(overload: torch._ops.OpOverload) -> list[str]:
     if overload.namespace != "aten":
         return []
     name = overload.overloadpacket.__name__
+    name = _SAME.get(name, name)
     plain = re.sub(r"^_+(unsafe_)?|_copy$", "", name)
     return list(dict.fromkeys((name, plain, plain.rstrip("_"))))
 

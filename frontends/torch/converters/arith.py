@@ -2,6 +2,7 @@
 
 import math
 import operator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,12 @@ import torch
 from torch import Tensor
 
 from spikec.extend import composites
-from spikec.extend.composites import permuted, reshaped
+from spikec.extend.composites import along, permuted, reshaped
 from spikec.frontends.torch.call import Call, Signal, as_array, converter, methods
 from spikec.frontends.torch.converters.parts import matched
 from spikec.frontends.torch.converters.shapes import same_dtype, sample_axis, transpose
 from spikec.frontends.torch.converters.weights import constant_weight
-from spikec.ir.ops import AdaptiveAvgPool, Add, Conv, Linear
+from spikec.ir.ops import AdaptiveAvgPool, Add, Linear
 from spikec.ir.types import Array
 
 
@@ -26,18 +27,26 @@ def _keys(*names: str) -> list[Any]:
 
 
 @converter(*_keys("add"))
-def _add(call: Call, input: Any, other: Any, *, alpha: float = 1) -> Signal:
-    return _sum(call, input, other, alpha)
+def _sum(call: Call, input: Any, other: Any, *, alpha: Any = 1) -> Signal:
+    """``input + alpha * other``, of which at least one is a signal."""
+    factor = np.asarray(_number(call, alpha))
+    if not isinstance(other, Signal):
+        return affine(call, input, np.ones(()), factor * _constant(call, other))
+    if not isinstance(input, Signal):
+        return affine(call, other, factor, _constant(call, input))
+    if factor != 1:
+        other = affine(call, other, factor, np.zeros(()), part="scaled")
+    return call.add(Add(), *matched(call, input, other))
 
 
 @converter(*_keys("sub", "subtract"))
 def _sub(call: Call, input: Any, other: Any, *, alpha: float = 1) -> Signal:
-    return _sum(call, input, other, -_number(call, alpha))
+    return _sum(call, input, other, alpha=-_number(call, alpha))
 
 
 @converter(torch.rsub)
 def _rsub(call: Call, input: Any, other: Any, *, alpha: float = 1) -> Signal:
-    return _sum(call, other, input, -_number(call, alpha))
+    return _sub(call, other, input, alpha=alpha)
 
 
 @converter(*_keys("mul", "multiply"))
@@ -64,18 +73,6 @@ def _div(call: Call, input: Any, other: Any, *, rounding_mode: str | None = None
 @converter(*_keys("neg", "negative"))
 def _neg(call: Call, input: Signal) -> Signal:
     return affine(call, input, -np.ones(()), np.zeros(()))
-
-
-def _sum(call: Call, input: Any, other: Any, alpha: Any) -> Signal:
-    """``input + alpha * other``, of which at least one is a signal."""
-    factor = np.asarray(_number(call, alpha))
-    if not isinstance(other, Signal):
-        return affine(call, input, np.ones(()), factor * _constant(call, other))
-    if not isinstance(input, Signal):
-        return affine(call, other, factor, _constant(call, input))
-    if factor != 1:
-        other = affine(call, other, factor, np.zeros(()), part="scaled")
-    return call.add(Add(), *matched(call, input, other))
 
 
 def affine(call: Call, signal: Signal, gain: Array, shift: Array, part: str = "") -> Signal:
@@ -120,17 +117,9 @@ def _constant(call: Call, value: Any) -> Array:
 # ------------------------------------------------------------------- over axes
 
 
-@converter(torch.mean, *methods("mean"))
-def _mean(call: Call, input: Signal, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Signal:
-    return _reduced(call, input, dim, keepdim, dtype, total=False)
-
-
-@converter(torch.sum, *methods("sum"))
-def _total(call: Call, input: Signal, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Signal:
-    return _reduced(call, input, dim, keepdim, dtype, total=True)
-
-
-def _reduced(call: Call, input: Signal, dim: Any, keepdim: bool, dtype: Any, total: bool) -> Signal:
+def _reduced(
+    call: Call, input: Signal, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, total: bool
+) -> Signal:
     """Spatial axes by an adaptive average pool, channels by a 1x1 convolution with one output channel."""
     what = "sum" if total else "mean"
     if dtype is not None:
@@ -149,18 +138,14 @@ def _reduced(call: Call, input: Signal, dim: Any, keepdim: bool, dtype: Any, tot
         last = keepdim and 0 not in axes and gain == 1
         x = call.add(AdaptiveAvgPool(size), x, part="" if last else "pool")
     if 0 in axes:
-        row = np.full((1, shape[0]), gain / shape[0], call.graph.type(input.name).dtype)
-        x = call.add(_one_by_one(row, len(shape)), x, part="" if keepdim else "channels")
+        x = along(call, x, 0, np.full((1, shape[0]), gain / shape[0]), part="" if keepdim else "channels")
     elif gain != 1:
         x = affine(call, x, np.asarray(gain), np.zeros(()), part="" if keepdim else "times")
     return x if keepdim else reshaped(call, x, [size for axis, size in enumerate(shape) if axis not in axes])
 
 
-def _one_by_one(matrix: Array, rank: int) -> Linear | Conv:
-    if rank == 1:
-        return Linear(matrix)
-    ones = (1,) * (rank - 1)
-    return Conv(matrix.reshape(*matrix.shape, *ones), stride=ones, padding=(0,) * (rank - 1), dilation=ones)
+converter(torch.mean, *methods("mean"))(partial(_reduced, total=False))
+converter(torch.sum, *methods("sum"))(partial(_reduced, total=True))
 
 
 # -------------------------------------------------------------------- matrices
@@ -178,8 +163,9 @@ def _matmul(call: Call, input: Any, other: Any) -> Signal:
     matrix = _matrix(call, input)
     if len(call.shape(other)) < 2:
         call.refuse("a matrix in front of the batch mixes its samples", "x @ matrix.T")
-    turned = _times(call, _turned(call, other), np.asarray(matrix.T), part="product")
-    return transpose(call, turned, -2, -1)
+    rank = len(call.shape(other))
+    turned = permuted(call, other, [*range(rank - 2), rank - 1, rank - 2], part="turned")
+    return transpose(call, _times(call, turned, np.asarray(matrix.T), part="product"), -2, -1)
 
 
 @converter(torch.mm, *methods("mm"))
@@ -211,9 +197,3 @@ def _times(call: Call, input: Signal, matrix: Array, part: str = "") -> Signal:
         return call.add(Linear(matrix.T), input, part=part)
     product = call.add(Linear(matrix[None]), input, part="product")
     return reshaped(call, product, call.shape(product)[:-1], part=part)
-
-
-def _turned(call: Call, input: Signal) -> Signal:
-    """The last two axes in the other order, as a step of a call."""
-    rank = len(call.shape(input))
-    return permuted(call, input, [*range(rank - 2), rank - 1, rank - 2], part="turned")

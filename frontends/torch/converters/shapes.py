@@ -5,6 +5,7 @@ import contextlib
 import math
 import operator
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,22 +47,13 @@ def _cast(call: Call, input: Signal, *args: Any, **kwargs: Any) -> Signal:
     return call.add(Identity(), input)
 
 
-@converter(*methods("float"))
-def _float(call: Call, input: Signal, memory_format: Any = None) -> Signal:
-    same_dtype(call, input, "torch.float32")
+def _to(call: Call, input: Signal, memory_format: Any = None, *, wanted: str) -> Signal:
+    same_dtype(call, input, wanted)
     return call.add(Identity(), input)
 
 
-@converter(*methods("double"))
-def _double(call: Call, input: Signal, memory_format: Any = None) -> Signal:
-    same_dtype(call, input, "torch.float64")
-    return call.add(Identity(), input)
-
-
-@converter(*methods("half", "bfloat16", "int", "long", "bool"))
-def _narrow(call: Call, input: Signal, memory_format: Any = None) -> Signal:
-    same_dtype(call, input, call.source.kind.removeprefix("Tensor."))
-    return input
+for _name in ("float", "double", "half", "bfloat16", "int", "long", "bool"):
+    converter(("method", _name))(partial(_to, wanted=str(getattr(torch, _name))))
 
 
 def same_dtype(call: Call, signal: Signal, wanted: str) -> None:
@@ -225,6 +217,12 @@ def _unflatten(call: Call, input: Signal, dim: int, sizes: Any) -> Signal:
 # ------------------------------------------------------------------- shuffles
 
 
+def _shuffled(call: Call, input: Signal, split: Sequence[int], order: Sequence[int], shape: Sequence[int]) -> Signal:
+    """Axes split, brought into another order and joined again."""
+    ordered = call.add(Permute(order), call.add(Reshape(split), input, part="split"), part="order")
+    return call.add(Reshape(shape), ordered)
+
+
 @converter(F.pixel_shuffle)
 def _pixel_shuffle(call: Call, input: Signal, upscale_factor: int) -> Signal:
     call.expect_rank(input, 3)
@@ -232,8 +230,7 @@ def _pixel_shuffle(call: Call, input: Signal, upscale_factor: int) -> Signal:
     r = upscale_factor
     if c % r**2:
         call.refuse(f"{c} channels are no multiple of {r}x{r}")
-    split = call.add(Reshape((c // r**2, r, r, h, w)), input, part="split")
-    return call.add(Reshape((c // r**2, h * r, w * r)), call.add(Permute((0, 3, 1, 4, 2)), split, part="order"))
+    return _shuffled(call, input, (c // r**2, r, r, h, w), (0, 3, 1, 4, 2), (c // r**2, h * r, w * r))
 
 
 @converter(F.pixel_unshuffle)
@@ -243,8 +240,7 @@ def _pixel_unshuffle(call: Call, input: Signal, downscale_factor: int) -> Signal
     r = downscale_factor
     if h % r or w % r:
         call.refuse(f"the map {h}x{w} is no multiple of {r}x{r}")
-    split = call.add(Reshape((c, h // r, r, w // r, r)), input, part="split")
-    return call.add(Reshape((c * r**2, h // r, w // r)), call.add(Permute((0, 2, 4, 1, 3)), split, part="order"))
+    return _shuffled(call, input, (c, h // r, r, w // r, r), (0, 2, 4, 1, 3), (c * r**2, h // r, w // r))
 
 
 @converter(F.channel_shuffle, F.native_channel_shuffle)
@@ -253,9 +249,8 @@ def _channel_shuffle(call: Call, input: Signal, groups: int) -> Signal:
     c, *space = call.shape(input)
     if c % groups:
         call.refuse(f"{c} channels are no multiple of {groups} groups")
-    inner = tuple(range(2, 2 + len(space)))
-    split = call.add(Reshape((groups, c // groups, *space)), input, part="split")
-    return call.add(Reshape((c, *space)), call.add(Permute((1, 0, *inner)), split, part="order"))
+    order = (1, 0, *range(2, 2 + len(space)))
+    return _shuffled(call, input, (groups, c // groups, *space), order, (c, *space))
 
 
 @converter(torch.flatten, *methods("flatten"))
