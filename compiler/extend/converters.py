@@ -30,10 +30,8 @@ class Converters(Generic[F]):
             for key in keys:
                 known = self._table.get(key)
                 if known is not None and not _again(known, function):
-                    raise CompileError(
-                        f"two {self.what}s for {key!r}: {place(known, known.__module__)} and {place(function, function.__module__)}",
-                        hint="remove one of them",
-                    )
+                    places = " and ".join(place(each, each.__module__) for each in (known, function))
+                    raise CompileError(f"two {self.what}s for {key!r}: {places}", hint="remove one of them")
                 self._table[key] = function
             return function
 
@@ -73,7 +71,7 @@ def _again(known: Callable[..., object], function: Callable[..., object]) -> boo
 
 
 def place(function: Callable[..., object], name: str = "") -> str:
-    """``name (file.py:12)`` of a function, or of one that was bound with ``functools.partial``; its own name if none."""
+    """``name (file.py:12)`` of a function, also of one in ``functools.partial``; its own name if none is given."""
     function = inspect.unwrap(function)
     function = getattr(function, "func", function)
     code = getattr(function, "__code__", None)

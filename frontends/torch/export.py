@@ -40,7 +40,7 @@ class TorchExport(Frontend):
             InvalidModelError: it was exported in training mode, or the examples are not what it was exported for.
         """
         traced = program(model)
-        dtype = dtype_of(traced.values.values(), examples or _examples(model))
+        dtype = dtype_of(traced.parameters.values(), examples or _examples(model))
         return Reader(traced, _shapes(traced, examples), dtype).finish()
 
     def reference(self, model: ExportedProgram) -> Reference:

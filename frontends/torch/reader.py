@@ -208,15 +208,12 @@ class Reader:
         signals = [leaf for leaf in found if isinstance(leaf, Signal)]
         if signals:
             self._follow(node, source, value)
-        elif self._makes_of_batch(node, found):
-            self._of_batch.add(node)
+        else:  # a part of a shape is judged by itself
+            computed = self._is_given_batch(node) and node.target is not operator.getitem
+            if computed or any(isinstance(each, BatchSize) for each in found):
+                self._of_batch.add(node)
         if source not in self.graph.imported.dropped and all(source not in self.graph[s.name].origin for s in signals):
             self.graph.drop((source,), "does nothing" if signals else "shape arithmetic")
-
-    def _makes_of_batch(self, node: fx.Node, found: list[Any]) -> bool:
-        """True for a call that gives numbers made from the batch size; a part of a shape is judged by itself."""
-        computed = self._is_given_batch(node) and node.target is not operator.getitem
-        return computed or any(isinstance(each, BatchSize) for each in found)
 
     def _is_given_batch(self, node: fx.Node) -> bool:
         return any(part in self._of_batch for part in node.all_input_nodes)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -230,31 +231,32 @@ def _whole_padding(window: Window, ceil: bool) -> Pairs:
 # ------------------------------------------------------------------- reductions
 
 
-def _reduction(function: Callable[..., Any]) -> Callable[..., Any]:
-    def convert(
-        call: Call, x: Any, axes: Sequence[int] | None = None, keepdims: int = 1, noop_with_empty_axes: int = 0
-    ) -> Any:
-        if axes is None or not len(axes):
-            if noop_with_empty_axes:
-                return x
-            call.refuse("it reduces all axes, that of the batch too", "name the axes, without axis 0")
-        return _reduced(call, function, x, sorted({call.axis(x, axis) for axis in axes}), bool(keepdims))
-
-    return convert
+def _reduce(
+    call: Call,
+    x: Any,
+    axes: Sequence[int] | None = None,
+    keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
+    *,
+    function: Callable[..., Any],
+) -> Any:
+    if axes is None or not len(axes):
+        if noop_with_empty_axes:
+            return x
+        call.refuse("it reduces all axes, that of the batch too", "name the axes, without axis 0")
+    return _reduced(call, function, x, sorted({call.axis(x, axis) for axis in axes}), bool(keepdims))
 
 
 for _kind, _function in (("Mean", torch.mean), ("Sum", torch.sum), ("Max", torch.amax), ("Min", torch.amin)):
-    converter(f"Reduce{_kind}")(_reduction(_function))
+    converter(f"Reduce{_kind}")(partial(_reduce, function=_function))
 
 
-@converter("GlobalAveragePool")
-def _global_average_pool(call: Call, x: Any) -> Any:
-    return _reduced(call, torch.mean, x, range(1, len(call.shape(x))), keepdims=True)
+def _global_pool(call: Call, x: Any, *, function: Callable[..., Any]) -> Any:
+    return _reduced(call, function, x, range(1, len(call.shape(x))), keepdims=True)
 
 
-@converter("GlobalMaxPool")
-def _global_max_pool(call: Call, x: Any) -> Any:
-    return _reduced(call, torch.amax, x, range(1, len(call.shape(x))), keepdims=True)
+converter("GlobalAveragePool")(partial(_global_pool, function=torch.mean))
+converter("GlobalMaxPool")(partial(_global_pool, function=torch.amax))
 
 
 def _reduced(call: Call, function: Callable[..., Any], x: Any, axes: Sequence[int], keepdims: bool) -> Any:

@@ -13,7 +13,7 @@ from spikec.extend.composites import reshaped
 from spikec.frontends.torch.call import Call, Missing, Signal, as_array, converter, methods
 from spikec.frontends.torch.converters.arith import affine
 from spikec.frontends.torch.converters.parts import matched
-from spikec.frontends.torch.converters.shapes import same_dtype, sample_axis
+from spikec.frontends.torch.converters.shapes import same_dtype, sample_axes, sample_axis
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.ops import Clamp, Head, LeakyRelu, Maximum, MaxPool, Minimum, Relu
 from spikec.ir.types import on_axis
@@ -159,10 +159,9 @@ _NO_INDICES = Missing("the places of a maximum have no spiking form")
 
 def _over(call: Call, input: Signal, dim: Any = (), keepdim: bool = False, *, sign: int) -> Signal:
     """The maximum (sign 1) or minimum (-1) over axes of the sample: max-pools over whole axes."""
-    dims = tuple(dim) if isinstance(dim, (tuple, list)) else (dim,)
-    if None in dims or not dims:
+    if dim in (None, (), []):
         call.refuse("a maximum over all axes mixes the samples of a batch", "name the axes: x.amax((2, 3))")
-    axes = sorted({sample_axis(call, input, each) for each in dims})
+    axes = sample_axes(call, input, dim)
     shape = call.shape(input)
     kept = [1 if axis in axes else size for axis, size in enumerate(shape)]
     result = kept if keepdim else [size for axis, size in enumerate(shape) if axis not in axes]

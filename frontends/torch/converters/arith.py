@@ -13,7 +13,7 @@ from spikec.extend import composites
 from spikec.extend.composites import along, permuted, reshaped
 from spikec.frontends.torch.call import Call, Signal, as_array, converter, methods
 from spikec.frontends.torch.converters.parts import matched
-from spikec.frontends.torch.converters.shapes import same_dtype, sample_axis, transpose
+from spikec.frontends.torch.converters.shapes import same_dtype, sample_axes, transpose
 from spikec.frontends.torch.converters.weights import constant_weight
 from spikec.ir.ops import AdaptiveAvgPool, Add, Linear
 from spikec.ir.types import Array
@@ -124,10 +124,9 @@ def _reduced(
     what = "sum" if total else "mean"
     if dtype is not None:
         same_dtype(call, input, str(dtype))
-    dims = tuple(dim) if isinstance(dim, (tuple, list)) else (dim,)
-    if None in dims or not dims:
+    if dim in (None, (), []):
         call.refuse(f"a {what} over all axes mixes the samples of a batch", f"name the axes: x.{what}((2, 3))")
-    axes = sorted({sample_axis(call, input, each) for each in dims})
+    axes = sample_axes(call, input, dim)
     call.expect_rank(input, 1, 2, 3, 4)
     shape = call.shape(input)
     space = [axis for axis in axes if axis > 0]

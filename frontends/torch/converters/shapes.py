@@ -110,6 +110,11 @@ def sample_axis(call: Call, signal: Any, dim: int, *, new: bool = False) -> int:
     return dim % rank - 1
 
 
+def sample_axes(call: Call, signal: Signal, dim: Any) -> list[int]:
+    """One axis or several of torch's tensor as axes of a sample, in rising order; the batch is refused."""
+    return sorted({sample_axis(call, signal, each) for each in (dim if isinstance(dim, (tuple, list)) else (dim,))})
+
+
 def varargs(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """``f(1, 2)`` and ``f((1, 2))`` alike."""
     return tuple(values[0]) if len(values) == 1 and isinstance(values[0], (tuple, list)) else values
@@ -198,7 +203,7 @@ def _squeeze(call: Call, input: Signal, dim: Any = None) -> Signal:
             "squeeze without an axis drops the batch axis too where the batch is 1",
             "name the axes: x.squeeze(-1), or x.flatten(1)",
         )
-    axes = {sample_axis(call, input, each) for each in (dim if isinstance(dim, (tuple, list)) else (dim,))}
+    axes = sample_axes(call, input, dim)
     shape = call.shape(input)
     return reshaped(call, input, [size for axis, size in enumerate(shape) if axis not in axes or size != 1])
 
