@@ -60,6 +60,21 @@ class Converters(Generic[F]):
         return list(self._table)
 
 
+class Mark:
+    """A decorator that leaves converters as they are; those that it was put on are ``in`` it."""
+
+    def __init__(self) -> None:
+        self._marked: set[Callable[..., object]] = set()
+
+    def __call__(self, convert: F) -> F:
+        """Mark a converter."""
+        self._marked.add(convert)
+        return convert
+
+    def __contains__(self, convert: Callable[..., object] | None) -> bool:
+        return convert is not None and inspect.unwrap(convert) in self._marked
+
+
 #: what a derived op may redefine and still compute what its base does
 _DESCRIPTIVE = {"kind", "role", "infer", "scale_input"}
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from spikec.extend.loader import missing_package
-from spikec.interpreter.imported import Reference
 from spikec.ir.errors import Hint, InvalidModelError, Option, Problem, UnsupportedOpError
 from spikec.ir.types import Array
 
@@ -217,52 +216,8 @@ def run_node(node: Any, opsets: Mapping[str, int], feeds: Mapping[str, Array]) -
     return [single(each) for each in found]
 
 
-def reference(model: Any) -> Reference | None:
-    """The model itself, run by onnxruntime where that is installed and can, else by onnx's own evaluator.
-
-    None for a model of half precision, to which an imported graph cannot be held.
-    """
-    proto = open_model(model)
-    specs = input_specs(proto)
-    half = (library().TensorProto.FLOAT16, library().TensorProto.BFLOAT16)
-    inputs = [each.type.tensor_type.elem_type for each in proto.graph.input]
-    if any(each in half for each in (*inputs, *(each.data_type for each in proto.graph.initializer))):
-        return None
-    run = _evaluator(model if isinstance(model, Path) else proto, proto)
-
-    def call(xs: Sequence[Tensor]) -> list[Tensor]:
-        arrays = [x.numpy().astype(spec.dtype) for x, spec in zip(xs, specs, strict=True)]
-        _, fixed = resolve_shapes(specs, xs)
-        count = len(arrays[0])
-        size = fixed or count
-        parts = []
-        for start in range(0, count, size):
-            rows = np.arange(start, start + size) % count
-            parts.append(run({spec.name: x[rows] for spec, x in zip(specs, arrays, strict=True)}))
-        return [torch.tensor(np.concatenate(column)[:count]) for column in zip(*parts, strict=True)]
-
-    return call
-
-
-def layer_results(model: Any, paths: Mapping[str, str], xs: Sequence[Tensor]) -> dict[str, Tensor]:
-    """What nodes give inside a model that runs as its reference does.
-
-    Args:
-        model: the model.
-        paths: what to call the result of each node, by the name of its first output; nodes inside branches are skipped.
-        xs: inputs [B, ...].
-    """
-    inside = library().ModelProto()
-    inside.CopyFrom(open_model(model))
-    names = [node.output[0] for node in inside.graph.node if node.output and node.output[0] in paths]
-    del inside.graph.output[:]
-    inside.graph.output.extend(library().ValueInfoProto(name=name) for name in names)
-    run = reference(inside) if names else None
-    return {} if run is None else {paths[name]: found for name, found in zip(names, run(xs), strict=True)}
-
-
-def _evaluator(model: Any, proto: Any) -> Callable[[dict[str, Array]], list[Any]]:
-    """Feeds to outputs."""
+def evaluator(model: Any, proto: Any) -> Callable[[dict[str, Array]], list[Any]]:
+    """What gives outputs for feeds: onnxruntime where it is installed and can, else onnx's own evaluator."""
     try:
         import onnxruntime
         from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, NotImplemented

@@ -5,7 +5,7 @@ import inspect
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -81,41 +81,6 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def layer_results(
-    model: nn.Module, paths: Container[str], run: Callable[[], Any], steps: int | None = None
-) -> dict[str, Tensor]:
-    """Run a module and keep the results of its innermost layers, by their paths.
-
-    A layer that is called more than once, or gives no single tensor, is left out.
-
-    Args:
-        model: the module; it gets hooks while it runs.
-        paths: the layers that are wanted.
-        run: runs the module, or a deep copy of it, once.
-        steps: for a spiking module, the number of its time-steps, in each of which a layer may be called once.
-    """
-    seen: dict[str, list[Any]] = {}
-
-    def hook(path: str) -> Callable[..., None]:
-        # a copy, because a layer that follows may write over the result
-        return lambda _, __, result: seen.setdefault(path, []).append(
-            result.detach().clone().cpu() if isinstance(result, Tensor) else None
-        )
-
-    layers = [(path, each) for path, each in model.named_modules() if path in paths and not any(each.children())]
-    handles = [each.register_forward_hook(hook(path)) for path, each in layers]
-    try:
-        run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    known = {path: found for path, found in seen.items() if all(isinstance(each, Tensor) for each in found)}
-    results = {path: found[0] for path, found in known.items() if len(found) == 1}
-    if steps is not None:
-        results |= {path: torch.stack(found) for path, found in known.items() if len(found) == steps}
-    return results
-
-
 class TorchFx(Frontend):
     """``torch.nn.Module`` and ``torch.fx.GraphModule``, in evaluation mode; the module is not changed."""
 
@@ -180,9 +145,31 @@ class TorchFx(Frontend):
         return run
 
     def layer_results(self, model: nn.Module, graph: Graph, xs: Sequence[Tensor]) -> Mapping[str, Tensor]:
-        """The results of the innermost modules, by their paths."""
+        """The results of the innermost modules, by their paths: by these a converter that is wrong is found.
+
+        A layer that is called more than once (by a spiking model: in a step), or gives no single tensor, is left out.
+        """
         paths, run = {source.path for source in graph.sources}, self.reference(model)
-        return layer_results(model, paths, lambda: run(xs), len(xs[0]) if graph.is_spiking else None)
+        seen: dict[str, list[Any]] = {}
+
+        def hook(path: str) -> Callable[..., None]:
+            # a copy, because a layer that follows may write over the result
+            return lambda _, __, result: seen.setdefault(path, []).append(
+                result.detach().clone().cpu() if isinstance(result, Tensor) else None
+            )
+
+        layers = [(path, each) for path, each in model.named_modules() if path in paths and not any(each.children())]
+        handles = [each.register_forward_hook(hook(path)) for path, each in layers]
+        try:
+            run(xs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        known = {path: found for path, found in seen.items() if all(isinstance(each, Tensor) for each in found)}
+        results = {path: found[0] for path, found in known.items() if len(found) == 1}
+        if graph.is_spiking:
+            results |= {path: torch.stack(found) for path, found in known.items() if len(found) == len(xs[0])}
+        return results
 
 
 frontend = TorchFx()

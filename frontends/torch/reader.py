@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 
 from spikec.extend.finish import failure, without_unused
-from spikec.frontends.torch.batch import BatchSize, may_take_batch
+from spikec.frontends.torch.batch import BatchSize, takes_batch
 from spikec.frontends.torch.call import Call, Missing, Refused, Signal, fields_of, is_record, leaves
 from spikec.frontends.torch.convert import convert, refuse_unknown
 from spikec.frontends.torch.layers import lacks_converter, torch_layer
@@ -170,7 +170,7 @@ class Reader:
             if converter is torch_layer and lacks_converter(call):
                 refuse_unknown(call, self._traced.key(node))
             return Refused(node.name)
-        if self._is_given_batch(node) and not may_take_batch(converter):
+        if self._is_given_batch(node) and converter not in takes_batch:
             call.refuse(
                 f"{source.kind} with a number that depends on the batch size is not supported",
                 "samples of a batch are independent in a compiled network",

@@ -28,6 +28,7 @@ def _relu(call: Call, input: Signal, inplace: bool = False) -> Signal:
 
 
 @converter(torch.clamp, torch.clamp_, torch.clip, torch.clip_, *methods("clamp", "clamp_", "clip", "clip_"))
+@converter(torch.clamp_min, torch.clamp_min_, *methods("clamp_min", "clamp_min_"))
 def clamp(call: Call, input: Signal, min: Any = None, max: Any = None) -> Signal:
     """Bounds that are numbers, constant tensors, signals or None; the upper one wins, as in torch."""
     low, high = _number(min), _number(max)
@@ -38,11 +39,6 @@ def clamp(call: Call, input: Signal, min: Any = None, max: Any = None) -> Signal
     if min is not None:
         input = _extreme(call, input, min, sign=1, part="" if max is None else "low")
     return input if max is None else _extreme(call, input, max, sign=-1)
-
-
-@converter(torch.clamp_min, torch.clamp_min_, *methods("clamp_min", "clamp_min_"))
-def _clamp_min(call: Call, input: Signal, min: Any) -> Signal:
-    return clamp(call, input, min)
 
 
 @converter(torch.clamp_max, torch.clamp_max_, *methods("clamp_max", "clamp_max_"))

@@ -79,17 +79,13 @@ def _slice(
     call: Call, self: Signal, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Signal:
     cells = slice(start, None if end == sys.maxsize else end, step)
-    return _call(call, operator.getitem, self, (*_whole(call, self, dim), cells))
+    in_front = (slice(None),) * (dim % (len(call.shape(self)) + 1))
+    return _call(call, operator.getitem, self, (*in_front, cells))
 
 
 @converter(aten.index, aten._unsafe_index)
 def _index(call: Call, self: Signal, indices: Sequence[Any]) -> Signal:
     return _call(call, operator.getitem, self, tuple(slice(None) if each is None else each for each in indices))
-
-
-def _whole(call: Call, signal: Signal, dim: int) -> tuple[slice, ...]:
-    """What indexes the axes in front of one."""
-    return (slice(None),) * (dim % (len(call.shape(signal)) + 1))
 
 
 @converter(*(getattr(aten, f"upsample_nearest{rank}d").default for rank in (1, 2, 3)))

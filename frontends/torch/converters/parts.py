@@ -88,7 +88,8 @@ def _getitem(call: Call, input: Any, index: Any) -> Any:
 def _indexed(call: Call, input: Signal, index: tuple[Any, ...]) -> Signal:
     """``x[index]``: slices, numbers, None and Ellipsis, and one list of constant numbers."""
     first, *rest = _in_full(call, index, len(call.shape(input)) + 1)
-    if not _is_whole(first):
+    given = isinstance(first, slice) and first.start in (None, 0) and first.stop in (None, BATCH)
+    if not (given and first.step in (None, 1)):
         call.refuse("it indexes the batch axis", "samples of a batch are independent in a compiled network: x[:, ...]")
     shape: list[int] = []
     axis = 0
@@ -101,12 +102,6 @@ def _indexed(call: Call, input: Signal, index: tuple[Any, ...]) -> Signal:
             shape.append(call.shape(input)[axis])
         axis += 1
     return reshaped(call, input, shape)
-
-
-def _is_whole(index: Any) -> bool:
-    """True for a slice that takes all samples of a batch."""
-    given = isinstance(index, slice) and index.start in (None, 0) and index.stop in (None, BATCH)
-    return given and index.step in (None, 1)
 
 
 def _in_full(call: Call, index: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
