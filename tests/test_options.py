@@ -107,11 +107,7 @@ def test_also_where_the_target_is_an_instance():
     ("target", "stated"), [("spikingjelly", SpikingJellyOptions), ("nir", NirOptions), ("netx", NetxOptions)]
 )
 def test_the_options_that_mypy_knows_are_the_targets_fields(target, stated):
-    own = {
-        name: kind.__forward_arg__
-        for name, kind in stated.__annotations__.items()
-        if name not in Options.__annotations__
-    }
+    own = {name: kind for name, kind in stated.__annotations__.items() if name not in Options.__annotations__}
     assert own == {field.name: field.type for field in attrs.fields(backend_named(target))}
 
 

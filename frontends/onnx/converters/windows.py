@@ -152,6 +152,15 @@ def _matmul_by_group(call: Call, x: Any, weight: Array) -> Any:
     return torch.transpose(torch.reshape(product, (-1, *front, weight.shape[-1], rows)), -1, -2)
 
 
+@converter("CumSum")
+def _cumsum(call: Call, x: Any, axis: Any, exclusive: int = 0, reverse: int = 0) -> Any:
+    """From the end where it is reversed; without the cell itself where it is exclusive."""
+    axis = int(axis)
+    x = torch.flip(x, (axis,)) if reverse else x
+    sums = torch.cumsum(x, axis) - x if exclusive else torch.cumsum(x, axis)
+    return torch.flip(sums, (axis,)) if reverse else sums
+
+
 @converter("BatchNormalization")
 def _batch_norm(
     call: Call, x: Any, scale: Any, bias: Any, mean: Any, var: Any, epsilon: float = 1e-5, **training: Any

@@ -13,7 +13,7 @@ from spikec.extend import composites
 from spikec.extend.composites import along, permuted, reshaped
 from spikec.frontends.torch.call import Call, Signal, as_array, converter, methods
 from spikec.frontends.torch.converters.parts import matched
-from spikec.frontends.torch.converters.shapes import same_dtype, sample_axes, transpose
+from spikec.frontends.torch.converters.shapes import same_dtype, sample_axes, sample_axis, transpose
 from spikec.frontends.torch.converters.weights import constant_weight
 from spikec.ir.ops import AdaptiveAvgPool, Add, Linear
 from spikec.ir.types import Array
@@ -145,6 +145,15 @@ def _reduced(
 
 converter(torch.mean, *methods("mean"))(partial(_reduced, total=False))
 converter(torch.sum, *methods("sum"))(partial(_reduced, total=True))
+
+
+@converter(torch.cumsum, *methods("cumsum"))
+def _cumsum(call: Call, input: Signal, dim: int, *, dtype: Any = None) -> Signal:
+    """Each cell is the sum of all up to it, which a triangular matrix of ones gives."""
+    if dtype is not None:
+        same_dtype(call, input, str(dtype))
+    axis = sample_axis(call, input, dim)
+    return along(call, input, axis, np.tri(call.shape(input)[axis]))
 
 
 # -------------------------------------------------------------------- matrices

@@ -340,6 +340,12 @@ def test_reductions_over_any_axes(op, axes, keepdims):
     agrees(model([node(op, "x", "y", axes=axes, keepdims=keepdims)], ["n", 3, 4, 5], 11), 3, 4, 5)
 
 
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("options", [{}, {"exclusive": 1}, {"reverse": 1}, {"exclusive": 1, "reverse": 1}])
+def test_running_sums(options, axis):
+    agrees(model([node("CumSum", "x axis", "y", **options)], ["N", 3, 4], axis=np.int64(axis)), 3, 4)
+
+
 @pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])
 @pytest.mark.parametrize("axes", [[2, 3], [1, 2], [1], [1, 3]])
 def test_padding_of_any_axes(mode, axes):

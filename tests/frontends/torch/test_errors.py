@@ -50,7 +50,7 @@ def test_all_unsupported_calls_are_listed_at_once():
         def forward(self, x):
             x = self.features(x)
             x = F.silu(x)  # here
-            x = x.cumsum(-1) * x
+            x = x.cumprod(-1) * x
             x = self.norm(x) * 2
             return torch.relu(x) @ x
 
@@ -59,7 +59,7 @@ def test_all_unsupported_calls_are_listed_at_once():
     assert found == [
         ("nn.GELU is not supported", "features.1"),
         ("F.silu is not supported", "silu"),
-        ("Tensor.cumsum is not supported", "cumsum"),
+        ("Tensor.cumprod is not supported", "cumprod"),
         ("a product of two signals is not supported", "mul"),
         ("nn.LayerNorm is not supported", "norm"),
         ("a product of two signals is not supported", "matmul"),
@@ -69,7 +69,7 @@ def test_all_unsupported_calls_are_listed_at_once():
     assert place(Net, "# here") in error.problems[1].location
     assert error.problems[5].op == "@(%relu, %mul_1)"
     assert "constant matrix" in error.problems[5].hint
-    assert '@converter(("method", "cumsum"))' in error.problems[2].hint
+    assert '@converter(("method", "cumprod"))' in error.problems[2].hint
     assert "replace" not in error.problems[2].hint
 
 
