@@ -1,9 +1,12 @@
 """What a converter is given: where it is in the user's model, and the graph that it adds ops to."""
 
-from typing import NoReturn
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import attrs
 
+from spikec.extend.converters import place
 from spikec.ir.errors import CompileError, Problem, TypeMismatchError, UnsupportedOpError, VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op
@@ -94,6 +97,28 @@ class Call:
     def problem(self, message: str, hint: str = "") -> Problem:
         """A finding about this call."""
         return Problem(message, str(self.source), f"{self.source.kind}({self.arguments()})", hint, (self.source,))
+
+    @contextlib.contextmanager
+    def blaming(self, convert: Callable[..., Any], form: str) -> Iterator[None]:
+        """State whatever goes wrong inside as the converter's doing, and all errors as of this call.
+
+        Args:
+            convert: the converter that is called inside.
+            form: what it is called with, for a hint.
+        """
+        try:
+            yield
+        except CompileError as error:
+            if error.location:
+                raise
+            raise type(error)([self.problem(each.message, each.hint) for each in error.problems]) from None
+        except Exception as error:
+            message = f"its converter {place(convert)} raises {type(error).__name__}: {error}"
+            raise UnsupportedOpError(self.problem(message, f"mend it; it is called as {form}")) from error
+
+    def refuse_result(self, convert: Callable[..., Any], result: Any) -> NoReturn:
+        """Refuse what a converter returns, which is no signal of the graph."""
+        self.refuse(f"its converter {place(convert)} returns {result!r}", "return what call.add gives: a Signal")
 
     def arguments(self) -> str:
         """What it is called with, for messages."""

@@ -51,16 +51,21 @@ def along(call: Call, x: Signal, axis: int, matrix: Array, part: str = "") -> Si
     return permuted(call, product, np.argsort(order).tolist(), part=part)
 
 
+def sliced(call: Call, x: Signal, axis: int, start: int, stop: int, step: int = 1, part: str = "") -> Signal:
+    """Cells ``start:stop:step`` of one axis, both within it."""
+    stop_at = None if stop >= call.shape(x)[axis] else stop
+    if (start, stop_at, step) == (0, None, 1):
+        return _unchanged(call, x, part)
+    return call.add(Slice(axis, start, stop_at, step), x, part=part)
+
+
 def selected(call: Call, x: Signal, axis: int, cells: Array, part: str = "") -> Signal:
     """Cells of one axis, in that order: a slice where they have one positive distance, else a matrix of ones."""
     size = call.shape(x)[axis]
     steps = np.diff(cells)
     step = int(steps[0]) if len(steps) else 1
     if step > 0 and (steps == step).all():
-        start, stop = int(cells[0]), int(cells[-1]) + 1
-        if (start, stop, step) == (0, size, 1):
-            return _unchanged(call, x, part)
-        return call.add(Slice(axis, start, None if stop == size else stop, step), x, part=part)
+        return sliced(call, x, axis, int(cells[0]), int(cells[-1]) + 1, step, part)
     return along(call, x, axis, np.eye(size)[cells], part)
 
 

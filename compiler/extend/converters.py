@@ -1,6 +1,7 @@
 """A table of functions keyed by what they handle: what a frontend reads, or what a backend writes."""
 
 import inspect
+import os
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Generic, TypeVar
 
@@ -29,10 +30,8 @@ class Converters(Generic[F]):
             for key in keys:
                 known = self._table.get(key)
                 if known is not None and not _again(known, function):
-                    raise CompileError(
-                        f"two {self.what}s for {key!r}: {_place(known)} and {_place(function)}",
-                        hint="remove one of them",
-                    )
+                    places = " and ".join(place(each, each.__module__) for each in (known, function))
+                    raise CompileError(f"two {self.what}s for {key!r}: {places}", hint="remove one of them")
                 self._table[key] = function
             return function
 
@@ -61,6 +60,21 @@ class Converters(Generic[F]):
         return list(self._table)
 
 
+class Mark:
+    """A decorator that leaves converters as they are; those that it was put on are ``in`` it."""
+
+    def __init__(self) -> None:
+        self._marked: set[Callable[..., object]] = set()
+
+    def __call__(self, convert: F) -> F:
+        """Mark a converter."""
+        self._marked.add(convert)
+        return convert
+
+    def __contains__(self, convert: Callable[..., object] | None) -> bool:
+        return convert is not None and inspect.unwrap(convert) in self._marked
+
+
 #: what a derived op may redefine and still compute what its base does
 _DESCRIPTIVE = {"kind", "role", "infer", "scale_input"}
 
@@ -71,7 +85,13 @@ def _again(known: Callable[..., object], function: Callable[..., object]) -> boo
     return names[0] == names[1] and None not in names[0]
 
 
-def _place(function: Callable[..., object]) -> str:
-    """Return the module, file and line of a function."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    return f"{function.__module__} ({code.co_filename}:{code.co_firstlineno})" if code else repr(function)
+def place(function: Callable[..., object], name: str = "") -> str:
+    """``name (file.py:12)`` of a function, also of one in ``functools.partial``; its own name if none is given."""
+    function = inspect.unwrap(function)
+    function = getattr(function, "func", function)
+    code = getattr(function, "__code__", None)
+    return (
+        f"{name or function.__name__} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})"
+        if code
+        else repr(function)
+    )

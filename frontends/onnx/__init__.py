@@ -1,6 +1,5 @@
 """Reads ONNX models; here is what a converter is written with."""
 
-from spikec.frontends.onnx.bridge import Signal
-from spikec.frontends.onnx.call import Call, Constant, converter
+from spikec.frontends.onnx.call import Call, Constant, Signal, converter
 
 __all__ = ["Call", "Constant", "Signal", "converter"]

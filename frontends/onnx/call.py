@@ -2,26 +2,59 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 import attrs
 import numpy as np
 import torch
 
+from spikec.extend import loader
 from spikec.extend.call import Call as BaseCall
 from spikec.extend.call import Refused
 from spikec.extend.call import Signal as BaseSignal
 from spikec.extend.composites import expanded
 from spikec.extend.converters import Converters
-from spikec.frontends.onnx.bridge import Signal as Signal
-from spikec.frontends.onnx.bridge import WithoutNumbers
-from spikec.frontends.onnx.run import run_node
-from spikec.ir.errors import InvalidModelError
+from spikec.frontends.onnx.model import run_node
+from spikec.frontends.torch.call import Call as TorchCall
+from spikec.frontends.torch.call import converter as torch_converter
+from spikec.frontends.torch.call import leaves
+from spikec.frontends.torch.convert import convert
+from spikec.frontends.torch.tensor import SignalTensor
+from spikec.ir.errors import InvalidModelError, UnsupportedOpError
 from spikec.ir.op import Op
 from spikec.ir.types import Array
 
 #: the hint for what would mix the samples of a batch
 INDEPENDENT = "samples of a batch are independent in a compiled network"
+
+
+loader.modules("frontends", "torch")  # importing torch's converters registers them
+
+
+class WithoutNumbers:
+    """A tensor whose numbers are not known while the model is read: whatever needs them refuses the node."""
+
+    #: what is said then, and the hint
+    why: ClassVar[tuple[str, str]]
+
+    @classmethod
+    def refuse(cls, *_: Any, **__: Any) -> NoReturn:
+        """Raise an UnsupportedOpError; who converts the node adds where it stands."""
+        message, hint = cls.why
+        raise UnsupportedOpError(message, hint=hint)
+
+    __array__ = __bool__ = __float__ = __index__ = __int__ = __iter__ = __len__ = __torch_function__ = refuse
+
+
+@attrs.frozen
+class Signal(SignalTensor, WithoutNumbers):
+    """A tensor that depends on the model's input; torch's functions, methods and operators take it.
+
+    Each call is read by torch's own converter, see :meth:`Call.run`, so that the rules about batches, broadcasting and
+    what spikes cannot compute are written once.
+    """
+
+    why = ("one of its inputs must be a constant, and is computed from the model's input", "make it a constant")
 
 
 @attrs.frozen(eq=False)
@@ -84,7 +117,7 @@ class Call(BaseCall):
     def argument(self, value: Value) -> Any:
         """What the converter gets for an input, see :data:`converter`."""
         if isinstance(value, BaseSignal):
-            return Signal(value.name, self)
+            return Signal(value.name, self.run)
         if not isinstance(value, Constant) or not value.is_fixed:
             return value
         array = value.values[0]
@@ -114,7 +147,20 @@ class Call(BaseCall):
         arrays = (each for each in op.parameters().values() if isinstance(each, np.ndarray))
         if not all(np.isfinite(each).all() for each in arrays):
             raise InvalidModelError(self.problem("its weights hold NaN or infinity", "train or load them again"))
-        return Signal(super().add(op, *operands, part=part).name, self)
+        return Signal(super().add(op, *operands, part=part).name, self.run)
+
+    def run(self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What torch's converter of a function or method, by its key, makes of signals: ops of this node."""
+        for leaf in leaves((args, kwargs)):
+            if isinstance(leaf, Constant):
+                leaf.refuse()
+        name = key[1] if isinstance(key, tuple) else key.__name__
+        found = torch_converter.first((key, ("method", name)))
+        if found is None:
+            self.refuse(
+                f"{self.source.kind} is not supported: torch's {name} has no converter", "register one for torch"
+            )
+        return convert(found, _FunctionCall(self.graph, self.source, self.name, args, kwargs, outer=self))
 
     def shape(self, signal: BaseSignal) -> tuple[int, ...]:
         """Shape of one sample of a signal, without the batch; a constant is refused."""
@@ -214,6 +260,16 @@ class Call(BaseCall):
     def arguments(self) -> str:
         """The node's inputs, signals by their names."""
         return ", ".join(map(_show, self.inputs))
+
+
+@attrs.frozen(eq=False)
+class _FunctionCall(TorchCall):
+    """A call of a torch function by an ONNX converter: the node adds its ops, and says what it is called with."""
+
+    outer: BaseCall = attrs.field(kw_only=True)
+
+    def add(self, op: Op, *operands: BaseSignal, part: str = "") -> BaseSignal:
+        return self.outer.add(op, *operands, part=part)
 
 
 def _tensor(array: Array) -> torch.Tensor:

@@ -4,17 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from spikec.extend.call import Signal
 from spikec.extend.frontend import Frontend
-from spikec.frontends.onnx.model import input_specs, is_proto, open_model, resolve_shapes
+from spikec.frontends.onnx.model import evaluator, input_specs, is_proto, library, open_model, resolve_shapes
 from spikec.frontends.onnx.reader import Reader
-from spikec.frontends.onnx.run import layer_results, reference
 from spikec.interpreter.imported import Reference
-from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
-from spikec.ir.op import Role
 from spikec.ir.ops import Input
 
 #: batch sizes that a model is read for where it fixes none: whatever differs between them depends on the batch
@@ -52,20 +51,44 @@ class Onnx(Frontend):
             for spec, shape in zip(specs, shapes, strict=True)
         }
         Reader(proto, graph, inputs, _BATCHES if fixed is None else (fixed,)).run()
-        for name in reversed(list(graph)):
-            if graph[name].role is not Role.IO and not graph.users(name):
-                graph.remove(name, "its result is not used")
-        if all(graph[name].role is Role.IO for name in graph):
-            raise InvalidModelError("the ONNX model has no operation: its output is its input")
         return graph
 
     def reference(self, model: Any) -> Reference | None:
-        """The model itself in onnxruntime, where that is installed, or in onnx's reference evaluator."""
-        return reference(model)
+        """The model itself in onnxruntime, where that is installed and can, or in onnx's reference evaluator.
+
+        None for a model of half precision, to which an imported graph cannot be held.
+        """
+        proto = open_model(model)
+        specs = input_specs(proto)
+        half = (library().TensorProto.FLOAT16, library().TensorProto.BFLOAT16)
+        inputs = [each.type.tensor_type.elem_type for each in proto.graph.input]
+        if any(each in half for each in (*inputs, *(each.data_type for each in proto.graph.initializer))):
+            return None
+        run = evaluator(model if isinstance(model, Path) else proto, proto)
+
+        def call(xs: Sequence[Tensor]) -> list[Tensor]:
+            arrays = [x.numpy().astype(spec.dtype) for x, spec in zip(xs, specs, strict=True)]
+            _, fixed = resolve_shapes(specs, xs)
+            count = len(arrays[0])
+            size = fixed or count
+            parts = []
+            for start in range(0, count, size):
+                rows = np.arange(start, start + size) % count
+                parts.append(run({spec.name: x[rows] for spec, x in zip(specs, arrays, strict=True)}))
+            return [torch.tensor(np.concatenate(column)[:count]) for column in zip(*parts, strict=True)]
+
+        return call
 
     def layer_results(self, model: Any, graph: Graph, xs: Sequence[Tensor]) -> Mapping[str, Tensor]:
-        """The first result of each node that the graph stands for, by the node's name."""
-        return layer_results(model, {source.node: source.path for source in graph.sources}, xs)
+        """The first result of each node that the graph stands for, by the node's name; not of those inside branches."""
+        paths = {source.node: source.path for source in graph.sources}
+        inside = library().ModelProto()
+        inside.CopyFrom(open_model(model))
+        names = [node.output[0] for node in inside.graph.node if node.output and node.output[0] in paths]
+        del inside.graph.output[:]
+        inside.graph.output.extend(library().ValueInfoProto(name=name) for name in names)
+        run = self.reference(inside) if names else None
+        return {} if run is None else {paths[name]: found for name, found in zip(names, run(xs), strict=True)}
 
 
 frontend = Onnx()

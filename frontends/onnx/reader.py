@@ -1,25 +1,20 @@
 """Goes through an ONNX graph once, node by node, and converts what depends on the model's input."""
 
 import inspect
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from torch import Tensor
 
 from spikec.extend.call import Refused
 from spikec.extend.call import Signal as BaseSignal
+from spikec.extend.finish import failure, without_unused
 from spikec.frontends.onnx.call import Call, Constant, Value, converter
-from spikec.frontends.onnx.model import DOMAINS, as_array, attributes, opsets
-from spikec.frontends.onnx.run import RANDOM
+from spikec.frontends.onnx.model import DOMAINS, RANDOM, as_array, attributes, opsets
 from spikec.ir.errors import (
     CompileError,
-    Hint,
     InvalidModelError,
-    Option,
-    Problem,
-    TypeMismatchError,
     UnsupportedOpError,
 )
 from spikec.ir.graph import Graph
@@ -55,11 +50,12 @@ class Reader:
             raise UnsupportedOpError("sparse initializers are not supported", hint="store them dense")
         self._nodes(self.proto.graph.node, [each.name for each in self.proto.graph.output])
         if self.errors:
-            self._fail()
+            raise failure(self.errors, self.graph, self.graph.inputs)
         for each in self.proto.graph.output:
             self._output(each.name)
         count = len(self.proto.graph.output)
         self.graph.imported.structure = 0 if count == 1 else tuple(range(count))
+        without_unused(self.graph, "ONNX model")
 
     def _nodes(self, nodes: Sequence[Any], results: Sequence[str]) -> None:
         """Everything that the results need, in order."""
@@ -124,9 +120,7 @@ class Reader:
             if isinstance(each, Tensor):
                 call.refuse(f"the first input of {source.kind} does not depend on the model's input, and it must")
             if not isinstance(each, Constant) and not (isinstance(each, BaseSignal) and each.name in self.graph):
-                call.refuse(
-                    f"its converter {_place(convert)} returns {found!r}", "return what call.add gives: a Signal"
-                )
+                call.refuse_result(convert, found)
         if any(call.wanted[len(results) :]):
             call.refuse(f"only the first {len(results)} output(s) of {source.kind} are supported, others are used")
         if not any(isinstance(each, BaseSignal) for each in results):
@@ -142,16 +136,8 @@ class Reader:
             bound = signature.bind(*bound.args, **bound.kwargs)  # an input that is left out takes its default
         except TypeError as error:
             call.refuse(f"{call.source.kind} with these inputs and attributes is not supported: {error}")
-        try:
+        with call.blaming(convert, "(call, *inputs, **attributes)"):
             return convert(*bound.args, **bound.kwargs)
-        except CompileError as error:
-            if error.location:
-                raise
-            raise type(error)([call.problem(each.message, each.hint) for each in error.problems]) from None
-        except Exception as error:
-            message = f"its converter {_place(convert)} raises {type(error).__name__}: {error}"
-            hint = "mend it; it is called as (call, *inputs, **attributes)"
-            raise UnsupportedOpError(call.problem(message, hint)) from error
 
     def _named(self, call: Call, result: BaseSignal) -> BaseSignal:
         """A result under the node's own name where that is free; an input that is returned becomes an Identity."""
@@ -183,20 +169,6 @@ class Reader:
                 f"output {name} does not depend on the model's input", hint="remove it from the model's outputs"
             )
         self.graph.add(Output(), value.name, name=f"output_{name}" if name in self.graph else name)
-
-    def _fail(self) -> NoReturn:
-        first = next((e for e in self.errors if isinstance(e, UnsupportedOpError)), self.errors[0])
-        alike = [e for e in self.errors if type(e) is type(first)]
-        problems = [self._hinted(problem, first) for error in alike for problem in error.problems]
-        raise type(first)(problems) from first.__cause__
-
-    def _hinted(self, problem: Problem, error: CompileError) -> Problem:
-        if problem.hint or not isinstance(error, TypeMismatchError):
-            return problem
-        shapes = ", ".join(f"{name}: {['B', *self.graph.type(name).shape]}" for name in self.graph.inputs)
-        said = f"the inputs were {shapes}; give ".replace("'", "")
-        hint = Hint(said, Option("example_input"), " as the model takes it, batch first")
-        return Problem(problem.message, problem.location, problem.op, hint)
 
 
 def _uses(node: Any) -> set[str]:
@@ -240,12 +212,6 @@ def _name(node: Any) -> str:
     """The node's name in the graph; one that is a number or nothing gets the operator's in front."""
     wish = re.sub(r"\W+", "_", node.name or "").strip("_")
     return wish if wish and not wish[0].isdigit() else f"{node.op_type.lower()}_{wish}".rstrip("_")
-
-
-def _place(convert: Any) -> str:
-    """``name (file.py:12)`` of a converter."""
-    code = inspect.unwrap(convert).__code__
-    return f"{convert.__name__} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})"
 
 
 #: (operators, why they have no converter, what to do instead) in place of a bare "not supported"

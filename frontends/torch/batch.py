@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-ConverterT = TypeVar("ConverterT", bound=Callable[..., Any])
+from spikec.extend.converters import Mark
 
 #: more than the elements of any tensor, so that torch refuses to make one of such a size
 _TOO_LARGE = 2**62
@@ -80,15 +78,5 @@ class BatchSize(int):
 #: the number of samples in a batch
 BATCH = BatchSize()
 
-_taking: set[Callable[..., Any]] = set()
-
-
-def takes_batch(convert: ConverterT) -> ConverterT:
-    """Mark a converter whose arguments may be made from the batch size; every other one is refused for them."""
-    _taking.add(convert)
-    return convert
-
-
-def may_take_batch(convert: Callable[..., Any]) -> bool:
-    """True for a converter marked with :func:`takes_batch`."""
-    return inspect.unwrap(convert) in _taking
+#: marks a converter whose arguments may be made from the batch size; every other one is refused for them
+takes_batch = Mark()

@@ -49,7 +49,7 @@ class Call(BaseCall):
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     module: nn.Module | None = None
-    outer: Call | None = None
+    outer: BaseCall | None = None
 
     @property
     def operands(self) -> tuple[Signal, ...]:

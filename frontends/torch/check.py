@@ -27,23 +27,14 @@ def check_model(model: nn.Module) -> None:
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise InvalidModelError("a TorchScript module has no forward to trace", hint="give the nn.Module it came from")
-    problems = list(_wrappers(model))
-    if problems:
-        raise InvalidModelError(problems)
-    problems = [*_arguments(model), *_layers(model), *_numbers((*model.named_parameters(), *model.named_buffers()))]
-    if problems:
-        raise InvalidModelError(problems)
+    refuse_all(_wrappers(model))
+    refuse_all([*_arguments(model), *_layers(model), *numbers((*model.named_parameters(), *model.named_buffers()))])
 
 
-def check_numbers(named: Iterable[tuple[str, Any]]) -> None:
-    """Refuse parameters that hold no numbers.
-
-    Raises:
-        InvalidModelError: with all of them.
-    """
-    problems = list(_numbers(named))
-    if problems:
-        raise InvalidModelError(problems)
+def refuse_all(problems: Iterable[Problem]) -> None:
+    """Raise an InvalidModelError with all problems, if there are any."""
+    if found := list(problems):
+        raise InvalidModelError(found)
 
 
 def _wrappers(model: nn.Module) -> Iterator[Problem]:
@@ -105,7 +96,8 @@ def _computes_weight(module: nn.Module, hook: object) -> bool:
     return isinstance(hook, (WeightNorm, SpectralNorm)) and isinstance(module, (nn.Linear, _ConvNd))
 
 
-def _numbers(named: Iterable[tuple[str, Any]]) -> Iterator[Problem]:
+def numbers(named: Iterable[tuple[str, Any]]) -> Iterator[Problem]:
+    """Parameters that hold no numbers, or none that are real and finite."""
     for name, value in named:
         if not isinstance(value, Tensor):
             continue
@@ -154,13 +146,12 @@ def shapes_from_layers(traced: Traced) -> list[tuple[int, ...]]:
     Raises:
         InvalidModelError: they are not; with the example to pass.
     """
-    names = required(traced.root)
     inputs = [node for node in traced.graph.nodes if node.op == "placeholder" and not node.args]
     firsts = [_first_layer(traced, node) for node in inputs]
     if all(isinstance(layer, nn.Linear) for layer in firsts):
         return [(layer.in_features,) for layer in firsts if isinstance(layer, nn.Linear)]
     raise InvalidModelError(
-        f"the shape of the input ({', '.join(names)}) cannot be known from the model alone",
+        f"the shape of the input ({', '.join(traced.inputs)}) cannot be known from the model alone",
         location=type(traced.root).__name__,
         hint=Hint(
             "pass ",

@@ -1,14 +1,13 @@
-"""Calls a converter, and says of whatever it does wrong that the converter did it."""
+"""Calls a converter, says of whatever it does wrong that the converter did it, and why a call has none."""
 
 import inspect
-import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from torch import nn
 
 from spikec.frontends.torch.call import Call, Missing, Signal, leaves
-from spikec.ir.errors import CompileError, UnsupportedOpError
 
 #: names of arguments as numpy has them, which torch's functions take too
 _NUMPY = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
@@ -24,19 +23,13 @@ def convert(converter: Callable[..., Any], call: Call) -> Any:
         UnsupportedOpError: it does not take such arguments, it raises, or it returns something else.
     """
     bound = None if call.module is not None else _bound(converter, call)
-    try:
+    with call.blaming(converter, "(module, call)" if bound is None else "(call, *args, **kwargs)"):
         value = converter(call.module, call) if bound is None else converter(*bound.args, **bound.kwargs)
-    except CompileError:
-        raise
-    except Exception as error:
-        form = "(module, call)" if bound is None else "(call, *args, **kwargs)"
-        message = f"its converter {_place(converter)} raises {type(error).__name__}: {error}"
-        raise UnsupportedOpError(call.problem(message, f"mend it; it is called as {form}")) from error
     found = list(leaves(value))
-    strange = [each for each in found if not isinstance(each, _ANSWERS) or _is_unknown(call, each)]
-    needs_signal = call.module is not None and not any(isinstance(each, Signal) for each in found)
-    if strange or not found or needs_signal:
-        call.refuse(f"its converter {_place(converter)} returns {value!r}", "return what call.add gives: a Signal")
+    signals = [each for each in found if isinstance(each, Signal)]
+    strange = not all(isinstance(each, _ANSWERS) for each in found) or any(s.name not in call.graph for s in signals)
+    if strange or not found or (call.module is not None and not signals):
+        call.refuse_result(converter, value)
     return value
 
 
@@ -50,11 +43,66 @@ def _bound(converter: Callable[..., Any], call: Call) -> inspect.BoundArguments:
         call.refuse(f"{call.source.kind} with these arguments is not supported: {error}")
 
 
-def _is_unknown(call: Call, value: Any) -> bool:
-    return isinstance(value, Signal) and value.name not in call.graph
+_SMOOTH = "an integrate-and-fire neuron computes max(x, 0), and sums of it only what is piecewise linear"
+_STATISTICS = "it divides by statistics of each input, and a compiled network only multiplies by constants"
+_PRODUCT = "it multiplies signals with each other, and spikes are only weighted by constants"
+_STEP = "it jumps, and a rate changes steadily with its input"
+
+_BATCHNORM = "use BatchNorm, whose statistics are constants, and retrain"
+_BY_WEIGHTS = "use layers with constant weights: Linear, or a convolution"
+_AFTER = "leave it out of the model and apply it to the compiled network's output"
+
+#: (names without module, underscores and capitals; why; what to do, with {by} for ``nn.ReLU`` or ``torch.relu``)
+_TABLE = (
+    (
+        "gelu silu elu celu selu mish softplus hardswish softsign softshrink hardshrink tanhshrink exp log sqrt "
+        "rsqrt pow ** square sin cos erf expm1 log1p reciprocal",
+        _SMOOTH,
+        "replace {kind} by {by} and retrain",
+    ),
+    (
+        "groupnorm layernorm rmsnorm localresponsenorm crossmaplrn2d normalize var std varmean stdmean norm",
+        _STATISTICS,
+        _BATCHNORM,
+    ),
+    (
+        "multiheadattention multiheadattentionforward scaleddotproductattention transformer transformerencoder "
+        "transformerdecoder transformerencoderlayer transformerdecoderlayer",
+        f"attention: {_PRODUCT}",
+        "use a convolutional network",
+    ),
+    ("rnn lstm gru rnncell lstmcell grucell", f"its gates and states: {_PRODUCT}", "use convolutions over time"),
+    ("glu bilinear bmm baddbmm einsum outer dot cosinesimilarity pairwisedistance cdist prod", _PRODUCT, _BY_WEIGHTS),
+    (
+        "embedding embeddingbag",
+        "its input is an index, and a spiking network takes numbers",
+        "give it what the embedding gives",
+    ),
+    ("> >= < <= == != sign heaviside round floor ceil where maskedfill bool", _STEP, "use ReLU or clamp"),
+    ("argmax argmin topk sort argsort onehot", _STEP, _AFTER),
+)
+_REASONS = {name: (why, hint) for names, why, hint in _TABLE for name in names.split()}
 
 
-def _place(converter: Callable[..., Any]) -> str:
-    """``name (file.py:12)`` of a converter."""
-    code = inspect.unwrap(converter).__code__
-    return f"{converter.__name__} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})"
+def reason(kind: str, module: nn.Module | None) -> tuple[str, str]:
+    """(why there is no converter, what to do instead), empty where nothing is known of that kind of call."""
+    names = [kind.split(".")[-1], *(cls.__name__ for cls in type(module).__mro__ if module is not None)]
+    bare = (name.lower().replace("_", "") for name in names)
+    why, hint = next((_REASONS[name] for name in bare if name in _REASONS), ("", ""))
+    return why, hint.format(kind=kind, by="torch.relu" if module is None and not kind.startswith("nn.") else "nn.ReLU")
+
+
+def refuse_unknown(call: Call, key: str) -> NoReturn:
+    """Refuse a call that has no converter.
+
+    Args:
+        call: the call.
+        key: what a converter of it would be registered for, as one writes it.
+
+    Raises:
+        UnsupportedOpError: always.
+    """
+    why, instead = reason(call.source.kind, call.module)
+    register = f"register a converter: @converter({key}), see frontends/README.md"
+    message = f"{call.source.kind} is not supported{': ' if why else ''}{why}"
+    call.refuse(message, f"{instead}, or {register}" if instead else register)

@@ -40,25 +40,25 @@ class TorchExport(Frontend):
             InvalidModelError: it was exported in training mode, or the examples are not what it was exported for.
         """
         traced = program(model)
-        dtype = dtype_of(traced.values.values(), examples or _examples(model))
+        dtype = dtype_of(traced.parameters.values(), examples or _examples(model))
         return Reader(traced, _shapes(traced, examples), dtype).finish()
 
     def reference(self, model: ExportedProgram) -> Reference:
         """The program itself, run with the batch size that it was exported for."""
         run = model.module()
         values = {**model.state_dict, **model.constants}.values()
-        size = _size(model)
+        first = _examples(model)[0].shape[0]
 
         def reference(xs: Sequence[Tensor]) -> list[Tensor]:
             like = next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), xs[0])
             inputs = [x.to(like.device, like.dtype) for x in xs]
             count = len(xs[0])
-            step = size or count
+            step = first if isinstance(first, int) else count
             results = []
             with torch.no_grad():
                 for start in range(0, count, step):
-                    batch = [_filled(x[start : start + step], step) for x in inputs]
-                    args, kwargs = _arguments(model, batch)
+                    rows = torch.arange(start, start + step, device=like.device) % count
+                    args, kwargs = _arguments(model, [x[rows] for x in inputs])
                     results.append([x.cpu() for x in leaves(run(*args, **kwargs)) if isinstance(x, Tensor)])
             return [torch.cat(parts)[:count] for parts in zip(*results, strict=True)]
 
@@ -98,16 +98,6 @@ def _user_inputs(model: ExportedProgram) -> list[Any]:
 
 def _examples(model: ExportedProgram) -> list[Tensor]:
     return [value for value in _user_inputs(model) if isinstance(value, Tensor)]
-
-
-def _size(model: ExportedProgram) -> int | None:
-    first = _examples(model)[0].shape[0]
-    return first if isinstance(first, int) else None
-
-
-def _filled(x: Tensor, count: int) -> Tensor:
-    """A batch of that size, the last sample repeated."""
-    return torch.cat([x, x[-1:].expand(count - len(x), *x.shape[1:])])
 
 
 def _arguments(model: ExportedProgram, xs: Sequence[Tensor]) -> Any:

@@ -1,24 +1,84 @@
-"""Reads torch modules through torch.fx; ``README.md`` says how to add a converter."""
+"""Reads torch modules through torch.fx, or torch.export where that fails; ``README.md`` says how to add a converter."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import inspect
+import logging
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 from spikec.extend.frontend import Frontend
 from spikec.frontends.torch.call import leaves
-from spikec.frontends.torch.check import check_model, dtype_of, example_shapes, shapes_from_layers
-from spikec.frontends.torch.instead import exported
-from spikec.frontends.torch.layer_results import layer_results
+from spikec.frontends.torch.check import check_model, dtype_of, example_shapes, shapes_from_layers, template
 from spikec.frontends.torch.layers import is_spiking
+from spikec.frontends.torch.program import Program, program
 from spikec.frontends.torch.reader import Reader
 from spikec.frontends.torch.steps import check_axes, one_step, steps_of, takes_all_steps
-from spikec.frontends.torch.trace import trace
+from spikec.frontends.torch.trace import trace, untraceable
 from spikec.frontends.torch.traced import Traced, required
 from spikec.interpreter.imported import Reference
-from spikec.ir.errors import InvalidModelError
+from spikec.ir.errors import Hint, InvalidModelError, Option
 from spikec.ir.graph import Graph
+
+#: any size but 0 and 1, which torch takes for special
+_BATCH = 3
+
+
+def exported(model: nn.Module, shapes: Sequence[tuple[int, ...]] | None, error: InvalidModelError) -> Program:
+    """The module as a program with an open batch size.
+
+    Args:
+        model: symbolic tracing failed on it.
+        shapes: of a sample of each input, or None where there is no example.
+        error: what symbolic tracing said.
+
+    Raises:
+        InvalidModelError: torch.export fails too, or there is no example; with the line in the user's model.
+    """
+    (problem,) = error.problems
+    if shapes is None:
+        hint = Hint("pass ", _example(model), " with your data's sizes filled in, or calibration data: ", problem.hint)
+        raise InvalidModelError(attrs.evolve(problem, hint=hint)) from error
+    like = next((p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()), torch.zeros(()))
+    xs = tuple(torch.zeros(_BATCH, *shape, dtype=like.dtype, device=like.device) for shape in shapes)
+    batches: tuple[Any, ...] = tuple({0: Dim("batch")} for _ in xs)
+    first = next(iter(inspect.signature(model.forward).parameters.values()))
+    try:
+        with _quiet(), torch.inference_mode(False), torch.no_grad():
+            dynamic = (batches,) if first.kind is first.VAR_POSITIONAL else batches
+            result = torch.export.export(model, xs, dynamic_shapes=dynamic, strict=False)
+    except Exception as failure:
+        frames = traceback.extract_tb(failure.__traceback__)[1:]
+        found = untraceable(failure, "", frames)
+        located = found.location != "forward" and not problem.location.endswith(found.location.split("(")[-1])
+        raise InvalidModelError(found if located else problem) from failure
+    return program(result)
+
+
+def _example(model: nn.Module) -> Option:
+    """The example to pass for a model that cannot be traced without one."""
+    names = required(model)
+    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+    return Option("example_input", [template(layers[0] if layers and len(names) == 1 else None) for _ in names])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the pages that torch logs about a failure, which becomes an error of ours."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 class TorchFx(Frontend):
@@ -85,9 +145,31 @@ class TorchFx(Frontend):
         return run
 
     def layer_results(self, model: nn.Module, graph: Graph, xs: Sequence[Tensor]) -> Mapping[str, Tensor]:
-        """The results of the innermost modules, by their paths."""
+        """The results of the innermost modules, by their paths: by these a converter that is wrong is found.
+
+        A layer that is called more than once (by a spiking model: in a step), or gives no single tensor, is left out.
+        """
         paths, run = {source.path for source in graph.sources}, self.reference(model)
-        return layer_results(model, paths, lambda: run(xs), len(xs[0]) if graph.is_spiking else None)
+        seen: dict[str, list[Any]] = {}
+
+        def hook(path: str) -> Callable[..., None]:
+            # a copy, because a layer that follows may write over the result
+            return lambda _, __, result: seen.setdefault(path, []).append(
+                result.detach().clone().cpu() if isinstance(result, Tensor) else None
+            )
+
+        layers = [(path, each) for path, each in model.named_modules() if path in paths and not any(each.children())]
+        handles = [each.register_forward_hook(hook(path)) for path, each in layers]
+        try:
+            run(xs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        known = {path: found for path, found in seen.items() if all(isinstance(each, Tensor) for each in found)}
+        results = {path: found[0] for path, found in known.items() if len(found) == 1}
+        if graph.is_spiking:
+            results |= {path: torch.stack(found) for path, found in known.items() if len(found) == len(xs[0])}
+        return results
 
 
 frontend = TorchFx()

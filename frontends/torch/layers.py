@@ -3,7 +3,7 @@
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import torch
@@ -12,15 +12,13 @@ from torch.fx.node import map_aggregate
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from spikec.extend.converters import Mark
 from spikec.frontends.torch.batch import takes_batch
 from spikec.frontends.torch.call import Call, Refused, Signal, converter, leaves, qualified
-from spikec.frontends.torch.convert import convert
-from spikec.frontends.torch.reasons import reason, refuse_unknown
+from spikec.frontends.torch.convert import convert, reason, refuse_unknown
 from spikec.frontends.torch.tensor import SignalTensor, from_tensors, to_tensors
 from spikec.ir.errors import CompileError, TypeMismatchError
 from spikec.ir.ops import Identity
-
-ConverterT = TypeVar("ConverterT", bound=Callable[..., Any])
 
 # ------------------------------------------------------------------ which converter
 
@@ -59,20 +57,15 @@ def _is_torchs(cls: Any) -> bool:
 
 # ------------------------------------------------------------------ spiking layers
 
-_firing: set[Callable[..., Any]] = set()
+#: marks the converter of what spikes: a model that has one is a spiking model, and each call of it is a step
+fires = Mark()
 #: qualified names of classes whose instances keep a state from call to call: they are never traced through
 stateful: set[str] = set()
 
 
-def fires(convert: ConverterT) -> ConverterT:
-    """Mark the converter of what spikes: a model that has one is a spiking model, and each call of it is a step."""
-    _firing.add(convert)
-    return convert
-
-
 def is_firing(layer: nn.Module) -> bool:
     """True for a layer whose converter is marked with :func:`fires`; what it puts out is a tensor of its own."""
-    return layer_converter(layer) in _firing
+    return layer_converter(layer) in fires
 
 
 def is_spiking(model: nn.Module) -> bool:
@@ -119,7 +112,7 @@ def lacks_converter(call: Call) -> bool:
         raise _Found(converter.first((key, qualified(key))))
 
     def stand_in(value: Any) -> Any:
-        return SignalTensor(Signal(""), look_up) if isinstance(value, (Signal, Refused)) else value
+        return SignalTensor("", look_up) if isinstance(value, (Signal, Refused)) else value
 
     args, kwargs = map_aggregate((call.args, dict(call.kwargs)), stand_in)
     assert call.module is not None

@@ -2,9 +2,8 @@
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-import attrs
 import numpy as np
 import torch
 from torch import Tensor, fx
@@ -21,14 +20,8 @@ from spikec.ir.types import Array
 SAMPLES = 113
 
 
-@attrs.frozen(eq=False)
-class Changes:
-    """What a call did to tensors that exist already.
-
-    Attributes:
-        same: nodes whose value is from now on the call's result.
-        other: nodes of which numbers changed, or may have, in a way that is not followed.
-    """
+class Changes(NamedTuple):
+    """Nodes whose value is a call's result from then on, and nodes that it changed in a way that is not followed."""
 
     same: tuple[fx.Node, ...] = ()
     other: tuple[fx.Node, ...] = ()
@@ -83,7 +76,11 @@ class Memory:
         operands = [each for each in node.all_input_nodes if each in self._tensors]
         before = {each: _versions(self._tensors[each]) for each in operands}
         value = self._values[node]
-        result = self._tried(node)
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                result = self._run(node)
+        except Exception:  # whatever a user's layer does with tensors that hold no numbers
+            result = None
         changed = [each for each in operands if _versions(self._tensors[each]) != before[each]]
         if isinstance(value, Signal) and not isinstance(result, Tensor):
             if in_place and not changed:
@@ -94,14 +91,6 @@ class Memory:
             result = map_aggregate(value, lambda x: self._unknown(x, operands) if isinstance(x, Signal) else x)
         self._hold(node, result)
         return self._changes(node, result, changed) if changed else Changes()
-
-    def _tried(self, node: fx.Node) -> Any:
-        """The result of a call without data, or None."""
-        try:
-            with torch.inference_mode(False), torch.no_grad():
-                return self._run(node)
-        except Exception:  # whatever a user's layer does with tensors that hold no numbers
-            return None
 
     def _changes(self, node: fx.Node, result: Any, changed: list[fx.Node]) -> Changes:
         written = [tensor for each in changed for tensor in _held(self._tensors[each])]
@@ -116,8 +105,8 @@ class Memory:
         return Changes(same, tuple(each for each in affected if each not in same))
 
     def _run(self, node: fx.Node) -> Any:
-        args, kwargs = map_arg((node.args, node.kwargs), self._without_data)
-        args, kwargs = map_aggregate((args, kwargs), _of_samples)
+        given = map_arg((node.args, node.kwargs), self._without_data)
+        args, kwargs = map_aggregate(given, lambda x: x.at(SAMPLES) if isinstance(x, BatchSize) else x)
         module = self._traced.module(node)
         if module is not None and is_firing(module):
             return map_aggregate(self._values[node], lambda x: self._fresh(x) if isinstance(x, Signal) else x)
@@ -154,10 +143,6 @@ class Memory:
     def _dtype(self) -> torch.dtype:
         dtype: torch.dtype = getattr(torch, self._graph.type(self._graph.inputs[0]).dtype)
         return dtype
-
-
-def _of_samples(value: Any) -> Any:
-    return value.at(SAMPLES) if isinstance(value, BatchSize) else value
 
 
 def _held(value: Any) -> Iterator[Tensor]:

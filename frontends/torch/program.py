@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from spikec.frontends.torch.batch import BATCH
 from spikec.frontends.torch.call import Call, converter
-from spikec.frontends.torch.check import check_numbers
+from spikec.frontends.torch.check import numbers, refuse_all
 from spikec.frontends.torch.convert import convert
 from spikec.frontends.torch.traced import Traced
 from spikec.ir.errors import InvalidModelError, Problem
@@ -27,6 +27,15 @@ from spikec.ir.origin import Source
 _HOW = {"cudnn_enabled", "memory_format", "layout", "device", "pin_memory", "non_blocking", "half_to_float"}
 #: names that torch's functions have for arguments of aten
 _NAMES = {"self": "input", "train": "training"}
+#: torch's functions that aten has under another name, with parameters of the same names or in the same places
+_SAME = {
+    "_native_batch_norm_legit_no_training": "batch_norm",
+    "constant_pad_nd": "pad",
+    "feature_dropout": "dropout",
+    "native_dropout": "dropout",
+    **dict.fromkeys(("alias", "lift_fresh", "lift_fresh_copy"), "detach"),
+    **dict.fromkeys((f"upsample_nearest{rank}d" for rank in (1, 2, 3)), "interpolate"),
+}
 #: higher-order calls that do nothing but run their body
 _BODIES = ("wrap_with_set_grad_enabled",)
 #: calls without a result, which state what torch found out about sizes
@@ -45,11 +54,11 @@ class Program(Traced):
     """The graph of an exported program, its first axis being the batch whatever size it was exported with.
 
     Attributes:
-        values: parameters, buffers and other constants by their placeholders.
+        parameters: parameters, buffers and other constants by their placeholders.
         shapes: of a sample of each input, by name; None for a size that the program leaves open.
     """
 
-    values: dict[str, Any]
+    parameters: dict[str, Any]
     shapes: dict[str, tuple[int | None, ...]]
 
     @property
@@ -62,17 +71,12 @@ class Program(Traced):
     @property
     def device(self) -> str:
         """Where the parameters are."""
-        return str(next((value.device for value in self.values.values() if isinstance(value, Tensor)), "cpu"))
+        return str(next((value.device for value in self.parameters.values() if isinstance(value, Tensor)), "cpu"))
 
     @property
     def inputs(self) -> list[str]:
         """The inputs that are tensors."""
         return list(self.shapes)
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """All values."""
-        return self.values
 
     def kind(self, node: fx.Node) -> str:
         """``nn.Conv2d`` for a call inside of one of torch's layers, else the function of torch."""
@@ -127,6 +131,7 @@ def _stems(overload: torch._ops.OpOverload) -> list[str]:
     if overload.namespace != "aten":
         return []
     name = overload.overloadpacket.__name__
+    name = _SAME.get(name, name)
     plain = re.sub(r"^_+(unsafe_)?|_copy$", "", name)
     return list(dict.fromkeys((name, plain, plain.rstrip("_"))))
 
@@ -182,13 +187,11 @@ def _renamed(
             name = places[i]
         if name in known:
             values[name] = value
-        elif argument.name not in _HOW and not _is_default(argument, value):
+            continue
+        is_default = argument.has_default_value() and not isinstance(value, Tensor) and value == argument.default_value
+        if argument.name not in _HOW and not is_default:
             call.refuse(f"{call.source.kind} with {argument.name}={value} is not supported", "leave it out")
     return values
-
-
-def _is_default(argument: Any, value: Any) -> bool:
-    return argument.has_default_value() and not isinstance(value, Tensor) and bool(value == argument.default_value)
 
 
 # ------------------------------------------------------------------- programs
@@ -200,7 +203,7 @@ def program(exported: ExportedProgram) -> Program:
     Raises:
         InvalidModelError: it trains, draws random numbers, changes its buffers, or its inputs are no batches.
     """
-    check_numbers({**exported.state_dict, **exported.constants}.items())
+    refuse_all(numbers({**exported.state_dict, **exported.constants}.items()))
     values, names = _inputs(exported)
     graph = fx.Graph()
     results = _copied(exported.graph_module, graph, {})
@@ -215,9 +218,8 @@ def program(exported: ExportedProgram) -> Program:
         _open_batch(graph, inputs, batch)
     shapes = {name: tuple(_number(size) for size in shape[1:]) for name, shape in sizes.items()}
     result = Program(exported.graph_module, graph, {}, values, shapes)
-    problems = [*_randomness(result)] or [*_changed_buffers(exported, result)]
-    if problems:
-        raise InvalidModelError(problems)
+    refuse_all(_randomness(result))
+    refuse_all(_changed_buffers(exported, result))
     return result
 
 
@@ -336,7 +338,7 @@ def _changed_buffers(exported: ExportedProgram, traced: Program) -> Iterator[Pro
     for node in traced.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
             changed = node.args[0]
-            if isinstance(changed, fx.Node) and changed.target in traced.values:
+            if isinstance(changed, fx.Node) and changed.target in traced.parameters:
                 yield Problem(f"{node.target} changes {changed.target}", str(traced.source(node)), hint=hint)
     for spec in exported.graph_signature.output_specs:
         if spec.kind is OutputKind.BUFFER_MUTATION:

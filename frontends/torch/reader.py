@@ -3,31 +3,25 @@
 import dataclasses
 import operator
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 
-from spikec.frontends.torch.batch import BatchSize, may_take_batch
+from spikec.extend.finish import failure, without_unused
+from spikec.frontends.torch.batch import BatchSize, takes_batch
 from spikec.frontends.torch.call import Call, Missing, Refused, Signal, fields_of, is_record, leaves
-from spikec.frontends.torch.convert import convert
+from spikec.frontends.torch.convert import convert, refuse_unknown
 from spikec.frontends.torch.layers import lacks_converter, torch_layer
 from spikec.frontends.torch.memory import SAMPLES, Memory
-from spikec.frontends.torch.reasons import refuse_unknown
 from spikec.frontends.torch.traced import AUGMENTED, Traced
 from spikec.ir.errors import (
     CompileError,
-    Hint,
     InvalidModelError,
-    Option,
-    Problem,
-    TypeMismatchError,
     UnsupportedOpError,
 )
 from spikec.ir.graph import Graph
-from spikec.ir.op import Role
 from spikec.ir.ops import Identity, Input, Output, Relu
 from spikec.ir.origin import Source
 from spikec.ir.types import Real
@@ -85,16 +79,15 @@ class Reader:
         output = self._advance()
         self._judge_use(output)
         result = self._resolve(output.args[0])
-        if self._errors:
-            self._fail(result)
         graph = self.graph
+        if self._errors:
+            for leaf in leaves(result):
+                if isinstance(leaf, Signal):
+                    graph.add(Output(), leaf.name, name="output")
+            inputs = [name for name in graph.inputs if Signal(name) in self._inputs.values()]
+            raise failure(self._errors, graph, inputs)
         graph.imported.structure = self._output(result, "output", [0])
-        for name in reversed(list(graph)):
-            if graph[name].role is not Role.IO and not graph.users(name):
-                graph.remove(name, "its result is not used")
-        if all(graph[name].role is Role.IO for name in graph):
-            raise InvalidModelError("the model has no operation: its output is its input", location=self._traced.name)
-        return graph
+        return without_unused(graph, "model", self._traced.name)
 
     # ---------------------------------------------------------------- nodes
 
@@ -177,7 +170,7 @@ class Reader:
             if converter is torch_layer and lacks_converter(call):
                 refuse_unknown(call, self._traced.key(node))
             return Refused(node.name)
-        if self._is_given_batch(node) and not may_take_batch(converter):
+        if self._is_given_batch(node) and converter not in takes_batch:
             call.refuse(
                 f"{source.kind} with a number that depends on the batch size is not supported",
                 "samples of a batch are independent in a compiled network",
@@ -215,15 +208,12 @@ class Reader:
         signals = [leaf for leaf in found if isinstance(leaf, Signal)]
         if signals:
             self._follow(node, source, value)
-        elif self._makes_of_batch(node, found):
-            self._of_batch.add(node)
+        else:  # a part of a shape is judged by itself
+            computed = self._is_given_batch(node) and node.target is not operator.getitem
+            if computed or any(isinstance(each, BatchSize) for each in found):
+                self._of_batch.add(node)
         if source not in self.graph.imported.dropped and all(source not in self.graph[s.name].origin for s in signals):
             self.graph.drop((source,), "does nothing" if signals else "shape arithmetic")
-
-    def _makes_of_batch(self, node: fx.Node, found: list[Any]) -> bool:
-        """True for a call that gives numbers made from the batch size; a part of a shape is judged by itself."""
-        computed = self._is_given_batch(node) and node.target is not operator.getitem
-        return computed or any(isinstance(each, BatchSize) for each in found)
 
     def _is_given_batch(self, node: fx.Node) -> bool:
         return any(part in self._of_batch for part in node.all_input_nodes)
@@ -242,26 +232,6 @@ class Reader:
             )
 
     # --------------------------------------------------------------- output
-
-    def _fail(self, result: Any) -> NoReturn:
-        for leaf in leaves(result):
-            if isinstance(leaf, Signal):
-                self.graph.add(Output(), leaf.name, name="output")
-        first = next((e for e in self._errors if isinstance(e, UnsupportedOpError)), self._errors[0])
-        failure = type(first)([self._hinted(problem, error) for error in self._errors for problem in error.problems])
-        failure.graph = self.graph
-        raise failure from first.__cause__
-
-    def _hinted(self, problem: Problem, error: CompileError) -> Problem:
-        if problem.hint or not isinstance(error, TypeMismatchError):
-            return problem
-        shapes = ", ".join(
-            f"{name}: [B, {_sizes(self.graph.type(name).shape)}]"
-            for name in self.graph.inputs
-            if Signal(name) in self._inputs.values()
-        )
-        hint = Hint(f"the inputs were {shapes}; give ", Option("example_input"), " as the model takes it, batch first")
-        return attrs.evolve(problem, hint=hint)
 
     def _output(self, value: Any, name: str, count: list[int]) -> Any:
         """Add outputs for every signal in the model's own container; the container with their positions.
@@ -308,10 +278,6 @@ def _is_on_numbers(node: fx.Node, args: Any) -> bool:
 
 def _is_container(target: Any) -> bool:
     return isinstance(target, type) and (hasattr(target, "_fields") or dataclasses.is_dataclass(target))
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return ", ".join(map(str, shape))
 
 
 def _in_place(node: fx.Node, module: nn.Module | None) -> bool:

@@ -4,6 +4,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import attrs
 from torch.fx.node import map_aggregate
 
 from spikec.frontends.torch.call import Signal, converter, leaves
@@ -14,16 +15,15 @@ Run = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]
 _ATTRIBUTES = ("shape", "ndim", "dtype", "device", "T", "mT", "H", "mH")
 
 
-class SignalTensor:
+@attrs.frozen
+class SignalTensor(Signal):
     """Takes part in calls of torch's functions, in methods and in arithmetic, and hands each of them to ``run``.
 
     Keys are those of :data:`spikec.frontends.torch.call.converter`: ``F.relu``, ``("method", "view")``,
     ``operator.add``; an attribute such as ``x.shape`` is a call of ``getattr``.
     """
 
-    def __init__(self, signal: Signal, run: Run) -> None:
-        self.signal = signal
-        self._run = run
+    run: Run = attrs.field(eq=False, repr=False)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -41,17 +41,20 @@ class SignalTensor:
         return lambda *args, **kwargs: self._call(("method", name), (self, *args), kwargs)
 
     def _call(self, key: Any, args: Any, kwargs: Any) -> Any:
-        return to_tensors(self._run(key, *from_tensors((args, kwargs))), self._run)
+        result = self.run(key, *from_tensors((args, kwargs)))
+        return map_aggregate(
+            result, lambda each: attrs.evolve(self, name=each.name) if isinstance(each, Signal) else each
+        )
 
 
 def to_tensors(value: Any, run: Run) -> Any:
     """Nested containers with a :class:`SignalTensor` for each signal."""
-    return map_aggregate(value, lambda each: SignalTensor(each, run) if isinstance(each, Signal) else each)
+    return map_aggregate(value, lambda each: SignalTensor(each.name, run) if isinstance(each, Signal) else each)
 
 
 def from_tensors(value: Any) -> Any:
     """Nested containers with the signal for each :class:`SignalTensor`."""
-    return map_aggregate(value, lambda each: each.signal if isinstance(each, SignalTensor) else each)
+    return map_aggregate(value, lambda each: Signal(each.name) if isinstance(each, SignalTensor) else each)
 
 
 def _operator(name: str, swapped: bool) -> Any:

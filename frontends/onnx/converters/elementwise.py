@@ -1,7 +1,7 @@
 """Converters of activations, arithmetic, and what changes no number."""
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -88,21 +88,18 @@ def _thresholded_relu(call: Call, x: Any, alpha: float = 1.0) -> Any:
     return F.relu(x)
 
 
-def _softmax(function: Callable[..., Any]) -> Callable[..., Any]:
-    def convert(call: Call, x: Any, axis: int | None = None) -> Any:
-        if call.opset >= 13:
-            return function(x, -1 if axis is None else axis)
-        first, shape = call.axis(x, 1 if axis is None else axis) + 1, call.shape(x)
-        if first == len(shape):
-            return function(x, first)
-        # below opset 13 all axes from the given one on are one
-        return torch.reshape(function(torch.flatten(x, first), first), (-1, *shape))
-
-    return convert
+def _softmax(call: Call, x: Any, axis: int | None = None, *, function: Callable[..., Any]) -> Any:
+    if call.opset >= 13:
+        return function(x, -1 if axis is None else axis)
+    first, shape = call.axis(x, 1 if axis is None else axis) + 1, call.shape(x)
+    if first == len(shape):
+        return function(x, first)
+    # below opset 13 all axes from the given one on are one
+    return torch.reshape(function(torch.flatten(x, first), first), (-1, *shape))
 
 
-converter("Softmax")(_softmax(torch.softmax))
-converter("LogSoftmax")(_softmax(torch.log_softmax))
+converter("Softmax")(partial(_softmax, function=torch.softmax))
+converter("LogSoftmax")(partial(_softmax, function=torch.log_softmax))
 
 # ------------------------------------------------------- what changes no number
 

@@ -1,7 +1,7 @@
 """Converters of piecewise linear activations, maxima over axes, and of the heads that networks end in."""
 
 import math
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +12,8 @@ from torch.nn import functional as F
 from spikec.extend.composites import reshaped
 from spikec.frontends.torch.call import Call, Missing, Signal, as_array, converter, methods
 from spikec.frontends.torch.converters.arith import affine
-from spikec.frontends.torch.converters.axes import sample_axis
-from spikec.frontends.torch.converters.identities import same_dtype
 from spikec.frontends.torch.converters.parts import matched
+from spikec.frontends.torch.converters.shapes import same_dtype, sample_axes, sample_axis
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.ops import Clamp, Head, LeakyRelu, Maximum, MaxPool, Minimum, Relu
 from spikec.ir.types import on_axis
@@ -29,6 +28,7 @@ def _relu(call: Call, input: Signal, inplace: bool = False) -> Signal:
 
 
 @converter(torch.clamp, torch.clamp_, torch.clip, torch.clip_, *methods("clamp", "clamp_", "clip", "clip_"))
+@converter(torch.clamp_min, torch.clamp_min_, *methods("clamp_min", "clamp_min_"))
 def clamp(call: Call, input: Signal, min: Any = None, max: Any = None) -> Signal:
     """Bounds that are numbers, constant tensors, signals or None; the upper one wins, as in torch."""
     low, high = _number(min), _number(max)
@@ -37,13 +37,8 @@ def clamp(call: Call, input: Signal, min: Any = None, max: Any = None) -> Signal
     if (min is None or low is not None) and (max is None or high is not None):
         return call.add(Clamp(low, high), input)
     if min is not None:
-        input = _extreme(call, input, min, 1, part="" if max is None else "low")
-    return input if max is None else _extreme(call, input, max, -1)
-
-
-@converter(torch.clamp_min, torch.clamp_min_, *methods("clamp_min", "clamp_min_"))
-def _clamp_min(call: Call, input: Signal, min: Any) -> Signal:
-    return clamp(call, input, min)
+        input = _extreme(call, input, min, sign=1, part="" if max is None else "low")
+    return input if max is None else _extreme(call, input, max, sign=-1)
 
 
 @converter(torch.clamp_max, torch.clamp_max_, *methods("clamp_max", "clamp_max_"))
@@ -125,7 +120,7 @@ def _abs(call: Call, input: Signal) -> Signal:
 # --------------------------------------------------------------- of two tensors
 
 
-def _extreme(call: Call, input: Any, other: Any, sign: int, part: str = "") -> Signal:
+def _extreme(call: Call, input: Any, other: Any, *, sign: int, part: str = "") -> Signal:
     """``max(input, other)`` for sign 1, ``min`` for -1; at least one is a signal.
 
     With a constant c it is a ReLU between two affine maps: ``max(x, c) = relu(x - c) + c``.
@@ -142,15 +137,8 @@ def _extreme(call: Call, input: Any, other: Any, sign: int, part: str = "") -> S
     return affine(call, call.add(Relu(), beyond, part=f"{part}excess"), gain, level, part=part)
 
 
-@converter(torch.maximum, torch.fmax, *methods("maximum", "fmax"))
-def _maximum(call: Call, input: Any, other: Any) -> Signal:
-    return _extreme(call, input, other, 1)
-
-
-@converter(torch.minimum, torch.fmin, *methods("minimum", "fmin"))
-def _minimum(call: Call, input: Any, other: Any) -> Signal:
-    return _extreme(call, input, other, -1)
-
+converter(torch.maximum, torch.fmax, *methods("maximum", "fmax"))(partial(_extreme, sign=1))
+converter(torch.minimum, torch.fmin, *methods("minimum", "fmin"))(partial(_extreme, sign=-1))
 
 # ------------------------------------------------------------------- over axes
 
@@ -165,12 +153,11 @@ class Extreme(NamedTuple):
 _NO_INDICES = Missing("the places of a maximum have no spiking form")
 
 
-def _over(call: Call, input: Signal, dim: Any, keepdim: bool, sign: int) -> Signal:
+def _over(call: Call, input: Signal, dim: Any = (), keepdim: bool = False, *, sign: int) -> Signal:
     """The maximum (sign 1) or minimum (-1) over axes of the sample: max-pools over whole axes."""
-    dims = tuple(dim) if isinstance(dim, (tuple, list)) else (dim,)
-    if None in dims or not dims:
+    if dim in (None, (), []):
         call.refuse("a maximum over all axes mixes the samples of a batch", "name the axes: x.amax((2, 3))")
-    axes = sorted({sample_axis(call, input, each) for each in dims})
+    axes = sample_axes(call, input, dim)
     shape = call.shape(input)
     kept = [1 if axis in axes else size for axis, size in enumerate(shape)]
     result = kept if keepdim else [size for axis, size in enumerate(shape) if axis not in axes]
@@ -193,38 +180,27 @@ def _window(kernel: tuple[int, ...]) -> MaxPool:
     return MaxPool(kernel, kernel, (0,) * len(kernel), (1,) * len(kernel))
 
 
-@converter(torch.amax, *methods("amax"))
-def _amax(call: Call, input: Signal, dim: Any = (), keepdim: bool = False) -> Signal:
-    return _over(call, input, dim, keepdim, 1)
-
-
-@converter(torch.amin, *methods("amin"))
-def _amin(call: Call, input: Signal, dim: Any = (), keepdim: bool = False) -> Signal:
-    return _over(call, input, dim, keepdim, -1)
-
-
-@converter(torch.max, *methods("max"))
-def _max(call: Call, input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
-    return _of_two_or_over(call, input, dim, keepdim, other, 1)
-
-
-@converter(torch.min, *methods("min"))
-def _min(call: Call, input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
-    return _of_two_or_over(call, input, dim, keepdim, other, -1)
-
-
-def _of_two_or_over(call: Call, input: Any, dim: Any, keepdim: bool, other: Any, sign: int) -> Any:
+def _of_two_or_over(
+    call: Call, input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None, sign: int
+) -> Any:
     """``x.max(y)`` is of two tensors, ``x.max(2)`` over an axis."""
     second = dim if other is None else other
     if isinstance(second, (Signal, Tensor)):
-        return _extreme(call, input, second, sign)
-    return Extreme(_over(call, input, dim, keepdim, sign), _NO_INDICES)
+        return _extreme(call, input, second, sign=sign)
+    return Extreme(_over(call, input, dim, keepdim, sign=sign), _NO_INDICES)
+
+
+converter(torch.amax, *methods("amax"))(partial(_over, sign=1))
+converter(torch.amin, *methods("amin"))(partial(_over, sign=-1))
+converter(torch.max, *methods("max"))(partial(_of_two_or_over, sign=1))
+converter(torch.min, *methods("min"))(partial(_of_two_or_over, sign=-1))
 
 
 # ----------------------------------------------------------------------- heads
 
 
-def _along_axis(call: Call, input: Signal, function: str, dim: int | None, dtype: Any = None) -> Signal:
+def _along_axis(call: Call, input: Signal, dim: int | None, dtype: Any = None, *, function: str) -> Signal:
+    """``torch.softmax`` and its like."""
     if dim is None:
         call.refuse(f"{function} without an axis takes one by the number of axes", f"{call.source.kind} with dim=1")
     if dtype is not None:
@@ -232,38 +208,24 @@ def _along_axis(call: Call, input: Signal, function: str, dim: int | None, dtype
     return call.add(Head(function, sample_axis(call, input, dim)), input)
 
 
-def _softmax(function: str) -> Callable[..., Signal]:
-    """The converter of ``F.softmax`` and its like."""
-
-    def convert(call: Call, input: Signal, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Signal:
-        return _along_axis(call, input, function, dim, dtype)
-
-    return convert
+def _softmax(
+    call: Call, input: Signal, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None, *, function: str
+) -> Signal:
+    """``F.softmax`` and its like."""
+    return _along_axis(call, input, dim, dtype, function=function)
 
 
-def _torch_softmax(function: str) -> Callable[..., Signal]:
-    """The converter of ``torch.softmax`` and its like."""
-
-    def convert(call: Call, input: Signal, dim: int, dtype: Any = None) -> Signal:
-        return _along_axis(call, input, function, dim, dtype)
-
-    return convert
+def _head(call: Call, input: Signal, *, function: str) -> Signal:
+    """A function of single numbers."""
+    return call.add(Head(function), input)
 
 
-def _head(function: str) -> Callable[..., Signal]:
-    """The converter of a function of single numbers."""
-
-    def convert(call: Call, input: Signal) -> Signal:
-        return call.add(Head(function), input)
-
-    return convert
-
-
-converter(F.softmax, *methods("softmax"))(_softmax("softmax"))
-converter(F.log_softmax, *methods("log_softmax"))(_softmax("log_softmax"))
-converter(F.softmin)(_softmax("softmin"))
-converter(torch.softmax)(_torch_softmax("softmax"))
-converter(torch.log_softmax)(_torch_softmax("log_softmax"))
-converter(torch.sigmoid, torch.sigmoid_, F.sigmoid, *methods("sigmoid", "sigmoid_"))(_head("sigmoid"))
-converter(torch.tanh, torch.tanh_, F.tanh, *methods("tanh", "tanh_"))(_head("tanh"))
-converter(F.logsigmoid)(_head("log_sigmoid"))
+converter(F.softmax, *methods("softmax"))(partial(_softmax, function="softmax"))
+converter(F.log_softmax, *methods("log_softmax"))(partial(_softmax, function="log_softmax"))
+converter(F.softmin)(partial(_softmax, function="softmin"))
+converter(torch.softmax)(partial(_along_axis, function="softmax"))
+converter(torch.log_softmax)(partial(_along_axis, function="log_softmax"))
+for _name in ("sigmoid", "tanh"):
+    _functions = (getattr(torch, _name), getattr(torch, f"{_name}_"), getattr(F, _name))
+    converter(*_functions, *methods(_name, f"{_name}_"))(partial(_head, function=_name))
+converter(F.logsigmoid)(partial(_head, function="log_sigmoid"))

@@ -1,7 +1,8 @@
-"""Converters of arithmetic: what is affine folds as a batch norm does, a sum of signals is an Add."""
+"""Converters of arithmetic: affine maps, sums of signals, means and sums over axes, products with constant matrices."""
 
 import math
 import operator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,12 @@ import torch
 from torch import Tensor
 
 from spikec.extend import composites
+from spikec.extend.composites import along, permuted, reshaped
 from spikec.frontends.torch.call import Call, Signal, as_array, converter, methods
 from spikec.frontends.torch.converters.parts import matched
-from spikec.ir.ops import Add
+from spikec.frontends.torch.converters.shapes import same_dtype, sample_axes, sample_axis, transpose
+from spikec.frontends.torch.converters.weights import constant_weight
+from spikec.ir.ops import AdaptiveAvgPool, Add, Linear
 from spikec.ir.types import Array
 
 
@@ -23,18 +27,26 @@ def _keys(*names: str) -> list[Any]:
 
 
 @converter(*_keys("add"))
-def _add(call: Call, input: Any, other: Any, *, alpha: float = 1) -> Signal:
-    return _sum(call, input, other, alpha)
+def _sum(call: Call, input: Any, other: Any, *, alpha: Any = 1) -> Signal:
+    """``input + alpha * other``, of which at least one is a signal."""
+    factor = np.asarray(_number(call, alpha))
+    if not isinstance(other, Signal):
+        return affine(call, input, np.ones(()), factor * _constant(call, other))
+    if not isinstance(input, Signal):
+        return affine(call, other, factor, _constant(call, input))
+    if factor != 1:
+        other = affine(call, other, factor, np.zeros(()), part="scaled")
+    return call.add(Add(), *matched(call, input, other))
 
 
 @converter(*_keys("sub", "subtract"))
 def _sub(call: Call, input: Any, other: Any, *, alpha: float = 1) -> Signal:
-    return _sum(call, input, other, -_number(call, alpha))
+    return _sum(call, input, other, alpha=-_number(call, alpha))
 
 
 @converter(torch.rsub)
 def _rsub(call: Call, input: Any, other: Any, *, alpha: float = 1) -> Signal:
-    return _sum(call, other, input, -_number(call, alpha))
+    return _sub(call, other, input, alpha=alpha)
 
 
 @converter(*_keys("mul", "multiply"))
@@ -61,18 +73,6 @@ def _div(call: Call, input: Any, other: Any, *, rounding_mode: str | None = None
 @converter(*_keys("neg", "negative"))
 def _neg(call: Call, input: Signal) -> Signal:
     return affine(call, input, -np.ones(()), np.zeros(()))
-
-
-def _sum(call: Call, input: Any, other: Any, alpha: Any) -> Signal:
-    """``input + alpha * other``, of which at least one is a signal."""
-    factor = np.asarray(_number(call, alpha))
-    if not isinstance(other, Signal):
-        return affine(call, input, np.ones(()), factor * _constant(call, other))
-    if not isinstance(input, Signal):
-        return affine(call, other, factor, _constant(call, input))
-    if factor != 1:
-        other = affine(call, other, factor, np.zeros(()), part="scaled")
-    return call.add(Add(), *matched(call, input, other))
 
 
 def affine(call: Call, signal: Signal, gain: Array, shift: Array, part: str = "") -> Signal:
@@ -112,3 +112,96 @@ def _constant(call: Call, value: Any) -> Array:
     if not isinstance(value, (int, float)):
         call.refuse(f"arithmetic with a {type(value).__name__} is not supported", "use a float or a float tensor")
     return np.asarray(value, dtype=np.float64)
+
+
+# ------------------------------------------------------------------- over axes
+
+
+def _reduced(
+    call: Call, input: Signal, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, total: bool
+) -> Signal:
+    """Spatial axes by an adaptive average pool, channels by a 1x1 convolution with one output channel."""
+    what = "sum" if total else "mean"
+    if dtype is not None:
+        same_dtype(call, input, str(dtype))
+    if dim in (None, (), []):
+        call.refuse(f"a {what} over all axes mixes the samples of a batch", f"name the axes: x.{what}((2, 3))")
+    axes = sample_axes(call, input, dim)
+    call.expect_rank(input, 1, 2, 3, 4)
+    shape = call.shape(input)
+    space = [axis for axis in axes if axis > 0]
+    gain = float(math.prod(shape[axis] for axis in axes)) if total else 1.0
+    x = input
+    if space:
+        size = tuple(1 if axis in space else None for axis in range(1, len(shape)))
+        last = keepdim and 0 not in axes and gain == 1
+        x = call.add(AdaptiveAvgPool(size), x, part="" if last else "pool")
+    if 0 in axes:
+        x = along(call, x, 0, np.full((1, shape[0]), gain / shape[0]), part="" if keepdim else "channels")
+    elif gain != 1:
+        x = affine(call, x, np.asarray(gain), np.zeros(()), part="" if keepdim else "times")
+    return x if keepdim else reshaped(call, x, [size for axis, size in enumerate(shape) if axis not in axes])
+
+
+converter(torch.mean, *methods("mean"))(partial(_reduced, total=False))
+converter(torch.sum, *methods("sum"))(partial(_reduced, total=True))
+
+
+@converter(torch.cumsum, *methods("cumsum"))
+def _cumsum(call: Call, input: Signal, dim: int, *, dtype: Any = None) -> Signal:
+    """Each cell is the sum of all up to it, which a triangular matrix of ones gives."""
+    if dtype is not None:
+        same_dtype(call, input, str(dtype))
+    axis = sample_axis(call, input, dim)
+    return along(call, input, axis, np.tri(call.shape(input)[axis]))
+
+
+# -------------------------------------------------------------------- matrices
+
+
+@converter(torch.matmul, operator.matmul, *methods("matmul"))
+def _matmul(call: Call, input: Any, other: Any) -> Signal:
+    if isinstance(input, Signal) and isinstance(other, Signal):
+        call.refuse(
+            "a product of two signals is not supported: both depend on the model's input",
+            "multiply by a constant matrix, as nn.Linear does",
+        )
+    if isinstance(input, Signal):
+        return _times(call, input, _matrix(call, other))
+    matrix = _matrix(call, input)
+    if len(call.shape(other)) < 2:
+        call.refuse("a matrix in front of the batch mixes its samples", "x @ matrix.T")
+    rank = len(call.shape(other))
+    turned = permuted(call, other, [*range(rank - 2), rank - 1, rank - 2], part="turned")
+    return transpose(call, _times(call, turned, np.asarray(matrix.T), part="product"), -2, -1)
+
+
+@converter(torch.mm, *methods("mm"))
+def _mm(call: Call, input: Any, mat2: Any) -> Signal:
+    return _matmul(call, input, mat2)
+
+
+@converter(torch.addmm, *methods("addmm"))
+def _addmm(call: Call, input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Signal:
+    if isinstance(input, Signal) or not isinstance(mat1, Signal):
+        call.refuse(f"{call.source.kind} is supported with a constant first and a signal second", "x @ matrix + bias")
+    weight, bias = alpha * constant_weight(call, mat2), beta * constant_weight(call, input)
+    if bias.ndim and bias.size != bias.shape[-1]:
+        call.refuse("the constant differs between the samples of a batch", "give one number an output feature")
+    return call.add(Linear(weight.T, np.broadcast_to(bias.reshape(-1), weight.shape[1:])), mat1)
+
+
+def _matrix(call: Call, value: Any) -> Array:
+    if not isinstance(value, Tensor) or value.ndim > 2:
+        call.refuse(f"{call.source.kind} with a constant that is no matrix is not supported", "use nn.Linear")
+    return as_array(value)
+
+
+def _times(call: Call, input: Signal, matrix: Array, part: str = "") -> Signal:
+    """``x @ matrix`` over the last axis; a vector leaves none."""
+    if not call.shape(input):
+        call.refuse("a matrix in front of the batch mixes its samples")
+    if matrix.ndim == 2:
+        return call.add(Linear(matrix.T), input, part=part)
+    product = call.add(Linear(matrix[None]), input, part="product")
+    return reshaped(call, product, call.shape(product)[:-1], part=part)

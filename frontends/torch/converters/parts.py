@@ -2,28 +2,21 @@
 
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.extend.composites import reshaped, selected
+from spikec.extend.composites import expanded, reshaped, selected, sliced
 from spikec.frontends.torch.batch import BATCH, BatchSize, takes_batch
 from spikec.frontends.torch.call import Call, Signal, as_array, converter, leaves, methods
-from spikec.frontends.torch.converters.axes import sample_axis, varargs
-from spikec.ir.ops import Concat, Identity, Slice, Upsample
+from spikec.frontends.torch.converters.shapes import sample_axis, varargs
+from spikec.ir.ops import Concat, Identity, Upsample
 from spikec.ir.types import Array
 
 # ----------------------------------------------------------------------- parts
-
-
-def sliced(call: Call, input: Signal, axis: int, start: int, stop: int, step: int = 1, part: str = "") -> Signal:
-    """Cells ``start:stop:step`` of one axis of the sample, both within it."""
-    size = call.shape(input)[axis]
-    if (start, step) == (0, 1) and stop >= size:
-        return input if part else call.add(Identity(), input)
-    return call.add(Slice(axis, start, None if stop >= size else stop, step), input, part=part)
 
 
 def _in_pieces(call: Call, input: Signal, dim: int, cut: Callable[[Tensor], Sequence[Tensor]]) -> tuple[Signal, ...]:
@@ -95,7 +88,8 @@ def _getitem(call: Call, input: Any, index: Any) -> Any:
 def _indexed(call: Call, input: Signal, index: tuple[Any, ...]) -> Signal:
     """``x[index]``: slices, numbers, None and Ellipsis, and one list of constant numbers."""
     first, *rest = _in_full(call, index, len(call.shape(input)) + 1)
-    if not _is_whole(first):
+    given = isinstance(first, slice) and first.start in (None, 0) and first.stop in (None, BATCH)
+    if not (given and first.step in (None, 1)):
         call.refuse("it indexes the batch axis", "samples of a batch are independent in a compiled network: x[:, ...]")
     shape: list[int] = []
     axis = 0
@@ -108,12 +102,6 @@ def _indexed(call: Call, input: Signal, index: tuple[Any, ...]) -> Signal:
             shape.append(call.shape(input)[axis])
         axis += 1
     return reshaped(call, input, shape)
-
-
-def _is_whole(index: Any) -> bool:
-    """True for a slice that takes all samples of a batch."""
-    given = isinstance(index, slice) and index.start in (None, 0) and index.stop in (None, BATCH)
-    return given and index.step in (None, 1)
 
 
 def _in_full(call: Call, index: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
@@ -176,9 +164,7 @@ def _flip_method(call: Call, input: Signal, *dims: Any) -> Signal:
     return _flip(call, input, varargs(dims))
 
 
-@converter(torch.fliplr, *methods("fliplr"))
-def _fliplr(call: Call, input: Signal) -> Signal:
-    return _flip(call, input, 1)
+converter(torch.fliplr, *methods("fliplr"))(partial(_flip, dims=1))
 
 
 @converter(torch.roll, *methods("roll"))
@@ -218,33 +204,12 @@ def _stack(call: Call, tensors: Sequence[Signal], dim: int = 0) -> Signal:
     return call.add(Concat(axis), *parts)
 
 
-@converter(torch.hstack, torch.column_stack)
-def _hstack(call: Call, tensors: Sequence[Signal]) -> Signal:
-    return _cat(call, tensors, 1)
-
-
-@converter(torch.dstack)
-def _dstack(call: Call, tensors: Sequence[Signal]) -> Signal:
-    return _cat(call, tensors, 2)
-
-
-@converter(torch.vstack, torch.row_stack)
-def _vstack(call: Call, tensors: Sequence[Signal]) -> Signal:
-    return _cat(call, tensors, 0)
+converter(torch.hstack, torch.column_stack)(partial(_cat, dim=1))
+converter(torch.dstack)(partial(_cat, dim=2))
+converter(torch.vstack, torch.row_stack)(partial(_cat, dim=0))
 
 
 # -------------------------------------------------------------------- repeated
-
-
-def expanded(call: Call, input: Signal, shape: Sequence[int], part: str = "") -> Signal:
-    """Axes of length 1 repeated up to another length: spatial ones by nearest upsampling, channels by a concat."""
-    old = call.shape(input)
-    if tuple(shape) == old:
-        return call.add(Identity(), input)
-    if shape[0] == old[0]:
-        return call.add(Upsample(shape[1:]), input, part=part)
-    space = call.add(Upsample(shape[1:]), input, part="space") if tuple(shape[1:]) != old[1:] else input
-    return call.add(Concat(), *[space] * shape[0], part=part)
 
 
 def matched(call: Call, *signals: Signal) -> tuple[Signal, ...]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spikec.extend.composites import sliced
 from spikec.frontends.torch.call import Call, Signal, converter
 from spikec.frontends.torch.converters.arith import affine
-from spikec.frontends.torch.converters.parts import sliced
 from spikec.frontends.torch.converters.weights import adaptive_avg_pool
 from spikec.ir.ops import Identity, Pad, Upsample
 

@@ -1,17 +1,261 @@
-"""Converters of views in another shape, and of what asks for a shape."""
+"""Converters of what changes no number: copies and casts, the order and number of axes, views, and shapes asked for."""
 
 import builtins
 import contextlib
 import math
+import operator
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from spikec.extend.composites import reshaped
+from spikec.extend.composites import permuted, reshaped
 from spikec.frontends.torch.batch import BATCH, takes_batch
 from spikec.frontends.torch.call import Call, Signal, converter, methods
-from spikec.frontends.torch.converters.axes import transposed_attribute
-from spikec.ir.ops import Flatten, Identity
+from spikec.ir.errors import InvalidModelError
+from spikec.ir.ops import Flatten, Identity, Permute, Reshape
+
+
+@converter(
+    operator.pos, torch.positive, torch.clone, torch.detach, *methods("contiguous", "detach", "clone", "positive")
+)
+def _identity(call: Call, input: Signal) -> Signal:
+    return call.add(Identity(), input)
+
+
+@converter(*methods("cpu", "cuda"))
+def _device(call: Call, input: Signal, *args: Any, **kwargs: Any) -> Signal:
+    return call.add(Identity(), input)
+
+
+@converter(*methods("to", "type", "type_as"))
+def _cast(call: Call, input: Signal, *args: Any, **kwargs: Any) -> Signal:
+    """A device changes no number; a dtype may only be the graph's own."""
+    if call.source.kind == "Tensor.type" and not args and not kwargs:
+        call.refuse("the name of a type is not supported", "use x.dtype")
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Signal):
+            continue
+        wanted = value.dtype if isinstance(value, Tensor) else value
+        if not isinstance(wanted, (bool, str, int, torch.device, torch.memory_format, torch.dtype)):
+            call.refuse("this cast is not supported", "leave it out: the compiled network has one dtype")
+        if isinstance(wanted, torch.dtype) or (isinstance(wanted, str) and call.source.kind == "Tensor.type"):
+            same_dtype(call, input, str(wanted))
+    return call.add(Identity(), input)
+
+
+def _to(call: Call, input: Signal, memory_format: Any = None, *, wanted: str) -> Signal:
+    same_dtype(call, input, wanted)
+    return call.add(Identity(), input)
+
+
+for _name in ("float", "double", "half", "bfloat16", "int", "long", "bool"):
+    converter(("method", _name))(partial(_to, wanted=str(getattr(torch, _name))))
+
+
+def same_dtype(call: Call, signal: Signal, wanted: str) -> None:
+    """Refuse a dtype (``torch.float32``) that is not the graph's own."""
+    own = call.graph.type(signal.name).dtype
+    if wanted != f"torch.{own}":
+        call.refuse(
+            f"a cast of a {own} signal to {wanted.removeprefix('torch.')} is not supported",
+            "leave it out: the compiled network has one dtype, that of the model's weights",
+        )
+
+
+@converter(
+    F.dropout,
+    F.dropout1d,
+    F.dropout2d,
+    F.dropout3d,
+    F.alpha_dropout,
+    F.feature_alpha_dropout,
+    torch.dropout,
+)
+def _dropout(call: Call, input: Signal, p: float = 0.5, training: bool = True, inplace: bool = False) -> Signal:
+    if training and p > 0:
+        raise InvalidModelError(
+            call.problem(
+                f"{call.source.kind} is active whatever the mode of the model",
+                f"{call.source.kind}(x, p, self.training)",
+            )
+        )
+    return call.add(Identity(), input)
+
+
+@converter("torchvision.ops.stochastic_depth.stochastic_depth")
+def _stochastic_depth(call: Call, input: Signal, p: float, mode: str, training: bool = True) -> Signal:
+    return _dropout(call, input, p, training)
+
+
+def sample_axis(call: Call, signal: Any, dim: int, *, new: bool = False) -> int:
+    """An axis of torch's tensor as an axis of a sample; the batch is refused.
+
+    Args:
+        call: the call.
+        signal: the tensor.
+        dim: as torch takes it.
+        new: the axis is one that will be inserted.
+    """
+    if not isinstance(signal, Signal):
+        call.refuse("an operand does not depend on the model's input", "give it as an input, or add it instead")
+    rank = len(call.shape(signal)) + 1 + new
+    if not -rank <= dim < rank:
+        call.refuse(f"axis {dim} of a tensor {call.shown(signal)} does not exist")
+    if dim % rank == 0:
+        call.refuse("it works along the batch axis", "samples of a batch are independent in a compiled network")
+    return dim % rank - 1
+
+
+def sample_axes(call: Call, signal: Signal, dim: Any) -> list[int]:
+    """One axis or several of torch's tensor as axes of a sample, in rising order; the batch is refused."""
+    return sorted({sample_axis(call, signal, each) for each in (dim if isinstance(dim, (tuple, list)) else (dim,))})
+
+
+def varargs(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """``f(1, 2)`` and ``f((1, 2))`` alike."""
+    return tuple(values[0]) if len(values) == 1 and isinstance(values[0], (tuple, list)) else values
+
+
+# ---------------------------------------------------------------------- order
+
+
+@converter(torch.permute)
+def _permute(call: Call, input: Signal, dims: Sequence[int]) -> Signal:
+    rank = len(call.shape(input)) + 1
+    order = [dim % rank for dim in dims]
+    if sorted(order) != list(range(rank)):
+        call.refuse(f"the axes {list(dims)} are no order of those of a tensor {call.shown(input)}")
+    return _ordered(call, input, order)
+
+
+@converter(*methods("permute"))
+def _permute_method(call: Call, input: Signal, *order: Any, dims: Any = ()) -> Signal:
+    return _permute(call, input, varargs(order) or dims)
+
+
+def transpose(call: Call, input: Signal, dim0: int, dim1: int) -> Signal:
+    """Two axes change places."""
+    order = list(range(len(call.shape(input)) + 1))
+    try:
+        order[dim0], order[dim1] = order[dim1], order[dim0]
+    except IndexError:
+        call.refuse(f"axes {dim0} and {dim1} of a tensor {call.shown(input)} do not exist")
+    return _ordered(call, input, order)
+
+
+converter(torch.transpose, torch.swapdims, *methods("transpose", "swapdims"))(transpose)
+
+
+@converter(torch.swapaxes, *methods("swapaxes"))
+def _swapaxes(call: Call, input: Signal, axis0: int, axis1: int) -> Signal:
+    return transpose(call, input, axis0, axis1)
+
+
+@converter(torch.t, *methods("t"))
+def _t(call: Call, input: Signal) -> Signal:
+    return _ordered(call, input, list(range(len(call.shape(input)) + 1))[::-1])
+
+
+@converter(torch.adjoint, *methods("adjoint"))
+def _adjoint(call: Call, input: Signal) -> Signal:
+    return transpose(call, input, -2, -1)
+
+
+def transposed_attribute(call: Call, input: Signal, name: str) -> Signal:
+    """``x.T``, ``x.mT`` and, for real numbers the same, ``x.H`` and ``x.mH``."""
+    return _adjoint(call, input) if name.startswith("m") else _t(call, input)
+
+
+@converter(torch.movedim, torch.moveaxis, *methods("movedim", "moveaxis"))
+def _movedim(call: Call, input: Signal, source: Any, destination: Any) -> Signal:
+    like = torch.empty(tuple(range(len(call.shape(input)) + 1)), device="meta")  # every axis is as long as its number
+    try:
+        order = list(torch.movedim(like, source, destination).shape)
+    except (IndexError, RuntimeError) as error:
+        call.refuse(str(error).splitlines()[0])
+    return _ordered(call, input, order)
+
+
+def _ordered(call: Call, input: Signal, order: Sequence[int]) -> Signal:
+    if order[0] != 0:
+        call.refuse("it moves the batch axis", "keep the batch first: samples are independent in a compiled network")
+    return permuted(call, input, [axis - 1 for axis in order[1:]])
+
+
+# ------------------------------------------------------------ number of axes
+
+
+@converter(torch.unsqueeze, *methods("unsqueeze"))
+def _unsqueeze(call: Call, input: Signal, dim: int) -> Signal:
+    axis = sample_axis(call, input, dim, new=True)
+    shape = call.shape(input)
+    return reshaped(call, input, (*shape[:axis], 1, *shape[axis:]))
+
+
+@converter(torch.squeeze, *methods("squeeze"))
+def _squeeze(call: Call, input: Signal, dim: Any = None) -> Signal:
+    if dim is None:
+        call.refuse(
+            "squeeze without an axis drops the batch axis too where the batch is 1",
+            "name the axes: x.squeeze(-1), or x.flatten(1)",
+        )
+    axes = sample_axes(call, input, dim)
+    shape = call.shape(input)
+    return reshaped(call, input, [size for axis, size in enumerate(shape) if axis not in axes or size != 1])
+
+
+@converter(torch.unflatten, *methods("unflatten"))
+def _unflatten(call: Call, input: Signal, dim: int, sizes: Any) -> Signal:
+    axis = sample_axis(call, input, dim)
+    shape = call.shape(input)
+    try:
+        inner = torch.unflatten(torch.empty(shape[axis], device="meta"), 0, tuple(sizes)).shape
+    except (RuntimeError, TypeError) as error:
+        call.refuse(str(error).splitlines()[0])
+    return reshaped(call, input, (*shape[:axis], *inner, *shape[axis + 1 :]))
+
+
+# ------------------------------------------------------------------- shuffles
+
+
+def _shuffled(call: Call, input: Signal, split: Sequence[int], order: Sequence[int], shape: Sequence[int]) -> Signal:
+    """Axes split, brought into another order and joined again."""
+    ordered = call.add(Permute(order), call.add(Reshape(split), input, part="split"), part="order")
+    return call.add(Reshape(shape), ordered)
+
+
+@converter(F.pixel_shuffle)
+def _pixel_shuffle(call: Call, input: Signal, upscale_factor: int) -> Signal:
+    call.expect_rank(input, 3)
+    c, h, w = call.shape(input)
+    r = upscale_factor
+    if c % r**2:
+        call.refuse(f"{c} channels are no multiple of {r}x{r}")
+    return _shuffled(call, input, (c // r**2, r, r, h, w), (0, 3, 1, 4, 2), (c // r**2, h * r, w * r))
+
+
+@converter(F.pixel_unshuffle)
+def _pixel_unshuffle(call: Call, input: Signal, downscale_factor: int) -> Signal:
+    call.expect_rank(input, 3)
+    c, h, w = call.shape(input)
+    r = downscale_factor
+    if h % r or w % r:
+        call.refuse(f"the map {h}x{w} is no multiple of {r}x{r}")
+    return _shuffled(call, input, (c, h // r, r, w // r, r), (0, 2, 4, 1, 3), (c * r**2, h // r, w // r))
+
+
+@converter(F.channel_shuffle, F.native_channel_shuffle)
+def _channel_shuffle(call: Call, input: Signal, groups: int) -> Signal:
+    call.expect_rank(input, 2, 3, 4)
+    c, *space = call.shape(input)
+    if c % groups:
+        call.refuse(f"{c} channels are no multiple of {groups} groups")
+    order = (1, 0, *range(2, 2 + len(space)))
+    return _shuffled(call, input, (groups, c // groups, *space), order, (c, *space))
 
 
 @converter(torch.flatten, *methods("flatten"))

@@ -146,7 +146,8 @@ def _emitted(module: Any, call: Call) -> Signal:
 
 def _neuron(call: Call, current: Any, op: Neuron) -> Signal:
     """Add a neuron whose spikes stand for 1: the model's own numbers go on."""
-    if any(isinstance(call.graph[name], Neuron) and _is_of(call, name) for name in call.graph):
+    neurons = (call.graph[name] for name in call.graph if isinstance(call.graph[name], Neuron))
+    if any(source.path == call.source.path for neuron in neurons for source in neuron.origin):
         call.refuse(
             f"{call.source.kind} is called more than once in a forward, and its state goes on from call to call",
             "let forward be one time-step, without a loop over time, and give each place a neuron of its own",
@@ -155,10 +156,6 @@ def _neuron(call: Call, current: Any, op: Neuron) -> Signal:
         call.refuse("a threshold that is not positive is not supported")
     ones = np.ones((1,) * op.v_threshold.ndim)
     return call.add(attrs.evolve(op, out_scale=ones), current)
-
-
-def _is_of(call: Call, name: str) -> bool:
-    return any(source.path == call.source.path for source in call.graph[name].origin)
 
 
 def _per_neuron(call: Call, name: str, value: Any) -> Array:
