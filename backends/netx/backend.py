@@ -15,6 +15,7 @@ from spikec.extend.passbase import Context
 from spikec.ir.errors import Problem
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Conv
+from spikec.ir.ops.weighted import block_diagonal
 from spikec.ir.types import Array
 
 #: the largest vThMant; an output whose voltage saturates passes it, which a run reports
@@ -116,7 +117,8 @@ def _hard_layer(graph: Graph, each: PlannedLayer, pulses: int, relays: int, cell
         if pulses:
             tap = inner_tap(op, graph.type(graph.operands(each.name)[0]).shape, shape)
             assert tap is not None
-            weight, groups = _charged_kernel(_ungrouped(op), charge, tap), 1
+            # without groups, as pulses reach all of them
+            weight, groups = _charged_kernel(block_diagonal(op.weight, op.groups), charge, tap), 1
         padding = tuple(before for before, _ in op.padding)
         conv = {"stride": op.stride, "padding": padding, "dilation": op.dilation, "groups": groups}
     else:
@@ -133,16 +135,6 @@ def _hard_layer(graph: Graph, each: PlannedLayer, pulses: int, relays: int, cell
         relays=relays,
         **conv,
     )
-
-
-def _ungrouped(op: Conv) -> Array:
-    """Return the kernel without groups, as pulses reach all of them."""
-    weight = np.zeros((op.out_features, op.in_features, *op.kernel))
-    rows, columns = op.out_features // op.groups, op.in_features // op.groups
-    for g in range(op.groups):
-        group = slice(g * rows, (g + 1) * rows)
-        weight[group, g * columns : (g + 1) * columns] = op.weight[group]
-    return weight
 
 
 def _charged_kernel(weight: Array, charge: Array, tap: tuple[int, ...]) -> Array:

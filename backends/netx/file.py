@@ -11,13 +11,12 @@ from typing import Any, cast
 import h5py
 import numpy as np
 
+from spikec.backends.netx.plan import WEIGHT
 from spikec.backends.netx.sim import IntegerLayer
 from spikec.ir.errors import InvalidModelError
-from spikec.ir.types import Array
+from spikec.ir.types import ints
 
 _FORMAT = 1
-#: netx clips and shifts what lies beyond
-_WEIGHT = 254
 
 
 def write(path: Path, input_shape: tuple[int, ...], layers: Sequence[IntegerLayer], facts: Mapping[str, Any]) -> None:
@@ -124,32 +123,28 @@ def _read_layers(
             _guard(path, group.name, layers[-1])
         elif kind not in ("input", "flatten"):
             raise InvalidModelError(f"{path}: {group.name} is a {kind!r}, which netx has not")
-    return _shape(groups[0]), layers, facts
+    return ints(groups[0]["shape"]), layers, facts
 
 
 def _guard(path: Path, where: str, layer: IntegerLayer) -> None:
     largest = max(int(np.abs(w).max(initial=0)) for w in (layer.weight, layer.weight_rec) if w is not None)
-    if largest > _WEIGHT:
-        raise InvalidModelError(f"{path}: {where} has a weight of {largest}, netx takes up to {_WEIGHT} unchanged")
+    if largest > WEIGHT:
+        raise InvalidModelError(f"{path}: {where} has a weight of {largest}, netx takes up to {WEIGHT} unchanged")
     if layer.kind != "conv" and largest == 0:
         raise InvalidModelError(f"{path}: {where} has weights of zero only, netx cannot load it")
-
-
-def _shape(group: Any) -> tuple[int, ...]:
-    return tuple(int(size) for size in group["shape"][()])
 
 
 def _layer(group: Any, kind: str, name: str, relays: int) -> IntegerLayer:
     optional: dict[str, Any] = {key: group[key][()] for key in ("weight_rec", "bias") if key in group}
     if kind == "conv":
         for key in ("stride", "padding", "dilation"):
-            optional[key] = _pair(group[key][()])
+            optional[key] = ints(np.broadcast_to(group[key][()], 2))
         optional["groups"] = int(group["groups"][()])
     neuron = group["neuron"]
     return IntegerLayer(
         kind=cast(Any, kind),
         name=name,
-        shape=_shape(group),
+        shape=ints(group["shape"]),
         weight=group["weight"][()],
         threshold=int(neuron["vThMant"][()]),
         current_decay=int(neuron["iDecay"][()]),
@@ -157,7 +152,3 @@ def _layer(group: Any, kind: str, name: str, relays: int) -> IntegerLayer:
         relays=relays,
         **optional,
     )
-
-
-def _pair(value: Array) -> tuple[int, ...]:
-    return tuple(int(v) for v in np.broadcast_to(value, (2,)))

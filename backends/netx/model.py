@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import numpy as np
@@ -13,13 +13,12 @@ from torch import Tensor
 
 from spikec.backends.netx.file import read, write
 from spikec.backends.netx.sim import IntegerLayer, run_layers
+from spikec.extend.artifacts import DataT
 from spikec.ir.errors import Hint, InvalidModelError, Option, warn
 from spikec.ir.files import replacing
 from spikec.ir.op import tensor_cache
 from spikec.ir.ops import IF
-from spikec.ir.types import Array, readonly
-
-Data = TypeVar("Data", Tensor, Array)
+from spikec.ir.types import Array, ints, readonly
 
 #: numbers that one layer's currents may fill at a time
 _CHUNK = 1 << 20
@@ -27,11 +26,6 @@ _CHUNK = 1 << 20
 _FACTS = ("name", "reset", "constants", "pulses", "output_scale", "output_shape", "timesteps")
 #: an input further outside of the calibrated range than this share of it is worth a warning
 _MARGIN = 0.1
-
-
-def _sizes(shape: Any) -> tuple[int, ...]:
-    """Return a shape, which a file gives as an array."""
-    return tuple(int(size) for size in shape)
 
 
 @attrs.frozen(eq=False)
@@ -45,7 +39,7 @@ class Encoder:
         signed: channel c becomes two: 2c of x, 2c + 1 of -x.
     """
 
-    shape: tuple[int, ...] = attrs.field(converter=_sizes)
+    shape: tuple[int, ...] = attrs.field(converter=ints)
     threshold: float
     v_init: float
     signed: bool
@@ -105,10 +99,10 @@ class NetxModel:
     pulses: int
     input_shape: tuple[int, ...]
     output_scale: Array = attrs.field(converter=readonly)
-    output_shape: tuple[int, ...] = attrs.field(converter=_sizes)
+    output_shape: tuple[int, ...] = attrs.field(converter=ints)
     timesteps: int = 0
 
-    def run(self, x: Data, timesteps: int | None = None) -> Data:
+    def run(self, x: DataT, timesteps: int | None = None) -> DataT:
         """Simulate the model.
 
         Args:

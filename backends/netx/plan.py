@@ -13,7 +13,7 @@ from spikec.ir.op import Op, Role
 from spikec.ir.ops import IF, Conv, Linear, Neuron, Weighted
 from spikec.ir.types import Array
 
-#: what weights, and the feedback of soft reset, may be: even integers
+#: the largest weight, and feedback of soft reset; they are even integers, and netx clips and shifts what lies beyond
 WEIGHT = 254
 
 _CHAIN = "a netx file is one chain of layers"

@@ -90,7 +90,7 @@ def run_layer(layer: IntegerLayer, spikes: Array) -> Response:
     last = fired[0]
     for t, current in enumerate(currents):
         if feedback is not None:
-            current = current + _recurrent(feedback, last)
+            current = current + (last * feedback if feedback.ndim == 1 else _product(last, feedback))
         u, wrapped = _wrap(_decay(u, layer.current_decay) + (current << _SHIFT))
         v = _decay(v, layer.voltage_decay) + u + bias
         v, saturated = _saturate(v)
@@ -142,10 +142,6 @@ def _feedback(layer: IntegerLayer) -> Array | None:
     diagonal = np.diagonal(matrix)
     alone = np.count_nonzero(matrix) == np.count_nonzero(diagonal)
     return diagonal.astype(np.int32) if alone else matrix
-
-
-def _recurrent(weights: Array, spikes: Array) -> Array:
-    return spikes * weights if weights.ndim == 1 else _product(spikes, weights)
 
 
 def _product(spikes: Array, weight: Array) -> Array:

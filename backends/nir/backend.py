@@ -20,7 +20,6 @@ from spikec.ir.graph import Graph
 from spikec.ir.op import Op
 from spikec.ir.ops import Add, Input, Neuron, Output, Weighted
 from spikec.ir.stages import FINAL
-from spikec.ir.types import Array
 
 
 def _known_profile(_: Any, __: Any, value: str) -> None:
@@ -116,7 +115,8 @@ class Nir(Backend):
 
     def _metadata(self, graph: Graph, names: dict[str, str], context: Context) -> dict[str, Any]:
         """Return what NIR has no field for, and what holds for the whole graph."""
-        scales = {names[name]: _plain(graph.type(name).scale) for name in graph.outputs}
+        units = {names[name]: graph.type(name).scale for name in graph.outputs}
+        scales = {name: float(scale.item()) if scale.size == 1 else np.array(scale) for name, scale in units.items()}
         found: dict[str, Any] = {
             "dt": self.dt,
             "fire": self._profile.fires,
@@ -174,10 +174,6 @@ def _written(graph: Graph, name: str) -> tuple[Op, Any]:
     return written(graph[name], operand, result)
 
 
-def _plain(scale: Array) -> Any:
-    return float(scale.item()) if scale.size == 1 else np.array(scale)
-
-
 _NUMBER = re.compile(r"n\d+_")
 
 
@@ -205,14 +201,12 @@ def _edges(graph: Graph, names: dict[str, str]) -> list[tuple[str, str]]:
     main: list[tuple[str, str]] = []
     skips: list[tuple[str, str]] = []
     for name in names:
-        for slot, operand in enumerate(_producers(graph, name)):
+        operands = graph.operands(name)
+        if operands and isinstance(graph[operands[0]], Add):
+            operands = graph.operands(operands[0])  # a fan-in is several edges into the node
+        for slot, operand in enumerate(operands):
             (skips if slot else main).append((names[operand], names[name]))
     return main + skips
-
-
-def _producers(graph: Graph, name: str) -> tuple[str, ...]:
-    operands = graph.operands(name)
-    return graph.operands(operands[0]) if operands and isinstance(graph[operands[0]], Add) else operands
 
 
 backend = Nir

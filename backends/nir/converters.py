@@ -56,18 +56,14 @@ def written(op: Op, operand: Type, result: Type) -> tuple[Op, Any]:
     return written(made, operand, result) if isinstance(made, Op) else (op, made)
 
 
-def _shape(signal: Type) -> Any:
-    return np.array(signal.shape)
-
-
 @converter(Input)
 def _input(op: Input, operand: Type, result: Type) -> Any:
-    return nir.Input(input_type={"input": _shape(result)})
+    return nir.Input(input_type={"input": np.array(result.shape)})
 
 
 @converter(Output)
 def _output(op: Output, operand: Type, result: Type) -> Any:
-    return nir.Output(output_type={"output": _shape(result)})
+    return nir.Output(output_type={"output": np.array(result.shape)})
 
 
 @converter(Linear)
@@ -125,7 +121,7 @@ def _sum_pool(op: SumPool, operand: Type, result: Type) -> Any:
 def _flatten(op: Flatten, operand: Type, result: Type) -> Any:
     if len(result.shape) != 1:
         raise UnsupportedOpError("readers disagree about a Flatten of some axes", hint="flatten the whole sample")
-    return nir.Flatten(input_type={"input": _shape(operand)}, start_dim=0, end_dim=-1)
+    return nir.Flatten(input_type={"input": np.array(operand.shape)}, start_dim=0, end_dim=-1)
 
 
 @converter(AvgPool)

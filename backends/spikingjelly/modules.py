@@ -73,12 +73,30 @@ class OpModule(RunsOp):
         return result
 
 
-class StatefulModule(RunsOp):
+class StepModule(nn.Module):
+    """A module whose input is one step, [B, ...], in step mode ``"s"``, and all of them, [T, B, ...], in ``"m"``."""
+
+    _step_mode = "s"
+
+    @property
+    def step_mode(self) -> str:
+        """How ``forward`` of this module and all its parts takes its input, ``"s"`` or ``"m"``."""
+        return self._step_mode
+
+    @step_mode.setter
+    def step_mode(self, value: str) -> None:
+        if value not in ("s", "m"):
+            raise CompileError(f"step_mode is {value!r}", hint='give "s" (input [B, ...]) or "m" (input [T, B, ...])')
+        for part in self.modules():
+            if isinstance(part, StepModule):
+                part._step_mode = value
+
+
+class StatefulModule(StepModule, RunsOp):
     """Runs an op that has a state, which starts anew after ``reset()``.
 
     Attributes:
         v: the state, None before the first step. It is saved in ``state_dict`` where there is one.
-        step_mode: ``"s"``: input [B, ...]; ``"m"``: input [T, B, ...].
     """
 
     v: Tensor | None
@@ -86,16 +104,6 @@ class StatefulModule(RunsOp):
     def __init__(self, kind: type[Any], held: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
         super().__init__(kind, held, fixed)
         self.register_buffer("v", None)
-        self._step_mode = "s"
-
-    @property
-    def step_mode(self) -> str:
-        """How ``forward`` takes its input, ``"s"`` or ``"m"``."""
-        return self._step_mode
-
-    @step_mode.setter
-    def step_mode(self, value: str) -> None:
-        self._step_mode = checked_step_mode(value)
 
     def reset(self) -> None:
         """Forget the state, as before a new batch."""
@@ -180,13 +188,6 @@ class InputPort(nn.Module):
     def extra_repr(self) -> str:
         """Show the shape."""
         return f"shape={self.shape}"
-
-
-def checked_step_mode(value: str) -> str:
-    """Return ``"s"`` or ``"m"``, or raise a CompileError."""
-    if value not in ("s", "m"):
-        raise CompileError(f"step_mode is {value!r}", hint='give "s" (input [B, ...]) or "m" (input [T, B, ...])')
-    return value
 
 
 def span(values: Tensor) -> str:

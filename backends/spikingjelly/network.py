@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from spikec.backends.spikingjelly.modules import StatefulModule, checked_step_mode
+from spikec.backends.spikingjelly.modules import StatefulModule, StepModule
 from spikec.extend.backend import SpikingModule
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.op import Op
@@ -42,7 +42,7 @@ class ModuleCall:
         return cls(node, part, operands, type(op), fields)
 
 
-class SpikingNetwork(SpikingModule):
+class SpikingNetwork(StepModule, SpikingModule):
     """A spiking network as a torch module.
 
     In step mode ``"s"`` a call is one time-step, [B, ...] in and out; in ``"m"`` it is all of them,
@@ -72,20 +72,8 @@ class SpikingNetwork(SpikingModule):
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self.structure = structure
-        self._step_mode = "s"
         for key, part in parts.items():
             self.add_module(key, part)
-
-    @property
-    def step_mode(self) -> str:
-        """How ``forward`` of this module and all its parts takes its input, ``"s"`` or ``"m"``."""
-        return self._step_mode
-
-    @step_mode.setter
-    def step_mode(self, value: str) -> None:
-        self._step_mode = checked_step_mode(value)
-        for part in self._stateful():
-            part.step_mode = value
 
     def reset(self) -> None:
         """Forget every state: call it before each new batch."""

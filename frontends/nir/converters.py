@@ -12,7 +12,7 @@ from spikec.ir.errors import TypeMismatchError, UnsupportedOpError
 from spikec.ir.op import Op
 from spikec.ir.ops import IF, LIF, AvgPool, Conv, CubaLIF, Flatten, Input, Linear, Output, SumPool
 from spikec.ir.ops.weighted import Pairs, diagonal
-from spikec.ir.types import Array, Type, channel_scale, compress
+from spikec.ir.types import Array, Type, channel_scale, compress, ints
 
 
 @attrs.frozen
@@ -42,7 +42,7 @@ converter: Converters[Convert] = Converters("converter")
 
 @converter(nir.Input)
 def _input(node: Any, name: str, operand: Type, reading: Reading) -> Op:
-    return Input(_shape(node.input_type["input"]), reading.dtype, rate=True)
+    return Input(ints(np.ravel(node.input_type["input"])), reading.dtype, rate=True)
 
 
 @converter(nir.Output)
@@ -67,7 +67,7 @@ def _scale(node: Any, name: str, operand: Type, reading: Reading) -> Op:
 @converter(nir.Conv1d, nir.Conv2d)
 def _conv(node: Any, name: str, operand: Type, reading: Reading) -> Op:
     kernel = node.weight.shape[2:]
-    stride, dilation = _sizes(node.stride, kernel), _sizes(node.dilation, kernel)
+    stride, dilation = _sizes(node.stride, len(kernel)), _sizes(node.dilation, len(kernel))
     return Conv(
         node.weight,
         node.bias,
@@ -79,14 +79,10 @@ def _conv(node: Any, name: str, operand: Type, reading: Reading) -> Op:
     )
 
 
-@converter(nir.SumPool2d)
-def _sum_pool(node: Any, name: str, operand: Type, reading: Reading) -> Op:
-    return SumPool(_sizes(node.kernel_size, (1, 1)), _sizes(node.stride, (1, 1)), _sizes(node.padding, (1, 1)))
-
-
-@converter(nir.AvgPool2d)
-def _avg_pool(node: Any, name: str, operand: Type, reading: Reading) -> Op:
-    return AvgPool(_sizes(node.kernel_size, (1, 1)), _sizes(node.stride, (1, 1)), _sizes(node.padding, (1, 1)))
+@converter(nir.SumPool2d, nir.AvgPool2d)
+def _pool(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    kind = SumPool if isinstance(node, nir.SumPool2d) else AvgPool
+    return kind(_sizes(node.kernel_size, 2), _sizes(node.stride, 2), _sizes(node.padding, 2))
 
 
 @converter(nir.Flatten)
@@ -156,18 +152,14 @@ def _unit(gain: Any) -> Array:
     return np.where(np.isclose(gain, 1, rtol=1e-6, atol=0), 1.0, gain)
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    return tuple(int(size) for size in np.ravel(value))
-
-
-def _sizes(value: Any, like: tuple[int, ...]) -> tuple[int, ...]:
+def _sizes(value: Any, axes: int) -> tuple[int, ...]:
     """Return one number an axis, given one for all or one for each."""
-    return tuple(int(size) for size in np.broadcast_to(value, (len(like),)))
+    return ints(np.broadcast_to(value, axes))
 
 
 def _padding(value: Any, kernel: tuple[int, ...], dilation: tuple[int, ...], stride: tuple[int, ...]) -> Pairs:
     if not isinstance(value, (str, bytes)):
-        return tuple((size, size) for size in _sizes(value, kernel))
+        return tuple((size, size) for size in _sizes(value, len(kernel)))
     text = value.decode() if isinstance(value, bytes) else str(value)
     if text == "valid":
         return ((0, 0),) * len(kernel)

@@ -92,7 +92,11 @@ class _Loader:
         if problems:
             raise UnsupportedOpError(problems)
         strict = self.source.metadata.get("fire", ">") != ">="
-        reading = Reading(self._dtype(), self._soft(), self._v_init(), strict, self.dt)
+        common = self.source.metadata.get("v_init", 0.0)
+        v_init = {name: node.metadata.get("v_init", common) for name, node in self.source.nodes.items()}
+        arrays = [array for node in self.source.nodes.values() for array in floats(node)]
+        dtype = "float64" if any(array.dtype == np.float64 for array in arrays) else "float32"
+        reading = Reading(dtype, self._soft(), v_init, strict, self.dt)
         for name in self._order():
             self._convert(name, reading)
         if not self.out.outputs:
@@ -116,10 +120,6 @@ class _Loader:
     def _unit_gain(self, node: Any) -> bool:
         physical = self.dt is not None and np.allclose(node.r, 1 / self.dt, rtol=_UNIT, atol=0)
         return bool((node.r == 1).all()) or bool(physical)
-
-    def _dtype(self) -> str:
-        arrays = [array for node in self.source.nodes.values() for array in floats(node)]
-        return "float64" if any(array.dtype == np.float64 for array in arrays) else "float32"
 
     def _dt(self) -> float | None:
         """Seconds a step, as stated or as all gains that are not 1 imply."""
@@ -148,10 +148,6 @@ class _Loader:
         if any(modes[name] is None for name in zero):
             warn("the NIR graph stores v_reset = 0 and no reset mode: it is read as a reset to zero")
         return frozenset(stated | zero & self.silent)
-
-    def _v_init(self) -> dict[str, Any]:
-        common = self.source.metadata.get("v_init", 0.0)
-        return {name: node.metadata.get("v_init", common) for name, node in self.source.nodes.items()}
 
     def _order(self) -> list[str]:
         """Topological, ties in the order of the file."""
