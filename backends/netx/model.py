@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spikec.backends.netx.file import read, write
 from spikec.backends.netx.sim import IntegerLayer, run_layers
-from spikec.extend.artifacts import DataT
+from spikec.extend.backend import DataT
 from spikec.ir.errors import Hint, InvalidModelError, Option, warn
 from spikec.ir.files import replacing
 from spikec.ir.op import tensor_cache
