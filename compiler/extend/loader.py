@@ -98,8 +98,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> CompileError:
     """Return the error for a name that nothing has, with the known names and the one that may be meant."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
-    meant = f"did you mean {close[0]!r}? " if close else ""
-    return CompileError(f"there is no {what} {name!r}", hint=f"{meant}known: {', '.join(known)}")
+    meant = f": did you mean {close[0]!r}?" if close else ""
+    return CompileError(f"there is no {what} {name!r}{meant}", hint=f"one of: {', '.join(known)}")
 
 
 def built(what: str, kind: type[BuiltT], options: Mapping[str, Any]) -> BuiltT:
