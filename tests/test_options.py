@@ -1,5 +1,6 @@
 """The options of the compiler: a misspelt one is told what was meant, by mypy and when it runs."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -112,6 +113,6 @@ def test_the_options_that_mypy_knows_are_the_targets_fields(target, stated):
 
 
 def test_every_option_is_explained():
-    explained = re.findall(r"^        (\w+): ", spikec.compile.__doc__, re.MULTILINE)
+    explained = re.findall(r"^    (\w+): ", inspect.getdoc(spikec.compile), re.MULTILINE)
     assert explained[:2] == ["model", "target"]
     assert explained[2:] == [*Options.__annotations__, "target_options", "CompileError"]
