@@ -13,6 +13,7 @@ from spikec.extend.frontend import Frontend
 from spikec.frontends.onnx.model import evaluator, input_specs, is_proto, library, open_model, resolve_shapes
 from spikec.frontends.onnx.reader import Reader
 from spikec.interpreter.imported import Reference
+from spikec.ir.errors import warn
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Input
 
@@ -56,7 +57,8 @@ class Onnx(Frontend):
     def reference(self, model: Any) -> Reference | None:
         """The model itself in onnxruntime, where that is installed and can, or in onnx's reference evaluator.
 
-        None for a model of half precision, to which an imported graph cannot be held.
+        None for a model of half precision, to which an imported graph cannot be held, and, with a warning, for one
+        with operators that only a converter of the user's knows.
         """
         proto = open_model(model)
         specs = input_specs(proto)
@@ -64,7 +66,11 @@ class Onnx(Frontend):
         inputs = [each.type.tensor_type.elem_type for each in proto.graph.input]
         if any(each in half for each in (*inputs, *(each.data_type for each in proto.graph.initializer))):
             return None
-        run = evaluator(model if isinstance(model, Path) else proto, proto)
+        try:
+            run = evaluator(model if isinstance(model, Path) else proto, proto)
+        except NotImplementedError as error:  # raised by onnx's own evaluator, the last that is asked
+            warn(f"the import is not compared with the model, which nothing here can run: {error}")
+            return None
 
         def call(xs: Sequence[Tensor]) -> list[Tensor]:
             arrays = [x.numpy().astype(spec.dtype) for x, spec in zip(xs, specs, strict=True)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from spikec.frontends.torch.call import leaves
-from spikec.frontends.torch.layers import keeps_state
+from spikec.frontends.torch.layers import is_firing, keeps_state
 from spikec.frontends.torch.traced import Traced
 from spikec.interpreter.imported import Reference
 from spikec.ir.errors import InvalidModelError, Problem, UnsupportedOpError
@@ -86,8 +86,8 @@ def steps_of(model: nn.Module) -> Reference:
         for module in own.modules():
             if keeps_state(module) and hasattr(module, "spike_grad"):
                 module.spike_grad = _in_own_dtype(module.spike_grad)
-            for name in ("reset", "reset_mem"):
-                if keeps_state(module) and callable(method := getattr(module, name, None)):
+            for name in ("reset", "reset_mem") if keeps_state(module) or is_firing(module) else ():
+                if callable(method := getattr(module, name, None)):
                     method()
         device = next((p.device for p in (*own.parameters(), *own.buffers())), xs[0].device)
         train = [x.to(device, torch.float64) for x in xs]

@@ -227,6 +227,9 @@ def test_a_converter_for_another_domain(monkeypatch):
     monkeypatch.setitem(converter._table, ("com.acme", "Rectify"), lambda call, x: call.add(Relu(), x))
     assert len(spikec.load(proto).match(Relu)) == 1
     assert frontend.input_names(proto) == ["x"]
+    with pytest.warns(spikec.SpikecWarning, match="not compared with the model.*'Rectify' from domain 'com.acme'"):
+        compilation = spikec.Compiler("spikingjelly", calibration=torch.rand(8, 4)).run(proto)
+    assert {entry.source.kind: entry.fate for entry in compilation.ledger} == {"com.acme.Rectify": "converted"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import nn
 import spikec
 import spikec.frontends.torch.converters.spiking as spiking
 from spikec.backends.spikingjelly import IFNode as OwnIF
-from spikec.frontends.torch.call import converter
+from spikec.frontends.torch import converter, fires
 from spikec.ir.ops import IF, LIF, BatchNorm, Neuron
 from spiking_standins import IFNode, Leaky, LIFNode, Linear, SeqToANNContainer, UnknownNode
 
@@ -67,6 +67,36 @@ def test_a_neuron_starts_where_reset_puts_it_whatever_its_state():
     expected = steps(net, x)
     assert torch.equal(spikec.run(spikec.load(net, x[0]), x), expected)
     assert net[1].v.shape == (3, 9), "the model itself is left as it was"
+
+
+class OwnNode(nn.Module):
+    """A user's neuron, which keeps its potential in a plain attribute."""
+
+    v = 0.0
+
+    def reset(self):
+        self.v = 0.0
+
+    def forward(self, x):
+        v = self.v + x
+        spikes = (v >= 1).to(x)
+        self.v = v - spikes
+        return spikes
+
+
+@converter(OwnNode)
+@fires
+def own_node(module, call):
+    return call.add(IF(np.ones((1,) * len(call.shape(call.operand)))), call.operand)
+
+
+@pytest.mark.parametrize("batch", [3, 5])
+def test_a_users_neuron_that_has_run_already_is_compared_from_its_reset_state(batch):
+    net, x = nn.Sequential(nn.Linear(6, 9), OwnNode()).eval(), torch.rand(batch, 6)
+    net(x)
+    before = net[1].v.clone()
+    spikec.compile(net, "spikingjelly", example_input=x[:3])
+    assert torch.equal(net[1].v, before)
 
 
 def test_no_library_is_imported():
