@@ -65,6 +65,7 @@ def misuse(model: torch.nn.Module, x: torch.Tensor) -> None:
 """
 
 
+@pytest.mark.slow
 def test_mypy_sees_the_artifacts_type_and_a_misspelt_option(tmp_path):
     pytest.importorskip("mypy")
     for name, text in (("mypy.ini", SETTINGS), ("good.py", GOOD), ("bad.py", BAD)):

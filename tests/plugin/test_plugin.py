@@ -113,6 +113,7 @@ def test_its_frontend_reads_files(gates):
     assert spikec.run(graph, torch.tensor([[3.0, 1.0]], dtype=torch.float64)).tolist() == [[1.0, 1.5]]
 
 
+@pytest.mark.slow
 def test_in_the_shell(gates):
     """A process that knows of the package by its metadata alone."""
     Path("net.py").write_text(NET)

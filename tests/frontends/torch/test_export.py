@@ -147,6 +147,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 @either
 @pytest.mark.parametrize("name", CALLS)
 def test_spellings(name, dynamic):
