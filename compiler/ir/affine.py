@@ -86,7 +86,7 @@ def moved_gain(meaning: Meaning, gains: Sequence[Array], shapes: Sequence[Shape]
     Where the result is always zero, any G is right.
 
     Raises:
-        BlockedError: there is none.
+        BlockedError: no such G exists.
     """
     xs = _random(shapes)
     plain, mapped = meaning(*xs), meaning(*_times(gains, xs))
@@ -103,7 +103,7 @@ def moved_shift(meaning: Meaning, shifts: Sequence[Array], shapes: Sequence[Shap
     """The s with ``A (x_0 + s_0, x_1 + s_1, ...) = A (x_0, x_1, ...) + s``.
 
     Args:
-        uneven: what the error says.
+        uneven: the message of the error.
 
     Raises:
         BlockedError: what is the same everywhere comes out in different sizes within a channel.
@@ -115,10 +115,10 @@ def moved_shift(meaning: Meaning, shifts: Sequence[Array], shapes: Sequence[Shap
 def operand_gains(meaning: Meaning, gain: Array, shapes: Sequence[Shape]) -> list[Array]:
     """The g_i with ``A (g_0 x_0, g_1 x_1, ...) = G A (x_0, x_1, ...)`` for a given G.
 
-    All results that a cell reaches must have the same gain. So their mean is the cell's.
+    All results that a cell reaches must have the same gain, so the mean of their gains is the cell's gain.
 
     Raises:
-        BlockedError: they have not.
+        BlockedError: a cell reaches results of different gains.
     """
     xs = _random(shapes)
     plain = meaning(*xs)
@@ -134,8 +134,8 @@ def operand_gains(meaning: Meaning, gain: Array, shapes: Sequence[Shape]) -> lis
 def operand_shifts(meaning: Meaning, shift: Array, shapes: Sequence[Shape], uneven: str) -> list[Array]:
     """The s_i with ``A (x_0 + s_0, x_1 + s_1, ...) = A (x_0, x_1, ...) + s`` for a given s, as ``moved_shift``.
 
-    Of operands that are as the result is, the first takes all of it. Else the shift over the rows' sums, of which a
-    cell takes the mean as of gains.
+    Where the first operand can take the whole shift, it does. Otherwise each row's shift is divided by the sum of the
+    row, and a cell takes the mean of the quotients of the rows that it reaches, as ``operand_gains`` does with gains.
     """
     sums = _row_sums(meaning, shapes, uneven)
     wanted = _full(shift, tuple(sums.shape))
@@ -150,7 +150,7 @@ def operand_shifts(meaning: Meaning, shift: Array, shapes: Sequence[Shape], unev
 
 
 def _row_sums(meaning: Meaning, shapes: Sequence[Shape], uneven: str) -> Tensor:
-    """[...]: what ones come out as."""
+    """Return the sum of each row of A, in the shape of a result: it is what A makes of ones."""
     sums = meaning(*(torch.ones((1, *shape), dtype=torch.float64) for shape in shapes))[0]
     if any(size > 1 for size in compress(sums.numpy(), _SAME).shape[1:]):
         raise BlockedError(uneven)
