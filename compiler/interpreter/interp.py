@@ -113,17 +113,13 @@ def outputs_over_time(
     graph: Graph, xs: Sequence[Tensor], timesteps: int | None, tap: Tap | None = None
 ) -> Iterator[tuple[Tensor, ...]]:
     """The outputs of an SNN, step by step, with memory for one step only."""
-    names = graph.inputs
-    constant = timesteps is not None
-    count = timesteps if timesteps is not None else len(xs[0])
-    order = list(graph)
     values: dict[str, Tensor] = {}
     states: dict[str, Tensor] = {}
-    for t in range(count):
-        feeds = dict(zip(names, xs if constant else [x[t] for x in xs], strict=True))
-        one_step(graph, order, values, feeds, states, tap)
-        yield tuple(values[name] for name in graph.outputs)
-        if constant and t == 0:
+    order, inputs, outputs = list(graph), graph.inputs, graph.outputs
+    for now in zip(*xs, strict=True) if timesteps is None else itertools.repeat(xs, timesteps):
+        one_step(graph, order, values, dict(zip(inputs, now, strict=True)), states, tap)
+        yield tuple(values[name] for name in outputs)
+        if timesteps is not None and len(order) == len(graph):
             order = in_time(graph, order)
 
 

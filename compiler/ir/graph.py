@@ -105,9 +105,8 @@ class Graph:
                 self._order = tuple(nx.lexicographical_topological_sort(self._forward(), key=position.__getitem__))
             except nx.NetworkXUnfeasible:
                 cycle = [edge[0] for edge in nx.find_cycle(self._forward())]
-                raise CompileError(
-                    self.problem(cycle[0], f"cycle without a delay: {' -> '.join([*cycle, cycle[0]])}")
-                ) from None
+                message = f"cycle without a delay: {' -> '.join([*cycle, cycle[0]])}"
+                raise CompileError(self.problem(cycle[0], message)) from None
         return iter(self._order)
 
     def operands(self, name: str) -> tuple[str, ...]:
@@ -154,8 +153,7 @@ class Graph:
     @property
     def sources(self) -> set[Source]:
         """The nodes of the model that are accounted for: held by an op, or dropped for a stated reason."""
-        held = {source for name in self._g for source in self[name].origin}
-        return held | self.imported.dropped.keys()
+        return {source for name in self._g for source in self[name].origin} | self.imported.dropped.keys()
 
     def type(self, name: str) -> Type:
         """The type of a node's result.
@@ -172,7 +170,7 @@ class Graph:
         todo = [name]
         while todo:
             each = todo[-1]
-            operands = () if _is_register(self[each]) else self.operands(each)
+            operands = () if self[each].register else self.operands(each)
             behind = next((x for x in operands if x in self._doubtful), None)
             if len(todo) > len(self):
                 iter(self)  # names the cycle
@@ -237,7 +235,7 @@ class Graph:
 
     def set_op(self, name: str, op: Op) -> None:
         """Put another op under the same name and wiring."""
-        if _is_register(op) != _is_register(self[name]):
+        if op.register != self[name].register:
             self._order = None
         self._g.nodes[name]["op"] = op
         self._doubt(name)
@@ -249,9 +247,8 @@ class Graph:
 
     def set_operand(self, name: str, slot: int, operand: str) -> None:
         """Rewire one operand."""
-        operands = list(self.operands(name))
-        operands[slot] = operand
-        self.set_operands(name, *operands)
+        operands = self.operands(name)
+        self.set_operands(name, *operands[:slot], operand, *operands[slot + 1 :])
 
     def replace_uses(self, old: str, new: str) -> None:
         """Let every user of ``old`` take ``new`` instead."""
@@ -261,10 +258,8 @@ class Graph:
 
     def insert_after(self, name: str, op: Op, *, new: str = "") -> str:
         """Put a unary op between a node and all its users."""
-        users = self.users(name)
         added = self.add(op, name, name=new)
-        for user, slot in users:
-            self.set_operand(user, slot, added)
+        self.replace_uses(name, added)
         return added
 
     def insert_before(self, user: str, slot: int, op: Op, *, new: str = "") -> str:
@@ -336,24 +331,32 @@ class Graph:
         )
 
     def __str__(self) -> str:
-        lines = (line(name, self[name], self.operands(name), self.type(name)) for name in self)
+        """One line an op, also where the graph is broken: ``?`` for types that cannot be had, any order for a cycle."""
+        try:
+            order = list(self)
+        except CompileError:
+            order = list(self._g)
+        lines = (line(name, self[name], self.operands(name), self._type_text(name)) for name in order)
         return "\n".join([f"graph {self.name} {{", *lines, "}", ""])
+
+    def _type_text(self, name: str) -> str:
+        try:
+            return str(self.type(name))
+        except Exception:  # whatever the type rule of somebody's op raises
+            return "?"
 
     # --------------------------------------------------------------- private
 
     def _forward(self) -> Any:
         """The graph without the edges into registers: acyclic, if it is legal."""
-        registers = [name for name in self._g if _is_register(self[name])]
+        registers = [name for name in self._g if self[name].register]
         back = [(x, name, slot) for name in registers for slot, x in enumerate(self.operands(name))]
         return nx.restricted_view(self._g, [], back) if back else self._g
 
     def _fresh(self, wish: str) -> str:
         wish = re.sub(r"\W", "_", wish)
-        name, number = wish, 0
-        while name in self._g:
-            number += 1
-            name = f"{wish}_{number}"
-        return name
+        names = itertools.chain([wish], (f"{wish}_{number}" for number in itertools.count(1)))
+        return next(name for name in names if name not in self._g)
 
     def _wire(self, name: str, operands: tuple[str, ...]) -> None:
         for slot, operand in enumerate(operands):
@@ -368,7 +371,3 @@ class Graph:
 def _identical(one: Type, other: Type) -> bool:
     """Compare types to the last bit, where ``==`` forgives a scale some rounding."""
     return one == other and np.array_equal(one.scale, other.scale)
-
-
-def _is_register(op: Op) -> bool:
-    return isinstance(op, StatefulOp) and op.register

@@ -89,6 +89,9 @@ class Op:
     elementwise: ClassVar[bool] = False
     #: whether each channel (axis 0 of a sample) of the result follows from that channel of the operands
     channelwise: ClassVar[bool] = False
+    #: whether it has a state that its result at a step follows from, without the operand of that step; such an op may
+    #: close a cycle, and declares the type of its result by itself
+    register: ClassVar[bool] = False
 
     origin: Origin = attrs.field(default=(), kw_only=True)
 
@@ -240,13 +243,7 @@ def _cut(values: Array, rows: slice, shape: tuple[int, ...]) -> Array:
 
 @attrs.frozen(eq=False)
 class StatefulOp(Op):
-    """An op with memory: its meaning is an initial state and a step.
-
-    A subclass whose result at a step does not depend on its operand of that step sets ``register``;
-    only such an op may close a cycle, and it declares its result's type by itself.
-    """
-
-    register: ClassVar[bool] = False
+    """An op with memory: its meaning is an initial state and a step."""
 
     def initial(self, *xs: Tensor) -> Tensor:
         """Give the state before step 0; the operands of step 0, [B, ...], say its shape, dtype and device."""

@@ -10,7 +10,6 @@ import numpy as np
 
 from spikec.ir.op import Op
 from spikec.ir.origin import label
-from spikec.ir.types import Type
 
 _COMMENT_COLUMN = 96
 
@@ -37,7 +36,7 @@ def attributes(op: Op) -> dict[str, str]:
     """The texts of those fields of an op that differ from their default."""
     shown = {}
     for name, value in op.parameters().items():
-        default = _default(op, name)
+        default = attrs.fields_dict(type(op))[name].default
         if isinstance(value, np.ndarray):
             if isinstance(default, np.ndarray) and value.size == 1 and value.item() == default.item():
                 continue
@@ -47,17 +46,8 @@ def attributes(op: Op) -> dict[str, str]:
     return shown
 
 
-def _default(op: Op, name: str) -> Any:
-    return getattr(attrs.fields_dict(type(op))[name], "default", None)
-
-
-def line(name: str, op: Op, operands: Sequence[str], result: Type | str) -> str:
-    """One node: ``%y = conv(%x, weight=...) : real<4x8x8>   ; features.0``.
-
-    Args:
-        name, op, operands: the node.
-        result: its type, or what to write in its place.
-    """
+def line(name: str, op: Op, operands: Sequence[str], result: str) -> str:
+    """One node with the text of its type: ``%y = conv(%x, weight=...) : real<4x8x8>   ; features.0``."""
     arguments = ["%" + x for x in operands]
     arguments += [f"{key}={value}" for key, value in attributes(op).items()]
     text = f"  %{name} = {op.kind}({', '.join(arguments)}) : {result}"

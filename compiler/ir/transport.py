@@ -44,7 +44,7 @@ class Transport:
 
     def up(self, name: str, wanted: Affine) -> None:
         """Make a node, which may have one user only, give ``wanted`` of what it gives now."""
-        op, operands = self._op(name), self.graph.operands(name)
+        op, operands = self.edits.get(name, self.graph[name]), self.graph.operands(name)
         if (users := len(self.graph.users(name))) > 1:
             raise BlockedError(f"%{name} has {users} users")
         taken = self._named(name, lambda: self.into_result(name, op, wanted))
@@ -61,7 +61,7 @@ class Transport:
 
     def into(self, user: str, slot: int, lost: Affine) -> None:
         """Make one user do to one of its operands what it did to ``lost`` of it."""
-        op, operands = self._op(user), self.graph.operands(user)
+        op, operands = self.edits.get(user, self.graph[user]), self.graph.operands(user)
         taken = self._named(user, lambda: self.into_operand(user, op, lost))
         if taken is not None:
             self.edits[user] = taken
@@ -87,26 +87,22 @@ class Transport:
     def _back(self, name: str, op: Op, wanted: Affine) -> list[Affine]:
         maps = op.map_operands(wanted, self._types(name))
         self.check(name, op, maps, wanted)
-        if isinstance(op, StatefulOp):
-            self._divide(name, op, 1 / maps[0].gain)
+        self._divide(name, op, 1 / maps[0].gain)
         return maps
 
     def _on(self, name: str, op: Op, maps: Sequence[Affine]) -> Affine:
         result = op.map_result(maps, self._types(name))
         self.check(name, op, maps, result)
-        if isinstance(op, StatefulOp):
-            self._divide(name, op, maps[0].gain)
+        self._divide(name, op, maps[0].gain)
         return result
 
-    def _divide(self, name: str, op: StatefulOp, lost: Array) -> None:
+    def _divide(self, name: str, op: Op, lost: Array) -> None:
         """An op with memory has its operand's units in it, and becomes another one where those change."""
-        divided = op.divided(lost)
-        if divided is None:
-            raise BlockedError("has a state in its operand's units")
-        self.edits[name] = divided
-
-    def _op(self, name: str) -> Op:
-        return self.edits.get(name, self.graph[name])
+        if isinstance(op, StatefulOp):
+            divided = op.divided(lost)
+            if divided is None:
+                raise BlockedError("has a state in its operand's units")
+            self.edits[name] = divided
 
     def _types(self, name: str) -> list[Type]:
         return [self.graph.type(operand) for operand in self.graph.operands(name)]

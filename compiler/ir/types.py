@@ -43,7 +43,7 @@ def ints(sizes: Iterable[int]) -> tuple[int, ...]:
 def compress(array: Array, rtol: float = 0.0) -> Array:
     """Shrink every axis along which the array is constant, up to ``rtol``, to length 1."""
     for axis in range(array.ndim):
-        first = np.take(array, [0], axis=axis)
+        first = array.take(range(min(array.shape[axis], 1)), axis)
         if array.shape[axis] > 1 and bool((np.abs(array - first) <= rtol * np.abs(first)).all()):
             array = first
     return array
@@ -130,9 +130,7 @@ class Type:
     @property
     def scale(self) -> Array:
         """The rate's scale, of the sample's rank; ones for a real signal."""
-        if isinstance(self.encoding, Rate):
-            return self.encoding.scale
-        return np.ones((1,) * len(self.shape))
+        return self.encoding.scale if isinstance(self.encoding, Rate) else np.ones((1,) * len(self.shape))
 
     @property
     def flat_scale(self) -> Array:
@@ -143,11 +141,6 @@ class Type:
     def with_scale(self, scale: Array) -> Type:
         """The same signal as a rate of another scale."""
         return attrs.evolve(self, encoding=Rate(scale))
-
-
-def unit_rate(rank: int) -> Rate:
-    """Rate(1) for a sample of that rank."""
-    return Rate(np.ones((1,) * rank))
 
 
 def channel_scale(operand: Type, axis: int, what: str) -> Array:

@@ -37,7 +37,7 @@ def verify(graph: Graph, stage: Stage, sources: Collection[Source] = (), before:
     for name in graph:
         graph.type(name)
         op = graph[name]
-        if isinstance(op, StatefulOp) and op.register:
+        if op.register:
             graph.apply_rule(name, op.infer, *(graph.type(x) for x in graph.operands(name)))
         if broken := broken_claim(op, [graph.type(x) for x in graph.operands(name)], graph.type(name)):
             raise VerificationError(graph.problem(name, *broken))

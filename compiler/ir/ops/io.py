@@ -10,7 +10,9 @@ from typing_extensions import Self
 
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role
-from spikec.ir.types import Real, Type, ints, unit_rate
+from spikec.ir.types import Real, Type, ints
+
+__all__ = ["Head", "Input", "Output"]
 
 _FUNCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "softmax": torch.softmax,
@@ -83,7 +85,8 @@ class Input(Op):
 
     def infer(self, *operands: Type) -> Type:
         """The type that the fields declare."""
-        return Type(self.shape, self.dtype, unit_rate(len(self.shape)) if self.rate else Real())
+        real = Type(self.shape, self.dtype)
+        return real.with_scale(real.scale) if self.rate else real
 
     def eval(self, *xs: Tensor) -> Tensor:
         """The value fed from outside, checked against the declared shape."""

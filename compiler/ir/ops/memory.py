@@ -7,8 +7,10 @@ from typing_extensions import Self
 
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Role, StatefulOp, array, tensor
-from spikec.ir.ops.activation import MaxPool
-from spikec.ir.types import Array, Rate, Type, channel_scale, on_axis
+from spikec.ir.ops.pool import MaxPool
+from spikec.ir.types import Array, Rate, Type, channel_scale, fits, on_axis
+
+__all__ = ["CountingMaxPool", "Delay", "Stream"]
 
 
 @attrs.frozen(eq=False)
@@ -62,8 +64,7 @@ class Stream(StatefulOp):
         (x,) = operands
         if not isinstance(x.encoding, Rate):
             raise TypeMismatchError("currents are streamed into a rate-coded signal, this one is real")
-        sizes = self.currents.shape[1:]
-        if len(sizes) != len(x.shape) or any(a not in (1, b) for a, b in zip(sizes, x.shape, strict=True)):
+        if not fits(self.currents[0], x.shape):
             raise TypeMismatchError(f"currents of shape {self.currents.shape} for a sample of shape {x.shape}")
         return x
 

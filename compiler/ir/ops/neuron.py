@@ -18,6 +18,8 @@ from spikec.ir.errors import InvalidModelError, TypeMismatchError
 from spikec.ir.op import Role, StatefulOp, array, tensor
 from spikec.ir.types import Array, Rate, Type, compress, readonly
 
+__all__ = ["IF", "LIF", "CubaLIF", "Leaky", "Neuron"]
+
 #: the default of potentials
 ZERO = readonly(np.zeros(()))
 
@@ -212,20 +214,15 @@ class Leaky(Neuron):
         return self.reset(charged, self.spikes(self.membrane(state))) if late else charged
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """Leak and integrate, fire, and reset when ``reset_at`` says."""
-        return self.discharge(state, self.charged(state, xs[0]))
-
-    def discharge(self, before: Tensor, charged: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (potential after the step, spikes), from the potential after the step before and the charged one."""
+        """Leak and integrate, fire, and reset when ``reset_at`` says; return (potential after the step, spikes)."""
+        v = self.charge(state, *xs)
+        spikes = self.spikes(v)
         if self.reset_at == "spike":
-            return self.fire(charged)
-        if self.reset_at == "never":
-            return charged, self.spikes(charged)
-        late = self.spikes(before)
-        charged = self.reset(charged, late)
-        spikes = self.spikes(charged)
-        # "again": who fires now is reset now, but who was reset late already is not, or gets it back if it is silent
-        return (charged if self.reset_at == "next" else self.reset(charged, spikes - late)), spikes
+            v = self.reset(v, spikes)
+        elif self.reset_at == "again":
+            # who fires now is reset now, but who was reset late already is not, or gets it back if it is silent
+            v = self.reset(v, spikes - self.spikes(self.membrane(state)))
+        return v, spikes
 
 
 @attrs.frozen(eq=False)
@@ -301,14 +298,10 @@ class CubaLIF(Leaky):
 
     def charged(self, state: Tensor, x: Tensor) -> Tensor:
         """Return v(t) before it fires."""
-        return self._decayed(state) + self.current(state, x)
-
-    def _decayed(self, state: Tensor) -> Tensor:
         decay = tensor(self.decay, state)
-        return decay * state[:, 0] + (1 - decay) * tensor(self.v_leak, state)
+        return decay * state[:, 0] + (1 - decay) * tensor(self.v_leak, state) + self.current(state, x)
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
         """Advance current and potential by the equations above, and fire."""
-        current = self.current(state, xs[0])
-        v, spikes = self.discharge(state[:, 0], self._decayed(state) + current)
-        return torch.stack((v, current), 1), spikes
+        v, spikes = super().step(state, *xs)
+        return torch.stack((v, self.current(state, xs[0])), 1), spikes

@@ -1,7 +1,7 @@
-"""Linear pooling."""
+"""Pooling: averages and sums over windows, which are linear, and the maximum, which is not."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -11,8 +11,10 @@ from torch import Tensor
 from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role
-from spikec.ir.ops.weighted import Conv, Pairs, depthwise, pad_list, pairs
+from spikec.ir.ops.weighted import Conv, Pairs, depthwise, for_axes, pad_list, pairs
 from spikec.ir.types import Array, Rate, Real, Type, channel_scale, ints, on_axis
+
+__all__ = ["AdaptiveAvgPool", "AvgPool", "MaxPool", "SumPool"]
 
 
 @attrs.frozen(eq=False)
@@ -33,9 +35,6 @@ class _Pool(Op):
             return attrs.evolve(x, shape=shape)
         scale: Array = channel_scale(x, 0, self.kind) / self.gain
         return Type(shape, x.dtype, Rate(on_axis(scale, len(shape), 0)))
-
-
-_AVG_POOL: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 @attrs.frozen(eq=False)
@@ -59,10 +58,8 @@ class AvgPool(_Pool):
 
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's average pool."""
-        result: Tensor = _AVG_POOL[len(self.kernel)](
-            xs[0], self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad
-        )
-        return result
+        pool = for_axes("avg_pool", len(self.kernel))
+        return pool(xs[0], self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
 
     @property
     def uneven(self) -> str:
@@ -88,9 +85,6 @@ class AvgPool(_Pool):
         return depthwise(kernel, operand, stride=self.stride, padding=self.padding, origin=self.origin)
 
 
-_ADAPTIVE: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
-
-
 @attrs.frozen(eq=False)
 class AdaptiveAvgPool(_Pool):
     """Average over windows chosen so that the result has the given spatial size; None keeps an axis."""
@@ -102,10 +96,8 @@ class AdaptiveAvgPool(_Pool):
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's adaptive average pool."""
         (x,) = xs
-        result: Tensor = _ADAPTIVE[len(self.size)](
-            x, [x.shape[i + 2] if size is None else size for i, size in enumerate(self.size)]
-        )
-        return result
+        sizes = [x.shape[i + 2] if size is None else size for i, size in enumerate(self.size)]
+        return for_axes("adaptive_avg_pool", len(sizes))(x, sizes)
 
 
 @attrs.frozen(eq=False)
@@ -137,13 +129,42 @@ class SumPool(_Pool):
         """torch's average pool with a divisor of 1: exact sums."""
         x = F.pad(xs[0], pad_list(self.padding))
         if len(self.kernel) == 1:
-            flat: Tensor = F.avg_pool2d(x.unsqueeze(-2), (1, *self.kernel), (1, *self.stride), divisor_override=1)
-            return flat.squeeze(-2)
-        pool: Any = F.avg_pool2d if len(self.kernel) == 2 else F.avg_pool3d
-        result: Tensor = pool(x, self.kernel, self.stride, divisor_override=1)
-        return result
+            return F.avg_pool2d(x.unsqueeze(-2), (1, *self.kernel), (1, *self.stride), divisor_override=1).squeeze(-2)
+        return for_axes("avg_pool", len(self.kernel))(x, self.kernel, self.stride, divisor_override=1)
 
     def as_convolution(self, operand: Type) -> Conv:
         """A kernel of ones."""
         ones, origin = np.ones(self.kernel), self.origin
         return depthwise(ones, operand, gain=self.gain, origin=origin, stride=self.stride, padding=self.padding)
+
+
+@attrs.frozen(eq=False)
+class MaxPool(Op):
+    """Maximum over windows; padding stands for minus infinity.
+
+    Attributes:
+        kernel, stride, dilation: one number a spatial axis.
+        padding: pairs (before, after), one a spatial axis.
+        ceil_mode: windows may start inside the map and end outside of it.
+        counts: in a spiking graph it becomes a :class:`spikec.ir.ops.CountingMaxPool`.
+    """
+
+    kind = "maxpool"
+    role = Role.ACTIVATION
+    hint: ClassVar[str] = "put the max-pool behind a ReLU, or use an average pool"
+
+    kernel: tuple[int, ...] = attrs.field(converter=ints)
+    stride: tuple[int, ...] = attrs.field(converter=ints)
+    padding: Pairs = attrs.field(converter=pairs)
+    dilation: tuple[int, ...] = attrs.field(converter=ints)
+    ceil_mode: bool = False
+    counts: bool = False
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's max-pool."""
+        (x,) = xs
+        padding: Any = tuple(before for before, _ in self.padding)
+        if any(a != b or 2 * a > size for (a, b), size in zip(self.padding, self.kernel, strict=True)):
+            x, padding = F.pad(x, pad_list(self.padding), value=float("-inf")), 0
+        pool = for_axes("max_pool", len(self.kernel))
+        return pool(x, self.kernel, self.stride, padding, self.dilation, self.ceil_mode)

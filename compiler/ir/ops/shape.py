@@ -14,6 +14,8 @@ from spikec.ir.op import Movement, Op
 from spikec.ir.ops.weighted import Conv, Pairs, identity, pad_list, pairs
 from spikec.ir.types import Array, Type, compress, ints
 
+__all__ = ["Concat", "Flatten", "Pad", "Permute", "Reshape", "Slice", "Upsample"]
+
 
 @attrs.frozen(eq=False)
 class Flatten(Movement):

@@ -1,7 +1,7 @@
 """The affine ops with weights, and the scales that were folded into them."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -15,19 +15,27 @@ from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role, array, tensor
 from spikec.ir.origin import Origin
-from spikec.ir.types import SCALE_RTOL, Array, Rate, Real, Type, channel_scale, ints, on_axis, sealed
+from spikec.ir.types import (
+    SCALE_RTOL,
+    Array,
+    Rate,
+    Real,
+    Type,
+    channel_scale,
+    compress,
+    ints,
+    on_axis,
+    readonly,
+    sealed,
+)
 
-_ONE = np.ones(1)
-_ONE.flags.writeable = False
+__all__ = ["Conv", "ConvTranspose", "Linear", "Weighted"]
+
+_ONE = sealed(np.ones(1))
 
 
 def _vector(value: Any) -> Array:
-    vector: Array = np.asarray(value, dtype=np.float64).reshape(-1)
-    if vector.size > 1 and bool((vector == vector[0]).all()):
-        vector = vector[:1]
-    vector = vector.copy()
-    vector.flags.writeable = False
-    return vector
+    return readonly(compress(np.asarray(value, dtype=np.float64).reshape(-1)))
 
 
 @attrs.frozen(eq=False)
@@ -183,6 +191,12 @@ def pad_list(padding: Pairs) -> list[int]:
     return [size for pair in reversed(padding) for size in pair]
 
 
+def for_axes(name: str, count: int) -> Callable[..., Tensor]:
+    """Find torch's function of that name for 1 to 3 spatial axes: ``for_axes("conv", 2)`` is ``conv2d``."""
+    function: Callable[..., Tensor] = getattr(F, f"{name}{count}d")
+    return function
+
+
 @attrs.frozen(eq=False)
 class _Spatial(Weighted):
     """An affine op with a kernel in 1 to 3 dimensions.
@@ -231,9 +245,6 @@ class _Spatial(Weighted):
         return rows.reshape(self.out_features, -1, *[1] * (self.weight.ndim - 2))
 
 
-_CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-
-
 @attrs.frozen(eq=False)
 class Conv(_Spatial):
     """Cross-correlation in 1 to 3 dimensions with zero padding; weight [O, I/groups, *kernel]."""
@@ -254,10 +265,8 @@ class Conv(_Spatial):
         if any(before != after for before, after in self.padding):
             x, padding = F.pad(x, pad_list(self.padding)), 0
         bias = None if self.bias is None else tensor(self.bias, x)
-        result: Tensor = _CONV[len(self.kernel)](
-            x, tensor(self.weight, x), bias, self.stride, padding, self.dilation, self.groups
-        )
-        return result
+        conv = for_axes("conv", len(self.kernel))
+        return conv(x, tensor(self.weight, x), bias, self.stride, padding, self.dilation, self.groups)
 
     def _shifted(self, x: Tensor) -> Tensor:
         """A depthwise convolution: for each place in the kernel, the cells it sees times its weight."""
@@ -276,9 +285,6 @@ class Conv(_Spatial):
         return total
 
 
-_TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-
-
 @attrs.frozen(eq=False)
 class ConvTranspose(_Spatial):
     """Transposed convolution in 1 to 3 dimensions: the adjoint of :class:`Conv`, as torch's ``conv_transpose``.
@@ -295,8 +301,9 @@ class ConvTranspose(_Spatial):
         (x,) = xs
         weight = tensor(self.weight, x)
         grouped = weight.reshape(self.groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
-        whole = _TRANSPOSED[len(self.kernel)](x, grouped, None, self.stride, 0, 0, self.groups, self.dilation)
-        cut: Tensor = F.pad(whole, [-size for size in pad_list(self.padding)])
+        transposed = for_axes("conv_transpose", len(self.kernel))
+        whole = transposed(x, grouped, None, self.stride, 0, 0, self.groups, self.dilation)
+        cut = F.pad(whole, [-size for size in pad_list(self.padding)])
         return cut if self.bias is None else cut + tensor(self.bias, x).reshape(-1, *[1] * len(self.kernel))
 
 

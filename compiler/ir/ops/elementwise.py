@@ -1,4 +1,7 @@
-"""Sums, casts between scales, batch normalization, and ops that do nothing."""
+"""Ops that leave each number in its place: sums, casts between scales, batch norms and activations.
+
+No activation may reach a spiking graph.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from torch import Tensor
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role, array, tensor
 from spikec.ir.types import Array, Rate, Type
+
+__all__ = ["Add", "BatchNorm", "Clamp", "Identity", "LeakyRelu", "Maximum", "Minimum", "Relu", "Rescale"]
 
 
 @attrs.frozen(eq=False)
@@ -135,3 +140,100 @@ class BatchNorm(Op):
         """The norm that does to x what this one does to ``gain x + shift``, vectors over channels or of length 1."""
         zeros, ones = np.zeros(len(self.weight)), np.ones(len(self.weight))
         return BatchNorm(self.gain * gain, self.gain * shift + self.shift, zeros, ones, 0.0, origin=self.origin)
+
+
+@attrs.frozen(eq=False)
+class _Activation(Op):
+    role = Role.ACTIVATION
+    elementwise = True
+
+
+@attrs.frozen(eq=False)
+class Relu(_Activation):
+    """``y = min(max(x, 0), cap)``.
+
+    Attributes:
+        cap: upper bound, or None for a plain ReLU.
+        scale: once calibrated, the value that a neuron firing at every step stands for: positive, of the
+            sample's rank, each axis 1 or full. It does not change the meaning.
+        compares: its operand is the difference of two signals of one scale, and that scale is its own too.
+    """
+
+    kind = "relu"
+
+    cap: float | None = None
+    scale: Array | None = array(default=None)
+    compares: bool = False
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's clamp."""
+        return xs[0].clamp(min=0, max=self.cap)
+
+    def eval_over(self, x: Tensor) -> Tensor:
+        """torch's clamp, in place."""
+        return x.clamp_(min=0, max=self.cap)
+
+
+@attrs.frozen(eq=False)
+class Clamp(_Activation):
+    """``y = min(max(x, low), high)``; a bound of None is absent."""
+
+    kind = "clamp"
+
+    low: float | None
+    high: float | None
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's clamp."""
+        return xs[0].clamp(min=self.low, max=self.high)
+
+
+@attrs.frozen(eq=False)
+class LeakyRelu(_Activation):
+    """``y = max(x, 0) + slope min(x, 0)``: LeakyReLU and PReLU (He et al. 2015, eq. 1); slope -1 is ``abs``.
+
+    Attributes:
+        slope: any finite numbers, of the sample's rank, each axis 1 or full.
+    """
+
+    kind = "leakyrelu"
+
+    slope: Array = array()
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """The equation above."""
+        return xs[0].clamp(min=0) + tensor(self.slope, xs[0]) * xs[0].clamp(max=0)
+
+
+@attrs.frozen(eq=False)
+class _Pairwise(_Activation):
+    arity = 2
+
+    def infer(self, *operands: Type) -> Type:
+        """The common type; shapes must be the same."""
+        if any(x != operands[0] for x in operands):
+            shapes = " and ".join(str(x.shape) for x in operands)
+            raise TypeMismatchError(f"{self.kind} of shapes {shapes}", hint="broadcasting is not supported here")
+        return super().infer(*operands)
+
+
+@attrs.frozen(eq=False)
+class Maximum(_Pairwise):
+    """``y = max(a, b)``, element by element, of two signals of one shape."""
+
+    kind = "maximum"
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's maximum."""
+        return torch.maximum(*xs)
+
+
+@attrs.frozen(eq=False)
+class Minimum(_Pairwise):
+    """``y = min(a, b)``, element by element, of two signals of one shape."""
+
+    kind = "minimum"
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """torch's minimum."""
+        return torch.minimum(*xs)
