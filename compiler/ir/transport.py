@@ -87,22 +87,23 @@ class Transport:
     def _back(self, name: str, op: Op, wanted: Affine) -> list[Affine]:
         maps = op.map_operands(wanted, self._types(name))
         self.check(name, op, maps, wanted)
-        self._divide(name, op, 1 / maps[0].gain)
+        if isinstance(op, StatefulOp):
+            self._divide(name, op, 1 / maps[0].gain)
         return maps
 
     def _on(self, name: str, op: Op, maps: Sequence[Affine]) -> Affine:
         result = op.map_result(maps, self._types(name))
         self.check(name, op, maps, result)
-        self._divide(name, op, maps[0].gain)
+        if isinstance(op, StatefulOp):
+            self._divide(name, op, maps[0].gain)
         return result
 
-    def _divide(self, name: str, op: Op, lost: Array) -> None:
+    def _divide(self, name: str, op: StatefulOp, lost: Array) -> None:
         """An op with memory has its operand's units in it, and becomes another one where those change."""
-        if isinstance(op, StatefulOp):
-            divided = op.divided(lost)
-            if divided is None:
-                raise BlockedError("has a state in its operand's units")
-            self.edits[name] = divided
+        divided = op.divided(lost)
+        if divided is None:
+            raise BlockedError("has a state in its operand's units")
+        self.edits[name] = divided
 
     def _types(self, name: str) -> list[Type]:
         return [self.graph.type(operand) for operand in self.graph.operands(name)]

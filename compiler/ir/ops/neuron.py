@@ -6,7 +6,7 @@ The equations are the specification; the clock is of one step.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import attrs
 import numpy as np
@@ -68,6 +68,8 @@ class Neuron(StatefulOp):
 
     role = Role.NEURON
     elementwise = True
+    #: the fields in the units of the potential, which scale with the current
+    potentials: ClassVar[tuple[str, ...]] = ("v_threshold", "v_reset", "v_init")
 
     v_threshold: Array = array()
     v_reset: Array | None = array(default=None)
@@ -127,12 +129,9 @@ class Neuron(StatefulOp):
 
     def scale_input(self, factor: Array) -> Self:
         """Return the neuron that does to x what this one does to ``factor * x`` (an array of the sample's rank)."""
-        return attrs.evolve(
-            self,
-            v_threshold=compress(self.v_threshold / factor),
-            v_reset=None if self.v_reset is None else compress(self.v_reset / factor),
-            v_init=compress(self.v_init / factor) if self.v_init.any() else self.v_init,
-        )
+        values = {name: getattr(self, name) for name in self.potentials}
+        scaled: dict[str, Any] = {name: compress(v / factor) for name, v in values.items() if v is not None and v.any()}
+        return attrs.evolve(self, **scaled)
 
 
 @attrs.frozen(eq=False)
@@ -191,13 +190,10 @@ class Leaky(Neuron):
         reset_at: when a spike resets the potential, see :data:`ResetAt`.
     """
 
+    potentials = (*Neuron.potentials, "v_leak")
+
     v_leak: Array = array(default=ZERO, kw_only=True)
     reset_at: str = attrs.field(default="spike", kw_only=True, validator=_when)
-
-    def scale_input(self, factor: Array) -> Self:
-        """As for every neuron; the leak potential is in the units of the threshold, too."""
-        scaled = super().scale_input(factor)
-        return attrs.evolve(scaled, v_leak=compress(self.v_leak / factor)) if self.v_leak.any() else scaled
 
     def membrane(self, state: Tensor) -> Tensor:
         """Return the potential [B, ...] that a state holds."""

@@ -1,12 +1,10 @@
 """The affine ops with weights, and the scales that were folded into them."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import attrs
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
@@ -197,21 +195,25 @@ def for_axes(name: str, count: int) -> Callable[..., Tensor]:
     return function
 
 
+def _everywhere(size: int) -> Any:
+    return attrs.Factory(lambda op: (size,) * len(op.kernel), takes_self=True)
+
+
 @attrs.frozen(eq=False)
 class _Spatial(Weighted):
     """An affine op with a kernel in 1 to 3 dimensions.
 
     Attributes:
-        stride, dilation: one number a spatial axis.
-        padding: pairs (before, after), one a spatial axis.
+        stride, dilation: one number a spatial axis; 1 if not given.
+        padding: pairs (before, after), one a spatial axis; 0 if not given.
         groups: number of groups of input and output channels.
     """
 
     axis: ClassVar[int] = 0
 
-    stride: tuple[int, ...] = attrs.field(converter=ints, kw_only=True)
-    padding: Pairs = attrs.field(converter=pairs, kw_only=True)
-    dilation: tuple[int, ...] = attrs.field(converter=ints, kw_only=True)
+    stride: tuple[int, ...] = attrs.field(converter=ints, default=_everywhere(1), kw_only=True)
+    padding: Pairs = attrs.field(converter=pairs, default=_everywhere(0), kw_only=True)
+    dilation: tuple[int, ...] = attrs.field(converter=ints, default=_everywhere(1), kw_only=True)
     groups: int = attrs.field(default=1, kw_only=True)
 
     @property
@@ -257,32 +259,14 @@ class Conv(_Spatial):
         return "pads with zeros, which the shift would change"
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's convolution; in float64, where torch runs the groups one by one, depthwise ones as sums of shifts."""
+        """torch's convolution."""
         (x,) = xs
-        if self.groups == len(self.weight) > 1 and self.weight.shape[1] == 1 and x.dtype == torch.float64:
-            return self._shifted(x)
         padding: Any = tuple(before for before, _ in self.padding)
         if any(before != after for before, after in self.padding):
             x, padding = F.pad(x, pad_list(self.padding)), 0
         bias = None if self.bias is None else tensor(self.bias, x)
         conv = for_axes("conv", len(self.kernel))
         return conv(x, tensor(self.weight, x), bias, self.stride, padding, self.dilation, self.groups)
-
-    def _shifted(self, x: Tensor) -> Tensor:
-        """A depthwise convolution: for each place in the kernel, the cells it sees times its weight."""
-        x, weight = F.pad(x, pad_list(self.padding)), tensor(self.weight, x)
-        steps = list(zip(x.shape[2:], self.kernel, self.stride, self.dilation, strict=True))
-        spans = [((size - d * (k - 1) - 1) // s * s + 1, s, d) for size, k, s, d in steps]
-        total = x.new_zeros((len(x), len(weight), *((span - 1) // s + 1 for span, s, _ in spans)))
-        if self.bias is not None:
-            total += tensor(self.bias, x).reshape(-1, *[1] * len(self.kernel))
-        for place in itertools.product(*map(range, self.kernel)):
-            one: tuple[Any, ...] = (slice(None), 0, *place)
-            if self.weight[one].any():
-                seen = (slice(at * d, at * d + span, s) for at, (span, s, d) in zip(place, spans, strict=True))
-                cells: tuple[Any, ...] = (..., *seen)
-                total += x[cells] * weight[one].reshape(-1, *[1] * len(place))
-        return total
 
 
 @attrs.frozen(eq=False)
@@ -339,9 +323,7 @@ def pointwise(weight: Array, bias: Array | None, rank: int, groups: int = 1, **s
     """
     if rank == 1:
         return Linear(block_diagonal(weight, groups), bias, **scales)
-    ones = (1,) * (rank - 1)
-    kernels = weight.reshape(*weight.shape, *ones)
-    return Conv(kernels, bias, stride=ones, padding=(0,) * len(ones), dilation=ones, groups=groups, **scales)
+    return Conv(weight.reshape(*weight.shape, *(1,) * (rank - 1)), bias, groups=groups, **scales)
 
 
 def diagonal(gain: Array, shift: Array | None, rank: int, **scales: Any) -> Weighted:
@@ -357,13 +339,11 @@ def depthwise(kernel: Array, operand: Type, *, gain: float = 1.0, origin: Origin
         operand: its type; the result's scale is the operand's over ``gain``.
         gain: by how much the result is larger than what it stands for.
         origin: of the op.
-        windows: ``stride``, ``padding`` and ``dilation``; all are 1, 0 and 1 where they are not given.
+        windows: ``stride``, ``padding`` and ``dilation``.
     """
-    ones, channels = (1,) * kernel.ndim, operand.shape[0]
-    windows = {"stride": ones, "padding": (0,) * kernel.ndim, "dilation": ones, **windows}
     scale = channel_scale(operand, 0, "a depthwise convolution")
-    weight = np.repeat(kernel[None, None], channels, 0)
-    return Conv(weight, groups=channels, in_scale=scale, out_scale=scale / gain, origin=origin, **windows)
+    weight = np.repeat(kernel[None, None], operand.shape[0], 0)
+    return Conv(weight, groups=len(weight), in_scale=scale, out_scale=scale / gain, origin=origin, **windows)
 
 
 def identity(signal: Type, bias: Array | None = None, origin: Origin = ()) -> Weighted:
