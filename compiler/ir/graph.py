@@ -93,7 +93,7 @@ class Graph:
         return op
 
     def get(self, name: str, kind: type[OpT]) -> OpT:
-        """The op of a node that is known to be of that class."""
+        """Return the op of a node that is known to be of that class."""
         op = self[name]
         assert isinstance(op, kind), f"%{name} is a {op.kind}"
         return op
@@ -110,11 +110,11 @@ class Graph:
         return iter(self._order)
 
     def operands(self, name: str) -> tuple[str, ...]:
-        """Names of the operands, in order."""
+        """Return the names of the operands, in order."""
         return self._operands[name]
 
     def before(self, name: str) -> Iterator[str]:
-        """Every other node in front of this one, however far, the nearest first."""
+        """Yield every other node in front of this one, however far, the nearest first."""
         seen, todo = {name}, [name]
         while todo:
             for each in self.operands(todo.pop(0)):
@@ -124,30 +124,30 @@ class Graph:
                     yield each
 
     def users(self, name: str) -> list[tuple[str, int]]:
-        """(user, operand position) for every use, outputs included."""
+        """Return (user, operand position) for every use, outputs included."""
         return [(user, slot) for _, user, slot in self._g.out_edges(name, keys=True)]
 
     def match(self, kind: type[OpT]) -> list[Node[OpT]]:
-        """All nodes whose op is of that class, in order: a list, so that the graph may change under it."""
+        """Return all nodes whose op is of that class, in order: a list, so that the graph may change under it."""
         return [Node(name, op) for name in self if isinstance(op := self[name], kind)]
 
     def with_role(self, role: Role) -> list[Node[Op]]:
-        """All nodes whose op has that role, in order."""
+        """Return all nodes whose op has that role, in order."""
         return [node for node in self.match(Op) if node.op.role is role]
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs, in order of insertion."""
+        """The names of the inputs, in order of insertion."""
         return tuple(name for name in self._g if self[name].kind == "input")
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs, in order of insertion."""
+        """The names of the outputs, in order of insertion."""
         return tuple(name for name in self._g if self[name].kind == "output")
 
     @property
     def is_spiking(self) -> bool:
-        """True for a graph that runs in time."""
+        """Whether the graph runs in time."""
         return any(isinstance(self[name], StatefulOp) for name in self._g)
 
     @property
@@ -156,7 +156,7 @@ class Graph:
         return {source for name in self._g for source in self[name].origin} | self.imported.dropped.keys()
 
     def type(self, name: str) -> Type:
-        """The type of a node's result.
+        """Infer the type of a node's result.
 
         Raises:
             TypeMismatchError: with the user's layer, where operands do not fit.
@@ -210,7 +210,7 @@ class Graph:
             raise TypeMismatchError(self.problem(name, error.problems[0].message, hint)) from None
 
     def location(self, name: str) -> str:
-        """The user's layers behind a node; for one that a pass added, those of its nearest producer."""
+        """Name the user's layers behind a node; for one that a pass added, those of its nearest producer."""
         return describe(self._near(name))
 
     def _near(self, name: str) -> Origin:
@@ -323,7 +323,7 @@ class Graph:
             setattr(self, field, value.copy() if hasattr(value, "copy") else value)
 
     def same_as(self, other: Graph) -> bool:
-        """True for the same op objects under the same names and wiring."""
+        """Whether another graph has the same op objects under the same names and wiring."""
         return (
             list(self._g) == list(other._g)
             and all(self[name] is other[name] for name in self._g)
@@ -348,7 +348,7 @@ class Graph:
     # --------------------------------------------------------------- private
 
     def _forward(self) -> Any:
-        """The graph without the edges into registers: acyclic, if it is legal."""
+        """Return the graph without the edges into registers: acyclic, if it is legal."""
         registers = [name for name in self._g if self[name].register]
         back = [(x, name, slot) for name in registers for slot, x in enumerate(self.operands(name))]
         return nx.restricted_view(self._g, [], back) if back else self._g

@@ -15,13 +15,13 @@ _COMMENT_COLUMN = 96
 
 
 def digest(array: np.ndarray[Any, Any]) -> str:
-    """``32x1x3x3#7bd158``: shape and six hex digits of the content."""
+    """Write an array as its shape and six hex digits of its content: ``32x1x3x3#7bd158``."""
     content = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:6]
     return f"{'x'.join(map(str, array.shape))}#{content}"
 
 
 def attribute(value: Any) -> str:
-    """The text of one field of an op; a tuple of equal values is written as one of them."""
+    """Write one field of an op; a tuple of equal values is written as one of them."""
     if isinstance(value, np.ndarray):
         return f"{value.item():.6g}" if value.size == 1 else digest(value)
     if isinstance(value, tuple):
@@ -33,7 +33,7 @@ def attribute(value: Any) -> str:
 
 
 def attributes(op: Op) -> dict[str, str]:
-    """The texts of those fields of an op that differ from their default."""
+    """Write those fields of an op that differ from their default."""
     shown = {}
     for name, value in op.parameters().items():
         default = attrs.fields_dict(type(op))[name].default
@@ -47,7 +47,7 @@ def attributes(op: Op) -> dict[str, str]:
 
 
 def line(name: str, op: Op, operands: Sequence[str], result: str) -> str:
-    """One node with the text of its type: ``%y = conv(%x, weight=...) : real<4x8x8>   ; features.0``."""
+    """Write one node with the text of its type: ``%y = conv(%x, weight=...) : real<4x8x8>   ; features.0``."""
     arguments = ["%" + x for x in operands]
     arguments += [f"{key}={value}" for key, value in attributes(op).items()]
     text = f"  %{name} = {op.kind}({', '.join(arguments)}) : {result}"
@@ -55,6 +55,6 @@ def line(name: str, op: Op, operands: Sequence[str], result: str) -> str:
 
 
 def diff(before: str, after: str) -> str:
-    """The difference of two graphs' texts, as a unified diff."""
+    """Write the difference of two graphs' texts as a unified diff."""
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after", lineterm="", n=1)
     return "\n".join([*lines, ""])

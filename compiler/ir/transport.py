@@ -32,11 +32,11 @@ class Transport:
     edits: dict[str, Op] = attrs.field(factory=dict)
 
     def into_result(self, name: str, op: Op, wanted: Affine) -> Op | None:
-        """The op that gives ``wanted`` of what this one gives; None for one that passes the map on."""
+        """Return the op that gives ``wanted`` of what this one gives; None for one that passes the map on."""
         return None
 
     def into_operand(self, name: str, op: Op, lost: Affine) -> Op | None:
-        """The op that does to x what this one does to ``lost`` of x; None for one that passes the map on."""
+        """Return the op that does to x what this one does to ``lost`` of x; None for one that passes the map on."""
         return None
 
     def check(self, name: str, op: Op, maps: Sequence[Affine], result: Affine) -> None:
@@ -99,7 +99,7 @@ class Transport:
         return result
 
     def _divide(self, name: str, op: StatefulOp, lost: Array) -> None:
-        """An op with memory has its operand's units in it, and becomes another one where those change."""
+        """Change an op with memory, which has its operand's units in it, where those change."""
         divided = op.divided(lost)
         if divided is None:
             raise BlockedError("has a state in its operand's units")
@@ -109,7 +109,7 @@ class Transport:
         return [self.graph.type(operand) for operand in self.graph.operands(name)]
 
     def _named(self, name: str, question: Callable[[], T]) -> T:
-        """The answer to a question about a node, which an error from it names."""
+        """Answer a question about a node, which an error from it names."""
         try:
             return question()
         except BlockedError as why:

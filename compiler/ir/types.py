@@ -139,12 +139,12 @@ class Type:
         return scale.reshape(-1) if scale.size == 1 else np.broadcast_to(scale, self.shape).reshape(-1)
 
     def with_scale(self, scale: Array) -> Type:
-        """The same signal as a rate of another scale."""
+        """Return the signal as a rate of another scale."""
         return attrs.evolve(self, encoding=Rate(scale))
 
 
 def channel_scale(operand: Type, axis: int, what: str) -> Array:
-    """The scale as a vector over one axis, for an op that shares its weights over the others.
+    """Return the scale as a vector over one axis, for an op that shares its weights over the others.
 
     Raises:
         TypeMismatchError: the scale varies along another axis.

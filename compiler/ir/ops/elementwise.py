@@ -30,7 +30,7 @@ class Add(Op):
     arity = None
 
     def infer(self, *operands: Type) -> Type:
-        """The operands' common type."""
+        """Return the operands' common type."""
         first, *others = operands
         for other in others:
             if other.shape != first.shape:
@@ -45,7 +45,7 @@ class Add(Op):
         return first
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """Adds from left to right."""
+        """Add from left to right."""
         return reduce(add, xs)
 
 
@@ -58,11 +58,11 @@ class Identity(Op):
     role = Role.IDENTITY
 
     def infer(self, *operands: Type) -> Type:
-        """The operand's type."""
+        """Return the operand's type."""
         return operands[0]
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """The operand."""
+        """Return the operand."""
         return xs[0]
 
 
@@ -81,7 +81,7 @@ class Rescale(Op):
     factor: Array = array()
 
     def infer(self, *operands: Type) -> Type:
-        """Rate(s) becomes Rate(s / factor)."""
+        """Turn Rate(s) into Rate(s / factor)."""
         (x,) = operands
         if not isinstance(x.encoding, Rate):
             raise TypeMismatchError("rescale of a real signal")
@@ -90,7 +90,7 @@ class Rescale(Op):
         return x.with_scale(x.scale / self.factor)
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """``factor * x``."""
+        """Return ``factor * x``."""
         return xs[0] * tensor(self.factor, xs[0])
 
 
@@ -121,7 +121,7 @@ class BatchNorm(Op):
         return self.bias.astype(np.float64) - self.mean.astype(np.float64) * self.gain
 
     def infer(self, *operands: Type) -> Type:
-        """The operand's type, which must have as many channels and be real, or a rate that is the value itself."""
+        """Return the operand's type, of as many channels, which is real or a rate that is the value itself."""
         (x,) = operands
         if isinstance(x.encoding, Rate) and not (x.scale == 1).all():
             raise TypeMismatchError("batch norm of a scaled rate", hint="fold it before relu-to-if")
@@ -130,14 +130,14 @@ class BatchNorm(Op):
         return x
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's batch norm."""
+        """Run torch's batch norm."""
         (x,) = xs
         mean, var, weight, bias = (tensor(each, x) for each in (self.mean, self.var, self.weight, self.bias))
         # not F.batch_norm, which refuses the eps of 0 that stands for none in some versions of torch
         return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, self.eps, torch.backends.cudnn.enabled)
 
     def behind(self, gain: Array, shift: Array) -> BatchNorm:
-        """The norm that does to x what this one does to ``gain x + shift``, vectors over channels or of length 1."""
+        """Return the norm that does to x what this does to ``gain x + shift``, vectors over channels or of length 1."""
         zeros, ones = np.zeros(len(self.weight)), np.ones(len(self.weight))
         return BatchNorm(self.gain * gain, self.gain * shift + self.shift, zeros, ones, 0.0, origin=self.origin)
 
@@ -166,11 +166,11 @@ class Relu(_Activation):
     compares: bool = False
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's clamp."""
+        """Run torch's clamp."""
         return xs[0].clamp(min=0, max=self.cap)
 
     def eval_over(self, x: Tensor) -> Tensor:
-        """torch's clamp, in place."""
+        """Run torch's clamp in place."""
         return x.clamp_(min=0, max=self.cap)
 
 
@@ -184,7 +184,7 @@ class Clamp(_Activation):
     high: float | None
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's clamp."""
+        """Run torch's clamp."""
         return xs[0].clamp(min=self.low, max=self.high)
 
 
@@ -201,7 +201,7 @@ class LeakyRelu(_Activation):
     slope: Array = array()
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """The equation above."""
+        """Compute the equation above."""
         return xs[0].clamp(min=0) + tensor(self.slope, xs[0]) * xs[0].clamp(max=0)
 
 
@@ -210,7 +210,7 @@ class _Pairwise(_Activation):
     arity = 2
 
     def infer(self, *operands: Type) -> Type:
-        """The common type; shapes must be the same."""
+        """Return the common type; shapes must be the same."""
         if any(x != operands[0] for x in operands):
             shapes = " and ".join(str(x.shape) for x in operands)
             raise TypeMismatchError(f"{self.kind} of shapes {shapes}", hint="broadcasting is not supported here")
@@ -224,7 +224,7 @@ class Maximum(_Pairwise):
     kind = "maximum"
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's maximum."""
+        """Run torch's maximum."""
         return torch.maximum(*xs)
 
 
@@ -235,5 +235,5 @@ class Minimum(_Pairwise):
     kind = "minimum"
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's minimum."""
+        """Run torch's minimum."""
         return torch.minimum(*xs)

@@ -44,7 +44,7 @@ class Head(Op):
     axis: int = 0
 
     def infer(self, *operands: Type) -> Type:
-        """The operand's type, which must be real."""
+        """Return the operand's type, which must be real."""
         (x,) = operands
         if not isinstance(x.encoding, Real):
             raise TypeMismatchError(f"{self.function} of a rate-coded signal", hint="run detach-head before relu-to-if")
@@ -53,11 +53,11 @@ class Head(Op):
         return x
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's function of that name."""
+        """Run torch's function of that name."""
         return _FUNCTIONS[self.function](xs[0], self.axis + 1 if self.axis >= 0 else self.axis)
 
     def permuted(self, axes: Sequence[int]) -> Self:
-        """The same along the axis where its own was."""
+        """Return the function along the axis that its own has become."""
         return attrs.evolve(self, axis=axes[self.axis % len(axes)])
 
     def __str__(self) -> str:
@@ -84,12 +84,12 @@ class Input(Op):
     rate: bool = False
 
     def infer(self, *operands: Type) -> Type:
-        """The type that the fields declare."""
+        """Return the type that the fields declare."""
         real = Type(self.shape, self.dtype)
         return real.with_scale(real.scale) if self.rate else real
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """The value fed from outside, checked against the declared shape."""
+        """Return the value fed from outside, once it is seen to have the declared shape."""
         (x,) = xs
         if tuple(x.shape[1:]) != self.shape:
             raise TypeMismatchError(
@@ -114,15 +114,15 @@ class Output(Op):
     heads: tuple[Head, ...] = ()
 
     def infer(self, *operands: Type) -> Type:
-        """The operand's type."""
+        """Return the operand's type."""
         return operands[0]
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """The operand."""
+        """Return the operand."""
         return xs[0]
 
     def finish(self, average: Tensor) -> Tensor:
-        """The model's result [B, ...] from the output's average over time, in ANN units."""
+        """Make the model's result [B, ...] of the output's average over time, in ANN units."""
         for head in self.heads:
             average = head.eval(average)
         return average

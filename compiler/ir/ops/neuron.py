@@ -155,7 +155,7 @@ class IF(Neuron):
 
 
 def _broadcasts(shape: tuple[int, ...], onto: tuple[int, ...]) -> bool:
-    """True where an array of one shape broadcasts to exactly the other."""
+    """Whether an array of one shape broadcasts to exactly the other."""
     return len(shape) <= len(onto) and all(
         size in (1, full) for size, full in zip(reversed(shape), reversed(onto), strict=False)
     )

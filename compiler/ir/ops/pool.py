@@ -28,7 +28,7 @@ class _Pool(Op):
         return 1.0
 
     def infer(self, *operands: Type) -> Type:
-        """A channel keeps its scale, divided by ``gain``; a scale that varies within a channel is refused."""
+        """Divide the scale of each channel by ``gain``, and refuse one that varies within a channel."""
         (x,) = operands
         shape = self.shape_of(x)
         if isinstance(x.encoding, Real):
@@ -57,13 +57,13 @@ class AvgPool(_Pool):
     count_include_pad: bool = True
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's average pool."""
+        """Run torch's average pool."""
         pool = for_axes("avg_pool", len(self.kernel))
         return pool(xs[0], self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
 
     @property
     def uneven(self) -> str:
-        """Zeros of the padding that are counted stay zeros."""
+        """Say that zeros of the padding which are counted stay zeros."""
         zeros = any(self.padding) and self.count_include_pad
         return "averages zeros of its padding, which the shift would change" if zeros else super().uneven
 
@@ -78,7 +78,7 @@ class AvgPool(_Pool):
         return ""
 
     def as_convolution(self, operand: Type) -> Conv:
-        """A kernel of equal weights, if all windows are alike."""
+        """Give a kernel of equal weights, if all windows are alike."""
         if why := self.irregular(operand):
             raise BlockedError(why)
         kernel = np.full(self.kernel, 1 / math.prod(self.kernel))
@@ -94,7 +94,7 @@ class AdaptiveAvgPool(_Pool):
     size: tuple[int | None, ...]
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's adaptive average pool."""
+        """Run torch's adaptive average pool."""
         (x,) = xs
         sizes = [x.shape[i + 2] if size is None else size for i, size in enumerate(self.size)]
         return for_axes("adaptive_avg_pool", len(sizes))(x, sizes)
@@ -120,20 +120,20 @@ class SumPool(_Pool):
         return float(math.prod(self.kernel))
 
     def infer(self, *operands: Type) -> Type:
-        """Rate(s) becomes Rate(s / kernel size)."""
+        """Turn Rate(s) into Rate(s / kernel size)."""
         if isinstance(operands[0].encoding, Real):
             raise TypeMismatchError("sum-pool of a real signal", hint="an ANN graph has AvgPool")
         return super().infer(*operands)
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's average pool with a divisor of 1: exact sums."""
+        """Run torch's average pool with a divisor of 1, which gives exact sums."""
         x = F.pad(xs[0], pad_list(self.padding))
         if len(self.kernel) == 1:
             return F.avg_pool2d(x.unsqueeze(-2), (1, *self.kernel), (1, *self.stride), divisor_override=1).squeeze(-2)
         return for_axes("avg_pool", len(self.kernel))(x, self.kernel, self.stride, divisor_override=1)
 
     def as_convolution(self, operand: Type) -> Conv:
-        """A kernel of ones."""
+        """Give a kernel of ones."""
         ones, origin = np.ones(self.kernel), self.origin
         return depthwise(ones, operand, gain=self.gain, origin=origin, stride=self.stride, padding=self.padding)
 
@@ -161,7 +161,7 @@ class MaxPool(Op):
     counts: bool = False
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's max-pool."""
+        """Run torch's max-pool."""
         (x,) = xs
         padding: Any = tuple(before for before, _ in self.padding)
         if any(a != b or 2 * a > size for (a, b), size in zip(self.padding, self.kernel, strict=True)):

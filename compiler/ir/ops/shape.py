@@ -27,7 +27,7 @@ class Flatten(Movement):
     end: int = -1
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's flatten, past the batch."""
+        """Run torch's flatten, past the batch."""
         end = self.end + 1 if self.end >= 0 else self.end
         return xs[0].flatten(self.start + 1, end)
 
@@ -45,7 +45,7 @@ class Reshape(Movement):
     shape: tuple[int, ...] = attrs.field(converter=ints)
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's reshape, past the batch."""
+        """Run torch's reshape, past the batch."""
         return xs[0].reshape(xs[0].shape[0], *self.shape)
 
 
@@ -58,7 +58,7 @@ class Permute(Movement):
     axes: tuple[int, ...] = attrs.field(converter=ints)
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's permute, past the batch."""
+        """Run torch's permute, past the batch."""
         return xs[0].permute(0, *(axis + 1 for axis in self.axes))
 
 
@@ -80,7 +80,7 @@ class Slice(Movement):
     step: int = attrs.field(default=1, validator=attrs.validators.gt(0))
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """Indexing along that axis."""
+        """Index along that axis."""
         axis = self.axis + 1 if self.axis >= 0 else self.axis + xs[0].ndim
         return xs[0][(slice(None),) * axis + (slice(self.start, self.stop, self.step),)]
 
@@ -98,7 +98,7 @@ class Upsample(Movement):
     size: tuple[int, ...] = attrs.field(converter=ints)
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """Cells picked axis by axis."""
+        """Pick cells axis by axis."""
         (x,) = xs
         for axis, new in enumerate(self.size, start=2):
             cells = torch.arange(new, device=x.device) * x.shape[axis] // new
@@ -123,12 +123,12 @@ class Pad(Movement):
     )
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's pad."""
+        """Run torch's pad."""
         return F.pad(xs[0], pad_list(self.padding), mode=self.mode)
 
     @property
     def uneven(self) -> str:
-        """Zeros that are padded stay zeros."""
+        """Say that zeros which are padded stay zeros."""
         return "pads with zeros, which the shift would change" if self.mode == "constant" else super().uneven
 
     def permuted(self, axes: Sequence[int]) -> Self | None:
@@ -139,7 +139,7 @@ class Pad(Movement):
         return attrs.evolve(self, padding=[sizes[i] for i in np.argsort(axes)])
 
     def as_convolution(self, operand: Type) -> Conv:
-        """A 1x1 convolution that leaves the numbers as they are, with this padding."""
+        """Give a 1x1 convolution that leaves the numbers as they are, with this padding."""
         if self.mode != "constant" or any(size < 0 for pair in self.padding for size in pair):
             raise BlockedError("only zero padding folds into a convolution")
         axes = len(operand.shape) - 1
@@ -150,7 +150,7 @@ class Pad(Movement):
         return attrs.evolve(conv, padding=((0, 0),) * (axes - len(self.padding)) + self.padding)
 
     def move_gain(self, gains: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> Array:
-        """Cells padded with zeros take the nearest cell's gain: zero is zero times anything."""
+        """Give cells padded with zeros the nearest cell's gain: zero is zero times anything."""
         if self.mode != "constant":
             return super().move_gain(gains, shapes)
         gain = np.broadcast_to(gains[0], shapes[0])
@@ -170,7 +170,7 @@ class Concat(Movement):
     axis: int = 0
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's cat, past the batch."""
+        """Run torch's cat, past the batch."""
         return torch.cat(xs, self.axis + 1 if self.axis >= 0 else self.axis)
 
     def permuted(self, axes: Sequence[int]) -> Self:

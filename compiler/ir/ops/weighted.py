@@ -77,7 +77,7 @@ class Weighted(Op):
         return np.asarray(self.bias, dtype=np.float64)
 
     def infer(self, *operands: Type) -> Type:
-        """Real stays real; Rate(in_scale) becomes Rate(out_scale)."""
+        """Keep Real, and turn Rate(in_scale) into Rate(out_scale)."""
         (x,) = operands
         rank = len(x.shape)
         if rank and x.shape[self.axis] != self.in_features:
@@ -98,25 +98,25 @@ class Weighted(Op):
         return Type(shape, x.dtype, Rate(on_axis(self.out_scale, len(shape), self.axis % len(shape))))
 
     def scale_input(self, factor: Array) -> Self:
-        """The op that does to x what this one does to ``factor * x`` (a vector over the input features)."""
+        """Return the op that does to x what this one does to ``factor * x`` (a vector over the input features)."""
         factor = np.asarray(factor, dtype=np.float64).reshape(-1)
         weight = sealed(self.weight * self._per_input(factor))
         return attrs.evolve(self, weight=weight, in_scale=self.in_scale * factor)
 
     def scale_output(self, factor: Array) -> Self:
-        """The op that gives ``factor * y`` where this one gives y (a vector over the output features)."""
+        """Return the op that gives ``factor * y`` where this one gives y (a vector over the output features)."""
         factor = np.asarray(factor, dtype=np.float64).reshape(-1)
         return attrs.evolve(self.affine(factor, np.zeros(1)), out_scale=self.out_scale / factor)
 
     def affine(self, gain: Array, shift: Array) -> Self:
-        """The op that gives ``gain * y + shift`` as the ANN's new value; the scales stay."""
+        """Return the op that gives ``gain * y + shift`` as the ANN's new value; the scales stay."""
         gain = np.broadcast_to(np.asarray(gain, dtype=np.float64).reshape(-1), (self.out_features,))
         weight = sealed(self.weight * gain.reshape(-1, *[1] * (self.weight.ndim - 1)))
         bias = None if self.bias is None and not shift.any() else self.shift * gain + shift
         return attrs.evolve(self, weight=weight, bias=bias)
 
     def behind(self, gain: Array, shift: Array) -> Self:
-        """The op that does to x what this one does to ``gain x + shift``, as the ANN's value; the scales stay.
+        """Return the op that does to x what this one does to ``gain x + shift``, as the ANN's value; the scales stay.
 
         Args:
             gain, shift: vectors over the input features, or of length 1.
@@ -138,7 +138,7 @@ class Weighted(Op):
         return True
 
     def split(self, parts: Sequence[slice], operand: Type) -> Sequence[Self] | None:
-        """``W x = W_0 x_0 + W_1 x_1 + ...``: here the results' sum is this op's; the first keeps the bias.
+        """Split ``W x`` into ``W_0 x_0 + W_1 x_1 + ...``: here the results' sum is this op's; the first keeps the bias.
 
         None unless the operand's axis 0 holds the features, and every output feature sees all of them.
         """
@@ -150,7 +150,7 @@ class Weighted(Op):
         return [first, *(attrs.evolve(each, bias=None) for each in others)]
 
     def _per_input(self, factor: Array) -> Array:
-        """A vector over the input features, shaped to multiply the weight."""
+        """Shape a vector over the input features to multiply the weight."""
         raise NotImplementedError
 
 
@@ -167,7 +167,7 @@ class Linear(Weighted):
     axis: ClassVar[int] = -1
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's linear."""
+        """Run torch's linear."""
         (x,) = xs
         bias = None if self.bias is None else tensor(self.bias, x)
         return F.linear(x, tensor(self.weight, x), bias)
@@ -228,11 +228,11 @@ class _Spatial(Weighted):
 
     @property
     def spreads_shift(self) -> bool:
-        """A :class:`Conv` without padding does: else the border, or a stride, would show."""
+        """True of a :class:`Conv` without padding: else the border, or a stride, would show."""
         return isinstance(self, Conv) and not any(map(any, self.padding))
 
     def infer(self, *operands: Type) -> Type:
-        """As every affine op; the operand is one channel axis and the spatial axes."""
+        """Do as every affine op, for an operand of one channel axis and the spatial axes."""
         if len(operands[0].shape) != self.weight.ndim - 1:
             raise TypeMismatchError(
                 f"a {self.weight.ndim - 2}d convolution takes samples of rank {self.weight.ndim - 1}, "
@@ -241,7 +241,7 @@ class _Spatial(Weighted):
         return super().infer(*operands)
 
     def _per_input(self, factor: Array) -> Array:
-        """A vector over the input channels, shaped to multiply a weight [O, I/groups, *kernel]."""
+        """Shape a vector over the input channels to multiply a weight [O, I/groups, *kernel]."""
         factor = np.broadcast_to(factor, (self.in_features,)).reshape(self.groups, 1, -1)
         rows = np.broadcast_to(factor, (self.groups, self.out_features // self.groups, factor.shape[2]))
         return rows.reshape(self.out_features, -1, *[1] * (self.weight.ndim - 2))
@@ -255,11 +255,11 @@ class Conv(_Spatial):
 
     @property
     def uneven(self) -> str:
-        """Zeros that are padded stay zeros."""
+        """Say that zeros which are padded stay zeros."""
         return "pads with zeros, which the shift would change"
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's convolution."""
+        """Run torch's convolution."""
         (x,) = xs
         padding: Any = tuple(before for before, _ in self.padding)
         if any(before != after for before, after in self.padding):
@@ -281,7 +281,7 @@ class ConvTranspose(_Spatial):
     kind = "convtranspose"
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's transposed convolution, cut to size, plus the bias."""
+        """Run torch's transposed convolution, cut its result to size and add the bias."""
         (x,) = xs
         weight = tensor(self.weight, x)
         grouped = weight.reshape(self.groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
@@ -312,7 +312,7 @@ def spread_kernel(weight: Array, dilation: Sequence[int]) -> Array:
 
 
 def pointwise(weight: Array, bias: Array | None, rank: int, groups: int = 1, **scales: Any) -> Weighted:
-    """``W x + b`` over the channels alone: a 1x1 convolution, or a matrix for samples that are vectors.
+    """Make ``W x + b`` over the channels alone: a 1x1 convolution, or a matrix for samples that are vectors.
 
     Args:
         weight: [O, I/groups].
@@ -327,12 +327,12 @@ def pointwise(weight: Array, bias: Array | None, rank: int, groups: int = 1, **s
 
 
 def diagonal(gain: Array, shift: Array | None, rank: int, **scales: Any) -> Weighted:
-    """``gain * x + shift`` per channel, both [C], as :func:`pointwise` with a group a channel."""
+    """Make ``gain * x + shift`` per channel, both [C], as :func:`pointwise` with a group a channel."""
     return pointwise(np.asarray(gain)[:, None], shift, rank, len(gain), **scales)
 
 
 def depthwise(kernel: Array, operand: Type, *, gain: float = 1.0, origin: Origin = (), **windows: Any) -> Conv:
-    """The convolution that has one kernel [*kernel] for every channel of such an operand.
+    """Make the convolution that has one kernel [*kernel] for every channel of such an operand.
 
     Args:
         kernel: [*kernel].
@@ -347,7 +347,7 @@ def depthwise(kernel: Array, operand: Type, *, gain: float = 1.0, origin: Origin
 
 
 def identity(signal: Type, bias: Array | None = None, origin: Origin = ()) -> Weighted:
-    """``x + bias`` per channel as an affine op, in the units that such a signal has."""
+    """Make ``x + bias`` per channel an affine op, in the units that such a signal has."""
     scale = channel_scale(signal, 0, "an identity")
     ones = np.ones(signal.shape[0])
     return diagonal(ones, bias, len(signal.shape), in_scale=scale, out_scale=scale, origin=origin)
