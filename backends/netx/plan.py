@@ -10,7 +10,7 @@ from spikec.backends.netx.converters import QUANTIZE, SINGLE, LayerNeurons, conv
 from spikec.ir.errors import CompileError, Problem
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op, Role
-from spikec.ir.ops import IF, Conv, Linear, Neuron, Weighted
+from spikec.ir.ops import IF, Add, Concat, Conv, Linear, Neuron, Weighted
 from spikec.ir.types import Array
 
 #: the largest weight, and feedback of soft reset; they are even integers, and netx clips and shifts what lies beyond
@@ -106,7 +106,7 @@ def _wiring(graph: Graph) -> list[Problem]:
 def _missing(op: Op) -> tuple[str, str]:
     if any("maxpool" in source.kind.lower().replace("_", "") for source in op.origin):
         return f"max pooling compares branches; {_CHAIN}", "use average pooling, or a convolution with a stride"
-    if op.kind in ("add", "concat"):
+    if isinstance(op, (Add, Concat)):
         return f"{op.kind} joins branches; {_CHAIN}", _ELSEWHERE
     if op.role is Role.LINEAR:
         return (

@@ -138,12 +138,12 @@ class Graph:
     @property
     def inputs(self) -> tuple[str, ...]:
         """The names of the inputs, in order of insertion."""
-        return tuple(name for name in self._g if self[name].kind == "input")
+        return tuple(name for name in self._g if self[name].role is Role.IO and self[name].arity == 0)
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """The names of the outputs, in order of insertion."""
-        return tuple(name for name in self._g if self[name].kind == "output")
+        return tuple(name for name in self._g if self[name].role is Role.IO and self[name].arity != 0)
 
     @property
     def is_spiking(self) -> bool:

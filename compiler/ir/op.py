@@ -68,6 +68,11 @@ def tensor(value: Array | Tensor, like: Tensor) -> Tensor:
     return result
 
 
+class _ClassName:
+    def __get__(self, _: object, cls: type) -> str:
+        return cls.__name__.lower()
+
+
 @attrs.frozen(eq=False)
 class Op:
     """One operation. Subclass it with ``@attrs.frozen(eq=False)``; its fields are its parameters.
@@ -77,7 +82,8 @@ class Op:
             that a pass adds for its own needs has none.
     """
 
-    kind: ClassVar[str]
+    #: what dumps and messages call it; a class that says nothing is called by its own name, in lower case
+    kind: ClassVar[str] = _ClassName()  # type: ignore[assignment]
     role: ClassVar[Role]
     #: number of operands, or None for one or more
     arity: ClassVar[int | None] = 1

@@ -24,7 +24,6 @@ __all__ = ["Add", "BatchNorm", "Clamp", "Identity", "LeakyRelu", "Maximum", "Min
 class Add(Op):
     """The sum of its operands, which all have one shape and one scale."""
 
-    kind = "add"
     elementwise = True
     role = Role.LINEAR
     arity = None
@@ -53,7 +52,6 @@ class Add(Op):
 class Identity(Op):
     """Does nothing: dropout in evaluation mode, ``nn.Identity``, ``contiguous``."""
 
-    kind = "identity"
     elementwise = True
     role = Role.IDENTITY
 
@@ -74,7 +72,6 @@ class Rescale(Op):
         factor: positive, of the sample's rank, each axis 1 or full.
     """
 
-    kind = "rescale"
     elementwise = True
     role = Role.CAST
 
@@ -101,7 +98,6 @@ class BatchNorm(Op):
     Ioffe and Szegedy 2015, algorithm 2 (inference).
     """
 
-    kind = "batchnorm"
     role = Role.NORM
 
     weight: Array = array()
@@ -159,8 +155,6 @@ class Relu(_Activation):
         compares: its operand is the difference of two signals of one scale, and that scale is its own too.
     """
 
-    kind = "relu"
-
     cap: float | None = None
     scale: Array | None = array(default=None)
     compares: bool = False
@@ -178,8 +172,6 @@ class Relu(_Activation):
 class Clamp(_Activation):
     """``y = min(max(x, low), high)``; a bound of None is absent."""
 
-    kind = "clamp"
-
     low: float | None
     high: float | None
 
@@ -195,8 +187,6 @@ class LeakyRelu(_Activation):
     Attributes:
         slope: any finite numbers, of the sample's rank, each axis 1 or full.
     """
-
-    kind = "leakyrelu"
 
     slope: Array = array()
 
@@ -221,8 +211,6 @@ class _Pairwise(_Activation):
 class Maximum(_Pairwise):
     """``y = max(a, b)``, element by element, of two signals of one shape."""
 
-    kind = "maximum"
-
     def eval(self, *xs: Tensor) -> Tensor:
         """Run torch's maximum."""
         return torch.maximum(*xs)
@@ -231,8 +219,6 @@ class Maximum(_Pairwise):
 @attrs.frozen(eq=False)
 class Minimum(_Pairwise):
     """``y = min(a, b)``, element by element, of two signals of one shape."""
-
-    kind = "minimum"
 
     def eval(self, *xs: Tensor) -> Tensor:
         """Run torch's minimum."""

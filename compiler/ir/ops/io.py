@@ -36,7 +36,6 @@ class Head(Op):
         axis: of the sample, along which softmax and its like work.
     """
 
-    kind = "head"
     role = Role.ACTIVATION
     hint: ClassVar[str] = "only at the end of a network it can be kept outside; inside, replace it by ReLU and retrain"
 
@@ -75,7 +74,6 @@ class Input(Op):
             or any train of numbers whose time-average is the ANN's input.
     """
 
-    kind = "input"
     role = Role.IO
     arity = 0
 
@@ -108,7 +106,6 @@ class Output(Op):
             :meth:`finish` applies them to the time-average.
     """
 
-    kind = "output"
     role = Role.IO
 
     heads: tuple[Head, ...] = ()

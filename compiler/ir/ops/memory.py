@@ -21,7 +21,6 @@ class Delay(StatefulOp):
         type: of the operand and the result, declared so that a cycle can be typed.
     """
 
-    kind = "delay"
     role = Role.LINEAR
     register = True
 
@@ -54,7 +53,6 @@ class Stream(StatefulOp):
         currents: [T, ...], behind T of the sample's rank, each axis 1 or full.
     """
 
-    kind = "stream"
     role = Role.LINEAR
 
     currents: Array = array()
@@ -97,7 +95,6 @@ class CountingMaxPool(StatefulOp):
         pool: the windows.
     """
 
-    kind = "countingmaxpool"
     role = Role.LINEAR
     channelwise = True
 

@@ -147,8 +147,6 @@ class IF(Neuron):
     2017, eq. 4).
     """
 
-    kind = "if"
-
     def charge(self, state: Tensor, *xs: Tensor) -> Tensor:
         """Return ``v(t-1) + z(t)``."""
         return state + xs[0]
@@ -240,8 +238,6 @@ class LIF(Leaky):
         gain: shaped like tau, or None.
     """
 
-    kind = "lif"
-
     tau: Array = array(kw_only=True, validator=_within(1, np.inf, "a time constant is at least one step"))
     gain: Array | None = array(default=None, kw_only=True)
 
@@ -272,8 +268,6 @@ class CubaLIF(Leaky):
         decay_syn, decay: within [0, 1], shaped like v_threshold or scalars.
         gain: shaped like them.
     """
-
-    kind = "cubalif"
 
     decay_syn: Array = array(kw_only=True, validator=_within(0, 1, "a decay is within 0 and 1"))
     decay: Array = array(kw_only=True, validator=_within(0, 1, "a decay is within 0 and 1"))

@@ -48,8 +48,6 @@ class AvgPool(_Pool):
         count_include_pad: the divisor is the kernel's size also where the window covers padding.
     """
 
-    kind = "avgpool"
-
     kernel: tuple[int, ...] = attrs.field(converter=ints)
     stride: tuple[int, ...] = attrs.field(converter=ints)
     padding: tuple[int, ...] = attrs.field(converter=ints)
@@ -89,8 +87,6 @@ class AvgPool(_Pool):
 class AdaptiveAvgPool(_Pool):
     """Average over windows chosen so that the result has the given spatial size; None keeps an axis."""
 
-    kind = "adaptiveavgpool"
-
     size: tuple[int | None, ...]
 
     def eval(self, *xs: Tensor) -> Tensor:
@@ -107,8 +103,6 @@ class SumPool(_Pool):
     It stands for the ANN's average: its result has the operand's scale divided by the kernel's size, so
     that time-average times scale is the average. A real signal has no scale to hold that, and is refused.
     """
-
-    kind = "sumpool"
 
     kernel: tuple[int, ...] = attrs.field(converter=ints)
     stride: tuple[int, ...] = attrs.field(converter=ints)
@@ -149,7 +143,6 @@ class MaxPool(Op):
         counts: in a spiking graph it becomes a :class:`spikec.ir.ops.CountingMaxPool`.
     """
 
-    kind = "maxpool"
     role = Role.ACTIVATION
     hint: ClassVar[str] = "put the max-pool behind a ReLU, or use an average pool"
 

@@ -21,8 +21,6 @@ __all__ = ["Concat", "Flatten", "Pad", "Permute", "Reshape", "Slice", "Upsample"
 class Flatten(Movement):
     """Axes ``start`` to ``end`` of a sample become one (batch is not an axis of a sample)."""
 
-    kind = "flatten"
-
     start: int = 0
     end: int = -1
 
@@ -40,8 +38,6 @@ class Flatten(Movement):
 class Reshape(Movement):
     """Gives the sample another shape of as many elements, row-major; one size may be -1."""
 
-    kind = "reshape"
-
     shape: tuple[int, ...] = attrs.field(converter=ints)
 
     def eval(self, *xs: Tensor) -> Tensor:
@@ -52,8 +48,6 @@ class Reshape(Movement):
 @attrs.frozen(eq=False)
 class Permute(Movement):
     """Puts the sample's axes in another order: axis i of the result is axis ``axes[i]`` of the operand."""
-
-    kind = "permute"
 
     axes: tuple[int, ...] = attrs.field(converter=ints)
 
@@ -71,8 +65,6 @@ class Slice(Movement):
         start, stop: as in Python, negative ones count from the end; a stop of None is the end.
         step: positive.
     """
-
-    kind = "slice"
 
     axis: int
     start: int = 0
@@ -93,8 +85,6 @@ class Slice(Movement):
 class Upsample(Movement):
     """Nearest-neighbour resizing of the spatial axes to ``size``: cell i of an axis is ``floor(i old / new)``."""
 
-    kind = "upsample"
-
     size: tuple[int, ...] = attrs.field(converter=ints)
 
     def eval(self, *xs: Tensor) -> Tensor:
@@ -114,8 +104,6 @@ class Pad(Movement):
         padding: pairs (before, after), one a trailing axis; negative sizes crop.
         mode: ``constant`` (zeros), ``reflect``, ``replicate`` or ``circular``, as in torch.
     """
-
-    kind = "pad"
 
     padding: Pairs = attrs.field(converter=pairs)
     mode: str = attrs.field(
@@ -164,7 +152,6 @@ class Pad(Movement):
 class Concat(Movement):
     """Puts its operands side by side along one axis of the sample."""
 
-    kind = "concat"
     arity = None
 
     axis: int = 0

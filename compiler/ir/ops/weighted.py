@@ -163,7 +163,6 @@ def _span(scale: Array) -> str:
 class Linear(Weighted):
     """``y = W x + b`` over the last axis; weight [O, I]."""
 
-    kind = "linear"
     axis: ClassVar[int] = -1
 
     def eval(self, *xs: Tensor) -> Tensor:
@@ -251,8 +250,6 @@ class _Spatial(Weighted):
 class Conv(_Spatial):
     """Cross-correlation in 1 to 3 dimensions with zero padding; weight [O, I/groups, *kernel]."""
 
-    kind = "conv"
-
     @property
     def uneven(self) -> str:
         """Say that zeros which are padded stay zeros."""
@@ -277,8 +274,6 @@ class ConvTranspose(_Spatial):
     [I, O/groups, *kernel]. The padding is what is cut off the result; negative padding is added to it. torch's
     output_padding is part of it: after = padding - output_padding.
     """
-
-    kind = "convtranspose"
 
     def eval(self, *xs: Tensor) -> Tensor:
         """Run torch's transposed convolution, cut its result to size and add the bias."""
