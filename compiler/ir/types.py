@@ -64,7 +64,8 @@ def _positive(_: Any, __: Any, scale: Array) -> None:
         )
 
 
-def _scale(value: Any) -> Array:
+def as_scale(value: Any) -> Array:
+    """Give a scale as float64 that nobody can write to, each axis along which it does not vary of length 1."""
     return readonly(compress(np.asarray(value, dtype=np.float64), _ROUNDING))
 
 
@@ -76,7 +77,7 @@ class Rate:
         scale: float64, of the sample's rank, each axis of length 1 or full.
     """
 
-    scale: Array = attrs.field(converter=_scale, validator=_positive)
+    scale: Array = attrs.field(converter=as_scale, validator=_positive)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Rate) or self.scale.ndim != other.scale.ndim:
@@ -90,11 +91,16 @@ class Rate:
         return hash(self.scale.ndim)
 
     def __str__(self) -> str:
-        low, high = float(self.scale.min()), float(self.scale.max())
-        return f"rate({low:.4g})" if low == high else f"rate({low:.4g}..{high:.4g})"
+        return f"rate({span(self.scale, 4)})"
 
 
 Encoding = Real | Rate
+
+
+def span(values: Array, digits: int = 6) -> str:
+    """Write the range of some numbers: ``0.5..2``, or ``2`` where they are all the same."""
+    low, high = f"{values.min():.{digits}g}", f"{values.max():.{digits}g}"
+    return low if values.min() == values.max() else f"{low}..{high}"
 
 
 def fits(values: Array, shape: tuple[int, ...]) -> bool:

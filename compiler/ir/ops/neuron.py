@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from spikec.ir.errors import InvalidModelError, TypeMismatchError
 from spikec.ir.op import Role, StatefulOp, array, tensor
-from spikec.ir.types import Array, Rate, Type, compress, readonly
+from spikec.ir.types import Array, Rate, Type, compress, fits, readonly
 
 __all__ = ["IF", "LIF", "CubaLIF", "Leaky", "Neuron"]
 
@@ -88,7 +88,7 @@ class Neuron(StatefulOp):
                 hint="give one axis for each of the sample's, of length 1 where it is shared",
             )
         for name, value in self.parameters().items():
-            if isinstance(value, np.ndarray) and not _broadcasts(value.shape, x.shape):
+            if isinstance(value, np.ndarray) and not fits(value[(None,) * (len(x.shape) - value.ndim)], x.shape):
                 raise TypeMismatchError(f"{name} of shape {value.shape} for a sample of shape {x.shape}")
         return x.with_scale(x.scale * self.v_threshold if self.out_scale is None else self.out_scale)
 
@@ -150,13 +150,6 @@ class IF(Neuron):
     def charge(self, state: Tensor, *xs: Tensor) -> Tensor:
         """Return ``v(t-1) + z(t)``."""
         return state + xs[0]
-
-
-def _broadcasts(shape: tuple[int, ...], onto: tuple[int, ...]) -> bool:
-    """Whether an array of one shape broadcasts to exactly the other."""
-    return len(shape) <= len(onto) and all(
-        size in (1, full) for size, full in zip(reversed(shape), reversed(onto), strict=False)
-    )
 
 
 #: When a spike resets the potential. ``spike``: in its own step, as in NIR and SpikingJelly. ``next``: with the

@@ -13,19 +13,7 @@ from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role, array, tensor
 from spikec.ir.origin import Origin
-from spikec.ir.types import (
-    SCALE_RTOL,
-    Array,
-    Rate,
-    Real,
-    Type,
-    channel_scale,
-    compress,
-    ints,
-    on_axis,
-    readonly,
-    sealed,
-)
+from spikec.ir.types import SCALE_RTOL, Array, Rate, Real, Type, as_scale, channel_scale, ints, on_axis, sealed, span
 
 __all__ = ["Conv", "ConvTranspose", "Linear", "Weighted"]
 
@@ -33,7 +21,7 @@ _ONE = sealed(np.ones(1))
 
 
 def _vector(value: Any) -> Array:
-    return readonly(compress(np.asarray(value, dtype=np.float64).reshape(-1)))
+    return as_scale(np.reshape(value, -1))
 
 
 @attrs.frozen(eq=False)
@@ -72,9 +60,7 @@ class Weighted(Op):
     @property
     def shift(self) -> Array:
         """The bias, zeros where there is none; float64."""
-        if self.bias is None:
-            return np.zeros(self.out_features)
-        return np.asarray(self.bias, dtype=np.float64)
+        return np.zeros(self.out_features) if self.bias is None else np.asarray(self.bias, dtype=np.float64)
 
     def infer(self, *operands: Type) -> Type:
         """Keep Real, and turn Rate(in_scale) into Rate(out_scale)."""
@@ -92,7 +78,7 @@ class Weighted(Op):
         scale = channel_scale(x, self.axis, self.kind)
         if not np.allclose(scale, self.in_scale, rtol=SCALE_RTOL, atol=0):
             raise TypeMismatchError(
-                f"the weights are folded for an operand of scale {_span(self.in_scale)}, it has {_span(scale)}",
+                f"the weights are folded for an operand of scale {span(self.in_scale)}, it has {span(scale)}",
                 hint="put a Rescale before it, or fold the scale into the weights with scale_input",
             )
         return Type(shape, x.dtype, Rate(on_axis(self.out_scale, len(shape), self.axis % len(shape))))
@@ -152,11 +138,6 @@ class Weighted(Op):
     def _per_input(self, factor: Array) -> Array:
         """Shape a vector over the input features to multiply the weight."""
         raise NotImplementedError
-
-
-def _span(scale: Array) -> str:
-    low, high = float(scale.min()), float(scale.max())
-    return f"{low:.6g}" if low == high else f"{low:.6g}..{high:.6g}"
 
 
 @attrs.frozen(eq=False)
