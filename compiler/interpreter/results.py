@@ -56,12 +56,9 @@ class RunningMean:
 
 def in_ann_units(graph: Graph, averages: Sequence[Tensor]) -> list[Tensor]:
     """Return a graph's raw outputs, averaged over time, times their scales and behind their heads."""
-    found = []
-    for name, average in zip(graph.outputs, averages, strict=True):
-        op = graph[name]
-        assert isinstance(op, Output)
-        found.append(op.finish(average * tensor(graph.type(name).scale, average) if graph.is_spiking else average))
-    return found
+    if graph.is_spiking:
+        averages = [y * tensor(graph.type(name).scale, y) for name, y in zip(graph.outputs, averages, strict=True)]
+    return [graph.get(name, Output).finish(y) for name, y in zip(graph.outputs, averages, strict=True)]
 
 
 def as_tuple(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

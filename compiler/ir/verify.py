@@ -43,14 +43,9 @@ def verify(graph: Graph, stage: Stage, sources: Collection[Source] = (), before:
             raise VerificationError(graph.problem(name, *broken))
     _raise(stage.problems(graph), stage.error)
     held = graph.sources
-    _raise(
-        [
-            Problem("a source node vanished", str(source), hint="carry its origin, or graph.drop it with a reason")
-            for source in sources
-            if source not in held
-        ],
-        VerificationError,
-    )
+    hint = "carry its origin, or graph.drop it with a reason"
+    vanished = [Problem("a source node vanished", str(each), hint=hint) for each in sources if each not in held]
+    _raise(vanished, VerificationError)
 
 
 def _structure(graph: Graph) -> list[Problem]:

@@ -35,8 +35,7 @@ class Delay(StatefulOp):
 
     def initial(self, *xs: Tensor) -> Tensor:
         """Return zeros, shaped like a batch of the declared type."""
-        (like,) = xs
-        return like.new_zeros((like.shape[0], *self.type.shape))
+        return xs[0].new_zeros((len(xs[0]), *self.type.shape))
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
         """Keep the operand as the state, and return the state so far."""
