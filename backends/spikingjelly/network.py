@@ -77,8 +77,9 @@ class SpikingNetwork(StepModule, SpikingModule):
 
     def reset(self) -> None:
         """Forget every state: call it before each new batch."""
-        for part in self._stateful():
-            part.reset()
+        for part in self.modules():
+            if isinstance(part, StatefulModule):
+                part.reset()
 
     def forward(self, *xs: Tensor) -> Any:
         """Run one step or all, by ``step_mode``; there is one tensor an input."""
@@ -141,9 +142,6 @@ class SpikingNetwork(StepModule, SpikingModule):
         if part.v is None:
             part.v = part.op.initial(like)
         return part.v
-
-    def _stateful(self) -> list[StatefulModule]:
-        return [part for part in self.modules() if isinstance(part, StatefulModule)]
 
     def extra_repr(self) -> str:
         """Show the model's name and the step mode."""

@@ -10,7 +10,7 @@ from spikec.backends.spikingjelly.modules import StatefulModule, span
 from spikec.ir.ops import IF, LIF, CubaLIF, Neuron
 
 #: fields that a module does not hold: the graph says where a neuron is from, and what its spikes stand for
-_OF_THE_GRAPH = {"origin": (), "out_scale": None}
+OF_THE_GRAPH = {"origin": (), "out_scale": None}
 
 
 class NeuronNode(StatefulModule):
@@ -30,7 +30,7 @@ class NeuronNode(StatefulModule):
     def __init__(self, kind: type[Neuron], **fields: Any) -> None:
         held: dict[str, Any] = {}
         for field in attrs.fields(kind):
-            if field.name in _OF_THE_GRAPH:
+            if field.name in OF_THE_GRAPH:
                 continue
             value = fields.pop(field.name, field.default)
             if value is attrs.NOTHING:
@@ -38,7 +38,7 @@ class NeuronNode(StatefulModule):
             held[field.name] = held["v_threshold"].new_tensor(value) if isinstance(value, np.ndarray) else value
         if fields:
             raise TypeError(f"{type(self).__name__} of {kind.__name__} has no {', '.join(fields)}")
-        super().__init__(kind, held, _OF_THE_GRAPH)
+        super().__init__(kind, held, OF_THE_GRAPH)
 
     def extra_repr(self) -> str:
         """Show threshold, reset and step mode, then what else is not as it is by default."""
