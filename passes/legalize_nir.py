@@ -151,8 +151,8 @@ def _pad_evenly(weight: Array, padding: tuple[tuple[int, int], ...], dilation: t
     sides, steps = list(padding), list(dilation)
     for i, (before, after) in enumerate(padding):
         if (before - after) % steps[i]:
-            own = [step if axis == i else 1 for axis, step in enumerate(steps)]
-            weight, steps[i] = spread_kernel(weight, own), 1
+            alone = [step if axis == i else 1 for axis, step in enumerate(steps)]
+            weight, steps[i] = spread_kernel(weight, alone), 1
         taps = abs(before - after) // steps[i]
         weight = _widened(weight, i + 2, taps if after > before else 0, taps if before > after else 0)
         sides[i] = (max(before, after),) * 2

@@ -78,7 +78,10 @@ def run_layer(layer: IntegerLayer, spikes: Array) -> Response:
         layer: its integers.
         spikes: bool [T, B, ...], those of the layer before at the same (aligned) steps.
     """
-    currents = _conv(layer, spikes) if layer.kind == "conv" else _dense(layer, spikes)
+    if layer.kind == "conv":
+        currents = _conv(layer, spikes)
+    else:
+        currents = _product(spikes.reshape(-1, layer.weight.shape[1]), layer.weight).reshape(*spikes.shape[:2], -1)
     bias = np.zeros((), dtype=np.int32)
     if layer.bias is not None:
         bias = layer.bias.astype(np.int32).reshape(-1, *[1] * (len(layer.shape) - 1)) << _SHIFT
@@ -149,11 +152,6 @@ def _product(spikes: Array, weight: Array) -> Array:
     exact = np.float32 if np.abs(weight).sum(1).max() < 1 << 24 else np.float64
     sums: Array = (spikes.astype(exact) @ weight.T.astype(exact)).astype(np.int32)
     return sums
-
-
-def _dense(layer: IntegerLayer, spikes: Array) -> Array:
-    steps, batch = spikes.shape[:2]
-    return _product(spikes.reshape(steps * batch, -1), layer.weight).reshape(steps, batch, -1)
 
 
 def _conv(layer: IntegerLayer, spikes: Array) -> Array:

@@ -43,11 +43,9 @@ class ModuleCall:
 
 
 class SpikingNetwork(StepModule, SpikingModule):
-    """A spiking network as a torch module.
+    """A spiking network as a torch module, see :class:`spikec.extend.backend.SpikingModule`.
 
-    In step mode ``"s"`` a call is one time-step, [B, ...] in and out; in ``"m"`` it is all of them,
-    [T, B, ...] in and out. The state goes on from call to call until :meth:`reset`. The mean of the output
-    over T approximates the ANN's output: it is in the ANN's units and in the model's own container.
+    The mean of the output over T approximates the ANN's: it is in the ANN's units and in the model's own container.
 
     Args:
         name: of the model.
