@@ -246,6 +246,22 @@ class Conv(_Spatial):
         conv = for_axes("conv", len(self.kernel))
         return conv(x, tensor(self.weight, x), bias, self.stride, padding, self.dilation, self.groups)
 
+    def inner_tap(self, operand: tuple[int, ...], result: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The cell of the kernel nearest to its middle that never lies on padding; None where there is none.
+
+        Args:
+            operand, result: shapes of a sample.
+        """
+        found = []
+        axes = zip(operand[1:], result[1:], self.kernel, self.stride, self.dilation, self.padding, strict=True)
+        for size, windows, k, s, d, (pad, _) in axes:
+            last = size - 1 + pad - (windows - 1) * s
+            inside = [j for j in range(k) if pad <= j * d <= last]
+            if not inside:
+                return None
+            found.append(inside[len(inside) // 2])
+        return tuple(found)
+
 
 @attrs.frozen(eq=False)
 class ConvTranspose(_Spatial):
