@@ -37,6 +37,7 @@ class Netx(Backend):
     suffix: ClassVar[str] = ".net"
     order: ClassVar[str] = "netx"
     thresholds: ClassVar[str] = "uniform"
+    artifacts: ClassVar[tuple[type, ...]] = (NetxModel,)
 
     reset: Literal["auto", "soft", "hard"] = attrs.field(
         default="auto", validator=attrs.validators.in_(("auto", "soft", "hard"))
@@ -76,10 +77,6 @@ class Netx(Backend):
             output_shape=output.shape,
             timesteps=context.timesteps or 0,
         )
-
-    def owns(self, artifact: Any) -> bool:
-        """True for a NetxModel."""
-        return isinstance(artifact, NetxModel)
 
     def save(self, artifact: Any, path: Path) -> None:
         """Write the HDF5 file."""

@@ -45,6 +45,7 @@ class Nir(Backend):
     suffix: ClassVar[str] = ".nir"
     order: ClassVar[str] = "nir"
     thresholds: ClassVar[str] = "uniform"
+    artifacts: ClassVar[tuple[type, ...]] = (nir.NIRGraph,)
 
     dt: float = attrs.field(default=1e-4, validator=_positive)
     profile: str = attrs.field(default="portable", validator=_known_profile)
@@ -128,10 +129,6 @@ class Nir(Backend):
         if context.timesteps is not None:
             found["timesteps"] = context.timesteps
         return found
-
-    def owns(self, artifact: Any) -> bool:
-        """True for any NIRGraph."""
-        return isinstance(artifact, nir.NIRGraph)
 
     def save(self, artifact: Any, path: Path) -> None:
         """Write the file, by ``nir.write``."""

@@ -26,6 +26,7 @@ class SpikingJelly(Backend):
     name: ClassVar[str] = "spikingjelly"
     suffix: ClassVar[str] = ".pt"
     potentials: ClassVar[bool] = True
+    artifacts: ClassVar[tuple[type, ...]] = (SpikingNetwork,)
 
     counters: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     streams: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
@@ -40,10 +41,6 @@ class SpikingJelly(Backend):
             plan.append(ModuleCall.of(name, part, graph.operands(name), graph[name]))
         network = SpikingNetwork(graph.name, plan, parts, graph.inputs, graph.outputs, graph.imported.structure)
         return network.eval().to(graph.imported.device)
-
-    def owns(self, artifact: Any) -> bool:
-        """True for a SpikingNetwork."""
-        return isinstance(artifact, SpikingNetwork)
 
     def save(self, artifact: Any, path: Path) -> None:
         """Pickle the whole module; ``torch.load(path, weights_only=False)`` reads it."""

@@ -28,11 +28,13 @@ class Backend:
         name: what users say; the folder's name.
         suffix: of the files that ``save`` writes.
         order: the name of its order of passes, of those in ``compiler/pipeline/orders.py``.
+        artifacts: the classes of what ``emit`` returns, for ``owns``.
     """
 
     name: ClassVar[str]
     suffix: ClassVar[str] = ""
     order: ClassVar[str] = "default"
+    artifacts: ClassVar[tuple[type, ...]] = ()
 
     @property
     def potentials(self) -> bool:
@@ -87,7 +89,7 @@ class Backend:
 
     def owns(self, artifact: Any) -> bool:
         """True for an artifact of this target."""
-        return False
+        return isinstance(artifact, self.artifacts)
 
     def save(self, artifact: Any, path: Path) -> None:
         """Write an artifact to a path that nobody else looks at yet."""

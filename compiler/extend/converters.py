@@ -2,11 +2,12 @@
 
 import inspect
 import os
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Any, Generic, TypeVar
 
 from spikec.ir.errors import CompileError
 
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -47,17 +48,28 @@ class Converters(Generic[F]):
 
     def for_class(self, kind: type) -> F | None:
         """Return the function for a class of op, or for a base of it whose meaning no class in between redefines."""
-        redefined: set[str] = set()
-        for cls in kind.__mro__:
-            if cls in self._table:
-                known = {name for base in cls.__mro__ for name in vars(base)}
-                return None if known & redefined else self._table[cls]
-            redefined |= {name for name in vars(cls) if not name.startswith("__")} - _DESCRIPTIVE
-        return None
+        return inherited(kind, self._table.get, _DESCRIPTIVE)
 
     def keys(self) -> list[Hashable]:
         """Return every key that has a function."""
         return list(self._table)
+
+
+def inherited(
+    kind: type, find: Callable[[type], T | None], descriptive: Collection[str], root: type = object
+) -> T | None:
+    """Return what ``find`` gives for a class, or for a base of it whose meaning no class in between redefines.
+
+    Names that are ``descriptive``, and those of ``root``, the base of all such classes, are no meaning.
+    """
+    redefined: set[str] = set()
+    for cls in kind.__mro__:
+        found = find(cls)
+        if found is not None:
+            meaning = {name for base in cls.__mro__ if base not in root.__mro__ for name in vars(base)}
+            return None if meaning & redefined else found
+        redefined |= {name for name in vars(cls) if not name.startswith("__")}.difference(descriptive)
+    return None
 
 
 class Mark:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spikec.extend.call import Refused
 from spikec.extend.call import Signal as BaseSignal
-from spikec.extend.finish import failure, without_unused
+from spikec.extend.frontend import failure, without_unused
 from spikec.frontends.onnx.call import Call, Constant, Value, converter
 from spikec.frontends.onnx.model import DOMAINS, RANDOM, as_array, attributes, opsets
 from spikec.ir.errors import (

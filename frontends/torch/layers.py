@@ -12,7 +12,7 @@ from torch.fx.node import map_aggregate
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from spikec.extend.converters import Mark
+from spikec.extend.converters import Mark, inherited
 from spikec.frontends.torch.batch import takes_batch
 from spikec.frontends.torch.call import Call, Refused, Signal, converter, leaves, qualified
 from spikec.frontends.torch.convert import convert, reason, refuse_unknown
@@ -38,14 +38,11 @@ def layer_converter(module: nn.Module) -> Callable[..., Any] | None:
     """
     if "forward" in vars(module):
         return None
-    redefined: set[str] = set()
-    for cls in type(module).__mro__:
-        found = converter.first((cls, qualified(cls))) or (torch_layer if _is_torchs(cls) else None)
-        if found is not None:
-            methods = {name for base in cls.__mro__ if base not in nn.Module.__mro__ for name in vars(base)}
-            return None if methods & redefined else found
-        redefined |= {name for name in vars(cls) if not name.startswith("__")} - _HARMLESS
-    return None
+
+    def find(cls: type) -> Callable[..., Any] | None:
+        return converter.first((cls, qualified(cls))) or (torch_layer if _is_torchs(cls) else None)
+
+    return inherited(type(module), find, _HARMLESS, nn.Module)
 
 
 def _is_torchs(cls: Any) -> bool:

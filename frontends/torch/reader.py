@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 
-from spikec.extend.finish import failure, without_unused
+from spikec.extend.frontend import failure, without_unused
 from spikec.frontends.torch.batch import BatchSize, takes_batch
 from spikec.frontends.torch.call import Call, Missing, Refused, Signal, fields_of, is_record, leaves
 from spikec.frontends.torch.convert import convert, refuse_unknown
