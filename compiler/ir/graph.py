@@ -336,8 +336,19 @@ class Graph:
         )
 
     def __str__(self) -> str:
-        lines = (line(name, self[name], self.operands(name), self.type(name)) for name in self)
+        """The text form, of a broken graph too: ``?`` for types that cannot be had, insertion order for a cycle."""
+        try:
+            order = list(self)
+        except CompileError:
+            order = list(self._g)
+        lines = (line(name, self[name], self.operands(name), self._type_text(name)) for name in order)
         return "\n".join([f"graph {self.name} {{", *lines, "}", ""])
+
+    def _type_text(self, name: str) -> str:
+        try:
+            return str(self.type(name))
+        except Exception:  # whatever the type rule of somebody's op raises
+            return "?"
 
     # --------------------------------------------------------------- private
 
