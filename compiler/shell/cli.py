@@ -1,6 +1,5 @@
 """The command line ``spikec``. It exits with 0 if all is well, 1 if the model is refused, 2 for wrong usage."""
 
-import io
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -151,9 +150,7 @@ def _options(model: Any, own: tuple[tuple[str, Any], ...], **options: Any) -> di
     return {**options, **dict(own)}
 
 
-def _table(
-    headings: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", notes: Iterable[str] = ()
-) -> Table:
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", notes: Iterable[str] = ()) -> Table:
     """Return a table; Text keeps rich from reading brackets as its markup. A row that says ``refused`` is red."""
     table = Table(title=Text(title) if title else None, title_justify="left", caption=Text("\n".join(notes)))
     for heading in headings:
@@ -239,10 +236,8 @@ def run_command(file: Path, data: Path, timesteps: int, out: Path) -> None:
     """
     results = inputs.simulate(file, inputs.read_arrays(data, inputs.input_names(file)), timesteps)
     arrays: dict[str, Any] = {name: value.numpy() for name, value in results.items()}
-    buffer = io.BytesIO()  # numpy would append .npz to the temporary path
-    np.savez(buffer, **arrays)
-    with replacing(out) as part:
-        part.write_bytes(buffer.getvalue())
+    with replacing(out) as part, part.open("wb") as file:  # numpy would append .npz to a path
+        np.savez(file, **arrays)
     for name, value in results.items():
         click.echo(f"{name}: {'x'.join(map(str, value.shape))}")
     click.echo(f"wrote {out}")
