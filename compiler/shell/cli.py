@@ -103,7 +103,7 @@ _COMPILING = (
     click.Option(["--calibration"], type=_EXISTING_FILE, help="An .npz of inputs: x, or a key for each argument."),
     click.Option(
         ["--normalization"],
-        type=inputs.normalization,
+        type=inputs.literal,
         metavar="WHICH",
         help="max, a percentile (99.9%) or a factor of the maximum (0.5).",
     ),
