@@ -236,8 +236,8 @@ def run_command(file: Path, data: Path, timesteps: int, out: Path) -> None:
     """
     results = inputs.simulate(file, inputs.read_arrays(data, inputs.input_names(file)), timesteps)
     arrays: dict[str, Any] = {name: value.numpy() for name, value in results.items()}
-    with replacing(out) as part, part.open("wb") as file:  # numpy would append .npz to a path
-        np.savez(file, **arrays)
+    with replacing(out) as part, part.open("wb") as target:  # numpy would append .npz to a path
+        np.savez(target, **arrays)
     for name, value in results.items():
         click.echo(f"{name}: {'x'.join(map(str, value.shape))}")
     click.echo(f"wrote {out}")
