@@ -331,7 +331,7 @@ class Graph:
         )
 
     def __str__(self) -> str:
-        """One line an op, also where the graph is broken: ``?`` for types that cannot be had, any order for a cycle."""
+        """Return one line an op, also where the graph is broken: ``?`` for unknown types, any order for a cycle."""
         try:
             order = list(self)
         except CompileError:

@@ -115,7 +115,7 @@ class Dump(Observer):
 
     def __init__(self, folder: Path, start: Graph) -> None:
         self.folder = folder
-        _make(folder)
+        make_folder(folder)
         self._remove_earlier()
         (folder / "00-import.txt").write_text(str(start))
         self.rows: list[tuple[str, ...]] = [("00-import", "", "", str(len(start)), "", "", "")]
@@ -155,12 +155,17 @@ class Dump(Observer):
 
 def write_ledger(folder: Path, ledger: Ledger) -> None:
     """Write ``ledger.txt`` beside the dumps."""
-    _make(folder)
+    make_folder(folder)
     (folder / "ledger.txt").write_text(f"{ledger}\n")
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path, hint: str = "") -> None:
+    """Make a folder with those above it, where it is missing.
+
+    Raises:
+        CompileError: it cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CompileError(f"the folder {folder} cannot be made: {error.strerror}") from None
+        raise CompileError(f"the folder {folder} cannot be made: {error.strerror}", hint=hint) from None
