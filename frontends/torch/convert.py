@@ -9,8 +9,15 @@ from torch import nn
 
 from spikec.frontends.torch.call import Call, Missing, Signal, leaves
 
-#: names of arguments as numpy has them, which torch's functions take too
-_NUMPY = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
+#: other names of arguments: those of numpy, which torch's functions take too, and of methods beside functions
+_ALIASES = {
+    alias: name
+    for name, aliases in (
+        *(("input", "x a x1 tensor"), ("other", "x2 mat2"), ("dim", "axis"), ("keepdim", "keepdims")),
+        *(("dim0", "axis0"), ("dim1", "axis1"), ("split_size_or_sections", "split_size split_sizes")),
+    )
+    for alias in aliases.split()
+}
 #: what a converter may return beside signals: what a call that asks for a shape, a dtype or a device gives
 _ANSWERS = (Signal, Missing, int, float, torch.dtype, torch.device)
 
@@ -36,7 +43,7 @@ def convert(converter: Callable[..., Any], call: Call) -> Any:
 def _bound(converter: Callable[..., Any], call: Call) -> inspect.BoundArguments:
     """The arguments of a function's call as its converter takes them."""
     signature = inspect.signature(converter)
-    named = {key if key in signature.parameters else _NUMPY.get(key, key): each for key, each in call.kwargs.items()}
+    named = {key if key in signature.parameters else _ALIASES.get(key, key): each for key, each in call.kwargs.items()}
     try:
         return signature.bind(call, *call.args, **named)
     except TypeError as error:

@@ -1,9 +1,8 @@
 """An exported program as a trace: aten calls behind the converters of torch's functions, parameters as values."""
 
-import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -18,7 +17,6 @@ from torch.utils import _pytree as pytree
 from spikec.frontends.torch.batch import BATCH
 from spikec.frontends.torch.call import Call, converter
 from spikec.frontends.torch.check import numbers, refuse_all
-from spikec.frontends.torch.convert import convert
 from spikec.frontends.torch.traced import Traced
 from spikec.ir.errors import InvalidModelError, Problem
 from spikec.ir.origin import Source
@@ -99,14 +97,19 @@ class Program(Traced):
 
     def converter(self, node: fx.Node) -> Callable[..., Any] | None:
         """A converter of the overload itself, else that of torch's function or method of its name."""
-        overload = node.target
-        if not isinstance(overload, torch._ops.OpOverload):
+        if not isinstance(node.target, torch._ops.OpOverload):
             return super().converter(node)
-        found = converter.first((overload, overload.overloadpacket))
-        if found is not None:
-            return found
-        found = converter.first(_keys(overload))
-        return None if found is None else _adapted(found, overload)
+        return _of_overload(node.target) or converter.first(key for _, key in _spellings(node.target))
+
+    def adapted(self, node: fx.Node, call: Call, found: Callable[..., Any]) -> Call:
+        """The call of an overload as one of torch's function: the arguments by the names that this has for them."""
+        if not isinstance(node.target, torch._ops.OpOverload) or _of_overload(node.target) is not None:
+            return call
+        parameters = list(inspect.signature(found).parameters.values())[1:]
+        values = _renamed(call, node.target, parameters)
+        starred = [i for i, each in enumerate(parameters) if each.kind is each.VAR_POSITIONAL and each.name in values]
+        front = [values.pop(each.name) for each in parameters[: starred[0] + 1]] if starred else []
+        return attrs.evolve(call, args=tuple(front), kwargs=values, outer=call)
 
 
 def _class(entry: Any) -> str:
@@ -126,55 +129,41 @@ def _layer(node: fx.Node) -> str:
 # ----------------------------------------------------------------- converters
 
 
-def _stems(overload: torch._ops.OpOverload) -> list[str]:
-    """The name, and what it is without aten's marks for variants that compute the same."""
-    if overload.namespace != "aten":
-        return []
-    name = overload.overloadpacket.__name__
-    name = _SAME.get(name, name)
-    plain = re.sub(r"^_+(unsafe_)?|_copy$", "", name)
-    return list(dict.fromkeys((name, plain, plain.rstrip("_"))))
-
-
-def _keys(overload: torch._ops.OpOverload) -> Iterator[Any]:
-    for stem in _stems(overload):
-        yield from (getattr(room, stem) for room in (torch, F) if hasattr(room, stem))
-        yield ("method", stem)
+def _of_overload(overload: torch._ops.OpOverload) -> Callable[..., Any] | None:
+    return converter.first((overload, overload.overloadpacket))
 
 
 def _spelling(overload: torch._ops.OpOverload) -> str:
-    """``F.gelu``, ``torch.cat`` or ``Tensor.view``: how users call what became an overload."""
-    for stem in _stems(overload):
+    return next((spelling for spelling, _ in _spellings(overload)), f"torch.ops.{overload}")
+
+
+def _spellings(overload: torch._ops.OpOverload) -> Iterator[tuple[str, Any]]:
+    """How users may have called what became an overload, and the key of its converter, the likeliest first.
+
+    ``F.gelu``, ``torch.cat`` or ``Tensor.view``; aten marks variants that compute the same in their names.
+    """
+    if overload.namespace != "aten":
+        return
+    name = _SAME.get(overload.overloadpacket.__name__, overload.overloadpacket.__name__)
+    plain = re.sub(r"^_+(unsafe_)?|_copy$", "", name)
+    for stem in dict.fromkeys((name, plain, plain.rstrip("_"))):
         for prefix, room in (("torch", torch), ("F", F), ("Tensor", Tensor)):
             if hasattr(room, stem):
-                return f"{prefix}.{stem}"
-    return f"torch.ops.{overload}"
+                yield f"{prefix}.{stem}", ("method", stem) if room is Tensor else getattr(room, stem)
 
 
-def _adapted(found: Callable[..., Any], overload: torch._ops.OpOverload) -> Callable[..., Any]:
-    """A converter of torch's function that is called with the arguments of an overload, matched by their names."""
-
-    @functools.wraps(found)
-    def adapted(call: Call, *args: Any, **kwargs: Any) -> Any:
-        parameters = list(inspect.signature(found).parameters.values())[1:]
-        values = _renamed(call, overload, parameters, args, kwargs)
-        starred = [i for i, each in enumerate(parameters) if each.kind is each.VAR_POSITIONAL and each.name in values]
-        front = [values.pop(each.name) for each in parameters[: starred[0] + 1]] if starred else []
-        return convert(found, attrs.evolve(call, args=tuple(front), kwargs=values, outer=call))
-
-    adapted.__signature__ = inspect.signature(lambda call, *args, **kwargs: None)  # type: ignore[attr-defined]
-    return adapted
+def _by_name(overload: torch._ops.OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of an overload by their names."""
+    return {**dict(zip((each.name for each in overload._schema.arguments), args, strict=False)), **kwargs}
 
 
-def _renamed(
-    call: Call, overload: torch._ops.OpOverload, parameters: list[inspect.Parameter], args: Any, kwargs: Any
-) -> dict[str, Any]:
+def _renamed(call: Call, overload: torch._ops.OpOverload, parameters: list[inspect.Parameter]) -> dict[str, Any]:
     """The arguments of an overload by the names of a converter's parameters.
 
     One that has another name there is the one in its place, if nothing else of the overload has that name.
     """
     arguments = overload._schema.arguments
-    given = {**dict(zip((each.name for each in arguments), args, strict=False)), **kwargs}
+    given = _by_name(overload, call.args, call.kwargs)
     places = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)]
     known = {each.name for each in parameters}
     ours = [_NAMES.get(each.name, each.name) for each in arguments]
@@ -311,19 +300,12 @@ def _open_batch(graph: fx.Graph, inputs: list[fx.Node], batch: int) -> None:
 # --------------------------------------------------------------------- checks
 
 
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    """The arguments of a call of an overload by their names."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return {}
-    return {**dict(zip((each.name for each in node.target._schema.arguments), node.args, strict=False)), **node.kwargs}
-
-
 def _randomness(traced: Program) -> Iterator[Problem]:
     """Layers in training mode, and whatever else gives another result on every call."""
     for node in traced.graph.nodes:
-        given = _arguments(node)
-        if not given:
+        if not isinstance(node.target, torch._ops.OpOverload):
             continue
+        given = _by_name(node.target, node.args, node.kwargs)
         source = traced.source(node)
         mode = given.get("training", given.get("train"))
         if mode and given.get("p") != 0:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from spikec.frontends.torch.call import converter, qualified
+from spikec.frontends.torch.call import Call, converter, qualified
 from spikec.frontends.torch.layers import is_spiking, layer_converter
 from spikec.ir.origin import Source, is_user_file
 
@@ -93,6 +93,10 @@ class Traced:
         if node.op == "call_method":
             return converter.get(("method", node.target))
         return converter.first((node.target, qualified(node.target)))
+
+    def adapted(self, node: fx.Node, call: Call, found: Callable[..., Any]) -> Call:
+        """The call of a node as its converter takes it."""
+        return call
 
     def key(self, node: fx.Node) -> str:
         """What a converter of the node would be registered for."""

@@ -4,7 +4,7 @@ import builtins
 import contextlib
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -120,6 +120,15 @@ def varargs(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(values[0]) if len(values) == 1 and isinstance(values[0], (tuple, list)) else values
 
 
+def spread(function: Callable[..., Signal]) -> Callable[..., Signal]:
+    """Make the converter of a method ``x.f(1, 2)`` from that of a function ``f(x, (1, 2))``."""
+
+    def method(call: Call, input: Signal, *values: Any, **named: Any) -> Signal:
+        return function(call, input, *([varargs(values)] if values else []), **named)
+
+    return method
+
+
 # ---------------------------------------------------------------------- order
 
 
@@ -132,9 +141,7 @@ def _permute(call: Call, input: Signal, dims: Sequence[int]) -> Signal:
     return _ordered(call, input, order)
 
 
-@converter(*methods("permute"))
-def _permute_method(call: Call, input: Signal, *order: Any, dims: Any = ()) -> Signal:
-    return _permute(call, input, varargs(order) or dims)
+converter(*methods("permute"))(spread(_permute))
 
 
 def transpose(call: Call, input: Signal, dim0: int, dim1: int) -> Signal:
@@ -147,12 +154,8 @@ def transpose(call: Call, input: Signal, dim0: int, dim1: int) -> Signal:
     return _ordered(call, input, order)
 
 
-converter(torch.transpose, torch.swapdims, *methods("transpose", "swapdims"))(transpose)
-
-
-@converter(torch.swapaxes, *methods("swapaxes"))
-def _swapaxes(call: Call, input: Signal, axis0: int, axis1: int) -> Signal:
-    return transpose(call, input, axis0, axis1)
+for _name in ("transpose", "swapdims", "swapaxes"):
+    converter(getattr(torch, _name), *methods(_name))(transpose)
 
 
 @converter(torch.t, *methods("t"))
@@ -273,8 +276,7 @@ def flatten(call: Call, input: Signal, start_dim: int = 0, end_dim: int = -1) ->
 @converter(torch.reshape, *methods("view", "reshape"))
 @takes_batch
 def _reshape(call: Call, input: Signal, *shape: Any) -> Signal:
-    if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
-        shape = tuple(shape[0])
+    shape = varargs(shape)
     if not all(isinstance(size, int) for size in shape):
         call.refuse("only sizes are supported as arguments")
     old = call.shape(input)
