@@ -1,6 +1,5 @@
 """An exported program as a trace: aten calls behind the converters of torch's functions, parameters as values."""
 
-import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,15 +16,14 @@ from torch.utils import _pytree as pytree
 from spikec.frontends.torch.batch import BATCH
 from spikec.frontends.torch.call import Call, converter
 from spikec.frontends.torch.check import numbers, refuse_all
+from spikec.frontends.torch.convert import parameter_of
 from spikec.frontends.torch.traced import Traced
 from spikec.ir.errors import InvalidModelError, Problem
 from spikec.ir.origin import Source
 
 #: arguments of aten that say how a result is stored or computed, and not what it is
 _HOW = {"cudnn_enabled", "memory_format", "layout", "device", "pin_memory", "non_blocking", "half_to_float"}
-#: names that torch's functions have for arguments of aten
-_NAMES = {"self": "input", "train": "training"}
-#: torch's functions that aten has under another name, with parameters of the same names or in the same places
+#: torch's functions that aten has under another name
 _SAME = {
     "_native_batch_norm_legit_no_training": "batch_norm",
     "constant_pad_nd": "pad",
@@ -105,11 +103,14 @@ class Program(Traced):
         """The call of an overload as one of torch's function: the arguments by the names that this has for them."""
         if not isinstance(node.target, torch._ops.OpOverload) or _of_overload(node.target) is not None:
             return call
-        parameters = list(inspect.signature(found).parameters.values())[1:]
-        values = _renamed(call, node.target, parameters)
-        starred = [i for i, each in enumerate(parameters) if each.kind is each.VAR_POSITIONAL and each.name in values]
-        front = [values.pop(each.name) for each in parameters[: starred[0] + 1]] if starred else []
-        return attrs.evolve(call, args=tuple(front), kwargs=values, outer=call)
+        defaults = {each.name: each.default_value for each in node.target._schema.arguments if each.has_default_value()}
+
+        def says_something(name: str, value: Any) -> bool:
+            return name not in _HOW and (isinstance(value, Tensor) or name not in defaults or value != defaults[name])
+
+        given = _by_name(node.target, call.args, call.kwargs)
+        kept = {name: x for name, x in given.items() if parameter_of(found, name) or says_something(name, x)}
+        return attrs.evolve(call, args=(), kwargs=kept, outer=call)
 
 
 def _class(entry: Any) -> str:
@@ -155,32 +156,6 @@ def _spellings(overload: torch._ops.OpOverload) -> Iterator[tuple[str, Any]]:
 def _by_name(overload: torch._ops.OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call of an overload by their names."""
     return {**dict(zip((each.name for each in overload._schema.arguments), args, strict=False)), **kwargs}
-
-
-def _renamed(call: Call, overload: torch._ops.OpOverload, parameters: list[inspect.Parameter]) -> dict[str, Any]:
-    """The arguments of an overload by the names of a converter's parameters.
-
-    One that has another name there is the one in its place, if nothing else of the overload has that name.
-    """
-    arguments = overload._schema.arguments
-    given = _by_name(overload, call.args, call.kwargs)
-    places = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)]
-    known = {each.name for each in parameters}
-    ours = [_NAMES.get(each.name, each.name) for each in arguments]
-    values: dict[str, Any] = {}
-    for i, argument in enumerate(arguments):
-        if argument.name not in given:
-            continue
-        name, value = ours[i], given[argument.name]
-        if name not in known and not argument.kwarg_only and i < len(places) and places[i] not in ours:
-            name = places[i]
-        if name in known:
-            values[name] = value
-            continue
-        is_default = argument.has_default_value() and not isinstance(value, Tensor) and value == argument.default_value
-        if argument.name not in _HOW and not is_default:
-            call.refuse(f"{call.source.kind} with {argument.name}={value} is not supported", "leave it out")
-    return values
 
 
 # ------------------------------------------------------------------- programs

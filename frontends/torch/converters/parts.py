@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from spikec.extend.composites import affine, expanded, reshaped, selected, sliced
 from spikec.frontends.torch.batch import BATCH, BatchSize, takes_batch
 from spikec.frontends.torch.call import Call, Signal, as_array, converter, leaves, methods
-from spikec.frontends.torch.converters.shapes import sample_axis, spread
+from spikec.frontends.torch.convert import spreads
+from spikec.frontends.torch.converters.shapes import asked, sample_axis
 from spikec.frontends.torch.converters.weights import adaptive_avg_pool
 from spikec.ir.ops import Concat, Identity, Pad, Upsample
 from spikec.ir.types import Array
@@ -22,32 +23,20 @@ from spikec.ir.types import Array
 # ----------------------------------------------------------------------- parts
 
 
-def _in_pieces(call: Call, input: Signal, dim: int, cut: Callable[[Tensor], Sequence[Tensor]]) -> tuple[Signal, ...]:
+def _in_pieces(call: Call, input: Signal, sections: Any, dim: int = 0, *, cut: Callable[..., Any]) -> Any:
     """Neighbouring slices along one axis; torch itself says how long each is."""
     axis = sample_axis(call, input, dim)
-    try:
-        pieces = cut(torch.empty((1, *call.shape(input)), device="meta"))
-    except (RuntimeError, IndexError, TypeError) as error:
-        call.refuse(str(error).splitlines()[0])
+    pieces = asked(call, cut, torch.empty((1, *call.shape(input)), device="meta"), sections, dim)
     ends = np.cumsum([piece.shape[axis + 1] for piece in pieces]).tolist()
     return tuple(
         sliced(call, input, axis, end - piece.shape[axis + 1], end) for end, piece in zip(ends, pieces, strict=True)
     )
 
 
-@converter(torch.chunk, *methods("chunk"))
-def _chunk(call: Call, input: Signal, chunks: int, dim: int = 0) -> Any:
-    return _in_pieces(call, input, dim, lambda x: x.chunk(chunks, dim))
-
-
-@converter(torch.split, torch.functional.split, torch.split_with_sizes, *methods("split", "split_with_sizes"))
-def _split(call: Call, input: Signal, split_size_or_sections: Any, dim: int = 0) -> Any:
-    return _in_pieces(call, input, dim, lambda x: torch.split(x, split_size_or_sections, dim))
-
-
-@converter(torch.tensor_split, *methods("tensor_split"))
-def _tensor_split(call: Call, input: Signal, indices_or_sections: Any, dim: int = 0) -> Any:
-    return _in_pieces(call, input, dim, lambda x: x.tensor_split(indices_or_sections, dim))
+_SPLITS = (torch.split, torch.split_with_sizes, *methods("split", "split_with_sizes"))
+converter(*_SPLITS)(partial(_in_pieces, cut=torch.split))
+converter(torch.chunk, *methods("chunk"))(partial(_in_pieces, cut=torch.chunk))
+converter(torch.tensor_split, *methods("tensor_split"))(partial(_in_pieces, cut=torch.tensor_split))
 
 
 @converter(torch.unbind, *methods("unbind"))
@@ -148,7 +137,8 @@ def _index_select(call: Call, input: Signal, dim: int, index: Any) -> Signal:
     return selected(call, input, axis, _cells(call, index, call.shape(input)[axis]))
 
 
-@converter(torch.flip)
+@converter(torch.flip, *methods("flip"))
+@spreads
 def _flip(call: Call, input: Signal, dims: Any) -> Signal:
     axes = [sample_axis(call, input, dim) for dim in (dims if isinstance(dims, (tuple, list)) else (dims,))]
     for i, axis in enumerate(axes, start=1):
@@ -157,7 +147,6 @@ def _flip(call: Call, input: Signal, dims: Any) -> Signal:
     return input
 
 
-converter(*methods("flip"))(spread(_flip))
 converter(torch.fliplr, *methods("fliplr"))(partial(_flip, dims=1))
 
 
@@ -219,7 +208,8 @@ def matched(call: Call, *signals: Signal) -> tuple[Signal, ...]:
     )
 
 
-@converter(torch.broadcast_to, *methods("broadcast_to"))
+@converter(torch.broadcast_to, *methods("broadcast_to", "expand"))
+@spreads
 @takes_batch
 def _broadcast(call: Call, input: Signal, size: Any) -> Signal:
     if not all(isinstance(each, int) for each in size):
@@ -235,15 +225,13 @@ def _broadcast(call: Call, input: Signal, size: Any) -> Signal:
     return expanded(call, input, shape)
 
 
-converter(*methods("expand"))(takes_batch(spread(_broadcast)))
-
-
 @converter(*methods("expand_as"))
 def _expand_as(call: Call, input: Signal, other: Signal) -> Signal:
     return _broadcast(call, input, (BATCH, *call.shape(other)))
 
 
-@converter(torch.tile)
+@converter(torch.tile, *methods("tile", "repeat"))
+@spreads
 def _tile(call: Call, input: Signal, dims: Sequence[int]) -> Signal:
     rank = len(call.shape(input)) + 1
     first, *times = (1,) * (rank - len(dims)) + tuple(dims)
@@ -255,9 +243,6 @@ def _tile(call: Call, input: Signal, dims: Sequence[int]) -> Signal:
             call.refuse("it repeats the tensor zero times")
         input = call.add(Concat(axis), *[input] * count, part="" if i == len(todo) else f"tile{i}")
     return input if todo else call.add(Identity(), input)
-
-
-converter(*methods("repeat", "tile"))(spread(_tile))
 
 
 @converter(torch.repeat_interleave, *methods("repeat_interleave"))
@@ -292,10 +277,8 @@ def interpolate(
     space = call.shape(input)[1:]
     index = torch.arange(math.prod(space), dtype=torch.float64).reshape(1, 1, *space)
     options = {"size": size, "scale_factor": scale_factor, "recompute_scale_factor": recompute_scale_factor}
-    try:
-        cells = F.interpolate(index, mode=mode if mode == "nearest-exact" else "nearest", **options)[0, 0]
-    except (RuntimeError, ValueError, TypeError) as error:
-        call.refuse(str(error).splitlines()[0])
+    resize = partial(F.interpolate, mode=mode if mode == "nearest-exact" else "nearest", **options)
+    cells = asked(call, resize, index)[0, 0]
     if mode == "area":
         return adaptive_avg_pool(call, input, tuple(cells.shape), rank=len(space))
     if mode not in ("nearest", "nearest-exact"):
