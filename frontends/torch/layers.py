@@ -1,5 +1,6 @@
 """Layers: which converter reads one, and how torch's own are read, namely by the functions that they call."""
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -105,24 +106,20 @@ def torch_layer(module: nn.Module, call: Call, cls: type[nn.Module] | None = Non
 
 def lacks_converter(call: Call) -> bool:
     """True where the first function in a layer's forward has no converter; asked where an operand was refused."""
+    found: list[Any] = []
 
     def look_up(key: Any, args: Any, kwargs: Any) -> Any:
-        raise _Found(converter.first((key, qualified(key))))
+        found.append(converter.first((key, qualified(key))))
+        raise LookupError  # one is enough, and there is nothing to go on with
 
     def stand_in(value: Any) -> Any:
         return SignalTensor("", look_up) if isinstance(value, (Signal, Refused)) else value
 
     args, kwargs = map_aggregate((call.args, dict(call.kwargs)), stand_in)
     assert call.module is not None
-    try:
+    with contextlib.suppress(Exception):  # whatever forward does with tensors that are none
         call.module.forward(*args, **kwargs)
-    except Exception as error:  # whatever forward does with tensors that are none
-        return isinstance(error, _Found) and error.args == (None,)
-    return False
-
-
-class _Found(Exception):  # noqa: N818 (no error: it carries what was looked for)
-    """Ends a forward with the converter of its first function."""
+    return found[:1] == [None]
 
 
 def _run(

@@ -50,12 +50,10 @@ class Program(Traced):
     """The graph of an exported program, its first axis being the batch whatever size it was exported with.
 
     Attributes:
-        parameters: parameters, buffers and other constants by their placeholders.
         shapes: of a sample of each input, by name; None for a size that the program leaves open.
     """
 
-    parameters: dict[str, Any]
-    shapes: dict[str, tuple[int | None, ...]]
+    shapes: dict[str, tuple[int | None, ...]] = attrs.field(kw_only=True)
 
     @property
     def name(self) -> str:
@@ -63,16 +61,6 @@ class Program(Traced):
         stacks = (node.meta.get("nn_module_stack") for node in self.graph.nodes)
         path = next((str(_class(next(iter(stack.values()))[1])) for stack in stacks if stack), "Program")
         return path.rsplit(".", 1)[-1]
-
-    @property
-    def device(self) -> str:
-        """Where the parameters are."""
-        return str(next((value.device for value in self.parameters.values() if isinstance(value, Tensor)), "cpu"))
-
-    @property
-    def inputs(self) -> list[str]:
-        """The inputs that are tensors."""
-        return list(self.shapes)
 
     def kind(self, node: fx.Node) -> str:
         """``nn.Conv2d`` for a call inside of one of torch's layers, else the function of torch."""
@@ -181,7 +169,7 @@ def program(exported: ExportedProgram) -> Program:
     if batch is not None:
         _open_batch(graph, inputs, batch)
     shapes = {name: tuple(_number(size) for size in shape[1:]) for name, shape in sizes.items()}
-    result = Program(exported.graph_module, graph, {}, values, shapes)
+    result = Program(exported.graph_module, graph, {}, values, shapes=shapes)
     refuse_all(_randomness(result))
     refuse_all(_changed_buffers(exported, result))
     return result
