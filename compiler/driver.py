@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikec.calibration.calibration import Calibration
 from spikec.calibration.normalization import Normalization
@@ -229,6 +229,8 @@ def compile(model: Any, target: Literal["nir"], **options: Unpack[NirOptions]) -
 @overload
 def compile(model: Any, target: Literal["netx"], **options: Unpack[NetxOptions]) -> IntegerModel: ...
 @overload
+def compile(model: Any, target: Literal["lava"], **options: Unpack[NetxOptions]) -> nn.Sequential: ...
+@overload
 def compile(model: Any, target: str | Backend, **options: Unpack[Options]) -> Any: ...
 def compile(model: Any, target: str | Backend, **options: Any) -> Any:
     """Turn a trained network into a spiking one for a target.
@@ -256,7 +258,7 @@ def compile(model: Any, target: str | Backend, **options: Any) -> Any:
 
     Returns:
         The target's own object: a ``torch.nn.Module`` for ``spikingjelly``, an ``nir.NIRGraph`` for
-        ``nir``, an integer model with ``save`` and ``run`` for ``netx``.
+        ``nir``, an integer model with ``save`` and ``run`` for ``netx``, lava-dl blocks for ``lava``.
 
     Raises:
         CompileError: one of its subclasses, with every problem located in the model.

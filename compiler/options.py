@@ -46,7 +46,7 @@ class NirOptions(Options, total=False):
 
 
 class NetxOptions(Options, total=False):
-    """With those of the target ``netx``."""
+    """With those of the targets ``netx`` and ``lava``."""
 
     reset: Literal["auto", "soft", "hard"]
 

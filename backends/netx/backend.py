@@ -47,8 +47,12 @@ class Netx(Backend):
         """List what keeps the graph from being one chain of integer layers."""
         return list(plan(graph).problems)
 
-    def emit(self, graph: Graph, context: Context) -> NetxModel:
+    def emit(self, graph: Graph, context: Context) -> Any:
         """Make the integer model; its spikes are those of the graph, one for one."""
+        return self.integer_model(graph, context)
+
+    def integer_model(self, graph: Graph, context: Context) -> NetxModel:
+        """Make the artifact; for other targets that carry the same network."""
         planned = plan(graph)
         assert planned.encoder is not None
         first, last = planned.layers[0], planned.layers[-1]

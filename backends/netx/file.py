@@ -34,7 +34,7 @@ def write(path: Path, input_shape: tuple[int, ...], layers: Sequence[IntegerLaye
         before = input_shape
         for layer in layers:
             if layer.kind != "conv" and len(before) > 1:
-                _start(groups, "flatten", (int(np.prod(before)),))
+                _start(groups, "flatten", (int(np.prod(before)), 1, 1))  # as slayer writes it
             group = _start(groups, layer.kind, layer.shape)
             for key, value in _contents(layer).items():
                 group[key] = value

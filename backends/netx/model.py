@@ -133,13 +133,20 @@ class NetxModel:
         self._warn_of_overflows(trace.overflows, steps)
         return trace
 
-    def _simulate(self, x: Array, steps: int) -> Trace:
+    def encode(self, x: Tensor | Array, timesteps: int | None = None) -> Array:
+        """Make the spikes that the first layer is fed, bool [T, B, *input_shape], of inputs [B, ...]."""
+        return self._encoded(self._checked(x), self._steps(timesteps))
+
+    def _encoded(self, x: Array, steps: int) -> Array:
         more = self.constants + self.pulses
         spikes = self.encoder.encode(x, steps)
         spikes = spikes.reshape(*spikes.shape[:2], self.input_shape[0] - more, *self.input_shape[1:])
         on = np.ones((*spikes.shape[:2], more, *self.input_shape[1:]), dtype=bool)
         on[1:, :, self.constants :] = False
-        spikes = np.concatenate([spikes, on], axis=2)
+        return np.concatenate([spikes, on], axis=2)
+
+    def _simulate(self, x: Array, steps: int) -> Trace:
+        spikes = self._encoded(x, steps)
         responses = run_layers(self.layers, spikes)
         hidden = {
             layer.name: response.spikes[:, :, : layer.shape[0] - layer.relays]
