@@ -20,8 +20,8 @@ from spikec.ir.op import tensor_cache
 from spikec.ir.ops import IF
 from spikec.ir.types import Array, ints, readonly
 
-#: numbers that one layer's currents may fill at a time
-_CHUNK = 1 << 20
+#: neurons of a layer, of all samples, that are run at a time: their potentials should fit into the cache
+_CHUNK = 1 << 18
 #: fields of a model that a file holds under their own names, in ``/spikec``
 _FACTS = ("name", "reset", "constants", "pulses", "output_scale", "output_shape", "timesteps")
 #: an input further outside of the calibrated range than this share of it is worth a warning
@@ -118,7 +118,7 @@ class NetxModel:
         array = self._checked(x)
         steps = self._steps(timesteps)
         width = max(int(np.prod(layer.shape)) for layer in self.layers)
-        size = max(1, _CHUNK // (steps * width))
+        size = max(1, _CHUNK // width)
         parts = [self._simulate(array[i : i + size], steps) for i in range(0, len(array), size)]
         self._warn_of_overflows(sum(part.overflows for part in parts), steps)
         result: Array = np.concatenate([part.total for part in parts]) / steps * self.output_scale
