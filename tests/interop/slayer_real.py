@@ -4,7 +4,7 @@
 
 runs under a Python with torch, spikec, SpikingJelly, lava-nc 0.10.0 and lava-dl 0.6.0 (see README.md). Exit code 0
 only if no spike differs, no gradient by more than 1e-6 of its largest, and no dataset of a file. Leaves files for
-netx in FOLDER: ``NAME.net`` and ``NAME.npz``, which holds what netx_real.py takes.
+netx in FOLDER: ``NAME.net`` and ``NAME.npz``, which holds the spikes that it must make in lava.
 """
 
 import dataclasses

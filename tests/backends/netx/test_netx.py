@@ -1,5 +1,7 @@
 """The netx target: the integer model against the interpreter, the file, and every refusal."""
 
+import sys
+
 import attrs
 import h5py
 import numpy as np
@@ -11,10 +13,11 @@ import nets
 import spikec
 from build import Builder
 from spikec import InvalidModelError, SpikecWarning, UnsupportedOpError, run
-from spikec.backends.netx import NetxModel
+from spikec.backends.netx import NetxModel, run_in_lava
 from spikec.backends.netx.backend import Netx
 from spikec.backends.netx.sim import IntegerLayer, run_layer
 from spikec.backends.spikingjelly import IFNode
+from spikec.ir.errors import MissingDependencyError
 from spikec.ir.ops import IF, Conv, Linear, Reshape, Weighted
 
 T = 32
@@ -462,3 +465,13 @@ def test_a_model_that_spikes_already_becomes_a_file(make, shape):
     wanted = total / steps
     found = torch.as_tensor(found)
     assert float((found - wanted).square().mean().sqrt()) < 0.1 * float(wanted.square().mean().sqrt())
+
+
+def test_without_an_interpreter_or_lava_the_runner_says_what_to_install(tmp_path):
+    x = nets.batch("mlp", 12)
+    net = spikec.compile(nets.build("mlp"), "netx", calibration=x, timesteps=8)
+    for python, word in (("python0.1", "python0.1"), (sys.executable, "lava")):
+        with pytest.raises(MissingDependencyError) as caught:
+            run_in_lava(net, x, python=python)
+        assert word in str(caught.value)
+        assert "lava-nc==0.10.0" in str(caught.value)
