@@ -16,8 +16,8 @@ from spikec.ir.types import Array
 
 _SCRIPT = Path(__file__).with_name("lava_script.py")
 _INSTALL = (
-    'in a Python 3.10: pip install lava-nc==0.10.0 h5py "numpy<2"; pip install --no-deps lava-dl==0.6.0; then say which '
-    "Python that is: python="
+    'in a Python 3.10: pip install lava-nc==0.10.0 h5py "numpy<2"; pip install --no-deps lava-dl==0.6.0; then say '
+    "which Python that is: python="
 )
 
 
