@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from spikec.interpreter.probe import WORK, neuron_count
-from spikec.interpreter.results import EXACT, distance, spread
+from spikec.interpreter.results import EXACT
 from spikec.ir.affine import random_numbers
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role, StatefulOp, tensor, tensor_cache
-from spikec.ir.ops import CountingMaxPool, Input, MaxPool, Neuron, Output, Relu
+from spikec.ir.ops import CountingMaxPool, Input, MaxPool, Neuron, Output, Relu, Stream
 from spikec.ir.types import Type
 
 #: allowed difference of a part's results, relative to each by itself, and to the largest of all where terms cancel
@@ -25,8 +25,8 @@ PART, CANCELLED = 1e-11, 1e-13
 #: allowed difference of the potentials of a neuron that a pass has changed, in thresholds, and for how many steps it is
 #: compared with what it was; where it is nearer than that to its threshold, its spikes are left out
 POTENTIAL, STEPS = 1e-9, 8
-#: how many times larger every second random sample is, and the normal number below which cells of a sample are kept
-LOUD, KEPT = 16.0, (9.0, 9.0, 0.0, 0.0, -1.3, -1.3)
+#: how many times larger than others a random sample, or number, is
+LOUD = 16.0
 #: random samples, and for parts in a row that can only be compared at their end
 SAMPLES, MORE_SAMPLES = 4, 64
 #: sizes of the numbers on which an activation that a pass has changed is compared with what it was
@@ -113,7 +113,7 @@ class Cut:
         return [
             old
             for old, new, operands, others in changed
-            if not self._agree(old, new, [wanted[x] for x in operands], [found[x] for x in others])
+            if not self._agree(old, new, [wanted[x] for x in operands], [found[x] for x in others], samples)
         ]
 
     def _alike(self, graph: Graph, numbers: dict[object, int]) -> dict[str, int]:
@@ -163,7 +163,9 @@ class Cut:
         value: Tensor = graph.apply_rule(name, op.eval, *xs)
         return value
 
-    def _agree(self, old: str, new: str, xs: Sequence[Tensor | None], ys: Sequence[Tensor | None]) -> bool:
+    def _agree(
+        self, old: str, new: str, xs: Sequence[Tensor | None], ys: Sequence[Tensor | None], samples: int
+    ) -> bool:
         """Whether a node is given the same in both graphs, and is itself the same; True where it cannot be told."""
         one, other = self.before[old], self.after[new]
         for i, (x, y) in enumerate(zip(xs, ys, strict=True)):
@@ -173,25 +175,26 @@ class Cut:
             b = y * _unit(other, one, self.after.type(self.after.operands(new)[i]), y)
             if isinstance(one, Output) and isinstance(other, Output):
                 a, b = one.finish(a), other.finish(b)
-                return distance(a, b) <= EXACT * spread(a)
+                allowed = EXACT if samples <= SAMPLES else PART
+                return bool((differences(a, b) <= allowed * differences(a, torch.zeros_like(a))).all())
             if not agree(a, b):
                 return False
         if one is other or old not in self.places or (isinstance(other, Neuron) and not self.same_neurons):
             return True
         (x, *_), (y, *_) = xs, ys
-        return x is None or y is None or _same_meaning(one, other, x, y)
+        return x is None or y is None or _same_meaning(one, other, x, y, self.before.type(old), self.after.type(new))
 
 
 def _both_signs(shape: tuple[int, ...], samples: int, place: int) -> Tensor:
     """Draw random samples in pairs: of each cell there is a positive number, and the same one below zero.
 
-    The first are loud, so that no bias decides what an activation gives. In some that come later, if there are so
-    many, few cells are other than zero, as a sum of many numbers above zero may have one sign whatever they are.
+    The first pair is loud, so that no bias decides what an activation gives. In those behind the second, cells are of
+    very different sizes, so that a few of them decide the sign of a sum, which may else be always the same.
     """
     numbers = random_numbers((2, samples // 2, *shape), 101 * place)  # far from the numbers of another place
     each = torch.arange(samples // 2).reshape(-1, *[1] * len(shape))
-    kept = torch.tensor(KEPT, dtype=torch.float64)[each % len(KEPT)]
-    half = torch.where(each % 2 == 0, LOUD, 1.0) * torch.where(numbers[1] < kept, numbers[0], 0.0)
+    sizes = torch.where(each > 1, LOUD ** numbers[1], torch.where(each == 0, LOUD, 1.0))
+    half = sizes * numbers[0]
     return torch.cat((half, -half))
 
 
@@ -232,6 +235,11 @@ def _union(masks: Iterable[int]) -> int:
     return found
 
 
+def differences(one: Tensor, other: Tensor) -> Tensor:
+    """Return the largest difference within each sample: [B]."""
+    return (one - other).abs().flatten(1).amax(1)
+
+
 def agree(one: Tensor, other: Tensor) -> bool:
     """Whether two batches are the same but for rounding, each cell in its own size; NaN is never the same."""
     sizes = one.abs().amax(0) if one.numel() else one
@@ -248,28 +256,42 @@ def _unit(op: Op, counterpart: Op, operand: Type, like: Tensor) -> Tensor:
     return tensor(operand.scale, like)
 
 
-def _same_meaning(one: Op, other: Op, x: Tensor, y: Tensor) -> bool:
-    """Whether two activations, or two neurons, do the same with what corresponds to each other."""
+def _same_meaning(one: Op, other: Op, x: Tensor, y: Tensor, *results: Type) -> bool:
+    """Whether two ops that are cut do the same with what corresponds to each other."""
     if isinstance(one, Neuron) and isinstance(other, Neuron):
-        return one.strict == other.strict and _same_in_time(one, other, x, y)
+        return one.strict == other.strict and _same_neurons(one, other, x, y)
+    if isinstance(one, StatefulOp) and isinstance(other, StatefulOp):
+        steps = max(STEPS, *(len(op.currents) for op in (one, other) if isinstance(op, Stream)))
+        given = [_over_time(op, each, steps) for op, each in ((one, x), (other, y))]
+        return agree(*(each * tensor(result.scale, each) for each, result in zip(given, results, strict=True)))
     if one.role is Role.ACTIVATION and other.role is Role.ACTIVATION:
         return all(agree(one.eval(level * x), other.eval(level * y)) for level in LEVELS)
     return True
 
 
-def _same_in_time(one: Neuron, other: Neuron, x: Tensor, y: Tensor) -> bool:
-    """Whether two neurons have the same potentials, in thresholds, and spikes, for the samples as steps of time."""
+def _over_time(op: StatefulOp, x: Tensor, steps: int) -> Tensor:
+    """Run an op with memory with the samples as steps of time, each sample with another one first: [steps B, ...]."""
+    state, given = op.initial(x), []
+    for step in range(steps):
+        state, result = op.step(state, x.roll(step, 0))
+        given.append(result)
+    return torch.cat(given)
+
+
+def _same_neurons(one: Neuron, other: Neuron, x: Tensor, y: Tensor) -> bool:
+    """Whether two neurons have the same potentials, in thresholds, and spikes, with the samples as steps of time."""
     states = one.initial(x), other.initial(y)
     for step in range(STEPS):
         now = x.roll(step, 0), y.roll(step, 0)
         ahead, found = one.above_threshold(states[0], now[0]), other.above_threshold(states[1], now[1])
         (old, spikes), (new, others) = one.step(states[0], now[0]), other.step(states[1], now[1])
-        tie: Tensor | float = 0.0
+        tie = False
         if ahead is not None and found is not None:
-            if not bool(((found - ahead).abs() <= POTENTIAL * (1 + ahead.abs())).all()):
+            allowed = POTENTIAL * (1 + ahead.abs())
+            if not bool(((found - ahead).abs() <= allowed).all()):
                 return False
-            tie = (ahead.abs() <= POTENTIAL * (1 + ahead.abs())).any()
+            tie = bool((ahead.abs() <= allowed).any())
         if not torch.equal(spikes, others):
-            return bool(tie)
+            return tie
         states = old, new
     return True
