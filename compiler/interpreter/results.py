@@ -15,6 +15,8 @@ from spikec.ir.op import tensor, tensor_cache
 from spikec.ir.ops import Output
 from spikec.ir.types import Array
 
+#: allowed difference of an exact pass, relative to the output's spread over the probe
+EXACT = 1e-9
 #: least spread over a batch, relative to the output's maximum, at which float64 still resolves the exact contract
 SPREAD = 1e-6
 #: input values that an ANN graph is fed at a time, which bounds the memory of its activations

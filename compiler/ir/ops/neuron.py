@@ -108,6 +108,11 @@ class Neuron(StatefulOp):
             raise NotImplementedError(f"{type(self).__name__} gives neither charge nor step")
         return self.fire(v)
 
+    def above_threshold(self, state: Tensor, *xs: Tensor) -> Tensor | None:
+        """Return by how many thresholds each charged potential exceeds its threshold; None where that is not known."""
+        v = self.charge(state, *xs)
+        return None if v is None else v / tensor(self.v_threshold, v) - 1
+
     def spikes(self, v: Tensor) -> Tensor:
         """Return 1 where a potential reaches the threshold (exceeds it, if ``strict``), else 0."""
         threshold = tensor(self.v_threshold, v)
