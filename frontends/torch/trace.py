@@ -13,6 +13,7 @@ import attrs
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.fx.node import map_arg
 
 from spikec.frontends.torch.call import Signal
 from spikec.frontends.torch.layers import keeps_state, layer_converter
@@ -146,10 +147,30 @@ class _Tracer(fx.Tracer):
             paths.update({each: name for name, each in module.named_modules()})
             held = (*module.named_parameters(), *module.named_buffers())
             self._names.update({_version(each): name for name, each in held})
-        return lambda root, *xs: root.forward(*xs), [
+        forward = self._replayed if isinstance(self.root, fx.GraphModule) else type(self.root).forward
+        return forward, [
             self.root,
             *(self.create_proxy("placeholder", name, (), {}) for name in names),
         ]
+
+    def _replayed(self, root: fx.GraphModule, *xs: Any) -> Any:
+        """Record the nodes of a graph once more, with all that is known of them, but go through what is no leaf."""
+        left = iter(xs)
+        values: dict[fx.Node, Any] = {}
+        for node in root.graph.nodes:
+            args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+            if node.op == "output":
+                return args[0]
+            if node.op == "placeholder":
+                values[node] = args[0] if args else next(left)
+            elif node.op == "call_module" and not self.is_leaf_module(layer := root.get_submodule(node.target), ""):
+                values[node] = layer(*args, **kwargs)
+            else:
+                values[node] = self.create_proxy(node.op, node.target, args, kwargs, name=node.name)
+                meta = values[node].node.meta
+                del meta[LINE]  # is where this was called
+                meta.update(node.meta)
+        raise AssertionError("a graph without an output")
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self) if self.is_number(node) else _TensorProxy(node, self)
@@ -256,7 +277,7 @@ class _Tracer(fx.Tracer):
 
 
 def trace(model: nn.Module, shapes: Sequence[tuple[int, ...]] | None, dtype: str) -> tuple[Traced, Reader | None]:
-    """Trace a module; a GraphModule is taken as it is.
+    """Trace a module; a GraphModule is taken as it is where a converter reads each module that it calls.
 
     Args:
         model: the module.
@@ -269,9 +290,11 @@ def trace(model: nn.Module, shapes: Sequence[tuple[int, ...]] | None, dtype: str
     Raises:
         InvalidModelError: its forward cannot be traced, with the line where that ends.
     """
-    if isinstance(model, fx.GraphModule):
-        return Traced(model, model.graph, {}), None
     tracer = _Tracer(model, shapes, dtype)
+    if isinstance(model, fx.GraphModule):
+        called = [model.get_submodule(node.target) for node in model.graph.nodes if node.op == "call_module"]
+        if all(tracer.is_leaf_module(each, "") for each in called):
+            return Traced(model, model.graph, {}), None
     if tracer.is_leaf_module(model, ""):
         return Traced(model, _single(model), {}), None
     try:
