@@ -140,7 +140,7 @@ class TorchFx(Frontend):
         def run(xs: Sequence[Tensor]) -> list[Tensor]:
             like = next((p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()), xs[0])
             with torch.no_grad():
-                result = model(*[x.to(like.device, like.dtype) for x in xs])
+                result = model(*[x.to(like.device, like.dtype, copy=True) for x in xs])
             return [tensor.cpu() for tensor in tensors(result)]
 
         return run

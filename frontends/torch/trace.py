@@ -35,7 +35,7 @@ class _Proxy(fx.Proxy):
     def __getattr__(self, k: str) -> Any:
         if k in ("T", "mT", "H", "mH"):
             return self.tracer.create_proxy("call_function", getattr, (self, k), {})
-        return _Attribute(self, k)
+        return self.tracer.fact(self, k) if k in ("dtype", "device") else _Attribute(self, k)
 
     def __getattribute__(self, name: str) -> Any:
         """``__class__`` is what ``isinstance`` goes by."""
@@ -79,7 +79,7 @@ _HIDDEN = {name for name in dir(Tensor) if not name.startswith("__")} - set(dir(
 
 
 #: methods and functions that ask a tensor for numbers
-_ASKING = (getattr, "size", "dim", "ndimension", "numel", "nelement")
+_ASKING = (getattr, "size", "dim", "ndimension", "numel", "nelement", "is_floating_point", torch.is_floating_point)
 
 
 class _Attribute(fx.proxy.Attribute, _Proxy):
@@ -244,6 +244,12 @@ class _Tracer(fx.Tracer):
     def value(self, proxy: fx.Proxy) -> Any:
         """What a proxy stands for: a Signal, or numbers; raises a TraceError where that is not known."""
         return self._ask(lambda reader: reader.value(proxy.node))
+
+    def fact(self, proxy: fx.Proxy, name: str) -> Any:
+        """A dtype or device as it is, where it is known: torch takes nothing that stands for one."""
+        asked = self.create_proxy("call_function", getattr, (proxy, name), {})
+        value = None if self._shapes is None else self._ask(lambda reader: reader.peek(asked.node))
+        return value if isinstance(value, (torch.dtype, torch.device)) else asked
 
     def number(self, proxy: fx.Proxy) -> Any:
         """A size, or a constant tensor of one element, as a plain number."""
