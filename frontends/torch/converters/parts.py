@@ -295,7 +295,7 @@ def interpolate(
 def _picked(call: Call, input: Signal, index: Tensor, cells: Tensor) -> Signal:
     """Cells of the map: an upsampling, or slices with a step."""
     old, new = tuple(index.shape[2:]), tuple(cells.shape)
-    if new == old:
+    if torch.equal(cells, index[0, 0]):
         return call.add(Identity(), input)
     if all(a <= b for a, b in zip(old, new, strict=True)) and torch.equal(Upsample(new).eval(index)[0, 0], cells):
         return call.add(Upsample(new), input)

@@ -270,6 +270,7 @@ def test_what_a_call_becomes():
         (lambda y: F.interpolate(y, scale_factor=2, mode="trilinear"), "4D input, but trilinear"),
         (lambda y: F.interpolate(y, scale_factor=2, antialias=True), "Anti-alias option is restricted"),
         (lambda y: F.interpolate(y, scale_factor=1.4), "uneven distances"),
+        (lambda y: F.interpolate(y.flatten(2), scale_factor=1.01), "uneven distances"),  # of one size, yet no identity
         (lambda y: F.interpolate(y, size=(4, 5)), "uneven distances"),
         (lambda y: F.interpolate(y, size=(4, 5, 6)), "[Ii]nput"),
         (lambda y: F.pixel_shuffle(y, 3), "no multiple of 3x3"),

@@ -77,12 +77,13 @@ def test_a_program_of_torch_export_says_the_same(options):
 
 
 class Sized(nn.Module):
-    def __init__(self, packet, *options, factor=1.5):
+    def __init__(self, packet, *options, size=10, factor=1.5):
         super().__init__()
-        self.overload, self.options = getattr(torch.ops.aten, packet).default, (*options, factor, factor)
+        self.overload = getattr(torch.ops.aten, packet).default
+        self.options = ([size, size], *options, factor, factor)
 
     def forward(self, x):
-        return self.overload(torch.relu(x), [10, 10], *self.options)
+        return self.overload(torch.relu(x), *self.options)
 
 
 @pytest.mark.parametrize("packet", ["upsample_bilinear2d", "upsample_bicubic2d"])
@@ -94,7 +95,7 @@ def test_where_aten_is_given_sizes_and_factors_it_counts_by_factors(packet):
 
 
 def test_nearest_cells_of_factors_are_not_those_of_sizes():
-    """By a factor of 1.05, cell i of 10 is ``floor(i / 1.05)``, which has the first cell twice and misses the last."""
-    program = torch.export.export(Sized("upsample_nearest2d", factor=1.05), (torch.rand(2, 3, 10, 10),))
+    """By a factor of 1.25, cell 6 of 12 is ``floor(6 / 1.25)`` = 4 of 10, by sizes ``floor(6 * 10 / 12)`` = 5."""
+    program = torch.export.export(Sized("upsample_nearest2d", size=12, factor=1.25), (torch.rand(2, 3, 10, 10),))
     with pytest.raises(spikec.UnsupportedOpError, match="uneven distances"):
         spikec.load(program)
