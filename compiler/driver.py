@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
@@ -30,9 +29,9 @@ from spikec.ir.errors import (
     InvalidModelError,
     Option,
     Problem,
-    SpikecWarning,
     UnsupportedOpError,
     warn,
+    without_warnings,
 )
 from spikec.ir.files import replacing
 from spikec.ir.graph import Graph
@@ -298,8 +297,7 @@ def calibrate(
 def check(model: Any, target: str | Backend, **options: Unpack[AnyOptions]) -> list[Problem]:
     """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none."""
     compiler = Compiler(target, **options)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SpikecWarning)  # about accuracy, which is not the question
+    with without_warnings():  # about accuracy, which is not the question
         try:
             compiler.lower(model)
         except CompileError as error:

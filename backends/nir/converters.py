@@ -38,6 +38,7 @@ _HINTS = {
     "adaptiveavgpool": "choose an output size that divides the input's",
     "pad": "only zero padding in front of a convolution or sum-pool goes into NIR",
     "reshape": "NIR has Flatten only",
+    **dict.fromkeys(("upsample", "interpolate"), "put a Flatten and a Linear right behind it, which take it in"),
     "delay": "write the recurrent layer by hand in NIR",
 }
 

@@ -6,6 +6,7 @@ import functools
 import importlib
 import pkgutil
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -178,24 +179,35 @@ def _unusable(entry: EntryPoint, why: str) -> PluginError:
 
 #: what the plugins that are installed have become; None before they are first asked for
 _imported: list[Plugin | PluginError] | None = None
+#: held while they are imported, so that another thread sees them all
+_importing = threading.RLock()
 
 
 def _plugins() -> list[Plugin | PluginError]:
     """Import the plugins that are installed, at the first call; warn of those that cannot be used, and go without."""
     global _imported
-    if _imported is None:
-        _imported = []  # set at once: a plugin that asks for a pass while it is imported sees those before it
-        entries = installed()
-        if entries:  # ours register first, so that of two converters for one layer the plugin's is the one refused
-            _import_all("frontends")
-        for entry in entries:
+    with _importing:
+        if _imported is None:
+            _imported = []  # set at once: a plugin that asks for a pass while it is imported sees those before it
             try:
-                _imported.append(imported(entry))
-            except PluginError as error:
-                _imported.append(error)
-        for each in _broken():
-            warn(f"{each.problems[0].message}; {each.hint}")
-    return _imported
+                _import_plugins(_imported)
+            except BaseException:  # an interrupt, after which the next call begins anew
+                _imported = None
+                raise
+        return _imported
+
+
+def _import_plugins(found: list[Plugin | PluginError]) -> None:
+    entries = installed()
+    if entries:  # ours register first, so that of two converters for one layer the plugin's is the one refused
+        _import_all("frontends")
+    for entry in entries:
+        try:
+            found.append(imported(entry))
+        except PluginError as error:
+            found.append(error)
+    for each in _broken():
+        warn(f"{each.problems[0].message}; {each.hint}")
 
 
 def _usable() -> list[Plugin]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import attrs
@@ -145,12 +147,27 @@ class SpikecWarning(UserWarning):
     """The result is correct but probably not what the user wants."""
 
 
+_is_silent: ContextVar[bool] = ContextVar("is_silent", default=False)
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Say nothing of what :func:`warn` is given; in this thread only, where a filter of warnings holds for all."""
+    token = _is_silent.set(True)
+    try:
+        yield
+    finally:
+        _is_silent.reset(token)
+
+
 def warn(message: str) -> None:
     """Issue a SpikecWarning at the line outside of spikec that has led here.
 
     Args:
         message: what is not as the user wants it; a Hint where it names options.
     """
+    if _is_silent.get():
+        return
     # The user should see a line of his own, not one of ours, and how many of our frames lie between differs from
     # call to call: walk out of spikec. (Python 3.12 can, with skip_file_prefixes.)
     frame, level = sys._getframe(1), 2

@@ -53,7 +53,7 @@ class TorchExport(Frontend):
         @torch.no_grad()
         def reference(xs: Sequence[Tensor]) -> list[Tensor]:
             like = next((v for v in tensors(values) if v.is_floating_point()), xs[0])
-            args, kwargs = _arguments(model, [x.to(like.device, like.dtype) for x in xs])
+            args, kwargs = _arguments(model, [x.to(like.device, like.dtype, copy=True) for x in xs])
             return [x.cpu() for x in tensors(run(*args, **kwargs))]
 
         return in_batches(reference, first if isinstance(first, int) else None)

@@ -19,8 +19,9 @@ from spikec.frontends.torch.check import check_model, dtype_of, example_shapes, 
 from spikec.frontends.torch.layers import is_spiking
 from spikec.frontends.torch.program import Program, program
 from spikec.frontends.torch.reader import Reader
+from spikec.frontends.torch.shadow import shadow
 from spikec.frontends.torch.steps import check_axes, one_step, steps_of, takes_all_steps
-from spikec.frontends.torch.trace import trace, untraceable
+from spikec.frontends.torch.trace import TRACING, trace, untraceable
 from spikec.frontends.torch.traced import Traced, required
 from spikec.interpreter.imported import Reference
 from spikec.ir.errors import Hint, InvalidModelError, Option
@@ -50,9 +51,9 @@ def exported(model: nn.Module, shapes: Sequence[tuple[int, ...]] | None, error: 
     batches: tuple[Any, ...] = tuple({0: Dim("batch")} for _ in xs)
     first = next(iter(inspect.signature(model.forward).parameters.values()))
     try:
-        with _quiet(), torch.inference_mode(False), torch.no_grad():
+        with TRACING, _quiet(), torch.inference_mode(False), torch.no_grad():
             dynamic = (batches,) if first.kind is first.VAR_POSITIONAL else batches
-            result = torch.export.export(model, xs, dynamic_shapes=dynamic, strict=False)
+            result = torch.export.export(shadow(model), xs, dynamic_shapes=dynamic, strict=False)
     except Exception as failure:
         frames = traceback.extract_tb(failure.__traceback__)[1:]
         found = untraceable(failure, "", frames)
@@ -139,7 +140,7 @@ class TorchFx(Frontend):
         def run(xs: Sequence[Tensor]) -> list[Tensor]:
             like = next((p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()), xs[0])
             with torch.no_grad():
-                result = model(*[x.to(like.device, like.dtype) for x in xs])
+                result = model(*[x.to(like.device, like.dtype, copy=True) for x in xs])
             return [tensor.cpu() for tensor in tensors(result)]
 
         return run
@@ -149,7 +150,7 @@ class TorchFx(Frontend):
 
         A layer that is called more than once (by a spiking model: in a step), or gives no single tensor, is left out.
         """
-        paths, run = {source.path for source in graph.sources}, self.reference(model)
+        paths, hooked = {source.path for source in graph.sources}, shadow(model)
         seen: dict[str, list[Any]] = {}
 
         def hook(path: str) -> Callable[..., None]:
@@ -158,13 +159,10 @@ class TorchFx(Frontend):
                 result.detach().clone().cpu() if isinstance(result, Tensor) else None
             )
 
-        layers = [(path, each) for path, each in model.named_modules() if path in paths and not any(each.children())]
-        handles = [each.register_forward_hook(hook(path)) for path, each in layers]
-        try:
-            run(xs)
-        finally:
-            for handle in handles:
-                handle.remove()
+        for path, each in hooked.named_modules():
+            if path in paths and not any(each.children()):
+                each.register_forward_hook(hook(path))
+        self.reference(hooked)(xs)
         known = {path: found for path, found in seen.items() if all(isinstance(each, Tensor) for each in found)}
         results = {path: found[0] for path, found in known.items() if len(found) == 1}
         if graph.is_spiking:

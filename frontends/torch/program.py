@@ -30,7 +30,6 @@ _SAME = {
     "feature_dropout": "dropout",
     "native_dropout": "dropout",
     **dict.fromkeys(("alias", "lift_fresh", "lift_fresh_copy"), "detach"),
-    **dict.fromkeys((f"upsample_nearest{rank}d" for rank in (1, 2, 3)), "interpolate"),
 }
 #: higher-order calls that do nothing but run their body
 _BODIES = ("wrap_with_set_grad_enabled",)

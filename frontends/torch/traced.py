@@ -18,6 +18,8 @@ from spikec.ir.origin import Source, is_user_file
 
 #: the name in ``node.meta`` of the (file, line) of the user's that a node was recorded at
 LINE = "spikec_line"
+#: the name in ``node.meta`` of a layer as it was when it was called, where forward may have changed it since
+LAYER = "spikec_layer"
 #: a frame of a stack trace as torch writes it into nodes that others recorded
 _FRAME = re.compile(r'File "(.+?)", line (\d+)')
 #: what ``+=`` and its like call
@@ -69,7 +71,10 @@ class Traced:
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """The layer that a node calls, or None."""
-        return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if node.op != "call_module":
+            return None
+        found: nn.Module = node.meta.get(LAYER) or self.root.get_submodule(str(node.target))
+        return found
 
     def source(self, node: fx.Node) -> Source:
         """Where a node stands in the user's model."""

@@ -142,6 +142,7 @@ CALLS = {
     "stack": lambda y: torch.stack([y, y.relu()], 2),
     "shuffle": lambda y: F.pixel_shuffle(y, 2),
     "upsampling": lambda y: F.interpolate(y, scale_factor=2),
+    "upsampling by 1.5": lambda y: F.interpolate(y, scale_factor=1.5, recompute_scale_factor=True),
     "upsampling to": lambda y: F.interpolate(y, size=(12, 18)),
     "no gradients": torch.no_grad()(lambda y: torch.relu(y) * 2),
 }

@@ -1,0 +1,54 @@
+"""Copies of modules that share their parameters, so that what is done to them is not done to the user's model."""
+
+from types import MethodType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def shadow(model: ModuleT) -> ModuleT:
+    """A module that computes what the model computes, and whose attributes, hooks and buffers are its own.
+
+    Its modules are copies, wherever the model refers to them: as submodules, in containers, or by bound methods. Its
+    parameters are the model's (copies of those that were made in inference mode), and so is whatever else is no module,
+    tensor or container.
+    """
+    copies: dict[int, Any] = {id(each): object.__new__(type(each)) for each in model.modules()}
+
+    def own(value: Any) -> Any:
+        if isinstance(value, MethodType) and id(value.__self__) in copies:
+            return MethodType(value.__func__, copies[id(value.__self__)])
+        if isinstance(value, Tensor) and id(value) not in copies:
+            copies[id(value)] = _own_tensor(value)
+        return copies.get(id(value), value)
+
+    for each in model.modules():
+        vars(copies[id(each)]).update(pytree.tree_map(own, vars(each)))
+    result: ModuleT = copies[id(model)]
+    return result
+
+
+@torch.inference_mode(False)
+def _own_tensor(value: Tensor) -> Tensor:
+    """A copy of a tensor, but a parameter itself, unless it was made in inference mode and knows nothing of changes."""
+    if not isinstance(value, nn.Parameter):
+        return value.detach().clone()
+    return nn.Parameter(value.detach().clone(), requires_grad=False) if value.is_inference() else value
+
+
+def snapshot(layer: ModuleT) -> ModuleT:
+    """A part of a :func:`shadow` as it is now, whatever forward assigns to it, or changes in its buffers, later."""
+
+    def own(value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            return snapshot(value)
+        changed = isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and value._version > 0
+        return value.clone() if changed else value
+
+    result = object.__new__(type(layer))
+    vars(result).update(pytree.tree_map(own, vars(layer)))
+    return result
