@@ -6,8 +6,7 @@ import functools
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints, overload
 
 import attrs
 import torch
@@ -22,7 +21,7 @@ from spikec.extend.backend import Backend, IntegerModel, SpikingModule
 from spikec.extend.passbase import Context, Note
 from spikec.interpreter.contract import check_shapes
 from spikec.interpreter.imported import check_import
-from spikec.interpreter.inputs import examples, whole_number
+from spikec.interpreter.inputs import check_types, examples, whole_number
 from spikec.interpreter.probe import probe
 from spikec.ir.errors import (
     CompileError,
@@ -34,20 +33,21 @@ from spikec.ir.errors import (
     UnsupportedOpError,
     warn,
 )
-from spikec.ir.files import replacing
+from spikec.ir.files import file_to_write, path_of, replacing
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
 from spikec.options import AnyOptions, NetxOptions, NirOptions, Options, SpikingJellyOptions, backend_of, timesteps_of
 from spikec.pipeline.manager import Observer, Report, StageRecord, run_pipeline
 from spikec.pipeline.observers import Dump, Numbers, Verify, write_ledger
-from spikec.pipeline.pipeline import Pipeline
+from spikec.pipeline.pipeline import Pipeline, as_passes
 from spikec.reading import detach_from_model, find_frontend
 
 if TYPE_CHECKING:
     import nir
     from typing_extensions import Unpack
 
+_TYPES = get_type_hints(Options)
 #: holds the imported graph to its model on a probe
 _Check = Callable[[Sequence[Tensor]], float]
 
@@ -94,22 +94,19 @@ class Compiler:
                 "both pipeline and normalization are given",
                 hint=Hint("leave one out: it is an option of the pass normalize in ", Option("pipeline")),
             )
-        if isinstance(pipeline, str):
-            raise CompileError(
-                f"pipeline is the string {pipeline!r}", hint="give a Pipeline, such as spikec.Pipeline.parse(text)"
-            )
+        check_types({name: options[name] for name in ("verify", "dump_dir", "progress") if name in options}, _TYPES)
         self.normalization = None if normalization is None else Normalization.parse(normalization)
-        self.pipeline = pipeline if pipeline is None or isinstance(pipeline, Pipeline) else list(pipeline)
+        if pipeline is not None and not isinstance(pipeline, Pipeline):
+            pipeline = as_passes(pipeline, "pipeline")
+        self.pipeline = pipeline
         self.timesteps = timesteps_of(options.get("timesteps"), self.pipeline)
         self.verify: Verify = options.get("verify", "end")
-        if self.verify not in get_args(Verify):
-            raise CompileError(f"verify is {self.verify!r}", hint='give "each", "end" or "off"')
-        self.seed = whole_number("seed", options.get("seed", 0), 0)
+        self.seed = whole_number("seed", options.get("seed", 0), 0, 2**63 - 1)
         self.example_input = options.get("example_input")
         self.calibration = options.get("calibration")
         self.progress = bool(options.get("progress"))
         dump_dir = options.get("dump_dir")
-        self.dump_dir = None if dump_dir is None else Path(dump_dir)
+        self.dump_dir = None if dump_dir is None else path_of(dump_dir, "dump_dir")
 
     def run(self, model: Any) -> Compilation:
         """Compile one model: import it, run the passes, ask the target, and emit.
@@ -289,7 +286,7 @@ def calibrate(
         device: where the ANN runs; None for where the data is.
     """
     frontend, model = find_frontend(model)
-    options["calibration"] = Batches(data, frontend.input_names(model), time_axis=time_axis, device=device)
+    options["calibration"] = Batches(data, frontend.input_names(model), "data", time_axis=time_axis, device=device)
     return Compiler(target, **options).gather(model)
 
 
@@ -311,14 +308,11 @@ def save(artifact: Any, path: str | os.PathLike[str]) -> None:
     Raises:
         InvalidModelError: it is no target's artifact, or the folder does not exist.
     """
-    if not Path(path).parent.is_dir():
-        raise InvalidModelError(f"the folder {Path(path).parent} does not exist", hint="make it first")
-    if Path(path).is_dir():
-        raise InvalidModelError(f"{path} is a folder", hint="name a file in it")
+    path = file_to_write(path)
     for backend in loader.known_backends():
         if backend.owns(artifact):
-            if backend.suffix and Path(path).suffix != backend.suffix:
-                warn(f"{Path(path).name} does not end in {backend.suffix}, by which spikec knows such a file again")
+            if backend.suffix and path.suffix != backend.suffix:
+                warn(f"{path.name} does not end in {backend.suffix}, by which spikec knows such a file again")
             with replacing(path) as part:
                 backend.save(artifact, part)
             return

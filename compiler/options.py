@@ -55,7 +55,7 @@ class AnyOptions(SpikingJellyOptions, NirOptions, NetxOptions, total=False):
     """With those of every target: which of them has which is known when it runs."""
 
 
-def timesteps_of(given: int | None, pipeline: Pipeline | list[Pass | str] | None) -> int | None:
+def timesteps_of(given: int | None, pipeline: Pipeline | tuple[Pass, ...] | None) -> int | None:
     """The user's T, from the option or from the pipeline that was made for it; from here on it is the context's."""
     stated = None if given is None else whole_number("timesteps", given, 1)
     meant = pipeline.timesteps if isinstance(pipeline, Pipeline) else None

@@ -1,6 +1,7 @@
 """From what the user has to a graph: whose frontend reads it, and the graph before any pass."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,9 @@ def find_frontend(model: Any) -> tuple[Frontend, Any]:
     """
     if isinstance(model, str):
         model = Path(model)
-    if isinstance(model, Path) and not model.exists():
-        raise InvalidModelError(f"there is no file {model}")
+    if isinstance(model, Path) and not os.path.isfile(model):  # which no path is too odd for
+        what = f"the model {model} is no ordinary file" if os.path.exists(model) else f"there is no file {model}"
+        raise InvalidModelError(what, hint="give the path of a file, or the model itself")
     known: list[Frontend] = [_GraphFrontend()]
     missing: list[CompileError] = []
     for found in loader.frontends():
@@ -97,8 +99,11 @@ def find_frontend(model: Any) -> tuple[Frontend, Any]:
     for frontend in known:
         if frontend.accepts(model):
             return frontend, model
-    shown = f"the file {model}" if isinstance(model, Path) else f"a {type(model).__module__}.{type(model).__name__}"
-    problem = Problem(f"{shown} is not a model that spikec reads", hint="give " + ", ".join(f.takes for f in known))
+    described = f"the file {model}" if isinstance(model, Path) else f"a {type(model).__module__}.{type(model).__name__}"
+    hint = "give " + ", ".join(f.takes for f in known)
+    if isinstance(model, Mapping) and any(isinstance(each, Tensor) for each in model.values()):
+        hint = "it looks like a state_dict, which holds weights only: net.load_state_dict(it), and give net.eval()"
+    problem = Problem(f"{described} is not a model that spikec reads", hint=hint)
     if missing:
         raise MissingDependencyError([problem, *(p for error in missing for p in error.problems)])
     raise InvalidModelError(problem)

@@ -17,7 +17,7 @@ from torch import Tensor, distributed
 from spikec.calibration.statistics import Accumulator, Statistics
 from spikec.interpreter.interp import run
 from spikec.ir.errors import CalibrationError, InvalidModelError
-from spikec.ir.files import replacing
+from spikec.ir.files import path_of, replacing
 from spikec.ir.graph import Graph
 from spikec.ir.op import tensor_cache
 from spikec.ir.types import Array
@@ -181,7 +181,7 @@ class Calibration:
             CalibrationError: the file is not one.
         """
         try:
-            with np.load(path) as arrays:
+            with np.load(path_of(path)) as arrays:
                 names = [key.removesuffix("/maximum") for key in arrays.files if key.endswith("/maximum")]
                 fields = [field.name for field in attrs.fields(Statistics)]
                 nodes = {name: Statistics(*(arrays[f"{name}/{field}"] for field in fields)) for name in names}

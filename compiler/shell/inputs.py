@@ -21,7 +21,8 @@ from spikec.calibration.source import TENSOR_BATCH
 from spikec.extend import loader
 from spikec.interpreter.inputs import as_input
 from spikec.interpreter.results import outputs
-from spikec.ir.errors import CalibrationError, InvalidModelError
+from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError
+from spikec.ir.files import file_to_write
 from spikec.ir.types import Array
 from spikec.reading import find_frontend, load
 
@@ -114,12 +115,11 @@ def new_file(value: str) -> Path:
     Raises:
         click.BadParameter: the folder does not exist, or the path is a folder itself.
     """
-    path = Path(value)
-    if path.is_dir():
-        raise click.BadParameter(f"{value} is a folder")
-    if not path.parent.is_dir():
-        raise click.BadParameter(f"the folder {path.parent} does not exist")
-    return path
+    try:
+        file_to_write(value)
+    except CompileError as error:
+        raise click.BadParameter(error.problems[0].message) from None
+    return Path(value)
 
 
 def option(value: str) -> tuple[str, Any]:

@@ -10,7 +10,7 @@ from torch import nn
 import nets
 import spikec
 from build import Builder
-from spikec import InvalidModelError, SpikecWarning, UnsupportedOpError, run
+from spikec import CompileError, InvalidModelError, SpikecWarning, UnsupportedOpError, run
 from spikec.backends.netx import NetxModel
 from spikec.backends.netx.backend import Netx
 from spikec.backends.netx.sim import IntegerLayer, run_layer
@@ -388,7 +388,7 @@ def test_inputs_that_do_not_fit_are_refused():
     with pytest.raises(InvalidModelError, match="NaN"):
         net.run(torch.full((1, 7), float("nan")), T)
     for steps in (None, 0):
-        with pytest.raises(InvalidModelError, match="timesteps"):
+        with pytest.raises(CompileError, match="timesteps"):
             net.run(torch.rand(3, 7), steps)
 
 
