@@ -18,6 +18,7 @@ from spikec.calibration.source import Batches, CalibrationSource
 from spikec.dry_run import refuse_early, refused_beside, run_dry
 from spikec.extend import loader
 from spikec.extend.backend import Backend, IntegerModel, SpikingModule
+from spikec.extend.frontend import Frontend
 from spikec.extend.passbase import Context, Note
 from spikec.interpreter.contract import check_shapes
 from spikec.interpreter.imported import check_import
@@ -37,11 +38,20 @@ from spikec.ir.files import file_to_write, path_of, replacing
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
-from spikec.options import AnyOptions, NetxOptions, NirOptions, Options, SpikingJellyOptions, backend_of, timesteps_of
+from spikec.options import (
+    OWN,
+    AnyOptions,
+    NetxOptions,
+    NirOptions,
+    Options,
+    SpikingJellyOptions,
+    backend_of,
+    timesteps_of,
+)
 from spikec.pipeline.manager import Observer, Report, StageRecord, run_pipeline
 from spikec.pipeline.observers import Dump, Numbers, Verify, write_ledger
 from spikec.pipeline.pipeline import Pipeline, as_passes
-from spikec.reading import detach_from_model, find_frontend
+from spikec.reading import detach_from_model, find_frontend, reading_options
 
 if TYPE_CHECKING:
     import nir
@@ -86,8 +96,9 @@ class Compiler:
     """A target with its options; see :func:`compile` for what they mean."""
 
     def __init__(self, target: str | Backend, **options: Unpack[AnyOptions]) -> None:
-        own: dict[str, Any] = {name: value for name, value in options.items() if name not in Options.__annotations__}
-        self.backend = backend_of(target, own)
+        others: dict[str, Any] = {name: value for name, value in options.items() if name not in OWN}
+        self.backend = backend_of(target, others)
+        self.reading = {name: others[name] for name in others if name in reading_options()}
         normalization, pipeline = options.get("normalization"), options.get("pipeline")
         if pipeline is not None and normalization is not None:
             raise CompileError(
@@ -169,9 +180,14 @@ class Compiler:
             raise CompileError("no pass of this pipeline looks at calibration data", hint="normalize does")
         return context.calibration.gathered
 
+    def open(self, model: Any) -> tuple[Frontend, Any]:
+        """The frontend that reads the model, and the model as it opens it."""
+        of_target = [field.name for field in attrs.fields(type(self.backend))]
+        return find_frontend(model, self.reading, of_target)
+
     def _import(self, model: Any) -> tuple[Context, Sequence[Tensor] | None, _Check | None]:
         """The model as a graph, in the context of its passes; the user's example; what holds the graph to the model."""
-        frontend, model = find_frontend(model)
+        frontend, model = self.open(model)
         example = frontend.batches(model, examples(self.example_input))
         calibration = CalibrationSource.of(self.calibration, frontend.input_names(model), progress=self.progress)
         graph = frontend.load(model, calibration.examples(example))
@@ -234,6 +250,8 @@ def compile(model: Any, target: str | Backend, **options: Any) -> Any:
         model: a ``torch.nn.Module`` or ``torch.fx.GraphModule``, a ``spikec.Graph``, or what another
             installed frontend reads (a path, for instance).
         target: name of a backend, or an instance of one of your own.
+        dt: seconds a step, of a NIR model that does not say it; the target ``nir`` writes it (1e-4 where not given).
+        max_bytes: what the arrays of a file may take in memory (if not stated, half a gigabyte more than the file).
         example_input: tensor [B, ...], or a tuple with one for each input; not needed where the
             calibration data or the model itself gives the shapes.
         calibration: a tensor [N, ...], a DataLoader or any iterable of batches (``x``, ``(x, y)``, or a
@@ -285,9 +303,10 @@ def calibrate(
             average over it, which is what a rate stands for.
         device: where the ANN runs; None for where the data is.
     """
-    frontend, model = find_frontend(model)
-    options["calibration"] = Batches(data, frontend.input_names(model), "data", time_axis=time_axis, device=device)
-    return Compiler(target, **options).gather(model)
+    compiler = Compiler(target, **options)
+    frontend, model = compiler.open(model)
+    compiler.calibration = Batches(data, frontend.input_names(model), "data", time_axis=time_axis, device=device)
+    return compiler.gather(model)
 
 
 def check(model: Any, target: str | Backend, **options: Unpack[AnyOptions]) -> list[Problem]:

@@ -226,7 +226,8 @@ class CalibrationSource:
             return tuple(torch.zeros(1, *shape) for shape in self.gathered.shapes)
         if given is not None and first is not None and _shapes(first) != _shapes(given):
             raise CalibrationError(
-                f"a sample is {_shapes(first)} in the calibration data, and {_shapes(given)} in example_input"
+                f"a sample is {_shapes(first)} in the calibration data, and {_shapes(given)} in example_input",
+                hint=Hint("leave ", Option("example_input"), " out: the calibration data says the shape"),
             )
         return first if given is None else given
 

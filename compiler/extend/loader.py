@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import functools
 import importlib
+import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -100,7 +101,13 @@ def unknown(what: str, name: str, known: Iterable[str]) -> CompileError:
     known = sorted(known)
     close = difflib.get_close_matches(str(name), known, n=1)
     meant = f": did you mean {close[0]!r}?" if close else ""
-    return CompileError(f"there is no {what} {shown(name)}{meant}", hint=f"one of: {', '.join(known)}")
+    hint = f"one of: {', '.join(known)}" if known else "leave it out"
+    return CompileError(f"there is no {what} {shown(name)}{meant}", hint=hint)
+
+
+def options_of(function: Callable[..., Any]) -> list[str]:
+    """Return the names of a function's parameters behind the first, which are the options on how a model is read."""
+    return list(inspect.signature(function).parameters)[1:]
 
 
 def built(what: str, kind: type[BuiltT], options: Mapping[str, Any]) -> BuiltT:

@@ -47,10 +47,11 @@ def run(
         raise InvalidModelError(f"a {type(graph).__name__} is not a Graph", hint="spikec.load makes one of a model")
     xs = [as_input(each) for each in (x if isinstance(x, (list, tuple)) else (x,))]
     if len(xs) != len(graph.inputs):
-        raise InvalidModelError(f"graph {graph.name} has {len(graph.inputs)} input(s), got {len(xs)}")
+        message = f"graph {graph.name} has {len(graph.inputs)} input(s), got {len(xs)}"
+        raise InvalidModelError(message, hint=f"give a tensor for each of {', '.join(graph.inputs)}")
     if len({(len(each), each.dtype) for each in xs}) > 1:
         found = ", ".join(f"{list(each.shape)} {each.dtype}" for each in xs)
-        raise InvalidModelError(f"the inputs differ in batch size or dtype: {found}")
+        raise InvalidModelError(f"the inputs differ in batch size or dtype: {found}", hint="give all the same")
     timesteps = None if timesteps is None else whole_number("timesteps", timesteps, 1)
     if tap is not None and not callable(tap):
         raise InvalidModelError(f"tap is {shown(tap)}", hint="give a function of (node, value, state, operands)")

@@ -146,7 +146,8 @@ def evaluate(snn: nn.Module | Graph, loader: Iterable[Any], timesteps: int) -> A
         mean: Tensor | None = None
         for t, out in enumerate(_answers(snn, x, timesteps)):
             if out.ndim != 2:
-                raise InvalidModelError(f"the output has shape {tuple(out.shape)}, accuracy needs [B, classes]")
+                message = f"the output has shape {tuple(out.shape)}, accuracy needs [B, classes]"
+                raise InvalidModelError(message, hint="compare such outputs with spikec.diagnose")
             if mean is None:
                 within(labels, out.shape[1])
             mean = out if mean is None else mean + (out - mean) / (t + 1)

@@ -178,7 +178,10 @@ def read_passes(text: str) -> list[Pass]:
     if not isinstance(text, str):
         raise CompileError(f"the text of passes is {shown(text)}", hint='give one such as "normalize, relu-to-if"')
     reader = _Reader(text)
-    return reader.items(reader.one_pass, r"\Z")
+    try:
+        return reader.items(reader.one_pass, r"\Z")
+    except (RecursionError, ValueError) as error:  # thousands of brackets, or of digits
+        raise CompileError(f"the passes cannot be read: {error}", hint="write them as they print") from None
 
 
 class _Reader:
