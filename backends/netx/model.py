@@ -14,7 +14,8 @@ from torch import Tensor
 from spikec.backends.netx.file import read, write
 from spikec.backends.netx.sim import IntegerLayer, run_layers
 from spikec.extend.backend import DataT
-from spikec.ir.errors import Hint, InvalidModelError, Option, warn
+from spikec.interpreter.inputs import whole_number
+from spikec.ir.errors import Hint, InvalidModelError, Option, shown, warn
 from spikec.ir.files import replacing
 from spikec.ir.op import tensor_cache
 from spikec.ir.ops import IF
@@ -156,12 +157,16 @@ class NetxModel:
         return Trace(spikes, hidden, total, sum(response.overflows for response in responses))
 
     def _checked(self, x: Any) -> Array:
-        array = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x, dtype=np.float64)
+        try:  # complex numbers are of another kind, and so are texts and objects
+            given = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
+            array = given.astype(np.float64, casting="same_kind")
+        except (TypeError, ValueError, RuntimeError):
+            raise InvalidModelError(f"the input is {shown(x)}", hint="give a tensor or array of real numbers") from None
         if array.shape[1:] != self.encoder.shape or not len(array):
             wanted = ", ".join(map(str, ("B", *self.encoder.shape)))
             raise InvalidModelError(f"the input is [{wanted}], got {list(array.shape)}", hint="give a batch first")
         if not np.isfinite(array).all():
-            raise InvalidModelError("an input holds NaN or infinity")
+            raise InvalidModelError("an input holds NaN or infinity", hint="mend the data, or leave such samples out")
         limit = self.encoder.threshold * (1 + _MARGIN)
         outside = (array > limit) | (array < (-limit if self.encoder.signed else -_MARGIN * limit))
         if outside.any():
@@ -173,10 +178,7 @@ class NetxModel:
         return array
 
     def _steps(self, timesteps: int | None) -> int:
-        steps = self.timesteps if timesteps is None else timesteps
-        if steps < 1:
-            raise InvalidModelError(f"timesteps is {timesteps!r}", hint="give the number of steps, at least 1")
-        return steps
+        return whole_number("timesteps", self.timesteps if timesteps is None else timesteps, 1)
 
     def _warn_of_overflows(self, overflows: int, steps: int) -> None:
         if overflows:
@@ -195,21 +197,23 @@ class NetxModel:
         Raises:
             InvalidModelError: the folder does not exist.
         """
-        if not Path(path).parent.is_dir():
-            raise InvalidModelError(f"the folder {Path(path).parent} does not exist", hint="make it first")
         facts = {name: getattr(self, name) for name in _FACTS}
         facts |= {f"encoder_{name}": value for name, value in attrs.asdict(self.encoder).items()}
         with replacing(path) as part:
             write(part, self.input_shape, self.layers, facts)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> NetxModel:
+    def load(cls, path: str | os.PathLike[str], max_bytes: int | None = None) -> NetxModel:
         """Read what :meth:`save` wrote.
+
+        Args:
+            path: of the file.
+            max_bytes: what its arrays may take in memory; None for half a gigabyte more than the file takes.
 
         Raises:
             InvalidModelError: it is no such file, or holds what stock netx would not run as it stands.
         """
-        input_shape, layers, facts = read(Path(path))
+        input_shape, layers, facts = read(Path(path), max_bytes)
         encoder = Encoder(**{name: facts[f"encoder_{name}"] for name in attrs.fields_dict(Encoder)})
         stated = {name: facts[name] for name in _FACTS}
         return cls(encoder=encoder, layers=tuple(layers), input_shape=input_shape, **stated)

@@ -4,20 +4,22 @@ import contextlib
 import difflib
 import functools
 import importlib
+import inspect
 import pkgutil
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import attrs
 
 from spikec.extend.backend import Backend
 from spikec.extend.frontend import Frontend
 from spikec.extend.passbase import Pass
-from spikec.ir.errors import CompileError, MissingDependencyError, PluginError, warn
+from spikec.interpreter.inputs import check_types
+from spikec.ir.errors import CompileError, MissingDependencyError, PluginError, shown, warn
 
 BuiltT = TypeVar("BuiltT")
 
@@ -98,9 +100,15 @@ def missing_package(package: str, needed_by: str) -> MissingDependencyError:
 def unknown(what: str, name: str, known: Iterable[str]) -> CompileError:
     """Return the error for a name that nothing has, with the known names and the one that may be meant."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(str(name), known, n=1)
     meant = f": did you mean {close[0]!r}?" if close else ""
-    return CompileError(f"there is no {what} {name!r}{meant}", hint=f"one of: {', '.join(known)}")
+    hint = f"one of: {', '.join(known)}" if known else "leave it out"
+    return CompileError(f"there is no {what} {shown(name)}{meant}", hint=hint)
+
+
+def options_of(function: Callable[..., Any]) -> list[str]:
+    """Return the names of a function's parameters behind the first, which are the options on how a model is read."""
+    return list(inspect.signature(function).parameters)[1:]
 
 
 def built(what: str, kind: type[BuiltT], options: Mapping[str, Any]) -> BuiltT:
@@ -113,6 +121,10 @@ def built(what: str, kind: type[BuiltT], options: Mapping[str, Any]) -> BuiltT:
     for name in options:
         if name not in known:
             raise unknown(f"option of {what}", name, known or ["none"])
+    with contextlib.suppress(NameError):  # types that only a type checker sees
+        types = get_type_hints(kind)
+        checked = {f.name for f in attrs.fields(kind) if f.name in types and f.converter is None}  # type: ignore[arg-type]
+        check_types({name: value for name, value in options.items() if name in checked}, types)
     try:
         return kind(**options)
     except (TypeError, ValueError) as error:
@@ -278,7 +290,7 @@ def no_such(what: str, name: str, known: Iterable[str]) -> CompileError:
 
 
 def _only(what: str, name: str, parts: list[Part]) -> Any:
-    found = [part for part in parts if part.name == name]
+    found = [part for part in parts if isinstance(name, str) and part.name == name]
     if not found:
         raise no_such(what, name, {part.name for part in parts})
     if len(found) > 1:

@@ -5,11 +5,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from spikec.interpreter.inputs import as_input, whole_number
-from spikec.ir.errors import InvalidModelError
+from spikec.ir.errors import InvalidModelError, shown
 from spikec.ir.graph import Graph
 from spikec.ir.op import StatefulOp, tensor_cache
 
@@ -46,11 +47,16 @@ def run(
         raise InvalidModelError(f"a {type(graph).__name__} is not a Graph", hint="spikec.load makes one of a model")
     xs = [as_input(each) for each in (x if isinstance(x, (list, tuple)) else (x,))]
     if len(xs) != len(graph.inputs):
-        raise InvalidModelError(f"graph {graph.name} has {len(graph.inputs)} input(s), got {len(xs)}")
+        message = f"graph {graph.name} has {len(graph.inputs)} input(s), got {len(xs)}"
+        raise InvalidModelError(message, hint=f"give a tensor for each of {', '.join(graph.inputs)}")
     if len({(len(each), each.dtype) for each in xs}) > 1:
         found = ", ".join(f"{list(each.shape)} {each.dtype}" for each in xs)
-        raise InvalidModelError(f"the inputs differ in batch size or dtype: {found}")
+        raise InvalidModelError(f"the inputs differ in batch size or dtype: {found}", hint="give all the same")
     timesteps = None if timesteps is None else whole_number("timesteps", timesteps, 1)
+    if tap is not None and not callable(tap):
+        raise InvalidModelError(f"tap is {shown(tap)}", hint="give a function of (node, value, state, operands)")
+    if nodes is not None and (isinstance(nodes, (Tensor, np.ndarray)) or not isinstance(nodes, Collection)):
+        raise InvalidModelError(f"nodes is {shown(nodes)}", hint="give the names of nodes, such as a list or a set")
     with torch.no_grad():
         if graph.is_spiking:
             wanted = tap if tap is None or nodes is None else _only(nodes, tap)

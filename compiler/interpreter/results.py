@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from spikec.interpreter.inputs import as_input, class_numbers, whole_number, within
 from spikec.interpreter.interp import outputs_over_time, run
-from spikec.ir.errors import CalibrationError, InvalidModelError
+from spikec.ir.errors import CalibrationError, InvalidModelError, shown
 from spikec.ir.graph import Graph
 from spikec.ir.op import tensor, tensor_cache
 from spikec.ir.ops import Output
@@ -135,16 +135,21 @@ def evaluate(snn: nn.Module | Graph, loader: Iterable[Any], timesteps: int) -> A
     """
     timesteps = whole_number("timesteps", timesteps, 1)
     right, total = np.zeros(timesteps), 0
+    if not isinstance(loader, Iterable) or isinstance(loader, (Tensor, np.ndarray)):
+        raise CalibrationError(f"loader is {shown(loader)}", hint="give batches (x, labels), such as a DataLoader")
     for batch in loader:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise CalibrationError("a batch is not a pair (x, labels)", hint="give a loader of (x, labels)")
+            raise CalibrationError("a batch of loader is not a pair (x, labels)", hint="give [(x, labels), ...]")
         x, labels = as_input(batch[0]), class_numbers(batch[1])
         if len(labels) != len(x):
-            raise CalibrationError(f"{len(labels)} labels for a batch of {len(x)} samples")
+            raise CalibrationError(
+                f"{len(labels)} labels for a batch of {len(x)} samples", hint="give one class number a sample"
+            )
         mean: Tensor | None = None
         for t, out in enumerate(_answers(snn, x, timesteps)):
             if out.ndim != 2:
-                raise InvalidModelError(f"the output has shape {tuple(out.shape)}, accuracy needs [B, classes]")
+                message = f"the output has shape {tuple(out.shape)}, accuracy needs [B, classes]"
+                raise InvalidModelError(message, hint="compare such outputs with spikec.diagnose")
             if mean is None:
                 within(labels, out.shape[1])
             mean = out if mean is None else mean + (out - mean) / (t + 1)
@@ -158,7 +163,8 @@ def evaluate(snn: nn.Module | Graph, loader: Iterable[Any], timesteps: int) -> A
 def _answers(snn: nn.Module | Graph, x: Tensor, timesteps: int) -> Iterable[Tensor]:
     if isinstance(snn, Graph):
         if len(snn.outputs) != 1:
-            raise InvalidModelError(f"graph {snn.name} has {len(snn.outputs)} outputs, accuracy needs one")
+            message = f"graph {snn.name} has {len(snn.outputs)} outputs, accuracy needs one"
+            raise InvalidModelError(message, hint="make a graph of the output with classes only")
         if not snn.is_spiking:
             out = run(snn, x)
             yield from (out for _ in range(timesteps))

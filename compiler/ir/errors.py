@@ -14,6 +14,12 @@ import attrs
 from spikec.ir.origin import Origin
 
 
+def shown(value: Any) -> str:
+    """A value as messages show it: what ``repr`` says, on one line of at most 80 letters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 @attrs.frozen
 class Option:
     """An option of ``spikec.compile`` or of a target, as a Hint names it; ``str`` spells it as Python does.

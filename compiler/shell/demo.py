@@ -5,7 +5,6 @@ The benchmarks run on the same real digits and the same network.
 
 import hashlib
 import os
-import pickle
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -26,8 +25,10 @@ from spikec.driver import Compiler, save
 from spikec.extend.loader import missing_package
 from spikec.extend.passbase import Note
 from spikec.interpreter.results import evaluate, hits
+from spikec.ir.errors import CompileError, InvalidModelError
 from spikec.ir.files import replacing
 from spikec.ir.types import Array
+from spikec.ir.untrusted import read_weights
 from spikec.pipeline.observers import make_folder
 from spikec.shell.inputs import simulate
 
@@ -170,8 +171,8 @@ def trained(
     if path.exists():
         net = tutorial_cnn().eval()
         try:
-            net.load_state_dict(torch.load(path, weights_only=True))
-        except (OSError, EOFError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
+            net.load_state_dict(read_weights(path))
+        except (InvalidModelError, RuntimeError) as error:
             said = f"the cached weights in {path} cannot be read ({type(error).__name__}): training again"
             console.print(said, soft_wrap=True)
         else:
@@ -183,8 +184,8 @@ def trained(
         with replacing(path) as part:
             torch.save(net.state_dict(), part)
         said = f"weights kept in {path}"
-    except OSError as error:
-        said = f"the weights cannot be kept in {folder} ({error.strerror}): the next run trains again"
+    except (OSError, CompileError, RuntimeError) as error:  # torch raises the last one where the disk is full
+        said = f"the weights cannot be kept in {folder} ({error}): the next run trains again"
     console.print(said, soft_wrap=True)
     return net
 
