@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 
 from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem
@@ -29,12 +30,55 @@ _START = (
 )
 
 
+@attrs.frozen
+class Numbers:
+    """One kind of numbers, to hold those in a file to.
+
+    Attributes:
+        called: what a message calls them.
+        least, most: the smallest and the largest that are allowed.
+        above: whether ``least`` itself is too small.
+        whole: whether fractions are wrong.
+    """
+
+    called: str
+    least: float = -np.inf
+    most: float = np.inf
+    above: bool = False
+    whole: bool = False
+
+    def wrong(self, name: str, value: Any) -> tuple[str, str] | None:
+        """Return (what is wrong, what to do) where a value, by its name, is no such number or array of them."""
+        values = np.asarray(value)
+        if values.dtype.kind not in "biuf":
+            return f"its {name} is {shown(value)}, and must be {self.called}", ""
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            count = int((~np.isfinite(values)).sum())
+            return f"{count} of {values.size} numbers in its {name} are NaN or infinite", "train or convert it again"
+        if not values.size:
+            return None
+        low, high = values.min(), values.max()
+        inside = low > self.least if self.above else low >= self.least
+        if inside and high <= self.most and not (self.whole and values.dtype.kind == "f" and (values % 1).any()):
+            return None
+        found = f"{low:.6g}" if low == high else f"{low:.6g}..{high:.6g}"
+        return f"its {name} is {found}, and must be {self.called}", ""
+
+
+def shown(value: Any) -> str:
+    """Return a value as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
 def allowed_bytes(path: Path, max_bytes: int | None = None) -> int:
     """Return how much memory the arrays of a file may take, once it is known to be an ordinary file.
 
     Raises:
-        InvalidModelError: it is a folder, a pipe or a device.
+        InvalidModelError: there is none, or it is a folder, a pipe or a device.
     """
+    if not path.exists():
+        raise InvalidModelError(f"there is no file {path}")
     if not path.is_file():
         raise InvalidModelError(f"{path} is no ordinary file")
     return SPARE + _bytes_on_disk(path) if max_bytes is None else max_bytes
@@ -55,7 +99,7 @@ def _bytes_on_disk(path: Path) -> int:
     return min(stat.st_size, stat.st_blocks * 512) if hasattr(stat, "st_blocks") else stat.st_size
 
 
-def read_hdf5(path: Path, groups: Sequence[str], what: str, max_bytes: int | None = None) -> dict[str, Any]:
+def read_hdf5(path: Path, groups: Sequence[str], refusal: str, max_bytes: int | None = None) -> dict[str, Any]:
     """Read the named groups at the top of an HDF5 file, as far as it has them.
 
     Another process does it (:mod:`untrusted_hdf5`), as the library crashes on some damaged files; that costs 0.2 s.
@@ -63,7 +107,7 @@ def read_hdf5(path: Path, groups: Sequence[str], what: str, max_bytes: int | Non
     Args:
         path: of the file.
         groups: their names.
-        what: the file should be, for messages.
+        refusal: what a message says of a file that cannot be read: "is not an X file".
         max_bytes: that its arrays may take in memory; None for half a gigabyte more than the file takes.
 
     Returns:
@@ -76,13 +120,13 @@ def read_hdf5(path: Path, groups: Sequence[str], what: str, max_bytes: int | Non
     tree: dict[str, Any] = {}
     child = _start({"path": str(path.resolve()), "groups": groups, "allowed": allowed, "share": _bytes_on_disk(path)})
     try:
-        while line := child.stdout.readline():
+        while (line := child.stdout.readline()).endswith(b"\n"):  # a line without an end is from one that crashed
             said = json.loads(line)
             if "refused" in said and "needed" in said:
                 raise too_large(path, said["needed"], "/".join(said["place"]))
             if "refused" in said:
                 place = "/".join(said["place"])
-                raise InvalidModelError(f"{path} cannot be read as {what}: {said['refused']}", location=place)
+                raise InvalidModelError(f"{path} {refusal}: {said['refused']}", location=place)
             if not said:
                 return tree
             _put(tree, said, child.stdout)
@@ -94,7 +138,7 @@ def read_hdf5(path: Path, groups: Sequence[str], what: str, max_bytes: int | Non
         code = child.wait()
         child.stdout.close()
     how = "comes to no end" if code == -getattr(signal, "SIGXCPU", 0) else "crashes"
-    raise InvalidModelError(f"{path} cannot be read as {what}: the HDF5 library {how}, so it is damaged")
+    raise InvalidModelError(f"{path} {refusal}: the HDF5 library {how}, so it is damaged")
 
 
 def _start(task: dict[str, Any]) -> Any:
@@ -133,24 +177,31 @@ def _put(tree: dict[str, Any], said: dict[str, Any], stream: Any) -> None:
         tree[name] = sealed(array) if array.ndim else array[()]
 
 
-def read_npz(path: Path, error: type[CompileError], max_bytes: int | None = None) -> dict[str, Array]:
+def read_npz(
+    path: Path, error: type[CompileError], refusal: str, hint: str = "", max_bytes: int | None = None
+) -> dict[str, Array]:
     """Read an ``.npz`` of numbers and texts.
 
     Args:
         path: of the file.
         error: raised where it cannot be read.
+        refusal: what its message says of the file: "is not an X file".
+        hint: what its message says to do.
         max_bytes: see :func:`read_hdf5`.
     """
     arrays: dict[str, Array] = {}
     name = ""
     try:
+        with path.open("rb") as start:
+            if start.read(6) == b"\x93NUMPY":
+                raise ValueError("it holds a single array without a name")
         with zipfile.ZipFile(path) as file:
             for name, member in members(path, file, max_bytes):
                 arrays[name.removesuffix(".npy")] = _array(file, member)
     except CompileError:
         raise
     except Exception as reason:  # whatever zipfile and numpy make of damaged bytes
-        raise error(Problem(f"{path} is no .npz of arrays: {reason}", name, hint="write it with numpy.savez")) from None
+        raise error(Problem(f"{path} {refusal}: {reason}", shown(name) if name else "", hint=hint)) from None
     return arrays
 
 

@@ -138,6 +138,7 @@ def _common(node: Any, name: str, operand: Type, reading: Reading) -> dict[str, 
         "v_reset": None if name in reading.soft else compress(np.asarray(node.v_reset)),
         "v_init": compress(v_init),
         "strict": reading.strict,
+        "out_scale": np.ones((1,) * len(operand.shape)),  # a spike is 1, whatever its threshold
     }
 
 

@@ -25,6 +25,7 @@ from spikec.ir.untrusted import SPARE, allowed_bytes, read_hdf5
 
 #: r dt may differ from 1 by this much and still be unit gain; files hold float32
 _UNIT = 1e-4
+_REFUSAL = "cannot be read as NIR"
 
 
 @attrs.frozen
@@ -89,20 +90,20 @@ class NirFrontend(Frontend):
 
 def _read(path: Path, max_bytes: int | None) -> Any:
     """The graph of a file, node by node as ``nir.read`` makes it."""
-    tree = read_hdf5(path, ["node"], "NIR", max_bytes).get("node")
+    tree = read_hdf5(path, ["node"], _REFUSAL, max_bytes).get("node")
     fields = tree if isinstance(tree, dict) else {}
     held, edges = fields.get("nodes"), fields.get("edges")
     if not isinstance(held, dict) or not isinstance(edges, np.ndarray):
-        raise InvalidModelError(f"{path} cannot be read as NIR: it has no node/nodes and node/edges")
+        raise InvalidModelError(f"{path} {_REFUSAL}: it has no node/nodes and node/edges")
     if edges.dtype != object or edges.shape != (len(edges), 2):
-        raise InvalidModelError(f"{path} cannot be read as NIR: node/edges are no pairs of names")
+        raise InvalidModelError(f"{path} {_REFUSAL}: node/edges are no pairs of names")
     nodes, problems = {}, []
     for name, node in held.items():
         try:
             nodes[name] = nir.dict2NIRNode(node)
         except Exception as error:  # whatever nir makes of wrong or missing fields
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            problems.append(Problem(f"{path} cannot be read as NIR: {reason}", name))
+            problems.append(Problem(f"{path} {_REFUSAL}: {reason}", name))
     if problems:
         raise InvalidModelError(problems)
     pairs = [(start, end) for start, end in edges.tolist()]
@@ -280,13 +281,11 @@ class _Loader:
         return self.out.add(Add(), *(self._relabelled(x, scale) for x in operands), name=f"{name}_in")
 
     def _in_units(self, operand: str, output: str) -> str:
-        """The output's operand with the scale that the metadata state."""
-        scale = self.source.metadata.get("output_scale")
+        """The output's operand with the scale that the metadata state, or 1: the numbers are what they are."""
+        scale = self.source.metadata.get("output_scale", 1.0)
         if isinstance(scale, dict):
-            scale = scale.get(output)
+            scale = scale.get(output, 1.0)
         signal = self.out.type(operand)
-        if scale is None:
-            return operand
         return self._relabelled(operand, np.reshape(scale, (1,) * len(signal.shape)) if np.size(scale) == 1 else scale)
 
     def _relabelled(self, name: str, scale: Array) -> str:
