@@ -4,9 +4,11 @@ What a file may take in memory has one limit, ``max_bytes``: that of all its arr
 is the size of the file and half a gigabyte more, so that only what unpacks to much more than itself needs the option.
 """
 
+import functools
 import json
 import math
 import os
+import pickletools
 import signal
 import subprocess
 import sys
@@ -17,6 +19,8 @@ from typing import Any
 
 import attrs
 import numpy as np
+import torch
+from torch import Tensor
 
 from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem
 from spikec.ir.types import Array, sealed
@@ -117,26 +121,16 @@ def read_hdf5(path: Path, groups: Sequence[str], refusal: str, max_bytes: int | 
         InvalidModelError: the file is damaged, too large, or refers to what lies outside of it.
     """
     allowed = allowed_bytes(path, max_bytes)
-    tree: dict[str, Any] = {}
-    child = _start({"path": str(path.resolve()), "groups": groups, "allowed": allowed, "share": _bytes_on_disk(path)})
+    task = {"path": str(path.resolve()), "groups": groups, "allowed": allowed, "share": _bytes_on_disk(path)}
+    process = _start(task)
     try:
-        while (line := child.stdout.readline()).endswith(b"\n"):  # a line without an end is from one that crashed
-            said = json.loads(line)
-            if "refused" in said and "needed" in said:
-                raise too_large(path, said["needed"], "/".join(said["place"]))
-            if "refused" in said:
-                place = "/".join(said["place"])
-                raise InvalidModelError(f"{path} {refusal}: {said['refused']}", location=place)
-            if not said:
-                return tree
-            _put(tree, said, child.stdout)
+        return _Sender(path, refusal, process.stdout).tree()
     except EOFError:
-        pass
+        process.wait()
     finally:
-        if child.poll() is None and sys.exc_info()[0]:
-            child.kill()
-        code = child.wait()
-        child.stdout.close()
+        process.kill()  # nothing, where it has ended
+        process.stdout.close()
+        code = process.wait()
     how = "comes to no end" if code == -getattr(signal, "SIGXCPU", 0) else "crashes"
     raise InvalidModelError(f"{path} {refusal}: the HDF5 library {how}, so it is damaged")
 
@@ -155,26 +149,58 @@ def _start(task: dict[str, Any]) -> Any:
     return child
 
 
-def _put(tree: dict[str, Any], said: dict[str, Any], stream: Any) -> None:
-    """Put into the tree what a line of the other process speaks of."""
-    (kind,) = {"group", "array", "texts"} & said.keys()
-    *above, name = said[kind]
-    for each in above:
-        tree = tree[each]
-    if kind == "group":
-        tree[name] = {}
-    elif kind == "texts":
-        texts = np.array(said["values"], dtype=object).reshape(said["shape"])
-        tree[name] = texts if texts.ndim else texts.item()
-    else:
+@attrs.frozen
+class _Sender:
+    """The process that reads a file, as it is listened to."""
+
+    path: Path
+    refusal: str
+    stream: Any
+
+    def tree(self) -> dict[str, Any]:
+        """Receive everything."""
+        tree: dict[str, Any] = {}
+        while said := self._line():
+            (kind,) = {"group", "array", "texts"} & said.keys()
+            *above, name = said[kind]
+            group = functools.reduce(dict.__getitem__, above, tree)
+            group[name] = {} if kind == "group" else self._array(said) if kind == "array" else _texts(said)
+        return tree
+
+    def _line(self) -> dict[str, Any]:
+        """Receive what is said next.
+
+        Raises:
+            InvalidModelError: it is that the file is refused.
+            EOFError: nothing, as the process has ended.
+        """
+        line = self.stream.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError
+        said: dict[str, Any] = json.loads(line)
+        if "refused" not in said:
+            return said
+        place = "/".join(said["place"])
+        if "needed" in said:
+            raise too_large(self.path, said["needed"], place)
+        raise InvalidModelError(f"{self.path} {self.refusal}: {said['refused']}", location=place)
+
+    def _array(self, said: dict[str, Any]) -> Any:
         array = np.empty(said["shape"], said["dtype"])
         view = memoryview(array.reshape(-1).view(np.uint8).data)
         while len(view):
-            count = stream.readinto(view)
-            if not count:
-                raise EOFError
-            view = view[count:]
-        tree[name] = sealed(array) if array.ndim else array[()]
+            end = len(view) - self._line()["bytes"]
+            while len(view) > end:
+                count = self.stream.readinto(view[: len(view) - end])
+                if not count:
+                    raise EOFError
+                view = view[count:]
+        return sealed(array) if array.ndim else array[()]
+
+
+def _texts(said: dict[str, Any]) -> Any:
+    texts = np.array(said["values"], dtype=object).reshape(said["shape"])
+    return texts if texts.ndim else texts.item()
 
 
 def read_npz(
@@ -238,3 +264,49 @@ def _array(file: zipfile.ZipFile, record: zipfile.ZipInfo) -> Array:
             raise ValueError(f"an array of shape {shape} has another size than its part of the file")
     with file.open(record) as stream:
         return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+
+
+#: what the pickle in a file of weights may name: tensors are made of nothing else
+_TENSOR_PARTS = {
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    *(f"torch {kind}Storage" for kind in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char")),
+    *(f"torch {kind}Storage" for kind in ("Byte", "Bool")),
+}
+
+
+def read_weights(path: Path, max_bytes: int | None = None) -> dict[str, Tensor]:
+    """Read the ``state_dict`` in a file of ``torch.save``; nothing but plain tensors is made of it.
+
+    Args:
+        path: of the file.
+        max_bytes: see :func:`read_hdf5`.
+
+    Raises:
+        InvalidModelError: the file is damaged, too large, or holds something else.
+    """
+    allowed = allowed_bytes(path, max_bytes)
+    try:
+        with zipfile.ZipFile(path) as file:
+            for name, member in members(path, file, max_bytes):
+                if name.endswith(".pkl"):
+                    _check_pickle(file.read(member))
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except CompileError:
+        raise
+    except Exception as error:  # whatever zipfile and torch make of damaged bytes
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InvalidModelError(f"{path} is no file of weights: {reason}") from None
+    if not isinstance(loaded, dict) or not all(isinstance(x, Tensor) for x in loaded.values()):
+        raise InvalidModelError(f"{path} is no file of weights: it holds something else than tensors by name")
+    if (needed := sum(x.numel() * x.element_size() for x in loaded.values())) > allowed:
+        raise too_large(path, needed)
+    return loaded
+
+
+def _check_pickle(data: bytes) -> None:
+    """Refuse a pickle that names more than tensors need, such as functions that allocate, before anything runs it."""
+    for opcode, argument, _ in pickletools.genops(data):
+        if "GLOBAL" in opcode.name and argument not in _TENSOR_PARTS:
+            raise ValueError(f"it names {shown(argument)}, which is no part of a tensor")

@@ -7,8 +7,9 @@ Nothing of spikec is imported here, which would take seconds.
 On stdin there is one line of JSON: ``path``, ``groups`` (those at the top of the file that are wanted), ``allowed``
 (bytes that all arrays may take) and ``share`` (bytes that the file takes on its disk). On stdout there are lines of
 JSON, each about a place in the file, which is a list of names: ``{"group": place}``; ``{"texts": place, "shape": ...,
-"values": ...}``; ``{"array": place, "shape": ..., "dtype": ...}``, with its bytes behind the line. The last line
-is ``{}``, or ``{"refused": why, "place": place}``, with ``"needed"`` where ``allowed`` is too little.
+"values": ...}``; ``{"array": place, "shape": ..., "dtype": ...}``, and for each part of it ``{"bytes": count}`` with
+the bytes behind the line. The last line is ``{}``, or ``{"refused": why, "place": place}``, with ``"needed"`` where
+``allowed`` is too little.
 """
 
 import json
@@ -27,8 +28,8 @@ try:
 except ImportError:  # Windows
     _HAS_LIMITS = False
 
-#: groups may lie that deep in each other, and names be that long
-_DEPTH, _NAME = 32, 1000
+#: groups may lie that deep in each other, names be that long, and be shown up to that length
+_DEPTH, _NAME, _SHOWN = 32, 1000, 80
 #: deflate unpacks a byte to 1032 at most, and small arrays need not be stored at all
 _RATIO, _SMALL = 1100, 4096
 #: bytes that are read at a time, where a dataset's chunks allow
@@ -46,7 +47,7 @@ class _RefusedError(Exception):
 
 
 def _refuse(place: Place, why: str, **more: int) -> NoReturn:
-    raise _RefusedError({"refused": why, "place": [name[:_NAME] for name in place], **more})
+    raise _RefusedError({"refused": why, "place": [name[:_SHOWN] for name in place], **more})
 
 
 def _limit(kind: str, amount: int) -> None:
@@ -141,7 +142,9 @@ def _write_numbers(dataset: Any, place: Place) -> None:
     dtype = np.dtype(dataset.dtype.newbyteorder("=").str)
     _say({"array": place, "shape": dataset.shape, "dtype": dtype.str})
     for part in _bands(dataset):
-        sys.stdout.buffer.write(np.ascontiguousarray(part, dtype=dtype).tobytes())
+        data = np.ascontiguousarray(part, dtype=dtype).tobytes()
+        _say({"bytes": len(data)})
+        sys.stdout.buffer.write(data)
 
 
 def _write_texts(dataset: Any, place: Place, allowed: int) -> int:

@@ -5,7 +5,6 @@ The benchmarks run on the same real digits and the same network.
 
 import hashlib
 import os
-import pickle
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -26,8 +25,10 @@ from spikec.driver import Compiler, save
 from spikec.extend.loader import missing_package
 from spikec.extend.passbase import Note
 from spikec.interpreter.results import evaluate, hits
+from spikec.ir.errors import InvalidModelError
 from spikec.ir.files import replacing
 from spikec.ir.types import Array
+from spikec.ir.untrusted import read_weights
 from spikec.pipeline.observers import make_folder
 from spikec.shell.inputs import simulate
 
@@ -170,8 +171,8 @@ def trained(
     if path.exists():
         net = tutorial_cnn().eval()
         try:
-            net.load_state_dict(torch.load(path, weights_only=True))
-        except (OSError, EOFError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
+            net.load_state_dict(read_weights(path))
+        except (InvalidModelError, RuntimeError) as error:
             said = f"the cached weights in {path} cannot be read ({type(error).__name__}): training again"
             console.print(said, soft_wrap=True)
         else:
