@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -199,7 +200,8 @@ class Calibration:
         try:
             return cls._of(arrays)
         except (KeyError, ValueError, TypeError) as error:
-            raise CalibrationError(f"{os.fspath(path)} is not a saved calibration: {error}") from None
+            reason = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise CalibrationError(f"{os.fspath(path)} is not a saved calibration: {reason}") from None
 
     @classmethod
     def _of(cls, arrays: dict[str, Array]) -> Calibration:
