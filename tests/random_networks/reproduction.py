@@ -49,7 +49,7 @@ def needed(*functions):
         space = plain.__globals__
         for name in names(plain.__code__) | {name for name in space if f"\n@{name}." in "\n" + texts[plain.__name__]}:
             value = space.get(name) if name.isidentifier() else None
-            if isinstance(value, types.FunctionType) and TESTS in Path(inspect.getfile(value)).parents:
+            if isinstance(value, types.FunctionType) and TESTS in Path(inspect.getfile(inspect.unwrap(value))).parents:
                 todo.append(value)
             elif isinstance(value, types.ModuleType):
                 imports.add(f"import {value.__name__}" + (f" as {name}" if value.__name__ != name else ""))
