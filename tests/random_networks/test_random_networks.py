@@ -21,8 +21,8 @@ COUNT = int(os.environ.get("SPIKEC_RANDOM_NETWORKS", "2000"))
 SEED = int(os.environ.get("SPIKEC_RANDOM_SEED", "0"))
 #: in a batch of data
 SAMPLES = 16
-#: networks that one test runs at most
-CHUNK = 100
+#: networks that one test runs at most, and networks that hypothesis makes at a time
+CHUNK, BATCH = 100, 10
 
 
 @attrs.frozen
@@ -57,18 +57,12 @@ ROADS = [
 
 
 def run(holds, target, count, number):
-    """Hold a property to that many networks; returns what it has seen, and how often."""
+    """Hold a property to that many networks; returns what it has seen, and how often.
+
+    Hypothesis goes over to variants of the networks that it has made after BATCH of them: then it starts anew.
+    """
     seen, files = Counter(), set()
 
-    @seed(number)
-    @settings(
-        max_examples=count,
-        deadline=None,
-        database=None,
-        phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(networks(target))
     def each(network: Network):
         model, xs = network.build(), network.data(SAMPLES)
         with warnings.catch_warnings():
@@ -81,7 +75,15 @@ def run(holds, target, count, number):
                 raise
 
     try:
-        each()
+        for start in range(0, count, BATCH):
+            several = settings(
+                max_examples=min(BATCH, count - start),
+                deadline=None,
+                database=None,
+                phases=(Phase.generate, Phase.shrink),
+                suppress_health_check=list(HealthCheck),
+            )
+            seed(f"{number} {start}")(several(given(networks(target))(each)))()
     finally:
         for path in files:
             print(f"repeated by: python {path}")
