@@ -235,6 +235,10 @@ class Writer:
         if not worth:
             return False
         first = worth[0]
+        if head := self.pick(*[""] * 12, "F.softmax", "F.log_softmax", "torch.sigmoid", "torch.tanh"):
+            axis = ", 1" if "softmax" in head else ""
+            self.run(f"{self.name()} = {head}({first}{axis})")
+            first = list(self.values)[-1]
         more = () if single else self.choices.some(self.pick(0, 0, 0, 1, 2), *worth)
         if not more:
             self.lines.append(f"return {first}")

@@ -75,10 +75,10 @@ def refusal(error):
 
 def import_equals_torch(model, xs, seed=0):
     """The graph that ``spikec.load`` gives of the model is the model."""
-    return graph_equals(answers(model, xs), model, xs)
+    return graph_equals(answers(model, xs), model, xs, EXACT)
 
 
-def graph_equals(wanted, read, xs, tolerance=EXACT):
+def graph_equals(wanted, read, xs, tolerance):
     """What is read is a graph with these answers."""
     try:
         graph = spikec.load(read, tuple(x[:2].clone() for x in xs))
@@ -97,7 +97,7 @@ def exported_program_equals_torch(model, xs, seed=0):
             program = torch.export.export(model, tuple(x.clone() for x in xs), dynamic_shapes=tuple(batch for _ in xs))
     except Exception as error:
         return f"torch.export: {type(error).__name__}"
-    return graph_equals(answers(model, xs), program, xs)
+    return graph_equals(answers(model, xs), program, xs, EXACT)
 
 
 def onnx_equals_torch(model, xs, seed=0):
@@ -196,6 +196,37 @@ def module_equals_interpreter(model, xs, seed=0):
             net.reset()
         net.step_mode = "m"
         assert apart(flat(net(*train)), wanted) == 0, "all steps at once"
+    return "equal"
+
+
+class Unrolled(torch.nn.Module):
+    """A spiking module from its reset state over some steps, as it would be exported: the sum of each output."""
+
+    def __init__(self, net, steps=3):
+        super().__init__()
+        self.net, self.steps = net, steps
+
+    def forward(self, *xs):
+        self.net.reset()
+        found = [flat(self.net(*xs)) for _ in range(self.steps)]
+        self.net.reset()
+        return tuple(sum(each) for each in zip(*found, strict=True))
+
+
+def module_survives_export(model, xs, seed=0):
+    """The spiking module is the same behind TorchScript, or behind torch.export."""
+    try:
+        run = compiled("spikingjelly", model, xs, timesteps=4)
+    except spikec.CompileError as error:
+        return refusal(error)
+    net = Unrolled(run.artifact).eval()
+    wanted, given = answers(net, xs), tuple(x.clone() for x in xs)
+    with quiet():
+        exported = (
+            torch.jit.trace(net, given, check_trace=False) if seed % 4 else torch.export.export(net, given).module()
+        )
+        found = apart(answers(exported, xs), wanted)
+    assert found <= EXACT, f"what was exported is {found:.2g} of the spread off"
     return "equal"
 
 

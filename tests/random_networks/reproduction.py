@@ -5,6 +5,7 @@ The file needs what spikec needs, and neither hypothesis nor this folder.
 
 import inspect
 import os
+import sys
 import types
 from pathlib import Path
 
@@ -36,31 +37,42 @@ def write(network, holds, samples, error):
     return path
 
 
-def needed(*functions):
-    """(imports, constants, functions) as text: all that these functions use, and they themselves."""
+def needed(*parts):
+    """(imports, constants, functions and classes) as text: all that these use, and they themselves."""
     imports, constants, texts = {"import torch", "from torch import nn", "from torch.nn import functional as F"}, {}, {}
-    todo = list(functions)
+    todo = list(parts)
     while todo:
-        function = todo.pop()
-        plain = inspect.unwrap(function)
-        if plain.__name__ in texts:
+        part = inspect.unwrap(todo.pop())
+        if part.__name__ in texts:
             continue
-        texts[plain.__name__] = inspect.getsource(plain)
-        space = plain.__globals__
-        for name in names(plain.__code__) | {name for name in space if f"\n@{name}." in "\n" + texts[plain.__name__]}:
-            value = space.get(name) if name.isidentifier() else None
-            if isinstance(value, types.FunctionType) and TESTS in Path(inspect.getfile(inspect.unwrap(value))).parents:
+        text = texts[part.__name__] = inspect.getsource(part)
+        space = vars(sys.modules[part.__module__])
+        for name in names(part) | {name for name in space if text.startswith(f"@{name}.")}:
+            value = space.get(name)
+            if is_ours(value):
                 todo.append(value)
-            elif isinstance(value, types.ModuleType):
+            elif isinstance(value, types.ModuleType) and name.isidentifier():
                 imports.add(f"import {value.__name__}" + (f" as {name}" if value.__name__ != name else ""))
             elif isinstance(value, (int, float, range)):
                 constants[name] = f"{name} = {value!r}"
-            elif value is not None and not isinstance(value, str):
+            elif isinstance(value, (type, types.FunctionType)):
                 imports.add(f"from {value.__module__} import {name}")
     return "\n".join(sorted(imports)), "\n".join(constants.values()), "\n\n\n".join(texts.values())
 
 
-def names(code):
-    """All names that a piece of code uses, and those that pieces of code within it use."""
-    inner = (names(each) for each in code.co_consts if isinstance(each, types.CodeType))
-    return set(code.co_names).union(*inner)
+def is_ours(value):
+    """Whether it is a function or class of a file of the tests."""
+    module = sys.modules.get(getattr(value, "__module__", ""))
+    return (
+        isinstance(value, (type, types.FunctionType)) and TESTS in Path(getattr(module, "__file__", "") or "").parents
+    )
+
+
+def names(part):
+    """All names that a function, a class or a piece of code uses, and those that the pieces of code within it use."""
+    if isinstance(part, type):
+        inner = [each for each in vars(part).values() if isinstance(each, types.FunctionType)]
+        return set().union(*map(names, inner)) | {base.__module__.split(".")[0] for base in part.__bases__}
+    code = part.__code__ if isinstance(part, types.FunctionType) else part
+    inner = [each for each in code.co_consts if isinstance(each, types.CodeType)]
+    return set(code.co_names).union(*map(names, inner))

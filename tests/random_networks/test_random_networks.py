@@ -50,6 +50,7 @@ ROADS = [
     Road(properties.onnx_equals_torch, None, 8, 240, 50),
     Road(properties.dynamo_onnx_equals_torch, None, 0, 10, 0),
     Road(properties.module_equals_interpreter, None, 12, 330, 70),
+    Road(properties.module_survives_export, None, 4, 60, 70),
     Road(properties.error_falls, None, 6, 200, 70),
     Road(properties.nir_file_equals_interpreter, "nir", 5, 120, 30),
     Road(properties.netx_file_equals_interpreter, "netx", 5, 140, 40),

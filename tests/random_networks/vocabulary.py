@@ -1,5 +1,7 @@
 """What a random network may do with a value: each step writes one expression, with options that its bytes choose."""
 
+from torch import nn
+
 from random_networks.network import arguments, product
 
 #: name: step. A step takes a Writer and gives the text of the new value, or None where it does not fit.
@@ -148,6 +150,14 @@ def again(net):
 
 
 @step()
+def tied(net):
+    """The weights of a layer that the network has used already."""
+    layers = [(name, getattr(net.module, name)) for name in net.taken]
+    fitting = [name for name, layer in layers if type(layer) is nn.Linear and layer.in_features == net.shape[-1]]
+    return f"F.linear({net.x}, self.{net.pick(*fitting)}.weight)" if fitting else None
+
+
+@step()
 def normed_weight(net):
     kind = net.pick("nn.utils.parametrizations.weight_norm", "nn.utils.parametrizations.spectral_norm")
     return net.layer(f"{kind}(nn.Linear({net.shape[-1]}, 3))")
@@ -215,6 +225,9 @@ def bent(net):
         lambda: f"F.hardtanh({net.x}, {low}, {high}, inplace=True)",
         lambda: net.layer(f"nn.Softshrink({abs(low)})"),
         lambda: f"F.relu({net.x}) - F.relu(-{net.x})",
+        lambda: f"F.threshold({net.x}, {low}, {low})",
+        lambda: f"torch.clamp({net.x}, min={net.parameter(*net.shape[1:])})",
+        lambda: f"torch.clip({net.x}, {low}, {high})",
         lambda: f"-{net.x}.clamp({low}, {high}).neg()",
     )()
 
@@ -380,6 +393,7 @@ def broadcast_sum(net):
         f"{net.x} - {net.x}.mean({axis}, keepdim=True)",
         f"{net.x} + {net.x}.sum({axis}, keepdim=True)",
         f"{net.x} + {net.x}.narrow({axis}, 0, 1)",
+        f"torch.cumsum({net.x}, {axis})",
     )
 
 
@@ -471,7 +485,10 @@ def reshape(net):
 def unflatten(net):
     axis = net.axis()
     first = net.pick(*divisors(net.length(axis)))
-    return f"{net.x}.unflatten({axis}, ({first}, -1))"
+    return net.pick(
+        lambda: f"{net.x}.unflatten({axis}, ({first}, -1))",
+        lambda: net.layer(f"nn.Unflatten({axis}, ({first}, {net.length(axis) // first}))"),
+    )()
 
 
 @step()
@@ -515,7 +532,12 @@ def parts(net):
     if n < 2:
         return None
     first, second = net.name(), net.name(1)
-    how = net.pick(f"chunk(2, {axis})", f"split([1, {n - 1}], {axis})", f"split({-(-n // 2)}, dim={axis})")
+    how = net.pick(
+        f"chunk(2, {axis})",
+        f"tensor_split(2, {axis})",
+        f"split([1, {n - 1}], {axis})",
+        f"split({-(-n // 2)}, dim={axis})",
+    )
     net.run(f"{first}, {second} = {net.x}.{how}")
     return second
 
