@@ -7,6 +7,7 @@ import contextlib
 import functools
 import linecache
 import operator
+import re
 import warnings
 
 import attrs
@@ -239,7 +240,9 @@ class Writer:
             axis = ", 1" if "softmax" in head else ""
             self.run(f"{self.name()} = {head}({first}{axis})")
             first = list(self.values)[-1]
-        more = () if single else self.choices.some(self.pick(0, 0, 0, 1, 2), *worth)
+        text = " ".join(self.lines)
+        unused = [name for name in worth[1:] if len(re.findall(rf"\b{name}\b", text)) == 1]
+        more = () if single else self.pick((), tuple(unused[:3]), self.choices.some(self.pick(1, 2), *worth))
         if not more:
             self.lines.append(f"return {first}")
             return True

@@ -127,8 +127,11 @@ def test_random_networks(road, count, chunk, record_property):
 def test_each_step_fits_some_networks(name):
     """A step that fits none would test nothing."""
     bytes_of = random.Random(name).randbytes
-    found = [written([("relu", b""), (name, b"\0" + bytes_of(15))], bytes_of(5), b"", 0, True) for _ in range(30)]
-    assert sum(bool(network and len(network.lines) > 2) for network in found) >= 3
+    found = [
+        written([("relu", b""), ("linear", b""), (name, b"\0" + bytes_of(15))], bytes_of(5), b"", 0, True)
+        for _ in range(30)
+    ]
+    assert sum(bool(network and len(network.lines) > 3) for network in found) >= 3
 
 
 def only_positive(model, xs, seed=0):

@@ -6,14 +6,16 @@ from random_networks.network import arguments, product
 
 #: name: step. A step takes a Writer and gives the text of the new value, or None where it does not fit.
 STEPS = {}
-#: the steps that each target can carry; a network of them may still be refused, by how they are put together
-FOR = {"nir": [], "netx": []}
+#: the steps that each target can carry, or all; a network of them may still be refused, by how they are put together
+FOR = {None: [], "nir": [], "netx": []}
 
 
 def step(*targets, often=1):
+    """Register a step, for networks of all kinds and for those of the targets."""
+
     def register(function):
         STEPS[function.__name__] = function
-        for target in targets:
+        for target in (None, *targets):
             FOR[target] += [function.__name__] * often
         return function
 
