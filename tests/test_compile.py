@@ -169,6 +169,16 @@ def test_the_model_is_left_as_it_was(target):
     assert not model.training
 
 
+@pytest.mark.parametrize("target", ["spikingjelly", "nir"])
+@pytest.mark.parametrize("last", [nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1)], ids=str)
+def test_a_network_that_is_a_pool(target, last):
+    """There are no neurons, and yet the pool's sum is scaled to the average."""
+    run = spikec.Compiler(target, calibration=IMAGES, verify="each").run(last)
+    scaled = spikec.run(run.graph, IMAGES) * run.output_scale.item()
+    found = run.artifact(IMAGES) if target == "spikingjelly" else scaled
+    assert torch.allclose(found, last(IMAGES))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_two_runs_are_alike(target):

@@ -57,10 +57,12 @@ class RunningMean:
 
 
 def in_ann_units(graph: Graph, averages: Sequence[Tensor]) -> list[Tensor]:
-    """Return a graph's raw outputs, averaged over time, times their scales and behind their heads."""
-    if graph.is_spiking:
-        averages = [y * tensor(graph.type(name).scale, y) for name, y in zip(graph.outputs, averages, strict=True)]
-    return [graph.get(name, Output).finish(y) for name, y in zip(graph.outputs, averages, strict=True)]
+    """Return a graph's raw outputs, averaged over time, times their scales and behind their heads.
+
+    A graph without neurons may have scales too: a sum over a window of its input stands for the average.
+    """
+    scaled = [y * tensor(graph.type(name).scale, y) for name, y in zip(graph.outputs, averages, strict=True)]
+    return [graph.get(name, Output).finish(y) for name, y in zip(graph.outputs, scaled, strict=True)]
 
 
 def as_tuple(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -166,7 +168,7 @@ def _answers(snn: nn.Module | Graph, x: Tensor, timesteps: int) -> Iterable[Tens
             message = f"graph {snn.name} has {len(snn.outputs)} outputs, accuracy needs one"
             raise InvalidModelError(message, hint="make a graph of the output with classes only")
         if not snn.is_spiking:
-            out = run(snn, x)
+            (out,) = in_ann_units(snn, [run(snn, x)])
             yield from (out for _ in range(timesteps))
             return
         with torch.no_grad(), tensor_cache():

@@ -102,6 +102,15 @@ def test_spike_for_spike_the_interpreter_on_the_final_graph(name, reset, low, tm
         assert getattr(again, field) == getattr(net, field)
 
 
+def test_a_convolution_alone_with_hard_reset():
+    """There is no neuron that says which reset it is."""
+    x = torch.rand(5, 2, 4, 4)
+    conv = nn.Conv2d(2, 3, 3)
+    net = spikec.compile(conv, "netx", calibration=x, timesteps=T, reset="hard")
+    assert [layer.kind for layer in net.layers] == ["conv"]
+    assert float((net.run(x) - conv(x).detach()).abs().max()) < 0.1
+
+
 def test_auto_is_soft_for_small_layers_and_hard_beyond():
     assert compiled("small_cnn", "auto")[0].artifact.reset == "soft"
     found, _, _ = compiled("cnn", "auto")
