@@ -14,13 +14,13 @@ from spikec.extend.call import Refused
 from spikec.extend.call import Signal as BaseSignal
 from spikec.extend.composites import expanded
 from spikec.extend.converters import Converters
-from spikec.frontends.onnx.model import run_node
+from spikec.frontends.onnx.evaluate import Budget, run_node
 from spikec.frontends.torch.call import Call as TorchCall
 from spikec.frontends.torch.call import converter as torch_converter
 from spikec.frontends.torch.call import leaves
 from spikec.frontends.torch.convert import convert
 from spikec.frontends.torch.tensor import SignalTensor
-from spikec.ir.errors import InvalidModelError, UnsupportedOpError
+from spikec.ir.errors import CompileError, InvalidModelError, UnsupportedOpError
 from spikec.ir.op import Op
 from spikec.ir.types import Array
 
@@ -96,6 +96,7 @@ class Call(BaseCall):
         opsets: the version of each domain's operators.
         batches: the batch sizes that the graph is read for: one where the model fixes it, else several.
         wanted: for each output whether anything uses it.
+        budget: what may still be computed.
     """
 
     node: Any
@@ -103,6 +104,7 @@ class Call(BaseCall):
     opsets: Mapping[str, int]
     batches: tuple[int, ...]
     wanted: tuple[bool, ...]
+    budget: Budget
 
     @property
     def inputs(self) -> tuple[Value, ...]:
@@ -200,7 +202,9 @@ class Call(BaseCall):
             if isinstance(value, (BaseSignal, Constant))
         }
         try:
-            return run_node(self.node, self.opsets, feeds)
+            return run_node(self.node, self.opsets, feeds, self.budget)
+        except CompileError as error:
+            raise self.located(error) from None
         except Exception as error:  # numpy's, protobuf's and the evaluator's own
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             self.refuse(

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from spikec.extend.call import Signal
 from spikec.extend.frontend import Frontend
-from spikec.frontends.onnx.model import evaluator, input_specs, is_proto, library, open_model, resolve_shapes
+from spikec.frontends.onnx.evaluate import evaluator
+from spikec.frontends.onnx.model import input_specs, is_proto, library, open_model, resolve_shapes
 from spikec.frontends.onnx.reader import Reader
 from spikec.interpreter.imported import Reference
 from spikec.ir.errors import warn
@@ -51,7 +52,7 @@ class Onnx(Frontend):
             spec.name: Signal(graph.add(Input(shape, spec.dtype), name=spec.name))
             for spec, shape in zip(specs, shapes, strict=True)
         }
-        Reader(proto, graph, inputs, _BATCHES if fixed is None else (fixed,)).run()
+        Reader(proto, graph, inputs, _BATCHES if fixed is None else (fixed,), 1 << 29).run()
         return graph
 
     def reference(self, model: Any) -> Reference | None:

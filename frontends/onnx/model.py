@@ -1,17 +1,15 @@
-"""Opens ONNX models and runs them: their inputs and constants, single nodes, and whole models as a reference.
+"""Opens ONNX models: their inputs, constants and attributes.
 
 onnx itself is imported when it is needed.
 """
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import attrs
 import numpy as np
-import torch
 from torch import Tensor
 
 from spikec.extend.loader import missing_package
@@ -200,42 +198,3 @@ def _attribute(value: Any) -> Any:
     if isinstance(value, library().TensorProto):
         return as_array(value)
     return [_attribute(each) for each in value] if isinstance(value, (list, tuple)) else value
-
-
-#: operators whose result is another one at every run
-RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
-
-
-def run_node(node: Any, opsets: Mapping[str, int], feeds: Mapping[str, Array]) -> list[Array]:
-    """The results of one node, by the reference implementation that onnx carries; half becomes float32."""
-    from onnx.reference import ReferenceEvaluator
-
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        found = ReferenceEvaluator(node, opsets=dict(opsets)).run(None, dict(feeds))
-    return [single(each) for each in found]
-
-
-def evaluator(model: Any, proto: Any) -> Callable[[dict[str, Array]], list[Any]]:
-    """What gives outputs for feeds: onnxruntime where it is installed and can, else onnx's own evaluator."""
-    try:
-        import onnxruntime
-        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, NotImplemented
-    except ModuleNotFoundError:
-        return _own(proto)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = torch.get_num_threads()
-    try:
-        source = str(model) if isinstance(model, Path) else model.SerializeToString()
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except (Fail, InvalidArgument, InvalidGraph, NotImplemented, ValueError):  # newer opsets, no kernel, above 2 GB
-        return _own(proto)
-    return lambda feeds: list(session.run(None, feeds))
-
-
-def _own(proto: Any) -> Callable[[dict[str, Array]], list[Any]]:
-    from onnx.reference import ReferenceEvaluator
-
-    evaluator = ReferenceEvaluator(proto)
-    return lambda feeds: list(evaluator.run(None, feeds))

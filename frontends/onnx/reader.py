@@ -11,7 +11,8 @@ from spikec.extend.call import Refused
 from spikec.extend.call import Signal as BaseSignal
 from spikec.extend.frontend import failure, without_unused
 from spikec.frontends.onnx.call import Call, Constant, Value, converter
-from spikec.frontends.onnx.model import DOMAINS, RANDOM, as_array, attributes, opsets
+from spikec.frontends.onnx.evaluate import RANDOM, Budget
+from spikec.frontends.onnx.model import DOMAINS, as_array, attributes, opsets
 from spikec.ir.errors import (
     CompileError,
     InvalidModelError,
@@ -29,12 +30,15 @@ class Reader:
     differs between the two depends on it.
     """
 
-    def __init__(self, proto: Any, graph: Graph, inputs: Mapping[str, BaseSignal], batches: tuple[int, ...]) -> None:
-        """``inputs``: the graph's inputs by the names of the model's."""
+    def __init__(
+        self, proto: Any, graph: Graph, inputs: Mapping[str, BaseSignal], batches: tuple[int, ...], allowed: int
+    ) -> None:
+        """``inputs``: the graph's inputs by the names of the model's; ``allowed``: bytes for what is computed."""
         self.proto = proto
         self.graph = graph
         self.batches = batches
         self.opsets = opsets(proto)
+        self._budget = Budget(allowed)
         self.errors: list[CompileError] = []
         self._values: dict[str, Value] = dict(inputs)
         self._constants = {each.name: each for each in proto.graph.initializer}
@@ -100,6 +104,7 @@ class Reader:
             self.opsets,
             self.batches,
             tuple(bool(name) and name in self._used for name in node.output),
+            self._budget,
         )
         values = call.values.values()
         if node.op_type == "If" and isinstance(call.inputs[0], Constant):

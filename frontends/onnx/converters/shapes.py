@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from spikec.extend.composites import affine, along, expanded, permuted, reshaped, selected
 from spikec.frontends.onnx.call import INDEPENDENT, Call, Constant, Signal, converter
-from spikec.frontends.onnx.model import library, run_node
+from spikec.frontends.onnx.evaluate import FIRST_RESIZE, run_node
+from spikec.frontends.onnx.model import library
 from spikec.ir.ops import Pad, Upsample
 from spikec.ir.types import Array, on_axis
 
@@ -142,13 +143,9 @@ def _pad(call: Call, x: Any, pads: Any, value: Any = 0.0, axes: Any = None, mode
     return affine(call, x, 1, float(value), part="above")
 
 
-#: what Upsample and the first Resize do, which later became options
-_FIRST = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-
-
 @converter("Upsample")
 def _upsample(call: Call, x: Any, scales: Any, mode: str = "nearest") -> Any:
-    return _resized(call, x, dict(enumerate(np.asarray(scales, np.float64))), {}, {"mode": mode, **_FIRST})
+    return _resized(call, x, dict(enumerate(np.asarray(scales, np.float64))), {}, {"mode": mode, **FIRST_RESIZE})
 
 
 @converter("Resize")
@@ -157,7 +154,7 @@ def _resize(call: Call, x: Any, *inputs: Any, axes: Sequence[int] | None = None,
     shape = call.shape(x)
     places = [axis % (len(shape) + 1) for axis in (range(len(shape) + 1) if axes is None else axes)]
     if call.opset < 11:
-        inputs, options = (None, *inputs), options | _FIRST
+        inputs, options = (None, *inputs), options | FIRST_RESIZE
     region, factors, sizes, *_ = (*inputs, None, None)
     if region is not None and len(region):
         options["roi"] = dict(zip(places, np.asarray(region).reshape(2, -1).T.tolist(), strict=True))
@@ -222,6 +219,7 @@ def _upsampled(call: Call, x: Signal, sizes: dict[int, int]) -> Any:
 
 def _run(call: Call, axis: int, scale: float, new: int, options: Mapping[str, Any], rows: Array) -> Array:
     """Rows resized as onnx itself resizes that axis of the sample, to ``new`` cells."""
+    call.budget.check(8 * len(rows) * new)
     start, end = options.get("roi", {}).get(axis + 1, (0.0, 1.0))
     feeds = {"roi": np.array([0.0, start, 1.0, end])}
     if new == int(np.floor(scale * rows.shape[1])):
