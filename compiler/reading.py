@@ -1,5 +1,6 @@
 """From what the user has to a graph: whose frontend reads it, and the graph before any pass."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,16 @@ from spikec.ir.types import sealed
 Inputs = Tensor | Sequence[Tensor]
 
 
-def load(model: Any, example_input: Inputs | None = None) -> Graph:
-    """The model as a graph, before any pass; model and example are those that :func:`compile` takes."""
-    frontend, model = find_frontend(model)
+def load(model: Any, example_input: Inputs | None = None, **options: Any) -> Graph:
+    """The model as a graph, before any pass; model and example are those that :func:`compile` takes.
+
+    Args:
+        model: see :func:`compile`.
+        example_input: see :func:`compile`.
+        options: of the frontend. For NIR: ``dt``, seconds a step, where the model does not say it; ``max_bytes``, what
+            the arrays of a file may take in memory (if not stated, half a gigabyte more than the file takes).
+    """
+    frontend, model = find_frontend(model, **options)
     try:
         graph = frontend.load(model, frontend.batches(model, examples(example_input)))
     except CompileError as error:
@@ -76,10 +84,15 @@ class _GraphFrontend(Frontend):
         return model.copy()
 
 
-def find_frontend(model: Any) -> tuple[Frontend, Any]:
-    """The frontend that reads this kind of model, and the model (a path becomes a Path).
+def find_frontend(model: Any, **options: Any) -> tuple[Frontend, Any]:
+    """The frontend that reads this kind of model, and the model as it opens it.
+
+    Args:
+        model: a path becomes what the frontend makes of it.
+        options: of the frontend's ``opened``.
 
     Raises:
+        CompileError: the frontend has no such option.
         InvalidModelError: nobody does.
         MissingDependencyError: nobody does, and a frontend could not be loaded.
     """
@@ -96,7 +109,11 @@ def find_frontend(model: Any) -> tuple[Frontend, Any]:
             known.append(found)
     for frontend in known:
         if frontend.accepts(model):
-            return frontend, model
+            known_options = list(inspect.signature(frontend.opened).parameters)[1:]
+            for name in options:
+                if name not in known_options:
+                    raise loader.unknown(f"option for {frontend.takes}", name, known_options)
+            return frontend, frontend.opened(model, **options)
     shown = f"the file {model}" if isinstance(model, Path) else f"a {type(model).__module__}.{type(model).__name__}"
     problem = Problem(f"{shown} is not a model that spikec reads", hint="give " + ", ".join(f.takes for f in known))
     if missing:

@@ -4,19 +4,28 @@
 netx reverses. ``/spikec`` holds what netx ignores: the host's encoder, output scale and names.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
+import attrs
 import h5py
 import numpy as np
 
 from spikec.backends.netx.plan import WEIGHT
 from spikec.backends.netx.sim import IntegerLayer
 from spikec.ir.errors import InvalidModelError
-from spikec.ir.types import ints
+from spikec.ir.types import Array, fits, ints
+from spikec.ir.untrusted import Numbers, allowed_bytes, read_hdf5, shown, too_large
 
 _FORMAT = 1
+_REFUSAL = "is not a netx file"
+#: the largest number that counts or sizes anything, and the largest vThMant
+_MOST, _LARGEST = (1 << 31) - 1, (1 << 17) - 1
+#: what netx takes unchanged, and what a voltage can be raised by
+_WEIGHT = Numbers(f"whole numbers; netx takes up to {WEIGHT} unchanged", -WEIGHT, WEIGHT, whole=True)
+_BIAS = Numbers(f"whole numbers within {-_LARGEST} and {_LARGEST}", -_LARGEST, _LARGEST, whole=True)
 
 
 def write(path: Path, input_shape: tuple[int, ...], layers: Sequence[IntegerLayer], facts: Mapping[str, Any]) -> None:
@@ -82,73 +91,184 @@ def _weights(group: Any, layer: IntegerLayer) -> None:
             group.create_dataset(key, data=value.astype(np.int32), compression="gzip")
 
 
-def read(path: Path) -> tuple[tuple[int, ...], list[IntegerLayer], dict[str, Any]]:
+def read(path: Path, max_bytes: int | None = None) -> tuple[tuple[int, ...], list[IntegerLayer], dict[str, Any]]:
     """Return the input's shape, the layers and the facts that :func:`write` was given.
+
+    Args:
+        path: of the file.
+        max_bytes: what its arrays, and the signals of one sample, may take in memory; None for half a gigabyte more
+            than the file takes.
 
     Raises:
         InvalidModelError: not such a file, or netx would skip, clip or misread a part of it.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            if "layer" not in file or "spikec" not in file:
-                raise InvalidModelError(
-                    f"{path} was not written by spikec: it does not say how its input is encoded",
-                    hint="run it in lava.lib.dl.netx",
-                )
-            facts = {key: _value(dataset[()]) for key, dataset in file["spikec"].items()}
-            groups = file["layer"]
-            return _read_layers(path, [groups[str(i)] for i in range(len(groups))], facts)
-    except (OSError, KeyError) as error:
-        raise InvalidModelError(f"{path} is not a netx file: {error}") from None
+    tree = read_hdf5(path, ["layer", "spikec"], _REFUSAL, max_bytes)
+    if not isinstance(tree.get("layer"), dict) or not isinstance(tree.get("spikec"), dict):
+        raise InvalidModelError(
+            f"{path} was not written by spikec: it does not say how its input is encoded",
+            hint="run it in lava.lib.dl.netx",
+        )
+    ours = _Part(path, "spikec", tree["spikec"])
+    if (found := ours.whole("format", 0)) != _FORMAT:
+        raise InvalidModelError(f"{path} has format {found}, this spikec reads {_FORMAT}")
+    shape, layers = _read_layers(_Part(path, "layer", tree["layer"]), ours, allowed_bytes(path, max_bytes))
+    return shape, layers, _read_facts(ours, shape, layers)
 
 
-def _value(stored: Any) -> Any:
-    """Return a string, a number or an array, as it was before it was written."""
-    plain = stored.decode() if isinstance(stored, bytes) else stored
-    return plain.item() if isinstance(plain, np.generic) else plain
+@attrs.frozen
+class _Part:
+    """A group of a file, whose values are asked for by what they must be.
+
+    Attributes:
+        path: of the file.
+        place: of the group in it.
+        values: by name.
+    """
+
+    path: Path
+    place: str
+    values: dict[str, Any]
+
+    def refuse(self, why: str) -> NoReturn:
+        """Raise an InvalidModelError about this part of the file."""
+        raise InvalidModelError(f"{self.path} {_REFUSAL}: {why}", location=f"/{self.place}")
+
+    def part(self, name: str) -> "_Part":
+        """Return a group in this one."""
+        found = self.values.get(name)
+        if not isinstance(found, dict):
+            self.refuse(f"it has no group {name}")
+        return _Part(self.path, f"{self.place}/{name}", found)
+
+    def texts(self, name: str) -> list[str]:
+        """Return a text, or all of an array of them."""
+        found = np.asarray(self.values.get(name), dtype=object)
+        if not all(isinstance(text, str) for text in found.flat):
+            self.refuse(f"its {name} is {shown(self.values.get(name))}, and must be a text")
+        return [str(text) for text in found.flat]
+
+    def numbers(self, name: str, kind: Numbers) -> Array:
+        """Return numbers, of any rank."""
+        found = self.values.get(name)
+        if found is None:
+            self.refuse(f"it has no {name}")
+        if wrong := kind.wrong(name, found):
+            self.refuse(wrong[0])
+        return np.asarray(found)
+
+    def one(self, name: str, kind: Numbers) -> Any:
+        """Return one number."""
+        found = self.numbers(name, kind)
+        if found.size != 1:
+            self.refuse(f"its {name} has shape {found.shape}, and must be {kind.called}")
+        return found.item()
+
+    def whole(self, name: str, least: int, most: int = _MOST) -> int:
+        """Return one whole number."""
+        return int(self.one(name, Numbers(f"a whole number within {least} and {most}", least, most, whole=True)))
+
+    def sizes(self, name: str, least: int, count: int | None = None) -> tuple[int, ...]:
+        """Return whole numbers: so many, for which one may stand, or any number of them."""
+        found = self.numbers(name, Numbers(f"whole numbers from {least} on", least, _MOST, whole=True)).reshape(-1)
+        if count is not None and found.size not in (1, count):
+            self.refuse(f"its {name} has {found.size} numbers, and must have {count}")
+        return ints(found if count is None else np.broadcast_to(found, count))
 
 
-def _read_layers(
-    path: Path, groups: Sequence[Any], facts: dict[str, Any]
-) -> tuple[tuple[int, ...], list[IntegerLayer], dict[str, Any]]:
-    if facts["format"] != _FORMAT:
-        raise InvalidModelError(f"{path} has format {facts['format']}, this spikec reads {_FORMAT}")
-    names = iter([name.decode() for name in facts.pop("names")])
-    relays = iter(facts.pop("relays").tolist())
-    layers = []
-    for group in groups:
-        kind = np.ravel(group["type"][()])[0].decode()
-        if kind in ("dense", "dense_rec", "conv"):
-            layers.append(_layer(group, kind, next(names), next(relays)))
-            _guard(path, group.name, layers[-1])
-        elif kind not in ("input", "flatten"):
-            raise InvalidModelError(f"{path}: {group.name} is a {kind!r}, which netx has not")
-    return ints(groups[0]["shape"]), layers, facts
+def _read_layers(groups: _Part, ours: _Part, max_bytes: int) -> tuple[tuple[int, ...], list[IntegerLayer]]:
+    """Return the shape of what the first layer is fed, and the layers; each fits the one before."""
+    parts = [groups.part(str(i)) for i in range(len(groups.values))]
+    if not parts or parts[0].texts("type") != ["input"]:
+        groups.refuse("its first layer is not an input")
+    names, relays = ours.texts("names"), ours.sizes("relays", 0)
+    before = first = parts[0].sizes("shape", 1)
+    layers: list[IntegerLayer] = []
+    for part in parts[1:]:
+        if part.texts("type") == ["flatten"]:
+            before = (math.prod(before),)
+            continue
+        if len(layers) >= min(len(names), len(relays)):
+            ours.refuse("it has more layers than names and relays")
+        layers.append(_layer(part, before, names[len(layers)], relays[len(layers)]))
+        before = layers[-1].shape
+        if (needed := 4 * math.prod(before)) > max_bytes:
+            raise too_large(part.path, needed, f"/{part.place}")
+    if not layers:
+        groups.refuse("it has no layer of neurons")
+    return first, layers
 
 
-def _guard(path: Path, where: str, layer: IntegerLayer) -> None:
-    largest = max(int(np.abs(w).max(initial=0)) for w in (layer.weight, layer.weight_rec) if w is not None)
-    if largest > WEIGHT:
-        raise InvalidModelError(f"{path}: {where} has a weight of {largest}, netx takes up to {WEIGHT} unchanged")
-    if layer.kind != "conv" and largest == 0:
-        raise InvalidModelError(f"{path}: {where} has weights of zero only, netx cannot load it")
-
-
-def _layer(group: Any, kind: str, name: str, relays: int) -> IntegerLayer:
-    optional: dict[str, Any] = {key: group[key][()] for key in ("weight_rec", "bias") if key in group}
+def _layer(part: _Part, before: tuple[int, ...], name: str, relays: int) -> IntegerLayer:
+    """Return a layer that is fed a signal of shape ``before``."""
+    (kind,) = part.texts("type")[:1] or [""]
+    if kind not in ("dense", "dense_rec", "conv"):
+        part.refuse(f"it is a {kind!r}, which netx has not")
+    shape, neuron = part.sizes("shape", 1), part.part("neuron")
+    geometry: dict[str, Any] = {}
     if kind == "conv":
-        for key in ("stride", "padding", "dilation"):
-            optional[key] = ints(np.broadcast_to(group[key][()], 2))
-        optional["groups"] = int(group["groups"][()])
-    neuron = group["neuron"]
-    return IntegerLayer(
+        geometry = {key: part.sizes(key, least, 2) for key, least in (("stride", 1), ("padding", 0), ("dilation", 1))}
+        geometry["groups"] = part.whole("groups", 1)
+    arrays: dict[str, Any] = {
+        key: part.numbers(key, _BIAS if key == "bias" else _WEIGHT)
+        for key in ("weight", "weight_rec", "bias")
+        if key == "weight" or key in part.values
+    }
+    layer = IntegerLayer(
         kind=cast(Any, kind),
         name=name,
-        shape=ints(group["shape"]),
-        weight=group["weight"][()],
-        threshold=int(neuron["vThMant"][()]),
-        current_decay=int(neuron["iDecay"][()]),
-        voltage_decay=int(neuron["vDecay"][()]),
+        shape=shape,
+        threshold=neuron.whole("vThMant", 0, _LARGEST),
+        current_decay=neuron.whole("iDecay", 0, 4096),
+        voltage_decay=neuron.whole("vDecay", 0, 4096),
         relays=relays,
-        **optional,
+        **geometry,
+        **arrays,
     )
+    if kind != "conv" and not any(w.any() for w in (layer.weight, layer.weight_rec) if w is not None):
+        part.refuse("it has weights of zero only, netx cannot load it")
+    _check_shapes(part, layer, before)
+    return layer
+
+
+def _check_shapes(part: _Part, layer: IntegerLayer, before: tuple[int, ...]) -> None:
+    """Refuse a layer whose arrays do not fit each other, its shape, or the signal that it is fed."""
+    if layer.kind == "conv":
+        agree = layer.weight.ndim == 4 and len(before) == 3 and before[0] == layer.weight.shape[1] * layer.groups
+        agree = agree and len(layer.weight) % layer.groups == 0
+        windows = zip(before[1:], layer.weight.shape[2:], layer.padding, layer.stride, layer.dilation, strict=False)
+        sizes = ((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, p, s, d in windows)
+        wanted = (len(layer.weight), *sizes) if agree else ()
+    else:
+        agree = layer.weight.ndim == 2 and layer.weight.shape[1] == math.prod(before)
+        wanted = (len(layer.weight),) if agree else ()
+    if not agree or wanted != layer.shape:
+        part.refuse(f"its weight of shape {layer.weight.shape} does not make {layer.shape} of {before}")
+    square = layer.weight.shape[:1] * 2
+    if (layer.weight_rec is not None) != (layer.kind == "dense_rec") or (
+        layer.weight_rec is not None and layer.weight_rec.shape != square
+    ):
+        part.refuse(f"a dense_rec, and nothing else, has a weight_rec, of shape {square}")
+    if layer.bias is not None and layer.bias.shape != square[:1]:
+        part.refuse(f"its bias has shape {layer.bias.shape}, and must have {square[:1]}")
+    if layer.relays >= layer.shape[0]:
+        part.refuse(f"{layer.relays} of its {layer.shape[0]} neurons repeat an input, which are all")
+
+
+def _read_facts(ours: _Part, shape: tuple[int, ...], layers: Sequence[IntegerLayer]) -> dict[str, Any]:
+    """Return what netx ignores; it fits the layers, which are fed a signal of that shape."""
+    facts: dict[str, Any] = {name: " ".join(ours.texts(name)) for name in ("name", "reset")}
+    facts |= {name: ours.whole(name, 0) for name in ("constants", "pulses", "timesteps")}
+    facts |= {name: ours.sizes(name, 1) for name in ("encoder_shape", "output_shape")}
+    facts["output_scale"] = ours.numbers("output_scale", Numbers("positive numbers", 0, above=True))
+    facts["encoder_threshold"] = float(ours.one("encoder_threshold", Numbers("a positive number", 0, above=True)))
+    facts["encoder_v_init"] = float(ours.one("encoder_v_init", Numbers("a number")))
+    facts["encoder_signed"] = bool(ours.whole("encoder_signed", 0, 1))
+    channels = shape[0] - facts["constants"] - facts["pulses"]
+    fed = math.prod(facts["encoder_shape"]) * (2 if facts["encoder_signed"] else 1)
+    if channels < 1 or channels * math.prod(shape[1:]) != fed:
+        ours.refuse(f"its encoder makes {fed} inputs of {facts['encoder_shape']}, and the first layer takes {shape}")
+    if math.prod(facts["output_shape"]) != math.prod(layers[-1].shape):
+        ours.refuse(f"its output_shape is {facts['output_shape']}, and the last layer has {layers[-1].shape}")
+    if not fits(facts["output_scale"], facts["output_shape"]):
+        ours.refuse(f"its output_scale has shape {facts['output_scale'].shape}, the output {facts['output_shape']}")
+    return facts

@@ -196,13 +196,17 @@ class NetxModel:
             write(part, self.input_shape, self.layers, facts)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> NetxModel:
+    def load(cls, path: str | os.PathLike[str], max_bytes: int | None = None) -> NetxModel:
         """Read what :meth:`save` wrote.
+
+        Args:
+            path: of the file.
+            max_bytes: what its arrays may take in memory; None for half a gigabyte more than the file takes.
 
         Raises:
             InvalidModelError: it is no such file, or holds what stock netx would not run as it stands.
         """
-        input_shape, layers, facts = read(Path(path))
+        input_shape, layers, facts = read(Path(path), max_bytes)
         encoder = Encoder(**{name: facts[f"encoder_{name}"] for name in attrs.fields_dict(Encoder)})
         stated = {name: facts[name] for name in _FACTS}
         return cls(encoder=encoder, layers=tuple(layers), input_shape=input_shape, **stated)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -20,7 +21,8 @@ from spikec.ir.errors import CalibrationError, InvalidModelError
 from spikec.ir.files import replacing
 from spikec.ir.graph import Graph
 from spikec.ir.op import tensor_cache
-from spikec.ir.types import Array
+from spikec.ir.types import Array, ints
+from spikec.ir.untrusted import read_npz
 
 #: how many samples are kept for passes that look at data themselves
 RETAINED = 256
@@ -53,6 +55,16 @@ class Retained:
             return self
         inputs = tuple(torch.cat(pair) for pair in zip(self.inputs, other.inputs, strict=True))
         return Retained(inputs, np.concatenate([self.marks, other.marks]))._least()
+
+    def wrong(self, shapes: Sequence[tuple[int, ...]]) -> str:
+        """Return what keeps these from being samples of such shapes; nothing where they are."""
+        count = len(self.marks)
+        if self.marks.dtype != np.uint64 or self.marks.shape != (count,) or count > RETAINED:
+            return f"the marks of its samples are {self.marks.dtype} of shape {self.marks.shape}"
+        for x, shape in zip(self.inputs, shapes, strict=True):
+            if x.shape != (count, *shape) or not x.is_floating_point() or not bool(torch.isfinite(x).all()):
+                return f"its samples are no {count} of shape {shape}, or hold NaN or infinity"
+        return ""
 
     def _least(self) -> Retained:
         order = np.argsort(self.marks, kind="stable")[:RETAINED]
@@ -174,23 +186,41 @@ class Calibration:
             part.write_bytes(buffer.getvalue())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Calibration:
+    def load(cls, path: str | os.PathLike[str], max_bytes: int | None = None) -> Calibration:
         """Read what ``save`` wrote.
+
+        Args:
+            path: of the file.
+            max_bytes: what its arrays may take in memory; None for half a gigabyte more than the file takes.
 
         Raises:
             CalibrationError: the file is not one.
         """
+        arrays = read_npz(Path(path), CalibrationError, "is not a saved calibration", max_bytes=max_bytes)
         try:
-            with np.load(path) as arrays:
-                names = [key.removesuffix("/maximum") for key in arrays.files if key.endswith("/maximum")]
-                fields = [field.name for field in attrs.fields(Statistics)]
-                nodes = {name: Statistics(*(arrays[f"{name}/{field}"] for field in fields)) for name in names}
-                inputs = [i for i in range(len(arrays.files)) if f"shape_{i}" in arrays]
-                retained = None
-                if "marks" in arrays:
-                    samples = tuple(torch.from_numpy(arrays[f"retained_{i}"]) for i in inputs)
-                    retained = Retained(samples, arrays["marks"])
-                shapes = tuple(tuple(map(int, arrays[f"shape_{i}"])) for i in inputs)
-                return cls(nodes, int(arrays["samples"]), str(arrays["model"]), shapes, retained)
-        except (OSError, KeyError, ValueError) as error:
+            return cls._of(arrays)
+        except (KeyError, ValueError, TypeError) as error:
             raise CalibrationError(f"{os.fspath(path)} is not a saved calibration: {error}") from None
+
+    @classmethod
+    def _of(cls, arrays: dict[str, Array]) -> Calibration:
+        """Make one of the arrays of a file, which are checked for what they mean.
+
+        Raises:
+            KeyError, ValueError, TypeError: they are wrong.
+        """
+        names = [key.removesuffix("/maximum") for key in arrays if key.endswith("/maximum")]
+        fields = [field.name for field in attrs.fields(Statistics)]
+        nodes = {name: Statistics(*(arrays[f"{name}/{field}"] for field in fields)) for name in names}
+        for name, statistics in nodes.items():
+            if why := statistics.wrong():
+                raise ValueError(f"{name}: {why}")
+        inputs = [i for i in range(len(arrays)) if f"shape_{i}" in arrays]
+        shapes = tuple(ints(np.atleast_1d(arrays[f"shape_{i}"])) for i in inputs)
+        retained = None
+        if "marks" in arrays:
+            samples = tuple(torch.from_numpy(arrays[f"retained_{i}"]) for i in inputs)
+            retained = Retained(samples, arrays["marks"])
+            if why := retained.wrong(shapes):
+                raise ValueError(why)
+        return cls(nodes, int(arrays["samples"]), str(arrays["model"]), shapes, retained)

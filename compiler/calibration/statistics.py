@@ -56,6 +56,21 @@ class Statistics:
     keys: Array
     counts: Array
 
+    def wrong(self) -> str:
+        """Return what keeps these, read from a file, from being statistics; nothing where they are."""
+        channels = self.maximum.size
+        if self.maximum.ndim != 1 or not channels or not (np.isfinite(self.maximum) & (self.maximum >= 0)).all():
+            return "its maxima are no numbers from 0 on, one a channel"
+        numbers = (self.keys, self.counts)
+        if any(x.dtype.kind not in "iu" or x.shape != (len(self.keys),) for x in numbers):
+            return "its keys and counts are no whole numbers, as many of each"
+        keys, counts = (x.astype(np.int64) for x in numbers)
+        if (np.diff(keys) <= 0).any() or (keys < 0).any() or (keys >= channels * SLOTS).any():
+            return f"its keys do not rise within the slots of {channels} channels"
+        if (counts < 0).any() or (np.bincount(keys // SLOTS, counts, channels) > self.count).any():
+            return f"its counts are negative, or more than {self.count} in a channel"
+        return ""
+
     def merge(self, other: Statistics) -> Statistics:
         """Return the statistics of both sets of values together."""
         if len(self.maximum) != len(other.maximum):

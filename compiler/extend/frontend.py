@@ -33,6 +33,16 @@ class Frontend:
         """True for a model of this kind."""
         raise NotImplementedError
 
+    def opened(self, model: Any) -> Any:
+        """The model that all methods below take: a frontend that reads files makes of a path what the file holds.
+
+        Options on how a model is read are keyword arguments of a frontend's own method.
+
+        Args:
+            model: one that ``accepts``, maybe opened already.
+        """
+        return model
+
     def input_names(self, model: Any) -> list[str]:
         """Names of the model's inputs, in order: the keys that calibration dicts have."""
         raise NotImplementedError

@@ -99,7 +99,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> CompileError:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     meant = f": did you mean {close[0]!r}?" if close else ""
-    return CompileError(f"there is no {what} {name!r}{meant}", hint=f"one of: {', '.join(known)}")
+    hint = f"one of: {', '.join(known)}" if known else "leave it out"
+    return CompileError(f"there is no {what} {name!r}{meant}", hint=hint)
 
 
 def built(what: str, kind: type[BuiltT], options: Mapping[str, Any]) -> BuiltT:

@@ -6,14 +6,12 @@ import importlib.util
 import inspect
 import sys
 import traceback
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import click
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +21,7 @@ from spikec.interpreter.inputs import as_input
 from spikec.interpreter.results import outputs
 from spikec.ir.errors import CalibrationError, InvalidModelError
 from spikec.ir.types import Array
+from spikec.ir.untrusted import read_npz
 from spikec.reading import find_frontend, load
 
 #: how many samples an example input has; they are random, so that checks have something to compare
@@ -158,10 +157,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[Tensor]:
     Raises:
         CalibrationError: it is no .npz, an array is missing or is no input, or their lengths differ.
     """
-    try:
-        arrays = _arrays(path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise CalibrationError(f"{path} is no .npz of arrays: {error}", hint="write it with numpy.savez") from None
+    arrays = _arrays(path)
     if len(names) == 1 and names[0] not in arrays:
         names = ["x"]
     missing = [name for name in names if name not in arrays]
@@ -183,11 +179,7 @@ def read_labels(path: Path) -> Array | None:
 
 
 def _arrays(path: Path) -> dict[str, Array]:
-    with path.open("rb") as file:
-        loaded = np.load(file)
-        if isinstance(loaded, np.ndarray):
-            raise ValueError("it holds a single array without a name")
-        return {key: loaded[key] for key in loaded.files}
+    return read_npz(path, CalibrationError, "is no .npz of arrays", "write it with numpy.savez")
 
 
 def batches(arrays: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:

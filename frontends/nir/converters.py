@@ -8,7 +8,7 @@ import nir
 import numpy as np
 
 from spikec.extend.converters import Converters
-from spikec.ir.errors import TypeMismatchError, UnsupportedOpError
+from spikec.ir.errors import Hint, Option, TypeMismatchError, UnsupportedOpError
 from spikec.ir.op import Op
 from spikec.ir.ops import IF, LIF, AvgPool, Conv, CubaLIF, Flatten, Input, Linear, Output, SumPool
 from spikec.ir.ops.weighted import Pairs, diagonal
@@ -53,7 +53,18 @@ def _output(node: Any, name: str, operand: Type, reading: Reading) -> Op:
 @converter(nir.Affine, nir.Linear)
 def _linear(node: Any, name: str, operand: Type, reading: Reading) -> Op:
     scale = channel_scale(operand, -1, "linear")
-    return Linear(node.weight, getattr(node, "bias", None), in_scale=scale)
+    return Linear(*_affine(node, 2), in_scale=scale)
+
+
+def _affine(node: Any, rank: int) -> tuple[Array, Array | None]:
+    """Return weight and bias, whose shapes are what they must be for weights of that rank."""
+    bias = getattr(node, "bias", None)
+    if np.ndim(node.weight) != rank or (bias is not None and np.shape(bias) != node.weight.shape[:1]):
+        found = f"weight of shape {np.shape(node.weight)}" + (
+            "" if bias is None else f", bias of shape {np.shape(bias)}"
+        )
+        raise TypeMismatchError(f"{found}: a weight has {rank} axes, and a bias one number for each of the first")
+    return node.weight, bias
 
 
 @converter(nir.Scale)
@@ -66,11 +77,12 @@ def _scale(node: Any, name: str, operand: Type, reading: Reading) -> Op:
 
 @converter(nir.Conv1d, nir.Conv2d)
 def _conv(node: Any, name: str, operand: Type, reading: Reading) -> Op:
-    kernel = node.weight.shape[2:]
+    weight, bias = _affine(node, 3 if isinstance(node, nir.Conv1d) else 4)
+    kernel = weight.shape[2:]
     stride, dilation = _sizes(node.stride, len(kernel)), _sizes(node.dilation, len(kernel))
     return Conv(
-        node.weight,
-        node.bias,
+        weight,
+        bias,
         stride=stride,
         padding=_padding(node.padding, kernel, dilation, stride),
         dilation=dilation,
@@ -126,6 +138,7 @@ def _common(node: Any, name: str, operand: Type, reading: Reading) -> dict[str, 
         "v_reset": None if name in reading.soft else compress(np.asarray(node.v_reset)),
         "v_init": compress(v_init),
         "strict": reading.strict,
+        "out_scale": np.ones((1,) * len(operand.shape)),  # a spike is 1, whatever its threshold
     }
 
 
@@ -142,7 +155,7 @@ def _steps(seconds: Any, reading: Reading) -> Array:
     if reading.dt is None:
         raise UnsupportedOpError(
             "its time constants are seconds, and nothing says how long a step is",
-            hint='state it: graph.metadata["dt"] = 1e-4 (the usual value)',
+            hint=Hint("state it: ", Option("dt", 1e-4), ' (the usual value), or graph.metadata["dt"] = 1e-4'),
         )
     return np.asarray(seconds, dtype=np.float64) / reading.dt
 

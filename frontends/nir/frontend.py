@@ -1,68 +1,113 @@
 """Reads NIR: an ``nir.NIRGraph``, or a file of one, as a spiking graph."""
 
 import graphlib
+import heapq
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
-import h5py
 import nir
 import numpy as np
 from torch import Tensor
 
 from spikec.extend.frontend import Frontend
+from spikec.frontends.nir import meaning
 from spikec.frontends.nir.converters import Reading, converter, floats
-from spikec.ir.errors import CompileError, InvalidModelError, Problem, UnsupportedOpError, warn
+from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError, warn
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Neuron, Weighted
 from spikec.ir.ops.weighted import diagonal
 from spikec.ir.origin import Source
 from spikec.ir.types import Array, Type, channel_scale
+from spikec.ir.untrusted import SPARE, allowed_bytes, read_hdf5
 
 #: r dt may differ from 1 by this much and still be unit gain; files hold float32
 _UNIT = 1e-4
+_REFUSAL = "cannot be read as NIR"
+
+
+@attrs.frozen
+class _Opened:
+    """A NIR graph, and what its user says of it.
+
+    Attributes:
+        graph: of nir, unchecked.
+        name: of the model.
+        dt: seconds a step; None where the graph says it, or nobody.
+        max_bytes: that the signals of one sample may take.
+    """
+
+    graph: Any
+    name: str
+    dt: float | None
+    max_bytes: int
 
 
 class NirFrontend(Frontend):
     """Graphs of Affine, Linear, Scale, Conv1d, Conv2d, SumPool2d, AvgPool2d, Flatten, IF, LIF and CubaLIF.
 
-    Several edges into a node are summed. IF has unit gain: r = 1, or r = 1/dt throughout. The reset is soft
-    where the file has no ``v_reset`` or the metadata of node or graph say ``reset="subtract"`` over zeros, else
-    hard. The length of a step is the metadata's ``dt``, or what the gains imply: r = 1/dt of an IF, r = tau/dt of
-    a LIF, w_in = tau_syn/dt of a CubaLIF, if they agree.
+    Several edges into a node are summed. IF has unit gain: r = 1, or r = 1/dt throughout. The reset is soft where the
+    metadata of node or graph say ``reset="subtract"`` over a ``v_reset`` of zeros, else hard; nir reads zeros where a
+    file has no ``v_reset``. The length of a step is the metadata's ``dt``, or the user's, or what the gains imply,
+    with a warning: r = 1/dt of an IF, r = tau/dt of a LIF, w_in = tau_syn/dt of a CubaLIF, if they agree.
     """
 
     takes: ClassVar[str] = "an nir.NIRGraph or a path ending in .nir or .h5"
 
     def accepts(self, model: Any) -> bool:
         """A NIRGraph, or a Path with NIR's suffixes."""
-        return isinstance(model, nir.NIRGraph) or (isinstance(model, Path) and model.suffix in (".nir", ".h5"))
+        return isinstance(model, (nir.NIRGraph, _Opened)) or (
+            isinstance(model, Path) and model.suffix in (".nir", ".h5")
+        )
+
+    def opened(self, model: Any, dt: float | None = None, max_bytes: int | None = None) -> _Opened:
+        """The graph that a file holds, or the one that is given, with what the user says of it.
+
+        Args:
+            model: one that ``accepts``.
+            dt: seconds a step, where the graph does not say it.
+            max_bytes: that the arrays of a file may take in memory, and the signals of one sample; None for half a
+                gigabyte more than the file takes.
+        """
+        if isinstance(model, _Opened):
+            return model
+        seconds = None if dt is None else meaning.seconds(dt)
+        if isinstance(model, Path):
+            return _Opened(_read(model, max_bytes), model.stem, seconds, allowed_bytes(model, max_bytes))
+        return _Opened(model, "nir", seconds, SPARE if max_bytes is None else max_bytes)
 
     def input_names(self, model: Any) -> list[str]:
         """Of the Input nodes: as their metadata say the model called them, else of the nodes."""
-        source = _read(model)[0] if isinstance(model, Path) else model
+        source = self.opened(model).graph
         return [_called(name, source.nodes[name]) for name in source.inputs]
 
     def load(self, model: Any, examples: Sequence[Tensor] | None) -> Graph:
         """The graph, spiking; shapes come from the Input nodes."""
-        if isinstance(model, Path):
-            source, silent = _read(model)
-            return _Loader(source, model.stem, silent).graph()
-        return _Loader(model, "nir", frozenset()).graph()
+        return _Loader(self.opened(model)).graph()
 
 
-def _read(path: Path) -> tuple[Any, frozenset[str]]:
-    """The graph of a file, and the names of its neurons without a stored v_reset."""
-    try:
-        graph = nir.read(path, type_check=False)
-        with h5py.File(path, "r") as file:
-            nodes = file["node/nodes"]
-            silent = frozenset(name for name in nodes if "v_threshold" in nodes[name] and "v_reset" not in nodes[name])
-    except (OSError, KeyError, ValueError, TypeError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InvalidModelError(f"{path} cannot be read as NIR: {reason}") from error
-    return graph, silent
+def _read(path: Path, max_bytes: int | None) -> Any:
+    """The graph of a file, node by node as ``nir.read`` makes it."""
+    tree = read_hdf5(path, ["node"], _REFUSAL, max_bytes).get("node")
+    fields = tree if isinstance(tree, dict) else {}
+    held, edges = fields.get("nodes"), fields.get("edges")
+    if not isinstance(held, dict) or not isinstance(edges, np.ndarray):
+        raise InvalidModelError(f"{path} {_REFUSAL}: it has no node/nodes and node/edges")
+    if edges.dtype != object or edges.shape != (len(edges), 2):
+        raise InvalidModelError(f"{path} {_REFUSAL}: node/edges are no pairs of names")
+    nodes, problems = {}, []
+    for name, node in held.items():
+        try:
+            nodes[name] = nir.dict2NIRNode(node)
+        except Exception as error:  # whatever nir makes of wrong or missing fields
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            problems.append(Problem(f"{path} {_REFUSAL}: {reason}", name))
+    if problems:
+        raise InvalidModelError(problems)
+    pairs = [(start, end) for start, end in edges.tolist()]
+    return nir.NIRGraph(nodes, pairs, metadata=fields.get("metadata", {}), type_check=False)
 
 
 def _called(name: str, node: Any) -> str:
@@ -72,19 +117,26 @@ def _called(name: str, node: Any) -> str:
 class _Loader:
     """One graph on its way in."""
 
-    def __init__(self, source: Any, name: str, silent: frozenset[str]) -> None:
-        self.source = source
-        self.silent = silent
-        self.dt = self._dt()
-        self.out = Graph(name)
+    def __init__(self, opened: _Opened) -> None:
+        self.source = source = opened.graph
+        self.max_bytes = opened.max_bytes
+        self._check_numbers()
+        self.dt = self._dt(opened.dt)
+        self.out = Graph(opened.name)
         self.names: dict[str, str] = {}
-        self.producers: dict[str, list[str]] = {node: [] for node in source.nodes}
+        self.producers: dict[str, dict[str, None]] = {node: {} for node in source.nodes}
         for start, end in source.edges:
             if start not in source.nodes or end not in source.nodes:
                 raise InvalidModelError(f"edge {start!r} -> {end!r} has an end that is not in the graph")
             if start in self.producers[end]:
                 raise InvalidModelError(f"edge {start!r} -> {end!r} stands twice in the graph")
-            self.producers[end].append(start)
+            self.producers[end][start] = None
+
+    def _check_numbers(self) -> None:
+        problems = [Problem(message, "", "nir.NIRGraph", hint) for message, hint in meaning.metadata(self.source)]
+        problems += [problem for name, node in self.source.nodes.items() for problem in meaning.check(name, node)]
+        if problems:
+            raise InvalidModelError(problems)
 
     def graph(self) -> Graph:
         """Convert everything, or raise with everything that cannot be."""
@@ -94,15 +146,18 @@ class _Loader:
         strict = self.source.metadata.get("fire", ">") != ">="
         common = self.source.metadata.get("v_init", 0.0)
         v_init = {name: node.metadata.get("v_init", common) for name, node in self.source.nodes.items()}
-        arrays = [array for node in self.source.nodes.values() for array in floats(node)]
-        dtype = "float64" if any(array.dtype == np.float64 for array in arrays) else "float32"
-        reading = Reading(dtype, self._soft(), v_init, strict, self.dt)
+        reading = Reading(self._dtype(), self._soft(), v_init, strict, self.dt)
         for name in self._order():
             self._convert(name, reading)
         if not self.out.outputs:
             raise InvalidModelError("the NIR graph has no Output")
         self.out.imported.structure = 0 if len(self.out.outputs) == 1 else tuple(range(len(self.out.outputs)))
         return self.out
+
+    def _dtype(self) -> str:
+        """Return float64 where nothing in the graph is less exact than that."""
+        arrays = [array for node in self.source.nodes.values() for array in floats(node)]
+        return "float64" if arrays and all(array.dtype == np.float64 for array in arrays) else "float32"
 
     def _unknown(self, name: str, node: Any) -> Problem | None:
         kind = f"nir.{type(node).__name__}"
@@ -121,17 +176,25 @@ class _Loader:
         physical = self.dt is not None and np.allclose(node.r, 1 / self.dt, rtol=_UNIT, atol=0)
         return bool((node.r == 1).all()) or bool(physical)
 
-    def _dt(self) -> float | None:
-        """Seconds a step, as stated or as all gains that are not 1 imply."""
-        if "dt" in self.source.metadata:
-            return float(self.source.metadata["dt"])
-        implied = [1 / node.r for node in self._neurons(nir.IF) if (node.r != 1).any()]
-        implied += [node.tau / node.r for node in self._neurons(nir.LIF) if (node.r != 1).any()]
+    def _dt(self, given: float | None) -> float | None:
+        """Seconds a step, as stated, as the user says, or as all gains that are not 1 imply, with a warning."""
+        stated = self.source.metadata.get("dt")
+        if stated is not None and given is not None and stated != given:
+            raise InvalidModelError(f"dt is {given:g}, and the graph says {float(stated):g}", hint="leave dt out")
+        if stated is not None:
+            return float(stated)
+        if given is not None:
+            return given
+        implied = [1 / node.r for node in self._neurons(nir.IF) if (node.r != 1).any() and (node.r > 0).all()]
+        implied += [node.tau / node.r for node in self._neurons(nir.LIF) if (node.r != 1).any() and (node.r > 0).all()]
         implied += [node.tau_syn / node.w_in for node in self._neurons(nir.CubaLIF) if (node.w_in != 1).any()]
         found = np.concatenate([np.ravel(each) for each in implied]) if implied else np.zeros(0)
         if not found.size or not np.allclose(found, found[0], rtol=_UNIT, atol=0):
             return None
-        return float(found[0])
+        dt = float(found[0])
+        message = f"the NIR graph does not say how long a step is: dt = {dt:.6g} is what its gains imply; if so, say "
+        warn(Hint(message, Option("dt", dt)))
+        return dt
 
     def _neurons(self, *kinds: Any) -> list[Any]:
         return [node for node in self.source.nodes.values() if isinstance(node, kinds)]
@@ -141,13 +204,13 @@ class _Loader:
         neurons = {name: node for name, node in self.source.nodes.items() if hasattr(node, "v_reset")}
         common = self.source.metadata.get("reset")
         modes = {name: node.metadata.get("reset", common) for name, node in neurons.items()}
-        zero = {name for name, node in neurons.items() if not np.any(node.v_reset)}
-        stated = {name for name in zero if modes[name] == "subtract"}
-        if zero <= self.silent | stated:
-            return frozenset(zero)
+        zero = [name for name, node in neurons.items() if not np.any(node.v_reset)]
         if any(modes[name] is None for name in zero):
-            warn("the NIR graph stores v_reset = 0 and no reset mode: it is read as a reset to zero")
-        return frozenset(stated | zero & self.silent)
+            warn(
+                "the NIR graph stores v_reset = 0, or none, and no reset mode: it is read as a reset to zero; "
+                'metadata reset="subtract" would make it one by subtraction'
+            )
+        return frozenset(name for name in zero if modes[name] == "subtract")
 
     def _order(self) -> list[str]:
         """Topological, ties in the order of the file."""
@@ -163,8 +226,9 @@ class _Loader:
         order: list[str] = []
         ready: list[tuple[int, str]] = []
         while sorter.is_active():
-            ready = sorted([*ready, *((position[name], name) for name in sorter.get_ready())], reverse=True)
-            order.append(ready.pop()[1])
+            for name in sorter.get_ready():
+                heapq.heappush(ready, (position[name], name))
+            order.append(heapq.heappop(ready)[1])
             sorter.done(order[-1])
         return order
 
@@ -183,13 +247,24 @@ class _Loader:
             if isinstance(node, nir.Output):
                 operands = [self._in_units(operands[0], name)]
             self.names[name] = self.out.add(op, *operands, name=_called(name, node))
-            self.out.type(self.names[name])
+            self._check_size(self.out.type(self.names[name]))
         except CompileError as error:
             if error.location:
                 raise
             raise type(error)(Problem(error.problems[0].message, name, kind, error.hint)) from None
+        except Exception as error:  # fields that contradict each other in a way that nothing above knows
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise InvalidModelError(Problem(f"its fields make no sense ({reason})", name, kind)) from error
         if isinstance(node, nir.Output):
             self._check_shape(name, node)
+
+    def _check_size(self, signal: Type) -> None:
+        needed = math.prod(signal.shape) * np.dtype(signal.dtype).itemsize
+        if needed > self.max_bytes:
+            raise InvalidModelError(
+                f"its result has shape {signal.shape}, {needed:,} bytes a sample",
+                hint=Hint("if it is meant so: ", Option("max_bytes", needed)),
+            )
 
     def _check_shape(self, name: str, node: Any) -> None:
         declared = node.output_type["output"]
@@ -206,13 +281,11 @@ class _Loader:
         return self.out.add(Add(), *(self._relabelled(x, scale) for x in operands), name=f"{name}_in")
 
     def _in_units(self, operand: str, output: str) -> str:
-        """The output's operand with the scale that the metadata state."""
-        scale = self.source.metadata.get("output_scale")
+        """The output's operand with the scale that the metadata state, or 1: the numbers are what they are."""
+        scale = self.source.metadata.get("output_scale", 1.0)
         if isinstance(scale, dict):
-            scale = scale.get(output)
+            scale = scale.get(output, 1.0)
         signal = self.out.type(operand)
-        if scale is None:
-            return operand
         return self._relabelled(operand, np.reshape(scale, (1,) * len(signal.shape)) if np.size(scale) == 1 else scale)
 
     def _relabelled(self, name: str, scale: Array) -> str:

@@ -395,7 +395,7 @@ def test_inputs_that_do_not_fit_are_refused():
 def test_files_that_are_none_are_refused(tmp_path):
     path = tmp_path / "x.net"
     net = compiled("mlp", "soft")[0].artifact
-    with pytest.raises(InvalidModelError, match="not a netx file"):
+    with pytest.raises(InvalidModelError, match="there is no file"):
         NetxModel.load(path)
     path.write_text("no")
     with pytest.raises(InvalidModelError, match="not a netx file"):

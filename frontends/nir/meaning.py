@@ -1,0 +1,66 @@
+"""What the numbers and texts in NIR nodes and their metadata may be, whoever has written them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import nir
+import numpy as np
+
+from spikec.ir.errors import InvalidModelError, Problem
+from spikec.ir.untrusted import Numbers, shown
+
+_ANY = Numbers("numbers")
+_POSITIVE = Numbers("positive numbers", 0, above=True)
+_COUNT = Numbers("whole numbers from 1 on", 1, whole=True)
+_SIZE = Numbers("whole numbers from 0 on", 0, whole=True)
+_AXIS = Numbers("whole numbers", whole=True)
+
+#: by the names of fields, which mean the same in all nodes
+_FIELDS = {
+    **dict.fromkeys(("weight", "bias", "scale", "r", "w_in", "v_leak", "v_reset"), _ANY),
+    **dict.fromkeys(("v_threshold", "tau", "tau_syn", "tau_mem"), _POSITIVE),
+    **dict.fromkeys(("stride", "dilation", "kernel_size", "groups", "shape"), _COUNT),
+    **dict.fromkeys(("start_dim", "end_dim"), _AXIS),
+    "padding": _SIZE,
+}
+_METADATA = {"dt": _POSITIVE, "v_init": _ANY, "output_scale": _POSITIVE}
+_WORDS = {"reset": ("subtract", "value"), "fire": (">", ">=")}
+
+
+def check(name: str, node: Any) -> list[Problem]:
+    """List what is wrong with the fields of a node and its metadata."""
+    fields = dict(vars(node))
+    if isinstance(node, nir.Input):
+        fields["shape"] = node.input_type["input"]
+    if isinstance(fields.get("padding"), (str, bytes)):
+        del fields["padding"]
+    wrong = [kind.wrong(field, fields[field]) for field, kind in _FIELDS.items() if fields.get(field) is not None]
+    wrong += metadata(node)
+    return [Problem(message, name, f"nir.{type(node).__name__}", hint) for message, hint in filter(None, wrong)]
+
+
+def metadata(node: Any) -> list[tuple[str, str]]:
+    """List what is wrong with the metadata that this package knows, as (what is wrong, what to do)."""
+    stated = node.metadata
+    if not isinstance(stated, Mapping):
+        return [("its metadata are no table of names and values", "leave them out")]
+    wrong = []
+    for key, kind in _METADATA.items():
+        values = stated.get(key)
+        for value in values.values() if isinstance(values, Mapping) else () if values is None else (values,):
+            wrong.append(kind.wrong(f"metadata {key}", value))
+    for key, words in _WORDS.items():
+        if key in stated and not (isinstance(stated[key], str) and stated[key] in words):
+            wrong.append((f"its metadata {key} is {shown(stated[key])}", f"known: {', '.join(words)}"))
+    return [each for each in wrong if each]
+
+
+def seconds(value: Any) -> float:
+    """Return the length of a step as the user gives it.
+
+    Raises:
+        InvalidModelError: it is no positive number.
+    """
+    if np.ndim(value) or _POSITIVE.wrong("dt", value):
+        raise InvalidModelError(f"dt is {shown(value)}", hint="give the seconds of one step, such as dt=1e-4")
+    return float(value)
