@@ -1,5 +1,6 @@
 """What a converter of an ONNX node is given, and the table that converters are registered in."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NoReturn
@@ -149,7 +150,10 @@ class Call(BaseCall):
         arrays = (each for each in op.parameters().values() if isinstance(each, np.ndarray))
         if not all(np.isfinite(each).all() for each in arrays):
             raise InvalidModelError(self.problem("its weights hold NaN or infinity", "train or load them again"))
-        return Signal(super().add(op, *operands, part=part).name, self.run)
+        added = super().add(op, *operands, part=part)
+        kind = self.graph.type(added.name)
+        self.budget.check(math.prod(kind.shape, start=np.dtype(kind.dtype).itemsize))
+        return Signal(added.name, self.run)
 
     def run(self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What torch's converter of a function or method, by its key, makes of signals: ops of this node."""
@@ -193,6 +197,7 @@ class Call(BaseCall):
         constants = [value for value in self.values.values() if isinstance(value, Constant)]
         count = 1 if not signals and all(value.is_fixed for value in constants) else len(self.batches)
         runs = [self._run(i, stand_in) for i in range(count)]
+        self.budget.spent += sum(each.nbytes for run in runs for each in run if each.base is None)
         return [Constant(column * (len(self.batches) // count)) for column in zip(*runs, strict=True)]
 
     def _run(self, i: int, stand_in: Callable[..., Array]) -> list[Array]:

@@ -91,7 +91,9 @@ class Budget:
             )
 
 
-def run_node(node: Any, opsets: Mapping[str, int], feeds: Mapping[str, Array], budget: Budget | None = None) -> list[Array]:
+def run_node(
+    node: Any, opsets: Mapping[str, int], feeds: Mapping[str, Array], budget: Budget | None = None
+) -> list[Array]:
     """The results of one node, by the reference implementation that onnx carries; half becomes float32.
 
     Raises:
@@ -102,6 +104,8 @@ def run_node(node: Any, opsets: Mapping[str, int], feeds: Mapping[str, Array], b
     graph.input.extend(_declared(name, value) for name, value in feeds.items())
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
+        if budget is not None:
+            budget.runs -= 2  # the node itself is free
         found = _evaluator(budget)(graph, opsets=_known(opsets)).run(None, dict(feeds))
     return [single(each) for each in found]
 

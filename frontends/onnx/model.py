@@ -13,8 +13,10 @@ import numpy as np
 from torch import Tensor
 
 from spikec.extend.loader import missing_package
+from spikec.frontends.onnx.checked import check_structure, load_external
 from spikec.ir.errors import Hint, InvalidModelError, Option, Problem, UnsupportedOpError
 from spikec.ir.types import Array
+from spikec.ir.untrusted import SPARE, allowed_bytes, too_large
 
 OLDEST = 7
 #: names of ONNX's own domain
@@ -40,21 +42,36 @@ def is_proto(model: Any) -> bool:
     return any(cls.__name__ == "ModelProto" and cls.__module__.startswith("onnx") for cls in type(model).__mro__)
 
 
-def open_model(model: Any, *, weights: bool = True) -> Any:
-    """A ModelProto, with its external data where ``weights`` are wanted, and functions of its own written out.
+@attrs.frozen(eq=False)
+class OnnxModel:
+    """An opened model.
+
+    Attributes:
+        proto: the ``onnx.ModelProto``, with its external data, and with functions of its own written out.
+        path: of its file, or None.
+        allowed: bytes that what is computed from it may take.
+    """
+
+    proto: Any
+    path: Path | None
+    allowed: int
+
+
+def open_model(model: Any, max_bytes: int | None = None) -> OnnxModel:
+    """Open a model that is a ModelProto, or the path of a file.
+
+    Args:
+        model: it.
+        max_bytes: that its external data, and what is computed from it, may take; if it is None, half a gigabyte more
+            than the files take.
 
     Raises:
-        InvalidModelError: the file is no ONNX model, or its opset is too old.
+        InvalidModelError: the file is no ONNX model, what the model says of itself cannot be, it refers to what lies
+            elsewhere, or its opset is too old.
     """
     onnx = library()
-    if isinstance(model, Path):
-        try:
-            proto = onnx.load(str(model), load_external_data=weights)
-        except Exception as error:  # protobuf, checker and file errors have no common base
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InvalidModelError(f"{model} cannot be read as ONNX: {reason}") from error
-    else:
-        proto = model
+    path = model if isinstance(model, Path) else None
+    proto = _parsed(path) if path else model
     if not proto.graph.output or not proto.opset_import:
         raise InvalidModelError("the ONNX model has no output, or states no opset", hint="check it: onnx.checker")
     version = opsets(proto).get("")
@@ -63,11 +80,24 @@ def open_model(model: Any, *, weights: bool = True) -> Any:
             f"the ONNX model is of opset {version}; {OLDEST} and up are read",
             hint="onnx.version_converter.convert_version(model, 17)",
         )
+    size = allowed_bytes(path) if path else SPARE + proto.ByteSize()
+    check_structure(proto, size if max_bytes is None else max_bytes)
+    size += load_external(proto, path, onnx, max_bytes)
     if proto.functions:
         from onnx.inliner import inline_local_functions
 
         proto = inline_local_functions(proto)
-    return proto
+    return OnnxModel(proto, path, size if max_bytes is None else max_bytes)
+
+
+def _parsed(path: Path) -> Any:
+    if path.stat().st_size > allowed_bytes(path):
+        raise too_large(path, path.stat().st_size)
+    try:
+        return library().load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf, checker and file errors have no common base
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidModelError(f"{path} cannot be read as ONNX: {reason}") from error
 
 
 def opsets(proto: Any) -> dict[str, int]:
@@ -168,16 +198,14 @@ def as_array(value: Any) -> Array:
     """A TensorProto as numpy, half and bfloat16 as float32.
 
     Raises:
-        InvalidModelError: its data is in a file that was not loaded.
+        InvalidModelError: its data do not fit its shape and type.
     """
     onnx = library()
     try:
         return single(onnx.numpy_helper.to_array(value))
-    except (ValueError, OSError, onnx.checker.ValidationError) as error:
-        raise InvalidModelError(
-            f"constant {value.name} cannot be read: {str(error).splitlines()[0]}",
-            hint="give the path of the .onnx file, beside which its external data lie",
-        ) from error
+    except Exception as error:  # whatever numpy makes of data that do not fit their shape and type
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidModelError(f"constant {value.name} cannot be read: {reason}", location=value.name) from error
 
 
 def single(value: Any) -> Array:
@@ -186,10 +214,24 @@ def single(value: Any) -> Array:
     return array.astype(np.float32) if str(array.dtype) in ("float16", "bfloat16") else array
 
 
-def attributes(node: Any) -> dict[str, Any]:
-    """A node's attributes by name: text as ``str``, tensors as arrays, graphs as they are."""
+def attributes(node: Any, opset: int) -> dict[str, Any]:
+    """A node's attributes by name: text as ``str``, tensors as arrays, graphs as they are.
+
+    Raises:
+        InvalidModelError: one is of another type than its operator has.
+    """
     onnx = library()
-    return {each.name: _attribute(onnx.helper.get_attribute_value(each)) for each in node.attribute}
+    kinds, found = onnx.AttributeProto.AttributeType, {}
+    known = {}
+    if node.domain in DOMAINS and onnx.defs.has(node.op_type, opset):
+        known = onnx.defs.get_schema(node.op_type, opset).attributes
+    for each in node.attribute:
+        wanted = int(known[each.name].type) if each.name in known else each.type
+        if each.ref_attr_name or each.type != wanted or not each.type or each.type not in kinds.values():
+            name = kinds.Name(wanted) if wanted in kinds.values() else "one that there is"
+            raise InvalidModelError(f"its attribute {each.name} is of another type than {name}")
+        found[each.name] = _attribute(onnx.helper.get_attribute_value(each))
+    return found
 
 
 def _attribute(value: Any) -> Any:

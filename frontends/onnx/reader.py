@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from spikec.extend.call import Refused
 from spikec.extend.call import Signal as BaseSignal
 from spikec.extend.frontend import failure, without_unused
 from spikec.frontends.onnx.call import Call, Constant, Value, converter
+from spikec.frontends.onnx.checked import subgraphs
 from spikec.frontends.onnx.evaluate import RANDOM, Budget
 from spikec.frontends.onnx.model import DOMAINS, as_array, attributes, opsets
 from spikec.ir.errors import (
@@ -31,14 +32,14 @@ class Reader:
     """
 
     def __init__(
-        self, proto: Any, graph: Graph, inputs: Mapping[str, BaseSignal], batches: tuple[int, ...], allowed: int
+        self, proto: Any, graph: Graph, inputs: Mapping[str, BaseSignal], batches: tuple[int, ...], budget: Budget
     ) -> None:
-        """``inputs``: the graph's inputs by the names of the model's; ``allowed``: bytes for what is computed."""
+        """``inputs``: the graph's inputs by the names of the model's; ``budget``: for what is computed."""
         self.proto = proto
         self.graph = graph
         self.batches = batches
         self.opsets = opsets(proto)
-        self._budget = Budget(allowed)
+        self._budget = budget
         self.errors: list[CompileError] = []
         self._values: dict[str, Value] = dict(inputs)
         self._constants = {each.name: each for each in proto.graph.initializer}
@@ -108,7 +109,7 @@ class Reader:
         )
         values = call.values.values()
         if node.op_type == "If" and isinstance(call.inputs[0], Constant):
-            return self._branch(call, call.inputs[0], attributes(node))
+            return self._branch(call, call.inputs[0], attributes(node, call.opset))
         if all(isinstance(value, Constant) for value in values):
             self.graph.drop((source,), "a constant")
             if node.op_type in RANDOM:
@@ -119,7 +120,7 @@ class Reader:
             call.refuse(*_unsupported(node, source.kind))
         if any(isinstance(value, Refused) for value in values):
             return ()
-        found = self._called(convert, call, attributes(node))
+        found = self._called(convert, call, attributes(node, call.opset))
         results = found if isinstance(found, (tuple, list)) else (found,)
         for each in results:
             if isinstance(each, Tensor):
@@ -160,7 +161,9 @@ class Reader:
             condition.refuse()
         branch = branches["then_branch" if condition.values[0].all() else "else_branch"]
         self.graph.drop((call.source,), "its condition is a constant")
-        self._constants.update({each.name: each for each in branch.initializer})
+        for each in branch.initializer:  # another branch may have had a constant of that name
+            self._constants[each.name] = each
+            self._values.pop(each.name, None)
         names = [each.name for each in branch.output]
         self._nodes(branch.node, names)
         return [self.value(name) for name in names]
@@ -178,7 +181,7 @@ class Reader:
 
 def _uses(node: Any) -> set[str]:
     """Names that a node takes, those that its subgraphs take from outside too."""
-    return set(filter(None, node.input)).union(*(_free(graph) for graph in _subgraphs(node)))
+    return set(filter(None, node.input)).union(*(_free(graph) for graph in subgraphs(node)))
 
 
 def _free(graph: Any) -> set[str]:
@@ -188,9 +191,16 @@ def _free(graph: Any) -> set[str]:
     return taken - given
 
 
-def _subgraphs(node: Any) -> Iterator[Any]:
-    for each in node.attribute:
-        yield from [each.g] if each.HasField("g") else each.graphs
+def without_dead_nodes(proto: Any) -> Any:
+    """The model, without the nodes whose results nobody uses; itself where there are none."""
+    live = _live(proto.graph.node, [each.name for each in proto.graph.output])
+    if len(live) == len(proto.graph.node):
+        return proto
+    pruned = type(proto)()
+    pruned.CopyFrom(proto)
+    del pruned.graph.node[:]
+    pruned.graph.node.extend(reversed(live))
+    return pruned
 
 
 def _live(nodes: Iterable[Any], results: Iterable[str]) -> list[Any]:
