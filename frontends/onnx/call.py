@@ -147,13 +147,24 @@ class Call(BaseCall):
         """
         for operand in operands:
             self.shape(operand)
-        arrays = (each for each in op.parameters().values() if isinstance(each, np.ndarray))
-        if not all(np.isfinite(each).all() for each in arrays):
-            raise InvalidModelError(self.problem("its weights hold NaN or infinity", "train or load them again"))
+        for value in op.parameters().values():
+            if not np.isfinite(value).all() if isinstance(value, np.ndarray) else value != value:
+                raise InvalidModelError(self.problem(self._not_finite(), "train or load them again"))
         added = super().add(op, *operands, part=part)
         kind = self.graph.type(added.name)
         self.budget.check(math.prod(kind.shape, start=np.dtype(kind.dtype).itemsize))
         return Signal(added.name, self.run)
+
+    def _not_finite(self) -> str:
+        """Which of the node's constants are no numbers; one that is computed from them may not be either."""
+        named = {name: self.values.get(name) for name in self.node.input}
+        wrong = [
+            name
+            for name, value in named.items()
+            if isinstance(value, Constant)
+            and any(each.dtype.kind == "f" and not np.isfinite(each).all() for each in value.values)
+        ]
+        return f"its weights hold NaN or infinity{': ' * bool(wrong)}{', '.join(map(repr, wrong))}"
 
     def run(self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What torch's converter of a function or method, by its key, makes of signals: ops of this node."""
@@ -206,14 +217,25 @@ class Call(BaseCall):
             for name, value in self.values.items()
             if isinstance(value, (BaseSignal, Constant))
         }
+        return self.evaluated(self.node, self.opsets, feeds, f", for a batch of {self.batches[i]}", self.budget)
+
+    def evaluated(
+        self, node: Any, opsets: Mapping[str, int], feeds: Mapping[str, Array], when: str, budget: Budget | None
+    ) -> list[Array]:
+        """The results of an ONNX node for these inputs, as :func:`run_node` gives them.
+
+        Args:
+            node, opsets, feeds, budget: see there.
+            when: said of it where it fails.
+        """
         try:
-            return run_node(self.node, self.opsets, feeds, self.budget)
+            return run_node(node, opsets, feeds, budget)
         except CompileError as error:
             raise self.located(error) from None
         except Exception as error:  # numpy's, protobuf's and the evaluator's own
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             self.refuse(
-                f"{self.source.kind} cannot be computed beforehand, for a batch of {self.batches[i]}: {reason}",
+                f"{self.source.kind} cannot be computed beforehand{when}: {reason}",
                 "mend its inputs, or make its result an initializer",
             )
 

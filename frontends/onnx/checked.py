@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spikec.ir.errors import CompileError, InvalidModelError
+from spikec.ir.errors import InvalidModelError
 from spikec.ir.untrusted import SPARE, allowed_bytes, too_large
 
 #: bytes that a node takes while the model is read
@@ -36,15 +36,21 @@ def _graphs(root: Any) -> Iterator[Any]:
         waiting += [(each, node.name, depth + 1) for node in graph.node for each in subgraphs(node)]
 
 
+def _all_graphs(proto: Any) -> Iterator[Any]:
+    for root in (proto.graph, *proto.functions):
+        yield from _graphs(root)
+
+
 def check_structure(proto: Any, allowed: int) -> None:
     """Hold the nodes, names, shapes and functions of a model to what can be read.
 
     Raises:
         InvalidModelError: they cannot; with the node or tensor that is wrong.
     """
-    count = _written_out(proto)
-    if count * _NODE > allowed:
-        raise InvalidModelError(f"the ONNX model has {count:,} nodes, its functions written out: too many for its size")
+    count = 0
+    for graph in _all_graphs(proto):
+        count = _count(count + len(graph.node), allowed)
+    _count(_written_out(proto), allowed)
     for graph in _graphs(proto.graph):
         constants = [each.name for each in graph.initializer]
         given = Counter(name for node in graph.node for name in node.output if name)
@@ -55,6 +61,13 @@ def check_structure(proto: Any, allowed: int) -> None:
     for name, tensor in _tensors(proto):
         if any(size < 0 for size in tensor.dims):
             raise InvalidModelError(f"constant {name} has the shape {list(tensor.dims)}", location=name)
+
+
+def _count(nodes: int, allowed: int) -> int:
+    """The number of nodes, which is not too large."""
+    if nodes * _NODE > allowed:
+        raise InvalidModelError(f"the ONNX model has {nodes:,} nodes or more, too many for its size")
+    return nodes
 
 
 def _written_out(proto: Any) -> int:
@@ -85,7 +98,7 @@ def _written_out(proto: Any) -> int:
 
 def _tensors(proto: Any) -> Iterator[tuple[str, Any]]:
     """Give all tensors in a model, each with its name or its node's."""
-    for graph in [inner for root in (proto.graph, *proto.functions) for inner in _graphs(root)]:
+    for graph in _all_graphs(proto):
         for each in getattr(graph, "initializer", ()):
             yield each.name, each
         for node in graph.node:
@@ -120,19 +133,21 @@ def load_external(proto: Any, path: Path | None, onnx: Any, max_bytes: int | Non
                 hint="give the path of the .onnx file, beside which its external data lie",
             )
         return 0
-    for name, tensor in outside:
-        try:
-            file, size = _external(tensor, path.resolve().parent)
-            files[file] = allowed_bytes(file) - SPARE
-            needed += size
-            if needed > (sum(files.values()) + SPARE if max_bytes is None else max_bytes):
-                raise too_large(path, needed, name)
-            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.resolve().parent))
-        except CompileError:
-            raise
-        except Exception as error:  # onnx has checks of its own, whose errors have no common base
-            message = f"{path} cannot be read as ONNX: constant {name}: {(str(error) or type(error).__name__)}"
-            raise InvalidModelError(message.splitlines()[0], location=name) from error
+    folder = path.resolve().parent
+    for load in (False, True):  # all are looked at before the first is loaded
+        for name, tensor in outside:
+            try:
+                if load:
+                    onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+                    continue
+                file, size = _external(tensor, folder)
+                files[file] = allowed_bytes(file) - SPARE
+                needed += size
+            except Exception as error:  # onnx has checks of its own, whose errors have no common base
+                message = f"{path} cannot be read as ONNX: constant {name}: {str(error) or type(error).__name__}"
+                raise InvalidModelError(message.splitlines()[0], location=name) from error
+        if needed > (sum(files.values()) + SPARE if max_bytes is None else max_bytes):
+            raise too_large(path, needed)
     return sum(files.values())
 
 

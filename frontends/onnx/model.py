@@ -218,19 +218,27 @@ def attributes(node: Any, opset: int) -> dict[str, Any]:
     """A node's attributes by name: text as ``str``, tensors as arrays, graphs as they are.
 
     Raises:
-        InvalidModelError: one is of another type than its operator has.
+        InvalidModelError: one is of another type than its operator has, or NaN, or there are too many or few inputs.
     """
     onnx = library()
-    kinds, found = onnx.AttributeProto.AttributeType, {}
+    kinds = onnx.AttributeProto.AttributeType
     known = {}
     if node.domain in DOMAINS and onnx.defs.has(node.op_type, opset):
-        known = onnx.defs.get_schema(node.op_type, opset).attributes
+        schema = onnx.defs.get_schema(node.op_type, opset)
+        known = schema.attributes
+        least, most = schema.min_input, schema.max_input
+        if not least <= len(node.input) <= most or "" in node.input[:1]:
+            raise InvalidModelError(f"it has {len(list(filter(None, node.input)))} inputs, it takes {least} to {most}")
+    found = {}
     for each in node.attribute:
         wanted = int(known[each.name].type) if each.name in known else each.type
-        if each.ref_attr_name or each.type != wanted or not each.type or each.type not in kinds.values():
-            name = kinds.Name(wanted) if wanted in kinds.values() else "one that there is"
-            raise InvalidModelError(f"its attribute {each.name} is of another type than {name}")
-        found[each.name] = _attribute(onnx.helper.get_attribute_value(each))
+        if each.ref_attr_name or each.type != wanted or wanted not in kinds.values()[1:]:
+            wish = f"it must be {kinds.Name(wanted)}" if wanted in kinds.values()[1:] else "there is no such type"
+            raise InvalidModelError(f"its attribute {each.name} is of type {each.type}, {wish}")
+        value = onnx.helper.get_attribute_value(each)
+        if np.isnan(value).any() if isinstance(value, float) else each.floats and np.isnan(each.floats).any():
+            raise InvalidModelError(f"its attribute {each.name} is NaN")
+        found[each.name] = _attribute(value)
     return found
 
 

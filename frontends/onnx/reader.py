@@ -95,10 +95,9 @@ class Reader:
         return self._values[name] if name else None
 
     def _convert(self, node: Any) -> Sequence[Value]:
-        source = _source(node)
         call = Call(
             self.graph,
-            source,
+            _source(node),
             _name(node),
             node,
             {name: self.value(name) for name in [*node.input, *_uses(node)] if name},
@@ -107,30 +106,38 @@ class Reader:
             tuple(bool(name) and name in self._used for name in node.output),
             self._budget,
         )
-        values = call.values.values()
+        try:
+            return self._results(call)
+        except CompileError as error:
+            raise call.located(error) from error.__cause__
+
+    def _results(self, call: Call) -> Sequence[Value]:
+        """What a node gives: constants, or signals of the graph."""
+        node, kind = call.node, call.source.kind
+        given = attributes(node, call.opset)
         if node.op_type == "If" and isinstance(call.inputs[0], Constant):
-            return self._branch(call, call.inputs[0], attributes(node, call.opset))
-        if all(isinstance(value, Constant) for value in values):
-            self.graph.drop((source,), "a constant")
+            return self._branch(call, call.inputs[0], given)
+        if all(isinstance(value, Constant) for value in call.values.values()):
+            self.graph.drop((call.source,), "a constant")
             if node.op_type in RANDOM:
-                call.refuse(f"{source.kind} is another number at every run", "make it a constant")
+                call.refuse(f"{kind} is another number at every run", "make it a constant")
             return call.computed()
         convert = converter.get(node.op_type if node.domain in DOMAINS else (node.domain, node.op_type))
         if convert is None:
-            call.refuse(*_unsupported(node, source.kind))
-        if any(isinstance(value, Refused) for value in values):
+            call.refuse(*_unsupported(node, kind))
+        if any(isinstance(value, Refused) for value in call.values.values()):
             return ()
-        found = self._called(convert, call, attributes(node, call.opset))
+        found = self._called(convert, call, given)
         results = found if isinstance(found, (tuple, list)) else (found,)
         for each in results:
             if isinstance(each, Tensor):
-                call.refuse(f"the first input of {source.kind} does not depend on the model's input, and it must")
+                call.refuse(f"the first input of {kind} does not depend on the model's input, and it must")
             if not isinstance(each, Constant) and not (isinstance(each, BaseSignal) and each.name in self.graph):
                 call.refuse_result(convert, found)
         if any(call.wanted[len(results) :]):
-            call.refuse(f"only the first {len(results)} output(s) of {source.kind} are supported, others are used")
+            call.refuse(f"only the first {len(results)} output(s) of {kind} are supported, others are used")
         if not any(isinstance(each, BaseSignal) for each in results):
-            self.graph.drop((source,), "shape arithmetic")
+            self.graph.drop((call.source,), "shape arithmetic")
         return [self._named(call, each) if isinstance(each, BaseSignal) else each for each in results]
 
     def _called(self, convert: Callable[..., Any], call: Call, given: Mapping[str, Any]) -> Any:

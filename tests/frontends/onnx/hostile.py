@@ -44,7 +44,10 @@ def _register_bombs():
         "constant_of_shape": ([node("ConstantOfShape", "s", "k", name="bomb")], {"s": sizes}),
         "expand": ([node("Expand", "c s", "k", name="bomb")], {"c": one, "s": sizes}),
         "tile": ([node("Tile", "c s", "k", name="bomb")], {"c": one, "s": sizes}),
-        "range": ([node("Range", "a b c", "k", name="bomb")], {"a": np.int64(0), "b": np.int64(HUGE), "c": np.int64(1)}),
+        "range": (
+            [node("Range", "a b c", "k", name="bomb")],
+            {"a": np.int64(0), "b": np.int64(HUGE), "c": np.int64(1)},
+        ),
         "range_of_floats": (
             [node("Range", "a b c", "k", name="bomb")],
             {"a": np.float32(0), "b": np.float32(1), "c": np.float32(1e-12)},
@@ -140,19 +143,24 @@ def _loop(times, *, grows=False, bomb=False):
 _register_bombs()
 
 
-def _signals():
+def _register_signals():
     """Nodes on the signal whose results are huge."""
-    ones = np.ones((1, 1), "f")
-    yield "pad", node("Pad", "x p", "y", name="bomb"), {"p": np.array([0, 0, 0, HUGE])}
-    yield "pad_mode", node("Pad", "x p", "y", name="bomb", mode="edge"), {"p": np.array([0, 0, 0, HUGE])}
-    yield "expand", node("Expand", "x s", "y", name="bomb"), {"s": np.array([1, HUGE, 1, 4])}
-    yield "tile", node("Tile", "x s", "y", name="bomb"), {"s": np.array([1, HUGE])}
-    yield "resize", node("Resize", "x - f", "y", name="bomb"), {"f": np.array([1, 1e12], "f")}
-    yield "resize_linear", node("Resize", "x - f", "y", name="bomb", mode="linear"), {"f": np.array([1, 1e9], "f")}
-    yield "gather", node("Gather", "x i", "y", name="bomb", axis=1), {"i": np.zeros((3_000_000, 40), "i8")[:, :1] % 4}
-    yield "matmul", node("MatMul", "x w", "y", name="bomb"), {"w": np.ones((4, 1), "f")[:, np.zeros(10, int)]}
-    yield "add", node("Add", "x c", "y", name="bomb"), {"c": np.ones((1, 200_000, 4), "f")}
-    del ones
+    bombs = {
+        "expanded": (node("Expand", "x s", "y", name="bomb"), {"s": np.array([1, HUGE, 1, 4])}),
+        "repeated": (node("Tile", "x s", "y", name="bomb"), {"s": np.array([1, HUGE])}),
+        "resized": (node("Resize", "x - f", "y", name="bomb"), {"f": np.array([1, 1e12], "f")}),
+        "resized linearly": (node("Resize", "x - f", "y", name="bomb", mode="linear"), {"f": np.array([1, 1e9], "f")}),
+        "gathered": (node("Gather", "x i", "y", name="bomb", axis=1), {"i": np.arange(40_000_000) * 7 % 4}),
+        "broadcast": (node("Add", "x c", "y", name="bomb"), {"c": np.ones((40_000, 1, 1), "f")}),
+    }
+    for name, (bomb, constants) in bombs.items():
+        FILES[f"a signal {name}"] = (
+            lambda folder, bomb=bomb, constants=constants: saved(model([bomb], ["n", 4], 17, **constants), folder),
+            ("bomb",),
+        )
+
+
+_register_signals()
 
 
 # -------------------------------------------------------- files that lie
@@ -281,7 +289,7 @@ def data_in_a_file_of_holes(folder):
     return path
 
 
-@hostile("external", "max_bytes")
+@hostile("max_bytes")
 def one_file_many_times(folder):
     proto = model(
         [*(node("Identity", f"w{i}", f"v{i}") for i in range(40)), node("MatMul", "x w0", "y", name="fc")],
@@ -370,9 +378,7 @@ def _functions(bodies):
 @hostile("calls itself", "twice")
 def a_function_that_calls_itself(folder):
     functions = _functions({"twice": [node("twice", "a", "b", domain="f")]})
-    return saved(
-        model([node("twice", "x", "y", domain="f")], ["n", 4], domains=["f"], functions=functions), folder
-    )
+    return saved(model([node("twice", "x", "y", domain="f")], ["n", 4], domains=["f"], functions=functions), folder)
 
 
 @hostile("calls itself")
@@ -388,18 +394,6 @@ def functions_that_double(folder):
         bodies[f"f{i}"] = [node(f"f{i - 1}", "a", "c", domain="f"), node(f"f{i - 1}", "c", "b", domain="f")]
     proto = model([node("f39", "x", "y", domain="f")], ["n", 4], domains=["f"], functions=_functions(bodies))
     return saved(proto, folder)
-
-
-@hostile()
-def branches_in_branches(folder):
-    inner = node("Identity", "c", "r0")
-    for i in range(1, 60):
-        result = helper.make_tensor_value_info(f"r{i - 1}", TensorProto.FLOAT, None)
-        branch = helper.make_graph([inner], "branch", [], [result])
-        inner = node("If", "t", f"r{i}", then_branch=branch, else_branch=branch) if i < 2 else helper.make_node(
-            "If", ["t"], [f"r{i}"], then_branch=branch
-        )
-    return added(folder, [inner, node("Identity", "r59", "k")], t=np.array(True), c=random(4))
 
 
 @hostile("nodes")
