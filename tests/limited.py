@@ -13,7 +13,7 @@ import spikec
 def outcome(read, path, seconds=5, megabytes=1000):
     """What ``read(path)`` does: ``"read"``, ``"refused: ..."`` by a spikec error, or how it ends otherwise.
 
-    A child is forked, which may take so many seconds, and so much memory more than this process has.
+    A child is forked, which may take so many seconds of processor time, and so much memory more than this process has.
     """
     source, sink = os.pipe()
     child = os.fork()
@@ -24,8 +24,7 @@ def outcome(read, path, seconds=5, megabytes=1000):
             with open("/proc/self/statm", encoding="ascii") as file:
                 size = int(file.read().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (size + megabytes * 2**20,) * 2)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(seconds)
+            signal.setitimer(signal.ITIMER_PROF, seconds)
             text = _said(read, path)
         finally:
             os.write(sink, text.encode(errors="replace")[:60_000])
@@ -36,7 +35,7 @@ def outcome(read, path, seconds=5, megabytes=1000):
     status = os.waitpid(child, 0)[1]
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
-        return f"too slow: more than {seconds} s" if name == "SIGALRM" else f"crash: {name}"
+        return f"too slow: more than {seconds} s" if name == "SIGPROF" else f"crash: {name}"
     return text
 
 

@@ -81,6 +81,9 @@ class Call:
             raise
         return Signal(name)
 
+    def check_memory(self, count: int) -> None:
+        """Refuse what takes so many bytes, where the model may be a stranger's; a model of the user's own may do it."""
+
     def expect_rank(self, signal: Signal, *ranks: int) -> None:
         """Refuse a signal whose samples have another rank, batch not counted."""
         shape = self.shape(signal)

@@ -152,8 +152,12 @@ class Call(BaseCall):
                 raise InvalidModelError(self.problem(self._not_finite(), "train or load them again"))
         added = super().add(op, *operands, part=part)
         kind = self.graph.type(added.name)
-        self.budget.check(math.prod(kind.shape, start=np.dtype(kind.dtype).itemsize))
+        self.check_memory(math.prod(kind.shape, start=np.dtype(kind.dtype).itemsize))
         return Signal(added.name, self.run)
+
+    def check_memory(self, count: int) -> None:
+        """Refuse what takes more bytes than may be computed from the model."""
+        self.budget.check(count)
 
     def _not_finite(self) -> str:
         """Which of the node's constants are no numbers; one that is computed from them may not be either."""

@@ -51,6 +51,9 @@ def check_structure(proto: Any, allowed: int) -> None:
     for graph in _all_graphs(proto):
         count = _count(count + len(graph.node), allowed)
     _count(_written_out(proto), allowed)
+    for graph in _all_graphs(proto):
+        if any(isinstance(text, bytes) for text in _texts(graph)):
+            raise InvalidModelError("a name in the ONNX model is no text: its file is damaged")
     for graph in _graphs(proto.graph):
         constants = [each.name for each in graph.initializer]
         given = Counter(name for node in graph.node for name in node.output if name)
@@ -61,6 +64,16 @@ def check_structure(proto: Any, allowed: int) -> None:
     for name, tensor in _tensors(proto):
         if any(size < 0 for size in tensor.dims):
             raise InvalidModelError(f"constant {name} has the shape {list(tensor.dims)}", location=name)
+
+
+def _texts(graph: Any) -> Iterator[Any]:
+    """Give all names in a graph or function, which protobuf gives as bytes where they are no UTF-8."""
+    yield graph.name
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (each.name for each in node.attribute)
+    for each in (*graph.input, *graph.output, *getattr(graph, "initializer", ())):
+        yield getattr(each, "name", each)
 
 
 def _count(nodes: int, allowed: int) -> int:

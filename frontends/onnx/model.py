@@ -222,7 +222,7 @@ def attributes(node: Any, opset: int) -> dict[str, Any]:
     """
     onnx = library()
     kinds = onnx.AttributeProto.AttributeType
-    known = {}
+    known = None
     if node.domain in DOMAINS and onnx.defs.has(node.op_type, opset):
         schema = onnx.defs.get_schema(node.op_type, opset)
         known = schema.attributes
@@ -231,7 +231,9 @@ def attributes(node: Any, opset: int) -> dict[str, Any]:
             raise InvalidModelError(f"it has {len(list(filter(None, node.input)))} inputs, it takes {least} to {most}")
     found = {}
     for each in node.attribute:
-        wanted = int(known[each.name].type) if each.name in known else each.type
+        if known is not None and each.name not in known:
+            raise InvalidModelError(f"{node.op_type} has no attribute {each.name} in opset {opset}")
+        wanted = int(known[each.name].type) if known is not None else each.type
         if each.ref_attr_name or each.type != wanted or wanted not in kinds.values()[1:]:
             wish = f"it must be {kinds.Name(wanted)}" if wanted in kinds.values()[1:] else "there is no such type"
             raise InvalidModelError(f"its attribute {each.name} is of type {each.type}, {wish}")

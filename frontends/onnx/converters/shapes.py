@@ -38,7 +38,7 @@ def _expand(call: Call, x: Any, shape: Any) -> Any:
 
 @converter("Tile")
 def _tile(call: Call, x: Any, repeats: Any) -> Any:
-    call.budget.check(8 * math.prod((*call.shape(x), *repeats)))
+    call.check_memory(8 * math.prod((*call.shape(x), *repeats)))
     return torch.tile(x, repeats)
 
 
@@ -232,7 +232,7 @@ def _upsampled(call: Call, x: Signal, sizes: dict[int, int]) -> Any:
 
 def _run(call: Call, axis: int, scale: float, new: int, options: Mapping[str, Any], rows: Array) -> Array:
     """Rows resized as onnx itself resizes that axis of the sample, to ``new`` cells."""
-    call.budget.check(8 * len(rows) * new)
+    call.check_memory(8 * len(rows) * new)
     start, end = options.get("roi", {}).get(axis + 1, (0.0, 1.0))
     feeds = {"roi": np.array([0.0, start, 1.0, end])}
     if new == int(np.floor(scale * rows.shape[1])):

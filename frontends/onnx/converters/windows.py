@@ -168,6 +168,7 @@ def _cumsum(call: Call, x: Any, axis: Any, exclusive: int = 0, reverse: int = 0)
     if np.size(axis) != 1:
         call.refuse(f"its axis is {axis}, which is not one number")
     axis = int(np.ravel(axis)[0])
+    call.check_memory(8 * call.shape(x)[call.axis(x, axis)] ** 2)
     x = torch.flip(x, (axis,)) if reverse else x
     sums = torch.cumsum(x, axis) - x if exclusive else torch.cumsum(x, axis)
     return torch.flip(sums, (axis,)) if reverse else sums
