@@ -133,8 +133,9 @@ def input_specs(proto: Any) -> list[InputSpec]:
         if each.name in constants:
             continue
         if kind != "tensor_type" or tensor.elem_type not in floats:
-            number = types.DataType.Name(tensor.elem_type).lower()
-            shown = f"of type {number}" if kind == "tensor_type" else f"a {kind.removesuffix('_type')}"
+            named = tensor.elem_type in types.DataType.values()
+            number = types.DataType.Name(tensor.elem_type).lower() if named else tensor.elem_type
+            shown = f"of type {number}" if kind == "tensor_type" else f"a {(kind or 'thing').removesuffix('_type')}"
             hint = "only real signals can be fed to a spiking network: cut the model behind it, and feed floats"
             problems.append(Problem(f"input {each.name} is {shown}", each.name, "input", hint))
             continue
@@ -242,6 +243,25 @@ def attributes(node: Any, opset: int) -> dict[str, Any]:
             raise InvalidModelError(f"its attribute {each.name} is NaN")
         found[each.name] = _attribute(value)
     return found
+
+
+def check_type(node: Any, opset: int, slot: int, array: Array) -> None:
+    """Hold a constant input to the types that the operator takes there.
+
+    Raises:
+        InvalidModelError: it is of another one.
+    """
+    onnx = library()
+    if node.domain not in DOMAINS or not onnx.defs.has(node.op_type, opset):
+        return
+    schema = onnx.defs.get_schema(node.op_type, opset)
+    wanted = schema.inputs[min(slot, len(schema.inputs) - 1)].type_str
+    allowed = next((x.allowed_type_strs for x in schema.type_constraints if x.type_param_str == wanted), [wanted])
+    kind = onnx.TensorProto.DataType.Name(onnx.helper.np_dtype_to_tensor_dtype(array.dtype)).lower()
+    if f"tensor({kind})" not in allowed:
+        raise InvalidModelError(
+            f"its input {node.input[slot]} is of type {kind}, it takes {', '.join(sorted(allowed))}"
+        )
 
 
 def _attribute(value: Any) -> Any:

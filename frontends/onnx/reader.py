@@ -13,7 +13,7 @@ from spikec.extend.frontend import failure, without_unused
 from spikec.frontends.onnx.call import Call, Constant, Value, converter
 from spikec.frontends.onnx.checked import subgraphs
 from spikec.frontends.onnx.evaluate import RANDOM, Budget
-from spikec.frontends.onnx.model import DOMAINS, as_array, attributes, opsets
+from spikec.frontends.onnx.model import DOMAINS, as_array, attributes, check_type, opsets
 from spikec.ir.errors import (
     CompileError,
     InvalidModelError,
@@ -121,12 +121,14 @@ class Reader:
             self.graph.drop((call.source,), "a constant")
             if node.op_type in RANDOM:
                 call.refuse(f"{kind} is another number at every run", "make it a constant")
+            _check_types(call)
             return call.computed()
         convert = converter.get(node.op_type if node.domain in DOMAINS else (node.domain, node.op_type))
         if convert is None:
             call.refuse(*_unsupported(node, kind))
         if any(isinstance(value, Refused) for value in call.values.values()):
             return ()
+        _check_types(call)
         found = self._called(convert, call, given)
         results = found if isinstance(found, (tuple, list)) else (found,)
         for each in results:
@@ -184,6 +186,12 @@ class Reader:
                 f"output {name} does not depend on the model's input", hint="remove it from the model's outputs"
             )
         self.graph.add(Output(), value.name, name=f"output_{name}" if name in self.graph else name)
+
+
+def _check_types(call: Call) -> None:
+    for slot, value in enumerate(call.inputs):
+        if isinstance(value, Constant):
+            check_type(call.node, call.opset, slot, value.values[0])
 
 
 def _uses(node: Any) -> set[str]:

@@ -129,7 +129,10 @@ def _gemm(call: Call, a: Any, b: Any, c: Any = None, alpha: float = 1.0, beta: f
     if isinstance(c, Signal):
         product: Any = call.add(Linear(weight), a, part="product")
         return torch.add(*call.broadcast(product, affine(call, c, beta, 0, part="beta")))
-    return call.add(Linear(weight, np.broadcast_to(beta * call.beside(c, a), len(weight))), a)
+    bias = call.beside(c, a)
+    if bias.size not in (1, len(weight)):
+        call.refuse(f"a constant of shape {list(np.shape(c))} is added to {len(weight)} numbers of each sample")
+    return call.add(Linear(weight, np.broadcast_to(beta * bias, len(weight))), a)
 
 
 @converter("MatMul")
