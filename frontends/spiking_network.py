@@ -1,7 +1,7 @@
 """Reads back what the target ``spikingjelly`` emitted, with the parameters that it has now."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ class SpikingNetworkFrontend(Frontend):
     The network knows the op of each part, but for its arrays: those are read from the part, by their names.
     """
 
-    takes: ClassVar[str] = "a module that spikec emitted"
+    takes = "a module that spikec emitted"
 
     def accepts(self, model: Any) -> bool:
         """True for the class of that name; the backend is not imported."""

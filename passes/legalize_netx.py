@@ -57,26 +57,16 @@ class LegalizeNetx(Pass):
     def _is_soft(self, graph: Graph, context: Context) -> bool:
         if self.reset == "hard":
             return False
-        layers = [node.name for node in graph.match(Neuron) if is_behind(graph, node.name, Neuron)]
-        large = [name for name in layers if math.prod(graph.type(name).shape) > self.limit]
+        behind = [node.name for node in graph.match(Neuron) if is_behind(graph, node.name, Neuron)]
+        sizes = {name: math.prod(graph.type(name).shape) for name in behind}
+        large = {name: size for name, size in sizes.items() if size > self.limit}
         if large and self.reset == "soft":
-            raise UnsupportedOpError(
-                [
-                    graph.problem(
-                        name,
-                        f"{math.prod(graph.type(name).shape)} neurons in a layer: soft reset in netx is unrolled into "
-                        f"a matrix, for up to {self.limit} neurons",
-                        'use reset="hard" or "auto"',
-                    )
-                    for name in large
-                ]
-            )
-        if large:
-            context.note(
-                large[0],
-                f"{math.prod(graph.type(large[0]).shape)} neurons are more than {self.limit}: hard reset in all "
-                "layers, which costs accuracy",
-            )
+            needs = f"soft reset in netx is unrolled into a matrix, for up to {self.limit} neurons"
+            messages = {name: f"{size} neurons in a layer: {needs}" for name, size in large.items()}
+            raise UnsupportedOpError([graph.problem(*each, 'use reset="hard" or "auto"') for each in messages.items()])
+        for name, size in list(large.items())[:1]:
+            message = f"{size} neurons are more than {self.limit}: hard reset in all layers, which costs accuracy"
+            context.note(name, message)
         return not large
 
 

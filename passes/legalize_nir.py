@@ -1,5 +1,9 @@
 """The graph in the forms that NIR and its readers have."""
 
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import attrs
 import numpy as np
 
@@ -8,7 +12,7 @@ from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import Add, Conv, Flatten, Linear, Neuron, Pad, Reshape, SumPool, Weighted
 from spikec.ir.ops.weighted import block_diagonal, identity, spread_kernel
 from spikec.ir.origin import merge
-from spikec.ir.rewrite import rewrite
+from spikec.ir.rewrite import Kinds, rewrite
 from spikec.ir.stages import FINAL
 from spikec.ir.types import Array
 
@@ -30,87 +34,78 @@ class LegalizeNir(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """Apply all rewrites, in an order in which none makes work for an earlier one."""
-        rewrites = (_flatten, _pools, _pads, _splice_sums, _separate_sums, _order_sums, _convs, _biases)
-        return sum(legalize(graph, context) for legalize in rewrites)
+        rewrites: Sequence[tuple[tuple[Kinds, ...], Callable[..., bool]]] = (
+            (((Reshape, Flatten),), _flatten),
+            ((SumPool,), _convolve),
+            ((Pad, Conv), _join_pads),
+            ((Add, Add), _join_sums),
+            ((Add,), _separate),
+            ((Conv,), functools.partial(_square, context)),
+            (((Linear, Conv),), _add_bias),
+        )
+        done = (rewrite(graph, kinds, functools.partial(function, graph), shared=True) for kinds, function in rewrites)
+        return sum(done) + _order_sums(graph)
 
 
-def _flatten(graph: Graph, context: Context) -> int:
-    """Write every reshape to a vector as a Flatten of all axes, and drop those that change nothing."""
-    changes = 0
-    for node in [*graph.match(Reshape), *graph.match(Flatten)]:
-        before, after = graph.type(graph.operands(node.name)[0]).shape, graph.type(node.name).shape
-        if before == after:
-            graph.bypass(node.name, "the sample has that shape already")
-            changes += 1
-        elif len(after) == 1 and not (isinstance(node.op, Flatten) and (node.op.start, node.op.end) == (0, -1)):
-            graph.set_op(node.name, Flatten(origin=node.op.origin))
-            changes += 1
-    return changes
-
-
-def _pools(graph: Graph, context: Context) -> int:
-    """Write sum-pools that are padded, or have one spatial axis, as depthwise convolutions with ones."""
-    changes = 0
-    for node in graph.match(SumPool):
-        (operand,) = graph.operands(node.name)
-        padded = any(side for pair in node.op.padding for side in pair) or isinstance(graph[operand], Pad)
-        if len(node.op.kernel) == 1 or (len(node.op.kernel) == 2 and padded):
-            graph.set_op(node.name, node.op.as_convolution(graph.type(operand)))
-            changes += 1
-    return changes
-
-
-def _pads(graph: Graph, context: Context) -> int:
-    """Let convolutions pad the zeros that are padded in front of them."""
-
-    def join(pad: Node[Pad], conv: Node[Conv]) -> bool:
-        missing = len(conv.op.kernel) - len(pad.op.padding)
-        if pad.op.mode != "constant" or missing < 0 or min(map(min, pad.op.padding)) < 0:
-            return False
-        pairs = zip(((0, 0),) * missing + pad.op.padding, conv.op.padding, strict=True)
-        total = [(a + c, b + d) for (a, b), (c, d) in pairs]
-        graph.set_op(conv.name, attrs.evolve(conv.op, padding=total, origin=merge(conv.op.origin, pad.op.origin)))
-        graph.set_operands(conv.name, *graph.operands(pad.name))
-        graph.remove_dead(pad.name)
+def _flatten(graph: Graph, node: Node[Any]) -> bool:
+    """Write a reshape to a vector as a Flatten of all axes, and drop one that changes nothing."""
+    before, after = graph.type(graph.operands(node.name)[0]).shape, graph.type(node.name).shape
+    if before == after:
+        graph.bypass(node.name, "the sample has that shape already")
         return True
-
-    return rewrite(graph, (Pad, Conv), join, shared=True)
-
-
-def _splice_sums(graph: Graph, context: Context) -> int:
-    """Join sums of sums."""
-    changes = 0
-    for outer in graph.match(Add):
-        operands = graph.operands(outer.name)
-        inner = [x for x in operands if isinstance(graph[x], Add)]
-        if not inner:
-            continue
-        flat = [y for x in operands for y in (graph.operands(x) if x in inner else (x,))]
-        origins = [graph[x].origin for x in inner if len(graph.users(x)) == 1]
-        graph.set_op(outer.name, attrs.evolve(outer.op, origin=merge(outer.op.origin, *origins)))
-        graph.set_operands(outer.name, *flat)
-        for x in dict.fromkeys(inner):
-            graph.remove_dead(x)
-        changes += 1
-    return changes
+    if len(after) != 1 or (isinstance(node.op, Flatten) and (node.op.start, node.op.end) == (0, -1)):
+        return False
+    graph.set_op(node.name, Flatten(origin=node.op.origin))
+    return True
 
 
-def _separate_sums(graph: Graph, context: Context) -> int:
-    """Insert identities behind sums that feed a pool, shape or output, and in front of repeated operands."""
-    changes = 0
-    for node in graph.match(Add):
-        operands = graph.operands(node.name)
-        for slot, operand in enumerate(operands):
-            if operand in operands[:slot]:
-                graph.insert_before(node.name, slot, identity(graph.type(operand)), new=f"{operand}_copy")
-                changes += 1
-        if not all(isinstance(graph[user], (Weighted, Neuron)) for user, _ in graph.users(node.name)):
-            graph.insert_after(node.name, identity(graph.type(node.name)), new=f"{node.name}_sum")
-            changes += 1
-    return changes
+def _convolve(graph: Graph, node: Node[SumPool]) -> bool:
+    """Write a sum-pool that is padded, or has one spatial axis, as a depthwise convolution with ones."""
+    (operand,) = graph.operands(node.name)
+    padded = any(side for pair in node.op.padding for side in pair) or isinstance(graph[operand], Pad)
+    if len(node.op.kernel) > 2 or (len(node.op.kernel) == 2 and not padded):
+        return False
+    graph.set_op(node.name, node.op.as_convolution(graph.type(operand)))
+    return True
 
 
-def _order_sums(graph: Graph, context: Context) -> int:
+def _join_pads(graph: Graph, pad: Node[Pad], conv: Node[Conv]) -> bool:
+    """Let a convolution pad the zeros that are padded in front of it."""
+    missing = len(conv.op.kernel) - len(pad.op.padding)
+    if pad.op.mode != "constant" or missing < 0 or min(map(min, pad.op.padding)) < 0:
+        return False
+    pairs = zip(((0, 0),) * missing + pad.op.padding, conv.op.padding, strict=True)
+    total = [(a + c, b + d) for (a, b), (c, d) in pairs]
+    graph.set_op(conv.name, attrs.evolve(conv.op, padding=total, origin=merge(conv.op.origin, pad.op.origin)))
+    graph.set_operands(conv.name, *graph.operands(pad.name))
+    graph.remove_dead(pad.name)
+    return True
+
+
+def _join_sums(graph: Graph, inner: Node[Add], outer: Node[Add]) -> bool:
+    """Make one sum of a sum of sums."""
+    operands = graph.operands(outer.name)
+    flat = [y for x in operands for y in (graph.operands(x) if x == inner.name else (x,))]
+    if len(graph.users(inner.name)) == operands.count(inner.name):
+        graph.set_op(outer.name, attrs.evolve(outer.op, origin=merge(outer.op.origin, inner.op.origin)))
+    graph.set_operands(outer.name, *flat)
+    graph.remove_dead(inner.name)
+    return True
+
+
+def _separate(graph: Graph, node: Node[Add]) -> bool:
+    """Insert an identity behind a sum that feeds a pool, shape or output, and in front of each repeated operand."""
+    operands = graph.operands(node.name)
+    repeats = [(slot, operand) for slot, operand in enumerate(operands) if operand in operands[:slot]]
+    for slot, operand in repeats:
+        graph.insert_before(node.name, slot, identity(graph.type(operand)), new=f"{operand}_copy")
+    if all(isinstance(graph[user], (Weighted, Neuron)) for user, _ in graph.users(node.name)):
+        return bool(repeats)
+    graph.insert_after(node.name, identity(graph.type(node.name)), new=f"{node.name}_sum")
+    return True
+
+
+def _order_sums(graph: Graph) -> int:
     """Put the latest operand of a sum first, as some readers take the first edge for the main branch."""
     position = {name: i for i, name in enumerate(graph)}
     changes = 0
@@ -123,27 +118,32 @@ def _order_sums(graph: Graph, context: Context) -> int:
     return changes
 
 
-def _convs(graph: Graph, context: Context) -> int:
-    """Give convolutions in one and two dimensions one group, even padding and square kernels."""
-    changes = 0
-    for node in graph.match(Conv):
-        if len(node.op.kernel) > 2:
-            continue
-        shape = graph.type(graph.operands(node.name)[0]).shape
-        even = _pad_evenly(block_diagonal(node.op.weight, node.op.groups), node.op.padding, node.op.dilation)
-        undilated = spread_kernel(even[0], even[2]), even[1], (1,) * len(shape[1:])
-        forms = (_make_square(*kernel, shape[1:], node.op.stride) for kernel in (even, undilated))
-        legal = next((form for form in forms if form is not None), None)
-        if legal is None:
-            kernel = "x".join(map(str, node.op.kernel))
-            context.note(node.name, f"no zeros make a {kernel} kernel square without moving the result")
-            continue
-        weight, padding, dilation = legal
-        if weight.shape != node.op.weight.shape or padding != node.op.padding:
-            op = attrs.evolve(node.op, weight=weight, padding=padding, dilation=dilation, groups=1)
-            graph.set_op(node.name, op)
-            changes += 1
-    return changes
+def _square(context: Context, graph: Graph, node: Node[Conv]) -> bool:
+    """Give a convolution in one or two dimensions one group, even padding and a square kernel."""
+    op, shape = node.op, graph.type(graph.operands(node.name)[0]).shape
+    if len(op.kernel) > 2:
+        return False
+    even = _pad_evenly(block_diagonal(op.weight, op.groups), op.padding, op.dilation)
+    undilated = spread_kernel(even[0], even[2]), even[1], (1,) * len(op.kernel)
+    forms = (_make_square(*kernel, shape[1:], op.stride) for kernel in (even, undilated))
+    legal = next((form for form in forms if form is not None), None)
+    if legal is None:
+        kernel = "x".join(map(str, op.kernel))
+        context.note(node.name, f"no zeros make a {kernel} kernel square without moving the result")
+        return False
+    weight, padding, dilation = legal
+    if weight.shape == op.weight.shape and padding == op.padding:
+        return False
+    graph.set_op(node.name, attrs.evolve(op, weight=weight, padding=padding, dilation=dilation, groups=1))
+    return True
+
+
+def _add_bias(graph: Graph, node: Node[Linear | Conv]) -> bool:
+    """Give an affine op a bias, as every reader knows Affine and not every one Linear."""
+    if node.op.bias is not None:
+        return False
+    graph.set_op(node.name, attrs.evolve(node.op, bias=np.zeros(node.op.out_features)))
+    return True
 
 
 def _pad_evenly(weight: Array, padding: tuple[tuple[int, int], ...], dilation: tuple[int, ...]) -> Kernel:
@@ -151,8 +151,8 @@ def _pad_evenly(weight: Array, padding: tuple[tuple[int, int], ...], dilation: t
     sides, steps = list(padding), list(dilation)
     for i, (before, after) in enumerate(padding):
         if (before - after) % steps[i]:
-            own = [step if axis == i else 1 for axis, step in enumerate(steps)]
-            weight, steps[i] = spread_kernel(weight, own), 1
+            alone = [step if axis == i else 1 for axis, step in enumerate(steps)]
+            weight, steps[i] = spread_kernel(weight, alone), 1
         taps = abs(before - after) // steps[i]
         weight = _widened(weight, i + 2, taps if after > before else 0, taps if before > after else 0)
         sides[i] = (max(before, after),) * 2
@@ -198,11 +198,3 @@ def _widened(weight: Array, axis: int, front: int, back: int) -> Array:
     widths = [(0, 0)] * weight.ndim
     widths[axis] = (front, back)
     return np.pad(weight, widths) if front or back else weight
-
-
-def _biases(graph: Graph, context: Context) -> int:
-    """Give every affine op a bias, as every reader knows Affine and not every one Linear."""
-    nodes = [node for node in graph.match(Weighted) if node.op.bias is None and isinstance(node.op, (Linear, Conv))]
-    for node in nodes:
-        graph.set_op(node.name, attrs.evolve(node.op, bias=np.zeros(node.op.out_features)))
-    return len(nodes)

@@ -28,10 +28,9 @@ class LowerVInit(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """Lower the potential of every neuron that has one."""
-        nodes = [node for node in graph.match(Neuron) if node.op.v_init.any()]
-        other = [node for node in nodes if not isinstance(node.op, IF) or node.op.v_reset is not None]
-        nodes = [node for node in nodes if node not in other]
-        if other:
+        started = [node for node in graph.match(Neuron) if node.op.v_init.any()]
+        nodes = [node for node in started if isinstance(node.op, IF) and node.op.v_reset is None]
+        if other := [node for node in started if node not in nodes]:
             context.note(
                 other[0].name,
                 f"{len(other)} layer(s) that leak or reset to a value start at an initial potential, which no bias "

@@ -115,35 +115,27 @@ def _inputs(graph: Graph, encoder: Node[Neuron], context: Context) -> list[Tenso
 
 def _quantize(graph: Graph, name: str, reader: str, growth: Array, context: Context) -> None:
     op, neuron, shape = graph.get(name, Weighted), graph[reader], graph.type(reader).shape
+    steps = context.timesteps or TIMESTEPS
     if not op.weight.any():
-        raise UnsupportedOpError(
-            graph.problem(name, "all its weights are zero, which netx cannot load", "remove the layer")
-        )
-    threshold = np.ones(1)
+        message = "all its weights are zero, which netx cannot load"
+        raise UnsupportedOpError(graph.problem(name, message, "remove the layer"))
+    threshold, factor = np.ones(1), np.ones(1)
     if isinstance(neuron, Neuron):
         threshold = _threshold_of_features(graph, name, reader, neuron.v_threshold)
     grown: Array = growth.reshape(op.out_features, -1).max(1)  # the most of each feature, over its places in the map
-    allowed = _allowed(op, threshold, grown * (context.timesteps or TIMESTEPS))
-    factor = np.ones(1)
+    allowed = _allowed(op, threshold, grown * steps)
+    scale = float(allowed.min())
     if isinstance(neuron, Neuron):
-        multiple, most = (
-            (4, WEIGHT) if neuron.v_reset is None else (2, PULSES * WEIGHT if neuron.v_init.any() else STATE)
-        )
-        can_grow = follow(graph, reader, Weighted, _SHAPES) is not None
-        scale, factor = _layer_scale(allowed, most, multiple, can_grow)
+        scale, factor = _layer_scale(allowed, neuron, follow(graph, reader, Weighted, _SHAPES) is not None)
         threshold = threshold * factor
-    else:
-        scale = float(allowed.min())
     weight = np.clip(2 * np.round(_times(op.weight, scale / threshold) / 2), -WEIGHT, WEIGHT)
     if not weight.any():
-        raise UnsupportedOpError(
-            graph.problem(
-                name,
-                f"no integer scale is left for it: weights times {scale:.3g} round to 0 (limits: weights {WEIGHT}, "
-                f"the sum of a step and {context.timesteps or TIMESTEPS} steps of its membranes 2^17)",
-                "mean fewer timesteps, and give calibration data that is typical",
-            )
+        message = (
+            f"no integer scale is left for it: weights times {scale:.3g} round to 0 (limits: weights {WEIGHT}, "
+            f"the sum of a step and {steps} steps of its membranes 2^17)"
         )
+        hint = "mean fewer timesteps, and give calibration data that is typical"
+        raise UnsupportedOpError(graph.problem(name, message, hint))
     largest = int(np.abs(weight).max())
     if largest < 32:
         context.note(name, f"coarse: the largest of its integer weights is {largest}, of {WEIGHT}")
@@ -187,11 +179,9 @@ def _allowed(op: Weighted, threshold: Array, reach: Array) -> Array:
     return result
 
 
-def _layer_scale(allowed: Array, most: int, multiple: int, can_grow: bool) -> tuple[float, Array]:
-    """(the layer's scale, the factor by which each threshold grows for it).
-
-    The scale is a multiple of ``multiple``, and no larger than ``most``.
-    """
+def _layer_scale(allowed: Array, neuron: Neuron, can_grow: bool) -> tuple[float, Array]:
+    """Return (the layer's scale, the factor by which each threshold grows for it)."""
+    multiple, most = (4, WEIGHT) if neuron.v_reset is None else (2, PULSES * WEIGHT if neuron.v_init.any() else STATE)
     scale = float(allowed.min())
     if can_grow:
         scale = max(scale, float(np.median(allowed)) / 2)
@@ -214,18 +204,11 @@ def _grow_next(graph: Graph, reader: str, shape: tuple[int, ...], factor: Array)
 def _integer_neuron(graph: Graph, name: str, op: Neuron, scale: float) -> Neuron:
     v_init = np.asarray(op.v_init / op.v_threshold, dtype=np.float64)
     if v_init.min() != v_init.max() or v_init.min() >= 1:
-        raise UnsupportedOpError(
-            graph.problem(
-                name,
-                "v_init must be one fraction of the threshold for the layer, below 1",
-                "use Normalization(v_init=...) for all neurons",
-            )
-        )
+        message = "v_init must be one fraction of the threshold for the layer, below 1"
+        raise UnsupportedOpError(graph.problem(name, message, "use Normalization(v_init=...) for all neurons"))
     if op.v_reset is not None and op.v_reset.any():
         raise UnsupportedOpError(graph.problem(name, "hard reset in netx is to zero", 'leave it to pass "reset-netx"'))
-    ones = (1,) * op.v_threshold.ndim
-    start = 2 * round(float(v_init.min()) * scale / 2)
+    threshold = np.full((1,) * op.v_threshold.ndim, scale)
+    start = np.full_like(threshold, 2 * round(float(v_init.min()) * scale / 2))
     scaled = op.scale_input(op.v_threshold / scale)
-    return attrs.evolve(
-        scaled, v_threshold=np.full(ones, scale), v_reset=op.v_reset, v_init=np.full(ones, float(start))
-    )
+    return attrs.evolve(scaled, v_threshold=threshold, v_reset=op.v_reset, v_init=start)

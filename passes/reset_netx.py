@@ -37,12 +37,13 @@ class ResetNetx(Pass):
     def run(self, graph: Graph, context: Context) -> int:
         """Reset all layers or none. The first neurons are the host's, which resets by subtraction."""
         hidden = graph.match(Neuron)[1:]
-        if self.reset == "soft" or (self.reset == "auto" and not any(_has_conv(graph, node.name) for node in hidden)):
+        in_front = [graph[graph.operands(node.name)[0]] for node in hidden]
+        if self.reset == "soft" or (self.reset == "auto" and not any(isinstance(op, Conv) for op in in_front)):
             return 0
         readers = [follow(graph, node.name, Weighted, (Flatten, Reshape)) for node in hidden]
         if None in readers:
             return 0
-        charged = next((i for i, node in enumerate(hidden) if not _has_cell_off_padding(graph, node.name)), len(hidden))
+        charged = next((i for i, node in enumerate(hidden) if not _can_charge(graph, node.name)), len(hidden))
         if charged < len(hidden):
             context.note(hidden[charged].name, "no cell of the kernel stays on the map: from here on v_init is 0")
         ratio = self.ratio or _ratio(context.timesteps, charged == len(hidden))
@@ -70,20 +71,8 @@ def _ratio(timesteps: int | None, charged: bool) -> float:
     return 1.0 if timesteps is not None and timesteps < 32 else 2.0
 
 
-def _has_cell_off_padding(graph: Graph, name: str) -> bool:
-    """Whether some cell of the kernel reads the map, and never the padding, for every neuron."""
+def _can_charge(graph: Graph, name: str) -> bool:
+    """Whether a pulse through the layer in front of a neuron charges all of them alike, whatever it pads."""
     (source,) = graph.operands(name)
-    op = graph[source]
-    if not isinstance(op, Conv):
-        return True
-    operand, result = graph.type(graph.operands(source)[0]).shape, graph.type(source).shape
-    for i, (k, s, d, (pad, _)) in enumerate(zip(op.kernel, op.stride, op.dilation, op.padding, strict=True), start=1):
-        last = operand[i] - 1 + pad - (result[i] - 1) * s
-        if not any(pad <= j * d <= last for j in range(k)):
-            return False
-    return True
-
-
-def _has_conv(graph: Graph, name: str) -> bool:
-    (source,) = graph.operands(name)
-    return isinstance(graph[source], Conv)
+    op, shape = graph[source], graph.type(source).shape
+    return not isinstance(op, Conv) or op.inner_tap(graph.type(graph.operands(source)[0]).shape, shape) is not None

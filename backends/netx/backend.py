@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from spikec.backends.netx.model import Encoder, NetxModel
-from spikec.backends.netx.plan import WEIGHT, PlannedLayer, inner_tap, plan
+from spikec.backends.netx.plan import WEIGHT, PlannedLayer, plan
 from spikec.backends.netx.sim import IntegerLayer
 from spikec.extend.backend import Backend
 from spikec.extend.passbase import Context
@@ -108,18 +108,22 @@ def _hard_layer(graph: Graph, each: PlannedLayer, pulses: int, relays: int, cell
     if neurons is not None:
         charge[: shape[0]] = _shares(np.full(shape[0], neurons.v_init), pulses)
         charge[shape[0] :] = _shares(np.full(relays, neurons.threshold), pulses)
-    conv: dict[str, Any] = {}
+    weight, groups, conv = op.weight, 1, dict[str, Any]()
+    space: tuple[int, ...] = (cells,)  # a pulse comes on every cell of a channel's map: the first one is taken
+    taken: tuple[int, ...] | None = (0,)
     if isinstance(op, Conv):
-        weight, groups = op.weight, op.groups
-        if pulses:
-            tap = inner_tap(op, graph.type(graph.operands(each.name)[0]).shape, shape)
-            assert tap is not None
-            # without groups, as pulses reach all of them
-            weight, groups = _charged_kernel(block_diagonal(op.weight, op.groups), charge, tap), 1
+        space, taken = op.kernel, op.inner_tap(graph.type(graph.operands(each.name)[0]).shape, shape)
+        groups = 1 if pulses else op.groups  # pulses reach all groups
         padding = tuple(before for before, _ in op.padding)
         conv = {"stride": op.stride, "padding": padding, "dilation": op.dilation, "groups": groups}
-    else:
-        weight = _charged_matrix(op.weight, charge, cells)
+        weight = weight if groups == op.groups else block_diagonal(weight, op.groups)
+    if pulses:
+        assert taken is not None
+        charges = np.zeros((*space, *charge.shape))
+        charges[taken] = charge
+        rows = np.zeros((relays, *weight.shape[1:]))
+        charges = np.moveaxis(charges, (-2, -1), (0, 1)).reshape(len(charge), -1, *weight.shape[2:])
+        weight = np.concatenate([np.concatenate([weight, rows]), charges], axis=1)
     return IntegerLayer(
         kind="conv" if isinstance(op, Conv) else "dense",
         name=each.neuron or each.name,
@@ -132,21 +136,6 @@ def _hard_layer(graph: Graph, each: PlannedLayer, pulses: int, relays: int, cell
         relays=relays,
         **conv,
     )
-
-
-def _charged_kernel(weight: Array, charge: Array, tap: tuple[int, ...]) -> Array:
-    kernel = np.zeros((len(charge), weight.shape[1] + charge.shape[1], *weight.shape[2:]))
-    kernel[: len(weight), : weight.shape[1]] = weight
-    kernel[:, weight.shape[1] :, tap[0], tap[1]] = charge
-    return kernel
-
-
-def _charged_matrix(weight: Array, charge: Array, cells: int) -> Array:
-    """Add weights for pulses, which come on every cell of a channel's map: the first cell is taken."""
-    matrix = np.zeros((len(charge), weight.shape[1] + charge.shape[1] * cells))
-    matrix[: len(weight), : weight.shape[1]] = weight
-    matrix[:, weight.shape[1] :: cells] = charge
-    return matrix
 
 
 def _mantissa(threshold: float, strict: bool) -> int:

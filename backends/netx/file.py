@@ -45,8 +45,11 @@ def write(path: Path, input_shape: tuple[int, ...], layers: Sequence[IntegerLaye
             if layer.kind != "conv" and len(before) > 1:
                 _start(groups, "flatten", (int(np.prod(before)),))
             group = _start(groups, layer.kind, layer.shape)
-            _neuron(group, layer)
-            _weights(group, layer)
+            for key, value in _contents(layer).items():
+                group[key] = value
+            for key in ("weight", "weight_rec", "bias"):
+                if getattr(layer, key) is not None:
+                    group.create_dataset(key, data=getattr(layer, key).astype(np.int32), compression="gzip")
             before = layer.shape
         ours = file.create_group("spikec")
         ours["format"] = _FORMAT
@@ -64,31 +67,26 @@ def _start(groups: Any, kind: str, shape: tuple[int, ...]) -> Any:
     return group
 
 
-def _neuron(group: Any, layer: IntegerLayer) -> None:
-    neuron = group.create_group("neuron")
-    neuron["type"] = np.array([b"CUBA"], dtype="S10")
-    neuron["iDecay"] = layer.current_decay
-    neuron["vDecay"] = layer.voltage_decay
-    neuron["vThMant"] = layer.threshold
-    neuron["refDelay"] = 1
-    neuron["gradedSpike"] = False
-
-
-def _weights(group: Any, layer: IntegerLayer) -> None:
-    if layer.kind == "conv":
-        group["inChannels"] = layer.weight.shape[1] * layer.groups
-        group["outChannels"] = layer.weight.shape[0]
-        group["kernelSize"] = np.array(layer.weight.shape[2:], dtype=np.int64)
-        for key in ("stride", "padding", "dilation"):
-            group[key] = np.array(getattr(layer, key), dtype=np.int64)
-        group["groups"] = layer.groups
-    else:
-        group["inFeatures"] = layer.weight.shape[1]
-        group["outFeatures"] = layer.weight.shape[0]
-    for key in ("weight", "weight_rec", "bias"):
-        value = getattr(layer, key)
-        if value is not None:
-            group.create_dataset(key, data=value.astype(np.int32), compression="gzip")
+def _contents(layer: IntegerLayer) -> dict[str, Any]:
+    """Return what the group of a layer holds besides its kind and shape, by path."""
+    held: dict[str, Any] = {
+        "neuron/type": np.array([b"CUBA"], dtype="S10"),
+        "neuron/iDecay": layer.current_decay,
+        "neuron/vDecay": layer.voltage_decay,
+        "neuron/vThMant": layer.threshold,
+        "neuron/refDelay": 1,
+        "neuron/gradedSpike": False,
+    }
+    if layer.kind != "conv":
+        return {**held, "inFeatures": layer.weight.shape[1], "outFeatures": layer.weight.shape[0]}
+    held |= {key: np.array(getattr(layer, key), dtype=np.int64) for key in ("stride", "padding", "dilation")}
+    return {
+        **held,
+        "inChannels": layer.weight.shape[1] * layer.groups,
+        "outChannels": layer.weight.shape[0],
+        "kernelSize": np.array(layer.weight.shape[2:], dtype=np.int64),
+        "groups": layer.groups,
+    }
 
 
 def read(path: Path, max_bytes: int | None = None) -> tuple[tuple[int, ...], list[IntegerLayer], dict[str, Any]]:

@@ -10,7 +10,7 @@ from spikec.backends.netx.converters import QUANTIZE, SINGLE, LayerNeurons, conv
 from spikec.ir.errors import CompileError, Problem
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op, Role
-from spikec.ir.ops import IF, Conv, Linear, Neuron, Weighted
+from spikec.ir.ops import IF, Add, Concat, Conv, Linear, Neuron, Weighted
 from spikec.ir.types import Array
 
 #: the largest weight, and feedback of soft reset; they are even integers, and netx clips and shifts what lies beyond
@@ -71,9 +71,9 @@ def plan(graph: Graph) -> Plan:
         return Plan(problems=(graph.problem(first, "its input is not spikes", 'put "encode-input" in the pipeline'),))
     problems = [*_encoder(graph, chain[signed].name, encoder)]
     parts = _parts(graph, chain[signed + 1 :], problems)
-    if not problems:
-        problems += _order(graph, parts)
-    layers = tuple(_layers(parts))
+    misplaced: list[Problem] = []
+    layers = tuple(_layers(graph, parts, misplaced))
+    problems = problems or misplaced  # a part that was refused is missing in the order
     if not problems:
         for i, layer in enumerate(layers):
             problems += _form(graph, layer, layers[i - 1].name if i else "")
@@ -106,7 +106,7 @@ def _wiring(graph: Graph) -> list[Problem]:
 def _missing(op: Op) -> tuple[str, str]:
     if any("maxpool" in source.kind.lower().replace("_", "") for source in op.origin):
         return f"max pooling compares branches; {_CHAIN}", "use average pooling, or a convolution with a stride"
-    if op.kind in ("add", "concat"):
+    if isinstance(op, (Add, Concat)):
         return f"{op.kind} joins branches; {_CHAIN}", _ELSEWHERE
     if op.role is Role.LINEAR:
         return (
@@ -149,25 +149,19 @@ def _parts(graph: Graph, chain: Sequence[Node[Op]], problems: list[Problem]) -> 
     return [*parts, (graph.outputs[0], None)]
 
 
-def _order(graph: Graph, parts: Sequence[Part]) -> Iterator[Problem]:
-    """Find where the order is not layer, neuron, layer, neuron, ..., layer, output."""
-    for (_, before), (name, part) in pairwise([("", None), *parts]):
-        if isinstance(part, Weighted) and isinstance(before, Weighted):
-            yield graph.problem(
-                name,
-                "two layers without a neuron between them, and they did not fold into one",
-                'use reset="soft", which makes one matrix of them, or put a ReLU between them',
-            )
-        elif not isinstance(part, Weighted) and not isinstance(before, Weighted):
-            yield graph.problem(name, f"{graph[name].kind} without a layer in front of it", "put a Linear there")
-
-
-def _layers(parts: Sequence[Part]) -> Iterator[PlannedLayer]:
-    for (name, part), (reader, neurons) in pairwise(parts):
-        if isinstance(neurons, LayerNeurons) and isinstance(part, Weighted):
-            yield PlannedLayer(name, part, reader, neurons)
-        elif isinstance(part, Weighted):
-            yield PlannedLayer(name, part)
+def _layers(graph: Graph, parts: Sequence[Part], problems: list[Problem]) -> Iterator[PlannedLayer]:
+    """Pair weights and neurons; where the order is not layer, neuron, ..., layer, output, a problem is added."""
+    for (before, weights), (name, part) in pairwise([("", None), *parts]):
+        if isinstance(part, (Linear, Conv)):
+            if isinstance(weights, (Linear, Conv)):
+                message = "two layers without a neuron between them, and they did not fold into one"
+                hint = 'use reset="soft", which makes one matrix of them, or put a ReLU between them'
+                problems.append(graph.problem(name, message, hint))
+        elif isinstance(weights, (Linear, Conv)):
+            yield PlannedLayer(before, weights, name if part else "", part)
+        else:
+            message = f"{graph[name].kind} without a layer in front of it"
+            problems.append(graph.problem(name, message, "put a Linear there"))
 
 
 def _form(graph: Graph, layer: PlannedLayer, before: str) -> Iterator[Problem]:
@@ -193,21 +187,9 @@ def _form(graph: Graph, layer: PlannedLayer, before: str) -> Iterator[Problem]:
     if neurons.soft:
         message = "netx cannot reset by subtraction behind a convolution"
         yield graph.problem(layer.neuron, message, 'use reset="hard"')
-    if neurons.v_init and inner_tap(op, shape, graph.type(name).shape) is None:
+    if neurons.v_init and op.inner_tap(shape, graph.type(name).shape) is None:
         message = "no cell of its kernel lies on the map at every step, to carry v_init"
         yield graph.problem(name, message, "use Normalization(v_init=0)")
-
-
-def inner_tap(op: Conv, operand: tuple[int, ...], result: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return a kernel cell that never lies on padding, if there is one."""
-    found = []
-    for i, (k, s, d, (pad, _)) in enumerate(zip(op.kernel, op.stride, op.dilation, op.padding, strict=True), start=1):
-        last = operand[i] - 1 + pad - (result[i] - 1) * s
-        inside = [j for j in range(k) if pad <= j * d <= last]
-        if not inside:
-            return None
-        found.append(inside[len(inside) // 2])
-    return tuple(found)
 
 
 def _numbers(graph: Graph, layer: PlannedLayer) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ step. Nothing else differs.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 import numpy as np
@@ -78,7 +78,10 @@ def run_layer(layer: IntegerLayer, spikes: Array) -> Response:
         layer: its integers.
         spikes: bool [T, B, ...], those of the layer before at the same (aligned) steps.
     """
-    currents = _conv(layer, spikes) if layer.kind == "conv" else _dense(layer, spikes)
+    if layer.kind == "conv":
+        currents = _conv(layer, spikes)
+    else:
+        currents = _product(spikes.reshape(-1, layer.weight.shape[1]), layer.weight).reshape(*spikes.shape[:2], -1)
     bias = np.zeros((), dtype=np.int32)
     if layer.bias is not None:
         bias = layer.bias.astype(np.int32).reshape(-1, *[1] * (len(layer.shape) - 1)) << _SHIFT
@@ -151,29 +154,17 @@ def _product(spikes: Array, weight: Array) -> Array:
     return sums
 
 
-def _dense(layer: IntegerLayer, spikes: Array) -> Array:
-    steps, batch = spikes.shape[:2]
-    return _product(spikes.reshape(steps * batch, -1), layer.weight).reshape(steps, batch, -1)
-
-
 def _conv(layer: IntegerLayer, spikes: Array) -> Array:
-    """Cross-correlate, as a matrix product over patches, channels last; sums are wrapped to 24 bits."""
-    steps, batch, channels = spikes.shape[:3]
-    outputs, height, width = layer.shape
+    """Cross-correlate, as a matrix product over patches; sums are wrapped to 24 bits."""
     pads = [(p, p) for p in layer.padding]
-    x = np.pad(np.moveaxis(spikes.reshape(steps * batch, *spikes.shape[2:]), 1, 3), [(0, 0), *pads, (0, 0)])
-    kernel = layer.weight.shape[2:]
-    patches = np.empty((len(x), height, width, *kernel, channels), dtype=bool)
-    for tap in np.ndindex(*kernel):
-        rows, columns = (
-            slice(i * d, i * d + s * (size - 1) + 1, s)
-            for i, d, s, size in zip(tap, layer.dilation, layer.stride, (height, width), strict=True)
-        )
-        patches[:, :, :, tap[0], tap[1]] = x[:, rows, columns]
+    x = np.pad(spikes.reshape(-1, *spikes.shape[2:]), [(0, 0), (0, 0), *pads])
+    spans = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.weight.shape[2:], strict=True)]
+    cells: tuple[Any, ...] = (..., *(slice(None, None, step) for step in (*layer.stride, *layer.dilation)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, spans, axis=(2, 3))[cells]
     parts = []
-    for read, weight in zip(np.split(patches, layer.groups, axis=5), np.split(layer.weight, layer.groups), strict=True):
-        matrix = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
-        parts.append(_product(read.reshape(-1, matrix.shape[1]), matrix))
-    sums = np.concatenate(parts, axis=1).reshape(steps, batch, height, width, outputs)
+    for read, weight in zip(np.split(windows, layer.groups, axis=1), np.split(layer.weight, layer.groups), strict=True):
+        matrix = weight.reshape(len(weight), -1)
+        parts.append(_product(read.transpose(0, 2, 3, 1, 4, 5).reshape(-1, matrix.shape[1]), matrix))
+    sums = np.concatenate(parts, axis=1).reshape(*spikes.shape[:2], *layer.shape[1:], layer.shape[0])
     sums = np.ascontiguousarray(np.moveaxis(sums, 4, 2))
     return (sums + _LIMIT) % (2 * _LIMIT) - _LIMIT

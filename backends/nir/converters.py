@@ -164,10 +164,10 @@ def _neuron(make: Any, op: Neuron, result: Type, **fields: Any) -> Any:
     """
     fields["v_threshold"] = op.v_threshold
     fields["v_reset"] = np.zeros(()) if op.v_reset is None else op.v_reset
-    physical = np.dtype(result.dtype) if make is nir.IF else np.dtype(np.float64)
-    dtypes = {name: physical if name in _TIMED else np.dtype(result.dtype) for name in fields}
-    full = {name: np.broadcast_to(value, result.shape) for name, value in fields.items()}
-    node = make(**{name: np.array(value, dtypes[name]) for name, value in full.items()})
+    for name, value in fields.items():
+        dtype = np.float64 if name in _TIMED and make is not nir.IF else result.dtype
+        fields[name] = np.array(np.broadcast_to(value, result.shape), dtype)
+    node = make(**fields)
     node.metadata["v_init"] = np.array(np.broadcast_to(op.v_init, result.shape))
     node.metadata["reset"] = "subtract" if op.v_reset is None else "value"
     if isinstance(op, Leaky) and op.reset_at != "spike":

@@ -6,7 +6,6 @@ import attrs
 import numpy as np
 
 from spikec.ir.ops import LIF, CubaLIF, Leaky, Neuron
-from spikec.ir.types import Array
 
 #: why a reader does not take a neuron, or ``""``
 Limit = Callable[[Neuron], str]
@@ -43,12 +42,9 @@ def _resets_with_its_spike(op: Neuron) -> str:
 
 def _uniform(op: Neuron) -> str:
     given = {name: value for name, value in op.parameters().items() if name != "out_scale"}  # which no file holds
-    several = [name for name, value in given.items() if isinstance(value, np.ndarray) and _differs(value)]
+    arrays = {name: value for name, value in given.items() if isinstance(value, np.ndarray)}
+    several = [name for name, value in arrays.items() if (value != value.flat[0]).any()]
     return f"a {op.kind} whose {', '.join(several)} differs from neuron to neuron" if several else ""
-
-
-def _differs(value: Array) -> bool:
-    return value.size > 1 and not bool((value == value.flat[0]).all())
 
 
 def _leak_and_gain(op: Neuron) -> str:

@@ -4,11 +4,12 @@ import functools
 from collections.abc import Callable
 from typing import Any, cast
 
+import attrs
 import torch
 from torch import Tensor, nn
 
-from spikec.backends.spikingjelly.modules import InputPort, OpModule, Readout, StatefulModule, fields_of
-from spikec.backends.spikingjelly.neurons import CubaLIFNode, IFNode, LIFNode, NeuronNode
+from spikec.backends.spikingjelly.modules import InputPort, OpModule, Readout, StatefulModule
+from spikec.backends.spikingjelly.neurons import OF_THE_GRAPH, CubaLIFNode, IFNode, LIFNode, NeuronNode
 from spikec.extend.converters import Converters
 from spikec.ir.op import Op, StatefulOp
 from spikec.ir.ops import (
@@ -45,13 +46,15 @@ _NODES: dict[type, Any] = {IF: IFNode, LIF: LIFNode, CubaLIF: CubaLIFNode}
 
 
 def own_meaning(op: Op, result: Type) -> nn.Module:
-    """Make the module that runs the op's ``eval``, or its ``initial`` and ``step``."""
-    arrays, others = fields_of(op, getattr(torch, result.dtype))
+    """Make the module that runs the op's ``eval``, or its ``initial`` and ``step``, with tensors for its arrays."""
+    fields = {field.name: getattr(op, field.name) for field in attrs.fields(type(op))}
+    names = [field.name for field in attrs.fields(type(op)) if field.metadata.get("array")]
+    arrays = {name: None if fields[name] is None else _tensor(fields[name], result) for name in names}
+    others = {name: value for name, value in fields.items() if name not in arrays}
     if not isinstance(op, Neuron):
         return (StatefulModule if isinstance(op, StatefulOp) else OpModule)(type(op), arrays, others)
-    fields = {**arrays, **{name: value for name, value in others.items() if name not in ("origin", "out_scale")}}
     node = _NODES.get(type(op), functools.partial(NeuronNode, type(op)))
-    return cast(nn.Module, node(**fields))
+    return cast(nn.Module, node(**arrays, **{name: others[name] for name in others if name not in OF_THE_GRAPH}))
 
 
 def _tensor(value: Array, like: Type) -> Tensor:

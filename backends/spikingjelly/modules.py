@@ -3,12 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, nn
 
 from spikec.ir.errors import CompileError, InvalidModelError
-from spikec.ir.op import Op
 
 
 class RunsOp(nn.Module):
@@ -50,18 +48,6 @@ class RunsOp(nn.Module):
         arrays = {name: value for name in self.held if (value := getattr(self, name)) is not None}
         shown = [f"{k}={v}" for k, v in plain.items()] + [f"{k}={span(v)}" for k, v in arrays.items()]
         return ", ".join([self.kind.kind, *shown])
-
-
-def fields_of(op: Op, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split an op's fields into (arrays, as tensors or None; all others), both by name."""
-    arrays, others = {}, {}
-    for field in attrs.fields(type(op)):
-        value = getattr(op, field.name)
-        if field.metadata.get("array"):
-            arrays[field.name] = None if value is None else torch.tensor(value, dtype=dtype)
-        else:
-            others[field.name] = value
-    return arrays, others
 
 
 class OpModule(RunsOp):

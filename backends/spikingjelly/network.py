@@ -43,11 +43,9 @@ class ModuleCall:
 
 
 class SpikingNetwork(StepModule, SpikingModule):
-    """A spiking network as a torch module.
+    """A spiking network as a torch module, see :class:`spikec.extend.backend.SpikingModule`.
 
-    In step mode ``"s"`` a call is one time-step, [B, ...] in and out; in ``"m"`` it is all of them,
-    [T, B, ...] in and out. The state goes on from call to call until :meth:`reset`. The mean of the output
-    over T approximates the ANN's output: it is in the ANN's units and in the model's own container.
+    The mean of the output over T approximates the ANN's: it is in the ANN's units and in the model's own container.
 
     Args:
         name: of the model.
@@ -77,8 +75,9 @@ class SpikingNetwork(StepModule, SpikingModule):
 
     def reset(self) -> None:
         """Forget every state: call it before each new batch."""
-        for part in self._stateful():
-            part.reset()
+        for part in self.modules():
+            if isinstance(part, StatefulModule):
+                part.reset()
 
     def forward(self, *xs: Tensor) -> Any:
         """Run one step or all, by ``step_mode``; there is one tensor an input."""
@@ -141,9 +140,6 @@ class SpikingNetwork(StepModule, SpikingModule):
         if part.v is None:
             part.v = part.op.initial(like)
         return part.v
-
-    def _stateful(self) -> list[StatefulModule]:
-        return [part for part in self.modules() if isinstance(part, StatefulModule)]
 
     def extra_repr(self) -> str:
         """Show the model's name and the step mode."""

@@ -10,18 +10,11 @@ from spikec.backends.spikingjelly.modules import StatefulModule, span
 from spikec.ir.ops import IF, LIF, CubaLIF, Neuron
 
 #: fields that a module does not hold: the graph says where a neuron is from, and what its spikes stand for
-_OF_THE_GRAPH = {"origin": (), "out_scale": None}
+OF_THE_GRAPH = {"origin": (), "out_scale": None}
 
 
 class NeuronNode(StatefulModule):
-    """Runs any neuron; the fields of its op are attributes, which may be changed. Arrays are buffers, or None.
-
-    Attributes:
-        v_threshold: broadcasts over a sample.
-        v_reset: None for soft reset (v - v_threshold), or the value after a spike.
-        v_init: the membrane potential before the first step.
-        strict: fire at v > v_threshold instead of v >= v_threshold.
-    """
+    """Runs any neuron; the fields of its op are attributes, which may be changed. Arrays are buffers, or None."""
 
     v_threshold: Tensor
     v_reset: Tensor | None
@@ -30,7 +23,7 @@ class NeuronNode(StatefulModule):
     def __init__(self, kind: type[Neuron], **fields: Any) -> None:
         held: dict[str, Any] = {}
         for field in attrs.fields(kind):
-            if field.name in _OF_THE_GRAPH:
+            if field.name in OF_THE_GRAPH:
                 continue
             value = fields.pop(field.name, field.default)
             if value is attrs.NOTHING:
@@ -38,7 +31,7 @@ class NeuronNode(StatefulModule):
             held[field.name] = held["v_threshold"].new_tensor(value) if isinstance(value, np.ndarray) else value
         if fields:
             raise TypeError(f"{type(self).__name__} of {kind.__name__} has no {', '.join(fields)}")
-        super().__init__(kind, held, _OF_THE_GRAPH)
+        super().__init__(kind, held, OF_THE_GRAPH)
 
     def extra_repr(self) -> str:
         """Show threshold, reset and step mode, then what else is not as it is by default."""
@@ -62,27 +55,14 @@ class IFNode(NeuronNode):
 
 
 class LIFNode(NeuronNode):
-    """Leaky integrate-and-fire, see :class:`spikec.ir.ops.LIF`.
-
-    Attributes:
-        v_leak: the potential that the membrane decays to; 0 if it is not given.
-        reset_at: when a spike resets the potential, see :data:`spikec.ir.ops.neuron.ResetAt`.
-        tau: the time constant in steps.
-        gain: multiplies the input; None where the input decays as the membrane does.
-    """
+    """Leaky integrate-and-fire, see :class:`spikec.ir.ops.LIF`; ``tau`` is in steps."""
 
     def __init__(self, v_threshold: Tensor, *, tau: Tensor, **fields: Any) -> None:
         super().__init__(LIF, v_threshold=v_threshold, tau=tau, **fields)
 
 
 class CubaLIFNode(NeuronNode):
-    """Current-based LIF, see :class:`spikec.ir.ops.CubaLIF`; ``v`` holds the potential and the current, [B, 2, ...].
-
-    Attributes:
-        v_leak, reset_at: as in LIFNode.
-        decay_syn, decay: what a step leaves of current and potential.
-        gain: multiplies the input; 1 if it is not given.
-    """
+    """Current-based LIF, see :class:`spikec.ir.ops.CubaLIF`; ``v`` holds the potential and the current, [B, 2, ...]."""
 
     def __init__(self, v_threshold: Tensor, *, decay_syn: Tensor, decay: Tensor, **fields: Any) -> None:
         super().__init__(CubaLIF, v_threshold=v_threshold, decay_syn=decay_syn, decay=decay, **fields)

@@ -6,7 +6,7 @@ import attrs
 import numpy as np
 
 from spikec.calibration.statistics import Statistics
-from spikec.diagnosis.record import Advice, LayerFindings, Rung
+from spikec.diagnosis.diagnosis import Advice, LayerFindings, Rung
 from spikec.driver import Compilation
 from spikec.ir.errors import Hint, Option
 from spikec.ir.ops import Neuron

@@ -16,9 +16,8 @@ from torch import Tensor
 from spikec.calibration.source import Batches
 from spikec.diagnosis.advice import advise
 from spikec.diagnosis.cost import Count
-from spikec.diagnosis.diagnosis import Diagnosis
-from spikec.diagnosis.layers import Layers, Train, clip, ideal
-from spikec.diagnosis.record import OWN, Moments, Rung
+from spikec.diagnosis.diagnosis import OWN, Diagnosis, Rung
+from spikec.diagnosis.layers import Layers, Moments, Train, clip, ideal
 from spikec.driver import Compilation
 from spikec.interpreter.inputs import class_numbers, is_number, whole_number, within
 from spikec.interpreter.interp import outputs_over_time, run
@@ -45,7 +44,7 @@ def diagnose(
     """Say why a spiking network differs from its ANN, layer by layer, and what to change.
 
     The final graph is run by the interpreter in float64, with memory for one step and one batch. See
-    :class:`spikec.diagnosis.record.LayerFindings` for how an error is taken apart.
+    :class:`spikec.diagnosis.diagnosis.LayerFindings` for how an error is taken apart.
 
     Args:
         compilation: what ``Compiler(...).run(model)`` returned, of an ANN.
@@ -76,7 +75,7 @@ def diagnose(
             xs = [each.to("cpu", torch.float64, copy=True) for each in batch]
             ladder.add(xs, truth, _over_time(xs, layers, count))
     figures = ladder.figures(tolerance)
-    found = tuple(layer.findings(layers.margin.rms) for layer in layers.sums.values())
+    found = tuple(layer.findings(layers.margin.deviation().rms) for layer in layers.sums.values())
     spikes = sum(layer.spikes for layer in layers.sums.values())
     return Diagnosis(
         model=model.name,
@@ -162,21 +161,11 @@ class _Analog(Op):
         return self.meaning(*xs)
 
 
-def clipped(layers: Layers) -> Graph:
-    """The ANN with every ReLU clipped at its neurons' scale: the limit for T to infinity."""
-    found = layers.ann.copy()
-    for node in found.match(Relu):
-        if names := layers.makers[node.name]:
-            meaning = functools.partial(clip, ceiling=layers.ceiling(node.name), shape=layers.sums[names[0]].shape)
-            found.set_op(node.name, _Analog(meaning, origin=node.op.origin))
-    return found
-
-
-def synchronous(graph: Graph, timesteps: int) -> Graph:
-    """A spiking graph with every stateful op replaced by what it puts out on average: each layer waits for all T."""
+def _without_time(graph: Graph, meanings: Mapping[str, Callable[..., Tensor]]) -> Graph:
+    """A graph whose nodes of these names are functions of their operands."""
     found = graph.copy()
-    for node in graph.match(StatefulOp):
-        found.set_op(node.name, _Analog(functools.partial(ideal, node.op, timesteps), origin=node.op.origin))
+    for name, meaning in meanings.items():
+        found.set_op(name, _Analog(meaning, origin=graph[name].origin))
     return found
 
 
@@ -186,7 +175,15 @@ class Ladder:
     def __init__(self, model: Graph, layers: Layers) -> None:
         """Build the networks between the ANN as imported, ``model``, and the final graph, which ``layers`` is of."""
         self.model, self.graph = model, layers.graph
-        self._clipped, self._synchronous = clipped(layers), synchronous(layers.graph, layers.timesteps)
+        # every ReLU is clipped at its neurons' scale: the limit for T to infinity
+        clips = {
+            relu: functools.partial(clip, ceiling=layers.ceiling(relu), shape=layers.sums[names[0]].shape)
+            for relu, names in layers.makers.items()
+            if names
+        }
+        # every stateful op puts out its average: each layer waits for all T
+        averages = {n.name: functools.partial(ideal, n.op, layers.timesteps) for n in layers.graph.match(StatefulOp)}
+        self._clipped, self._synchronous = _without_time(layers.ann, clips), _without_time(layers.graph, averages)
         self.samples, self._labelled, self._ann_right = 0, False, 0.0
         self._ann = [Moments() for _ in model.outputs]
         networks, outs = 2 + layers.timesteps, len(model.outputs)

@@ -1,4 +1,4 @@
-"""A diagnosis as users meet it: figures, text, JSON and a plot."""
+"""A diagnosis as users meet it: figures by layer and by source of error, as text, as JSON and as a plot."""
 
 import json
 import os
@@ -10,14 +10,120 @@ import attrs
 import numpy as np
 
 from spikec.diagnosis.cost import PRICES, Cost
-from spikec.diagnosis.record import KINDS, Advice, LayerFindings, Rung
 from spikec.extend.loader import missing_package
 from spikec.ir.files import replacing
 from spikec.ir.types import Array
 
+#: the parts of a layer's error, in the order in which they come about
+KINDS = ("clipping", "quantization", "propagated", "unevenness")
+#: those that the layer makes itself
+OWN = ("clipping", "quantization", "unevenness")
 #: layers whose scatter is drawn: those with the largest error
 SCATTERS = 4
 _COLORS = {"clipping": "#c44e52", "quantization": "#4c72b0", "propagated": "#b0b0b0", "unevenness": "#dd8452"}
+
+
+@attrs.frozen
+class Deviation:
+    """How far a signal is from the ANN's, over all samples and neurons, in ANN units."""
+
+    mean: float
+    rms: float
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class LayerFindings:
+    """One layer of neurons beside the ReLUs that it stands for.
+
+    With the ANN's current z, its activation a, the current z' that the layer makes of the ANN's activations, the
+    mean current m that it really got, and its rate r times its scale, a neuron's error ``r - a`` is the sum of::
+
+        clipping      limit(z) - a              limit(z) = scale clip(z / v_threshold, 0, 1)
+        quantization  ideal(z') - limit(z)      ideal(z) = scale/T clip(floor((T z + v_init) / v_threshold), 0, T)
+        propagated    ideal(m) - ideal(z')      the layers before it are wrong
+        unevenness    r - ideal(m)              the same current, but not the same at every step
+
+    All but ``propagated`` are the layer's own. z' is z, but for what passes put into weights and biases on purpose:
+    integers, corrections, an initial potential as a bias. (For neurons that are not integrate-and-fire with soft
+    reset, ideal(z) is what the neuron does with a constant current.)
+
+    Attributes:
+        name: the user's layer, with its line where it is known.
+        node: name in the graph.
+        neurons: how many, for one sample.
+        scale: smallest and largest value, in ANN units, that a neuron firing at each step stands for.
+        rate: mean number of spikes a neuron and step.
+        silent: share of the neurons that no sample makes fire.
+        saturated: share of the neurons that fire at every step, averaged over the samples.
+        clipped: share of the ANN's activations that are above the scale.
+        signal: rms of the ANN's activation, in ANN units.
+        errors: by kind.
+        own, total: the error without, and with what is propagated.
+        effects: what each kind of its own error, and all of it (``own``), does to the output to first order: change
+            of the margin by which the ANN's first class is ahead of its second (a single number: of itself), as a
+            share of the margin's rms.
+        residual: largest ``|rate - (mean current - (v(T) - v(0))/T)|`` in thresholds (exact for soft reset);
+            None for other neurons.
+        points: [2, n]: the ANN's activation, and rate times scale, of some neurons and samples.
+    """
+
+    name: str
+    node: str
+    neurons: int
+    scale: tuple[float, float]
+    rate: float
+    silent: float
+    saturated: float
+    clipped: float
+    signal: float
+    errors: dict[str, Deviation]
+    own: Deviation
+    total: Deviation
+    effects: dict[str, Deviation]
+    residual: float | None
+    points: Array
+
+    def relative(self, error: Deviation) -> float:
+        """An rms error as a share of the rms activation, or of the scale where the ANN is silent."""
+        return error.rms / (self.signal or self.scale[1])
+
+
+@attrs.frozen
+class Rung:
+    """The network with one more source of error than the one before.
+
+    Attributes:
+        name: what it is.
+        kind: the source that was added.
+        step: rms change of the output by it, relative to the output's spread over the samples.
+        error: rms difference of the output from the ANN's, likewise relative.
+        agreement: share of the samples with the ANN's argmax.
+        accuracy: None without labels.
+    """
+
+    name: str
+    kind: str
+    step: float
+    error: float
+    agreement: float
+    accuracy: float | None
+
+
+@attrs.frozen
+class Advice:
+    """One change.
+
+    Attributes:
+        kind: the kind of error that costs most, or None where nothing has to change.
+        layer: name of the layer that makes most of it, or None.
+        change: the option to pass, as code; empty where nothing has to change.
+        why: a sentence.
+    """
+
+    kind: str | None
+    layer: str | None
+    change: str
+    why: str
 
 
 @attrs.frozen(eq=False, kw_only=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.diagnosis.record import KINDS, OWN, LayerFindings, Moments
+from spikec.diagnosis.diagnosis import KINDS, OWN, Deviation, LayerFindings
 from spikec.interpreter.interp import run
 from spikec.ir.graph import Graph
 from spikec.ir.op import StatefulOp, tensor
@@ -22,6 +22,30 @@ from spikec.ir.types import Array
 POINTS = 2000
 #: float32 rounding of a scale: no activation is clipped by that
 _ROUNDING = 1e-6
+
+
+@attrs.define(eq=False)
+class Moments:
+    """The first two moments of what came in batches [N, ...], element by element of a sample."""
+
+    count: int = 0
+    total: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.float64))
+    squares: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.float64))
+
+    def add(self, values: Tensor) -> None:
+        """Take a batch [N, ...]."""
+        self.count += len(values)
+        self.total = self.total + values.sum(0)
+        self.squares = self.squares + values.square().sum(0)
+
+    @property
+    def spread(self) -> float:
+        """The sum over elements and samples of squared distances from the elements' means."""
+        return float((self.squares - self.total.square() / self.count).clamp(min=0).sum())
+
+    def deviation(self, unit: float = 1.0) -> Deviation:
+        """Mean and root mean square of single numbers, in that unit."""
+        return Deviation(float(self.total) / self.count / unit, math.sqrt(float(self.squares) / self.count) / unit)
 
 
 @attrs.frozen(eq=False)
@@ -42,7 +66,7 @@ class Fed:
 
 
 def split(op: Neuron, timesteps: int, fed: Fed, mean: Tensor, rate: Tensor) -> dict[str, Tensor]:
-    """Take ``rate - activation`` apart, neuron by neuron; see :class:`spikec.diagnosis.record.LayerFindings`.
+    """Take ``rate - activation`` apart, neuron by neuron; see :class:`spikec.diagnosis.diagnosis.LayerFindings`.
 
     Args:
         op, timesteps: the neuron, and T.
@@ -185,11 +209,11 @@ class LayerSums:
             node=self.node,
             neurons=math.prod(self.shape),
             scale=(float(self.scale.min()), float(self.scale.max())),
-            rate=self.rate.mean,
+            rate=self.rate.deviation().mean,
             silent=1 - float(self.fired.double().mean()),
-            saturated=self.saturated.mean,
-            clipped=self.clipped.mean,
-            signal=self.activation.rms,
+            saturated=self.saturated.deviation().mean,
+            clipped=self.clipped.deviation().mean,
+            signal=self.activation.deviation().rms,
             errors={kind: errors[kind] for kind in KINDS},
             own=errors["own"],
             effects={kind: moments.deviation(margin) for kind, moments in self.effects.items()},

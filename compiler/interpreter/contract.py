@@ -1,4 +1,4 @@
-"""Whether a pass keeps its contract: the checks of shapes, of exact rewrites, and of a neuron's rate.
+"""Checks whether a pass keeps its contract: of shapes, of exact rewrites, and of a neuron's rate.
 
 Everything runs in float64 on a probe batch. A comparison that could not notice a wrong graph, because the
 output hardly varies over the probe, is an error and not a pass.
@@ -123,7 +123,7 @@ def side_by_side(
 
 
 def above_threshold(op: Op, state: Tensor, current: Tensor) -> Tensor | None:
-    """By how many thresholds each potential is above its threshold; None for a neuron that does not say."""
+    """Return by how many thresholds each potential is above its threshold; None for a neuron that does not say."""
     assert isinstance(op, Neuron)
     potential = op.charge(state, current)
     return None if potential is None else potential / tensor(op.v_threshold, current) - 1
@@ -164,7 +164,7 @@ def _within_exact(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:
 
 
 def _check_spikes(before: Graph, after: Graph, xs: Sequence[Tensor], steps: int) -> float | None:
-    """See :func:`check_exact`; the probe is made louder until every output answers differently to different samples."""
+    """Hold a spiking graph to ``exact``, on a probe that grows until every output answers each sample differently."""
     for factor in AMPLIFY:
         wanted, got, first = side_by_side(before, after, [factor * x for x in xs], steps)
         if first is not None and not first.tie:

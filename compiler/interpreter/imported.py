@@ -1,4 +1,4 @@
-"""Whether an imported graph does what the model does that it was read from, and if not, which op differs first."""
+"""Checks whether an imported graph does what its model does, and finds the first op that differs if not."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +73,7 @@ def _apart(wanted: Tensor, got: Tensor) -> float:
 def _check_spiking_import(
     graph: Graph, reference: Reference, xs: Sequence[Tensor], layer_results: LayerResults | None
 ) -> float:
-    """As above, for time-varying input, made louder until an output answers differently to different samples."""
+    """Do as ``check_import``, for an input that varies in time and grows until an output tells samples apart."""
     kept = [place is not None for place in _places(graph.imported.structure)]
     for factor in AMPLIFY:
         train = [torch.stack([factor * x.roll(t, 0) for t in range(2 * STEPS)]) for x in xs]
@@ -95,7 +95,7 @@ def _check_spiking_import(
 
 
 def _with_distances(graph: Graph, train: Sequence[Tensor]) -> tuple[list[Tensor], list[float]]:
-    """(the outputs over time, how near to its threshold the nearest neuron was at each step)."""
+    """Return (the outputs over time, how near to its threshold the nearest neuron was at each step)."""
     nearest: list[float] = []
     first = next(iter(graph))
 
@@ -111,7 +111,7 @@ def _with_distances(graph: Graph, train: Sequence[Tensor]) -> tuple[list[Tensor]
 
 
 def _places(structure: Any) -> list[Any]:
-    """The leaves of an output container, in order: positions of outputs, or None."""
+    """List the leaves of an output container, in order: positions of outputs, or None."""
     if isinstance(structure, dict):
         return [place for value in structure.values() for place in _places(value)]
     if isinstance(structure, (list, tuple)):
@@ -125,7 +125,7 @@ def _differing(
     layers: Mapping[str, Tensor],
     differ: Callable[[Tensor, Tensor, float], bool],
 ) -> list[str]:
-    """The ops that may be to blame for the first result, in time and then in order, that is not its layer's.
+    """Find the ops that may be to blame for the first result, in time and then in order, that is not its layer's.
 
     Args:
         graph: the imported graph.
@@ -158,7 +158,7 @@ def _differing(
 
 
 def _results_of_layers(graph: Graph) -> dict[str, str]:
-    """The paths of layers, by the node that gives a layer's result: the only one of its ops that others read.
+    """Return the paths of layers, by the node that gives a layer's result: the only one of its ops that others read.
 
     A layer whose ops stand for other layers too, or that has several results, is left out.
     """
@@ -172,7 +172,7 @@ def _results_of_layers(graph: Graph) -> dict[str, str]:
 
 
 def _suspects(graph: Graph, wrong: str, right: set[str]) -> list[str]:
-    """The nodes that a wrong result depends on without a right one in between, in order, the wrong one included."""
+    """List the nodes that a wrong result, itself among them, depends on without a right one in between."""
     found, todo = {wrong}, [wrong]
     while todo:
         before = set(graph.operands(todo.pop())) - found - right - set(graph.inputs)
@@ -182,7 +182,7 @@ def _suspects(graph: Graph, wrong: str, right: set[str]) -> list[str]:
 
 
 def _blame(graph: Graph, wrong: Sequence[str], output: str, message: str) -> VerificationError:
-    """The finding, at the first op that differs, or at the output where no layer could be compared."""
+    """Make the error, at the first op that differs, or at the output where no layer could be compared."""
     if len(wrong) > 1:
         message += f"; the first op that differs is one of {', '.join('%' + each for each in wrong)}"
     elif wrong:

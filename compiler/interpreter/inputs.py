@@ -13,7 +13,7 @@ from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError
 
 
 def as_input(x: Any, error: type[CompileError] = InvalidModelError) -> Tensor:
-    """A floating-point tensor with a batch dimension, or that error."""
+    """Return a floating-point tensor with a batch dimension, or raise that error."""
     if isinstance(x, np.ndarray):
         x = torch.tensor(x)
     if not isinstance(x, Tensor):
@@ -31,12 +31,12 @@ def as_input(x: Any, error: type[CompileError] = InvalidModelError) -> Tensor:
 
 
 def is_number(value: Any) -> bool:
-    """A real one of any kind, numpy's too, and no truth value."""
+    """Whether a value is a real number of any kind, numpy's too, and no truth value."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def class_numbers(labels: Any) -> Tensor:
-    """[N] int64 on the CPU.
+    """Return labels as [N] int64 on the CPU.
 
     Raises:
         CalibrationError: they are no whole numbers, or not one a sample.
@@ -54,7 +54,7 @@ def class_numbers(labels: Any) -> Tensor:
 
 
 def within(labels: Tensor, classes: int) -> None:
-    """Raise where a label is no class.
+    """Hold labels to the number of classes.
 
     Raises:
         CalibrationError: it is below 0, or not below the number of classes.
@@ -65,7 +65,7 @@ def within(labels: Tensor, classes: int) -> None:
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
-    """An integer of any kind, numpy's too, as an int.
+    """Return an integer of any kind, numpy's too, as an int.
 
     Raises:
         CompileError: it is none, or below ``least``.
@@ -80,7 +80,7 @@ def whole_number(name: str, value: Any, least: int) -> int:
 
 
 def examples(example_input: Any) -> tuple[Tensor, ...] | None:
-    """The user's example inputs as a tuple of tensors."""
+    """Return the user's example inputs as a tuple of tensors."""
     if example_input is None:
         return None
     items: Iterable[Any] = example_input if isinstance(example_input, (tuple, list)) else (example_input,)

@@ -76,7 +76,7 @@ def _only(nodes: Collection[str], tap: Tap) -> Tap:
 
 
 def _once(graph: Graph, feeds: dict[str, Tensor], tap: Tap | None, nodes: Container[str]) -> tuple[Tensor, ...]:
-    """The outputs of an ANN; a value is let go of after its last use, or overwritten where nobody else has it."""
+    """Run an ANN; a value is let go of after its last use, or overwritten where nobody else has it."""
     values: dict[str, Tensor] = {}
     operands = {name: graph.operands(name) for name in graph}
     uses = Counter(itertools.chain.from_iterable(operands.values()))
@@ -101,7 +101,7 @@ def _once(graph: Graph, feeds: dict[str, Tensor], tap: Tap | None, nodes: Contai
 
 
 def _memory(graph: Graph, operands: Mapping[str, tuple[str, ...]]) -> dict[str, set[str]]:
-    """The nodes whose memory each node's value may be a view of, itself if its op always gives memory of its own."""
+    """Find the nodes whose memory each node's value may show: itself, if its op always gives memory of its own."""
     found: dict[str, set[str]] = {}
     for name, read in operands.items():
         fresh = graph[name].fresh or not read
@@ -112,23 +112,19 @@ def _memory(graph: Graph, operands: Mapping[str, tuple[str, ...]]) -> dict[str, 
 def outputs_over_time(
     graph: Graph, xs: Sequence[Tensor], timesteps: int | None, tap: Tap | None = None
 ) -> Iterator[tuple[Tensor, ...]]:
-    """The outputs of an SNN, step by step, with memory for one step only."""
-    names = graph.inputs
-    constant = timesteps is not None
-    count = timesteps if timesteps is not None else len(xs[0])
-    order = list(graph)
+    """Yield the outputs of an SNN, step by step, with memory for one step only."""
     values: dict[str, Tensor] = {}
     states: dict[str, Tensor] = {}
-    for t in range(count):
-        feeds = dict(zip(names, xs if constant else [x[t] for x in xs], strict=True))
-        one_step(graph, order, values, feeds, states, tap)
-        yield tuple(values[name] for name in graph.outputs)
-        if constant and t == 0:
+    order, inputs, outputs = list(graph), graph.inputs, graph.outputs
+    for now in zip(*xs, strict=True) if timesteps is None else itertools.repeat(xs, timesteps):
+        one_step(graph, order, values, dict(zip(inputs, now, strict=True)), states, tap)
+        yield tuple(values[name] for name in outputs)
+        if timesteps is not None and len(order) == len(graph):
             order = in_time(graph, order)
 
 
 def in_time(graph: Graph, order: Sequence[str], given: Iterable[str] = ()) -> list[str]:
-    """The nodes that change from step to step when the inputs do not; those given do, and are in front of the order."""
+    """List the nodes that change from step to step when inputs do not; those given do, and lie before the order."""
     moving = set(given)
     for name in order:
         if isinstance(graph[name], StatefulOp) or moving.intersection(graph.operands(name)):

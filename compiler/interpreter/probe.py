@@ -16,7 +16,7 @@ WORK = 2**23
 
 
 def probe(graph: Graph, samples: Sequence[Tensor] | None, seed: int) -> tuple[Tensor, ...]:
-    """A small float64 batch for every input.
+    """Make a small float64 batch for every input.
 
     Args:
         graph: gives the shapes.
@@ -39,13 +39,13 @@ def probe(graph: Graph, samples: Sequence[Tensor] | None, seed: int) -> tuple[Te
 
 
 def neuron_count(graph: Graph) -> int:
-    """How many single neurons a graph has, or activations that are to become some."""
+    """Count the single neurons of a graph, or activations that are to become some."""
     found = (*graph.with_role(Role.NEURON), *graph.with_role(Role.ACTIVATION))
     return sum(math.prod(graph.type(node.name).shape) for node in found)
 
 
 def within_budget(graph: Graph, xs: Sequence[Tensor]) -> tuple[list[Tensor], int]:
-    """Those samples of a probe, real and random, and the number of steps, on which a graph of this size is compared."""
+    """Choose those samples of a probe, and the number of steps, on which a graph of this size is compared."""
     size, count = neuron_count(graph) or 1, len(xs[0])
     samples = min(count, max(2, WORK // (size * STEPS)))
     steps = min(STEPS, max(FEWEST_STEPS, WORK // (size * samples)))
@@ -54,5 +54,5 @@ def within_budget(graph: Graph, xs: Sequence[Tensor]) -> tuple[list[Tensor], int
 
 
 def in_own_dtype(graph: Graph, xs: Sequence[Tensor]) -> list[Tensor]:
-    """Samples in the dtype that the graph's inputs are declared with, which is the model's."""
+    """Return samples in the dtype that the graph's inputs are declared with, which is the model's."""
     return [x.to(getattr(torch, graph.type(name).dtype)) for name, x in zip(graph.inputs, xs, strict=True)]

@@ -24,7 +24,7 @@ BATCH = 64
 
 
 def outputs(graph: Graph, xs: Sequence[Tensor], timesteps: int) -> list[Tensor]:
-    """Each output in ANN units, averaged over time in an SNN, behind its heads."""
+    """Return each output in ANN units, averaged over time in an SNN, behind its heads."""
     if not graph.is_spiking:
         at_once = max(1, CELLS // max(x[0].numel() for x in xs))
         found = [as_tuple(run(graph, batch)) for batch in zip(*(torch.split(x, at_once) for x in xs), strict=True)]
@@ -50,37 +50,34 @@ class RunningMean:
         self.steps += 1
 
     def outputs(self) -> list[Tensor]:
-        """The average as :func:`outputs` gives it."""
+        """Return the average as :func:`outputs` gives it."""
         return in_ann_units(self.graph, [x / self.steps for x in self.sums])
 
 
 def in_ann_units(graph: Graph, averages: Sequence[Tensor]) -> list[Tensor]:
-    """A graph's raw outputs, averaged over time, times their scales and behind their heads."""
-    found = []
-    for name, average in zip(graph.outputs, averages, strict=True):
-        op = graph[name]
-        assert isinstance(op, Output)
-        found.append(op.finish(average * tensor(graph.type(name).scale, average) if graph.is_spiking else average))
-    return found
+    """Return a graph's raw outputs, averaged over time, times their scales and behind their heads."""
+    if graph.is_spiking:
+        averages = [y * tensor(graph.type(name).scale, y) for name, y in zip(graph.outputs, averages, strict=True)]
+    return [graph.get(name, Output).finish(y) for name, y in zip(graph.outputs, averages, strict=True)]
 
 
 def as_tuple(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What ``run`` returns, as a tuple also for a graph with one output."""
+    """Return what ``run`` returns, as a tuple also for a graph with one output."""
     return results if isinstance(results, tuple) else (results,)
 
 
 def difference(before: Sequence[Tensor], after: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
-    """Largest difference of two graphs' outputs, relative to the spread of a third's (the ANN's) over the batch."""
+    """Return the largest difference of two graphs' outputs, relative to the spread of a third's (the ANN's)."""
     return largest(distance(a, b) / max(spread(of), 1e-30) for a, b, of in zip(before, after, reference, strict=True))
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """The largest difference of two elements."""
+    """Return the largest difference of two elements."""
     return float((a - b).abs().max())
 
 
 def spread(output: Tensor) -> float:
-    """How far a sample is at most from the average sample."""
+    """Return how far a sample is at most from the average sample."""
     return float((output - output.mean(0, keepdim=True)).abs().max())
 
 
@@ -90,12 +87,12 @@ def varies(output: Tensor) -> bool:
 
 
 def largest(values: Iterable[float]) -> float:
-    """The largest value, or NaN where one is: ``max`` would forget it."""
+    """Return the largest value, or NaN where one is: ``max`` would forget it."""
     return float(np.max([0.0, *values]))
 
 
 def agreement(graph: Graph, ann: Graph, samples: Sequence[Tensor], timesteps: int) -> tuple[float, float]:
-    """How near a graph is to the ANN on samples: (share with the same argmax, minus the mean error).
+    """Measure how near a graph is to the ANN on samples: (share with the same argmax, minus the mean error).
 
     Both are over all outputs; tuples compare, so that the error decides where the argmax does not.
     """
@@ -109,17 +106,17 @@ def agreement(graph: Graph, ann: Graph, samples: Sequence[Tensor], timesteps: in
 
 
 def hits(output: Tensor, classes: Tensor) -> int:
-    """How many samples of an output have their largest value at these indices [B], all axes of a sample flattened."""
+    """Count the samples of an output, flattened, that have their largest value at these indices [B]."""
     return int((output.flatten(1).argmax(1) == classes).sum())
 
 
 def agreement_text(found: tuple[float, float]) -> str:
-    """An agreement as notes and reports show it."""
+    """Write an agreement as notes and reports show it."""
     return f"{100 * found[0]:.4g} % as the ANN, error {-found[1]:.3g}"
 
 
 def evaluate(snn: nn.Module | Graph, loader: Iterable[Any], timesteps: int) -> Array:
-    """Top-1 accuracy after each time-step, of the output's running mean up to that step.
+    """Measure top-1 accuracy after each time-step, of the output's running mean up to that step.
 
     Args:
         snn: a spiking torch module (``step_mode`` "s"), or a Graph with one output; an ANN graph gives the

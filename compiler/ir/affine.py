@@ -31,7 +31,7 @@ class BlockedError(Exception):
 
 @attrs.frozen(eq=False)
 class Affine:
-    """``gain x + shift``.
+    """The map ``gain x + shift``.
 
     Attributes:
         gain, shift: float64, of the sample's rank, each axis 1 or full.
@@ -42,16 +42,16 @@ class Affine:
 
     @classmethod
     def scaling(cls, gain: Array) -> Affine:
-        """``gain x``."""
+        """Make the map ``gain x``."""
         return cls(gain, np.zeros((1,) * gain.ndim))
 
     @property
     def shifts(self) -> bool:
-        """False where the shift is zero everywhere."""
+        """Whether the shift is other than zero anywhere."""
         return bool(self.shift.any())
 
     def in_channels(self, axis: int = 0) -> tuple[Array, Array]:
-        """(gain, shift) as vectors over one axis, of length 1 where they do not vary along it.
+        """Return (gain, shift) as vectors over one axis, of length 1 where they do not vary along it.
 
         Raises:
             BlockedError: they vary along another axis.
@@ -63,7 +63,7 @@ class Affine:
 
 
 def backward_sweep(meaning: Meaning, shapes: Sequence[Shape], weights: Tensor) -> tuple[list[Tensor], Tensor]:
-    """``W A`` of an affine function ``A x + b``, and b, by one backward sweep of autograd.
+    """Find ``W A`` of an affine function ``A x + b``, and b, by one backward sweep of autograd.
 
     Args:
         meaning: the function.
@@ -80,7 +80,7 @@ def backward_sweep(meaning: Meaning, shapes: Sequence[Shape], weights: Tensor) -
 
 
 def moved_gain(meaning: Meaning, gains: Sequence[Array], shapes: Sequence[Shape]) -> Array:
-    """The G with ``A (g_0 x_0, g_1 x_1, ...) = G A (x_0, x_1, ...)``.
+    """Find the G with ``A (g_0 x_0, g_1 x_1, ...) = G A (x_0, x_1, ...)``.
 
     For random operands it is the least-squares factor between both sides, if that accounts for all of the difference.
     Where the result is always zero, any G is right.
@@ -100,7 +100,7 @@ def moved_gain(meaning: Meaning, gains: Sequence[Array], shapes: Sequence[Shape]
 
 
 def moved_shift(meaning: Meaning, shifts: Sequence[Array], shapes: Sequence[Shape], uneven: str) -> Array:
-    """The s with ``A (x_0 + s_0, x_1 + s_1, ...) = A (x_0, x_1, ...) + s``.
+    """Find the s with ``A (x_0 + s_0, x_1 + s_1, ...) = A (x_0, x_1, ...) + s``.
 
     Args:
         uneven: the message of the error.
@@ -113,7 +113,7 @@ def moved_shift(meaning: Meaning, shifts: Sequence[Array], shapes: Sequence[Shap
 
 
 def operand_gains(meaning: Meaning, gain: Array, shapes: Sequence[Shape]) -> list[Array]:
-    """The g_i with ``A (g_0 x_0, g_1 x_1, ...) = G A (x_0, x_1, ...)`` for a given G.
+    """Find the g_i with ``A (g_0 x_0, g_1 x_1, ...) = G A (x_0, x_1, ...)`` for a given G.
 
     All results that a cell reaches must have the same gain, so the mean of their gains is the cell's gain.
 
@@ -132,7 +132,7 @@ def operand_gains(meaning: Meaning, gain: Array, shapes: Sequence[Shape]) -> lis
 
 
 def operand_shifts(meaning: Meaning, shift: Array, shapes: Sequence[Shape], uneven: str) -> list[Array]:
-    """The s_i with ``A (x_0 + s_0, x_1 + s_1, ...) = A (x_0, x_1, ...) + s`` for a given s, as ``moved_shift``.
+    """Find the s_i with ``A (x_0 + s_0, x_1 + s_1, ...) = A (x_0, x_1, ...) + s`` for a given s, as ``moved_shift``.
 
     Where the first operand can take the whole shift, it does. Otherwise each row's shift is divided by the sum of the
     row, and a cell takes the mean of the quotients of the rows that it reaches, as ``operand_gains`` does with gains.
@@ -158,7 +158,7 @@ def _row_sums(meaning: Meaning, shapes: Sequence[Shape], uneven: str) -> Tensor:
 
 
 def _means(meaning: Meaning, values: Tensor, shapes: Sequence[Shape], unseen: float) -> Iterator[list[Array]]:
-    """For each cell of the operands the mean of the values that it reaches; ``unseen`` for one that reaches none.
+    """Yield for each cell of the operands the mean of the values that it reaches; ``unseen`` for one that reaches none.
 
     First all values weigh the same, which is exact where a cell reaches only one. Where the numbers with which a cell
     reaches several add up to zero, that says nothing, so the next weights are random.
@@ -173,7 +173,7 @@ def _means(meaning: Meaning, values: Tensor, shapes: Sequence[Shape], unseen: fl
 
 
 def _random(shapes: Sequence[Shape]) -> list[Tensor]:
-    """Four random samples for each operand: new numbers cost more than all else here, so some are used repeatedly."""
+    """Draw four random samples an operand; new numbers cost more than all else here, so some are used repeatedly."""
     numbers = _numbers()
     found = []
     for i, shape in enumerate(shapes):

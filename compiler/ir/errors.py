@@ -72,13 +72,8 @@ class Problem:
     origin: Origin = ()
 
     def __str__(self) -> str:
-        lines = [self.message]
-        lines += [
-            f"  {label:<3} {text}"
-            for label, text in (("at", self.location), ("op", self.op), ("try", self.hint))
-            if text
-        ]
-        return "\n".join(lines)
+        details = (("at", self.location), ("op", self.op), ("try", self.hint))
+        return "\n".join([self.message, *(f"  {label:<3} {text}" for label, text in details if text)])
 
 
 class CompileError(Exception):

@@ -93,7 +93,7 @@ class Graph:
         return op
 
     def get(self, name: str, kind: type[OpT]) -> OpT:
-        """The op of a node that is known to be of that class."""
+        """Return the op of a node that is known to be of that class."""
         op = self[name]
         assert isinstance(op, kind), f"%{name} is a {op.kind}"
         return op
@@ -105,17 +105,16 @@ class Graph:
                 self._order = tuple(nx.lexicographical_topological_sort(self._forward(), key=position.__getitem__))
             except nx.NetworkXUnfeasible:
                 cycle = [edge[0] for edge in nx.find_cycle(self._forward())]
-                raise CompileError(
-                    self.problem(cycle[0], f"cycle without a delay: {' -> '.join([*cycle, cycle[0]])}")
-                ) from None
+                message = f"cycle without a delay: {' -> '.join([*cycle, cycle[0]])}"
+                raise CompileError(self.problem(cycle[0], message)) from None
         return iter(self._order)
 
     def operands(self, name: str) -> tuple[str, ...]:
-        """Names of the operands, in order."""
+        """Return the names of the operands, in order."""
         return self._operands[name]
 
     def before(self, name: str) -> Iterator[str]:
-        """Every other node in front of this one, however far, the nearest first."""
+        """Yield every other node in front of this one, however far, the nearest first."""
         seen, todo = {name}, [name]
         while todo:
             for each in self.operands(todo.pop(0)):
@@ -125,40 +124,39 @@ class Graph:
                     yield each
 
     def users(self, name: str) -> list[tuple[str, int]]:
-        """(user, operand position) for every use, outputs included."""
+        """Return (user, operand position) for every use, outputs included."""
         return [(user, slot) for _, user, slot in self._g.out_edges(name, keys=True)]
 
     def match(self, kind: type[OpT]) -> list[Node[OpT]]:
-        """All nodes whose op is of that class, in order: a list, so that the graph may change under it."""
+        """Return all nodes whose op is of that class, in order: a list, so that the graph may change under it."""
         return [Node(name, op) for name in self if isinstance(op := self[name], kind)]
 
     def with_role(self, role: Role) -> list[Node[Op]]:
-        """All nodes whose op has that role, in order."""
+        """Return all nodes whose op has that role, in order."""
         return [node for node in self.match(Op) if node.op.role is role]
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs, in order of insertion."""
-        return tuple(name for name in self._g if self[name].kind == "input")
+        """The names of the inputs, in order of insertion."""
+        return tuple(name for name in self._g if self[name].role is Role.IO and self[name].arity == 0)
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs, in order of insertion."""
-        return tuple(name for name in self._g if self[name].kind == "output")
+        """The names of the outputs, in order of insertion."""
+        return tuple(name for name in self._g if self[name].role is Role.IO and self[name].arity != 0)
 
     @property
     def is_spiking(self) -> bool:
-        """True for a graph that runs in time."""
+        """Whether the graph runs in time."""
         return any(isinstance(self[name], StatefulOp) for name in self._g)
 
     @property
     def sources(self) -> set[Source]:
         """The nodes of the model that are accounted for: held by an op, or dropped for a stated reason."""
-        held = {source for name in self._g for source in self[name].origin}
-        return held | self.imported.dropped.keys()
+        return {source for name in self._g for source in self[name].origin} | self.imported.dropped.keys()
 
     def type(self, name: str) -> Type:
-        """The type of a node's result.
+        """Infer the type of a node's result.
 
         Raises:
             TypeMismatchError: with the user's layer, where operands do not fit.
@@ -172,7 +170,7 @@ class Graph:
         todo = [name]
         while todo:
             each = todo[-1]
-            operands = () if _is_register(self[each]) else self.operands(each)
+            operands = () if self[each].register else self.operands(each)
             behind = next((x for x in operands if x in self._doubtful), None)
             if len(todo) > len(self):
                 iter(self)  # names the cycle
@@ -212,7 +210,7 @@ class Graph:
             raise TypeMismatchError(self.problem(name, error.problems[0].message, hint)) from None
 
     def location(self, name: str) -> str:
-        """The user's layers behind a node; for one that a pass added, those of its nearest producer."""
+        """Name the user's layers behind a node; for one that a pass added, those of its nearest producer."""
         return describe(self._near(name))
 
     def _near(self, name: str) -> Origin:
@@ -237,7 +235,7 @@ class Graph:
 
     def set_op(self, name: str, op: Op) -> None:
         """Put another op under the same name and wiring."""
-        if _is_register(op) != _is_register(self[name]):
+        if op.register != self[name].register:
             self._order = None
         self._g.nodes[name]["op"] = op
         self._doubt(name)
@@ -249,9 +247,8 @@ class Graph:
 
     def set_operand(self, name: str, slot: int, operand: str) -> None:
         """Rewire one operand."""
-        operands = list(self.operands(name))
-        operands[slot] = operand
-        self.set_operands(name, *operands)
+        operands = self.operands(name)
+        self.set_operands(name, *operands[:slot], operand, *operands[slot + 1 :])
 
     def replace_uses(self, old: str, new: str) -> None:
         """Let every user of ``old`` take ``new`` instead."""
@@ -261,10 +258,8 @@ class Graph:
 
     def insert_after(self, name: str, op: Op, *, new: str = "") -> str:
         """Put a unary op between a node and all its users."""
-        users = self.users(name)
         added = self.add(op, name, name=new)
-        for user, slot in users:
-            self.set_operand(user, slot, added)
+        self.replace_uses(name, added)
         return added
 
     def insert_before(self, user: str, slot: int, op: Op, *, new: str = "") -> str:
@@ -328,7 +323,7 @@ class Graph:
             setattr(self, field, value.copy() if hasattr(value, "copy") else value)
 
     def same_as(self, other: Graph) -> bool:
-        """True for the same op objects under the same names and wiring."""
+        """Whether another graph has the same op objects under the same names and wiring."""
         return (
             list(self._g) == list(other._g)
             and all(self[name] is other[name] for name in self._g)
@@ -336,24 +331,32 @@ class Graph:
         )
 
     def __str__(self) -> str:
-        lines = (line(name, self[name], self.operands(name), self.type(name)) for name in self)
+        """Return one line an op, also where the graph is broken: ``?`` for unknown types, any order for a cycle."""
+        try:
+            order = list(self)
+        except CompileError:
+            order = list(self._g)
+        lines = (line(name, self[name], self.operands(name), self._type_text(name)) for name in order)
         return "\n".join([f"graph {self.name} {{", *lines, "}", ""])
+
+    def _type_text(self, name: str) -> str:
+        try:
+            return str(self.type(name))
+        except Exception:  # whatever the type rule of somebody's op raises
+            return "?"
 
     # --------------------------------------------------------------- private
 
     def _forward(self) -> Any:
-        """The graph without the edges into registers: acyclic, if it is legal."""
-        registers = [name for name in self._g if _is_register(self[name])]
+        """Return the graph without the edges into registers: acyclic, if it is legal."""
+        registers = [name for name in self._g if self[name].register]
         back = [(x, name, slot) for name in registers for slot, x in enumerate(self.operands(name))]
         return nx.restricted_view(self._g, [], back) if back else self._g
 
     def _fresh(self, wish: str) -> str:
         wish = re.sub(r"\W", "_", wish)
-        name, number = wish, 0
-        while name in self._g:
-            number += 1
-            name = f"{wish}_{number}"
-        return name
+        names = itertools.chain([wish], (f"{wish}_{number}" for number in itertools.count(1)))
+        return next(name for name in names if name not in self._g)
 
     def _wire(self, name: str, operands: tuple[str, ...]) -> None:
         for slot, operand in enumerate(operands):
@@ -368,7 +371,3 @@ class Graph:
 def _identical(one: Type, other: Type) -> bool:
     """Compare types to the last bit, where ``==`` forgives a scale some rounding."""
     return one == other and np.array_equal(one.scale, other.scale)
-
-
-def _is_register(op: Op) -> bool:
-    return isinstance(op, StatefulOp) and op.register

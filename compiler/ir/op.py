@@ -46,10 +46,8 @@ _tensors = contextvars.ContextVar("tensors", default=None)
 @contextlib.contextmanager
 def tensor_cache() -> Iterator[None]:
     """Turn each parameter into a tensor once within it; leaving it frees them. Inside another, that one goes on."""
-    if _tensors.get() is not None:
-        yield
-        return
-    token = _tensors.set({})
+    outer = _tensors.get()
+    token = _tensors.set({} if outer is None else outer)
     try:
         yield
     finally:
@@ -70,6 +68,11 @@ def tensor(value: Array | Tensor, like: Tensor) -> Tensor:
     return result
 
 
+class _ClassName:
+    def __get__(self, _: object, cls: type) -> str:
+        return cls.__name__.lower()
+
+
 @attrs.frozen(eq=False)
 class Op:
     """One operation. Subclass it with ``@attrs.frozen(eq=False)``; its fields are its parameters.
@@ -79,7 +82,8 @@ class Op:
             that a pass adds for its own needs has none.
     """
 
-    kind: ClassVar[str]
+    #: what dumps and messages call it; a class that says nothing is called by its own name, in lower case
+    kind: ClassVar[str] = _ClassName()  # type: ignore[assignment]
     role: ClassVar[Role]
     #: number of operands, or None for one or more
     arity: ClassVar[int | None] = 1
@@ -89,11 +93,14 @@ class Op:
     elementwise: ClassVar[bool] = False
     #: whether each channel (axis 0 of a sample) of the result follows from that channel of the operands
     channelwise: ClassVar[bool] = False
+    #: whether it has a state that its result at a step follows from, without the operand of that step; such an op may
+    #: close a cycle, and declares the type of its result by itself
+    register: ClassVar[bool] = False
 
     origin: Origin = attrs.field(default=(), kw_only=True)
 
     def infer(self, *operands: Type) -> Type:
-        """The type rule: the result's type from the operands'. A linear op moves a rate's scale as it moves a gain.
+        """Give the result's type for the operands': the type rule. A linear op moves a rate's scale as it moves a gain.
 
         Raises:
             TypeMismatchError: the op does not take these operands.
@@ -118,7 +125,7 @@ class Op:
         return Type(shape, first.dtype, Rate(scale))
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """The meaning: [B, ...] tensors in, [B, ...] out, in the dtype and on the device of the operands."""
+        """Compute the op, which is its meaning: [B, ...] tensors in and out, of the operands' dtype and device."""
         raise NotImplementedError
 
     def eval_over(self, x: Tensor) -> Tensor:
@@ -137,7 +144,7 @@ class Op:
         return "does not spread a shift evenly"
 
     def map_result(self, maps: Sequence[Affine], operands: Sequence[Type]) -> Affine:
-        """How affine maps move forwards: the M with ``op(m_0(x_0), m_1(x_1), ...) = M(op(x_0, x_1, ...))``.
+        """Move affine maps forwards: return the M with ``op(m_0(x_0), m_1(x_1), ...) = M(op(x_0, x_1, ...))``.
 
         A linear op's meaning tells it, so a subclass need not.
 
@@ -161,11 +168,11 @@ class Op:
             return Affine(gain, affine.moved_shift(self.eval, [m.shift for m in maps], shapes, self.uneven))
 
     def move_gain(self, gains: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> Array:
-        """The gain of ``map_result``, for gains and operands of these shapes; ``map_result`` says more."""
+        """Return the gain of ``map_result``, for gains and operands of these shapes; ``map_result`` says more."""
         return affine.moved_gain(self.eval, gains, shapes)
 
     def map_operands(self, wanted: Affine, operands: Sequence[Type]) -> list[Affine]:
-        """How an affine map moves backwards: the m_i for a given M; see ``map_result``."""
+        """Move an affine map backwards: return the m_i for a given M; see ``map_result``."""
         if self.role not in (Role.LINEAR, Role.CAST):
             raise BlockedError(THROUGH)
         shapes = [t.shape for t in operands]
@@ -180,7 +187,7 @@ class Op:
         return [Affine(*pair) for pair in zip(gains, shifts, strict=True)]
 
     def permuted(self, axes: Sequence[int]) -> Self | None:
-        """The op that gives, permuted, what this one gives for a permutation of its operand; None if none does.
+        """Return the op that gives, permuted, what this one gives for a permutation of its operand; None if none does.
 
         Args:
             axes: axis i of the permutation is axis ``axes[i]`` of the operand.
@@ -191,7 +198,7 @@ class Op:
         return self._with_arrays(lambda x: np.transpose(x.reshape((1,) * (len(axes) - x.ndim) + x.shape), back))
 
     def split(self, parts: Sequence[slice], operand: Type) -> Sequence[Op] | None:
-        """Ops for parts of the operand's channels whose results, side by side, are this op's; None if there are none.
+        """Return ops for parts of the operand's channels whose results, side by side, are this op's, or None.
 
         Args:
             parts: of axis 0 of the operand, from the first channel to the last.
@@ -210,7 +217,7 @@ class Op:
         raise BlockedError(f"a {self.kind} is no convolution")
 
     def _with_arrays(self, change: Callable[[Array], Array]) -> Self:
-        """The same op with every array among its parameters changed."""
+        """Return the op with every array among its parameters changed."""
         parameters = self.parameters().items()
         changed: dict[str, Any] = {name: change(x) for name, x in parameters if isinstance(x, np.ndarray)}
         return attrs.evolve(self, **changed)
@@ -219,11 +226,11 @@ class Op:
         return self
 
     def parameters(self) -> dict[str, Any]:
-        """Field values by name, without the origin."""
+        """Return the values of the fields by name, without the origin."""
         return {f.name: getattr(self, f.name) for f in attrs.fields(type(self)) if f.name != "origin"}
 
     def shape_of(self, *operands: Type) -> tuple[int, ...]:
-        """The result's shape, by running the meaning on tensors without data."""
+        """Find the result's shape by running the meaning on tensors without data."""
         xs = [torch.empty((1, *t.shape), device="meta") for t in operands]
         try:
             return tuple(self.eval(*xs).shape[1:])
@@ -240,13 +247,7 @@ def _cut(values: Array, rows: slice, shape: tuple[int, ...]) -> Array:
 
 @attrs.frozen(eq=False)
 class StatefulOp(Op):
-    """An op with memory: its meaning is an initial state and a step.
-
-    A subclass whose result at a step does not depend on its operand of that step sets ``register``;
-    only such an op may close a cycle, and it declares its result's type by itself.
-    """
-
-    register: ClassVar[bool] = False
+    """An op with memory: its meaning is an initial state and a step."""
 
     def initial(self, *xs: Tensor) -> Tensor:
         """Give the state before step 0; the operands of step 0, [B, ...], say its shape, dtype and device."""
@@ -257,16 +258,16 @@ class StatefulOp(Op):
         raise NotImplementedError
 
     def divided(self, factor: Array) -> Self | None:
-        """The op that gives ``y / factor`` for ``x / factor``, an array of the operand's rank; None if none does."""
+        """Return the op that gives ``y / factor`` for ``x / factor``, an array of the operand's rank, or None."""
         return None
 
     def map_result(self, maps: Sequence[Affine], operands: Sequence[Type]) -> Affine:
-        """A positive gain passes as it is, if the op becomes ``divided`` by it; a shift does not pass."""
+        """Let a positive gain pass as it is, for the op becomes ``divided`` by it; a shift does not pass."""
         (only,) = maps
         return self.map_operands(only, operands)[0]
 
     def map_operands(self, wanted: Affine, operands: Sequence[Type]) -> list[Affine]:
-        """The same, backwards."""
+        """Let a positive gain pass backwards, as ``map_result`` does forwards."""
         if self.role is not Role.LINEAR or wanted.shifts or not (wanted.gain > 0).all():
             raise BlockedError("has a state in its operand's units")
         if self.channelwise:
@@ -281,5 +282,5 @@ class Movement(Op):
     role = Role.LINEAR
 
     def move_gain(self, gains: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> Array:
-        """Gains move as the data does, which is exact."""
+        """Move the gains as the data moves, which is exact."""
         return compress(self.on_arrays(*map(np.broadcast_to, gains, shapes)))

@@ -44,17 +44,17 @@ Origin = tuple[Source, ...]
 
 
 def merge(*origins: Iterable[Source]) -> Origin:
-    """All sources of several operations, each once, in order."""
+    """Return all sources of several operations, each once, in order."""
     return tuple(dict.fromkeys(source for origin in origins for source in origin))
 
 
 def label(origin: Origin) -> str:
-    """``features.0+features.1``: the sources of one operation, for dumps."""
+    """Name the sources of an operation as dumps do: ``features.0+features.1``."""
     return "+".join(source.label for source in origin)
 
 
 def describe(origin: Origin) -> str:
-    """``features.0 (net.py:12), features.1 (net.py:12)``: the same with lines, for errors."""
+    """Name the sources of an operation as errors do, with lines: ``features.0 (net.py:12), features.1 (net.py:12)``."""
     return ", ".join(str(source) for source in origin)
 
 

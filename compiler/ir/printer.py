@@ -10,19 +10,18 @@ import numpy as np
 
 from spikec.ir.op import Op
 from spikec.ir.origin import label
-from spikec.ir.types import Type
 
 _COMMENT_COLUMN = 96
 
 
 def digest(array: np.ndarray[Any, Any]) -> str:
-    """``32x1x3x3#7bd158``: shape and six hex digits of the content."""
+    """Write an array as its shape and six hex digits of its content: ``32x1x3x3#7bd158``."""
     content = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:6]
     return f"{'x'.join(map(str, array.shape))}#{content}"
 
 
 def attribute(value: Any) -> str:
-    """The text of one field of an op; a tuple of equal values is written as one of them."""
+    """Write one field of an op; a tuple of equal values is written as one of them."""
     if isinstance(value, np.ndarray):
         return f"{value.item():.6g}" if value.size == 1 else digest(value)
     if isinstance(value, tuple):
@@ -34,10 +33,10 @@ def attribute(value: Any) -> str:
 
 
 def attributes(op: Op) -> dict[str, str]:
-    """The texts of those fields of an op that differ from their default."""
+    """Write those fields of an op that differ from their default."""
     shown = {}
     for name, value in op.parameters().items():
-        default = _default(op, name)
+        default = attrs.fields_dict(type(op))[name].default
         if isinstance(value, np.ndarray):
             if isinstance(default, np.ndarray) and value.size == 1 and value.item() == default.item():
                 continue
@@ -47,17 +46,8 @@ def attributes(op: Op) -> dict[str, str]:
     return shown
 
 
-def _default(op: Op, name: str) -> Any:
-    return getattr(attrs.fields_dict(type(op))[name], "default", None)
-
-
-def line(name: str, op: Op, operands: Sequence[str], result: Type | str) -> str:
-    """One node: ``%y = conv(%x, weight=...) : real<4x8x8>   ; features.0``.
-
-    Args:
-        name, op, operands: the node.
-        result: its type, or what to write in its place.
-    """
+def line(name: str, op: Op, operands: Sequence[str], result: str) -> str:
+    """Write one node with the text of its type: ``%y = conv(%x, weight=...) : real<4x8x8>   ; features.0``."""
     arguments = ["%" + x for x in operands]
     arguments += [f"{key}={value}" for key, value in attributes(op).items()]
     text = f"  %{name} = {op.kind}({', '.join(arguments)}) : {result}"
@@ -65,6 +55,6 @@ def line(name: str, op: Op, operands: Sequence[str], result: Type | str) -> str:
 
 
 def diff(before: str, after: str) -> str:
-    """The difference of two graphs' texts, as a unified diff."""
+    """Write the difference of two graphs' texts as a unified diff."""
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after", lineterm="", n=1)
     return "\n".join([*lines, ""])

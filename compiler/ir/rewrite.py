@@ -13,7 +13,7 @@ Kinds = type[Op] | tuple[type[Op], ...]
 
 
 def chains(graph: Graph, *kinds: Kinds, shared: bool = False) -> list[tuple[Node[Any], ...]]:
-    """Every run of ops of these classes, producer first; through an op of several operands one for each that fits.
+    """Find every run of ops of these classes, producer first; through an op of several operands one for each that fits.
 
     Args:
         graph: is not changed.
@@ -64,7 +64,7 @@ def _stands(graph: Graph, chain: Sequence[Node[Any]]) -> bool:
 
 
 def follow(graph: Graph, name: str, wanted: Kinds, through: Kinds) -> str | None:
-    """The first node of some kinds behind this one, if everything on the way has one user and is of the others."""
+    """Find the first node of some kinds behind this one, if everything on the way has one user and is of the others."""
     while len(graph.users(name)) == 1:
         ((name, _),) = graph.users(name)
         if isinstance(graph[name], wanted):
@@ -80,7 +80,7 @@ def is_behind(graph: Graph, name: str, kind: type[Op]) -> bool:
 
 
 def neurons_of(graph: Graph, relu: str) -> tuple[str, ...]:
-    """The neurons of a spiking graph that stand for a ReLU of the ANN.
+    """Find the neurons of a spiking graph that stand for a ReLU of the ANN.
 
     A neuron has its ReLU's name. Where several stand for one ReLU (``replicate-neurons``), the sum of them has it.
     Empty where there is neither.
@@ -94,7 +94,7 @@ def neurons_of(graph: Graph, relu: str) -> tuple[str, ...]:
 
 
 def bias_owner(graph: Graph, *neurons: str) -> Node[Weighted] | None:
-    """The affine op whose bias reaches all of these neurons and nothing else.
+    """Find the affine op whose bias reaches all of these neurons and nothing else.
 
     Between it and them there may be sums, to which it is one operand, and casts. None where there is no such op.
     """

@@ -70,7 +70,7 @@ class Stage:
     error: type[CompileError] = VerificationError
 
     def problems(self, graph: Graph) -> list[Problem]:
-        """All breaches, in the graph's order."""
+        """Return all breaches, in the graph's order."""
         found = (rule(graph, node) for node in graph.match(Op) for rule in self.rules)
         return [problem for problem in found if problem]
 

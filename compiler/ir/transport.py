@@ -32,11 +32,11 @@ class Transport:
     edits: dict[str, Op] = attrs.field(factory=dict)
 
     def into_result(self, name: str, op: Op, wanted: Affine) -> Op | None:
-        """The op that gives ``wanted`` of what this one gives; None for one that passes the map on."""
+        """Return the op that gives ``wanted`` of what this one gives; None for one that passes the map on."""
         return None
 
     def into_operand(self, name: str, op: Op, lost: Affine) -> Op | None:
-        """The op that does to x what this one does to ``lost`` of x; None for one that passes the map on."""
+        """Return the op that does to x what this one does to ``lost`` of x; None for one that passes the map on."""
         return None
 
     def check(self, name: str, op: Op, maps: Sequence[Affine], result: Affine) -> None:
@@ -44,7 +44,7 @@ class Transport:
 
     def up(self, name: str, wanted: Affine) -> None:
         """Make a node, which may have one user only, give ``wanted`` of what it gives now."""
-        op, operands = self._op(name), self.graph.operands(name)
+        op, operands = self.edits.get(name, self.graph[name]), self.graph.operands(name)
         if (users := len(self.graph.users(name))) > 1:
             raise BlockedError(f"%{name} has {users} users")
         taken = self._named(name, lambda: self.into_result(name, op, wanted))
@@ -61,7 +61,7 @@ class Transport:
 
     def into(self, user: str, slot: int, lost: Affine) -> None:
         """Make one user do to one of its operands what it did to ``lost`` of it."""
-        op, operands = self._op(user), self.graph.operands(user)
+        op, operands = self.edits.get(user, self.graph[user]), self.graph.operands(user)
         taken = self._named(user, lambda: self.into_operand(user, op, lost))
         if taken is not None:
             self.edits[user] = taken
@@ -99,20 +99,17 @@ class Transport:
         return result
 
     def _divide(self, name: str, op: StatefulOp, lost: Array) -> None:
-        """An op with memory has its operand's units in it, and becomes another one where those change."""
+        """Change an op with memory, which has its operand's units in it, where those change."""
         divided = op.divided(lost)
         if divided is None:
             raise BlockedError("has a state in its operand's units")
         self.edits[name] = divided
 
-    def _op(self, name: str) -> Op:
-        return self.edits.get(name, self.graph[name])
-
     def _types(self, name: str) -> list[Type]:
         return [self.graph.type(operand) for operand in self.graph.operands(name)]
 
     def _named(self, name: str, question: Callable[[], T]) -> T:
-        """The answer to a question about a node, which an error from it names."""
+        """Answer a question about a node, which an error from it names."""
         try:
             return question()
         except BlockedError as why:

@@ -43,7 +43,7 @@ def ints(sizes: Iterable[int]) -> tuple[int, ...]:
 def compress(array: Array, rtol: float = 0.0) -> Array:
     """Shrink every axis along which the array is constant, up to ``rtol``, to length 1."""
     for axis in range(array.ndim):
-        first = np.take(array, [0], axis=axis)
+        first = array.take(range(min(array.shape[axis], 1)), axis)
         if array.shape[axis] > 1 and bool((np.abs(array - first) <= rtol * np.abs(first)).all()):
             array = first
     return array
@@ -64,7 +64,8 @@ def _positive(_: Any, __: Any, scale: Array) -> None:
         )
 
 
-def _scale(value: Any) -> Array:
+def as_scale(value: Any) -> Array:
+    """Give a scale as float64 that nobody can write to, each axis along which it does not vary of length 1."""
     return readonly(compress(np.asarray(value, dtype=np.float64), _ROUNDING))
 
 
@@ -76,7 +77,7 @@ class Rate:
         scale: float64, of the sample's rank, each axis of length 1 or full.
     """
 
-    scale: Array = attrs.field(converter=_scale, validator=_positive)
+    scale: Array = attrs.field(converter=as_scale, validator=_positive)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Rate) or self.scale.ndim != other.scale.ndim:
@@ -90,11 +91,16 @@ class Rate:
         return hash(self.scale.ndim)
 
     def __str__(self) -> str:
-        low, high = float(self.scale.min()), float(self.scale.max())
-        return f"rate({low:.4g})" if low == high else f"rate({low:.4g}..{high:.4g})"
+        return f"rate({span(self.scale, 4)})"
 
 
 Encoding = Real | Rate
+
+
+def span(values: Array, digits: int = 6) -> str:
+    """Write the range of some numbers: ``0.5..2``, or ``2`` where they are all the same."""
+    low, high = f"{values.min():.{digits}g}", f"{values.max():.{digits}g}"
+    return low if values.min() == values.max() else f"{low}..{high}"
 
 
 def fits(values: Array, shape: tuple[int, ...]) -> bool:
@@ -130,9 +136,7 @@ class Type:
     @property
     def scale(self) -> Array:
         """The rate's scale, of the sample's rank; ones for a real signal."""
-        if isinstance(self.encoding, Rate):
-            return self.encoding.scale
-        return np.ones((1,) * len(self.shape))
+        return self.encoding.scale if isinstance(self.encoding, Rate) else np.ones((1,) * len(self.shape))
 
     @property
     def flat_scale(self) -> Array:
@@ -141,17 +145,12 @@ class Type:
         return scale.reshape(-1) if scale.size == 1 else np.broadcast_to(scale, self.shape).reshape(-1)
 
     def with_scale(self, scale: Array) -> Type:
-        """The same signal as a rate of another scale."""
+        """Return the signal as a rate of another scale."""
         return attrs.evolve(self, encoding=Rate(scale))
 
 
-def unit_rate(rank: int) -> Rate:
-    """Rate(1) for a sample of that rank."""
-    return Rate(np.ones((1,) * rank))
-
-
 def channel_scale(operand: Type, axis: int, what: str) -> Array:
-    """The scale as a vector over one axis, for an op that shares its weights over the others.
+    """Return the scale as a vector over one axis, for an op that shares its weights over the others.
 
     Raises:
         TypeMismatchError: the scale varies along another axis.

@@ -37,24 +37,19 @@ def verify(graph: Graph, stage: Stage, sources: Collection[Source] = (), before:
     for name in graph:
         graph.type(name)
         op = graph[name]
-        if isinstance(op, StatefulOp) and op.register:
+        if op.register:
             graph.apply_rule(name, op.infer, *(graph.type(x) for x in graph.operands(name)))
         if broken := broken_claim(op, [graph.type(x) for x in graph.operands(name)], graph.type(name)):
             raise VerificationError(graph.problem(name, *broken))
     _raise(stage.problems(graph), stage.error)
     held = graph.sources
-    _raise(
-        [
-            Problem("a source node vanished", str(source), hint="carry its origin, or graph.drop it with a reason")
-            for source in sources
-            if source not in held
-        ],
-        VerificationError,
-    )
+    hint = "carry its origin, or graph.drop it with a reason"
+    vanished = [Problem("a source node vanished", str(each), hint=hint) for each in sources if each not in held]
+    _raise(vanished, VerificationError)
 
 
 def _structure(graph: Graph) -> list[Problem]:
-    """What is wrong with the wiring; a cycle raises by itself."""
+    """List what is wrong with the wiring; a cycle raises by itself."""
     problems: list[Problem] = []
     if not graph.outputs:
         return [Problem(f"graph {graph.name} has no output")]
@@ -87,7 +82,7 @@ def _raise(problems: list[Problem], error: type[CompileError]) -> None:
 
 
 def broken_claim(op: Op, operands: Sequence[Type], result: Type) -> tuple[str, str] | None:
-    """(what is wrong, what to do), where an op's ``eval`` or ``step`` contradicts its ``infer`` or its role.
+    """Return (what is wrong, what to do) where an op's ``eval`` or ``step`` contradicts its ``infer`` or its role.
 
     spikec's own ops have tests for that; each other op is tried once for each shape of its operands.
     """
@@ -119,7 +114,7 @@ def _run(op: Op, xs: Sequence[Tensor]) -> Tensor:
 
 
 def _not_linear(op: Op, x: Sequence[Tensor], y: Sequence[Tensor]) -> str:
-    """Why it is not, or nothing. The bias of a :class:`Weighted` is allowed."""
+    """Say why it is not, or nothing. The bias of a :class:`Weighted` is allowed."""
     offset = op.eval(*map(torch.zeros_like, x))
     if offset.any() and not isinstance(op, Weighted):
         return "eval of zeros is not zero"

@@ -14,7 +14,7 @@ from spikec.ir.errors import CompileError, VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger
 from spikec.ir.op import Role
-from spikec.ir.printer import diff, line
+from spikec.ir.printer import diff
 from spikec.pipeline.manager import Observer, Step
 
 Verify = Literal["each", "end", "off"]
@@ -115,7 +115,7 @@ class Dump(Observer):
 
     def __init__(self, folder: Path, start: Graph) -> None:
         self.folder = folder
-        _make(folder)
+        make_folder(folder)
         self._remove_earlier()
         (folder / "00-import.txt").write_text(str(start))
         self.rows: list[tuple[str, ...]] = [("00-import", "", "", str(len(start)), "", "", "")]
@@ -127,7 +127,7 @@ class Dump(Observer):
 
     def failed(self, step: Step, error: Exception) -> None:
         """Write the graph as the pass left it, which may be one without types, or with a cycle."""
-        self._add(step, _as_left(step.after), "failed", f"{type(error).__name__}: {error}")
+        self._add(step, str(step.after), "failed", f"{type(error).__name__}: {error}")
 
     def _add(self, step: Step, text: str | None, changes: str, check: str) -> None:
         stem = f"{step.index:02d}-{step.by.name}"
@@ -153,31 +153,19 @@ class Dump(Observer):
         (self.folder / "index.tsv").write_text("\n".join([*lines, ""]))
 
 
-def _as_left(graph: Graph) -> str:
-    """The text of a graph that may be broken: ``?`` for types that cannot be had, in order of insertion for a cycle."""
-    try:
-        return str(graph)
-    except Exception:  # whatever the type rule of somebody's op raises
-        ops = graph.nx.nodes(data="op")
-        lines = (line(name, op, graph.operands(name), _type_of(graph, name)) for name, op in ops)
-        return "\n".join([f"graph {graph.name} {{", *lines, "}", ""])
-
-
-def _type_of(graph: Graph, name: str) -> str:
-    try:
-        return str(graph.type(name))
-    except Exception:
-        return "?"
-
-
 def write_ledger(folder: Path, ledger: Ledger) -> None:
     """Write ``ledger.txt`` beside the dumps."""
-    _make(folder)
+    make_folder(folder)
     (folder / "ledger.txt").write_text(f"{ledger}\n")
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path, hint: str = "") -> None:
+    """Make a folder with those above it, where it is missing.
+
+    Raises:
+        CompileError: it cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CompileError(f"the folder {folder} cannot be made: {error.strerror}") from None
+        raise CompileError(f"the folder {folder} cannot be made: {error.strerror}", hint=hint) from None

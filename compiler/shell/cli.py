@@ -1,10 +1,9 @@
 """The command line ``spikec``. It exits with 0 if all is well, 1 if the model is refused, 2 for wrong usage."""
 
-import io
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import click
@@ -26,8 +25,6 @@ from spikec.options import Options
 from spikec.pipeline.pipeline import Pipeline
 from spikec.reading import find_frontend, load
 from spikec.shell import inputs
-
-CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 #: how many columns a table has where the output is not a terminal
 _WIDTH = 200
@@ -101,36 +98,31 @@ def main() -> None:
     """
 
 
-_MODEL = click.argument("model", type=inputs.model, metavar="MODEL")
-
 #: the options that say how to compile, as parameters of ``spikec.compile`` but for ``own``
 _COMPILING = (
-    click.option("--calibration", type=_EXISTING_FILE, help="An .npz of inputs: x, or a key for each argument."),
-    click.option(
-        "--normalization",
-        type=inputs.normalization,
+    click.Option(["--calibration"], type=_EXISTING_FILE, help="An .npz of inputs: x, or a key for each argument."),
+    click.Option(
+        ["--normalization"],
+        type=inputs.literal,
         metavar="WHICH",
         help="max, a percentile (99.9%) or a factor of the maximum (0.5).",
     ),
-    click.option("--timesteps", type=click.IntRange(min=1), help="The number of time-steps you mean to run."),
-    click.option(
-        "--example",
-        "example_input",
+    click.Option(["--timesteps"], type=click.IntRange(min=1), help="The number of time-steps you mean to run."),
+    click.Option(
+        ["--example", "example_input"],
         type=inputs.shape,
         metavar="SHAPE",
         multiple=True,
         help="Shape of one sample, such as 1,28,28; once for each input.",
     ),
-    click.option(
-        "--passes",
-        "pipeline",
+    click.Option(
+        ["--passes", "pipeline"],
         type=Pipeline.parse,
         metavar="PASSES",
         help='The passes to run instead of the usual ones, as a report prints them: "NAME, NAME{OPTION=VALUE}".',
     ),
-    click.option(
-        "--option",
-        "own",
+    click.Option(
+        ["--option", "own"],
         type=inputs.option,
         metavar="NAME=VALUE",
         multiple=True,
@@ -139,22 +131,11 @@ _COMPILING = (
 )
 
 
-def compiling(*, target_required: bool) -> Callable[[CommandT], CommandT]:
-    """Return what adds MODEL, ``--target`` and the options that say how to compile to a command."""
-    target = click.option(
-        "--target",
-        type=inputs.target,
-        metavar="NAME",
-        required=target_required,
-        help="What to compile for: spikingjelly, nir, or another that `spikec targets` lists.",
-    )
-
-    def add(command: CommandT) -> CommandT:
-        for each in reversed((_MODEL, target, *_COMPILING)):
-            command = each(command)
-        return command
-
-    return add
+def compiling(*, target_required: bool) -> list[click.Parameter]:
+    """Return MODEL, ``--target`` and the options that say how to compile, as parameters of a command."""
+    about = "What to compile for: spikingjelly, nir, or another that `spikec targets` lists."
+    target = click.Option(["--target"], type=inputs.target, metavar="NAME", required=target_required, help=about)
+    return [click.Argument(["model"], type=inputs.model, metavar="MODEL"), target, *_COMPILING]
 
 
 def _options(model: Any, own: tuple[tuple[str, Any], ...], **options: Any) -> dict[str, Any]:
@@ -169,38 +150,33 @@ def _options(model: Any, own: tuple[tuple[str, Any], ...], **options: Any) -> di
     return {**options, **dict(own)}
 
 
-def _table(headings: Sequence[str], title: str = "", notes: Iterable[str] = ()) -> Table:
-    """Return an empty table; Text keeps rich from reading brackets as its markup."""
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", notes: Iterable[str] = ()) -> Table:
+    """Return a table; Text keeps rich from reading brackets as its markup. A row that says ``refused`` is red."""
     table = Table(title=Text(title) if title else None, title_justify="left", caption=Text("\n".join(notes)))
     for heading in headings:
         table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row), style="bold red" if "refused" in row else "")
     return table
 
 
 def graph_table(graph: Graph, suffix: str = "") -> Table:
     """Return a table with one row for each op, in topological order; ``suffix`` follows the graph's name."""
-    table = _table(
-        ("node", "op", "operands", "attributes", "type", "from"), f"{graph.name}{suffix}", graph.imported.notes
-    )
+    headings, rows = ("node", "op", "operands", "attributes", "type", "from"), []
     for name in graph:
         op = graph[name]
         shown = ", ".join(f"{key}={value}" for key, value in printer.attributes(op).items())
-        cells = (name, op.kind, " ".join(graph.operands(name)), shown, str(graph.type(name)), label(op.origin))
-        table.add_row(*map(Text, cells))
-    return table
+        rows.append((name, op.kind, " ".join(graph.operands(name)), shown, str(graph.type(name)), label(op.origin)))
+    return _table(headings, rows, f"{graph.name}{suffix}", graph.imported.notes)
 
 
 def ledger_table(ledger: Ledger) -> Table:
     """Return a table with one row for each node of the user's model."""
-    table = _table(("layer", "was", "is", "as"), "what became of each layer", ledger.notes)
-    for entry in ledger:
-        style = "bold red" if entry.fate == "refused" else ""
-        table.add_row(*map(Text, (str(entry.source), entry.source.kind, entry.fate, entry.into)), style=style)
-    return table
+    rows = ((str(entry.source), entry.source.kind, entry.fate, entry.into) for entry in ledger)
+    return _table(("layer", "was", "is", "as"), rows, "what became of each layer", ledger.notes)
 
 
-@main.command("compile")
-@compiling(target_required=True)
+@main.command("compile", params=compiling(target_required=True))
 @click.option("-o", "--output", "out", type=inputs.new_file, metavar="FILE", required=True, help="The file to write.")
 @click.option("--dump", type=_FOLDER, help="Write the graph after each pass here.")
 def compile_command(model: Any, target: str, out: Path, dump: Path | None, **options: Any) -> None:
@@ -216,8 +192,7 @@ def compile_command(model: Any, target: str, out: Path, dump: Path | None, **opt
     click.echo(f"wrote {out} ({out.stat().st_size} bytes)")
 
 
-@main.command("check")
-@compiling(target_required=True)
+@main.command("check", params=compiling(target_required=True))
 def check_command(model: Any, target: str, **options: Any) -> None:
     """Say everything that keeps MODEL from a target, without writing anything."""
     problems = check(model, target, **_options(model, **options))
@@ -226,8 +201,7 @@ def check_command(model: Any, target: str, **options: Any) -> None:
     click.echo(f"nothing keeps the model from {target}")
 
 
-@main.command("inspect")
-@compiling(target_required=False)
+@main.command("inspect", params=compiling(target_required=False))
 def inspect_command(model: Any, target: str | None, **options: Any) -> None:
     """Print the graph of MODEL; with --target also the final graph and what became of each layer.
 
@@ -262,17 +236,14 @@ def run_command(file: Path, data: Path, timesteps: int, out: Path) -> None:
     """
     results = inputs.simulate(file, inputs.read_arrays(data, inputs.input_names(file)), timesteps)
     arrays: dict[str, Any] = {name: value.numpy() for name, value in results.items()}
-    buffer = io.BytesIO()  # numpy would append .npz to the temporary path
-    np.savez(buffer, **arrays)
-    with replacing(out) as part:
-        part.write_bytes(buffer.getvalue())
+    with replacing(out) as part, part.open("wb") as target:  # numpy would append .npz to a path
+        np.savez(target, **arrays)
     for name, value in results.items():
         click.echo(f"{name}: {'x'.join(map(str, value.shape))}")
     click.echo(f"wrote {out}")
 
 
-@main.command("diagnose")
-@compiling(target_required=False)
+@main.command("diagnose", params=compiling(target_required=False))
 @click.option("--data", type=_EXISTING_FILE, required=True, help="An .npz of inputs; class numbers under labels.")
 @click.option("--tolerance", type=float, default=0.01, show_default=True, help="Share of samples that may differ.")
 @click.option("--json", "as_json", type=inputs.new_file, metavar="FILE", help="Write all figures here.")
@@ -319,20 +290,18 @@ def demo_command(out: Path) -> None:
 @main.command("passes")
 def passes_command() -> None:
     """List the passes."""
-    table = _table(("pass", "contract", "from", "what it does"))
-    for part in loader.passes():
-        table.add_row(*map(Text, (part.name, part.load().contract, part.package, part.summary)))
-    console().print(table)
+    rows = ((part.name, part.load().contract, part.package, part.summary) for part in loader.passes())
+    console().print(_table(("pass", "contract", "from", "what it does"), rows))
 
 
 @main.command("targets")
 def targets_command() -> None:
     """List the targets."""
-    table = _table(("target", "file", "from", "what it is"))
+    rows = []
     for part in loader.targets():
         try:
             suffix, summary = part.load().suffix, part.summary
         except MissingDependencyError as error:
             suffix, summary = "", f"{error.problems[0].message}: {error.hint}"
-        table.add_row(*map(Text, (part.name, suffix, part.package, summary)))
-    console().print(table)
+        rows.append((part.name, suffix, part.package, summary))
+    console().print(_table(("target", "file", "from", "what it is"), rows))

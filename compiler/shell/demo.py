@@ -26,9 +26,9 @@ from spikec.driver import Compiler, save
 from spikec.extend.loader import missing_package
 from spikec.extend.passbase import Note
 from spikec.interpreter.results import evaluate, hits
-from spikec.ir.errors import CompileError
 from spikec.ir.files import replacing
 from spikec.ir.types import Array
+from spikec.pipeline.observers import make_folder
 from spikec.shell.inputs import simulate
 
 #: how many digits of each of the ten classes are held out
@@ -242,11 +242,7 @@ def run(
     """
     figure = empty_figure((7, 4.5), "the demo's plot")
     data = digits()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"the folder {out} cannot be made: {error.strerror}"
-        raise CompileError(message, hint="give another with --out") from None
+    make_folder(out, hint="give another with --out")
     net = trained(data, how, cache=cache, console=console)
     ann = accuracy(net, data)
     curves = mode_curves(net, data, out, console, count)

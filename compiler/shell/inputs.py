@@ -122,14 +122,19 @@ def new_file(value: str) -> Path:
 
 
 def option(value: str) -> tuple[str, Any]:
-    """Return name and value of ``NAME=VALUE``: a number, True or False as Python writes it, or else a text."""
+    """Return name and value of ``NAME=VALUE``; for the value see :func:`literal`."""
     name, equals, text = value.partition("=")
     if not equals or not name.isidentifier():
         raise click.BadParameter(f"{value!r} is not NAME=VALUE")
+    return name, literal(text)
+
+
+def literal(text: str) -> Any:
+    """Return a number, True or False as Python writes it, or else the text as it is; the compiler checks it."""
     try:
-        return name, ast.literal_eval(text)
+        return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return name, text
+        return text
 
 
 def shape(value: str) -> tuple[int, ...]:
@@ -141,14 +146,6 @@ def shape(value: str) -> tuple[int, ...]:
     if not sizes or min(sizes) < 1:
         raise click.BadParameter(f"{value!r} is no shape; give sizes without the batch, such as 1,28,28")
     return sizes
-
-
-def normalization(value: str) -> str | float:
-    """Return a float for ``0.5``, and a text such as ``max`` or ``99.9%`` as it is; the compiler checks it."""
-    try:
-        return float(value)
-    except ValueError:
-        return value
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> list[Tensor]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from spikec.extend.converters import Mark
+from spikec.interpreter.imported import Reference
 
 #: more than the elements of any tensor, so that torch refuses to make one of such a size
 _TOO_LARGE = 2**62
@@ -73,6 +78,22 @@ class BatchSize(int):
 
     __radd__ = __add__
     __rmul__ = __mul__
+
+
+def in_batches(run: Reference, size: int | None) -> Reference:
+    """A model that takes batches of one size only (None: any), for any number of samples.
+
+    The last batch is filled up with the first samples, once more.
+    """
+
+    def in_parts(xs: Sequence[Tensor]) -> list[Tensor]:
+        count = len(xs[0])
+        step = size or count
+        rows = [torch.arange(start, start + step) % count for start in range(0, count, step)]
+        parts = [run([x[each] for x in xs]) for each in rows]
+        return [torch.cat(column)[:count] for column in zip(*parts, strict=True)]
+
+    return in_parts
 
 
 #: the number of samples in a batch

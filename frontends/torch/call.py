@@ -92,6 +92,11 @@ def leaves(value: Any) -> Iterator[Any]:
     return iter(found)
 
 
+def tensors(value: Any) -> list[Tensor]:
+    """All torch tensors among the :func:`leaves`."""
+    return [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
+
+
 def is_record(value: Any) -> bool:
     """True for an instance of a dataclass."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)

@@ -7,10 +7,23 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from spikec.extend.converters import Mark
 from spikec.frontends.torch.call import Call, Missing, Signal, leaves
 
-#: names of arguments as numpy has them, which torch's functions take too
-_NUMPY = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
+#: names of arguments that others are read as: those of numpy, which torch's functions take too, of methods beside
+#: functions, and of aten
+_ALIASES = {
+    alias: name
+    for name, aliases in (
+        *(("input", "x a x1 self tensor"), ("other", "x2 mat2"), ("dim", "axis"), ("keepdim", "keepdims")),
+        *(("dim0", "axis0"), ("dim1", "axis1"), ("dims", "repeats"), ("shape", "size"), ("training", "train")),
+        *(("size", "output_size"), ("scale_factor", "scale_factors"), ("sections", "chunks split_size split_sizes")),
+        ("sections", "split_size_or_sections indices_or_sections indices"),
+    )
+    for alias in aliases.split()
+}
+#: marks a converter of which the second argument may be several: ``x.view((2, 3))`` or ``x.view(2, 3)``
+spreads = Mark()
 #: what a converter may return beside signals: what a call that asks for a shape, a dtype or a device gives
 _ANSWERS = (Signal, Missing, int, float, torch.dtype, torch.device)
 
@@ -33,12 +46,20 @@ def convert(converter: Callable[..., Any], call: Call) -> Any:
     return value
 
 
+def parameter_of(converter: Callable[..., Any], argument: str) -> str | None:
+    """The name of the converter's parameter for an argument of that name, or None."""
+    known = inspect.signature(converter).parameters
+    return next((name for name in (argument, _ALIASES.get(argument)) if name in known), None)
+
+
 def _bound(converter: Callable[..., Any], call: Call) -> inspect.BoundArguments:
     """The arguments of a function's call as its converter takes them."""
-    signature = inspect.signature(converter)
-    named = {key if key in signature.parameters else _NUMPY.get(key, key): each for key, each in call.kwargs.items()}
+    args = call.args
+    if converter in spreads and len(args) > 1 and not isinstance(args[1], (tuple, list)):
+        args = (args[0], args[1:])
+    named = {parameter_of(converter, name) or name: each for name, each in call.kwargs.items()}
     try:
-        return signature.bind(call, *call.args, **named)
+        return inspect.signature(converter).bind(call, *args, **named)
     except TypeError as error:
         call.refuse(f"{call.source.kind} with these arguments is not supported: {error}")
 

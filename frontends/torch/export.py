@@ -1,7 +1,7 @@
 """Reads programs of torch.export, by the converters that modules are read by."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +9,8 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from spikec.extend.frontend import Frontend
-from spikec.frontends.torch.call import leaves
+from spikec.frontends.torch.batch import in_batches
+from spikec.frontends.torch.call import tensors
 from spikec.frontends.torch.check import dtype_of, example_shapes
 from spikec.frontends.torch.program import Program, program
 from spikec.frontends.torch.reader import Reader
@@ -21,7 +22,7 @@ from spikec.ir.graph import Graph
 class TorchExport(Frontend):
     """``torch.export.ExportedProgram`` of a model in evaluation mode, with a fixed or an open batch size."""
 
-    takes: ClassVar[str] = "a torch.export.ExportedProgram"
+    takes = "a torch.export.ExportedProgram"
 
     def accepts(self, model: Any) -> bool:
         """True for any program, decomposed or not."""
@@ -46,23 +47,16 @@ class TorchExport(Frontend):
     def reference(self, model: ExportedProgram) -> Reference:
         """The program itself, run with the batch size that it was exported for."""
         run = model.module()
-        values = {**model.state_dict, **model.constants}.values()
+        values = {**model.state_dict, **model.constants}
         first = _examples(model)[0].shape[0]
 
+        @torch.no_grad()
         def reference(xs: Sequence[Tensor]) -> list[Tensor]:
-            like = next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), xs[0])
-            inputs = [x.to(like.device, like.dtype) for x in xs]
-            count = len(xs[0])
-            step = first if isinstance(first, int) else count
-            results = []
-            with torch.no_grad():
-                for start in range(0, count, step):
-                    rows = torch.arange(start, start + step, device=like.device) % count
-                    args, kwargs = _arguments(model, [x[rows] for x in inputs])
-                    results.append([x.cpu() for x in leaves(run(*args, **kwargs)) if isinstance(x, Tensor)])
-            return [torch.cat(parts)[:count] for parts in zip(*results, strict=True)]
+            like = next((v for v in tensors(values) if v.is_floating_point()), xs[0])
+            args, kwargs = _arguments(model, [x.to(like.device, like.dtype) for x in xs])
+            return [x.cpu() for x in tensors(run(*args, **kwargs))]
 
-        return reference
+        return in_batches(reference, first if isinstance(first, int) else None)
 
 
 def _shapes(traced: Program, examples: Sequence[Tensor] | None) -> list[tuple[int, ...]]:

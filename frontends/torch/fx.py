@@ -6,7 +6,7 @@ import logging
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from spikec.extend.frontend import Frontend
-from spikec.frontends.torch.call import leaves
+from spikec.frontends.torch.call import tensors
 from spikec.frontends.torch.check import check_model, dtype_of, example_shapes, shapes_from_layers, template
 from spikec.frontends.torch.layers import is_spiking
 from spikec.frontends.torch.program import Program, program
@@ -84,7 +84,7 @@ def _quiet() -> Iterator[None]:
 class TorchFx(Frontend):
     """``torch.nn.Module`` and ``torch.fx.GraphModule``, in evaluation mode; the module is not changed."""
 
-    takes: ClassVar[str] = "a torch.nn.Module"
+    takes = "a torch.nn.Module"
 
     def accepts(self, model: Any) -> bool:
         """True for any module; what it holds is judged by :meth:`load`."""
@@ -140,7 +140,7 @@ class TorchFx(Frontend):
             like = next((p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()), xs[0])
             with torch.no_grad():
                 result = model(*[x.to(like.device, like.dtype) for x in xs])
-            return [leaf.cpu() for leaf in leaves(result) if isinstance(leaf, Tensor)]
+            return [tensor.cpu() for tensor in tensors(result)]
 
         return run
 

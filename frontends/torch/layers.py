@@ -1,5 +1,6 @@
 """Layers: which converter reads one, and how torch's own are read, namely by the functions that they call."""
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -91,78 +92,64 @@ def torch_layer(module: nn.Module, call: Call, cls: type[nn.Module] | None = Non
         UnsupportedOpError: a function has no converter, or its converter refuses it.
         TypeMismatchError: forward itself refuses what it is given.
     """
-    reading = _Reading(call)
-    result = reading.run(module, cls)
-    if len(reading.functions) > 1:  # once more, now that it is known which is the last and has the layer's own name
+    functions, result = _run(module, call, cls)
+    if len(functions) > 1:  # once more, now that it is known which is the last and has the layer's own name
         for name in reversed(list(call.graph)):
             if call.source in call.graph[name].origin:
                 call.graph.remove(name)
-        reading = _Reading(call, [*(f"{call.name}_{each}" for each in reading.functions[:-1]), call.name])
-        result = reading.run(module, cls)
+        _, result = _run(module, call, cls, [*(f"{call.name}_{each}" for each in functions[:-1]), call.name])
     return call.add(Identity(), result) if result in call.operands else result
 
 
 def lacks_converter(call: Call) -> bool:
     """True where the first function in a layer's forward has no converter; asked where an operand was refused."""
+    found: list[Any] = []
 
     def look_up(key: Any, args: Any, kwargs: Any) -> Any:
-        raise _Found(converter.first((key, qualified(key))))
+        found.append(converter.first((key, qualified(key))))
+        raise LookupError  # one is enough, and there is nothing to go on with
 
     def stand_in(value: Any) -> Any:
         return SignalTensor("", look_up) if isinstance(value, (Signal, Refused)) else value
 
     args, kwargs = map_aggregate((call.args, dict(call.kwargs)), stand_in)
     assert call.module is not None
-    try:
+    with contextlib.suppress(Exception):  # whatever forward does with tensors that are none
         call.module.forward(*args, **kwargs)
-    except Exception as error:  # whatever forward does with tensors that are none
-        return isinstance(error, _Found) and error.args == (None,)
-    return False
+    return found[:1] == [None]
 
 
-class _Found(Exception):  # noqa: N818 (no error: it carries what was looked for)
-    """Ends a forward with the converter of its first function."""
+def _run(
+    module: nn.Module, call: Call, cls: type[nn.Module] | None, names: Sequence[str] = ()
+) -> tuple[list[str], Any]:
+    """Run a layer's forward once; the names of the functions that gave signals, in order, and its result.
 
-
-class _Reading:
-    """One run of a layer's forward.
-
-    Attributes:
-        functions: names of the functions that gave signals, in order.
+    The ops of each of these functions are called as ``names`` says, and as the layer where it is empty.
     """
+    functions: list[str] = []
 
-    def __init__(self, call: Call, names: Sequence[str] = ()) -> None:
-        """``names``: what the ops of each of these functions will be called, the layer's name where there is none."""
-        self.functions: list[str] = []
-        self._call = call
-        self._names = names
-
-    def run(self, module: nn.Module, cls: type[nn.Module] | None) -> Any:
-        call = self._call
-        plain = _with_weights(module)
-        forward = plain.forward if cls is None else functools.partial(cls.forward, plain)
-        args, kwargs = to_tensors((call.args, dict(call.kwargs)), self._convert)
-        try:
-            with torch.no_grad():
-                return from_tensors(forward(*args, **kwargs))
-        except CompileError:
-            raise
-        except Exception as error:
-            if reason(call.source.kind, module)[0]:
-                refuse_unknown(call, call.source.kind)
-            message = f"{call.source.kind} fails: {type(error).__name__}: {error}"
-            raise TypeMismatchError(call.problem(message)) from error
-
-    def _convert(self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def convert_function(key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         found = converter.first((key, qualified(key)))
         if found is None:
-            refuse_unknown(self._call, self._call.source.kind)
-        name = self._names[len(self.functions)] if self._names else self._call.name
-        inner = attrs.evolve(self._call, args=args, kwargs=kwargs, module=None, outer=self._call, name=name)
-        value = convert(found, inner)
+            refuse_unknown(call, call.source.kind)
+        name = names[len(functions)] if names else call.name
+        value = convert(found, attrs.evolve(call, args=args, kwargs=kwargs, module=None, outer=call, name=name))
         if any(isinstance(each, Signal) for each in leaves(value)):
-            self.functions.append(key[1] if isinstance(key, tuple) else key.__name__)
+            functions.append(key[1] if isinstance(key, tuple) else key.__name__)
         return value
+
+    plain = _with_weights(module)
+    forward = plain.forward if cls is None else functools.partial(cls.forward, plain)
+    args, kwargs = to_tensors((call.args, dict(call.kwargs)), convert_function)
+    try:
+        with torch.no_grad():
+            return functions, from_tensors(forward(*args, **kwargs))
+    except CompileError:
+        raise
+    except Exception as error:
+        if reason(call.source.kind, module)[0]:
+            refuse_unknown(call, call.source.kind)
+        raise TypeMismatchError(call.problem(f"{call.source.kind} fails: {type(error).__name__}: {error}")) from error
 
 
 def _with_weights(module: nn.Module) -> nn.Module:

@@ -1,7 +1,6 @@
 """Which tensors of the model share memory, and what a call changes in place: torch itself is asked."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_aggregate, map_arg
 
 from spikec.frontends.torch.batch import BatchSize
-from spikec.frontends.torch.call import Signal, leaves
+from spikec.frontends.torch.call import Signal, tensors
 from spikec.frontends.torch.layers import is_firing
 from spikec.frontends.torch.traced import Traced
 from spikec.ir.graph import Graph
@@ -61,7 +60,7 @@ class Memory:
             return None
         with torch.inference_mode(False), torch.no_grad():
             result = self._run(node)
-        if any(SAMPLES in tensor.shape[1:] for tensor in _held(result)):
+        if any(SAMPLES in tensor.shape[1:] for tensor in tensors(result)):
             return None
         self._hold(node, result)
         return result
@@ -93,14 +92,14 @@ class Memory:
         return self._changes(node, result, changed) if changed else Changes()
 
     def _changes(self, node: fx.Node, result: Any, changed: list[fx.Node]) -> Changes:
-        written = [tensor for each in changed for tensor in _held(self._tensors[each])]
+        written = [tensor for each in changed for tensor in tensors(self._tensors[each])]
         touched = self._related(set().union(*(self._memories[each] for each in changed)))
 
         def is_touched(tensor: Tensor) -> bool:
             return bool(touched & _storages(tensor)) and not all(_disjoint(tensor, each) for each in written)
 
         near = [each for each, keys in self._memories.items() if each is not node and keys & touched]
-        affected = [each for each in near if any(map(is_touched, _held(self._tensors[each])))]
+        affected = [each for each in near if any(map(is_touched, tensors(self._tensors[each])))]
         same = tuple(each for each in affected if _coincide(self._tensors[each], result))
         return Changes(same, tuple(each for each in affected if each not in same))
 
@@ -145,16 +144,12 @@ class Memory:
         return dtype
 
 
-def _held(value: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in leaves(value) if isinstance(leaf, Tensor))
-
-
 def _versions(value: Any) -> list[int]:
-    return [tensor._version for tensor in _held(value)]
+    return [tensor._version for tensor in tensors(value)]
 
 
 def _storages(value: Any) -> set[int]:
-    return {tensor.untyped_storage()._cdata for tensor in _held(value)}
+    return {tensor.untyped_storage()._cdata for tensor in tensors(value)}
 
 
 def _disjoint(a: Tensor, b: Tensor) -> bool:

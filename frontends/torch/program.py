@@ -1,9 +1,7 @@
 """An exported program as a trace: aten calls behind the converters of torch's functions, parameters as values."""
 
-import functools
-import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -18,16 +16,14 @@ from torch.utils import _pytree as pytree
 from spikec.frontends.torch.batch import BATCH
 from spikec.frontends.torch.call import Call, converter
 from spikec.frontends.torch.check import numbers, refuse_all
-from spikec.frontends.torch.convert import convert
+from spikec.frontends.torch.convert import parameter_of
 from spikec.frontends.torch.traced import Traced
 from spikec.ir.errors import InvalidModelError, Problem
 from spikec.ir.origin import Source
 
 #: arguments of aten that say how a result is stored or computed, and not what it is
 _HOW = {"cudnn_enabled", "memory_format", "layout", "device", "pin_memory", "non_blocking", "half_to_float"}
-#: names that torch's functions have for arguments of aten
-_NAMES = {"self": "input", "train": "training"}
-#: torch's functions that aten has under another name, with parameters of the same names or in the same places
+#: torch's functions that aten has under another name
 _SAME = {
     "_native_batch_norm_legit_no_training": "batch_norm",
     "constant_pad_nd": "pad",
@@ -54,12 +50,10 @@ class Program(Traced):
     """The graph of an exported program, its first axis being the batch whatever size it was exported with.
 
     Attributes:
-        parameters: parameters, buffers and other constants by their placeholders.
         shapes: of a sample of each input, by name; None for a size that the program leaves open.
     """
 
-    parameters: dict[str, Any]
-    shapes: dict[str, tuple[int | None, ...]]
+    shapes: dict[str, tuple[int | None, ...]] = attrs.field(kw_only=True)
 
     @property
     def name(self) -> str:
@@ -67,16 +61,6 @@ class Program(Traced):
         stacks = (node.meta.get("nn_module_stack") for node in self.graph.nodes)
         path = next((str(_class(next(iter(stack.values()))[1])) for stack in stacks if stack), "Program")
         return path.rsplit(".", 1)[-1]
-
-    @property
-    def device(self) -> str:
-        """Where the parameters are."""
-        return str(next((value.device for value in self.parameters.values() if isinstance(value, Tensor)), "cpu"))
-
-    @property
-    def inputs(self) -> list[str]:
-        """The inputs that are tensors."""
-        return list(self.shapes)
 
     def kind(self, node: fx.Node) -> str:
         """``nn.Conv2d`` for a call inside of one of torch's layers, else the function of torch."""
@@ -99,14 +83,22 @@ class Program(Traced):
 
     def converter(self, node: fx.Node) -> Callable[..., Any] | None:
         """A converter of the overload itself, else that of torch's function or method of its name."""
-        overload = node.target
-        if not isinstance(overload, torch._ops.OpOverload):
+        if not isinstance(node.target, torch._ops.OpOverload):
             return super().converter(node)
-        found = converter.first((overload, overload.overloadpacket))
-        if found is not None:
-            return found
-        found = converter.first(_keys(overload))
-        return None if found is None else _adapted(found, overload)
+        return _of_overload(node.target) or converter.first(key for _, key in _spellings(node.target))
+
+    def adapted(self, node: fx.Node, call: Call, found: Callable[..., Any]) -> Call:
+        """The call of an overload as one of torch's function: the arguments by the names that this has for them."""
+        if not isinstance(node.target, torch._ops.OpOverload) or _of_overload(node.target) is not None:
+            return call
+        defaults = {each.name: each.default_value for each in node.target._schema.arguments if each.has_default_value()}
+
+        def says_something(name: str, value: Any) -> bool:
+            return name not in _HOW and (isinstance(value, Tensor) or name not in defaults or value != defaults[name])
+
+        given = _by_name(node.target, call.args, call.kwargs)
+        kept = {name: x for name, x in given.items() if parameter_of(found, name) or says_something(name, x)}
+        return attrs.evolve(call, args=(), kwargs=kept, outer=call)
 
 
 def _class(entry: Any) -> str:
@@ -126,72 +118,32 @@ def _layer(node: fx.Node) -> str:
 # ----------------------------------------------------------------- converters
 
 
-def _stems(overload: torch._ops.OpOverload) -> list[str]:
-    """The name, and what it is without aten's marks for variants that compute the same."""
-    if overload.namespace != "aten":
-        return []
-    name = overload.overloadpacket.__name__
-    name = _SAME.get(name, name)
-    plain = re.sub(r"^_+(unsafe_)?|_copy$", "", name)
-    return list(dict.fromkeys((name, plain, plain.rstrip("_"))))
-
-
-def _keys(overload: torch._ops.OpOverload) -> Iterator[Any]:
-    for stem in _stems(overload):
-        yield from (getattr(room, stem) for room in (torch, F) if hasattr(room, stem))
-        yield ("method", stem)
+def _of_overload(overload: torch._ops.OpOverload) -> Callable[..., Any] | None:
+    return converter.first((overload, overload.overloadpacket))
 
 
 def _spelling(overload: torch._ops.OpOverload) -> str:
-    """``F.gelu``, ``torch.cat`` or ``Tensor.view``: how users call what became an overload."""
-    for stem in _stems(overload):
+    return next((spelling for spelling, _ in _spellings(overload)), f"torch.ops.{overload}")
+
+
+def _spellings(overload: torch._ops.OpOverload) -> Iterator[tuple[str, Any]]:
+    """How users may have called what became an overload, and the key of its converter, the likeliest first.
+
+    ``F.gelu``, ``torch.cat`` or ``Tensor.view``; aten marks variants that compute the same in their names.
+    """
+    if overload.namespace != "aten":
+        return
+    name = _SAME.get(overload.overloadpacket.__name__, overload.overloadpacket.__name__)
+    plain = re.sub(r"^_+(unsafe_)?|_copy$", "", name)
+    for stem in dict.fromkeys((name, plain, plain.rstrip("_"))):
         for prefix, room in (("torch", torch), ("F", F), ("Tensor", Tensor)):
             if hasattr(room, stem):
-                return f"{prefix}.{stem}"
-    return f"torch.ops.{overload}"
+                yield f"{prefix}.{stem}", ("method", stem) if room is Tensor else getattr(room, stem)
 
 
-def _adapted(found: Callable[..., Any], overload: torch._ops.OpOverload) -> Callable[..., Any]:
-    """A converter of torch's function that is called with the arguments of an overload, matched by their names."""
-
-    @functools.wraps(found)
-    def adapted(call: Call, *args: Any, **kwargs: Any) -> Any:
-        parameters = list(inspect.signature(found).parameters.values())[1:]
-        values = _renamed(call, overload, parameters, args, kwargs)
-        starred = [i for i, each in enumerate(parameters) if each.kind is each.VAR_POSITIONAL and each.name in values]
-        front = [values.pop(each.name) for each in parameters[: starred[0] + 1]] if starred else []
-        return convert(found, attrs.evolve(call, args=tuple(front), kwargs=values, outer=call))
-
-    adapted.__signature__ = inspect.signature(lambda call, *args, **kwargs: None)  # type: ignore[attr-defined]
-    return adapted
-
-
-def _renamed(
-    call: Call, overload: torch._ops.OpOverload, parameters: list[inspect.Parameter], args: Any, kwargs: Any
-) -> dict[str, Any]:
-    """The arguments of an overload by the names of a converter's parameters.
-
-    One that has another name there is the one in its place, if nothing else of the overload has that name.
-    """
-    arguments = overload._schema.arguments
-    given = {**dict(zip((each.name for each in arguments), args, strict=False)), **kwargs}
-    places = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)]
-    known = {each.name for each in parameters}
-    ours = [_NAMES.get(each.name, each.name) for each in arguments]
-    values: dict[str, Any] = {}
-    for i, argument in enumerate(arguments):
-        if argument.name not in given:
-            continue
-        name, value = ours[i], given[argument.name]
-        if name not in known and not argument.kwarg_only and i < len(places) and places[i] not in ours:
-            name = places[i]
-        if name in known:
-            values[name] = value
-            continue
-        is_default = argument.has_default_value() and not isinstance(value, Tensor) and value == argument.default_value
-        if argument.name not in _HOW and not is_default:
-            call.refuse(f"{call.source.kind} with {argument.name}={value} is not supported", "leave it out")
-    return values
+def _by_name(overload: torch._ops.OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of an overload by their names."""
+    return {**dict(zip((each.name for each in overload._schema.arguments), args, strict=False)), **kwargs}
 
 
 # ------------------------------------------------------------------- programs
@@ -217,7 +169,7 @@ def program(exported: ExportedProgram) -> Program:
     if batch is not None:
         _open_batch(graph, inputs, batch)
     shapes = {name: tuple(_number(size) for size in shape[1:]) for name, shape in sizes.items()}
-    result = Program(exported.graph_module, graph, {}, values, shapes)
+    result = Program(exported.graph_module, graph, {}, values, shapes=shapes)
     refuse_all(_randomness(result))
     refuse_all(_changed_buffers(exported, result))
     return result
@@ -311,19 +263,12 @@ def _open_batch(graph: fx.Graph, inputs: list[fx.Node], batch: int) -> None:
 # --------------------------------------------------------------------- checks
 
 
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    """The arguments of a call of an overload by their names."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return {}
-    return {**dict(zip((each.name for each in node.target._schema.arguments), node.args, strict=False)), **node.kwargs}
-
-
 def _randomness(traced: Program) -> Iterator[Problem]:
     """Layers in training mode, and whatever else gives another result on every call."""
     for node in traced.graph.nodes:
-        given = _arguments(node)
-        if not given:
+        if not isinstance(node.target, torch._ops.OpOverload):
             continue
+        given = _by_name(node.target, node.args, node.kwargs)
         source = traced.source(node)
         mode = given.get("training", given.get("train"))
         if mode and given.get("p") != 0:

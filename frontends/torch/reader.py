@@ -175,7 +175,7 @@ class Reader:
                 f"{source.kind} with a number that depends on the batch size is not supported",
                 "samples of a batch are independent in a compiled network",
             )
-        return convert(converter, call)
+        return convert(converter, self._traced.adapted(node, call, converter))
 
     def _resolve(self, value: Any) -> Any:
         return map_arg(value, self._values.__getitem__)

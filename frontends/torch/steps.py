@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from spikec.frontends.torch.call import leaves
+from spikec.frontends.torch.call import tensors
 from spikec.frontends.torch.layers import is_firing, keeps_state
 from spikec.frontends.torch.traced import Traced
 from spikec.interpreter.imported import Reference
@@ -93,8 +93,8 @@ def steps_of(model: nn.Module) -> Reference:
         train = [x.to(device, torch.float64) for x in xs]
         with torch.no_grad():
             if takes_all_steps(own):
-                return [y.cpu() for y in _tensors(own(*train))]
-            results = [_tensors(own(*step)) for step in zip(*train, strict=True)]
+                return [y.cpu() for y in tensors(own(*train))]
+            results = [[y.clone() for y in tensors(own(*step))] for step in zip(*train, strict=True)]
         return [torch.stack(column).cpu() for column in zip(*results, strict=True)]
 
     return run
@@ -102,17 +102,13 @@ def steps_of(model: nn.Module) -> Reference:
 
 def _without_history(model: nn.Module) -> dict[int, Any]:
     """For deepcopy, which takes no tensor that came out of a computation: a state of a model that was trained."""
-    held = (leaf for module in model.modules() for leaf in leaves(vars(module)) if isinstance(leaf, Tensor))
+    held = (tensor for module in model.modules() for tensor in tensors(vars(module)))
     return {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf}
 
 
 def _in_own_dtype(surrogate: Any) -> Any:
     """snnTorch's surrogates put out float32 spikes whatever they are given."""
     return lambda v: surrogate(v).to(v.dtype)
-
-
-def _tensors(result: Any) -> list[Tensor]:
-    return [leaf.clone() for leaf in leaves(result) if isinstance(leaf, Tensor)]
 
 
 def one_step(model: nn.Module, examples: Sequence[Tensor]) -> list[Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from spikec.frontends.torch.call import converter, qualified
+from spikec.frontends.torch.call import Call, converter, qualified, tensors
 from spikec.frontends.torch.layers import is_spiking, layer_converter
 from spikec.ir.origin import Source, is_user_file
 
@@ -32,11 +32,13 @@ class Traced:
         root: the user's module.
         graph: its fx graph.
         constants: tensors that are no attribute of the module, by the target of their ``get_attr``.
+        parameters: values of the placeholders that are no inputs.
     """
 
     root: nn.Module
     graph: fx.Graph
     constants: dict[str, Tensor]
+    parameters: dict[str, Any] = attrs.field(factory=dict)
 
     @property
     def name(self) -> str:
@@ -46,17 +48,13 @@ class Traced:
     @property
     def device(self) -> str:
         """Where the parameters are, as torch writes it."""
-        return str(next((p.device for p in (*self.root.parameters(), *self.root.buffers())), "cpu"))
+        held = (*self.root.parameters(), *self.root.buffers(), *tensors(self.parameters))
+        return str(next((tensor.device for tensor in held), "cpu"))
 
     @property
     def inputs(self) -> list[str]:
-        """Names of the model's inputs: the placeholders without a default value."""
-        return [str(node.target) for node in self.graph.nodes if node.op == "placeholder" and not node.args]
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Values of the placeholders that are no inputs."""
-        return {}
+        """Names of the model's inputs: the placeholders without a value."""
+        return [name for name in placeholders(self.graph) if name not in self.parameters]
 
     @property
     def spiking(self) -> bool:
@@ -94,6 +92,10 @@ class Traced:
             return converter.get(("method", node.target))
         return converter.first((node.target, qualified(node.target)))
 
+    def adapted(self, node: fx.Node, call: Call, found: Callable[..., Any]) -> Call:
+        """The call of a node as its converter takes it."""
+        return call
+
     def key(self, node: fx.Node) -> str:
         """What a converter of the node would be registered for."""
         if node.op == "call_method":
@@ -119,10 +121,15 @@ def _last_line(stack: str) -> tuple[str, int]:
     return next(((file, int(line)) for file, line in frames if is_user_file(file)), ("", 0))
 
 
+def placeholders(graph: fx.Graph) -> list[str]:
+    """Names of a graph's placeholders without a default value."""
+    return [str(node.target) for node in graph.nodes if node.op == "placeholder" and not node.args]
+
+
 def required(model: nn.Module) -> list[str]:
     """Names of the arguments that forward must be given: the model's inputs. ``*xs`` alone is one."""
     if isinstance(model, fx.GraphModule):
-        return [str(node.target) for node in model.graph.nodes if node.op == "placeholder" and not node.args]
+        return placeholders(model.graph)
     parameters = [p for p in inspect.signature(model.forward).parameters.values() if p.default is p.empty]
     named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return named or [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]

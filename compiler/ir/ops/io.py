@@ -10,7 +10,9 @@ from typing_extensions import Self
 
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role
-from spikec.ir.types import Real, Type, ints, unit_rate
+from spikec.ir.types import Real, Type, ints
+
+__all__ = ["Head", "Input", "Output"]
 
 _FUNCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "softmax": torch.softmax,
@@ -34,7 +36,6 @@ class Head(Op):
         axis: of the sample, along which softmax and its like work.
     """
 
-    kind = "head"
     role = Role.ACTIVATION
     hint: ClassVar[str] = "only at the end of a network it can be kept outside; inside, replace it by ReLU and retrain"
 
@@ -42,7 +43,7 @@ class Head(Op):
     axis: int = 0
 
     def infer(self, *operands: Type) -> Type:
-        """The operand's type, which must be real."""
+        """Return the operand's type, which must be real."""
         (x,) = operands
         if not isinstance(x.encoding, Real):
             raise TypeMismatchError(f"{self.function} of a rate-coded signal", hint="run detach-head before relu-to-if")
@@ -51,11 +52,11 @@ class Head(Op):
         return x
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's function of that name."""
+        """Run torch's function of that name."""
         return _FUNCTIONS[self.function](xs[0], self.axis + 1 if self.axis >= 0 else self.axis)
 
     def permuted(self, axes: Sequence[int]) -> Self:
-        """The same along the axis where its own was."""
+        """Return the function along the axis that its own has become."""
         return attrs.evolve(self, axis=axes[self.axis % len(axes)])
 
     def __str__(self) -> str:
@@ -73,7 +74,6 @@ class Input(Op):
             or any train of numbers whose time-average is the ANN's input.
     """
 
-    kind = "input"
     role = Role.IO
     arity = 0
 
@@ -82,11 +82,12 @@ class Input(Op):
     rate: bool = False
 
     def infer(self, *operands: Type) -> Type:
-        """The type that the fields declare."""
-        return Type(self.shape, self.dtype, unit_rate(len(self.shape)) if self.rate else Real())
+        """Return the type that the fields declare."""
+        real = Type(self.shape, self.dtype)
+        return real.with_scale(real.scale) if self.rate else real
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """The value fed from outside, checked against the declared shape."""
+        """Return the value fed from outside, once it is seen to have the declared shape."""
         (x,) = xs
         if tuple(x.shape[1:]) != self.shape:
             raise TypeMismatchError(
@@ -105,21 +106,20 @@ class Output(Op):
             :meth:`finish` applies them to the time-average.
     """
 
-    kind = "output"
     role = Role.IO
 
     heads: tuple[Head, ...] = ()
 
     def infer(self, *operands: Type) -> Type:
-        """The operand's type."""
+        """Return the operand's type."""
         return operands[0]
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """The operand."""
+        """Return the operand."""
         return xs[0]
 
     def finish(self, average: Tensor) -> Tensor:
-        """The model's result [B, ...] from the output's average over time, in ANN units."""
+        """Make the model's result [B, ...] of the output's average over time, in ANN units."""
         for head in self.heads:
             average = head.eval(average)
         return average

@@ -7,8 +7,10 @@ from typing_extensions import Self
 
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Role, StatefulOp, array, tensor
-from spikec.ir.ops.activation import MaxPool
-from spikec.ir.types import Array, Rate, Type, channel_scale, on_axis
+from spikec.ir.ops.pool import MaxPool
+from spikec.ir.types import Array, Rate, Type, channel_scale, fits, on_axis
+
+__all__ = ["CountingMaxPool", "Delay", "Stream"]
 
 
 @attrs.frozen(eq=False)
@@ -19,7 +21,6 @@ class Delay(StatefulOp):
         type: of the operand and the result, declared so that a cycle can be typed.
     """
 
-    kind = "delay"
     role = Role.LINEAR
     register = True
 
@@ -34,8 +35,7 @@ class Delay(StatefulOp):
 
     def initial(self, *xs: Tensor) -> Tensor:
         """Return zeros, shaped like a batch of the declared type."""
-        (like,) = xs
-        return like.new_zeros((like.shape[0], *self.type.shape))
+        return xs[0].new_zeros((len(xs[0]), *self.type.shape))
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
         """Keep the operand as the state, and return the state so far."""
@@ -52,7 +52,6 @@ class Stream(StatefulOp):
         currents: [T, ...], behind T of the sample's rank, each axis 1 or full.
     """
 
-    kind = "stream"
     role = Role.LINEAR
 
     currents: Array = array()
@@ -62,8 +61,7 @@ class Stream(StatefulOp):
         (x,) = operands
         if not isinstance(x.encoding, Rate):
             raise TypeMismatchError("currents are streamed into a rate-coded signal, this one is real")
-        sizes = self.currents.shape[1:]
-        if len(sizes) != len(x.shape) or any(a not in (1, b) for a, b in zip(sizes, x.shape, strict=True)):
+        if not fits(self.currents[0], x.shape):
             raise TypeMismatchError(f"currents of shape {self.currents.shape} for a sample of shape {x.shape}")
         return x
 
@@ -96,7 +94,6 @@ class CountingMaxPool(StatefulOp):
         pool: the windows.
     """
 
-    kind = "countingmaxpool"
     role = Role.LINEAR
     channelwise = True
 

@@ -6,7 +6,7 @@ The equations are the specification; the clock is of one step.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import attrs
 import numpy as np
@@ -16,7 +16,9 @@ from typing_extensions import Self
 
 from spikec.ir.errors import InvalidModelError, TypeMismatchError
 from spikec.ir.op import Role, StatefulOp, array, tensor
-from spikec.ir.types import Array, Rate, Type, compress, readonly
+from spikec.ir.types import Array, Rate, Type, compress, fits, readonly
+
+__all__ = ["IF", "LIF", "CubaLIF", "Leaky", "Neuron"]
 
 #: the default of potentials
 ZERO = readonly(np.zeros(()))
@@ -66,6 +68,8 @@ class Neuron(StatefulOp):
 
     role = Role.NEURON
     elementwise = True
+    #: the fields in the units of the potential, which scale with the current
+    potentials: ClassVar[tuple[str, ...]] = ("v_threshold", "v_reset", "v_init")
 
     v_threshold: Array = array()
     v_reset: Array | None = array(default=None)
@@ -84,7 +88,7 @@ class Neuron(StatefulOp):
                 hint="give one axis for each of the sample's, of length 1 where it is shared",
             )
         for name, value in self.parameters().items():
-            if isinstance(value, np.ndarray) and not _broadcasts(value.shape, x.shape):
+            if isinstance(value, np.ndarray) and not fits(value[(None,) * (len(x.shape) - value.ndim)], x.shape):
                 raise TypeMismatchError(f"{name} of shape {value.shape} for a sample of shape {x.shape}")
         return x.with_scale(x.scale * self.v_threshold if self.out_scale is None else self.out_scale)
 
@@ -125,12 +129,9 @@ class Neuron(StatefulOp):
 
     def scale_input(self, factor: Array) -> Self:
         """Return the neuron that does to x what this one does to ``factor * x`` (an array of the sample's rank)."""
-        return attrs.evolve(
-            self,
-            v_threshold=compress(self.v_threshold / factor),
-            v_reset=None if self.v_reset is None else compress(self.v_reset / factor),
-            v_init=compress(self.v_init / factor) if self.v_init.any() else self.v_init,
-        )
+        values = {name: getattr(self, name) for name in self.potentials}
+        scaled: dict[str, Any] = {name: compress(v / factor) for name, v in values.items() if v is not None and v.any()}
+        return attrs.evolve(self, **scaled)
 
 
 @attrs.frozen(eq=False)
@@ -146,18 +147,9 @@ class IF(Neuron):
     2017, eq. 4).
     """
 
-    kind = "if"
-
     def charge(self, state: Tensor, *xs: Tensor) -> Tensor:
         """Return ``v(t-1) + z(t)``."""
         return state + xs[0]
-
-
-def _broadcasts(shape: tuple[int, ...], onto: tuple[int, ...]) -> bool:
-    """True where an array of one shape broadcasts to exactly the other."""
-    return len(shape) <= len(onto) and all(
-        size in (1, full) for size, full in zip(reversed(shape), reversed(onto), strict=False)
-    )
 
 
 #: When a spike resets the potential. ``spike``: in its own step, as in NIR and SpikingJelly. ``next``: with the
@@ -189,13 +181,10 @@ class Leaky(Neuron):
         reset_at: when a spike resets the potential, see :data:`ResetAt`.
     """
 
+    potentials = (*Neuron.potentials, "v_leak")
+
     v_leak: Array = array(default=ZERO, kw_only=True)
     reset_at: str = attrs.field(default="spike", kw_only=True, validator=_when)
-
-    def scale_input(self, factor: Array) -> Self:
-        """As for every neuron; the leak potential is in the units of the threshold, too."""
-        scaled = super().scale_input(factor)
-        return attrs.evolve(scaled, v_leak=compress(self.v_leak / factor)) if self.v_leak.any() else scaled
 
     def membrane(self, state: Tensor) -> Tensor:
         """Return the potential [B, ...] that a state holds."""
@@ -212,20 +201,15 @@ class Leaky(Neuron):
         return self.reset(charged, self.spikes(self.membrane(state))) if late else charged
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        """Leak and integrate, fire, and reset when ``reset_at`` says."""
-        return self.discharge(state, self.charged(state, xs[0]))
-
-    def discharge(self, before: Tensor, charged: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (potential after the step, spikes), from the potential after the step before and the charged one."""
+        """Leak and integrate, fire, and reset when ``reset_at`` says; return (potential after the step, spikes)."""
+        v = self.charge(state, *xs)
+        spikes = self.spikes(v)
         if self.reset_at == "spike":
-            return self.fire(charged)
-        if self.reset_at == "never":
-            return charged, self.spikes(charged)
-        late = self.spikes(before)
-        charged = self.reset(charged, late)
-        spikes = self.spikes(charged)
-        # "again": who fires now is reset now, but who was reset late already is not, or gets it back if it is silent
-        return (charged if self.reset_at == "next" else self.reset(charged, spikes - late)), spikes
+            v = self.reset(v, spikes)
+        elif self.reset_at == "again":
+            # who fires now is reset now, but who was reset late already is not, or gets it back if it is silent
+            v = self.reset(v, spikes - self.spikes(self.membrane(state)))
+        return v, spikes
 
 
 @attrs.frozen(eq=False)
@@ -246,8 +230,6 @@ class LIF(Leaky):
         tau: at least 1, shaped like v_threshold or a scalar.
         gain: shaped like tau, or None.
     """
-
-    kind = "lif"
 
     tau: Array = array(kw_only=True, validator=_within(1, np.inf, "a time constant is at least one step"))
     gain: Array | None = array(default=None, kw_only=True)
@@ -280,8 +262,6 @@ class CubaLIF(Leaky):
         gain: shaped like them.
     """
 
-    kind = "cubalif"
-
     decay_syn: Array = array(kw_only=True, validator=_within(0, 1, "a decay is within 0 and 1"))
     decay: Array = array(kw_only=True, validator=_within(0, 1, "a decay is within 0 and 1"))
     gain: Array = array(default=np.ones(()), kw_only=True)
@@ -301,14 +281,10 @@ class CubaLIF(Leaky):
 
     def charged(self, state: Tensor, x: Tensor) -> Tensor:
         """Return v(t) before it fires."""
-        return self._decayed(state) + self.current(state, x)
-
-    def _decayed(self, state: Tensor) -> Tensor:
         decay = tensor(self.decay, state)
-        return decay * state[:, 0] + (1 - decay) * tensor(self.v_leak, state)
+        return decay * state[:, 0] + (1 - decay) * tensor(self.v_leak, state) + self.current(state, x)
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
         """Advance current and potential by the equations above, and fire."""
-        current = self.current(state, xs[0])
-        v, spikes = self.discharge(state[:, 0], self._decayed(state) + current)
-        return torch.stack((v, current), 1), spikes
+        v, spikes = super().step(state, *xs)
+        return torch.stack((v, self.current(state, xs[0])), 1), spikes

@@ -1,7 +1,7 @@
-"""Linear pooling."""
+"""Pooling: averages and sums over windows, which are linear, and the maximum, which is not."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -11,8 +11,10 @@ from torch import Tensor
 from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role
-from spikec.ir.ops.weighted import Conv, Pairs, depthwise, pad_list, pairs
+from spikec.ir.ops.weighted import Conv, Pairs, depthwise, for_axes, pad_list, pairs
 from spikec.ir.types import Array, Rate, Real, Type, channel_scale, ints, on_axis
+
+__all__ = ["AdaptiveAvgPool", "AvgPool", "MaxPool", "SumPool"]
 
 
 @attrs.frozen(eq=False)
@@ -26,16 +28,13 @@ class _Pool(Op):
         return 1.0
 
     def infer(self, *operands: Type) -> Type:
-        """A channel keeps its scale, divided by ``gain``; a scale that varies within a channel is refused."""
+        """Divide the scale of each channel by ``gain``, and refuse one that varies within a channel."""
         (x,) = operands
         shape = self.shape_of(x)
         if isinstance(x.encoding, Real):
             return attrs.evolve(x, shape=shape)
         scale: Array = channel_scale(x, 0, self.kind) / self.gain
         return Type(shape, x.dtype, Rate(on_axis(scale, len(shape), 0)))
-
-
-_AVG_POOL: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 @attrs.frozen(eq=False)
@@ -49,8 +48,6 @@ class AvgPool(_Pool):
         count_include_pad: the divisor is the kernel's size also where the window covers padding.
     """
 
-    kind = "avgpool"
-
     kernel: tuple[int, ...] = attrs.field(converter=ints)
     stride: tuple[int, ...] = attrs.field(converter=ints)
     padding: tuple[int, ...] = attrs.field(converter=ints)
@@ -58,15 +55,13 @@ class AvgPool(_Pool):
     count_include_pad: bool = True
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's average pool."""
-        result: Tensor = _AVG_POOL[len(self.kernel)](
-            xs[0], self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad
-        )
-        return result
+        """Run torch's average pool."""
+        pool = for_axes("avg_pool", len(self.kernel))
+        return pool(xs[0], self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
 
     @property
     def uneven(self) -> str:
-        """Zeros of the padding that are counted stay zeros."""
+        """Say that zeros of the padding which are counted stay zeros."""
         zeros = any(self.padding) and self.count_include_pad
         return "averages zeros of its padding, which the shift would change" if zeros else super().uneven
 
@@ -81,31 +76,24 @@ class AvgPool(_Pool):
         return ""
 
     def as_convolution(self, operand: Type) -> Conv:
-        """A kernel of equal weights, if all windows are alike."""
+        """Give a kernel of equal weights, if all windows are alike."""
         if why := self.irregular(operand):
             raise BlockedError(why)
         kernel = np.full(self.kernel, 1 / math.prod(self.kernel))
         return depthwise(kernel, operand, stride=self.stride, padding=self.padding, origin=self.origin)
 
 
-_ADAPTIVE: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
-
-
 @attrs.frozen(eq=False)
 class AdaptiveAvgPool(_Pool):
     """Average over windows chosen so that the result has the given spatial size; None keeps an axis."""
 
-    kind = "adaptiveavgpool"
-
     size: tuple[int | None, ...]
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's adaptive average pool."""
+        """Run torch's adaptive average pool."""
         (x,) = xs
-        result: Tensor = _ADAPTIVE[len(self.size)](
-            x, [x.shape[i + 2] if size is None else size for i, size in enumerate(self.size)]
-        )
-        return result
+        sizes = [x.shape[i + 2] if size is None else size for i, size in enumerate(self.size)]
+        return for_axes("adaptive_avg_pool", len(sizes))(x, sizes)
 
 
 @attrs.frozen(eq=False)
@@ -115,8 +103,6 @@ class SumPool(_Pool):
     It stands for the ANN's average: its result has the operand's scale divided by the kernel's size, so
     that time-average times scale is the average. A real signal has no scale to hold that, and is refused.
     """
-
-    kind = "sumpool"
 
     kernel: tuple[int, ...] = attrs.field(converter=ints)
     stride: tuple[int, ...] = attrs.field(converter=ints)
@@ -128,22 +114,50 @@ class SumPool(_Pool):
         return float(math.prod(self.kernel))
 
     def infer(self, *operands: Type) -> Type:
-        """Rate(s) becomes Rate(s / kernel size)."""
+        """Turn Rate(s) into Rate(s / kernel size)."""
         if isinstance(operands[0].encoding, Real):
             raise TypeMismatchError("sum-pool of a real signal", hint="an ANN graph has AvgPool")
         return super().infer(*operands)
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's average pool with a divisor of 1: exact sums."""
+        """Run torch's average pool with a divisor of 1, which gives exact sums."""
         x = F.pad(xs[0], pad_list(self.padding))
         if len(self.kernel) == 1:
-            flat: Tensor = F.avg_pool2d(x.unsqueeze(-2), (1, *self.kernel), (1, *self.stride), divisor_override=1)
-            return flat.squeeze(-2)
-        pool: Any = F.avg_pool2d if len(self.kernel) == 2 else F.avg_pool3d
-        result: Tensor = pool(x, self.kernel, self.stride, divisor_override=1)
-        return result
+            return F.avg_pool2d(x.unsqueeze(-2), (1, *self.kernel), (1, *self.stride), divisor_override=1).squeeze(-2)
+        return for_axes("avg_pool", len(self.kernel))(x, self.kernel, self.stride, divisor_override=1)
 
     def as_convolution(self, operand: Type) -> Conv:
-        """A kernel of ones."""
+        """Give a kernel of ones."""
         ones, origin = np.ones(self.kernel), self.origin
         return depthwise(ones, operand, gain=self.gain, origin=origin, stride=self.stride, padding=self.padding)
+
+
+@attrs.frozen(eq=False)
+class MaxPool(Op):
+    """Maximum over windows; padding stands for minus infinity.
+
+    Attributes:
+        kernel, stride, dilation: one number a spatial axis.
+        padding: pairs (before, after), one a spatial axis.
+        ceil_mode: windows may start inside the map and end outside of it.
+        counts: in a spiking graph it becomes a :class:`spikec.ir.ops.CountingMaxPool`.
+    """
+
+    role = Role.ACTIVATION
+    hint: ClassVar[str] = "put the max-pool behind a ReLU, or use an average pool"
+
+    kernel: tuple[int, ...] = attrs.field(converter=ints)
+    stride: tuple[int, ...] = attrs.field(converter=ints)
+    padding: Pairs = attrs.field(converter=pairs)
+    dilation: tuple[int, ...] = attrs.field(converter=ints)
+    ceil_mode: bool = False
+    counts: bool = False
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """Run torch's max-pool."""
+        (x,) = xs
+        padding: Any = tuple(before for before, _ in self.padding)
+        if any(a != b or 2 * a > size for (a, b), size in zip(self.padding, self.kernel, strict=True)):
+            x, padding = F.pad(x, pad_list(self.padding), value=float("-inf")), 0
+        pool = for_axes("max_pool", len(self.kernel))
+        return pool(x, self.kernel, self.stride, padding, self.dilation, self.ceil_mode)

@@ -14,18 +14,18 @@ from spikec.ir.op import Movement, Op
 from spikec.ir.ops.weighted import Conv, Pairs, identity, pad_list, pairs
 from spikec.ir.types import Array, Type, compress, ints
 
+__all__ = ["Concat", "Flatten", "Pad", "Permute", "Reshape", "Slice", "Upsample"]
+
 
 @attrs.frozen(eq=False)
 class Flatten(Movement):
     """Axes ``start`` to ``end`` of a sample become one (batch is not an axis of a sample)."""
 
-    kind = "flatten"
-
     start: int = 0
     end: int = -1
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's flatten, past the batch."""
+        """Run torch's flatten, past the batch."""
         end = self.end + 1 if self.end >= 0 else self.end
         return xs[0].flatten(self.start + 1, end)
 
@@ -38,12 +38,10 @@ class Flatten(Movement):
 class Reshape(Movement):
     """Gives the sample another shape of as many elements, row-major; one size may be -1."""
 
-    kind = "reshape"
-
     shape: tuple[int, ...] = attrs.field(converter=ints)
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's reshape, past the batch."""
+        """Run torch's reshape, past the batch."""
         return xs[0].reshape(xs[0].shape[0], *self.shape)
 
 
@@ -51,12 +49,10 @@ class Reshape(Movement):
 class Permute(Movement):
     """Puts the sample's axes in another order: axis i of the result is axis ``axes[i]`` of the operand."""
 
-    kind = "permute"
-
     axes: tuple[int, ...] = attrs.field(converter=ints)
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's permute, past the batch."""
+        """Run torch's permute, past the batch."""
         return xs[0].permute(0, *(axis + 1 for axis in self.axes))
 
 
@@ -70,15 +66,13 @@ class Slice(Movement):
         step: positive.
     """
 
-    kind = "slice"
-
     axis: int
     start: int = 0
     stop: int | None = None
     step: int = attrs.field(default=1, validator=attrs.validators.gt(0))
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """Indexing along that axis."""
+        """Index along that axis."""
         axis = self.axis + 1 if self.axis >= 0 else self.axis + xs[0].ndim
         return xs[0][(slice(None),) * axis + (slice(self.start, self.stop, self.step),)]
 
@@ -91,12 +85,10 @@ class Slice(Movement):
 class Upsample(Movement):
     """Nearest-neighbour resizing of the spatial axes to ``size``: cell i of an axis is ``floor(i old / new)``."""
 
-    kind = "upsample"
-
     size: tuple[int, ...] = attrs.field(converter=ints)
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """Cells picked axis by axis."""
+        """Pick cells axis by axis."""
         (x,) = xs
         for axis, new in enumerate(self.size, start=2):
             cells = torch.arange(new, device=x.device) * x.shape[axis] // new
@@ -113,20 +105,18 @@ class Pad(Movement):
         mode: ``constant`` (zeros), ``reflect``, ``replicate`` or ``circular``, as in torch.
     """
 
-    kind = "pad"
-
     padding: Pairs = attrs.field(converter=pairs)
     mode: str = attrs.field(
         default="constant", validator=attrs.validators.in_(("constant", "reflect", "replicate", "circular"))
     )
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's pad."""
+        """Run torch's pad."""
         return F.pad(xs[0], pad_list(self.padding), mode=self.mode)
 
     @property
     def uneven(self) -> str:
-        """Zeros that are padded stay zeros."""
+        """Say that zeros which are padded stay zeros."""
         return "pads with zeros, which the shift would change" if self.mode == "constant" else super().uneven
 
     def permuted(self, axes: Sequence[int]) -> Self | None:
@@ -137,7 +127,7 @@ class Pad(Movement):
         return attrs.evolve(self, padding=[sizes[i] for i in np.argsort(axes)])
 
     def as_convolution(self, operand: Type) -> Conv:
-        """A 1x1 convolution that leaves the numbers as they are, with this padding."""
+        """Give a 1x1 convolution that leaves the numbers as they are, with this padding."""
         if self.mode != "constant" or any(size < 0 for pair in self.padding for size in pair):
             raise BlockedError("only zero padding folds into a convolution")
         axes = len(operand.shape) - 1
@@ -148,7 +138,7 @@ class Pad(Movement):
         return attrs.evolve(conv, padding=((0, 0),) * (axes - len(self.padding)) + self.padding)
 
     def move_gain(self, gains: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> Array:
-        """Cells padded with zeros take the nearest cell's gain: zero is zero times anything."""
+        """Give cells padded with zeros the nearest cell's gain: zero is zero times anything."""
         if self.mode != "constant":
             return super().move_gain(gains, shapes)
         gain = np.broadcast_to(gains[0], shapes[0])
@@ -162,13 +152,12 @@ class Pad(Movement):
 class Concat(Movement):
     """Puts its operands side by side along one axis of the sample."""
 
-    kind = "concat"
     arity = None
 
     axis: int = 0
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's cat, past the batch."""
+        """Run torch's cat, past the batch."""
         return torch.cat(xs, self.axis + 1 if self.axis >= 0 else self.axis)
 
     def permuted(self, axes: Sequence[int]) -> Self:

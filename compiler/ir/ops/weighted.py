@@ -1,12 +1,10 @@
 """The affine ops with weights, and the scales that were folded into them."""
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import attrs
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
@@ -15,19 +13,15 @@ from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role, array, tensor
 from spikec.ir.origin import Origin
-from spikec.ir.types import SCALE_RTOL, Array, Rate, Real, Type, channel_scale, ints, on_axis, sealed
+from spikec.ir.types import SCALE_RTOL, Array, Rate, Real, Type, as_scale, channel_scale, ints, on_axis, sealed, span
 
-_ONE = np.ones(1)
-_ONE.flags.writeable = False
+__all__ = ["Conv", "ConvTranspose", "Linear", "Weighted"]
+
+_ONE = sealed(np.ones(1))
 
 
 def _vector(value: Any) -> Array:
-    vector: Array = np.asarray(value, dtype=np.float64).reshape(-1)
-    if vector.size > 1 and bool((vector == vector[0]).all()):
-        vector = vector[:1]
-    vector = vector.copy()
-    vector.flags.writeable = False
-    return vector
+    return as_scale(np.reshape(value, -1))
 
 
 @attrs.frozen(eq=False)
@@ -66,12 +60,10 @@ class Weighted(Op):
     @property
     def shift(self) -> Array:
         """The bias, zeros where there is none; float64."""
-        if self.bias is None:
-            return np.zeros(self.out_features)
-        return np.asarray(self.bias, dtype=np.float64)
+        return np.zeros(self.out_features) if self.bias is None else np.asarray(self.bias, dtype=np.float64)
 
     def infer(self, *operands: Type) -> Type:
-        """Real stays real; Rate(in_scale) becomes Rate(out_scale)."""
+        """Keep Real, and turn Rate(in_scale) into Rate(out_scale)."""
         (x,) = operands
         rank = len(x.shape)
         if rank and x.shape[self.axis] != self.in_features:
@@ -86,31 +78,31 @@ class Weighted(Op):
         scale = channel_scale(x, self.axis, self.kind)
         if not np.allclose(scale, self.in_scale, rtol=SCALE_RTOL, atol=0):
             raise TypeMismatchError(
-                f"the weights are folded for an operand of scale {_span(self.in_scale)}, it has {_span(scale)}",
+                f"the weights are folded for an operand of scale {span(self.in_scale)}, it has {span(scale)}",
                 hint="put a Rescale before it, or fold the scale into the weights with scale_input",
             )
         return Type(shape, x.dtype, Rate(on_axis(self.out_scale, len(shape), self.axis % len(shape))))
 
     def scale_input(self, factor: Array) -> Self:
-        """The op that does to x what this one does to ``factor * x`` (a vector over the input features)."""
+        """Return the op that does to x what this one does to ``factor * x`` (a vector over the input features)."""
         factor = np.asarray(factor, dtype=np.float64).reshape(-1)
         weight = sealed(self.weight * self._per_input(factor))
         return attrs.evolve(self, weight=weight, in_scale=self.in_scale * factor)
 
     def scale_output(self, factor: Array) -> Self:
-        """The op that gives ``factor * y`` where this one gives y (a vector over the output features)."""
+        """Return the op that gives ``factor * y`` where this one gives y (a vector over the output features)."""
         factor = np.asarray(factor, dtype=np.float64).reshape(-1)
         return attrs.evolve(self.affine(factor, np.zeros(1)), out_scale=self.out_scale / factor)
 
     def affine(self, gain: Array, shift: Array) -> Self:
-        """The op that gives ``gain * y + shift`` as the ANN's new value; the scales stay."""
+        """Return the op that gives ``gain * y + shift`` as the ANN's new value; the scales stay."""
         gain = np.broadcast_to(np.asarray(gain, dtype=np.float64).reshape(-1), (self.out_features,))
         weight = sealed(self.weight * gain.reshape(-1, *[1] * (self.weight.ndim - 1)))
         bias = None if self.bias is None and not shift.any() else self.shift * gain + shift
         return attrs.evolve(self, weight=weight, bias=bias)
 
     def behind(self, gain: Array, shift: Array) -> Self:
-        """The op that does to x what this one does to ``gain x + shift``, as the ANN's value; the scales stay.
+        """Return the op that does to x what this one does to ``gain x + shift``, as the ANN's value; the scales stay.
 
         Args:
             gain, shift: vectors over the input features, or of length 1.
@@ -132,7 +124,7 @@ class Weighted(Op):
         return True
 
     def split(self, parts: Sequence[slice], operand: Type) -> Sequence[Self] | None:
-        """``W x = W_0 x_0 + W_1 x_1 + ...``: here the results' sum is this op's; the first keeps the bias.
+        """Split ``W x`` into ``W_0 x_0 + W_1 x_1 + ...``: here the results' sum is this op's; the first keeps the bias.
 
         None unless the operand's axis 0 holds the features, and every output feature sees all of them.
         """
@@ -144,24 +136,18 @@ class Weighted(Op):
         return [first, *(attrs.evolve(each, bias=None) for each in others)]
 
     def _per_input(self, factor: Array) -> Array:
-        """A vector over the input features, shaped to multiply the weight."""
+        """Shape a vector over the input features to multiply the weight."""
         raise NotImplementedError
-
-
-def _span(scale: Array) -> str:
-    low, high = float(scale.min()), float(scale.max())
-    return f"{low:.6g}" if low == high else f"{low:.6g}..{high:.6g}"
 
 
 @attrs.frozen(eq=False)
 class Linear(Weighted):
     """``y = W x + b`` over the last axis; weight [O, I]."""
 
-    kind = "linear"
     axis: ClassVar[int] = -1
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's linear."""
+        """Run torch's linear."""
         (x,) = xs
         bias = None if self.bias is None else tensor(self.bias, x)
         return F.linear(x, tensor(self.weight, x), bias)
@@ -183,21 +169,31 @@ def pad_list(padding: Pairs) -> list[int]:
     return [size for pair in reversed(padding) for size in pair]
 
 
+def for_axes(name: str, count: int) -> Callable[..., Tensor]:
+    """Find torch's function of that name for 1 to 3 spatial axes: ``for_axes("conv", 2)`` is ``conv2d``."""
+    function: Callable[..., Tensor] = getattr(F, f"{name}{count}d")
+    return function
+
+
+def _everywhere(size: int) -> Any:
+    return attrs.Factory(lambda op: (size,) * len(op.kernel), takes_self=True)
+
+
 @attrs.frozen(eq=False)
 class _Spatial(Weighted):
     """An affine op with a kernel in 1 to 3 dimensions.
 
     Attributes:
-        stride, dilation: one number a spatial axis.
-        padding: pairs (before, after), one a spatial axis.
+        stride, dilation: one number a spatial axis; 1 if not given.
+        padding: pairs (before, after), one a spatial axis; 0 if not given.
         groups: number of groups of input and output channels.
     """
 
     axis: ClassVar[int] = 0
 
-    stride: tuple[int, ...] = attrs.field(converter=ints, kw_only=True)
-    padding: Pairs = attrs.field(converter=pairs, kw_only=True)
-    dilation: tuple[int, ...] = attrs.field(converter=ints, kw_only=True)
+    stride: tuple[int, ...] = attrs.field(converter=ints, default=_everywhere(1), kw_only=True)
+    padding: Pairs = attrs.field(converter=pairs, default=_everywhere(0), kw_only=True)
+    dilation: tuple[int, ...] = attrs.field(converter=ints, default=_everywhere(1), kw_only=True)
     groups: int = attrs.field(default=1, kw_only=True)
 
     @property
@@ -212,11 +208,11 @@ class _Spatial(Weighted):
 
     @property
     def spreads_shift(self) -> bool:
-        """A :class:`Conv` without padding does: else the border, or a stride, would show."""
+        """True of a :class:`Conv` without padding: else the border, or a stride, would show."""
         return isinstance(self, Conv) and not any(map(any, self.padding))
 
     def infer(self, *operands: Type) -> Type:
-        """As every affine op; the operand is one channel axis and the spatial axes."""
+        """Do as every affine op, for an operand of one channel axis and the spatial axes."""
         if len(operands[0].shape) != self.weight.ndim - 1:
             raise TypeMismatchError(
                 f"a {self.weight.ndim - 2}d convolution takes samples of rank {self.weight.ndim - 1}, "
@@ -225,58 +221,46 @@ class _Spatial(Weighted):
         return super().infer(*operands)
 
     def _per_input(self, factor: Array) -> Array:
-        """A vector over the input channels, shaped to multiply a weight [O, I/groups, *kernel]."""
+        """Shape a vector over the input channels to multiply a weight [O, I/groups, *kernel]."""
         factor = np.broadcast_to(factor, (self.in_features,)).reshape(self.groups, 1, -1)
         rows = np.broadcast_to(factor, (self.groups, self.out_features // self.groups, factor.shape[2]))
         return rows.reshape(self.out_features, -1, *[1] * (self.weight.ndim - 2))
-
-
-_CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 @attrs.frozen(eq=False)
 class Conv(_Spatial):
     """Cross-correlation in 1 to 3 dimensions with zero padding; weight [O, I/groups, *kernel]."""
 
-    kind = "conv"
-
     @property
     def uneven(self) -> str:
-        """Zeros that are padded stay zeros."""
+        """Say that zeros which are padded stay zeros."""
         return "pads with zeros, which the shift would change"
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's convolution; in float64, where torch runs the groups one by one, depthwise ones as sums of shifts."""
+        """Run torch's convolution."""
         (x,) = xs
-        if self.groups == len(self.weight) > 1 and self.weight.shape[1] == 1 and x.dtype == torch.float64:
-            return self._shifted(x)
         padding: Any = tuple(before for before, _ in self.padding)
         if any(before != after for before, after in self.padding):
             x, padding = F.pad(x, pad_list(self.padding)), 0
         bias = None if self.bias is None else tensor(self.bias, x)
-        result: Tensor = _CONV[len(self.kernel)](
-            x, tensor(self.weight, x), bias, self.stride, padding, self.dilation, self.groups
-        )
-        return result
+        conv = for_axes("conv", len(self.kernel))
+        return conv(x, tensor(self.weight, x), bias, self.stride, padding, self.dilation, self.groups)
 
-    def _shifted(self, x: Tensor) -> Tensor:
-        """A depthwise convolution: for each place in the kernel, the cells it sees times its weight."""
-        x, weight = F.pad(x, pad_list(self.padding)), tensor(self.weight, x)
-        steps = list(zip(x.shape[2:], self.kernel, self.stride, self.dilation, strict=True))
-        spans = [((size - d * (k - 1) - 1) // s * s + 1, s, d) for size, k, s, d in steps]
-        total = x.new_zeros((len(x), len(weight), *((span - 1) // s + 1 for span, s, _ in spans)))
-        if self.bias is not None:
-            total += tensor(self.bias, x).reshape(-1, *[1] * len(self.kernel))
-        for place in itertools.product(*map(range, self.kernel)):
-            one: tuple[Any, ...] = (slice(None), 0, *place)
-            if self.weight[one].any():
-                seen = (slice(at * d, at * d + span, s) for at, (span, s, d) in zip(place, spans, strict=True))
-                cells: tuple[Any, ...] = (..., *seen)
-                total += x[cells] * weight[one].reshape(-1, *[1] * len(place))
-        return total
+    def inner_tap(self, operand: tuple[int, ...], result: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The cell of the kernel nearest to its middle that never lies on padding; None where there is none.
 
-
-_TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+        Args:
+            operand, result: shapes of a sample.
+        """
+        found = []
+        axes = zip(operand[1:], result[1:], self.kernel, self.stride, self.dilation, self.padding, strict=True)
+        for size, windows, k, s, d, (pad, _) in axes:
+            last = size - 1 + pad - (windows - 1) * s
+            inside = [j for j in range(k) if pad <= j * d <= last]
+            if not inside:
+                return None
+            found.append(inside[len(inside) // 2])
+        return tuple(found)
 
 
 @attrs.frozen(eq=False)
@@ -288,15 +272,14 @@ class ConvTranspose(_Spatial):
     output_padding is part of it: after = padding - output_padding.
     """
 
-    kind = "convtranspose"
-
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's transposed convolution, cut to size, plus the bias."""
+        """Run torch's transposed convolution, cut its result to size and add the bias."""
         (x,) = xs
         weight = tensor(self.weight, x)
         grouped = weight.reshape(self.groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
-        whole = _TRANSPOSED[len(self.kernel)](x, grouped, None, self.stride, 0, 0, self.groups, self.dilation)
-        cut: Tensor = F.pad(whole, [-size for size in pad_list(self.padding)])
+        transposed = for_axes("conv_transpose", len(self.kernel))
+        whole = transposed(x, grouped, None, self.stride, 0, 0, self.groups, self.dilation)
+        cut = F.pad(whole, [-size for size in pad_list(self.padding)])
         return cut if self.bias is None else cut + tensor(self.bias, x).reshape(-1, *[1] * len(self.kernel))
 
 
@@ -321,7 +304,7 @@ def spread_kernel(weight: Array, dilation: Sequence[int]) -> Array:
 
 
 def pointwise(weight: Array, bias: Array | None, rank: int, groups: int = 1, **scales: Any) -> Weighted:
-    """``W x + b`` over the channels alone: a 1x1 convolution, or a matrix for samples that are vectors.
+    """Make ``W x + b`` over the channels alone: a 1x1 convolution, or a matrix for samples that are vectors.
 
     Args:
         weight: [O, I/groups].
@@ -332,35 +315,31 @@ def pointwise(weight: Array, bias: Array | None, rank: int, groups: int = 1, **s
     """
     if rank == 1:
         return Linear(block_diagonal(weight, groups), bias, **scales)
-    ones = (1,) * (rank - 1)
-    kernels = weight.reshape(*weight.shape, *ones)
-    return Conv(kernels, bias, stride=ones, padding=(0,) * len(ones), dilation=ones, groups=groups, **scales)
+    return Conv(weight.reshape(*weight.shape, *(1,) * (rank - 1)), bias, groups=groups, **scales)
 
 
 def diagonal(gain: Array, shift: Array | None, rank: int, **scales: Any) -> Weighted:
-    """``gain * x + shift`` per channel, both [C], as :func:`pointwise` with a group a channel."""
+    """Make ``gain * x + shift`` per channel, both [C], as :func:`pointwise` with a group a channel."""
     return pointwise(np.asarray(gain)[:, None], shift, rank, len(gain), **scales)
 
 
 def depthwise(kernel: Array, operand: Type, *, gain: float = 1.0, origin: Origin = (), **windows: Any) -> Conv:
-    """The convolution that has one kernel [*kernel] for every channel of such an operand.
+    """Make the convolution that has one kernel [*kernel] for every channel of such an operand.
 
     Args:
         kernel: [*kernel].
         operand: its type; the result's scale is the operand's over ``gain``.
         gain: by how much the result is larger than what it stands for.
         origin: of the op.
-        windows: ``stride``, ``padding`` and ``dilation``; all are 1, 0 and 1 where they are not given.
+        windows: ``stride``, ``padding`` and ``dilation``.
     """
-    ones, channels = (1,) * kernel.ndim, operand.shape[0]
-    windows = {"stride": ones, "padding": (0,) * kernel.ndim, "dilation": ones, **windows}
     scale = channel_scale(operand, 0, "a depthwise convolution")
-    weight = np.repeat(kernel[None, None], channels, 0)
-    return Conv(weight, groups=channels, in_scale=scale, out_scale=scale / gain, origin=origin, **windows)
+    weight = np.repeat(kernel[None, None], operand.shape[0], 0)
+    return Conv(weight, groups=len(weight), in_scale=scale, out_scale=scale / gain, origin=origin, **windows)
 
 
 def identity(signal: Type, bias: Array | None = None, origin: Origin = ()) -> Weighted:
-    """``x + bias`` per channel as an affine op, in the units that such a signal has."""
+    """Make ``x + bias`` per channel an affine op, in the units that such a signal has."""
     scale = channel_scale(signal, 0, "an identity")
     ones = np.ones(signal.shape[0])
     return diagonal(ones, bias, len(signal.shape), in_scale=scale, out_scale=scale, origin=origin)

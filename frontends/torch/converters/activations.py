@@ -199,7 +199,9 @@ converter(torch.min, *methods("min"))(partial(_of_two_or_over, sign=-1))
 # ----------------------------------------------------------------------- heads
 
 
-def _along_axis(call: Call, input: Signal, dim: int | None, dtype: Any = None, *, function: str) -> Signal:
+def _along_axis(
+    call: Call, input: Signal, dim: int | None = None, dtype: Any = None, _stacklevel: int = 3, *, function: str
+) -> Signal:
     """``torch.softmax`` and its like."""
     if dim is None:
         call.refuse(f"{function} without an axis takes one by the number of axes", f"{call.source.kind} with dim=1")
@@ -208,23 +210,14 @@ def _along_axis(call: Call, input: Signal, dim: int | None, dtype: Any = None, *
     return call.add(Head(function, sample_axis(call, input, dim)), input)
 
 
-def _softmax(
-    call: Call, input: Signal, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None, *, function: str
-) -> Signal:
-    """``F.softmax`` and its like."""
-    return _along_axis(call, input, dim, dtype, function=function)
-
-
 def _head(call: Call, input: Signal, *, function: str) -> Signal:
     """A function of single numbers."""
     return call.add(Head(function), input)
 
 
-converter(F.softmax, *methods("softmax"))(partial(_softmax, function="softmax"))
-converter(F.log_softmax, *methods("log_softmax"))(partial(_softmax, function="log_softmax"))
-converter(F.softmin)(partial(_softmax, function="softmin"))
-converter(torch.softmax)(partial(_along_axis, function="softmax"))
-converter(torch.log_softmax)(partial(_along_axis, function="log_softmax"))
+converter(F.softmax, torch.softmax, *methods("softmax"))(partial(_along_axis, function="softmax"))
+converter(F.log_softmax, torch.log_softmax, *methods("log_softmax"))(partial(_along_axis, function="log_softmax"))
+converter(F.softmin)(partial(_along_axis, function="softmin"))
 for _name in ("sigmoid", "tanh"):
     _functions = (getattr(torch, _name), getattr(torch, f"{_name}_"), getattr(F, _name))
     converter(*_functions, *methods(_name, f"{_name}_"))(partial(_head, function=_name))

@@ -159,7 +159,7 @@ def _cumsum(call: Call, input: Signal, dim: int, *, dtype: Any = None) -> Signal
 # -------------------------------------------------------------------- matrices
 
 
-@converter(torch.matmul, operator.matmul, *methods("matmul"))
+@converter(torch.matmul, torch.mm, operator.matmul, *methods("matmul", "mm"))
 def _matmul(call: Call, input: Any, other: Any) -> Signal:
     if isinstance(input, Signal) and isinstance(other, Signal):
         call.refuse(
@@ -174,11 +174,6 @@ def _matmul(call: Call, input: Any, other: Any) -> Signal:
     rank = len(call.shape(other))
     turned = permuted(call, other, [*range(rank - 2), rank - 1, rank - 2], part="turned")
     return transpose(call, _times(call, turned, np.asarray(matrix.T), part="product"), -2, -1)
-
-
-@converter(torch.mm, *methods("mm"))
-def _mm(call: Call, input: Any, mat2: Any) -> Signal:
-    return _matmul(call, input, mat2)
 
 
 @converter(torch.addmm, *methods("addmm"))

@@ -1,5 +1,6 @@
-"""Converters of what takes tensors apart, puts them together, and repeats them."""
+"""Converters of what takes tensors apart, puts them together, repeats, resizes and pads them."""
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,48 +9,34 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from spikec.extend.composites import expanded, reshaped, selected, sliced
+from spikec.extend.composites import affine, expanded, reshaped, selected, sliced
 from spikec.frontends.torch.batch import BATCH, BatchSize, takes_batch
 from spikec.frontends.torch.call import Call, Signal, as_array, converter, leaves, methods
-from spikec.frontends.torch.converters.shapes import sample_axis, varargs
-from spikec.ir.ops import Concat, Identity, Upsample
+from spikec.frontends.torch.convert import spreads
+from spikec.frontends.torch.converters.shapes import asked, sample_axis
+from spikec.frontends.torch.converters.weights import adaptive_avg_pool
+from spikec.ir.ops import Concat, Identity, Pad, Upsample
 from spikec.ir.types import Array
 
 # ----------------------------------------------------------------------- parts
 
 
-def _in_pieces(call: Call, input: Signal, dim: int, cut: Callable[[Tensor], Sequence[Tensor]]) -> tuple[Signal, ...]:
+def _in_pieces(call: Call, input: Signal, sections: Any, dim: int = 0, *, cut: Callable[..., Any]) -> Any:
     """Neighbouring slices along one axis; torch itself says how long each is."""
     axis = sample_axis(call, input, dim)
-    try:
-        pieces = cut(torch.empty((1, *call.shape(input)), device="meta"))
-    except (RuntimeError, IndexError, TypeError) as error:
-        call.refuse(str(error).splitlines()[0])
+    pieces = asked(call, cut, torch.empty((1, *call.shape(input)), device="meta"), sections, dim)
     ends = np.cumsum([piece.shape[axis + 1] for piece in pieces]).tolist()
     return tuple(
         sliced(call, input, axis, end - piece.shape[axis + 1], end) for end, piece in zip(ends, pieces, strict=True)
     )
 
 
-@converter(torch.chunk, *methods("chunk"))
-def _chunk(call: Call, input: Signal, chunks: int, dim: int = 0) -> Any:
-    return _in_pieces(call, input, dim, lambda x: x.chunk(chunks, dim))
-
-
-@converter(torch.split, torch.functional.split)
-def _split(call: Call, tensor: Signal, split_size_or_sections: Any, dim: int = 0) -> Any:
-    return _in_pieces(call, tensor, dim, lambda x: torch.split(x, split_size_or_sections, dim))
-
-
-@converter(torch.split_with_sizes, *methods("split", "split_with_sizes"))
-def _split_method(call: Call, input: Signal, split_size: Any, dim: int = 0) -> Any:
-    return _split(call, input, split_size, dim)
-
-
-@converter(torch.tensor_split, *methods("tensor_split"))
-def _tensor_split(call: Call, input: Signal, indices_or_sections: Any, dim: int = 0) -> Any:
-    return _in_pieces(call, input, dim, lambda x: x.tensor_split(indices_or_sections, dim))
+_SPLITS = (torch.split, torch.split_with_sizes, *methods("split", "split_with_sizes"))
+converter(*_SPLITS)(partial(_in_pieces, cut=torch.split))
+converter(torch.chunk, *methods("chunk"))(partial(_in_pieces, cut=torch.chunk))
+converter(torch.tensor_split, *methods("tensor_split"))(partial(_in_pieces, cut=torch.tensor_split))
 
 
 @converter(torch.unbind, *methods("unbind"))
@@ -150,18 +137,14 @@ def _index_select(call: Call, input: Signal, dim: int, index: Any) -> Signal:
     return selected(call, input, axis, _cells(call, index, call.shape(input)[axis]))
 
 
-@converter(torch.flip)
+@converter(torch.flip, *methods("flip"))
+@spreads
 def _flip(call: Call, input: Signal, dims: Any) -> Signal:
     axes = [sample_axis(call, input, dim) for dim in (dims if isinstance(dims, (tuple, list)) else (dims,))]
     for i, axis in enumerate(axes, start=1):
         cells = np.arange(call.shape(input)[axis])[::-1]
         input = selected(call, input, axis, cells, part="" if i == len(axes) else f"flip{i}")
     return input
-
-
-@converter(*methods("flip"))
-def _flip_method(call: Call, input: Signal, *dims: Any) -> Signal:
-    return _flip(call, input, varargs(dims))
 
 
 converter(torch.fliplr, *methods("fliplr"))(partial(_flip, dims=1))
@@ -225,13 +208,8 @@ def matched(call: Call, *signals: Signal) -> tuple[Signal, ...]:
     )
 
 
-@converter(*methods("expand"))
-@takes_batch
-def _expand(call: Call, input: Signal, *size: Any, implicit: bool = False) -> Signal:
-    return _broadcast(call, input, varargs(size))
-
-
-@converter(torch.broadcast_to, *methods("broadcast_to"))
+@converter(torch.broadcast_to, *methods("broadcast_to", "expand"))
+@spreads
 @takes_batch
 def _broadcast(call: Call, input: Signal, size: Any) -> Signal:
     if not all(isinstance(each, int) for each in size):
@@ -252,7 +230,8 @@ def _expand_as(call: Call, input: Signal, other: Signal) -> Signal:
     return _broadcast(call, input, (BATCH, *call.shape(other)))
 
 
-@converter(torch.tile)
+@converter(torch.tile, *methods("tile", "repeat"))
+@spreads
 def _tile(call: Call, input: Signal, dims: Sequence[int]) -> Signal:
     rank = len(call.shape(input)) + 1
     first, *times = (1,) * (rank - len(dims)) + tuple(dims)
@@ -266,11 +245,6 @@ def _tile(call: Call, input: Signal, dims: Sequence[int]) -> Signal:
     return input if todo else call.add(Identity(), input)
 
 
-@converter(*methods("repeat", "tile"))
-def _repeat(call: Call, input: Signal, *sizes: Any) -> Signal:
-    return _tile(call, input, varargs(sizes))
-
-
 @converter(torch.repeat_interleave, *methods("repeat_interleave"))
 def _repeat_interleave(call: Call, input: Signal, repeats: Any, dim: int | None = None) -> Signal:
     if dim is None or not isinstance(repeats, int):
@@ -282,3 +256,76 @@ def _repeat_interleave(call: Call, input: Signal, repeats: Any, dim: int | None 
     size = list(call.shape(input))
     size[axis] = len(cells)
     return call.add(Upsample(size[1:]), input)
+
+
+# -------------------------------------------------------------------- resized
+
+
+@converter(F.interpolate)
+def interpolate(
+    call: Call,
+    input: Signal,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Signal:
+    """Nearest neighbours, of which torch itself says which cells they are; ``area`` is an adaptive average pool."""
+    call.expect_rank(input, 2, 3, 4)
+    space = call.shape(input)[1:]
+    index = torch.arange(math.prod(space), dtype=torch.float64).reshape(1, 1, *space)
+    options = {"size": size, "scale_factor": scale_factor, "recompute_scale_factor": recompute_scale_factor}
+    resize = partial(F.interpolate, mode=mode if mode == "nearest-exact" else "nearest", **options)
+    cells = asked(call, resize, index)[0, 0]
+    if mode == "area":
+        return adaptive_avg_pool(call, input, tuple(cells.shape), rank=len(space))
+    if mode not in ("nearest", "nearest-exact"):
+        call.refuse(
+            f"mode={mode!r} is not supported: it mixes neighbouring cells by their place",
+            'mode="nearest", or a transposed convolution, and retrain',
+        )
+    return _picked(call, input, index, cells)
+
+
+def _picked(call: Call, input: Signal, index: Tensor, cells: Tensor) -> Signal:
+    """Cells of the map: an upsampling, or slices with a step."""
+    old, new = tuple(index.shape[2:]), tuple(cells.shape)
+    if new == old:
+        return call.add(Identity(), input)
+    if all(a <= b for a, b in zip(old, new, strict=True)) and torch.equal(Upsample(new).eval(index)[0, 0], cells):
+        return call.add(Upsample(new), input)
+    for axis, place in enumerate(np.unravel_index(cells.long().numpy(), old)):
+        row = np.moveaxis(place, axis, 0).reshape(new[axis], -1)[:, 0]
+        steps = np.diff(row)
+        if (steps < 1).any() or (steps != steps[:1]).any():
+            call.refuse(
+                f"a resize from {old} to {new} picks cells at uneven distances",
+                "resize by a whole number, or give size= instead of scale_factor=",
+            )
+        part = "" if axis == len(new) - 1 else f"axis{axis}"
+        step = int(steps[0]) if len(steps) else 1
+        input = sliced(call, input, axis + 1, int(row[0]), int(row[-1]) + 1, step, part=part)
+    return input
+
+
+# -------------------------------------------------------------------- padding
+
+
+@converter(F.pad)
+def pad(call: Call, input: Signal, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Signal:
+    """Sizes as in torch: last axis first, two numbers each. A value v is ``pad(x - v) + v``."""
+    pairs = [(int(a), int(b)) for a, b in zip(pad[::2], pad[1::2], strict=True)][::-1]
+    if len(pairs) > len(call.shape(input)):
+        call.refuse("it pads the batch axis", "samples of a batch are independent in a compiled network")
+    if not value:
+        return call.add(Pad(pairs, mode), input)
+    if not math.isfinite(value):
+        call.refuse(
+            f"padding with {value} is not supported", "pad with a finite number; a MaxPool takes its own padding"
+        )
+    if len(pairs) == len(call.shape(input)) and any(pairs[0]):
+        call.refuse(f"padding channels with {value} is not supported", "pad them with zeros")
+    below = affine(call, input, 1.0, -float(value), part="below")
+    return affine(call, call.add(Pad(pairs, mode), below, part="pad"), 1.0, float(value))

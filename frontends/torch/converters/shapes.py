@@ -4,7 +4,7 @@ import builtins
 import contextlib
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from spikec.extend.composites import permuted, reshaped
 from spikec.frontends.torch.batch import BATCH, takes_batch
 from spikec.frontends.torch.call import Call, Signal, converter, methods
+from spikec.frontends.torch.convert import spreads
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.ops import Flatten, Identity, Permute, Reshape
 
@@ -66,15 +67,7 @@ def same_dtype(call: Call, signal: Signal, wanted: str) -> None:
         )
 
 
-@converter(
-    F.dropout,
-    F.dropout1d,
-    F.dropout2d,
-    F.dropout3d,
-    F.alpha_dropout,
-    F.feature_alpha_dropout,
-    torch.dropout,
-)
+@converter(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout)
 def _dropout(call: Call, input: Signal, p: float = 0.5, training: bool = True, inplace: bool = False) -> Signal:
     if training and p > 0:
         raise InvalidModelError(
@@ -115,26 +108,25 @@ def sample_axes(call: Call, signal: Signal, dim: Any) -> list[int]:
     return sorted({sample_axis(call, signal, each) for each in (dim if isinstance(dim, (tuple, list)) else (dim,))})
 
 
-def varargs(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """``f(1, 2)`` and ``f((1, 2))`` alike."""
-    return tuple(values[0]) if len(values) == 1 and isinstance(values[0], (tuple, list)) else values
+def asked(call: Call, function: Callable[..., Any], *args: Any) -> Any:
+    """What torch gives, as a rule on tensors without data; the call is refused with what torch says against it."""
+    try:
+        return function(*args)
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        call.refuse(str(error).splitlines()[0])
 
 
 # ---------------------------------------------------------------------- order
 
 
-@converter(torch.permute)
+@converter(torch.permute, *methods("permute"))
+@spreads
 def _permute(call: Call, input: Signal, dims: Sequence[int]) -> Signal:
     rank = len(call.shape(input)) + 1
     order = [dim % rank for dim in dims]
     if sorted(order) != list(range(rank)):
         call.refuse(f"the axes {list(dims)} are no order of those of a tensor {call.shown(input)}")
     return _ordered(call, input, order)
-
-
-@converter(*methods("permute"))
-def _permute_method(call: Call, input: Signal, *order: Any, dims: Any = ()) -> Signal:
-    return _permute(call, input, varargs(order) or dims)
 
 
 def transpose(call: Call, input: Signal, dim0: int, dim1: int) -> Signal:
@@ -147,12 +139,9 @@ def transpose(call: Call, input: Signal, dim0: int, dim1: int) -> Signal:
     return _ordered(call, input, order)
 
 
-converter(torch.transpose, torch.swapdims, *methods("transpose", "swapdims"))(transpose)
-
-
-@converter(torch.swapaxes, *methods("swapaxes"))
-def _swapaxes(call: Call, input: Signal, axis0: int, axis1: int) -> Signal:
-    return transpose(call, input, axis0, axis1)
+for _name in ("transpose", "swapdims", "swapaxes"):
+    converter(getattr(torch, _name), *methods(_name))(transpose)
+converter(torch.adjoint, *methods("adjoint"))(partial(transpose, dim0=-2, dim1=-1))
 
 
 @converter(torch.t, *methods("t"))
@@ -160,24 +149,10 @@ def _t(call: Call, input: Signal) -> Signal:
     return _ordered(call, input, list(range(len(call.shape(input)) + 1))[::-1])
 
 
-@converter(torch.adjoint, *methods("adjoint"))
-def _adjoint(call: Call, input: Signal) -> Signal:
-    return transpose(call, input, -2, -1)
-
-
-def transposed_attribute(call: Call, input: Signal, name: str) -> Signal:
-    """``x.T``, ``x.mT`` and, for real numbers the same, ``x.H`` and ``x.mH``."""
-    return _adjoint(call, input) if name.startswith("m") else _t(call, input)
-
-
 @converter(torch.movedim, torch.moveaxis, *methods("movedim", "moveaxis"))
 def _movedim(call: Call, input: Signal, source: Any, destination: Any) -> Signal:
     like = torch.empty(tuple(range(len(call.shape(input)) + 1)), device="meta")  # every axis is as long as its number
-    try:
-        order = list(torch.movedim(like, source, destination).shape)
-    except (IndexError, RuntimeError) as error:
-        call.refuse(str(error).splitlines()[0])
-    return _ordered(call, input, order)
+    return _ordered(call, input, asked(call, torch.movedim, like, source, destination).shape)
 
 
 def _ordered(call: Call, input: Signal, order: Sequence[int]) -> Signal:
@@ -212,10 +187,7 @@ def _squeeze(call: Call, input: Signal, dim: Any = None) -> Signal:
 def _unflatten(call: Call, input: Signal, dim: int, sizes: Any) -> Signal:
     axis = sample_axis(call, input, dim)
     shape = call.shape(input)
-    try:
-        inner = torch.unflatten(torch.empty(shape[axis], device="meta"), 0, tuple(sizes)).shape
-    except (RuntimeError, TypeError) as error:
-        call.refuse(str(error).splitlines()[0])
+    inner = asked(call, torch.unflatten, torch.empty(shape[axis], device="meta"), 0, tuple(sizes)).shape
     return reshaped(call, input, (*shape[:axis], *inner, *shape[axis + 1 :]))
 
 
@@ -271,10 +243,9 @@ def flatten(call: Call, input: Signal, start_dim: int = 0, end_dim: int = -1) ->
 
 
 @converter(torch.reshape, *methods("view", "reshape"))
+@spreads
 @takes_batch
-def _reshape(call: Call, input: Signal, *shape: Any) -> Signal:
-    if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
-        shape = tuple(shape[0])
+def _reshape(call: Call, input: Signal, shape: Sequence[Any]) -> Signal:
     if not all(isinstance(size, int) for size in shape):
         call.refuse("only sizes are supported as arguments")
     old = call.shape(input)
@@ -315,8 +286,10 @@ def _attribute(call: Call, input: Any, name: str) -> Any:
         return getattr(torch, call.graph.type(input.name).dtype)
     if name == "device":
         return torch.device(call.graph.imported.device)
-    if name in ("T", "mT", "H", "mH"):
-        return transposed_attribute(call, input, name)
+    if name in ("T", "H"):  # of real numbers the same
+        return _t(call, input)
+    if name in ("mT", "mH"):
+        return transpose(call, input, -2, -1)
     if name not in ("shape", "ndim"):
         call.refuse(f"Tensor.{name} is not supported")
     return _size(call, input) if name == "shape" else _dim(call, input)

@@ -1,9 +1,8 @@
 """Converters of what layers with weights, normalizations and pools call; parameters are called as torch calls them."""
 
-import functools
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +11,6 @@ from torch.nn import functional as F
 
 from spikec.frontends.torch.call import Call, Signal, as_array, converter
 from spikec.ir.ops import AdaptiveAvgPool, AvgPool, BatchNorm, Conv, ConvTranspose, Linear, MaxPool
-
-ConverterT = TypeVar("ConverterT", bound=Callable[..., Signal])
 
 
 def sizes(value: Any, rank: int) -> tuple[int, ...]:
@@ -149,27 +146,6 @@ def instance_norm(
 # -------------------------------------------------------------------- pools
 
 
-def _pools(*keys: tuple[Any, ...]) -> Callable[[ConverterT], ConverterT]:
-    """Register a converter for pools over one, two and three axes, whose samples have one axis more."""
-
-    def register(convert: ConverterT) -> ConverterT:
-        for rank, functions in enumerate(keys, start=1):
-            converter(*functions)(_of_rank(convert, rank))
-        return convert
-
-    return register
-
-
-def _of_rank(convert: Callable[..., Signal], rank: int) -> Callable[..., Signal]:
-    @functools.wraps(convert)
-    def checked(call: Call, input: Signal, *args: Any, **kwargs: Any) -> Signal:
-        call.expect_rank(input, rank + 1)
-        return convert(call, input, *args, **kwargs)
-
-    return checked
-
-
-@_pools((F.avg_pool1d,), (F.avg_pool2d,), (F.avg_pool3d,))
 def _avg_pool(
     call: Call,
     input: Signal,
@@ -179,8 +155,10 @@ def _avg_pool(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
+    *,
+    rank: int,
 ) -> Signal:
-    rank = len(call.shape(input)) - 1
+    call.expect_rank(input, rank + 1)
     kernel = sizes(kernel_size, rank)
     if divisor_override not in (None, math.prod(kernel)):
         call.refuse("divisor_override is not supported", "scale the next layer's weights instead")
@@ -188,11 +166,6 @@ def _avg_pool(
     return call.add(AvgPool(kernel, step, sizes(padding, rank), ceil_mode, count_include_pad), input)
 
 
-@_pools(
-    (F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d),
-    (F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d),
-    (F.max_pool3d, F.max_pool3d_with_indices, torch.max_pool3d),
-)
 def _max_pool(
     call: Call,
     input: Signal,
@@ -202,35 +175,41 @@ def _max_pool(
     dilation: Any = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
+    *,
+    rank: int,
 ) -> Signal:
+    call.expect_rank(input, rank + 1)
     if return_indices:
         call.refuse("return_indices=True is not supported", "indices have no spiking form; leave it out")
-    rank = len(call.shape(input)) - 1
     kernel = sizes(kernel_size, rank)
     step = sizes(stride, rank) if stride else kernel
     return call.add(MaxPool(kernel, step, sizes(padding, rank), sizes(dilation, rank), ceil_mode), input)
 
 
-@_pools((F.adaptive_avg_pool1d,), (F.adaptive_avg_pool2d,), (F.adaptive_avg_pool3d,))
-def adaptive_avg_pool(call: Call, input: Signal, output_size: Any) -> Signal:
+def adaptive_avg_pool(call: Call, input: Signal, output_size: Any, *, rank: int) -> Signal:
     """To maps of that size; None keeps an axis as it is."""
-    size = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * (len(call.shape(input)) - 1)
+    call.expect_rank(input, rank + 1)
+    size = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * rank
     return call.add(AdaptiveAvgPool(tuple(size)), input)
 
 
-@_pools(
-    (F.adaptive_max_pool1d, F.adaptive_max_pool1d_with_indices),
-    (F.adaptive_max_pool2d, F.adaptive_max_pool2d_with_indices),
-    (F.adaptive_max_pool3d, F.adaptive_max_pool3d_with_indices),
-)
-def _adaptive_max_pool(call: Call, input: Signal, output_size: Any, return_indices: bool = False) -> Signal:
+def _adaptive_max_pool(
+    call: Call, input: Signal, output_size: Any, return_indices: bool = False, *, rank: int
+) -> Signal:
     """A max-pool, where all windows are alike."""
-    if return_indices:
-        call.refuse("return_indices=True is not supported", "indices have no spiking form; leave it out")
+    call.expect_rank(input, rank + 1)
     old = call.shape(input)[1:]
-    wanted = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * len(old)
+    wanted = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * rank
     new = tuple(size if cells is None else int(cells) for size, cells in zip(old, wanted, strict=True))
     if any(a % b for a, b in zip(old, new, strict=True)):
         call.refuse(f"the windows from {old} to {new} are of different sizes", "use sizes that divide the map's")
     kernel = tuple(a // b for a, b in zip(old, new, strict=True))
-    return call.add(MaxPool(kernel, kernel, (0,) * len(old), (1,) * len(old)), input)
+    return _max_pool(call, input, kernel, return_indices=return_indices, rank=rank)
+
+
+for _rank in (1, 2, 3):  # the samples that these pool over have one axis more
+    _names = (f"max_pool{_rank}d", f"max_pool{_rank}d_with_indices")
+    converter(getattr(torch, _names[0]), *(getattr(F, each) for each in _names))(partial(_max_pool, rank=_rank))
+    converter(*(getattr(F, f"adaptive_{each}") for each in _names))(partial(_adaptive_max_pool, rank=_rank))
+    converter(getattr(F, f"avg_pool{_rank}d"))(partial(_avg_pool, rank=_rank))
+    converter(getattr(F, f"adaptive_avg_pool{_rank}d"))(partial(adaptive_avg_pool, rank=_rank))

@@ -18,7 +18,7 @@ from spikec.backends.spikingjelly.modules import OpModule
 from spikec.backends.spikingjelly.neurons import NeuronNode
 from spikec.ir.op import Op, Role, StatefulOp, array, tensor
 from spikec.ir.ops import IF, LIF, Add, ConvTranspose, Delay, Input, Linear, Output, Rescale, Upsample
-from spikec.ir.types import Type, unit_rate
+from spikec.ir.types import Rate, Type
 
 T = 64
 ZOO = ["mlp_batchnorm", "cnn", "resnet", "grouped", "conv1d", "conv3d", "concat", "functional", "two_inputs"]
@@ -412,7 +412,7 @@ def test_an_emitter_overrides():
 def test_recurrence_through_a_delay(mode):
     graph = spikec.Graph("loop")
     x = graph.add(Input((3,), "float64", rate=True), name="input")
-    late = graph.add(Delay(Type((3,), "float64", unit_rate(1))), x, name="late")
+    late = graph.add(Delay(Type((3,), "float64", Rate(np.ones(1)))), x, name="late")
     back = graph.add(Linear(np.eye(3)[::-1] * -0.5, np.array([0.1, 0.2, 0.3])), late, name="back")
     total = graph.add(Add(), x, back, name="total")
     spikes = graph.add(IF(np.ones((1,))), total, name="relu")

@@ -6,7 +6,7 @@ import build
 from spikec import CompileError, Graph, TypeMismatchError, run
 from spikec.ir.ops import IF, Add, Delay, Identity, Input, Linear, Output, Relu
 from spikec.ir.stages import IMPORTED
-from spikec.ir.types import Type, unit_rate
+from spikec.ir.types import Rate, Type
 from spikec.ir.verify import verify
 
 
@@ -34,6 +34,7 @@ def test_a_cycle_is_printed():
     g.set_operand(a, 1, b)
     with pytest.raises(CompileError, match="cycle without a delay: .*(a -> b -> a|b -> a -> b)"):
         list(g)
+    assert "%a = add(%x, %b) : ?" in str(g)
 
 
 def test_a_cycle_through_a_delay_runs_one_step_late():
@@ -42,7 +43,7 @@ def test_a_cycle_through_a_delay_runs_one_step_late():
     recurrent = rng.normal(size=(3, 3)) * 0.4
     g = Graph()
     x = g.add(Input((3,), "float64", rate=True), name="x")
-    late = g.add(Delay(Type((3,), "float64", unit_rate(1))), name="late")
+    late = g.add(Delay(Type((3,), "float64", Rate(np.ones(1)))), name="late")
     back = g.add(Linear(recurrent), late, name="back")
     total = g.add(Add(), x, back, name="total")
     spikes = g.add(IF(np.ones(1)), total, name="spikes")
@@ -63,7 +64,7 @@ def test_a_cycle_through_a_delay_runs_one_step_late():
 def test_a_delay_of_another_type_than_its_operand_is_refused():
     g = Graph()
     x = g.add(Input((3,), "float64", rate=True), name="x")
-    late = g.add(Delay(Type((4,), "float64", unit_rate(1))), x)
+    late = g.add(Delay(Type((4,), "float64", Rate(np.ones(1)))), x)
     g.add(Output(), late)
     with pytest.raises(TypeMismatchError, match="declared"):
         verify(g, IMPORTED)

@@ -1,4 +1,7 @@
-"""Sums, casts between scales, batch normalization, and ops that do nothing."""
+"""Ops that leave each number in its place: sums, casts between scales, batch norms and activations.
+
+No activation may reach a spiking graph.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,19 @@ from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role, array, tensor
 from spikec.ir.types import Array, Rate, Type
 
+__all__ = ["Add", "BatchNorm", "Clamp", "Identity", "LeakyRelu", "Maximum", "Minimum", "Relu", "Rescale"]
+
 
 @attrs.frozen(eq=False)
 class Add(Op):
     """The sum of its operands, which all have one shape and one scale."""
 
-    kind = "add"
     elementwise = True
     role = Role.LINEAR
     arity = None
 
     def infer(self, *operands: Type) -> Type:
-        """The operands' common type."""
+        """Return the operands' common type."""
         first, *others = operands
         for other in others:
             if other.shape != first.shape:
@@ -40,7 +44,7 @@ class Add(Op):
         return first
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """Adds from left to right."""
+        """Add from left to right."""
         return reduce(add, xs)
 
 
@@ -48,16 +52,15 @@ class Add(Op):
 class Identity(Op):
     """Does nothing: dropout in evaluation mode, ``nn.Identity``, ``contiguous``."""
 
-    kind = "identity"
     elementwise = True
     role = Role.IDENTITY
 
     def infer(self, *operands: Type) -> Type:
-        """The operand's type."""
+        """Return the operand's type."""
         return operands[0]
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """The operand."""
+        """Return the operand."""
         return xs[0]
 
 
@@ -69,14 +72,13 @@ class Rescale(Op):
         factor: positive, of the sample's rank, each axis 1 or full.
     """
 
-    kind = "rescale"
     elementwise = True
     role = Role.CAST
 
     factor: Array = array()
 
     def infer(self, *operands: Type) -> Type:
-        """Rate(s) becomes Rate(s / factor)."""
+        """Turn Rate(s) into Rate(s / factor)."""
         (x,) = operands
         if not isinstance(x.encoding, Rate):
             raise TypeMismatchError("rescale of a real signal")
@@ -85,7 +87,7 @@ class Rescale(Op):
         return x.with_scale(x.scale / self.factor)
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """``factor * x``."""
+        """Return ``factor * x``."""
         return xs[0] * tensor(self.factor, xs[0])
 
 
@@ -96,7 +98,6 @@ class BatchNorm(Op):
     Ioffe and Szegedy 2015, algorithm 2 (inference).
     """
 
-    kind = "batchnorm"
     role = Role.NORM
 
     weight: Array = array()
@@ -116,7 +117,7 @@ class BatchNorm(Op):
         return self.bias.astype(np.float64) - self.mean.astype(np.float64) * self.gain
 
     def infer(self, *operands: Type) -> Type:
-        """The operand's type, which must have as many channels and be real, or a rate that is the value itself."""
+        """Return the operand's type, of as many channels, which is real or a rate that is the value itself."""
         (x,) = operands
         if isinstance(x.encoding, Rate) and not (x.scale == 1).all():
             raise TypeMismatchError("batch norm of a scaled rate", hint="fold it before relu-to-if")
@@ -125,13 +126,100 @@ class BatchNorm(Op):
         return x
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """torch's batch norm."""
+        """Run torch's batch norm."""
         (x,) = xs
         mean, var, weight, bias = (tensor(each, x) for each in (self.mean, self.var, self.weight, self.bias))
         # not F.batch_norm, which refuses the eps of 0 that stands for none in some versions of torch
         return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, self.eps, torch.backends.cudnn.enabled)
 
     def behind(self, gain: Array, shift: Array) -> BatchNorm:
-        """The norm that does to x what this one does to ``gain x + shift``, vectors over channels or of length 1."""
+        """Return the norm that does to x what this does to ``gain x + shift``, vectors over channels or of length 1."""
         zeros, ones = np.zeros(len(self.weight)), np.ones(len(self.weight))
         return BatchNorm(self.gain * gain, self.gain * shift + self.shift, zeros, ones, 0.0, origin=self.origin)
+
+
+@attrs.frozen(eq=False)
+class _Activation(Op):
+    role = Role.ACTIVATION
+    elementwise = True
+
+
+@attrs.frozen(eq=False)
+class Relu(_Activation):
+    """``y = min(max(x, 0), cap)``.
+
+    Attributes:
+        cap: upper bound, or None for a plain ReLU.
+        scale: once calibrated, the value that a neuron firing at every step stands for: positive, of the
+            sample's rank, each axis 1 or full. It does not change the meaning.
+        compares: its operand is the difference of two signals of one scale, and that scale is its own too.
+    """
+
+    cap: float | None = None
+    scale: Array | None = array(default=None)
+    compares: bool = False
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """Run torch's clamp."""
+        return xs[0].clamp(min=0, max=self.cap)
+
+    def eval_over(self, x: Tensor) -> Tensor:
+        """Run torch's clamp in place."""
+        return x.clamp_(min=0, max=self.cap)
+
+
+@attrs.frozen(eq=False)
+class Clamp(_Activation):
+    """``y = min(max(x, low), high)``; a bound of None is absent."""
+
+    low: float | None
+    high: float | None
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """Run torch's clamp."""
+        return xs[0].clamp(min=self.low, max=self.high)
+
+
+@attrs.frozen(eq=False)
+class LeakyRelu(_Activation):
+    """``y = max(x, 0) + slope min(x, 0)``: LeakyReLU and PReLU (He et al. 2015, eq. 1); slope -1 is ``abs``.
+
+    Attributes:
+        slope: any finite numbers, of the sample's rank, each axis 1 or full.
+    """
+
+    slope: Array = array()
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """Compute the equation above."""
+        return xs[0].clamp(min=0) + tensor(self.slope, xs[0]) * xs[0].clamp(max=0)
+
+
+@attrs.frozen(eq=False)
+class _Pairwise(_Activation):
+    arity = 2
+
+    def infer(self, *operands: Type) -> Type:
+        """Return the common type; shapes must be the same."""
+        if any(x != operands[0] for x in operands):
+            shapes = " and ".join(str(x.shape) for x in operands)
+            raise TypeMismatchError(f"{self.kind} of shapes {shapes}", hint="broadcasting is not supported here")
+        return super().infer(*operands)
+
+
+@attrs.frozen(eq=False)
+class Maximum(_Pairwise):
+    """``y = max(a, b)``, element by element, of two signals of one shape."""
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """Run torch's maximum."""
+        return torch.maximum(*xs)
+
+
+@attrs.frozen(eq=False)
+class Minimum(_Pairwise):
+    """``y = min(a, b)``, element by element, of two signals of one shape."""
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """Run torch's minimum."""
+        return torch.minimum(*xs)
