@@ -11,8 +11,6 @@ from spikec.ir.untrusted import SPARE, allowed_bytes, too_large
 
 #: bytes that a node takes while the model is read
 _NODE = 4096
-#: graphs may lie that deep in each other
-_DEPTH = 30
 
 
 def subgraphs(node: Any) -> Iterator[Any]:
@@ -22,18 +20,11 @@ def subgraphs(node: Any) -> Iterator[Any]:
 
 
 def _graphs(root: Any) -> Iterator[Any]:
-    """Give a graph or function, and all graphs that lie in it.
-
-    Raises:
-        InvalidModelError: they lie too deep in each other.
-    """
-    waiting = [(root, "", 0)]
-    while waiting:
-        graph, holder, depth = waiting.pop()
-        if depth > _DEPTH:
-            raise InvalidModelError(f"graphs lie more than {_DEPTH} deep in each other", location=holder)
-        yield graph
-        waiting += [(each, node.name, depth + 1) for node in graph.node for each in subgraphs(node)]
+    """Give a graph or function, and all graphs that lie in it; protobuf itself refuses those that lie very deep."""
+    yield root
+    for node in root.node:
+        for each in subgraphs(node):
+            yield from _graphs(each)
 
 
 def _all_graphs(proto: Any) -> Iterator[Any]:

@@ -249,7 +249,7 @@ def evaluator(model: Any, proto: Any) -> Callable[[dict[str, Array]], list[Any]]
         import onnxruntime
         from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, NotImplemented
     except ModuleNotFoundError:
-        return _own(proto)
+        return own_evaluator(proto)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = torch.get_num_threads()
@@ -257,10 +257,11 @@ def evaluator(model: Any, proto: Any) -> Callable[[dict[str, Array]], list[Any]]
         source = str(model) if isinstance(model, Path) else model.SerializeToString()
         session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except (Fail, InvalidArgument, InvalidGraph, NotImplemented, ValueError):  # newer opsets, no kernel, above 2 GB
-        return _own(proto)
+        return own_evaluator(proto)
     return lambda feeds: list(session.run(None, feeds))
 
 
-def _own(proto: Any) -> Callable[[dict[str, Array]], list[Any]]:
+def own_evaluator(proto: Any) -> Callable[[dict[str, Array]], list[Any]]:
+    """What gives outputs for feeds, by onnx's own evaluator."""
     own = _evaluator(None)(proto)
     return lambda feeds: list(own.run(None, feeds))

@@ -81,7 +81,7 @@ def open_model(model: Any, max_bytes: int | None = None) -> OnnxModel:
             hint="onnx.version_converter.convert_version(model, 17)",
         )
     size = allowed_bytes(path) if path else SPARE + proto.ByteSize()
-    check_structure(proto, size if max_bytes is None else max_bytes)
+    check_structure(proto, max(size, max_bytes or 0))
     size += load_external(proto, path, onnx, max_bytes)
     if proto.functions:
         from onnx.inliner import inline_local_functions

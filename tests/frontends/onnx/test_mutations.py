@@ -10,13 +10,10 @@ A file that ends otherwise is kept, and named in the failure.
 import os
 import random as python_random
 import warnings
-from pathlib import Path
 
 import numpy as np
 import onnx
-import pytest
 import torch
-from onnx import helper
 
 import nets
 import spikec

@@ -4,6 +4,9 @@
 is computed beforehand and where its first input is a signal; what no network can do with a signal is refused.
 """
 
+import itertools
+import warnings
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -12,16 +15,16 @@ import torch
 from onnx import helper, numpy_helper
 
 import spikec
-from onnx_models import node, random
-from spikec.frontends.onnx.evaluate import Budget, evaluator, run_node
+from onnx_models import node, random, reference
+from spikec.frontends.onnx.evaluate import Budget, own_evaluator, run_node
 
 OLDEST = 7
-#: operators that hold no numbers that a network could be made of, or that draw them at random
+#: operators without a case, and why
 LEFT_OUT = {
-    "Bernoulli": "random",
-    "Constant": "has no input; test_onnx reads its attributes",
-    "Dropout": "below opset 12 it is in training mode or not by the session",
-    "RandomNormal": "random",
+    "Attention": "a product of signals; its versions differ in inputs that are added",
+    "Constant": "it has no input; test_onnx reads its attributes",
+    "Dropout": "below opset 12 the session says whether it is in training mode",
+    "Scan": "it runs a graph of its own",
 }
 
 
@@ -48,7 +51,7 @@ def changed():
     """(operator, version) for each version that says something else than the one before or behind it."""
     found = []
     for name, versions in schemas().items():
-        differs = [meaning(a) != meaning(b) for a, b in zip(versions, versions[1:], strict=False)]
+        differs = [meaning(a) != meaning(b) for a, b in itertools.pairwise(versions)]
         if any(differs):
             kept = [versions[0], *(b for b, new in zip(versions[1:], differs, strict=True) if new)]
             found += [(name, max(each.since_version, OLDEST)) for each in kept]
@@ -168,3 +171,104 @@ CASES = {
         (21, 30, [MAP, random(2), random(2)], {"num_groups": 1}),
     ],
 }
+
+
+def versions(operator):
+    """The opsets from which on an operator has another version, where it means something else or not."""
+    return sorted({max(each.since_version, OLDEST) for each in schemas()[operator]})
+
+
+def cases():
+    for operator, found in CASES.items():
+        for first, last, inputs, attributes in found:
+            for opset in versions(operator):
+                if first <= opset <= last:
+                    shown = ",".join(f"{name}={value}" for name, value in attributes.items())
+                    yield pytest.param(operator, opset, inputs, attributes, id=f"{operator}-{opset}-{shown}")
+
+
+def built(operator, opset, inputs, attributes, *, signal):
+    """(model, feeds): all inputs are fed, or only the first one."""
+    names = ["-" if value is None else f"i{k}" for k, value in enumerate(inputs)]
+    outputs = [f"y{k}" for k in range({"Split": 2, "TopK": 2, "LSTM": 3}.get(operator, 1))]
+    feeds = {name: np.asarray(value) for name, value in zip(names, inputs, strict=True) if value is not None}
+    fed = list(feeds)[:1] if signal else list(feeds)
+    declared = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(feeds[name].dtype), feeds[name].shape)
+        for name in fed
+    ]
+    graph = helper.make_graph(
+        [node(operator, " ".join(names), " ".join(outputs), name="op", **attributes)],
+        "test",
+        declared,
+        [helper.make_empty_tensor_value_info(name) for name in outputs],
+        [numpy_helper.from_array(value, name) for name, value in feeds.items() if name not in fed],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), feeds
+
+
+def stated(operator, opset, inputs, attributes):
+    """What onnxruntime gives."""
+    proto, feeds = built(operator, opset, inputs, attributes, signal=False)
+    try:
+        return reference(proto, **feeds)
+    except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented:
+        pytest.skip("onnxruntime has no kernel for it")
+
+
+def hold(found, wanted):
+    for a, b in zip(found, wanted, strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("operator", "opset", "inputs", "attributes"), list(cases()))
+def test_a_version_of_an_operator_gives_what_onnxruntime_gives(operator, opset, inputs, attributes):
+    wanted = stated(operator, opset, inputs, attributes)
+    proto, feeds = built(operator, opset, inputs, attributes, signal=False)
+    hold(run_node(proto.graph.node[0], {"": opset}, feeds, Budget(2**20)), wanted)
+    hold(own_evaluator(proto)(feeds), wanted)
+    proto, feeds = built(operator, opset, inputs, attributes, signal=True)
+    try:
+        graph = spikec.load(proto)
+    except (spikec.UnsupportedOpError, spikec.InvalidModelError):
+        return
+    found = spikec.run(graph, torch.tensor(feeds["i0"]))
+    hold([each.numpy() for each in (found if isinstance(found, tuple) else (found,))], wanted)
+
+
+def test_every_version_with_another_meaning_has_a_case():
+    held = {
+        (operator, opset)
+        for operator, found in CASES.items()
+        for opset in versions(operator)
+        for first, last, *_ in found
+        if first <= opset <= last
+    }
+    assert {each for each in changed() if each[0] not in LEFT_OUT} <= held
+    assert {operator for operator, _ in changed()}.issuperset(LEFT_OUT)
+
+
+@pytest.mark.parametrize("operator", ["Softmax", "Hardmax", "LogSoftmax", "Upsample"])
+def test_an_operator_that_is_read_by_todays_rules_is_seen(operator, monkeypatch):
+    monkeypatch.setattr("spikec.frontends.onnx.evaluate.in_todays_terms", lambda node, opset: node)
+    monkeypatch.setattr("spikec.frontends.onnx.evaluate._as_formerly", lambda node, opset, op: op.run)
+    opset, _, inputs, attributes = CASES[operator][0]
+    proto, feeds = built(operator, opset, inputs, attributes, signal=False)
+    wanted = stated(operator, opset, inputs, attributes)
+    with pytest.raises((AssertionError, spikec.CompileError, TypeError, RuntimeError)):
+        hold(run_node(proto.graph.node[0], {"": opset}, feeds), wanted)
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 12, 13, 17])
+def test_a_view_by_the_batch_size_is_read_as_every_opset_writes_it(opset, tmp_path):
+    class View(torch.nn.Module):
+        def forward(self, x):
+            return torch.relu(x.view(x.size(0), -1))
+
+    x = torch.randn(4, 2, 3, 3)
+    options = {"opset_version": opset, "input_names": ["x"], "dynamic_axes": {"x": {0: "N"}}, "dynamo": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(View(), (x,), tmp_path / "view.onnx", **options)
+    assert torch.equal(spikec.run(spikec.load(tmp_path / "view.onnx"), x), View()(x))

@@ -1,12 +1,11 @@
-"""ONNX models that a stranger might send: each builds a file in a folder, and is to be refused at once by a spikec error.
+"""ONNX files that a stranger might send, each to be refused at once by a spikec error.
 
-By name: a function of the folder that gives the path, and words that the refusal says.
+By name: a function that builds the file in a folder and gives its path, and words that the refusal says.
 """
 
 import os
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_models import model, node, random
@@ -150,7 +149,6 @@ def _register_signals():
         "repeated": (node("Tile", "x s", "y", name="bomb"), {"s": np.array([1, HUGE])}),
         "resized": (node("Resize", "x - f", "y", name="bomb"), {"f": np.array([1, 1e12], "f")}),
         "resized linearly": (node("Resize", "x - f", "y", name="bomb", mode="linear"), {"f": np.array([1, 1e9], "f")}),
-        "gathered": (node("Gather", "x i", "y", name="bomb", axis=1), {"i": np.arange(40_000_000) * 7 % 4}),
         "broadcast": (node("Add", "x c", "y", name="bomb"), {"c": np.ones((40_000, 1, 1), "f")}),
     }
     for name, (bomb, constants) in bombs.items():
@@ -161,6 +159,18 @@ def _register_signals():
 
 
 _register_signals()
+
+
+@hostile("bomb", "max_bytes")
+def a_signal_gathered(folder):
+    """A matrix of 3 GB."""
+    bomb = node("Gather", "x i", "y", name="bomb", axis=1)
+    return saved(model([bomb], ["n", 20_000], i=np.arange(20_000) * 7 % 20_000), folder)
+
+
+@hostile("bomb", "max_bytes")
+def a_signal_summed_up(folder):
+    return saved(model([node("CumSum", "x a", "y", name="bomb")], ["n", 20_000], a=np.int64(1)), folder)
 
 
 # -------------------------------------------------------- files that lie
