@@ -128,9 +128,8 @@ class SumPool(_Pool):
         """Sum slices along one axis after the other: exact for spikes, and in calls that every exporter keeps."""
         x = F.pad(xs[0], pad_list(self.padding)) if any(map(any, self.padding)) else xs[0]
         for axis, (size, step) in enumerate(zip(self.kernel, self.stride, strict=True), start=2):
-            before: tuple[Any, ...] = (slice(None),) * axis
-            cells = [x[(*before, slice(i, i + 1 - size or None, step))] for i in range(size)]
-            x = functools.reduce(torch.add, cells)
+            cells = [(slice(None),) * axis + (slice(i, i + 1 - size or None, step),) for i in range(size)]
+            x = functools.reduce(torch.add, (x[each] for each in cells))
         return x
 
     def as_convolution(self, operand: Type) -> Conv:
