@@ -186,10 +186,8 @@ class NetxModel:
         """Write the HDF5 file; it appears whole or not at all.
 
         Raises:
-            InvalidModelError: the folder does not exist.
+            InvalidModelError: the file cannot be written.
         """
-        if not Path(path).parent.is_dir():
-            raise InvalidModelError(f"the folder {Path(path).parent} does not exist", hint="make it first")
         facts = {name: getattr(self, name) for name in _FACTS}
         facts |= {f"encoder_{name}": value for name, value in attrs.asdict(self.encoder).items()}
         with replacing(path) as part:

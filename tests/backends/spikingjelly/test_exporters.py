@@ -1,7 +1,6 @@
 """Emitted modules exported on: to ONNX by both exporters, to TorchScript and by torch.export, with the same spikes."""
 
 import io
-import warnings
 
 import numpy as np
 import onnxruntime
@@ -34,6 +33,8 @@ from spikec.ir.ops import (
     SumPool,
     Upsample,
 )
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporters, about themselves
 
 RNG = np.random.default_rng(12)
 SAMPLES = {0: (6,), 1: (4, 9), 2: (4, 6, 7), 3: (4, 5, 4, 6)}
@@ -159,9 +160,7 @@ def held(export, module, x, other):
         expected = module(other)
     assert expected.any()
     net.reset()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporters, about themselves
-        found = export(module, x, other)
+    found = export(module, x, other)
     torch.testing.assert_close(found.detach(), expected, rtol=0, atol=0)
     net.reset()  # TorchScript checks itself by running the module
     with torch.no_grad():
@@ -254,10 +253,9 @@ def test_batches_of_any_size():
     expected = net(other).detach()
     net.reset()
     file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(net, (x,), file, dynamo=False, input_names=["x"], dynamic_axes={"x": {1: "batch"}})
-        exported = torch.export.export(net, (x,), dynamic_shapes=({1: torch.export.Dim("batch")},))
-        traced = torch.jit.trace(net, (x,))
+    torch.onnx.export(net, (x,), file, dynamo=False, input_names=["x"], dynamic_axes={"x": {1: "batch"}})
+    exported = torch.export.export(net, (x,), dynamic_shapes=(({1: torch.export.Dim("batch")},),))
+    traced = torch.jit.trace(net, (x,))
+    net.reset()
     for found in (in_onnx(file.getvalue(), other), exported.module()(other), traced(other)):
         assert torch.equal(found, expected)
