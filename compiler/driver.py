@@ -33,7 +33,7 @@ from spikec.ir.errors import (
     warn,
     without_warnings,
 )
-from spikec.ir.files import file_to_write, path_of, replacing
+from spikec.ir.files import path_of, replacing
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
@@ -325,20 +325,18 @@ def save(artifact: Any, path: str | os.PathLike[str]) -> None:
     """Write what :func:`compile` returned for any target; the file appears whole or not at all, and a link is followed.
 
     Raises:
-        InvalidModelError: it is no target's artifact, or the folder does not exist.
+        InvalidModelError: it is no target's artifact, or the file cannot be written.
     """
-    path = file_to_write(path)
-    for backend in loader.known_backends():
-        if backend.owns(artifact):
-            if backend.suffix and path.suffix != backend.suffix:
-                warn(f"{path.name} does not end in {backend.suffix}, by which spikec knows such a file again")
-            with replacing(path) as part:
-                backend.save(artifact, part)
-            return
-    raise InvalidModelError(
-        f"a {type(artifact).__name__} is not an artifact of any target",
-        hint=f"targets: {', '.join(loader.backends())}; a backend of your own says what it owns, and saves it",
-    )
+    with replacing(path) as part:
+        backend = next((each for each in loader.known_backends() if each.owns(artifact)), None)
+        if backend is None:
+            raise InvalidModelError(
+                f"a {type(artifact).__name__} is not an artifact of any target",
+                hint=f"targets: {', '.join(loader.backends())}; a backend of your own says what it owns, and saves it",
+            )
+        if backend.suffix and (given := path_of(path)).suffix != backend.suffix:
+            warn(f"{given.name} does not end in {backend.suffix}, by which spikec knows such a file again")
+        backend.save(artifact, part)
 
 
 def _stage(graph: Graph) -> Stage:

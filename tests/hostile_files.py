@@ -1,6 +1,7 @@
 """Files made by hand to do harm or to be misread: for each what makes it of a good one, and what its refusal says.
 
-``python tests/hostile_files.py`` reads them all and prints the processor time and the peak memory of each, the worst last.
+``python tests/hostile_files.py`` reads them all and prints the processor time and the peak memory of each, the worst
+last.
 """
 
 import io

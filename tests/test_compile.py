@@ -231,7 +231,7 @@ def test_files_appear_whole_or_not_at_all(target, name, tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(backend, "save", interrupted)
-    with pytest.raises(CompileError, match="cannot be written: disk full"):
+    with pytest.raises(InvalidModelError, match="cannot be written: disk full"):
         spikec.save(artifact, tmp_path / name)
     assert [p.name for p in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_bytes() == before

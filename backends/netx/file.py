@@ -4,6 +4,7 @@
 netx reverses. ``/spikec`` holds what netx ignores: the host's encoder, output scale and names.
 """
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,15 +30,16 @@ _BIAS = Numbers(f"whole numbers within {-_LARGEST} and {_LARGEST}", -_LARGEST, _
 
 
 def write(path: Path, input_shape: tuple[int, ...], layers: Sequence[IntegerLayer], facts: Mapping[str, Any]) -> None:
-    """Write a file.
+    """Write a file, which is prepared in memory: HDF5 ends the process where the disk is full.
 
     Args:
-        path: replaced if it exists.
+        path: overwritten if it exists.
         input_shape: of what the first layer is fed, in torch order, always-on inputs included.
         layers: in order.
         facts: datasets of ``/spikec``.
     """
-    with h5py.File(path, "w") as file:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
         groups = file.create_group("layer")
         _start(groups, "input", input_shape)
         before = input_shape
@@ -58,6 +60,7 @@ def write(path: Path, input_shape: tuple[int, ...], layers: Sequence[IntegerLaye
         ours["relays"] = [layer.relays for layer in layers]
         for key, value in facts.items():
             ours[key] = value
+    path.write_bytes(buffer.getvalue())
 
 
 def _start(groups: Any, kind: str, shape: tuple[int, ...]) -> Any:

@@ -195,7 +195,7 @@ class NetxModel:
         """Write the HDF5 file; it appears whole or not at all.
 
         Raises:
-            InvalidModelError: the folder does not exist.
+            InvalidModelError: the file cannot be written.
         """
         facts = {name: getattr(self, name) for name in _FACTS}
         facts |= {f"encoder_{name}": value for name, value in attrs.asdict(self.encoder).items()}

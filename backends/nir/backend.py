@@ -1,5 +1,6 @@
 """The target ``nir``: an ``nir.NIRGraph`` that every importer reads the same way."""
 
+import io
 import re
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -131,8 +132,10 @@ class Nir(Backend):
         return found
 
     def save(self, artifact: Any, path: Path) -> None:
-        """Write the file, by ``nir.write``."""
-        nir.write(path, artifact)
+        """Write the file, by ``nir.write`` to memory: HDF5 ends the process where the disk is full."""
+        buffer = io.BytesIO()
+        nir.write(buffer, artifact)
+        path.write_bytes(buffer.getvalue())
 
 
 def _shared(key: str, nodes: Iterable[Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs

@@ -116,7 +116,8 @@ class Neuron(StatefulOp):
     def spikes(self, v: Tensor) -> Tensor:
         """Return 1 where a potential reaches the threshold (exceeds it, if ``strict``), else 0."""
         threshold = tensor(self.v_threshold, v)
-        if not torch.is_grad_enabled():  # the interpreter: the same spikes, without the price of a Function
+        # the same spikes without a Function: the interpreter does not pay for it, and TorchScript cannot save it
+        if not torch.is_grad_enabled() or torch._C._is_tracing():
             return _reaches(v, threshold, self.strict)
         spikes: Tensor = _SurrogateSpike.apply(v, threshold, self.strict)  # type: ignore[no-untyped-call]
         return spikes
