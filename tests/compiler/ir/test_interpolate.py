@@ -41,7 +41,7 @@ def matrix(kernel, old, new, *, corners=False, factor=None):
         (Interpolate((9, 12), "cubic"), cubic, {}),
         (Interpolate((4, 3), "cubic", align_corners=True), cubic, {"corners": True}),
     ],
-    ids=str,
+    ids=["larger", "smaller", "corners", "factors", "cubic", "cubic, corners"],
 )
 def test_its_equation(op, kernel, options):
     x = np.random.default_rng(0).normal(size=(3, 6, 7))
