@@ -297,20 +297,17 @@ def work(folder, kind, first, end):
     path.unlink()
 
 
-def outcomes(kind, count, first=0, folder=None):
-    """Read mutated files.
+def outcomes(folder, kind, count, first=0):
+    """Read mutated files of the good ones in a folder.
 
     Returns:
         By what came of them, their seeds; the slowest's processor time in seconds; the largest peak memory in bytes.
     """
-    if folder is None:
-        with tempfile.TemporaryDirectory(prefix="spikec-") as made:
-            make(Path(made))
-            return outcomes(kind, count, first, Path(made))
     found, slowest, peak, seed, end = collections.defaultdict(list), 0.0, 0, first, first + count
     while seed < end:
         command = [sys.executable, __file__, "work", str(folder), kind, str(seed), str(end)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
+        modules = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # as this process finds them
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=modules) as worker:
             selector = selectors.DefaultSelector()
             selector.register(worker.stdout, selectors.EVENT_READ)
             while seed < end:
@@ -337,7 +334,9 @@ if __name__ == "__main__":
     if sys.argv[1] == "work":
         work(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
         sys.exit()
-    found, slowest, peak = outcomes(sys.argv[1], int(sys.argv[2]), int((sys.argv[3:] or ["0"])[0]))
+    with tempfile.TemporaryDirectory(prefix="spikec-") as made:
+        make(Path(made))
+        found, slowest, peak = outcomes(made, sys.argv[1], int(sys.argv[2]), int((sys.argv[3:] or ["0"])[0]))
     for said, seeds in found.items():
         print(f"{len(seeds):6} {said}", "" if said in ("a result", "a spikec error") else seeds[:10])
     print(f"slowest {slowest:.2f} s, largest peak of a process {peak / 2**20:.0f} MB")

@@ -49,8 +49,10 @@ def check_fields(name: str, kind: Any, fields: Mapping[str, Any]) -> list[Proble
     wrong = metadata(fields.get("metadata", {}))
     for field, numbers in _FIELDS.items():
         value = fields.get(field)
-        if value is not None and not (field == "padding" and isinstance(value, (str, bytes))):
-            wrong.append(numbers.wrong(field, value))
+        if value is None or (field == "padding" and isinstance(value, (str, bytes))):
+            continue
+        empty = (f"its {field} has no numbers", "") if not np.size(value) and field != "shape" else None
+        wrong.append(empty or numbers.wrong(field, value))
     return [Problem(message, name, f"nir.{kind}", hint) for message, hint in filter(None, wrong)]
 
 
