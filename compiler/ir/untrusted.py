@@ -218,6 +218,8 @@ def read_npz(
     arrays: dict[str, Array] = {}
     name = ""
     try:
+        if not path.is_file():  # to open a pipe would wait for its other end
+            raise ValueError("it is no ordinary file" if path.exists() else "there is no such file")
         with path.open("rb") as start:
             if start.read(6) == b"\x93NUMPY":
                 raise ValueError("it holds a single array without a name")
