@@ -251,7 +251,7 @@ def members(path: Path, file: zipfile.ZipFile, max_bytes: int | None) -> Iterato
             raise ValueError(f"{record.filename} is packed in another way than deflate")
         if record.file_size > _RATIO * record.compress_size + _RATIO:
             raise ValueError(f"{record.filename} says that it unpacks to {record.file_size:,} bytes, which it cannot")
-        yield record.filename, record
+    yield from ((record.filename, record) for record in records)
 
 
 def _array(file: zipfile.ZipFile, record: zipfile.ZipInfo) -> Array:
