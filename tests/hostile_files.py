@@ -1,7 +1,7 @@
 """Files made by hand to do harm or to be misread: for each what makes it of a good one, and what its refusal says.
 
-``python tests/hostile_files.py`` reads them all and prints the processor time and the peak memory of each, the worst
-last.
+``PYTHONPATH=tests python tests/hostile_files.py`` reads them all and prints processor time and peak memory of each, the
+worst last.
 """
 
 import io
@@ -18,6 +18,7 @@ import zlib
 from pathlib import Path
 
 import h5py
+import nir
 import numpy as np
 import torch
 
@@ -154,6 +155,18 @@ def instead(make):
     return apply
 
 
+def leaky(change):
+    """Return a change that writes a net with a LIF neuron whose fields are changed."""
+
+    def apply(path):
+        fields = dict.fromkeys(("tau", "r", "v_leak", "v_threshold", "v_reset"), np.ones(4)) | change
+        nodes = {"input": nir.Input(np.array([4])), "lif": nir.LIF(**fields), "output": nir.Output(np.array([4]))}
+        edges = [("input", "lif"), ("lif", "output")]
+        nir.write(path, nir.NIRGraph(nodes, edges, metadata={"dt": 1e-4, "reset": "value"}, type_check=False))
+
+    return apply
+
+
 IS_NO_FILE = "no ordinary file"
 for name, change, says in (
     ("external storage", put(f"{W}/weight", None, shape=(3, 6), dtype="f4", external=[("x.bin", 0, 72)]), "external"),
@@ -181,13 +194,17 @@ for name, change, says in (
     ("references", stands_for(f"{W}/weight", lambda file: file["node"].ref), "neither numbers nor texts"),
     ("arrays of any length", put(f"{W}/weight", None, shape=(3,), dtype=h5py.vlen_dtype("f4")), "neither numbers"),
     ("a text for a weight", put(f"{W}/weight", "heavy"), "its weight is 'heavy', and must be numbers"),
-    ("a weight of one axis", put(f"{W}/weight", np.ones(6)), "a weight has 2 axes"),
+    ("a weight of one axis", put(f"{W}/weight", np.ones(6)), "at least 2D"),
     ("a bias that does not fit", put(f"{W}/bias", np.ones(4)), "bias of shape (4,)"),
     ("an empty weight", put(f"{W}/weight", np.ones((0, 6))), "its weight has no numbers"),
     ("NaN in a weight", scaled(f"{W}/weight", np.nan), "18 of 18 numbers in its weight are NaN"),
     ("infinity in a bias", scaled(f"{W}/bias", np.inf), "in its bias are NaN or infinite"),
     ("a negative threshold", scaled(f"{N}/v_threshold", -1), "its v_threshold is -"),
     ("thresholds of zero", scaled(f"{N}/v_threshold", 0), "its v_threshold is 0, and must be positive"),
+    ("a negative tau", leaky({"tau": -np.ones(4)}), "its tau is -1, and must be positive"),
+    ("NaN for one tau", leaky({"tau": np.array([1, 1, np.nan, 1])}), "1 of 4 numbers in its tau are NaN"),
+    ("an infinite leak", leaky({"v_leak": np.full(4, np.inf)}), "in its v_leak are NaN or infinite"),
+    ("r = 0", leaky({"r": np.zeros(4), "tau": np.full(4, 1e-9)}), "tau is 1e-05"),
     ("another number of neurons", put(f"{N}/v_threshold", np.ones(5)), "n1_relu_1"),
     ("an unknown node", put(f"{N}/type", "Neuron"), "n1_relu_1"),
     ("a node without a type", changed(lambda file: file.__delitem__(f"{N}/type")), "n1_relu_1"),
@@ -218,7 +235,8 @@ for name, change, says in (
     ("stride 0", put(f"{C}/stride", [0, 1]), "its stride is 0..1, and must be whole numbers from 1 on"),
     ("a stride with a fraction", put(f"{C}/stride", [1.5, 1.5]), "its stride is 1.5"),
     ("negative padding", put(f"{C}/padding", [-1, 0]), "its padding is -1..0"),
-    ("padding of 10^9", put(f"{C}/padding", [10**9, 10**9]), "max_bytes"),
+    ("padding of 10^7", put(f"{C}/padding", [10**7, 0]), "max_bytes"),
+    ("padding of 10^18", put(f"{C}/padding", [10**18, 0]), "n0_conv2d_0"),
     ("padding by another word", put(f"{C}/padding", "mirror"), "n0_conv2d_0"),
     ("no dilation", put(f"{C}/dilation", [0, 0]), "its dilation is 0"),
     ("groups that do not divide", put(f"{C}/groups", 3), "n0_conv2d_0"),
@@ -309,6 +327,8 @@ for name, change, says in (
     ("samples of another shape", array("retained_0", lambda x: x[:, :2]), "samples"),
     ("a text for a number", array("samples", "many"), "saved calibration"),
     ("half of it", lambda path: path.write_bytes(path.read_bytes()[:2000]), "zip"),
+    ("a count below 0", array("/count", -1), "its counts are negative"),
+    ("a pipe", instead(os.mkfifo), "no ordinary file"),
     ("no calibration", lambda path: np.savez(path, x=np.ones(3)), "saved calibration"),
 ):
     hostile(f"npz: {name}", "mlp.npz", says)(change)
@@ -358,7 +378,8 @@ def work(folder):
     spikec.load(folder / "mlp.nir")  # what is imported at its first use
     untrusted._start = mutated_files.Forked
     for number, (name, (good, change, _)) in enumerate(FILES.items()):
-        path = folder / f"hostile{number}{Path(good).suffix}"
+        path = folder / "hostile" / f"{number}{Path(good).suffix}"
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes((folder / good).read_bytes())
         change(path)
         sys.stdout.flush()
@@ -384,12 +405,15 @@ def read(name, path):
     print(json.dumps({"name": name, "said": said, "seconds": seconds, "peak": peak}), flush=True)
 
 
-def outcomes():
-    """Return what came of each hostile file: what was said, seconds, and peak memory in bytes."""
-    with tempfile.TemporaryDirectory(prefix="spikec-") as folder:
-        mutated_files.make(Path(folder))
-        command = [sys.executable, "-W", "ignore", __file__, "work", folder]
-        done = subprocess.run(command, stdout=subprocess.PIPE, timeout=600, check=False)
+def outcomes(folder):
+    """Return what came of each hostile file: what was said, seconds, and peak memory in bytes.
+
+    Args:
+        folder: with the good files.
+    """
+    command = [sys.executable, "-W", "ignore", __file__, "work", str(folder)]
+    modules = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # as this process finds them
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=600, check=False, env=modules)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return {line["name"]: line for line in lines}
 
@@ -398,6 +422,9 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["work"]:
         work(Path(sys.argv[2]))
     else:
-        for found in sorted(outcomes().values(), key=lambda each: max(each["seconds"] / 5, each["peak"] / 2**30)):
+        with tempfile.TemporaryDirectory(prefix="spikec-") as made:
+            mutated_files.make(Path(made))
+            everything = outcomes(made).values()
+        for found in sorted(everything, key=lambda each: max(each["seconds"] / 5, each["peak"] / 2**30)):
             text = " | ".join(found["said"].splitlines())[:120]
             print(f"{found['seconds']:6.2f} s {found['peak'] / 2**20:6.0f} MB  {found['name']}: {text}")

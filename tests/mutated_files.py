@@ -101,6 +101,18 @@ def value(rng):
     return choices[rng.integers(0, len(choices))]()
 
 
+def edit_array(array, rng):
+    """Give an array that is nearly the same."""
+    choices = (
+        lambda: array.astype(rng.choice(["i1", "i8", "f8", "f2", "S3", "u8"])),
+        lambda: np.where(rng.random(array.shape) < 0.3, array * rng.choice([-1, 0, 2, 1e6, np.nan]), array),
+        lambda: array.T,
+        lambda: np.concatenate([np.atleast_1d(array)] * 2),
+        lambda: np.atleast_1d(array)[:-1],
+    )
+    return choices[rng.integers(0, len(choices))]()
+
+
 def edit_hdf5(raw, rng):
     """Change, add, move and remove what an HDF5 file holds."""
     buffer = io.BytesIO(raw)
@@ -130,9 +142,10 @@ def edit_place(file, place, places, rng):
             del parent[name]
         parent.create_dataset(name, shape=(30000, 30000), dtype="f4", chunks=(3000, 3000), compression="gzip")
 
-    def dataset(change):
-        if isinstance(file[place], h5py.Dataset) and file[place].dtype.kind in "biuf":
-            put(change(np.asarray(file[place][()])))
+    def dataset():
+        held = file[place]  # maybe a bomb by now
+        if isinstance(held, h5py.Dataset) and held.dtype.kind in "biuf" and held.size < 1_000_000:
+            put(edit_array(np.asarray(file[place][()]), rng))
 
     choices = (
         lambda: parent.pop(name),
@@ -147,12 +160,8 @@ def edit_place(file, place, places, rng):
         lambda: file.copy(file[other], parent, new) if len(places) < 500 else None,
         lambda: parent.__setitem__(new, value(rng)),
         bomb,
-        lambda: put(file[other][()]),
-        lambda: dataset(lambda x: x.astype(rng.choice(["i1", "i8", "f8", "f2", "S3", "u8"]))),
-        lambda: dataset(lambda x: np.where(rng.random(x.shape) < 0.3, x * rng.choice([-1, 0, 1e6, np.nan]), x)),
-        lambda: dataset(lambda x: x.T),
-        lambda: dataset(lambda x: np.concatenate([np.atleast_1d(x)] * 2)),
-        lambda: dataset(lambda x: np.atleast_1d(x)[:-1]),
+        lambda: put(file[other][()]) if getattr(file[other], "size", 0) < 1_000_000 else None,
+        *[dataset] * 5,
     )
     with contextlib.suppress(KeyError, ValueError, TypeError, OSError, AttributeError, RuntimeError):
         choices[rng.integers(0, len(choices))]()  # where this place has it
@@ -165,7 +174,7 @@ def edit_zip(raw, rng):
     names = list(parts)
     for _ in range(int(rng.choice([1, 1, 2, 4]))):
         name, other = (str(each) for each in rng.choice(names, 2))
-        kind = rng.integers(0, 8)
+        kind = rng.integers(0, 11)
         if kind == 0:
             parts.pop(name, None)
         elif kind == 1 and name in parts:
@@ -189,13 +198,19 @@ def edit_zip(raw, rng):
             parts[str(rng.choice(["shape_1.npy", "marks.npy", "../x.npy", "a/maximum.npy"]))] = parts[name]
         elif kind == 7:
             parts[name] = b"0" * int(rng.choice([0, 10, 10_000_000]))
+        elif parts.get(name, b"").startswith(b"\x93NUMPY"):
+            buffer = io.BytesIO()
+            with contextlib.suppress(ValueError, EOFError, TypeError):  # it may be broken already
+                np.save(buffer, edit_array(np.load(io.BytesIO(parts[name])), rng))
+                parts[name] = buffer.getvalue()
     buffer = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as file:
         warnings.simplefilter("ignore")
         for name, data in parts.items():
-            how = rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+            rare = rng.random() < 0.01
+            how = zipfile.ZIP_BZIP2 if rare else rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
             file.writestr(name, data, compress_type=int(how))
-            if rng.random() < 0.03:
+            if rng.random() < 0.01:
                 file.writestr(name, data)
     return buffer.getvalue()
 
@@ -297,20 +312,17 @@ def work(folder, kind, first, end):
     path.unlink()
 
 
-def outcomes(kind, count, first=0, folder=None):
-    """Read mutated files.
+def outcomes(folder, kind, count, first=0):
+    """Read mutated files of the good ones in a folder.
 
     Returns:
         By what came of them, their seeds; the slowest's processor time in seconds; the largest peak memory in bytes.
     """
-    if folder is None:
-        with tempfile.TemporaryDirectory(prefix="spikec-") as made:
-            make(Path(made))
-            return outcomes(kind, count, first, Path(made))
     found, slowest, peak, seed, end = collections.defaultdict(list), 0.0, 0, first, first + count
     while seed < end:
         command = [sys.executable, __file__, "work", str(folder), kind, str(seed), str(end)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
+        modules = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # as this process finds them
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=modules) as worker:
             selector = selectors.DefaultSelector()
             selector.register(worker.stdout, selectors.EVENT_READ)
             while seed < end:
@@ -337,7 +349,9 @@ if __name__ == "__main__":
     if sys.argv[1] == "work":
         work(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
         sys.exit()
-    found, slowest, peak = outcomes(sys.argv[1], int(sys.argv[2]), int((sys.argv[3:] or ["0"])[0]))
+    with tempfile.TemporaryDirectory(prefix="spikec-") as made:
+        make(Path(made))
+        found, slowest, peak = outcomes(made, sys.argv[1], int(sys.argv[2]), int((sys.argv[3:] or ["0"])[0]))
     for said, seeds in found.items():
         print(f"{len(seeds):6} {said}", "" if said in ("a result", "a spikec error") else seeds[:10])
     print(f"slowest {slowest:.2f} s, largest peak of a process {peak / 2**20:.0f} MB")

@@ -20,7 +20,7 @@ from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Neuron, Weighted
 from spikec.ir.ops.weighted import diagonal
 from spikec.ir.origin import Source
-from spikec.ir.types import Array, Type, channel_scale
+from spikec.ir.types import Array, Type, channel_scale, ints
 from spikec.ir.untrusted import SPARE, allowed_bytes, read_hdf5
 
 #: r dt may differ from 1 by this much and still be unit gain; files hold float32
@@ -182,9 +182,9 @@ class _Loader:
 
     def _dt(self, given: float | None) -> float | None:
         """Seconds a step, as stated, as the user says, or as all gains that are not 1 imply, with a warning."""
-        stated = self.source.metadata.get("dt")
+        stated = None if self.source.metadata.get("dt") is None else np.asarray(self.source.metadata["dt"]).item()
         if stated is not None and given is not None and stated != given:
-            raise InvalidModelError(f"dt is {given:g}, and the graph says {float(stated):g}", hint="leave dt out")
+            raise InvalidModelError(f"dt is {given:g}, and the graph says {stated:g}", hint="leave dt out")
         if stated is not None:
             return float(stated)
         if given is not None:
@@ -275,7 +275,7 @@ class _Loader:
         shape = self.out.type(self.names[name]).shape
         if declared is not None and tuple(np.ravel(declared)) != shape:
             raise InvalidModelError(
-                Problem(f"this output is declared as {tuple(map(int, declared))}, and gets {shape}", name, "nir.Output")
+                Problem(f"this output is declared as {ints(np.ravel(declared))}, and gets {shape}", name, "nir.Output")
             )
 
     def _sum(self, operands: list[str], name: str) -> str:

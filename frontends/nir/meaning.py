@@ -49,8 +49,10 @@ def check_fields(name: str, kind: Any, fields: Mapping[str, Any]) -> list[Proble
     wrong = metadata(fields.get("metadata", {}))
     for field, numbers in _FIELDS.items():
         value = fields.get(field)
-        if value is not None and not (field == "padding" and isinstance(value, (str, bytes))):
-            wrong.append(numbers.wrong(field, value))
+        if value is None or (field == "padding" and isinstance(value, (str, bytes))):
+            continue
+        empty = (f"its {field} has no numbers", "") if not np.size(value) and field != "shape" else None
+        wrong.append(empty or numbers.wrong(field, value))
     return [Problem(message, name, f"nir.{kind}", hint) for message, hint in filter(None, wrong)]
 
 
@@ -63,6 +65,8 @@ def metadata(stated: Any) -> list[tuple[str, str] | None]:
         values = stated.get(key)
         for value in values.values() if isinstance(values, Mapping) else () if values is None else (values,):
             wrong.append(kind.wrong(f"metadata {key}", value))
+    if np.size(stated.get("dt", 1.0)) != 1:
+        wrong.append(("its metadata dt is no single number", "give the seconds of one step"))
     for key, words in _WORDS.items():
         if key in stated and not (isinstance(stated[key], str) and stated[key] in words):
             wrong.append((f"its metadata {key} is {shown(stated[key])}", f"known: {', '.join(words)}"))
