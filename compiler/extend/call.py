@@ -81,6 +81,9 @@ class Call:
             raise
         return Signal(name)
 
+    def check_memory(self, count: int) -> None:
+        """Refuse what takes so many bytes, where the model may be a stranger's; a model of the user's own may do it."""
+
     def expect_rank(self, signal: Signal, *ranks: int) -> None:
         """Refuse a signal whose samples have another rank, batch not counted."""
         shape = self.shape(signal)
@@ -98,6 +101,10 @@ class Call:
         """A finding about this call."""
         return Problem(message, str(self.source), f"{self.source.kind}({self.arguments()})", hint, (self.source,))
 
+    def located(self, error: CompileError) -> CompileError:
+        """Return an error as one of this call, if it does not say where it is."""
+        return error if error.location else type(error)([self.problem(x.message, x.hint) for x in error.problems])
+
     @contextlib.contextmanager
     def blaming(self, convert: Callable[..., Any], form: str) -> Iterator[None]:
         """State whatever goes wrong inside as the converter's doing, and all errors as of this call.
@@ -109,9 +116,7 @@ class Call:
         try:
             yield
         except CompileError as error:
-            if error.location:
-                raise
-            raise type(error)([self.problem(each.message, each.hint) for each in error.problems]) from None
+            raise self.located(error) from None
         except Exception as error:
             message = f"its converter {place(convert)} raises {type(error).__name__}: {error}"
             raise UnsupportedOpError(self.problem(message, f"mend it; it is called as {form}")) from error

@@ -66,6 +66,7 @@ def selected(call: Call, x: Signal, axis: int, cells: Array, part: str = "") -> 
     step = int(steps[0]) if len(steps) else 1
     if step > 0 and (steps == step).all():
         return sliced(call, x, axis, int(cells[0]), int(cells[-1]) + 1, step, part)
+    call.check_memory(8 * size * len(cells))
     return along(call, x, axis, np.eye(size)[cells], part)
 
 

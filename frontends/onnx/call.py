@@ -1,5 +1,6 @@
 """What a converter of an ONNX node is given, and the table that converters are registered in."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NoReturn
@@ -14,13 +15,13 @@ from spikec.extend.call import Refused
 from spikec.extend.call import Signal as BaseSignal
 from spikec.extend.composites import expanded
 from spikec.extend.converters import Converters
-from spikec.frontends.onnx.model import run_node
+from spikec.frontends.onnx.evaluate import Budget, run_node
 from spikec.frontends.torch.call import Call as TorchCall
 from spikec.frontends.torch.call import converter as torch_converter
 from spikec.frontends.torch.call import leaves
 from spikec.frontends.torch.convert import convert
 from spikec.frontends.torch.tensor import SignalTensor
-from spikec.ir.errors import InvalidModelError, UnsupportedOpError
+from spikec.ir.errors import CompileError, InvalidModelError, UnsupportedOpError
 from spikec.ir.op import Op
 from spikec.ir.types import Array
 
@@ -96,6 +97,7 @@ class Call(BaseCall):
         opsets: the version of each domain's operators.
         batches: the batch sizes that the graph is read for: one where the model fixes it, else several.
         wanted: for each output whether anything uses it.
+        budget: what may still be computed.
     """
 
     node: Any
@@ -103,6 +105,7 @@ class Call(BaseCall):
     opsets: Mapping[str, int]
     batches: tuple[int, ...]
     wanted: tuple[bool, ...]
+    budget: Budget
 
     @property
     def inputs(self) -> tuple[Value, ...]:
@@ -144,10 +147,28 @@ class Call(BaseCall):
         """
         for operand in operands:
             self.shape(operand)
-        arrays = (each for each in op.parameters().values() if isinstance(each, np.ndarray))
-        if not all(np.isfinite(each).all() for each in arrays):
-            raise InvalidModelError(self.problem("its weights hold NaN or infinity", "train or load them again"))
-        return Signal(super().add(op, *operands, part=part).name, self.run)
+        for value in op.parameters().values():
+            if not np.isfinite(value).all() if isinstance(value, np.ndarray) else value != value:
+                raise InvalidModelError(self.problem(self._not_finite(), "train or load them again"))
+        added = super().add(op, *operands, part=part)
+        kind = self.graph.type(added.name)
+        self.check_memory(math.prod(kind.shape, start=np.dtype(kind.dtype).itemsize))
+        return Signal(added.name, self.run)
+
+    def check_memory(self, count: int) -> None:
+        """Refuse what takes more bytes than may be computed from the model."""
+        self.budget.check(count)
+
+    def _not_finite(self) -> str:
+        """Which of the node's constants are no numbers; one that is computed from them may not be either."""
+        named = {name: self.values.get(name) for name in self.node.input}
+        wrong = [
+            name
+            for name, value in named.items()
+            if isinstance(value, Constant)
+            and any(each.dtype.kind == "f" and not np.isfinite(each).all() for each in value.values)
+        ]
+        return f"its weights hold NaN or infinity{': ' * bool(wrong)}{', '.join(map(repr, wrong))}"
 
     def run(self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What torch's converter of a function or method, by its key, makes of signals: ops of this node."""
@@ -168,14 +189,19 @@ class Call(BaseCall):
             self.refuse(f"an input of {self.source.kind} does not depend on the model's input, and it must")
         return super().shape(signal)
 
-    def axis(self, signal: BaseSignal, axis: int) -> int:
-        """An axis of ONNX's tensor as an axis of a sample; negative ones count from the end, the batch is refused."""
+    def position(self, signal: BaseSignal, axis: int) -> int:
+        """An axis of ONNX's tensor, counted from the front; negative ones count from the end."""
         rank = len(self.shape(signal)) + 1
         if not -rank <= axis < rank:
             self.refuse(f"axis {axis} of a tensor {self.shown(signal)} does not exist")
-        if axis % rank == 0:
+        return axis % rank
+
+    def axis(self, signal: BaseSignal, axis: int) -> int:
+        """An axis of ONNX's tensor as an axis of a sample; the batch is refused."""
+        position = self.position(signal, axis)
+        if position == 0:
             self.refuse("it works along the batch axis", INDEPENDENT)
-        return axis % rank - 1
+        return position - 1
 
     def computed(self, x: BaseSignal | None = None, stand_in: Callable[..., Array] = np.zeros) -> list[Constant]:
         """What onnx itself makes of the node, for each output.
@@ -191,6 +217,7 @@ class Call(BaseCall):
         constants = [value for value in self.values.values() if isinstance(value, Constant)]
         count = 1 if not signals and all(value.is_fixed for value in constants) else len(self.batches)
         runs = [self._run(i, stand_in) for i in range(count)]
+        self.budget.spent += sum(each.nbytes for run in runs for each in run if each.base is None)
         return [Constant(column * (len(self.batches) // count)) for column in zip(*runs, strict=True)]
 
     def _run(self, i: int, stand_in: Callable[..., Array]) -> list[Array]:
@@ -199,12 +226,25 @@ class Call(BaseCall):
             for name, value in self.values.items()
             if isinstance(value, (BaseSignal, Constant))
         }
+        return self.evaluated(self.node, self.opsets, feeds, f", for a batch of {self.batches[i]}", self.budget)
+
+    def evaluated(
+        self, node: Any, opsets: Mapping[str, int], feeds: Mapping[str, Array], when: str, budget: Budget | None
+    ) -> list[Array]:
+        """The results of an ONNX node for these inputs, as :func:`run_node` gives them.
+
+        Args:
+            node, opsets, feeds, budget: see there.
+            when: said of it where it fails.
+        """
         try:
-            return run_node(self.node, self.opsets, feeds)
+            return run_node(node, opsets, feeds, budget)
+        except CompileError as error:
+            raise self.located(error) from None
         except Exception as error:  # numpy's, protobuf's and the evaluator's own
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             self.refuse(
-                f"{self.source.kind} cannot be computed beforehand, for a batch of {self.batches[i]}: {reason}",
+                f"{self.source.kind} cannot be computed beforehand{when}: {reason}",
                 "mend its inputs, or make its result an initializer",
             )
 

@@ -1,5 +1,6 @@
 """Reads ONNX models, opset 7 and up; ``README.md`` says how to add a converter."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from spikec.extend.call import Signal
 from spikec.extend.frontend import Frontend
-from spikec.frontends.onnx.model import evaluator, input_specs, is_proto, library, open_model, resolve_shapes
-from spikec.frontends.onnx.reader import Reader
+from spikec.frontends.onnx.evaluate import Budget, evaluator
+from spikec.frontends.onnx.model import OnnxModel, input_specs, is_proto, library, open_model, resolve_shapes
+from spikec.frontends.onnx.reader import Reader, without_dead_nodes
 from spikec.interpreter.imported import Reference
-from spikec.ir.errors import warn
+from spikec.ir.errors import Hint, InvalidModelError, Option, warn
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Input
 
@@ -28,11 +30,21 @@ class Onnx(Frontend):
 
     def accepts(self, model: Any) -> bool:
         """A ModelProto, or a Path with ONNX's suffix."""
-        return is_proto(model) or (isinstance(model, Path) and model.suffix == ".onnx")
+        return isinstance(model, OnnxModel) or is_proto(model) or (isinstance(model, Path) and model.suffix == ".onnx")
+
+    def opened(self, model: Any, max_bytes: int | None = None) -> OnnxModel:
+        """The model with its external data.
+
+        Args:
+            model: one that ``accepts``.
+            max_bytes: what its external data, and what is computed from it, may take in memory; if it is not given,
+                half a gigabyte more than its files take.
+        """
+        return model if isinstance(model, OnnxModel) else open_model(model, max_bytes)
 
     def input_names(self, model: Any) -> list[str]:
         """Names of the graph's inputs that have no initializer."""
-        return [spec.name for spec in input_specs(open_model(model, weights=False))]
+        return [spec.name for spec in input_specs(self.opened(model).proto)]
 
     def load(self, model: Any, examples: Sequence[Tensor] | None) -> Graph:
         """The model as a graph; examples are needed where it leaves another axis than the batch open.
@@ -43,15 +55,21 @@ class Onnx(Frontend):
             InvalidModelError: the file cannot be read, its opset is below 7, or the shape of an input is not known.
             MissingDependencyError: onnx is not installed.
         """
-        proto = open_model(model)
+        opened = self.opened(model)
+        proto, budget = opened.proto, Budget(opened.allowed)
         specs = input_specs(proto)
         shapes, fixed = resolve_shapes(specs, examples)
+        for spec, shape in zip(specs, shapes, strict=True):
+            if (size := math.prod(shape) * np.dtype(spec.dtype).itemsize) > opened.allowed:
+                message = f"a sample of input {spec.name} takes {size:,} bytes, more than a model of its size may take"
+                hint = Hint("if you trust it, allow them: ", Option("max_bytes", size))
+                raise InvalidModelError(message, location=spec.name, hint=hint)
         graph = Graph(proto.graph.name or "onnx")
         inputs = {
             spec.name: Signal(graph.add(Input(shape, spec.dtype), name=spec.name))
             for spec, shape in zip(specs, shapes, strict=True)
         }
-        Reader(proto, graph, inputs, _BATCHES if fixed is None else (fixed,)).run()
+        Reader(proto, graph, inputs, _BATCHES if fixed is None else (fixed,), budget).run()
         return graph
 
     def reference(self, model: Any) -> Reference | None:
@@ -60,14 +78,15 @@ class Onnx(Frontend):
         None for a model of half precision, to which an imported graph cannot be held, and, with a warning, for one
         with operators that only a converter of the user's knows.
         """
-        proto = open_model(model)
+        opened = self.opened(model)
+        proto = without_dead_nodes(opened.proto)
         specs = input_specs(proto)
         half = (library().TensorProto.FLOAT16, library().TensorProto.BFLOAT16)
         inputs = [each.type.tensor_type.elem_type for each in proto.graph.input]
         if any(each in half for each in (*inputs, *(each.data_type for each in proto.graph.initializer))):
             return None
         try:
-            run = evaluator(model if isinstance(model, Path) else proto, proto)
+            run = evaluator(opened.path if proto is opened.proto and opened.path else proto, proto)
         except NotImplementedError as error:  # raised by onnx's own evaluator, the last that is asked
             warn(f"the import is not compared with the model, which nothing here can run: {error}")
             return None
@@ -80,7 +99,11 @@ class Onnx(Frontend):
             parts = []
             for start in range(0, count, size):
                 rows = np.arange(start, start + size) % count
-                parts.append(run({spec.name: x[rows] for spec, x in zip(specs, arrays, strict=True)}))
+                try:
+                    parts.append(run({spec.name: x[rows] for spec, x in zip(specs, arrays, strict=True)}))
+                except Exception as error:  # onnxruntime's and numpy's
+                    reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                    raise InvalidModelError(f"the ONNX model cannot be run by itself: {reason}") from error
             return [torch.tensor(np.concatenate(column)[:count]) for column in zip(*parts, strict=True)]
 
         return call
@@ -89,7 +112,7 @@ class Onnx(Frontend):
         """The first result of each node that the graph stands for, by the node's name; not of those inside branches."""
         paths = {source.node: source.path for source in graph.sources}
         inside = library().ModelProto()
-        inside.CopyFrom(open_model(model))
+        inside.CopyFrom(self.opened(model).proto)
         names = [node.output[0] for node in inside.graph.node if node.output and node.output[0] in paths]
         del inside.graph.output[:]
         inside.graph.output.extend(library().ValueInfoProto(name=name) for name in names)

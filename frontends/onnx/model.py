@@ -1,22 +1,22 @@
-"""Opens ONNX models and runs them: their inputs and constants, single nodes, and whole models as a reference.
+"""Opens ONNX models: their inputs, constants and attributes.
 
 onnx itself is imported when it is needed.
 """
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import attrs
 import numpy as np
-import torch
 from torch import Tensor
 
 from spikec.extend.loader import missing_package
+from spikec.frontends.onnx.checked import check_structure, load_external
 from spikec.ir.errors import Hint, InvalidModelError, Option, Problem, UnsupportedOpError
 from spikec.ir.types import Array
+from spikec.ir.untrusted import SPARE, allowed_bytes, too_large
 
 OLDEST = 7
 #: names of ONNX's own domain
@@ -42,21 +42,36 @@ def is_proto(model: Any) -> bool:
     return any(cls.__name__ == "ModelProto" and cls.__module__.startswith("onnx") for cls in type(model).__mro__)
 
 
-def open_model(model: Any, *, weights: bool = True) -> Any:
-    """A ModelProto, with its external data where ``weights`` are wanted, and functions of its own written out.
+@attrs.frozen(eq=False)
+class OnnxModel:
+    """An opened model.
+
+    Attributes:
+        proto: the ``onnx.ModelProto``, with its external data, and with functions of its own written out.
+        path: of its file, or None.
+        allowed: bytes that what is computed from it may take.
+    """
+
+    proto: Any
+    path: Path | None
+    allowed: int
+
+
+def open_model(model: Any, max_bytes: int | None = None) -> OnnxModel:
+    """Open a model that is a ModelProto, or the path of a file.
+
+    Args:
+        model: it.
+        max_bytes: that its external data, and what is computed from it, may take; if it is None, half a gigabyte more
+            than the files take.
 
     Raises:
-        InvalidModelError: the file is no ONNX model, or its opset is too old.
+        InvalidModelError: the file is no ONNX model, what the model says of itself cannot be, it refers to what lies
+            elsewhere, or its opset is too old.
     """
     onnx = library()
-    if isinstance(model, Path):
-        try:
-            proto = onnx.load(str(model), load_external_data=weights)
-        except Exception as error:  # protobuf, checker and file errors have no common base
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InvalidModelError(f"{model} cannot be read as ONNX: {reason}") from error
-    else:
-        proto = model
+    path = model if isinstance(model, Path) else None
+    proto = _parsed(path) if path else model
     if not proto.graph.output or not proto.opset_import:
         raise InvalidModelError("the ONNX model has no output, or states no opset", hint="check it: onnx.checker")
     version = opsets(proto).get("")
@@ -65,11 +80,24 @@ def open_model(model: Any, *, weights: bool = True) -> Any:
             f"the ONNX model is of opset {version}; {OLDEST} and up are read",
             hint="onnx.version_converter.convert_version(model, 17)",
         )
+    size = allowed_bytes(path) if path else SPARE + proto.ByteSize()
+    check_structure(proto, max(size, max_bytes or 0))
+    size += load_external(proto, path, onnx, max_bytes)
     if proto.functions:
         from onnx.inliner import inline_local_functions
 
         proto = inline_local_functions(proto)
-    return proto
+    return OnnxModel(proto, path, size if max_bytes is None else max_bytes)
+
+
+def _parsed(path: Path) -> Any:
+    if path.stat().st_size > allowed_bytes(path):
+        raise too_large(path, path.stat().st_size)
+    try:
+        return library().load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf, checker and file errors have no common base
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidModelError(f"{path} cannot be read as ONNX: {reason}") from error
 
 
 def opsets(proto: Any) -> dict[str, int]:
@@ -105,8 +133,9 @@ def input_specs(proto: Any) -> list[InputSpec]:
         if each.name in constants:
             continue
         if kind != "tensor_type" or tensor.elem_type not in floats:
-            number = types.DataType.Name(tensor.elem_type).lower()
-            shown = f"of type {number}" if kind == "tensor_type" else f"a {kind.removesuffix('_type')}"
+            named = tensor.elem_type in types.DataType.values()
+            number = types.DataType.Name(tensor.elem_type).lower() if named else tensor.elem_type
+            shown = f"of type {number}" if kind == "tensor_type" else f"a {(kind or 'thing').removesuffix('_type')}"
             hint = "only real signals can be fed to a spiking network: cut the model behind it, and feed floats"
             problems.append(Problem(f"input {each.name} is {shown}", each.name, "input", hint))
             continue
@@ -170,16 +199,14 @@ def as_array(value: Any) -> Array:
     """A TensorProto as numpy, half and bfloat16 as float32.
 
     Raises:
-        InvalidModelError: its data is in a file that was not loaded.
+        InvalidModelError: its data do not fit its shape and type.
     """
     onnx = library()
     try:
         return single(onnx.numpy_helper.to_array(value))
-    except (ValueError, OSError, onnx.checker.ValidationError) as error:
-        raise InvalidModelError(
-            f"constant {value.name} cannot be read: {str(error).splitlines()[0]}",
-            hint="give the path of the .onnx file, beside which its external data lie",
-        ) from error
+    except Exception as error:  # whatever numpy makes of data that do not fit their shape and type
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidModelError(f"constant {value.name} cannot be read: {reason}", location=value.name) from error
 
 
 def single(value: Any) -> Array:
@@ -188,10 +215,53 @@ def single(value: Any) -> Array:
     return array.astype(np.float32) if str(array.dtype) in ("float16", "bfloat16") else array
 
 
-def attributes(node: Any) -> dict[str, Any]:
-    """A node's attributes by name: text as ``str``, tensors as arrays, graphs as they are."""
+def attributes(node: Any, opset: int) -> dict[str, Any]:
+    """A node's attributes by name: text as ``str``, tensors as arrays, graphs as they are.
+
+    Raises:
+        InvalidModelError: one is of another type than its operator has, or NaN, or there are too many or few inputs.
+    """
     onnx = library()
-    return {each.name: _attribute(onnx.helper.get_attribute_value(each)) for each in node.attribute}
+    kinds = onnx.AttributeProto.AttributeType
+    known = None
+    if node.domain in DOMAINS and onnx.defs.has(node.op_type, opset):
+        schema = onnx.defs.get_schema(node.op_type, opset)
+        known = schema.attributes
+        least, most = schema.min_input, schema.max_input
+        if not least <= len(node.input) <= most or "" in node.input[:1]:
+            raise InvalidModelError(f"it has {len(list(filter(None, node.input)))} inputs, it takes {least} to {most}")
+    found = {}
+    for each in node.attribute:
+        if known is not None and each.name not in known:
+            raise InvalidModelError(f"{node.op_type} has no attribute {each.name} in opset {opset}")
+        wanted = int(known[each.name].type) if known is not None else each.type
+        if each.ref_attr_name or each.type != wanted or wanted not in kinds.values()[1:]:
+            wish = f"it must be {kinds.Name(wanted)}" if wanted in kinds.values()[1:] else "there is no such type"
+            raise InvalidModelError(f"its attribute {each.name} is of type {each.type}, {wish}")
+        value = onnx.helper.get_attribute_value(each)
+        if np.isnan(value).any() if isinstance(value, float) else each.floats and np.isnan(each.floats).any():
+            raise InvalidModelError(f"its attribute {each.name} is NaN")
+        found[each.name] = _attribute(value)
+    return found
+
+
+def check_type(node: Any, opset: int, slot: int, array: Array) -> None:
+    """Hold a constant input to the types that the operator takes there.
+
+    Raises:
+        InvalidModelError: it is of another one.
+    """
+    onnx = library()
+    if node.domain not in DOMAINS or not onnx.defs.has(node.op_type, opset):
+        return
+    schema = onnx.defs.get_schema(node.op_type, opset)
+    wanted = schema.inputs[min(slot, len(schema.inputs) - 1)].type_str
+    allowed = next((x.allowed_type_strs for x in schema.type_constraints if x.type_param_str == wanted), [wanted])
+    kind = onnx.TensorProto.DataType.Name(onnx.helper.np_dtype_to_tensor_dtype(array.dtype)).lower()
+    if f"tensor({kind})" not in allowed:
+        raise InvalidModelError(
+            f"its input {node.input[slot]} is of type {kind}, it takes {', '.join(sorted(allowed))}"
+        )
 
 
 def _attribute(value: Any) -> Any:
@@ -200,42 +270,3 @@ def _attribute(value: Any) -> Any:
     if isinstance(value, library().TensorProto):
         return as_array(value)
     return [_attribute(each) for each in value] if isinstance(value, (list, tuple)) else value
-
-
-#: operators whose result is another one at every run
-RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
-
-
-def run_node(node: Any, opsets: Mapping[str, int], feeds: Mapping[str, Array]) -> list[Array]:
-    """The results of one node, by the reference implementation that onnx carries; half becomes float32."""
-    from onnx.reference import ReferenceEvaluator
-
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        found = ReferenceEvaluator(node, opsets=dict(opsets)).run(None, dict(feeds))
-    return [single(each) for each in found]
-
-
-def evaluator(model: Any, proto: Any) -> Callable[[dict[str, Array]], list[Any]]:
-    """What gives outputs for feeds: onnxruntime where it is installed and can, else onnx's own evaluator."""
-    try:
-        import onnxruntime
-        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, NotImplemented
-    except ModuleNotFoundError:
-        return _own(proto)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = torch.get_num_threads()
-    try:
-        source = str(model) if isinstance(model, Path) else model.SerializeToString()
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except (Fail, InvalidArgument, InvalidGraph, NotImplemented, ValueError):  # newer opsets, no kernel, above 2 GB
-        return _own(proto)
-    return lambda feeds: list(session.run(None, feeds))
-
-
-def _own(proto: Any) -> Callable[[dict[str, Array]], list[Any]]:
-    from onnx.reference import ReferenceEvaluator
-
-    evaluator = ReferenceEvaluator(proto)
-    return lambda feeds: list(evaluator.run(None, feeds))

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +11,9 @@ from spikec.extend.call import Refused
 from spikec.extend.call import Signal as BaseSignal
 from spikec.extend.frontend import failure, without_unused
 from spikec.frontends.onnx.call import Call, Constant, Value, converter
-from spikec.frontends.onnx.model import DOMAINS, RANDOM, as_array, attributes, opsets
+from spikec.frontends.onnx.checked import subgraphs
+from spikec.frontends.onnx.evaluate import RANDOM, Budget
+from spikec.frontends.onnx.model import DOMAINS, as_array, attributes, check_type, opsets
 from spikec.ir.errors import (
     CompileError,
     InvalidModelError,
@@ -29,12 +31,15 @@ class Reader:
     differs between the two depends on it.
     """
 
-    def __init__(self, proto: Any, graph: Graph, inputs: Mapping[str, BaseSignal], batches: tuple[int, ...]) -> None:
-        """``inputs``: the graph's inputs by the names of the model's."""
+    def __init__(
+        self, proto: Any, graph: Graph, inputs: Mapping[str, BaseSignal], batches: tuple[int, ...], budget: Budget
+    ) -> None:
+        """``inputs``: the graph's inputs by the names of the model's; ``budget``: for what is computed."""
         self.proto = proto
         self.graph = graph
         self.batches = batches
         self.opsets = opsets(proto)
+        self._budget = budget
         self.errors: list[CompileError] = []
         self._values: dict[str, Value] = dict(inputs)
         self._constants = {each.name: each for each in proto.graph.initializer}
@@ -90,41 +95,51 @@ class Reader:
         return self._values[name] if name else None
 
     def _convert(self, node: Any) -> Sequence[Value]:
-        source = _source(node)
         call = Call(
             self.graph,
-            source,
+            _source(node),
             _name(node),
             node,
             {name: self.value(name) for name in [*node.input, *_uses(node)] if name},
             self.opsets,
             self.batches,
             tuple(bool(name) and name in self._used for name in node.output),
+            self._budget,
         )
-        values = call.values.values()
+        try:
+            return self._results(call)
+        except CompileError as error:
+            raise call.located(error) from error.__cause__
+
+    def _results(self, call: Call) -> Sequence[Value]:
+        """What a node gives: constants, or signals of the graph."""
+        node, kind = call.node, call.source.kind
+        given = attributes(node, call.opset)
         if node.op_type == "If" and isinstance(call.inputs[0], Constant):
-            return self._branch(call, call.inputs[0], attributes(node))
-        if all(isinstance(value, Constant) for value in values):
-            self.graph.drop((source,), "a constant")
+            return self._branch(call, call.inputs[0], given)
+        if all(isinstance(value, Constant) for value in call.values.values()):
+            self.graph.drop((call.source,), "a constant")
             if node.op_type in RANDOM:
-                call.refuse(f"{source.kind} is another number at every run", "make it a constant")
+                call.refuse(f"{kind} is another number at every run", "make it a constant")
+            _check_types(call)
             return call.computed()
         convert = converter.get(node.op_type if node.domain in DOMAINS else (node.domain, node.op_type))
         if convert is None:
-            call.refuse(*_unsupported(node, source.kind))
-        if any(isinstance(value, Refused) for value in values):
+            call.refuse(*_unsupported(node, kind))
+        if any(isinstance(value, Refused) for value in call.values.values()):
             return ()
-        found = self._called(convert, call, attributes(node))
+        _check_types(call)
+        found = self._called(convert, call, given)
         results = found if isinstance(found, (tuple, list)) else (found,)
         for each in results:
             if isinstance(each, Tensor):
-                call.refuse(f"the first input of {source.kind} does not depend on the model's input, and it must")
+                call.refuse(f"the first input of {kind} does not depend on the model's input, and it must")
             if not isinstance(each, Constant) and not (isinstance(each, BaseSignal) and each.name in self.graph):
                 call.refuse_result(convert, found)
         if any(call.wanted[len(results) :]):
-            call.refuse(f"only the first {len(results)} output(s) of {source.kind} are supported, others are used")
+            call.refuse(f"only the first {len(results)} output(s) of {kind} are supported, others are used")
         if not any(isinstance(each, BaseSignal) for each in results):
-            self.graph.drop((source,), "shape arithmetic")
+            self.graph.drop((call.source,), "shape arithmetic")
         return [self._named(call, each) if isinstance(each, BaseSignal) else each for each in results]
 
     def _called(self, convert: Callable[..., Any], call: Call, given: Mapping[str, Any]) -> Any:
@@ -155,7 +170,9 @@ class Reader:
             condition.refuse()
         branch = branches["then_branch" if condition.values[0].all() else "else_branch"]
         self.graph.drop((call.source,), "its condition is a constant")
-        self._constants.update({each.name: each for each in branch.initializer})
+        for each in branch.initializer:  # another branch may have had a constant of that name
+            self._constants[each.name] = each
+            self._values.pop(each.name, None)
         names = [each.name for each in branch.output]
         self._nodes(branch.node, names)
         return [self.value(name) for name in names]
@@ -171,9 +188,15 @@ class Reader:
         self.graph.add(Output(), value.name, name=f"output_{name}" if name in self.graph else name)
 
 
+def _check_types(call: Call) -> None:
+    for slot, value in enumerate(call.inputs):
+        if isinstance(value, Constant):
+            check_type(call.node, call.opset, slot, value.values[0])
+
+
 def _uses(node: Any) -> set[str]:
     """Names that a node takes, those that its subgraphs take from outside too."""
-    return set(filter(None, node.input)).union(*(_free(graph) for graph in _subgraphs(node)))
+    return set(filter(None, node.input)).union(*(_free(graph) for graph in subgraphs(node)))
 
 
 def _free(graph: Any) -> set[str]:
@@ -183,9 +206,16 @@ def _free(graph: Any) -> set[str]:
     return taken - given
 
 
-def _subgraphs(node: Any) -> Iterator[Any]:
-    for each in node.attribute:
-        yield from [each.g] if each.HasField("g") else each.graphs
+def without_dead_nodes(proto: Any) -> Any:
+    """The model, without the nodes whose results nobody uses; itself where there are none."""
+    live = _live(proto.graph.node, [each.name for each in proto.graph.output])
+    if len(live) == len(proto.graph.node):
+        return proto
+    pruned = type(proto)()
+    pruned.CopyFrom(proto)
+    del pruned.graph.node[:]
+    pruned.graph.node.extend(reversed(live))
+    return pruned
 
 
 def _live(nodes: Iterable[Any], results: Iterable[str]) -> list[Any]:

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from spikec.extend.composites import affine, along, expanded, permuted, reshaped, selected
 from spikec.frontends.onnx.call import INDEPENDENT, Call, Constant, Signal, converter
-from spikec.frontends.onnx.model import library, run_node
+from spikec.frontends.onnx.evaluate import FIRST_RESIZE
+from spikec.frontends.onnx.model import library
 from spikec.ir.ops import Pad, Upsample
 from spikec.ir.types import Array, on_axis
 
@@ -37,6 +38,7 @@ def _expand(call: Call, x: Any, shape: Any) -> Any:
 
 @converter("Tile")
 def _tile(call: Call, x: Any, repeats: Any) -> Any:
+    call.check_memory(8 * math.prod((*call.shape(x), *repeats)))
     return torch.tile(x, repeats)
 
 
@@ -45,15 +47,16 @@ def _tile(call: Call, x: Any, repeats: Any) -> Any:
 
 @converter("Transpose")
 def _transpose(call: Call, x: Any, perm: list[int] | None = None) -> Any:
-    return torch.permute(x, perm or list(range(len(call.shape(x)) + 1))[::-1])
+    order = range(len(call.shape(x)) + 1)[::-1] if perm is None else perm
+    return torch.permute(x, [call.position(x, axis) for axis in order])
 
 
 @converter("DepthToSpace")
 def _depth_to_space(call: Call, x: Any, blocksize: int, mode: str = "DCR") -> Any:
     """A channel's number is (depth, cell of the block) in mode CRD, as in torch, and (cell, depth) in DCR."""
+    _check_block(call, x, blocksize, mode, call.shape(x)[:1], blocksize**2)
     if mode == "CRD":
         return F.pixel_shuffle(x, blocksize)
-    call.expect_rank(x, 3)
     (channels, height, width), size = call.shape(x), blocksize
     depth = channels // size**2
     cells = torch.permute(torch.reshape(x, (-1, size, size, depth, height, width)), (0, 3, 4, 1, 5, 2))
@@ -62,13 +65,21 @@ def _depth_to_space(call: Call, x: Any, blocksize: int, mode: str = "DCR") -> An
 
 @converter("SpaceToDepth")
 def _space_to_depth(call: Call, x: Any, blocksize: int, mode: str = "DCR") -> Any:
+    _check_block(call, x, blocksize, mode, call.shape(x)[1:], blocksize)
     if mode == "CRD":
         return F.pixel_unshuffle(x, blocksize)
-    call.expect_rank(x, 3)
     (depth, height, width), size = call.shape(x), blocksize
     cells = torch.reshape(x, (-1, depth, height // size, size, width // size, size))
     channels = torch.permute(cells, (0, 3, 5, 1, 2, 4))
     return torch.reshape(channels, (-1, depth * size**2, height // size, width // size))
+
+
+def _check_block(call: Call, x: Any, blocksize: int, mode: str, sizes: Sequence[int], divisor: int) -> None:
+    call.expect_rank(x, 3)
+    if blocksize < 1 or any(size % divisor for size in sizes):
+        call.refuse(f"its blocksize {blocksize} does not divide {call.shown(x)}")
+    if mode not in ("CRD", "DCR"):
+        call.refuse(f"its mode {mode!r} is neither CRD nor DCR")
 
 
 # ------------------------------------------------------------------------ parts
@@ -76,7 +87,7 @@ def _space_to_depth(call: Call, x: Any, blocksize: int, mode: str = "DCR") -> An
 
 @converter("Concat")
 def _concat(call: Call, *xs: Any, axis: int) -> Any:
-    return torch.cat(xs, axis)
+    return torch.cat(xs, call.axis(xs[0], axis) + 1)
 
 
 @converter("Slice", "Split")
@@ -124,8 +135,10 @@ _MODES = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 def _pad(call: Call, x: Any, pads: Any, value: Any = 0.0, axes: Any = None, mode: str = "constant") -> Any:
     rank = len(call.shape(x)) + 1
     pairs = [(0, 0)] * rank
-    sizes = np.reshape(pads, (2, -1)).tolist()
-    for axis, before, after in zip(range(rank) if axes is None else axes, *sizes, strict=True):
+    places = [call.position(x, axis) for axis in (range(rank) if axes is None else axes)]
+    if len(pads) != 2 * len(places):
+        call.refuse(f"it has {len(pads)} pads for {len(places)} axes, and there must be two for each")
+    for axis, before, after in zip(places, pads[: len(places)], pads[len(places) :], strict=True):
         pairs[axis] = (before, after)
     padded = [axis for axis, pair in enumerate(pairs) if any(pair)]
     if not padded:
@@ -142,22 +155,18 @@ def _pad(call: Call, x: Any, pads: Any, value: Any = 0.0, axes: Any = None, mode
     return affine(call, x, 1, float(value), part="above")
 
 
-#: what Upsample and the first Resize do, which later became options
-_FIRST = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-
-
 @converter("Upsample")
 def _upsample(call: Call, x: Any, scales: Any, mode: str = "nearest") -> Any:
-    return _resized(call, x, dict(enumerate(np.asarray(scales, np.float64))), {}, {"mode": mode, **_FIRST})
+    return _resized(call, x, dict(enumerate(np.asarray(scales, np.float64))), {}, {"mode": mode, **FIRST_RESIZE})
 
 
 @converter("Resize")
 def _resize(call: Call, x: Any, *inputs: Any, axes: Sequence[int] | None = None, **options: Any) -> Any:
     """Inputs are the scales before opset 11, and (region, scales, sizes) since, of which one is left out."""
     shape = call.shape(x)
-    places = [axis % (len(shape) + 1) for axis in (range(len(shape) + 1) if axes is None else axes)]
+    places = [call.position(x, axis) for axis in (range(len(shape) + 1) if axes is None else axes)]
     if call.opset < 11:
-        inputs, options = (None, *inputs), options | _FIRST
+        inputs, options = (None, *inputs), options | FIRST_RESIZE
     region, factors, sizes, *_ = (*inputs, None, None)
     if region is not None and len(region):
         options["roi"] = dict(zip(places, np.asarray(region).reshape(2, -1).T.tolist(), strict=True))
@@ -182,6 +191,8 @@ def _resized(call: Call, x: Any, scales: dict[int, float], sizes: Mapping[int, i
     if scales.pop(0, 1) != 1:
         call.refuse("it resizes the batch axis", INDEPENDENT)
     shape = call.shape(x)
+    if not all(0 < scale < math.inf for scale in scales.values()):
+        call.refuse(f"its scales {[float(scale) for scale in scales.values()]} are not positive numbers")
     todo = []
     for axis, scale in scales.items():
         old = shape[axis - 1]
@@ -222,6 +233,7 @@ def _upsampled(call: Call, x: Signal, sizes: dict[int, int]) -> Any:
 
 def _run(call: Call, axis: int, scale: float, new: int, options: Mapping[str, Any], rows: Array) -> Array:
     """Rows resized as onnx itself resizes that axis of the sample, to ``new`` cells."""
+    call.check_memory(8 * len(rows) * new)
     start, end = options.get("roi", {}).get(axis + 1, (0.0, 1.0))
     feeds = {"roi": np.array([0.0, start, 1.0, end])}
     if new == int(np.floor(scale * rows.shape[1])):
@@ -231,4 +243,4 @@ def _run(call: Call, axis: int, scale: float, new: int, options: Mapping[str, An
     names = ["x", *(name if name in feeds else "" for name in ("roi", "scales", "sizes"))]
     kept = {key: each for key, each in options.items() if key != "roi"}
     node = library().helper.make_node("Resize", names, ["y"], **kept)
-    return run_node(node, {"": max(call.opset, 11)}, {**feeds, "x": rows.astype(np.float64)})[0]
+    return call.evaluated(node, {"": max(call.opset, 11)}, {**feeds, "x": rows.astype(np.float64)}, "", None)[0]

@@ -45,6 +45,14 @@ class Window:
         call.expect_rank(x, rank + 1)
         if kernel_shape not in (None, list(kernel)):
             call.refuse(f"its kernel_shape {kernel_shape} is not that of its weights, {list(kernel)}")
+        lists = {"kernel_shape": kernel, "strides": strides, "dilations": dilations}
+        for name, values in lists.items():
+            if values is not None and (len(values) != rank or min(values) < 1):
+                call.refuse(f"its {name} {list(values)} are not {rank} numbers from 1 on")
+        if pads and len(pads) != 2 * rank:
+            call.refuse(f"its pads {pads} are not two numbers for each of {rank} axes")
+        if auto_pad not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
+            call.refuse(f"its auto_pad {auto_pad!r} is none that there is")
         self.kernel, self.sizes, self.auto_pad = tuple(kernel), call.shape(x)[1:], auto_pad
         self.stride, self.dilation = tuple(strides or [1] * rank), tuple(dilations or [1] * rank)
         self.extent = tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
@@ -87,6 +95,8 @@ def _conv_transpose(
     weight, bias = call.array(1), call.array(2)
     window = Window(call, x, weight.shape[2:], **attributes)
     more = output_padding or [0] * len(window.kernel)
+    if group < 1 or len(weight) % group:
+        call.refuse(f"its group {group} does not divide the {len(weight)} input channels of its weights")
     if output_shape is None and window.auto_pad.startswith("SAME"):
         output_shape = [size * step for size, step in zip(window.sizes, window.stride, strict=True)]
     cut = window.pads
@@ -119,7 +129,10 @@ def _gemm(call: Call, a: Any, b: Any, c: Any = None, alpha: float = 1.0, beta: f
     if isinstance(c, Signal):
         product: Any = call.add(Linear(weight), a, part="product")
         return torch.add(*call.broadcast(product, affine(call, c, beta, 0, part="beta")))
-    return call.add(Linear(weight, np.broadcast_to(beta * call.beside(c, a), len(weight))), a)
+    bias = call.beside(c, a)
+    if bias.size not in (1, len(weight)):
+        call.refuse(f"a constant of shape {list(np.shape(c))} is added to {len(weight)} numbers of each sample")
+    return call.add(Linear(weight, np.broadcast_to(beta * bias, len(weight))), a)
 
 
 @converter("MatMul")
@@ -155,7 +168,10 @@ def _matmul_by_group(call: Call, x: Any, weight: Array) -> Any:
 @converter("CumSum")
 def _cumsum(call: Call, x: Any, axis: Any, exclusive: int = 0, reverse: int = 0) -> Any:
     """From the end where it is reversed; without the cell itself where it is exclusive."""
-    axis = int(axis)
+    if np.size(axis) != 1:
+        call.refuse(f"its axis is {axis}, which is not one number")
+    axis = int(np.ravel(axis)[0])
+    call.check_memory(8 * call.shape(x)[call.axis(x, axis)] ** 2)
     x = torch.flip(x, (axis,)) if reverse else x
     sums = torch.cumsum(x, axis) - x if exclusive else torch.cumsum(x, axis)
     return torch.flip(sums, (axis,)) if reverse else sums
@@ -171,6 +187,8 @@ def _batch_norm(
             "it is in training mode: it normalizes each batch by itself and puts out its statistics",
             "export the model in evaluation mode: model.eval()",
         )
+    if (np.asarray(call.array(4)) + epsilon <= 0).any():
+        call.refuse("a variance and its epsilon are not positive together", "train or load the model again")
     return F.batch_norm(x, mean, var, scale, bias, eps=epsilon)
 
 
