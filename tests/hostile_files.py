@@ -18,6 +18,7 @@ import zlib
 from pathlib import Path
 
 import h5py
+import nir
 import numpy as np
 import torch
 
@@ -154,6 +155,18 @@ def instead(make):
     return apply
 
 
+def leaky(change):
+    """Return a change that writes a net with a LIF neuron whose fields are changed."""
+
+    def apply(path):
+        fields = dict.fromkeys(("tau", "r", "v_leak", "v_threshold", "v_reset"), np.ones(4)) | change
+        nodes = {"input": nir.Input(np.array([4])), "lif": nir.LIF(**fields), "output": nir.Output(np.array([4]))}
+        edges = [("input", "lif"), ("lif", "output")]
+        nir.write(path, nir.NIRGraph(nodes, edges, metadata={"dt": 1e-4, "reset": "value"}, type_check=False))
+
+    return apply
+
+
 IS_NO_FILE = "no ordinary file"
 for name, change, says in (
     ("external storage", put(f"{W}/weight", None, shape=(3, 6), dtype="f4", external=[("x.bin", 0, 72)]), "external"),
@@ -188,6 +201,10 @@ for name, change, says in (
     ("infinity in a bias", scaled(f"{W}/bias", np.inf), "in its bias are NaN or infinite"),
     ("a negative threshold", scaled(f"{N}/v_threshold", -1), "its v_threshold is -"),
     ("thresholds of zero", scaled(f"{N}/v_threshold", 0), "its v_threshold is 0, and must be positive"),
+    ("a negative tau", leaky({"tau": -np.ones(4)}), "its tau is -1, and must be positive"),
+    ("NaN for one tau", leaky({"tau": np.array([1, 1, np.nan, 1])}), "1 of 4 numbers in its tau are NaN"),
+    ("an infinite leak", leaky({"v_leak": np.full(4, np.inf)}), "in its v_leak are NaN or infinite"),
+    ("r = 0", leaky({"r": np.zeros(4), "tau": np.full(4, 1e-9)}), "tau is 1e-05"),
     ("another number of neurons", put(f"{N}/v_threshold", np.ones(5)), "n1_relu_1"),
     ("an unknown node", put(f"{N}/type", "Neuron"), "n1_relu_1"),
     ("a node without a type", changed(lambda file: file.__delitem__(f"{N}/type")), "n1_relu_1"),
@@ -310,6 +327,8 @@ for name, change, says in (
     ("samples of another shape", array("retained_0", lambda x: x[:, :2]), "samples"),
     ("a text for a number", array("samples", "many"), "saved calibration"),
     ("half of it", lambda path: path.write_bytes(path.read_bytes()[:2000]), "zip"),
+    ("a count below 0", array("/count", -1), "its counts are negative"),
+    ("a pipe", instead(os.mkfifo), "no ordinary file"),
     ("no calibration", lambda path: np.savez(path, x=np.ones(3)), "saved calibration"),
 ):
     hostile(f"npz: {name}", "mlp.npz", says)(change)

@@ -101,6 +101,18 @@ def value(rng):
     return choices[rng.integers(0, len(choices))]()
 
 
+def edit_array(array, rng):
+    """Give an array that is nearly the same."""
+    choices = (
+        lambda: array.astype(rng.choice(["i1", "i8", "f8", "f2", "S3", "u8"])),
+        lambda: np.where(rng.random(array.shape) < 0.3, array * rng.choice([-1, 0, 2, 1e6, np.nan]), array),
+        lambda: array.T,
+        lambda: np.concatenate([np.atleast_1d(array)] * 2),
+        lambda: np.atleast_1d(array)[:-1],
+    )
+    return choices[rng.integers(0, len(choices))]()
+
+
 def edit_hdf5(raw, rng):
     """Change, add, move and remove what an HDF5 file holds."""
     buffer = io.BytesIO(raw)
@@ -130,9 +142,9 @@ def edit_place(file, place, places, rng):
             del parent[name]
         parent.create_dataset(name, shape=(30000, 30000), dtype="f4", chunks=(3000, 3000), compression="gzip")
 
-    def dataset(change):
+    def dataset():
         if isinstance(file[place], h5py.Dataset) and file[place].dtype.kind in "biuf":
-            put(change(np.asarray(file[place][()])))
+            put(edit_array(np.asarray(file[place][()]), rng))
 
     choices = (
         lambda: parent.pop(name),
@@ -148,11 +160,7 @@ def edit_place(file, place, places, rng):
         lambda: parent.__setitem__(new, value(rng)),
         bomb,
         lambda: put(file[other][()]),
-        lambda: dataset(lambda x: x.astype(rng.choice(["i1", "i8", "f8", "f2", "S3", "u8"]))),
-        lambda: dataset(lambda x: np.where(rng.random(x.shape) < 0.3, x * rng.choice([-1, 0, 1e6, np.nan]), x)),
-        lambda: dataset(lambda x: x.T),
-        lambda: dataset(lambda x: np.concatenate([np.atleast_1d(x)] * 2)),
-        lambda: dataset(lambda x: np.atleast_1d(x)[:-1]),
+        *[dataset] * 5,
     )
     with contextlib.suppress(KeyError, ValueError, TypeError, OSError, AttributeError, RuntimeError):
         choices[rng.integers(0, len(choices))]()  # where this place has it
@@ -165,7 +173,7 @@ def edit_zip(raw, rng):
     names = list(parts)
     for _ in range(int(rng.choice([1, 1, 2, 4]))):
         name, other = (str(each) for each in rng.choice(names, 2))
-        kind = rng.integers(0, 8)
+        kind = rng.integers(0, 11)
         if kind == 0:
             parts.pop(name, None)
         elif kind == 1 and name in parts:
@@ -189,13 +197,19 @@ def edit_zip(raw, rng):
             parts[str(rng.choice(["shape_1.npy", "marks.npy", "../x.npy", "a/maximum.npy"]))] = parts[name]
         elif kind == 7:
             parts[name] = b"0" * int(rng.choice([0, 10, 10_000_000]))
+        elif parts.get(name, b"").startswith(b"\x93NUMPY"):
+            buffer = io.BytesIO()
+            with contextlib.suppress(ValueError, EOFError, TypeError):  # it may be broken already
+                np.save(buffer, edit_array(np.load(io.BytesIO(parts[name])), rng))
+                parts[name] = buffer.getvalue()
     buffer = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as file:
         warnings.simplefilter("ignore")
         for name, data in parts.items():
-            how = rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+            rare = rng.random() < 0.01
+            how = zipfile.ZIP_BZIP2 if rare else rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
             file.writestr(name, data, compress_type=int(how))
-            if rng.random() < 0.03:
+            if rng.random() < 0.01:
                 file.writestr(name, data)
     return buffer.getvalue()
 

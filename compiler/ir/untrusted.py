@@ -218,6 +218,8 @@ def read_npz(
     arrays: dict[str, Array] = {}
     name = ""
     try:
+        if not path.is_file():  # to open a pipe would wait for its other end
+            raise ValueError("it is no ordinary file" if path.exists() else "there is no such file")
         with path.open("rb") as start:
             if start.read(6) == b"\x93NUMPY":
                 raise ValueError("it holds a single array without a name")
@@ -249,7 +251,7 @@ def members(path: Path, file: zipfile.ZipFile, max_bytes: int | None) -> Iterato
             raise ValueError(f"{record.filename} is packed in another way than deflate")
         if record.file_size > _RATIO * record.compress_size + _RATIO:
             raise ValueError(f"{record.filename} says that it unpacks to {record.file_size:,} bytes, which it cannot")
-        yield record.filename, record
+    yield from ((record.filename, record) for record in records)
 
 
 def _array(file: zipfile.ZipFile, record: zipfile.ZipInfo) -> Array:
