@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import attrs
 from torch import Tensor, nn
 
+from spikec.extend.configured import Configured
 from spikec.extend.passbase import Context, Pass
-from spikec.ir.errors import Problem
+from spikec.ir.errors import CompileError, Problem
 from spikec.ir.graph import Graph
 from spikec.ir.stages import FINAL
 from spikec.ir.types import Array
@@ -18,7 +19,7 @@ DataT = TypeVar("DataT", Tensor, Array)
 
 
 @attrs.frozen
-class Backend:
+class Backend(metaclass=Configured):
     """A target. Subclass it with ``@attrs.frozen``; the fields are the target's options.
 
     A folder or file ``backends/<name>`` holds the class as ``backend``; ``spikec.compile`` also takes an instance.
@@ -31,6 +32,7 @@ class Backend:
         artifacts: the classes of what ``emit`` returns, for ``owns``.
     """
 
+    what: ClassVar[str] = "target"
     name: ClassVar[str]
     suffix: ClassVar[str] = ""
     order: ClassVar[str] = "default"
@@ -85,7 +87,7 @@ class Backend:
 
     def emit(self, graph: Graph, context: Context) -> Any:
         """The artifact; called only with a graph in which ``check`` finds nothing."""
-        raise NotImplementedError
+        raise CompileError(f"target {self.name} emits nothing", hint="define its emit(self, graph, context)")
 
     def owns(self, artifact: Any) -> bool:
         """True for an artifact of this target."""

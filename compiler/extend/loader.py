@@ -329,7 +329,7 @@ def known_backends() -> Iterator[Backend]:
     while waiting:
         each = waiting.pop()
         waiting += each.__subclasses__()
-        with contextlib.suppress(TypeError):  # its options have no defaults: it must be told what to save by itself
+        with contextlib.suppress(CompileError):  # its options have no defaults: it must be told what to save by itself
             yield each()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spikec.calibration.calibration import Calibration
 from spikec.calibration.source import CalibrationSource
+from spikec.extend.configured import Configured
 from spikec.interpreter.probe import neuron_count
 from spikec.interpreter.results import agreement
 from spikec.ir.errors import CompileError, warn
@@ -120,7 +121,7 @@ class Context:
 
 
 @attrs.frozen
-class Pass:
+class Pass(metaclass=Configured):
     """A rewrite of the graph. Subclass it with ``@attrs.frozen``; the fields are its options.
 
     Attributes:
@@ -130,6 +131,7 @@ class Pass:
         gives: the stage that the graph has reached after it, or None for the same.
     """
 
+    what: ClassVar[str] = "pass"
     name: ClassVar[str]
     contract: ClassVar[Contract] = "exact"
     needs: ClassVar[tuple[Stage, ...]] = EVERY
@@ -146,7 +148,7 @@ class Pass:
 
     def run(self, graph: Graph, context: Context) -> int:
         """Change the graph, which is this pass's own cheap copy; return the number of changes."""
-        raise NotImplementedError
+        raise CompileError(f"pass {self.name} does nothing", hint="define its run(self, graph, context)")
 
     def __init_subclass__(cls) -> None:
         if not isinstance(getattr(cls, "name", None), str):

@@ -189,14 +189,19 @@ class Call(BaseCall):
             self.refuse(f"an input of {self.source.kind} does not depend on the model's input, and it must")
         return super().shape(signal)
 
-    def axis(self, signal: BaseSignal, axis: int) -> int:
-        """An axis of ONNX's tensor as an axis of a sample; negative ones count from the end, the batch is refused."""
+    def position(self, signal: BaseSignal, axis: int) -> int:
+        """An axis of ONNX's tensor, counted from the front; negative ones count from the end."""
         rank = len(self.shape(signal)) + 1
         if not -rank <= axis < rank:
             self.refuse(f"axis {axis} of a tensor {self.shown(signal)} does not exist")
-        if axis % rank == 0:
+        return axis % rank
+
+    def axis(self, signal: BaseSignal, axis: int) -> int:
+        """An axis of ONNX's tensor as an axis of a sample; the batch is refused."""
+        position = self.position(signal, axis)
+        if position == 0:
             self.refuse("it works along the batch axis", INDEPENDENT)
-        return axis % rank - 1
+        return position - 1
 
     def computed(self, x: BaseSignal | None = None, stand_in: Callable[..., Array] = np.zeros) -> list[Constant]:
         """What onnx itself makes of the node, for each output.

@@ -99,7 +99,11 @@ class Onnx(Frontend):
             parts = []
             for start in range(0, count, size):
                 rows = np.arange(start, start + size) % count
-                parts.append(run({spec.name: x[rows] for spec, x in zip(specs, arrays, strict=True)}))
+                try:
+                    parts.append(run({spec.name: x[rows] for spec, x in zip(specs, arrays, strict=True)}))
+                except Exception as error:  # onnxruntime's and numpy's
+                    reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                    raise InvalidModelError(f"the ONNX model cannot be run by itself: {reason}") from error
             return [torch.tensor(np.concatenate(column)[:count]) for column in zip(*parts, strict=True)]
 
         return call

@@ -47,7 +47,8 @@ def _tile(call: Call, x: Any, repeats: Any) -> Any:
 
 @converter("Transpose")
 def _transpose(call: Call, x: Any, perm: list[int] | None = None) -> Any:
-    return torch.permute(x, perm or list(range(len(call.shape(x)) + 1))[::-1])
+    order = range(len(call.shape(x)) + 1)[::-1] if perm is None else perm
+    return torch.permute(x, [call.position(x, axis) for axis in order])
 
 
 @converter("DepthToSpace")
@@ -86,7 +87,7 @@ def _check_block(call: Call, x: Any, blocksize: int, mode: str, sizes: Sequence[
 
 @converter("Concat")
 def _concat(call: Call, *xs: Any, axis: int) -> Any:
-    return torch.cat(xs, axis)
+    return torch.cat(xs, call.axis(xs[0], axis) + 1)
 
 
 @converter("Slice", "Split")
@@ -134,7 +135,7 @@ _MODES = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 def _pad(call: Call, x: Any, pads: Any, value: Any = 0.0, axes: Any = None, mode: str = "constant") -> Any:
     rank = len(call.shape(x)) + 1
     pairs = [(0, 0)] * rank
-    places = list(range(rank) if axes is None else axes)
+    places = [call.position(x, axis) for axis in (range(rank) if axes is None else axes)]
     if len(pads) != 2 * len(places):
         call.refuse(f"it has {len(pads)} pads for {len(places)} axes, and there must be two for each")
     for axis, before, after in zip(places, pads[: len(places)], pads[len(places) :], strict=True):
@@ -163,7 +164,7 @@ def _upsample(call: Call, x: Any, scales: Any, mode: str = "nearest") -> Any:
 def _resize(call: Call, x: Any, *inputs: Any, axes: Sequence[int] | None = None, **options: Any) -> Any:
     """Inputs are the scales before opset 11, and (region, scales, sizes) since, of which one is left out."""
     shape = call.shape(x)
-    places = [axis % (len(shape) + 1) for axis in (range(len(shape) + 1) if axes is None else axes)]
+    places = [call.position(x, axis) for axis in (range(len(shape) + 1) if axes is None else axes)]
     if call.opset < 11:
         inputs, options = (None, *inputs), options | FIRST_RESIZE
     region, factors, sizes, *_ = (*inputs, None, None)

@@ -1,0 +1,110 @@
+"""What passes and targets have in common: fields that are options, and errors that say what is wrong with a class."""
+
+import abc
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import numpy as np
+
+from spikec.ir.errors import CompileError
+
+
+class Configured(abc.ABCMeta):
+    """The class of ``Pass`` and ``Backend``, and of those derived from them, which users write.
+
+    Methods are held to how they will be called when a class is defined, and options to its fields when they are given.
+    """
+
+    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> None:
+        super().__init__(name, bases, namespace, **options)
+        for key, value in namespace.items():
+            base = next((vars(each)[key] for each in cls.__mro__[1:] if key in vars(each)), None)
+            if isinstance(value, types.FunctionType) and not key.startswith("_"):
+                _check_method(f"{cls.__qualname__}.{key}", value, base)
+
+    def __call__(cls, *args: Any, **options: Any) -> Any:
+        """Make an instance.
+
+        Raises:
+            CompileError: it has no such option, lacks one, or refuses a value.
+        """
+        if not isinstance(getattr(cls, "name", None), str):
+            raise CompileError(f"class {cls.__qualname__} has no name", hint='give it one: name = "my-target"')
+        for each in cls.__mro__:
+            fields = _annotated(each) if isinstance(each, Configured) and "__attrs_attrs__" not in vars(each) else []
+            if fields:
+                raise CompileError(
+                    f"{', '.join(fields)} of class {each.__qualname__} are no options yet",
+                    hint=f"put @attrs.frozen above class {each.__qualname__}",
+                )
+        known: tuple[Any, ...] = attrs.fields(cls)  # type: ignore[arg-type]
+        try:
+            given = inspect.signature(cls.__init__).bind(None, *args, **options).arguments  # type: ignore[misc]
+            for field in known:
+                if field.alias in given and field.validator is None and field.converter is None:
+                    _check_type(cls, field.name, given[field.alias])
+            return super().__call__(*args, **options)
+        except (TypeError, ValueError) as error:
+            message = f"an option of {cls._shown()} does not fit: {error.args[0] if error.args else error}"
+            shown = ", ".join(field.alias for field in known) or "none"
+            raise CompileError(message, hint=f"its options are: {shown}") from error
+
+    def _shown(cls) -> str:
+        what = f"{getattr(cls, 'what', '')} {getattr(cls, 'name', '')}"
+        return what if cls.__module__.startswith("spikec.") else f"{what} (class {cls.__qualname__})"
+
+
+def _check_method(shown: str, method: Callable[..., Any], base: Any) -> None:
+    """Hold a method to the one that it redefines.
+
+    Raises:
+        CompileError: it cannot be called like that.
+    """
+    if isinstance(base, property):
+        raise CompileError(f"{shown} is a method, and must be a value", hint="put @property above it")
+    if not isinstance(base, types.FunctionType):
+        return
+    wanted = inspect.signature(base)
+    try:
+        inspect.signature(method).bind(*wanted.parameters)
+    except TypeError as error:
+        form = f"def {base.__name__}({', '.join(wanted.parameters)})"
+        raise CompileError(f"{shown} cannot be called: {error}", hint=f"define it as {form}") from None
+
+
+def _annotated(cls: type) -> list[str]:
+    """Names that a class itself annotates, those of class variables not counted."""
+    hints = inspect.get_annotations(cls)
+    return [name for name, hint in hints.items() if "ClassVar" not in str(hint)]
+
+
+def _check_type(cls: type, name: str, value: Any) -> None:
+    try:
+        hint = typing.get_type_hints(cls)[name]
+    except Exception:  # a hint that only a type checker understands
+        return
+    if not _fits(value, hint):
+        shown = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+        raise TypeError(f"{name!r} must be {shown}, and is {value!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether a value is of a type, as far as that can be told without looking into it."""
+    origin = typing.get_origin(hint) or hint
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, each) for each in typing.get_args(hint))
+    if origin is typing.Literal:
+        return isinstance(value, tuple({type(each) for each in typing.get_args(hint)}))
+    numbers = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
+    if origin in numbers:
+        return isinstance(value, numbers[origin]) and not isinstance(value, bool)
+    if not isinstance(origin, type):
+        return True
+    try:
+        return isinstance(value, origin)
+    except TypeError:  # a protocol
+        return True
