@@ -83,7 +83,7 @@ def allowed_bytes(path: Path, max_bytes: int | None = None) -> int:
     """
     if not path.exists():
         raise InvalidModelError(f"there is no file {path}")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InvalidModelError(f"{path} is no ordinary file")
     return SPARE + _bytes_on_disk(path) if max_bytes is None else max_bytes
 
