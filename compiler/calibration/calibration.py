@@ -199,7 +199,8 @@ class Calibration:
         try:
             return cls._of(arrays)
         except (KeyError, ValueError, TypeError) as error:
-            raise CalibrationError(f"{os.fspath(path)} is not a saved calibration: {error}") from None
+            reason = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise CalibrationError(f"{os.fspath(path)} is not a saved calibration: {reason}") from None
 
     @classmethod
     def _of(cls, arrays: dict[str, Array]) -> Calibration:

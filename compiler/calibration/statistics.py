@@ -67,7 +67,7 @@ class Statistics:
         keys, counts = (x.astype(np.int64) for x in numbers)
         if (np.diff(keys) <= 0).any() or (keys < 0).any() or (keys >= channels * SLOTS).any():
             return f"its keys do not rise within the slots of {channels} channels"
-        if (counts < 0).any() or (np.bincount(keys // SLOTS, counts, channels) > self.count).any():
+        if self.count < 0 or (counts < 0).any() or (np.bincount(keys // SLOTS, counts, channels) > self.count).any():
             return f"its counts are negative, or more than {self.count} in a channel"
         return ""
 

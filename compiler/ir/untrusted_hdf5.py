@@ -35,7 +35,7 @@ _RATIO, _SMALL = 1100, 4096
 #: bytes that are read at a time, where a dataset's chunks allow
 _SLAB = 1 << 24
 #: processor time: seconds for every file, bytes of a file that are looked through in a second, and bytes of data
-_SECONDS, _LOOK, _UNPACK = 3, 5_000_000, 50_000_000
+_SECONDS, _LOOK, _UNPACK = 2, 5_000_000, 50_000_000
 #: bytes that the library may take besides the data
 _SPARE = 1 << 28
 

@@ -97,8 +97,12 @@ def _read(path: Path, max_bytes: int | None) -> Any:
         raise InvalidModelError(f"{path} {_REFUSAL}: it has no node/nodes and node/edges")
     if edges.dtype != object or edges.shape != (len(edges), 2):
         raise InvalidModelError(f"{path} {_REFUSAL}: node/edges are no pairs of names")
-    nodes, problems = {}, []
+    nodes: dict[str, Any] = {}
+    problems = meaning.check_metadata(fields.get("metadata", {}))
     for name, node in held.items():
+        if found := meaning.check_fields(name, node.get("type") if isinstance(node, dict) else node, node):
+            problems += found
+            continue
         try:
             nodes[name] = nir.dict2NIRNode(node)
         except Exception as error:  # whatever nir makes of wrong or missing fields
@@ -133,7 +137,7 @@ class _Loader:
             self.producers[end][start] = None
 
     def _check_numbers(self) -> None:
-        problems = [Problem(message, "", "nir.NIRGraph", hint) for message, hint in meaning.metadata(self.source)]
+        problems = meaning.check_metadata(self.source.metadata)
         problems += [problem for name, node in self.source.nodes.items() for problem in meaning.check(name, node)]
         if problems:
             raise InvalidModelError(problems)

@@ -6,8 +6,8 @@ from typing import Any
 import nir
 import numpy as np
 
-from spikec.ir.errors import InvalidModelError, Problem
-from spikec.ir.untrusted import Numbers, shown
+from spikec.ir.errors import InvalidModelError, Problem, shown
+from spikec.ir.untrusted import Numbers
 
 _ANY = Numbers("numbers")
 _POSITIVE = Numbers("positive numbers", 0, above=True)
@@ -32,19 +32,35 @@ def check(name: str, node: Any) -> list[Problem]:
     fields = dict(vars(node))
     if isinstance(node, nir.Input):
         fields["shape"] = node.input_type["input"]
-    if isinstance(fields.get("padding"), (str, bytes)):
-        del fields["padding"]
-    wrong = [kind.wrong(field, fields[field]) for field, kind in _FIELDS.items() if fields.get(field) is not None]
-    wrong += metadata(node)
-    return [Problem(message, name, f"nir.{type(node).__name__}", hint) for message, hint in filter(None, wrong)]
+    if isinstance(node, nir.Output):
+        fields["shape"] = node.output_type["output"]
+    return check_fields(name, type(node).__name__, fields)
 
 
-def metadata(node: Any) -> list[tuple[str, str]]:
-    """List what is wrong with the metadata that this package knows, as (what is wrong, what to do)."""
-    stated = node.metadata
+def check_metadata(stated: Any) -> list[Problem]:
+    """List what is wrong with the metadata of a whole graph."""
+    return [Problem(message, "", "nir.NIRGraph", hint) for message, hint in filter(None, metadata(stated))]
+
+
+def check_fields(name: str, kind: Any, fields: Mapping[str, Any]) -> list[Problem]:
+    """List what is wrong with a node of that kind, from its fields by name."""
+    if not isinstance(kind, str) or kind not in nir.ir.__all__:
+        return [Problem(f"its type is {shown(kind)}, which NIR has not", name)]
+    wrong = metadata(fields.get("metadata", {}))
+    for field, numbers in _FIELDS.items():
+        value = fields.get(field)
+        if value is None or (field == "padding" and isinstance(value, (str, bytes))):
+            continue
+        empty = (f"its {field} has no numbers", "") if not np.size(value) and field != "shape" else None
+        wrong.append(empty or numbers.wrong(field, value))
+    return [Problem(message, name, f"nir.{kind}", hint) for message, hint in filter(None, wrong)]
+
+
+def metadata(stated: Any) -> list[tuple[str, str] | None]:
+    """List what is wrong with the metadata that this package knows, as (what is wrong, what to do), or None."""
     if not isinstance(stated, Mapping):
         return [("its metadata are no table of names and values", "leave them out")]
-    wrong = []
+    wrong: list[tuple[str, str] | None] = []
     for key, kind in _METADATA.items():
         values = stated.get(key)
         for value in values.values() if isinstance(values, Mapping) else () if values is None else (values,):
@@ -52,7 +68,7 @@ def metadata(node: Any) -> list[tuple[str, str]]:
     for key, words in _WORDS.items():
         if key in stated and not (isinstance(stated[key], str) and stated[key] in words):
             wrong.append((f"its metadata {key} is {shown(stated[key])}", f"known: {', '.join(words)}"))
-    return [each for each in wrong if each]
+    return wrong
 
 
 def seconds(value: Any) -> float:

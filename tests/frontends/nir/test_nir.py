@@ -390,6 +390,40 @@ def test_shapes_are_checked_and_located():
     assert error.value.location == "n"
 
 
+def test_numbers_without_a_meaning_are_named_in_a_graph_as_in_a_file():
+    source = small({"reset": "subtract", "dt": -1.0})
+    source.nodes["n"].v_threshold = np.array([1.0, -1, 1, 1, 1])
+    source.nodes["fc"].weight = source.nodes["fc"].weight * np.nan
+    with pytest.raises(spikec.InvalidModelError) as error:
+        spikec.load(source)
+    assert [(p.location, p.message) for p in error.value.problems] == [
+        ("", "its metadata dt is -1, and must be positive numbers"),
+        ("fc", "15 of 15 numbers in its weight are NaN or infinite"),
+        ("n", "its v_threshold is -1..1, and must be positive numbers"),
+    ]
+    for dt in (0, -1, "short", np.nan, [1e-4, 1e-4]):
+        with pytest.raises(spikec.InvalidModelError, match="dt is"):
+            spikec.load(small(), dt=dt)
+
+
+@pytest.mark.parametrize("part", ["weight", "bias", "v_threshold"])
+def test_a_net_runs_in_the_least_exact_of_its_floats(part):
+    source = small()
+    for node in (source.nodes["fc"], source.nodes["n"]):
+        for field in ("weight", "bias", "v_threshold", "v_reset"):
+            if hasattr(node, field):
+                setattr(node, field, getattr(node, field).astype(np.float32 if field == part else np.float64))
+    assert spikec.load(source).type("output").dtype == "float32"
+
+
+def test_a_limit_that_an_option_raises(tmp_path):
+    nir.write(tmp_path / "x.nir", small())
+    with pytest.raises(spikec.InvalidModelError, match="more than a file of its size may unpack to") as error:
+        spikec.load(tmp_path / "x.nir", max_bytes=100)
+    assert "max_bytes=" in error.value.hint
+    spikec.load(tmp_path / "x.nir", max_bytes=2000)
+
+
 def test_files_that_are_none(tmp_path):
     (tmp_path / "text.nir").write_text("hello")
     with pytest.raises(spikec.InvalidModelError, match=r"text.nir cannot be read as NIR"):
