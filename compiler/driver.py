@@ -145,6 +145,9 @@ class Compiler:
             observers = self._observers(graph, first, check_model)
             records = run_pipeline(graph, self._pipeline(graph, calibration), context, observers)
             if problems := self.backend.check(records[-1].graph):
+                if self.pipeline is not None and not records[-1].graph.is_spiking:
+                    hint = f"put relu-to-if in it; spikec.Pipeline.default({self.backend.name!r}) has all that it takes"
+                    problems = [Problem("the pipeline leaves a graph that does not spike", hint=hint), *problems]
                 raise UnsupportedOpError(problems)
         except CompileError as error:
             imported = None if context is None else context.reference

@@ -16,9 +16,9 @@ import numpy as np
 
 from spikec.backends.netx.plan import WEIGHT
 from spikec.backends.netx.sim import IntegerLayer
-from spikec.ir.errors import InvalidModelError
+from spikec.ir.errors import InvalidModelError, shown
 from spikec.ir.types import Array, fits, ints
-from spikec.ir.untrusted import Numbers, allowed_bytes, read_hdf5, shown, too_large
+from spikec.ir.untrusted import Numbers, allowed_bytes, read_hdf5, too_large
 
 _FORMAT = 1
 _REFUSAL = "is not a netx file"

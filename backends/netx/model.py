@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -16,7 +15,7 @@ from spikec.backends.netx.sim import IntegerLayer, run_layers
 from spikec.extend.backend import DataT
 from spikec.interpreter.inputs import whole_number
 from spikec.ir.errors import Hint, InvalidModelError, Option, shown, warn
-from spikec.ir.files import replacing
+from spikec.ir.files import path_of, replacing
 from spikec.ir.op import tensor_cache
 from spikec.ir.ops import IF
 from spikec.ir.types import Array, ints, readonly
@@ -213,7 +212,7 @@ class NetxModel:
         Raises:
             InvalidModelError: it is no such file, or holds what stock netx would not run as it stands.
         """
-        input_shape, layers, facts = read(Path(path), max_bytes)
+        input_shape, layers, facts = read(path_of(path), max_bytes)
         encoder = Encoder(**{name: facts[f"encoder_{name}"] for name in attrs.fields_dict(Encoder)})
         stated = {name: facts[name] for name in _FACTS}
         return cls(encoder=encoder, layers=tuple(layers), input_shape=input_shape, **stated)

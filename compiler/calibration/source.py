@@ -165,7 +165,7 @@ def _device(name: str | torch.device | None) -> torch.device | None:
     try:
         found = torch.device(name)
         torch.zeros(1, device=found).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CalibrationError(f"device {name!r} cannot be used: {reason}", hint='give "cpu", or "cuda"') from None
     return found

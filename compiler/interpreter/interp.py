@@ -55,7 +55,7 @@ def run(
     timesteps = None if timesteps is None else whole_number("timesteps", timesteps, 1)
     if tap is not None and not callable(tap):
         raise InvalidModelError(f"tap is {shown(tap)}", hint="give a function of (node, value, state, operands)")
-    if nodes is not None and (isinstance(nodes, (Tensor, np.ndarray)) or not isinstance(nodes, Collection)):
+    if nodes is not None and (isinstance(nodes, (str, bytes, Tensor, np.ndarray)) or not isinstance(nodes, Collection)):
         raise InvalidModelError(f"nodes is {shown(nodes)}", hint="give the names of nodes, such as a list or a set")
     with torch.no_grad():
         if graph.is_spiking:

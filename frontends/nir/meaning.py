@@ -6,8 +6,8 @@ from typing import Any
 import nir
 import numpy as np
 
-from spikec.ir.errors import InvalidModelError, Problem
-from spikec.ir.untrusted import Numbers, shown
+from spikec.ir.errors import InvalidModelError, Problem, shown
+from spikec.ir.untrusted import Numbers
 
 _ANY = Numbers("numbers")
 _POSITIVE = Numbers("positive numbers", 0, above=True)
