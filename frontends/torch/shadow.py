@@ -41,14 +41,26 @@ def _own_tensor(value: Tensor) -> Tensor:
 
 
 def snapshot(layer: ModuleT) -> ModuleT:
-    """A part of a :func:`shadow` as it is now, whatever forward assigns to it, or changes in its buffers, later."""
-
-    def own(value: Any) -> Any:
-        if isinstance(value, nn.Module):
-            return snapshot(value)
-        changed = isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and value._version > 0
-        return value.clone() if changed else value
-
+    """A part of a :func:`shadow` as it is now, whatever forward assigns to its attributes later."""
     result = object.__new__(type(layer))
-    vars(result).update(pytree.tree_map(own, vars(layer)))
+    parts = pytree.tree_map(lambda value: snapshot(value) if isinstance(value, nn.Module) else value, vars(layer))
+    vars(result).update(parts)
     return result
+
+
+class Content:
+    """All that a module and the modules in it hold, with the versions of tensors, as it is now."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._held = self._leaves()
+
+    def has_changed(self) -> bool:
+        """Return whether forward, or anything else, has assigned something or changed a tensor in place since."""
+        now = self._leaves()
+        pairs = zip(self._held, now, strict=False)
+        return len(now) != len(self._held) or any(a is not b or m != n for (a, m), (b, n) in pairs)
+
+    def _leaves(self) -> list[tuple[Any, int]]:
+        held = [leaf for each in self._module.modules() for leaf in pytree.tree_leaves(vars(each))]
+        return [(leaf, leaf._version if isinstance(leaf, Tensor) else 0) for leaf in held]
