@@ -98,7 +98,9 @@ def find_frontend(model: Any) -> tuple[Frontend, Any]:
         if frontend.accepts(model):
             return frontend, model
     shown = f"the file {model}" if isinstance(model, Path) else f"a {type(model).__module__}.{type(model).__name__}"
-    problem = Problem(f"{shown} is not a model that spikec reads", hint="give " + ", ".join(f.takes for f in known))
+    advice = [text for text in (frontend.advice(model) for frontend in known) if text]
+    hint = "; ".join(advice) or "give " + ", ".join(frontend.takes for frontend in known)
+    problem = Problem(f"{shown} is not a model that spikec reads", hint=hint)
     if missing:
         raise MissingDependencyError([problem, *(p for error in missing for p in error.problems)])
     raise InvalidModelError(problem)

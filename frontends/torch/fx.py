@@ -6,6 +6,7 @@ import logging
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -21,8 +22,8 @@ from spikec.frontends.torch.program import Program, program
 from spikec.frontends.torch.reader import Reader
 from spikec.frontends.torch.shadow import Content, shadow
 from spikec.frontends.torch.steps import check_axes, one_step, steps_of, takes_all_steps
-from spikec.frontends.torch.trace import TRACING, trace, untraceable
-from spikec.frontends.torch.traced import Traced, required
+from spikec.frontends.torch.trace import TRACING, trace
+from spikec.frontends.torch.traced import Traced, required, untraceable
 from spikec.interpreter.imported import Reference
 from spikec.ir.errors import Hint, InvalidModelError, Option
 from spikec.ir.graph import Graph
@@ -114,6 +115,18 @@ class TorchFx(Frontend):
     def accepts(self, model: Any) -> bool:
         """True for any module; what it holds is judged by :meth:`load`."""
         return isinstance(model, nn.Module)
+
+    def advice(self, model: Any) -> str:
+        """What users take for a module: its parameters, its class, its layers, or a function."""
+        if isinstance(model, Mapping) and tensors(dict(model)):
+            return "it holds parameters only: build the module, call its load_state_dict(...) with them, and give that"
+        if isinstance(model, type) and issubclass(model, nn.Module):
+            return f"give an instance of the class: {model.__name__}(...)"
+        if isinstance(model, (list, tuple)) and model and all(isinstance(each, nn.Module) for each in model):
+            return "make one module of them: nn.Sequential(*layers)"
+        if isinstance(model, Path) and model.suffix in (".pt", ".pth", ".ckpt", ".bin"):
+            return "build the module, call its load_state_dict(torch.load(path)), and give that"
+        return "call it in the forward of an nn.Module" if inspect.isroutine(model) else ""
 
     def input_names(self, model: nn.Module) -> list[str]:
         """Names of forward's arguments that have no default value."""

@@ -9,19 +9,17 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.fx.node import map_arg
 
 from spikec.frontends.torch.call import Signal
 from spikec.frontends.torch.layers import keeps_state, layer_converter
 from spikec.frontends.torch.reader import Reader
 from spikec.frontends.torch.shadow import snapshot
-from spikec.frontends.torch.traced import LAYER, LINE, Traced, required
-from spikec.ir.errors import Hint, InvalidModelError, Option, Problem
-from spikec.ir.origin import Source, is_user_file
+from spikec.frontends.torch.traced import LAYER, LINE, Traced, required, untraceable
+from spikec.ir.errors import InvalidModelError
+from spikec.ir.origin import is_user_file
 
 
 class _Proxy(fx.Proxy):
@@ -344,38 +342,3 @@ def _single(model: nn.Module) -> fx.Graph:
     inputs = tuple(graph.placeholder(name) for name in required(model))
     graph.output(graph.create_node("call_module", "", inputs, {}, name=type(model).__name__.lower()))
     return graph
-
-
-def untraceable(error: Exception, path: str, frames: Sequence[traceback.FrameSummary]) -> Problem:
-    """What ended a trace, at the innermost of the user's frames.
-
-    Args:
-        error: what was raised.
-        path: of the module whose forward it was raised in, or ``""``.
-        frames: the error's, from the tracer on.
-    """
-    frames = [frame for frame in frames if is_user_file(frame.filename)]
-    where = Source(path or "forward", path)
-    if frames:
-        where = attrs.evolve(where, file=frames[-1].filename, line=frames[-1].lineno or 0)
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    line = (frames[-1].line or "") if frames else ""
-    if isinstance(error, (fx.proxy.TraceError, GuardOnDataDependentSymNode)):
-        if not isinstance(error, fx.proxy.TraceError):
-            reason = "a condition on numbers of a signal, which are not known before it runs"
-        return Problem(
-            f"what the model does depends on its data or its shape: {reason}",
-            str(where),
-            line,
-            Hint(
-                "a compiled network does the same on every input and batch size: take the condition or loop out of "
-                "forward, or decide it in __init__; for one on a size pass ",
-                Option("example_input"),
-            ),
-        )
-    return Problem(
-        f"forward cannot be traced: {type(error).__name__}: {reason}",
-        str(where),
-        line,
-        "write forward with tensor operations only, or put this part into a module that has a converter",
-    )
