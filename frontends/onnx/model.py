@@ -3,7 +3,6 @@
 onnx itself is imported when it is needed.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spikec.extend.loader import missing_package
-from spikec.ir.errors import Hint, InvalidModelError, Option, Problem, UnsupportedOpError
+from spikec.ir.errors import Hint, InvalidModelError, Option, Problem, UnsupportedOpError, ignoring_others
 from spikec.ir.types import Array
 
 OLDEST = 7
@@ -210,8 +209,7 @@ def run_node(node: Any, opsets: Mapping[str, int], feeds: Mapping[str, Array]) -
     """The results of one node, by the reference implementation that onnx carries; half becomes float32."""
     from onnx.reference import ReferenceEvaluator
 
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
+    with ignoring_others(), np.errstate(all="ignore"):
         found = ReferenceEvaluator(node, opsets=dict(opsets)).run(None, dict(feeds))
     return [single(each) for each in found]
 

@@ -4,7 +4,6 @@ import contextlib
 import inspect
 import logging
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from spikec.frontends.torch.steps import check_axes, one_step, steps_of, takes_a
 from spikec.frontends.torch.trace import TRACING, trace
 from spikec.frontends.torch.traced import Traced, required, untraceable
 from spikec.interpreter.imported import Reference
-from spikec.ir.errors import Hint, InvalidModelError, Option
+from spikec.ir.errors import Hint, InvalidModelError, Option, ignoring_others
 from spikec.ir.graph import Graph
 
 #: any size but 0 and 1, which torch takes for special
@@ -100,8 +99,7 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with ignoring_others():
             yield
     finally:
         logging.disable(before)
