@@ -126,9 +126,8 @@ def find_frontend(
                     raise loader.unknown(f"option for {frontend.takes}", name, its_own)
             return frontend, frontend.opened(model, **{name: options[name] for name in options if name in its_own})
     described = f"the file {model}" if isinstance(model, Path) else f"a {type(model).__module__}.{type(model).__name__}"
-    hint = "give " + ", ".join(f.takes for f in known)
-    if isinstance(model, Mapping) and any(isinstance(each, Tensor) for each in model.values()):
-        hint = "it looks like a state_dict, which holds weights only: net.load_state_dict(it), and give net.eval()"
+    advice = [text for text in (frontend.advice(model) for frontend in known) if text]
+    hint = "; ".join(advice) or "give " + ", ".join(frontend.takes for frontend in known)
     problem = Problem(f"{described} is not a model that spikec reads", hint=hint)
     if missing:
         raise MissingDependencyError([problem, *(p for error in missing for p in error.problems)])

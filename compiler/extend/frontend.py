@@ -43,6 +43,10 @@ class Frontend:
         """
         return model
 
+    def advice(self, model: Any) -> str:
+        """What to do with something that no frontend accepts, to have a model of this kind; empty where unknown."""
+        return ""
+
     def input_names(self, model: Any) -> list[str]:
         """Names of the model's inputs, in order: the keys that calibration dicts have."""
         raise NotImplementedError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -166,6 +167,18 @@ def without_warnings() -> Iterator[None]:
         _is_silent.reset(token)
 
 
+#: held by the thread that changes the filters of warnings, which are those of the whole process
+_filters = threading.RLock()
+
+
+@contextlib.contextmanager
+def ignoring_others() -> Iterator[None]:
+    """Ignore what other libraries warn of inside; what :func:`warn` is given in other threads meanwhile comes after."""
+    with _filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def warn(message: str) -> None:
     """Issue a SpikecWarning at the line outside of spikec that has led here.
 
@@ -179,4 +192,5 @@ def warn(message: str) -> None:
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "spikec":
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, SpikecWarning, stacklevel=level)
+    with _filters:
+        warnings.warn(message, SpikecWarning, stacklevel=level)

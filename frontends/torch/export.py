@@ -32,6 +32,7 @@ class TorchExport(Frontend):
         """Names of the inputs that are tensors, as the program's graph has them."""
         return program(model).inputs
 
+    @torch.inference_mode(False)
     def load(self, model: ExportedProgram, examples: Sequence[Tensor] | None) -> Graph:
         """The program as a graph; the first axis of all inputs is the batch.
 

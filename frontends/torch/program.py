@@ -31,6 +31,8 @@ _SAME = {
     "native_dropout": "dropout",
     **dict.fromkeys(("alias", "lift_fresh", "lift_fresh_copy"), "detach"),
 }
+#: modules of torch whose functions aten has with the module's name in front
+_ROOMS = ("special", "linalg", "fft")
 #: higher-order calls that do nothing but run their body
 _BODIES = ("wrap_with_set_grad_enabled",)
 #: calls without a result, which state what torch found out about sizes
@@ -138,6 +140,9 @@ def _spellings(overload: torch._ops.OpOverload) -> Iterator[tuple[str, Any]]:
         for prefix, room in (("torch", torch), ("F", F), ("Tensor", Tensor)):
             if hasattr(room, stem):
                 yield f"{prefix}.{stem}", ("method", stem) if room is Tensor else getattr(room, stem)
+        room_name, _, stem = stem.partition("_")  # special_expit is torch.special.expit
+        if room_name in _ROOMS and hasattr(getattr(torch, room_name), stem):
+            yield f"torch.{room_name}.{stem}", getattr(getattr(torch, room_name), stem)
 
 
 def _by_name(overload: torch._ops.OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,19 +9,17 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.fx.node import map_arg
 
 from spikec.frontends.torch.call import Signal
 from spikec.frontends.torch.layers import keeps_state, layer_converter
 from spikec.frontends.torch.reader import Reader
-from spikec.frontends.torch.shadow import shadow, snapshot
-from spikec.frontends.torch.traced import LAYER, LINE, Traced, required
-from spikec.ir.errors import Hint, InvalidModelError, Option, Problem
-from spikec.ir.origin import Source, is_user_file
+from spikec.frontends.torch.shadow import snapshot
+from spikec.frontends.torch.traced import LAYER, LINE, Traced, required, untraceable
+from spikec.ir.errors import InvalidModelError
+from spikec.ir.origin import is_user_file
 
 
 class _Proxy(fx.Proxy):
@@ -128,6 +126,7 @@ class _Tracer(fx.Tracer):
         self._thread = threading.get_ident()
         self._names: dict[tuple[int, int], str] = {}  # of tensors, by their identities and versions
         self._held: list[Tensor] = []  # whose identities no other tensor may take over
+        self._buffers: dict[int, str] = {}  # of the shadow, by their identities
         self._numbers: set[fx.Node] = set()
         self._is_reading = False
 
@@ -147,7 +146,8 @@ class _Tracer(fx.Tracer):
             paths.update({each: name for name, each in module.named_modules()})
             held = (*module.named_parameters(), *module.named_buffers())
             self._names.update({_version(each): name for name, each in held})
-        forward = self._replayed if isinstance(self.root, fx.GraphModule) else type(self.root).forward
+        self._buffers = {id(each): name for name, each in self.root.named_buffers()}
+        forward = self._replayed if isinstance(self.root, fx.GraphModule) else lambda root, *xs: root.forward(*xs)
         return forward, [
             self.root,
             *(self.create_proxy("placeholder", name, (), {}) for name in names),
@@ -179,7 +179,9 @@ class _Tracer(fx.Tracer):
         node = super().create_node(*args, **kwargs)
         node.meta[LINE] = _users_line()
         if node.op == "call_module":
-            node.meta[LAYER] = snapshot(self.root.get_submodule(str(node.target)))
+            layer = self.root.get_submodule(str(node.target))
+            self._expect_unchanged(*layer.buffers())
+            node.meta[LAYER] = snapshot(layer)
         return node
 
     def create_arg(self, a: Any) -> Any:
@@ -187,11 +189,20 @@ class _Tracer(fx.Tracer):
             return a.node
         if not isinstance(a, Tensor):
             return super().create_arg(a)
+        self._expect_unchanged(a)
         name = self._names.setdefault(_version(a), f"constant {len(self.constants)}")
         if name.startswith("constant "):
             self.constants.setdefault(name, a.detach().clone())
             self._held.append(a)
         return self.create_node("get_attr", name, (), {}, name=name.split()[0])
+
+    def _expect_unchanged(self, *used: Tensor) -> None:
+        for each in used:
+            if id(each) in self._buffers and each._version:
+                name = self._buffers[id(each)]
+                raise fx.proxy.TraceError(
+                    f"the buffer {name} is used as forward changed it, and is another in each call"
+                )
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -282,11 +293,14 @@ class _Tracer(fx.Tracer):
         return super().iter(obj) if isinstance(value, Signal) else iter([obj[i] for i in range(len(value))])
 
 
-def trace(model: nn.Module, shapes: Sequence[tuple[int, ...]] | None, dtype: str) -> tuple[Traced, Reader | None]:
+def trace(
+    model: nn.Module, own: nn.Module, shapes: Sequence[tuple[int, ...]] | None, dtype: str
+) -> tuple[Traced, Reader | None]:
     """Trace a module; a GraphModule is taken as it is where a converter reads each module that it calls.
 
     Args:
         model: the module.
+        own: its :func:`shadow`, whose forward is run.
         shapes: of a sample of each input, which forward may use as numbers and in conditions; None if not known.
         dtype: of the inputs.
 
@@ -305,7 +319,7 @@ def trace(model: nn.Module, shapes: Sequence[tuple[int, ...]] | None, dtype: str
         return Traced(model, _single(model), {}), None
     try:
         with TRACING, torch.no_grad():
-            graph = tracer.trace(shadow(model))
+            graph = tracer.trace(own)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         raise InvalidModelError(untraceable(error, tracer.failed_in, frames)) from error
@@ -328,38 +342,3 @@ def _single(model: nn.Module) -> fx.Graph:
     inputs = tuple(graph.placeholder(name) for name in required(model))
     graph.output(graph.create_node("call_module", "", inputs, {}, name=type(model).__name__.lower()))
     return graph
-
-
-def untraceable(error: Exception, path: str, frames: Sequence[traceback.FrameSummary]) -> Problem:
-    """What ended a trace, at the innermost of the user's frames.
-
-    Args:
-        error: what was raised.
-        path: of the module whose forward it was raised in, or ``""``.
-        frames: the error's, from the tracer on.
-    """
-    frames = [frame for frame in frames if is_user_file(frame.filename)]
-    where = Source(path or "forward", path)
-    if frames:
-        where = attrs.evolve(where, file=frames[-1].filename, line=frames[-1].lineno or 0)
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    line = (frames[-1].line or "") if frames else ""
-    if isinstance(error, (fx.proxy.TraceError, GuardOnDataDependentSymNode)):
-        if not isinstance(error, fx.proxy.TraceError):
-            reason = "a condition on numbers of a signal, which are not known before it runs"
-        return Problem(
-            f"what the model does depends on its data or its shape: {reason}",
-            str(where),
-            line,
-            Hint(
-                "a compiled network does the same on every input and batch size: take the condition or loop out of "
-                "forward, or decide it in __init__; for one on a size pass ",
-                Option("example_input"),
-            ),
-        )
-    return Problem(
-        f"forward cannot be traced: {type(error).__name__}: {reason}",
-        str(where),
-        line,
-        "write forward with tensor operations only, or put this part into a module that has a converter",
-    )

@@ -14,7 +14,7 @@ import spikec
 from spikec.frontends.torch import converter
 from spikec.frontends.torch.export import frontend
 from spikec.ir.errors import InvalidModelError, TypeMismatchError, UnsupportedOpError
-from spikec.ir.ops import Conv, Relu
+from spikec.ir.ops import Conv, Head, Relu
 from spikec.ir.stages import IMPORTED
 from spikec.ir.verify import verify
 
@@ -346,3 +346,16 @@ def test_a_layer_that_does_not_fit_is_located():
     shapes = ({0: Dim("batch"), 2: Dim("height", min=6, max=64)},)
     program = export(model.eval(), (torch.randn(3, 2, 8, 6),), dynamic_shapes=shapes, strict=False)
     assert refusal(TypeMismatchError, program, torch.zeros(2, 2, 3, 6)).location
+
+
+@pytest.mark.parametrize(("function", "wanted"), [(torch.special.expit, "sigmoid"), (torch.special.erf, "tanh")])
+def test_functions_of_torch_special_are_found_by_their_overloads(function, wanted, monkeypatch):
+    monkeypatch.setitem(converter._table, function, lambda call, input: call.add(Head(wanted), input))
+
+    class Special(nn.Module):
+        def forward(self, x):
+            return function(x)
+
+    x = torch.randn(2, 3)
+    graph = spikec.load(export(Special(), (x,)))
+    assert graph.match(Head)[0].op.function == wanted
