@@ -87,7 +87,8 @@ class SpikingNetwork(StepModule, SpikingModule):
         """Run one step or all, by ``step_mode``; there is one tensor an input."""
         if len(xs) != len(self.inputs):
             raise InvalidModelError(f"the model has {len(self.inputs)} input(s), got {len(xs)}")
-        if len({x.shape[: 1 if self.step_mode == "s" else 2] for x in xs}) > 1:
+        axes = 1 if self.step_mode == "s" else 2
+        if any(x.shape[:axes] != xs[0].shape[:axes] for x in xs[1:]):
             found = ", ".join(str(list(x.shape)) for x in xs)
             raise InvalidModelError(f"the inputs differ in batch size or steps: {found}")
         if self._exported_from_reset and not is_exporting():

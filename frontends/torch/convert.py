@@ -75,7 +75,7 @@ _AFTER = "leave it out of the model and apply it to the compiled network's outpu
 #: (names without module, underscores and capitals; why; what to do, with {by} for ``nn.ReLU`` or ``torch.relu``)
 _TABLE = (
     (
-        "gelu silu elu celu selu mish softplus hardswish softsign softshrink hardshrink tanhshrink exp log sqrt "
+        "gelu silu elu celu selu mish softplus hardswish softsign hardshrink tanhshrink exp log sqrt "
         "rsqrt pow ** square sin cos erf expm1 log1p reciprocal",
         _SMOOTH,
         "replace {kind} by {by} and retrain",

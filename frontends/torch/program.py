@@ -272,7 +272,8 @@ def _randomness(traced: Program) -> Iterator[Problem]:
     for node in traced.graph.nodes:
         if not isinstance(node.target, torch._ops.OpOverload):
             continue
-        given = _by_name(node.target, node.args, node.kwargs)
+        defaults = {each.name: each.default_value for each in node.target._schema.arguments}
+        given = {**defaults, **_by_name(node.target, node.args, node.kwargs)}
         source = traced.source(node)
         mode = given.get("training", given.get("train"))
         if mode and given.get("p") != 0:

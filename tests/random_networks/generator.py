@@ -1,5 +1,7 @@
 """Random networks for hypothesis."""
 
+import re
+
 from hypothesis import strategies as st
 
 from random_networks.network import Choices, Network, Writer
@@ -21,13 +23,16 @@ def networks(target=None, steps=10):
 def written(body, first, last, seed, single):
     """The network that these numbers say, or None where its output hardly varies."""
     shapes, signed = beginning(Choices(first))
-    shapes = shapes[:1] if single else shapes
-    writer = Writer(shapes, signed)
+    writer = Writer(shapes[:1] if single else shapes, signed)
     for name, numbers in body:
         writer.step(STEPS[name], numbers)
     if not writer.outputs(last, single):
         return None
-    return Network(shapes, tuple(writer.layers), tuple(writer.lines), seed, signed)
+    text = "\n".join(writer.lines)
+    used = [i for i in range(len(shapes)) if re.search(rf"\bx{i}\b", text)]
+    for new, old in enumerate(used):
+        text = re.sub(rf"\bx{old}\b", f"x{new}", text)
+    return Network(tuple(shapes[i] for i in used), tuple(writer.layers), tuple(text.split("\n")), seed, signed)
 
 
 def beginning(choices):

@@ -95,10 +95,17 @@ def linear(net):
 
 @step("nir", "netx")
 def flat_linear(net):
-    flat = net.pick(".flatten(1)", f".view({net.x}.size(0), -1)", f".reshape({net.x}.shape[0], -1)", ".reshape(-1, %d)")
     size = product(net.shape[1:])
+    channels_last = f".permute(0, {', '.join(map(str, range(2, len(net.shape))))}, 1).flatten(1)"
+    flat = net.pick(
+        ".flatten(1)",
+        f".view({net.x}.size(0), -1)",
+        f".reshape({net.x}.shape[0], -1)",
+        f".reshape(-1, {size})",
+        channels_last if len(net.shape) > 2 else "",
+    )
     call = net.layer(f"nn.Linear({size}, {net.pick(4, 3)})")
-    return call.replace(f"({net.x})", f"({net.x}{flat % size if '%' in flat else flat})")
+    return call.replace(f"({net.x})", f"({net.x}{flat})")
 
 
 @step()
@@ -259,7 +266,7 @@ def nothing(net):
 
 
 def window(net):
-    return net.some(2, 3, 1), net.pick(None, net.some(1, 2, 3)), net.pick(None, None, 1), net.pick(None, True)
+    return net.some(2, 3, 1), net.pick(None, net.some(1, 2, 3)), net.pick(None, 1), net.pick(None, True)
 
 
 @step("nir", often=2)
@@ -282,10 +289,10 @@ def average_pool(net):
         "stride": stride,
         "padding": padding,
         "ceil_mode": ceil,
-        "count_include_pad": net.pick(None, None, False),
+        "count_include_pad": net.pick(None, False),
     }
     if d > 1:
-        options["divisor_override"] = net.pick(None, None, None, 3)
+        options["divisor_override"] = net.pick(*[None] * 7, 3)
     return layer_or_function(net, f"nn.AvgPool{d}d", f"F.avg_pool{d}d", kernel, **options)
 
 
@@ -342,7 +349,7 @@ def affine(net):
         lambda: f"{net.x} * {a}",
         lambda: f"{net.x} + {a}",
         lambda: f"{net.x} - {a}",
-        lambda: f"{a} - {net.x}",
+        lambda: net.pick(f"{a} - {net.x}", f"torch.rsub({net.x}, {a})"),
         lambda: f"{net.x} / {a}",
         lambda: f"-{net.x}",
         lambda: f"({net.x} - 0.3) * {a}",
@@ -352,7 +359,6 @@ def affine(net):
         lambda: f"torch.add({net.x}, {a}, alpha=2)",
         lambda: f"torch.mul({net.x}, {a})",
         lambda: f"torch.sub({a}, {net.x}, alpha=0.5)",
-        lambda: f"torch.rsub({net.x}, {a})",
         lambda: f"torch.addcmul({net.parameter(*shape)}, {net.x}, {net.parameter(*shape)})",
     )()
 

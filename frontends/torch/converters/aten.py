@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spikec.frontends.torch.batch import BATCH
-from spikec.frontends.torch.call import Call, Signal, converter, methods
+from spikec.frontends.torch.call import Call, Missing, Signal, converter, methods
 from spikec.frontends.torch.convert import convert
 
 aten = torch.ops.aten
@@ -69,6 +69,16 @@ def _pad(call: Call, self: Signal, padding: Sequence[int], *, mode: str) -> Sign
 for _rank in (1, 2, 3):
     converter(getattr(aten, f"reflection_pad{_rank}d"))(partial(_pad, mode="reflect"))
     converter(getattr(aten, f"replication_pad{_rank}d"))(partial(_pad, mode="replicate"))
+
+
+def _adaptive_max_pool(call: Call, self: Signal, output_size: Any, *, rank: int) -> Any:
+    """The maxima, and their places."""
+    found = _call(call, getattr(F, f"adaptive_max_pool{rank}d"), self, output_size)
+    return found, Missing("the places of a maximum have no spiking form")
+
+
+for _rank in (1, 2, 3):
+    converter(getattr(aten, f"adaptive_max_pool{_rank}d").default)(partial(_adaptive_max_pool, rank=_rank))
 
 
 # ------------------------------------------------------------------- movement

@@ -125,6 +125,9 @@ CALLS = {
     "adaptive": lambda y: F.adaptive_avg_pool2d(y, 1),
     "average": lambda y: F.avg_pool2d(y, 2, 1, padding=1, ceil_mode=True, count_include_pad=False),
     "max": lambda y: F.max_pool2d(y, 3, 2, padding=1),
+    "adaptive max": lambda y: F.adaptive_max_pool2d(y, 2),
+    "adaptive max 1d": lambda y: F.adaptive_max_pool1d(y.flatten(2), 4),
+    "zeros like": lambda y: torch.maximum(y, torch.zeros_like(y)),
     "pads": lambda y: F.pad(y, (1, 0, 2, 1)),
     "reflect": lambda y: F.pad(y, (1, 1, 1, 1), mode="reflect"),
     "replicate": lambda y: F.pad(y, (1, 0, 0, 1), mode="replicate"),
@@ -164,6 +167,11 @@ def test_layers(layer, dynamic):
     model, x = Calls(torch.relu, layer), torch.randn(3, 2, 6, 6)
     for program in forms(model, x, dynamic=dynamic):
         agree(spikec.load(program), model, x)
+
+
+def test_rrelu_draws_nothing_in_eval_mode():
+    x = torch.randn(5, 4)
+    agree(spikec.load(exported(nn.Sequential(nn.RReLU()), x)), nn.RReLU().eval(), x)
 
 
 def test_a_batch_of_one_and_a_batch_like_another_axis():
