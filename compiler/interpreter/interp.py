@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,33 +86,27 @@ def _once(graph: Graph, feeds: dict[str, Tensor], tap: Tap | None, nodes: Contai
     values: dict[str, Tensor] = {}
     operands = {name: graph.operands(name) for name in graph}
     uses = Counter(itertools.chain.from_iterable(operands.values()))
-    memory = _memory(graph, operands)
-    shown: Counter[str] = Counter()  # how many values, or taps that may keep one, show each node's memory now
+    shown: Counter[int] = Counter()  # how many values, or taps that may keep one, show each piece of memory now
     for name, read in operands.items():
         op = graph[name]
         xs = (feeds[name],) if name in feeds else tuple(values[x] for x in read)
-        spent = len(read) == 1 and graph[read[0]].fresh and uses[read[0]] == 1 and shown[read[0]] == 1
+        spent = len(read) == 1 and graph[read[0]].fresh and uses[read[0]] == 1 and shown[_memory(xs[0])] == 1
         values[name] = graph.apply_rule(name, op.eval_over if spent else op.eval, *xs)
-        shown.update(memory[name])
+        shown[_memory(values[name])] += 1
         if tap is not None and name in nodes:
             tap(name, values[name], None, xs)
-            shown.update(memory[name])
+            shown[_memory(values[name])] += 1
         for each in read:
             uses[each] -= 1
             if not uses[each]:
-                del values[each]
-                shown.subtract(memory[each])
+                shown[_memory(values.pop(each))] -= 1
         del xs
     return tuple(values[name] for name in graph.outputs)
 
 
-def _memory(graph: Graph, operands: Mapping[str, tuple[str, ...]]) -> dict[str, set[str]]:
-    """Find the nodes whose memory each node's value may show: itself, if its op always gives memory of its own."""
-    found: dict[str, set[str]] = {}
-    for name, read in operands.items():
-        fresh = graph[name].fresh or not read
-        found[name] = {name} if fresh else set().union(*(found[x] for x in read if x in found))
-    return found
+def _memory(value: Tensor) -> int:
+    """Tell which piece of memory a tensor shows, all of it or a part."""
+    return value.untyped_storage().data_ptr()
 
 
 def outputs_over_time(

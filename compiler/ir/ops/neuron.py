@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from spikec.ir.errors import InvalidModelError, TypeMismatchError
 from spikec.ir.op import Role, StatefulOp, array, tensor
-from spikec.ir.types import Array, Rate, Type, compress, fits, readonly
+from spikec.ir.types import Array, Rate, Type, compress, fits, readonly, span
 
 __all__ = ["IF", "LIF", "CubaLIF", "Leaky", "Neuron"]
 
@@ -82,6 +82,11 @@ class Neuron(StatefulOp):
         (x,) = operands
         if not isinstance(x.encoding, Rate):
             raise TypeMismatchError("a neuron integrates a rate-coded signal, this one is real")
+        if not ((self.v_threshold > 0) & np.isfinite(self.v_threshold)).all():
+            raise TypeMismatchError(
+                f"v_threshold is {span(self.v_threshold)}",
+                hint="give positive thresholds",
+            )
         if self.v_threshold.ndim != len(x.shape):
             raise TypeMismatchError(
                 f"v_threshold has rank {self.v_threshold.ndim}, the sample has shape {x.shape}",
@@ -168,7 +173,7 @@ ResetAt = Literal["spike", "next", "again", "never"]
 def _within(low: float, high: float, hint: str) -> Any:
     def check(op: Neuron, field: Any, value: Array) -> None:
         if not ((value >= low) & (value <= high)).all():
-            raise InvalidModelError(f"{field.name} is {value.min():.6g}..{value.max():.6g}", hint=hint)
+            raise InvalidModelError(f"{field.name} is {span(value)}", hint=hint)
 
     return check
 
