@@ -17,7 +17,7 @@ from spikec.frontends.nir import meaning
 from spikec.frontends.nir.converters import Reading, converter, floats
 from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError, warn
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Add, Neuron, Weighted
+from spikec.ir.ops import Add, Neuron, Permute, Reshape, Weighted
 from spikec.ir.ops.weighted import diagonal
 from spikec.ir.origin import Source
 from spikec.ir.types import Array, Type, channel_scale, ints
@@ -249,8 +249,10 @@ class _Loader:
         try:
             op = attrs.evolve(convert(node, name, like, reading), origin=origin)
             if isinstance(node, nir.Output):
-                operands = [self._in_units(operands[0], name)]
+                operands = [self._laid_out(self._in_units(operands[0], name), node, node.metadata.get("model_shape"))]
             self.names[name] = self.out.add(op, *operands, name=_called(name, node))
+            if isinstance(node, nir.Input):
+                self.names[name] = self._laid_out(self.names[name], node, node.input_type["input"])
             self._check_size(self.out.type(self.names[name]))
         except CompileError as error:
             if error.location:
@@ -270,9 +272,21 @@ class _Loader:
                 hint=Hint("if it is meant so: ", Option("max_bytes", needed)),
             )
 
+    def _laid_out(self, name: str, node: Any, shape: Any) -> str:
+        """The signal transposed and reshaped, where an Input or Output is laid out otherwise than the model's."""
+        axes = ints(np.ravel(node.metadata.get("axes", ())))
+        rank = len(self.out.type(name).shape)
+        if axes and sorted(axes) != list(range(rank)):
+            raise InvalidModelError(f"its metadata order axes {axes} of a sample that has {rank}")
+        if list(axes) != sorted(axes):
+            name = self.out.add(Permute(axes), name)
+        if shape is None or ints(np.ravel(shape)) == self.out.type(name).shape:
+            return name
+        return self.out.add(Reshape(ints(np.ravel(shape))), name)
+
     def _check_shape(self, name: str, node: Any) -> None:
         declared = node.output_type["output"]
-        shape = self.out.type(self.names[name]).shape
+        shape = self.out.type(self.names[next(iter(self.producers[name]))]).shape
         if declared is not None and tuple(np.ravel(declared)) != shape:
             raise InvalidModelError(
                 Problem(f"this output is declared as {ints(np.ravel(declared))}, and gets {shape}", name, "nir.Output")

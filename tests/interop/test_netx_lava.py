@@ -57,6 +57,8 @@ def small_cnn():
         ("grouped", "soft"),
         ("grouped", "hard"),
         ("functional", "hard"),
+        ("conv1d", "hard"),
+        ("conv3d", "hard"),
     ],
 )
 def test_lava_runs_our_file_spike_for_spike(name, reset, low, tmp_path):
