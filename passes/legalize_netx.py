@@ -89,7 +89,13 @@ def _readout(graph: Graph, name: str) -> int:
         (source,) = graph.operands(source)
     if isinstance(graph[source], Weighted) and len(graph.users(source)) == 1:
         return 0
-    graph.insert_before(name, 0, identity(graph.type(graph.operands(name)[0])), new=f"{name}_readout")
+    signal = graph.type(graph.operands(name)[0])
+    if max(signal.scale.shape[1:], default=1) > 1:  # a scale that differs within a channel needs a matrix
+        graph.insert_before(name, 0, Flatten(), new=f"{name}_flat")
+        graph.insert_before(name, 0, identity(graph.type(f"{name}_flat")), new=f"{name}_readout")
+        graph.insert_before(name, 0, Reshape(signal.shape), new=f"{name}_map")
+    else:
+        graph.insert_before(name, 0, identity(signal), new=f"{name}_readout")
     return 1
 
 

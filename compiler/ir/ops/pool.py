@@ -150,7 +150,7 @@ class MaxPool(Op):
     """
 
     role = Role.ACTIVATION
-    hint: ClassVar[str] = "put the max-pool behind a ReLU, or use an average pool"
+    hint: ClassVar[str] = "let the pass lower-maxpool run, which writes it in ReLUs and sums"
 
     kernel: tuple[int, ...] = attrs.field(converter=ints)
     stride: tuple[int, ...] = attrs.field(converter=ints)
