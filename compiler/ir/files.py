@@ -10,7 +10,13 @@ from typing import Any
 
 from spikec.ir.errors import CompileError, InvalidModelError, shown
 
-_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFLNK: "a link that leads to itself",
+}
 
 
 def path_of(value: Any, name: str = "path") -> Path:
@@ -36,8 +42,8 @@ def file_to_write(path: Any) -> Path:
         raise InvalidModelError(f"{path} is a folder", hint="name a file in it")
     if not target.parent.is_dir():
         raise InvalidModelError(f"the folder {Path(path).parent} does not exist", hint="make it first")
-    if target.exists() and not target.is_file():
-        kind = _KINDS.get(stat.S_IFMT(target.stat().st_mode), "something else")
+    if os.path.lexists(target) and not target.is_file():
+        kind = _KINDS.get(stat.S_IFMT(target.lstat().st_mode), "something else")
         raise InvalidModelError(f"{path} is {kind}, no file that could be replaced", hint="name a file")
     return target
 
