@@ -1,13 +1,15 @@
 """From what the user has to a graph: whose frontend reads it, and the graph before any pass."""
 
+import contextlib
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import attrs
 import numpy as np
+import torch
 from torch import Tensor
 
 from spikec.extend import loader
@@ -23,6 +25,17 @@ from spikec.ir.types import sealed
 Inputs = Tensor | Sequence[Tensor]
 
 
+@contextlib.contextmanager
+def keeping_grad_mode() -> Iterator[None]:
+    """Leave torch's grad mode as it is found, also where an interrupt ends one of torch's own blocks half-way."""
+    before = torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(before)
+
+
+@keeping_grad_mode()
 def load(model: Any, example_input: Inputs | None = None, **options: Any) -> Graph:
     """The model as a graph, before any pass; model and example are those that :func:`compile` takes.
 
