@@ -128,7 +128,7 @@ class Compiler:
         detach_from_model(*(stage.graph for stage in stages))
         return self.emit(context, stages)
 
-    @keeping_grad_mode()
+    @keeping_grad_mode
     def lower(self, model: Any) -> tuple[Context, Sequence[StageRecord]]:
         """All of :meth:`run` but emitting: what backends may know, and the graph after the import and every pass.
 
@@ -159,7 +159,7 @@ class Compiler:
             raise
         return context, records
 
-    @keeping_grad_mode()
+    @keeping_grad_mode
     def emit(self, context: Context, stages: Sequence[StageRecord]) -> Compilation:
         """Make the artifact, and gather everything that the run has left."""
         final = stages[-1].graph
@@ -169,7 +169,7 @@ class Compiler:
         report = Report(self.backend.name, tuple(stages), tuple(context.notes))
         return Compilation(artifact, final, tuple(stages), ledger, report, context.calibration.gathered)
 
-    @keeping_grad_mode()
+    @keeping_grad_mode
     def gather(self, model: Any) -> Calibration:
         """Run the passes up to the one that asks for statistics.
 
