@@ -50,7 +50,7 @@ from spikec.options import (
 from spikec.pipeline.manager import Observer, Report, StageRecord, run_pipeline
 from spikec.pipeline.observers import Dump, Numbers, Verify, write_ledger
 from spikec.pipeline.pipeline import Pipeline, as_passes
-from spikec.reading import detach_from_model, find_frontend, reading_options
+from spikec.reading import detach_from_model, find_frontend, keeping_grad_mode, reading_options
 
 if TYPE_CHECKING:
     import nir
@@ -128,6 +128,7 @@ class Compiler:
         detach_from_model(*(stage.graph for stage in stages))
         return self.emit(context, stages)
 
+    @keeping_grad_mode
     def lower(self, model: Any) -> tuple[Context, Sequence[StageRecord]]:
         """All of :meth:`run` but emitting: what backends may know, and the graph after the import and every pass.
 
@@ -158,6 +159,7 @@ class Compiler:
             raise
         return context, records
 
+    @keeping_grad_mode
     def emit(self, context: Context, stages: Sequence[StageRecord]) -> Compilation:
         """Make the artifact, and gather everything that the run has left."""
         final = stages[-1].graph
@@ -167,6 +169,7 @@ class Compiler:
         report = Report(self.backend.name, tuple(stages), tuple(context.notes))
         return Compilation(artifact, final, tuple(stages), ledger, report, context.calibration.gathered)
 
+    @keeping_grad_mode
     def gather(self, model: Any) -> Calibration:
         """Run the passes up to the one that asks for statistics.
 

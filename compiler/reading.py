@@ -1,13 +1,15 @@
 """From what the user has to a graph: whose frontend reads it, and the graph before any pass."""
 
+import functools
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import attrs
 import numpy as np
+import torch
 from torch import Tensor
 
 from spikec.extend import loader
@@ -23,6 +25,25 @@ from spikec.ir.types import sealed
 Inputs = Tensor | Sequence[Tensor]
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def keeping_grad_mode(function: Callable[P, T]) -> Callable[P, T]:
+    """Leave torch's grad mode as it is found, also where an interrupt ends one of torch's own blocks half-way."""
+
+    @functools.wraps(function)
+    def kept(*args: P.args, **kwargs: P.kwargs) -> T:
+        before = torch.is_grad_enabled()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            torch.set_grad_enabled(before)
+
+    return kept
+
+
+@keeping_grad_mode
 def load(model: Any, example_input: Inputs | None = None, **options: Any) -> Graph:
     """The model as a graph, before any pass; model and example are those that :func:`compile` takes.
 

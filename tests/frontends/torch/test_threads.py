@@ -1,7 +1,10 @@
 """Compiling in threads, beside threads that use torch, and after interrupts."""
 
 import copy
+import itertools
+import logging
 import pickle
+import random
 import sys
 import threading
 import warnings
@@ -201,3 +204,48 @@ def test_a_closure_over_the_model_itself_is_traced():
     assert graph.imported.notes == []
     assert {source.path for source in graph.sources} >= {"inner.fc", "inner.act"}
     torch.testing.assert_close(spikec.run(graph, x), whole(x).detach())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [plain(), Asking().eval()], ids=["fx", "export"])
+def test_an_interrupt_anywhere_leaves_nothing_half_done(model):
+    """Some of the calls of functions in a compile, wherever they are, raise a KeyboardInterrupt in place of running."""
+
+    def now():
+        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
+        return (
+            state(model),
+            nn.Module.__call__,
+            nn.Module.__getattr__,
+            modes,
+            list(warnings.filters),
+            logging.root.level,
+        )
+
+    def call(last):
+        """Compile, up to that call of a function; the number of calls."""
+        count = itertools.count(1)
+
+        def profile(frame, event, arg):
+            if event == "call" and next(count) == last:
+                raise KeyboardInterrupt
+
+        sys.setprofile(profile)
+        try:
+            found = compiled(model)
+        except KeyboardInterrupt:
+            return None
+        finally:
+            sys.setprofile(None)
+        return found, next(count)
+
+    right = compiled(model)
+    before = now()
+    _, total = call(0)
+    numbers = random.Random(0)
+    for _ in range(20):
+        call(numbers.randrange(1, total))
+        assert now() == before
+        assert tracing.TRACING.acquire(blocking=False)
+        tracing.TRACING.release()
+    assert all(map(torch.equal, compiled(model), right))
