@@ -200,7 +200,7 @@ def edit_zip(raw, rng):
             parts[name] = b"0" * int(rng.choice([0, 10, 10_000_000]))
         elif parts.get(name, b"").startswith(b"\x93NUMPY"):
             buffer = io.BytesIO()
-            with contextlib.suppress(ValueError, EOFError, TypeError):  # it may be broken already
+            with contextlib.suppress(ValueError, EOFError, TypeError, MemoryError):  # it may be broken already
                 np.save(buffer, edit_array(np.load(io.BytesIO(parts[name])), rng))
                 parts[name] = buffer.getvalue()
     buffer = io.BytesIO()

@@ -23,7 +23,7 @@ _FIELDS = {
     **dict.fromkeys(("start_dim", "end_dim"), _AXIS),
     "padding": _SIZE,
 }
-_METADATA = {"dt": _POSITIVE, "v_init": _ANY, "output_scale": _POSITIVE}
+_METADATA = {"dt": _POSITIVE, "v_init": _ANY, "output_scale": _POSITIVE, "axes": _SIZE, "model_shape": _COUNT}
 _WORDS = {"reset": ("subtract", "value"), "fire": (">", ">=")}
 
 
