@@ -1,5 +1,7 @@
 """Every cast between scales disappears into weights, thresholds or the output's scale."""
 
+from typing import get_args
+
 import attrs
 import numpy as np
 
@@ -33,7 +35,7 @@ class FoldRescale(Pass):
     needs = (SPIKING,)
     gives = FINAL
 
-    thresholds: Thresholds = "any"
+    thresholds: Thresholds = attrs.field(default="any", validator=attrs.validators.in_(get_args(Thresholds)))
 
     def run(self, graph: Graph, context: Context) -> int:
         """Fold every Rescale, producers first."""
@@ -86,5 +88,5 @@ def _as_affine(graph: Graph, name: str, op: Rescale) -> Op:
         if axis == 0:
             return diagonal(gain, None, len(operand.shape), in_scale=scale, out_scale=scale / gain)
         return Linear(np.diag(gain), in_scale=scale, out_scale=scale / gain)
-    message = "a scale that varies along an axis which is neither the first nor the last folds into no neighbour"
+    message = "a scale that varies within a channel cannot be folded into any neighbour"
     raise UnsupportedOpError(graph.problem(name, message, "use Normalization(per_channel=False)"))

@@ -28,7 +28,9 @@ class Normalize(Pass):
     needs = (FOLDED,)
     gives = CALIBRATED
 
-    normalization: Normalization = Normalization()
+    normalization: Normalization = attrs.field(
+        default=Normalization(), validator=attrs.validators.instance_of(Normalization)
+    )
 
     def run(self, graph: Graph, context: Context) -> int:
         """Set ``scale`` on every ReLU."""

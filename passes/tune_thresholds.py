@@ -19,7 +19,9 @@ class TuneThresholds(Pass):
     contract = "tuned"
     needs = (SPIKING,)
 
-    normalization: Normalization = Normalization(method="mmse")
+    normalization: Normalization = attrs.field(
+        default=Normalization(method="mmse"), validator=attrs.validators.instance_of(Normalization)
+    )
 
     def run(self, graph: Graph, context: Context) -> int:
         """Set the casts in front of and behind every neuron."""
