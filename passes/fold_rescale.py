@@ -1,7 +1,5 @@
 """Every cast between scales disappears into weights, thresholds or the output's scale."""
 
-from typing import get_args
-
 import attrs
 import numpy as np
 
@@ -35,7 +33,7 @@ class FoldRescale(Pass):
     needs = (SPIKING,)
     gives = FINAL
 
-    thresholds: Thresholds = attrs.field(default="any", validator=attrs.validators.in_(get_args(Thresholds)))
+    thresholds: Thresholds = "any"
 
     def run(self, graph: Graph, context: Context) -> int:
         """Fold every Rescale, producers first."""

@@ -28,9 +28,7 @@ class Normalize(Pass):
     needs = (FOLDED,)
     gives = CALIBRATED
 
-    normalization: Normalization = attrs.field(
-        default=Normalization(), validator=attrs.validators.instance_of(Normalization)
-    )
+    normalization: Normalization = Normalization()
 
     def run(self, graph: Graph, context: Context) -> int:
         """Set ``scale`` on every ReLU."""

@@ -36,8 +36,8 @@ class OutgoingAmplitude(Pass):
     limits: tuple[float, float] = attrs.field(default=(0.7, 1.4))
 
     @limits.validator
-    def _rise(self, field: Any, limits: object) -> None:
-        if not (isinstance(limits, tuple) and len(limits) == 2 and 0 < limits[0] <= limits[1] < math.inf):
+    def _rise(self, field: Any, limits: tuple[float, float]) -> None:
+        if not 0 < limits[0] <= limits[1] < math.inf:
             raise ValueError(f"'limits' must be two positive numbers, the least first: {limits!r}")
 
     def run(self, graph: Graph, context: Context) -> int:

@@ -19,9 +19,7 @@ class TuneThresholds(Pass):
     contract = "tuned"
     needs = (SPIKING,)
 
-    normalization: Normalization = attrs.field(
-        default=Normalization(method="mmse"), validator=attrs.validators.instance_of(Normalization)
-    )
+    normalization: Normalization = Normalization(method="mmse")
 
     def run(self, graph: Graph, context: Context) -> int:
         """Set the casts in front of and behind every neuron."""
