@@ -2,7 +2,7 @@
 
 import attrs
 
-from spikec.extend.passbase import Context, Pass
+from spikec.extend.passbase import Context, Pass, number, rounds
 from spikec.extend.sweep import layers
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Neuron
@@ -25,8 +25,8 @@ class CalibratePotential(Pass):
     contract = "tuned"
     needs = (SPIKING,)
 
-    rounds: int = 1
-    step: float = 1.0
+    rounds: int = attrs.field(default=1, validator=rounds())
+    step: float = attrs.field(default=1.0, validator=number(0))
 
     def run(self, graph: Graph, context: Context) -> int:
         """Set the potentials of every layer."""

@@ -3,7 +3,7 @@
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Pass
+from spikec.extend.passbase import Context, Pass, number, rounds
 from spikec.extend.sweep import Layer, layers
 from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import Weighted
@@ -28,8 +28,8 @@ class CorrectBias(Pass):
     contract = "tuned"
     needs = SNN
 
-    rounds: int = 3
-    step: float = 0.7
+    rounds: int = attrs.field(default=3, validator=rounds())
+    step: float = attrs.field(default=0.7, validator=number(0))
 
     def run(self, graph: Graph, context: Context) -> int:
         """Correct every layer that has a bias of its own."""

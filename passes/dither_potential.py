@@ -6,7 +6,7 @@ from typing import Literal
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Pass
+from spikec.extend.passbase import Context, Pass, number
 from spikec.extend.sweep import tunable
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Neuron
@@ -33,7 +33,7 @@ class DitherPotential(Pass):
     contract = "tuned"
     needs = (SPIKING,)
 
-    amplitude: float = 1.0
+    amplitude: float = attrs.field(default=1.0, validator=number(0))
     layers: Literal["all", "first"] = attrs.field(default="all", validator=attrs.validators.in_(("all", "first")))
 
     def run(self, graph: Graph, context: Context) -> int:

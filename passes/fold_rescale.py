@@ -86,5 +86,5 @@ def _as_affine(graph: Graph, name: str, op: Rescale) -> Op:
         if axis == 0:
             return diagonal(gain, None, len(operand.shape), in_scale=scale, out_scale=scale / gain)
         return Linear(np.diag(gain), in_scale=scale, out_scale=scale / gain)
-    message = "a scale that varies along an axis which is neither the first nor the last folds into no neighbour"
+    message = "a scale that varies within a channel cannot be folded into any neighbour"
     raise UnsupportedOpError(graph.problem(name, message, "use Normalization(per_channel=False)"))

@@ -2,7 +2,7 @@
 
 import attrs
 
-from spikec.extend.passbase import Context, Pass
+from spikec.extend.passbase import Context, Pass, number
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Neuron
 from spikec.ir.stages import SPIKING
@@ -20,7 +20,7 @@ class InitPotential(Pass):
     contract = "rate"
     needs = (SPIKING,)
 
-    fraction: float = 0.5
+    fraction: float = attrs.field(default=0.5, validator=number(0, 1))
 
     def run(self, graph: Graph, context: Context) -> int:
         """Set v_init on every neuron."""

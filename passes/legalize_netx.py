@@ -7,7 +7,7 @@ import attrs
 import numpy as np
 import torch
 
-from spikec.extend.passbase import Context, Pass
+from spikec.extend.passbase import Context, Pass, rounds
 from spikec.ir.affine import backward_sweep
 from spikec.ir.errors import UnsupportedOpError
 from spikec.ir.graph import Graph, Node
@@ -38,7 +38,7 @@ class LegalizeNetx(Pass):
     needs = SNN
 
     reset: Reset = attrs.field(default="auto", validator=attrs.validators.in_(("auto", "soft", "hard")))
-    limit: int = 2000
+    limit: int = attrs.field(default=2000, validator=rounds())
 
     def run(self, graph: Graph, context: Context) -> int:
         """Rewrite what netx has in another form. What it has not at all stays, for the backend to refuse."""

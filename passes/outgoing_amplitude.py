@@ -1,5 +1,8 @@
 """What a spike weighs, apart from the threshold that it was fired at."""
 
+import math
+from typing import Any
+
 import attrs
 import numpy as np
 
@@ -30,7 +33,12 @@ class OutgoingAmplitude(Pass):
     contract = "tuned"
     needs = (SPIKING,)
 
-    limits: tuple[float, float] = (0.7, 1.4)
+    limits: tuple[float, float] = attrs.field(default=(0.7, 1.4))
+
+    @limits.validator
+    def _rise(self, field: Any, limits: tuple[float, float]) -> None:
+        if not 0 < limits[0] <= limits[1] < math.inf:
+            raise ValueError(f"'limits' must be two positive numbers, the least first: {limits!r}")
 
     def run(self, graph: Graph, context: Context) -> int:
         """Scale the weights behind every layer."""

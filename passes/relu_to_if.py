@@ -4,9 +4,11 @@ import attrs
 import numpy as np
 
 from spikec.extend.passbase import Context, Pass
-from spikec.ir.graph import Graph
+from spikec.ir.errors import InvalidModelError
+from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import IF, CountingMaxPool, Input, MaxPool, Relu, Rescale
 from spikec.ir.stages import CALIBRATED, SPIKING
+from spikec.ir.types import fits, span
 
 
 @attrs.frozen
@@ -27,6 +29,8 @@ class ReluToIF(Pass):
         """Replace every ReLU, max-pool and input."""
         relus, pools, inputs = graph.match(Relu), graph.match(MaxPool), graph.match(Input)
         for node in relus:
+            _check_scale(graph, node)
+        for node in relus:
             scale = node.op.scale
             assert scale is not None
             threshold = np.ones((1,) * scale.ndim)
@@ -38,3 +42,15 @@ class ReluToIF(Pass):
         for entry in inputs:
             graph.set_op(entry.name, attrs.evolve(entry.op, rate=True))
         return len(relus) + len(pools) + len(inputs)
+
+
+def _check_scale(graph: Graph, node: Node[Relu]) -> None:
+    """Refuse a scale that makes no threshold for this layer."""
+    scale, shape = node.op.scale, graph.type(node.name).shape
+    if scale is not None and not fits(scale, shape):
+        message = f"its scale has shape {scale.shape}, its sample {shape}"
+        hint = "give one axis for each of the sample's, of length 1 where it is shared"
+        raise InvalidModelError(graph.problem(node.name, message, hint))
+    if scale is not None and not (scale > 0).all():
+        message = f"its scale is {span(scale)}, and a threshold must be positive"
+        raise InvalidModelError(graph.problem(node.name, message, "give a silent channel its layer's scale"))

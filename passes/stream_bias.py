@@ -3,7 +3,7 @@
 import attrs
 import numpy as np
 
-from spikec.extend.passbase import Context, Pass
+from spikec.extend.passbase import Context, Pass, number, rounds
 from spikec.extend.sweep import layers
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Stream
@@ -27,8 +27,8 @@ class StreamBias(Pass):
     contract = "tuned"
     needs = (SPIKING,)
 
-    rounds: int = 2
-    step: float = 0.5
+    rounds: int = attrs.field(default=2, validator=rounds())
+    step: float = attrs.field(default=0.5, validator=number(0))
 
     def run(self, graph: Graph, context: Context) -> int:
         """Put a stream in front of every layer."""

@@ -114,12 +114,15 @@ def _by_unrolling(graph: Graph, effect: str, otherwise: str) -> str:
 
 def _missing(graph: Graph, op: Op) -> tuple[str, str]:
     if any("maxpool" in source.kind.lower().replace("_", "") for source in op.origin):
-        return f"max pooling compares branches; {_CHAIN}", "use average pooling, or a convolution with a stride"
+        return (
+            f"max pooling compares branches; {_CHAIN}",
+            'use another target, such as "nir", or average pooling, or a stride',
+        )
     if isinstance(op, (Add, Concat)):
         return f"{op.kind} joins branches; {_CHAIN}", _ELSEWHERE
     if op.role is Role.LINEAR:
         message = f"netx has no {op.kind}, and it did not fold into a layer next to it"
-        return message, _by_unrolling(graph, "", "leave it out")
+        return message, _by_unrolling(graph, "", 'use the target "spikingjelly", or leave it out')
     if isinstance(op, Neuron):
         return f"netx has no {op.kind}", f"register a converter for it, or {_ELSEWHERE}"
     return f"netx has no {op.kind}", _ELSEWHERE

@@ -32,6 +32,8 @@ Convert = Callable[[Any, Type, Type], Any]
 
 converter: Converters[Convert] = Converters("converter")
 
+#: every op has a module in torch
+_ELSEWHERE = ', or use the target "spikingjelly"'
 _HINTS = {
     "concat": "NIR has no concat; only one along the channels can be folded into the next layer",
     "avgpool": "NIR readers have no average pool with these options: use ceil_mode=False, count_include_pad=True",
@@ -53,7 +55,7 @@ def written(op: Op, operand: Type, result: Type) -> tuple[Op, Any]:
     convert = converter.for_class(type(op))
     if convert is None:
         hint = _HINTS.get(op.kind, "register a converter for it, or replace the layer")
-        raise UnsupportedOpError(f"portable NIR has no {op.kind}", hint=hint)
+        raise UnsupportedOpError(f"portable NIR has no {op.kind}", hint=hint + _ELSEWHERE)
     made = convert(op, operand, result)
     return written(made, operand, result) if isinstance(made, Op) else (op, made)
 
@@ -73,7 +75,7 @@ def _linear(op: Linear, operand: Type, result: Type) -> Any:
     if len(operand.shape) != 1:
         raise UnsupportedOpError(
             f"Affine in NIR takes a vector, this layer takes samples of shape {operand.shape}",
-            hint="flatten before it, or use a convolution with a kernel of 1",
+            hint="flatten before it, or use a convolution with a kernel of 1" + _ELSEWHERE,
         )
     return nir.Affine(weight=np.array(op.weight), bias=np.array(_bias(op)))
 
@@ -88,12 +90,12 @@ def _bias(op: Linear | Conv) -> Any:
 def _conv(op: Conv, operand: Type, result: Type) -> Any:
     axes = len(op.kernel)
     if axes > 2:
-        raise UnsupportedOpError(f"NIR has no {axes}d convolution", hint="use Conv1d or Conv2d")
+        raise UnsupportedOpError(f"NIR has no {axes}d convolution", hint="use Conv1d or Conv2d" + _ELSEWHERE)
     if len(set(op.kernel)) > 1:
         shown = "x".join(map(str, op.kernel))
         raise UnsupportedOpError(
             f"nir takes square kernels only, and no zeros make this {shown} kernel square at stride {op.stride}",
-            hint="use kernel sizes that are both odd or both even",
+            hint="use kernel sizes that are both odd or both even" + _ELSEWHERE,
         )
     if op.groups != 1 or any(before != after for before, after in op.padding):
         raise CompileError("a convolution with groups or uneven padding", hint="run legalize-nir before")
@@ -111,7 +113,7 @@ def _conv(op: Conv, operand: Type, result: Type) -> Any:
 @converter(SumPool)
 def _sum_pool(op: SumPool, operand: Type, result: Type) -> Any:
     if len(op.kernel) != 2:
-        raise UnsupportedOpError(f"NIR has no {len(op.kernel)}d pool", hint="use a 1d or 2d pool")
+        raise UnsupportedOpError(f"NIR has no {len(op.kernel)}d pool", hint="use a 1d or 2d pool" + _ELSEWHERE)
     if any(side for pair in op.padding for side in pair):
         raise CompileError("a sum-pool with padding, which readers ignore", hint="run legalize-nir before")
     return nir.SumPool2d(
@@ -122,7 +124,9 @@ def _sum_pool(op: SumPool, operand: Type, result: Type) -> Any:
 @converter(Flatten)
 def _flatten(op: Flatten, operand: Type, result: Type) -> Any:
     if len(result.shape) != 1:
-        raise UnsupportedOpError("readers disagree about a Flatten of some axes", hint="flatten the whole sample")
+        raise UnsupportedOpError(
+            "readers disagree about a Flatten of some axes", hint="flatten the whole sample" + _ELSEWHERE
+        )
     return nir.Flatten(input_type={"input": np.array(operand.shape)}, start_dim=0, end_dim=-1)
 
 

@@ -1,6 +1,7 @@
 """What a pass is, and what it is given."""
 
 import re
+import sys
 from typing import Any, ClassVar, Literal, get_args
 
 import attrs
@@ -118,6 +119,17 @@ class Context:
         found = agreement(graph, self.reference, self.tuning_samples(graph), self.steps)
         self._judged[:] = [*self._judged[-3:], (graph.copy(), self.steps, found)]
         return found
+
+
+def number(low: float, high: float = sys.float_info.max) -> Any:
+    """Make a validator of an option that is a finite number from ``low`` to ``high``."""
+    valid = attrs.validators
+    return valid.and_(valid.instance_of((int, float)), valid.ge(low), valid.le(high))
+
+
+def rounds() -> Any:
+    """Make a validator of an option that is a whole number, 1 or more."""
+    return attrs.validators.and_(attrs.validators.instance_of(int), attrs.validators.ge(1))
 
 
 @attrs.frozen

@@ -1,10 +1,14 @@
 """Passes from ReLU to a final graph: thresholds, neurons, and scales that leave no scaler behind."""
 
+import re
+
+import attrs
 import numpy as np
 import pytest
 import torch
 
 import build
+import spikec
 from spikec import (
     CalibrationError,
     Compiler,
@@ -387,3 +391,32 @@ def test_parameters_are_rounded_to_the_models_dtype():
     assert c.graph["fc1"].weight.dtype == np.float32
     assert c.graph["relu"].v_threshold.dtype == np.float32
     assert c.graph["fc2"].in_scale.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("scale", "reason"),
+    [
+        (np.ones(3), "its scale has shape (3,), its sample (5,)"),
+        (np.ones((5, 1)), "its scale has shape (5, 1)"),
+        (np.array(1.0), "its scale has shape ()"),
+        (np.array([1, 1, 1, 1, 0.0]), "its scale is 0..1, and a threshold must be positive"),
+        (np.array([-2.0]), "its scale is -2, and a threshold must be positive"),
+        (np.array([np.nan]), "NaN"),
+    ],
+)
+def test_scales_of_a_users_pass_are_refused_with_the_layer(scale, reason):
+    @attrs.frozen
+    class Own(spikec.Pass):
+        name = "own"
+        contract = "approximate"
+
+        def run(self, graph, context):
+            (relu,) = graph.match(Relu)
+            graph.set_op(relu.name, attrs.evolve(relu.op, scale=scale))
+            return 1
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2)).eval()
+    order = spikec.Pipeline.default("spikingjelly").insert_after("normalize", Own())
+    with pytest.raises(spikec.CompileError, match=re.escape(reason)) as caught:
+        spikec.compile(net, "spikingjelly", calibration=torch.rand(16, 4), pipeline=order)
+    assert caught.value.location == "1"

@@ -8,7 +8,7 @@ from torch import nn
 
 import build
 import nets
-from spikec import Backend, Compiler, Normalization, Pass, Pipeline, check, load, run
+from spikec import Backend, CompileError, Compiler, Normalization, Pass, Pipeline, check, load, run
 from spikec.extend.loader import backend_named, pass_named
 from spikec.extend.passbase import Context
 from spikec.extend.sweep import layers
@@ -373,3 +373,27 @@ def test_a_renamed_neuron_that_is_not_told_apart_is_noted():
     assert pass_named("dither-potential").run(spiking, context) == 0
     assert {note.node for note in context.notes} == {"first", "second"}
     assert all("renamed" in note.reason for note in context.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ("init-potential{fraction=-3}", "fraction"),
+        ("init-potential{fraction=nan}", "fraction"),
+        ("init-potential{fraction='half'}", "fraction"),
+        ("correct-bias{rounds=0}", "rounds"),
+        ("correct-bias{rounds=1.5}", "rounds"),
+        ("stream-bias{step=-1}", "step"),
+        ("calibrate-potential{step=inf}", "step"),
+        ("dither-potential{amplitude=nan}", "amplitude"),
+        ("outgoing-amplitude{limits=(2, 1)}", "limits"),
+        ("outgoing-amplitude{limits=(nan, 1)}", "limits"),
+        ("outgoing-amplitude{limits=3}", "limits"),
+        ("tune-thresholds{normalization=3}", "normalization"),
+        ("fold-rescale{thresholds=some}", "thresholds"),
+        ("legalize-netx{limit=-1}", "limit"),
+    ],
+)
+def test_options_without_a_meaning_are_refused_by_name(text, option):
+    with pytest.raises(CompileError, match=f"{option}'? "):
+        Pipeline.parse(text)
