@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints, overload
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikec.calibration.calibration import Calibration
 from spikec.calibration.normalization import Normalization
@@ -19,10 +17,11 @@ from spikec.calibration.source import Batches, CalibrationSource
 from spikec.dry_run import refuse_early, refused_beside, run_dry
 from spikec.extend import loader
 from spikec.extend.backend import Backend, IntegerModel, SpikingModule
+from spikec.extend.frontend import Frontend
 from spikec.extend.passbase import Context, Note
 from spikec.interpreter.contract import check_shapes
 from spikec.interpreter.imported import check_import
-from spikec.interpreter.inputs import examples, whole_number
+from spikec.interpreter.inputs import check_types, examples, whole_number
 from spikec.interpreter.probe import probe
 from spikec.ir.errors import (
     CompileError,
@@ -30,24 +29,34 @@ from spikec.ir.errors import (
     InvalidModelError,
     Option,
     Problem,
-    SpikecWarning,
     UnsupportedOpError,
     warn,
+    without_warnings,
 )
-from spikec.ir.files import replacing
+from spikec.ir.files import path_of, replacing
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
-from spikec.options import AnyOptions, NetxOptions, NirOptions, Options, SpikingJellyOptions, backend_of, timesteps_of
+from spikec.options import (
+    OWN,
+    AnyOptions,
+    NetxOptions,
+    NirOptions,
+    Options,
+    SpikingJellyOptions,
+    backend_of,
+    timesteps_of,
+)
 from spikec.pipeline.manager import Observer, Report, StageRecord, run_pipeline
 from spikec.pipeline.observers import Dump, Numbers, Verify, write_ledger
-from spikec.pipeline.pipeline import Pipeline
-from spikec.reading import detach_from_model, find_frontend
+from spikec.pipeline.pipeline import Pipeline, as_passes
+from spikec.reading import detach_from_model, find_frontend, reading_options
 
 if TYPE_CHECKING:
     import nir
     from typing_extensions import Unpack
 
+_TYPES = get_type_hints(Options)
 #: holds the imported graph to its model on a probe
 _Check = Callable[[Sequence[Tensor]], float]
 
@@ -86,30 +95,28 @@ class Compiler:
     """A target with its options; see :func:`compile` for what they mean."""
 
     def __init__(self, target: str | Backend, **options: Unpack[AnyOptions]) -> None:
-        own: dict[str, Any] = {name: value for name, value in options.items() if name not in Options.__annotations__}
-        self.backend = backend_of(target, own)
+        others: dict[str, Any] = {name: value for name, value in options.items() if name not in OWN}
+        self.backend = backend_of(target, others)
+        self.reading = {name: others[name] for name in others if name in reading_options()}
         normalization, pipeline = options.get("normalization"), options.get("pipeline")
         if pipeline is not None and normalization is not None:
             raise CompileError(
                 "both pipeline and normalization are given",
                 hint=Hint("leave one out: it is an option of the pass normalize in ", Option("pipeline")),
             )
-        if isinstance(pipeline, str):
-            raise CompileError(
-                f"pipeline is the string {pipeline!r}", hint="give a Pipeline, such as spikec.Pipeline.parse(text)"
-            )
+        check_types({name: options[name] for name in ("verify", "dump_dir", "progress") if name in options}, _TYPES)
         self.normalization = None if normalization is None else Normalization.parse(normalization)
-        self.pipeline = pipeline if pipeline is None or isinstance(pipeline, Pipeline) else list(pipeline)
+        if pipeline is not None and not isinstance(pipeline, Pipeline):
+            pipeline = as_passes(pipeline, "pipeline")
+        self.pipeline = pipeline
         self.timesteps = timesteps_of(options.get("timesteps"), self.pipeline)
         self.verify: Verify = options.get("verify", "end")
-        if self.verify not in get_args(Verify):
-            raise CompileError(f"verify is {self.verify!r}", hint='give "each", "end" or "off"')
-        self.seed = whole_number("seed", options.get("seed", 0), 0)
+        self.seed = whole_number("seed", options.get("seed", 0), 0, 2**63 - 1)
         self.example_input = options.get("example_input")
         self.calibration = options.get("calibration")
         self.progress = bool(options.get("progress"))
         dump_dir = options.get("dump_dir")
-        self.dump_dir = None if dump_dir is None else Path(dump_dir)
+        self.dump_dir = None if dump_dir is None else path_of(dump_dir, "dump_dir")
 
     def run(self, model: Any) -> Compilation:
         """Compile one model: import it, run the passes, ask the target, and emit.
@@ -138,6 +145,9 @@ class Compiler:
             observers = self._observers(graph, first, check_model)
             records = run_pipeline(graph, self._pipeline(graph, calibration), context, observers)
             if problems := self.backend.check(records[-1].graph):
+                if self.pipeline is not None and not records[-1].graph.is_spiking:
+                    hint = f"put relu-to-if in it; spikec.Pipeline.default({self.backend.name!r}) has all that it takes"
+                    problems = [Problem("the pipeline leaves a graph that does not spike", hint=hint), *problems]
                 raise UnsupportedOpError(problems)
         except CompileError as error:
             imported = None if context is None else context.reference
@@ -172,9 +182,14 @@ class Compiler:
             raise CompileError("no pass of this pipeline looks at calibration data", hint="normalize does")
         return context.calibration.gathered
 
+    def open(self, model: Any) -> tuple[Frontend, Any]:
+        """The frontend that reads the model, and the model as it opens it."""
+        of_target = [field.name for field in attrs.fields(type(self.backend))]
+        return find_frontend(model, self.reading, of_target)
+
     def _import(self, model: Any) -> tuple[Context, Sequence[Tensor] | None, _Check | None]:
         """The model as a graph, in the context of its passes; the user's example; what holds the graph to the model."""
-        frontend, model = find_frontend(model)
+        frontend, model = self.open(model)
         example = frontend.batches(model, examples(self.example_input))
         calibration = CalibrationSource.of(self.calibration, frontend.input_names(model), progress=self.progress)
         graph = frontend.load(model, calibration.examples(example))
@@ -229,6 +244,8 @@ def compile(model: Any, target: Literal["nir"], **options: Unpack[NirOptions]) -
 @overload
 def compile(model: Any, target: Literal["netx"], **options: Unpack[NetxOptions]) -> IntegerModel: ...
 @overload
+def compile(model: Any, target: Literal["lava"], **options: Unpack[NetxOptions]) -> nn.Sequential: ...
+@overload
 def compile(model: Any, target: str | Backend, **options: Unpack[Options]) -> Any: ...
 def compile(model: Any, target: str | Backend, **options: Any) -> Any:
     """Turn a trained network into a spiking one for a target.
@@ -237,6 +254,8 @@ def compile(model: Any, target: str | Backend, **options: Any) -> Any:
         model: a ``torch.nn.Module`` or ``torch.fx.GraphModule``, a ``spikec.Graph``, or what another
             installed frontend reads (a path, for instance).
         target: name of a backend, or an instance of one of your own.
+        dt: seconds a step, of a NIR model that does not say it; the target ``nir`` writes it (1e-4 where not given).
+        max_bytes: what the arrays of a file may take in memory (if not stated, half a gigabyte more than the file).
         example_input: tensor [B, ...], or a tuple with one for each input; not needed where the
             calibration data or the model itself gives the shapes.
         calibration: a tensor [N, ...], a DataLoader or any iterable of batches (``x``, ``(x, y)``, or a
@@ -256,7 +275,7 @@ def compile(model: Any, target: str | Backend, **options: Any) -> Any:
 
     Returns:
         The target's own object: a ``torch.nn.Module`` for ``spikingjelly``, an ``nir.NIRGraph`` for
-        ``nir``, an integer model with ``save`` and ``run`` for ``netx``.
+        ``nir``, an integer model with ``save`` and ``run`` for ``netx``, lava-dl blocks for ``lava``.
 
     Raises:
         CompileError: one of its subclasses, with every problem located in the model.
@@ -288,16 +307,16 @@ def calibrate(
             average over it, which is what a rate stands for.
         device: where the ANN runs; None for where the data is.
     """
-    frontend, model = find_frontend(model)
-    options["calibration"] = Batches(data, frontend.input_names(model), time_axis=time_axis, device=device)
-    return Compiler(target, **options).gather(model)
+    compiler = Compiler(target, **options)
+    frontend, model = compiler.open(model)
+    compiler.calibration = Batches(data, frontend.input_names(model), "data", time_axis=time_axis, device=device)
+    return compiler.gather(model)
 
 
 def check(model: Any, target: str | Backend, **options: Unpack[AnyOptions]) -> list[Problem]:
     """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none."""
     compiler = Compiler(target, **options)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SpikecWarning)  # about accuracy, which is not the question
+    with without_warnings():  # about accuracy, which is not the question
         try:
             compiler.lower(model)
         except CompileError as error:
@@ -309,23 +328,18 @@ def save(artifact: Any, path: str | os.PathLike[str]) -> None:
     """Write what :func:`compile` returned for any target; the file appears whole or not at all, and a link is followed.
 
     Raises:
-        InvalidModelError: it is no target's artifact, or the folder does not exist.
+        InvalidModelError: it is no target's artifact, or the file cannot be written.
     """
-    if not Path(path).parent.is_dir():
-        raise InvalidModelError(f"the folder {Path(path).parent} does not exist", hint="make it first")
-    if Path(path).is_dir():
-        raise InvalidModelError(f"{path} is a folder", hint="name a file in it")
-    for backend in loader.known_backends():
-        if backend.owns(artifact):
-            if backend.suffix and Path(path).suffix != backend.suffix:
-                warn(f"{Path(path).name} does not end in {backend.suffix}, by which spikec knows such a file again")
-            with replacing(path) as part:
-                backend.save(artifact, part)
-            return
-    raise InvalidModelError(
-        f"a {type(artifact).__name__} is not an artifact of any target",
-        hint=f"targets: {', '.join(loader.backends())}; a backend of your own says what it owns, and saves it",
-    )
+    with replacing(path) as part:
+        backend = next((each for each in loader.known_backends() if each.owns(artifact)), None)
+        if backend is None:
+            raise InvalidModelError(
+                f"a {type(artifact).__name__} is not an artifact of any target",
+                hint=f"targets: {', '.join(loader.backends())}; a backend of your own says what it owns, and saves it",
+            )
+        if backend.suffix and (given := path_of(path)).suffix != backend.suffix:
+            warn(f"{given.name} does not end in {backend.suffix}, by which spikec knows such a file again")
+        backend.save(artifact, part)
 
 
 def _stage(graph: Graph) -> Stage:

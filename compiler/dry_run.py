@@ -1,12 +1,11 @@
 """Runs the passes dry, to know early what a model will be refused for: before calibration, and of a part of a model."""
 
-import warnings
 from collections.abc import Callable, Sequence
 
 from spikec.calibration.source import CalibrationSource
 from spikec.extend.backend import Backend
 from spikec.extend.passbase import Context
-from spikec.ir.errors import CompileError, Problem, SpikecWarning, UnsupportedOpError
+from spikec.ir.errors import CompileError, Problem, UnsupportedOpError, without_warnings
 from spikec.ir.graph import Graph
 from spikec.ir.op import Role
 from spikec.ir.ops import Output
@@ -20,8 +19,7 @@ DryRun = Callable[[Graph, CalibrationSource], list[Problem]]
 
 def run_dry(graph: Graph, pipeline: Pipeline, backend: Backend, context: Context) -> list[Problem]:
     """What the passes, or the target behind them, do not support; nothing is compared, nothing emitted."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SpikecWarning)
+    with without_warnings():
         try:
             return backend.check(run_pipeline(graph, pipeline, context)[-1].graph)
         except UnsupportedOpError as error:

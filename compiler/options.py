@@ -14,10 +14,17 @@ from spikec.interpreter.inputs import whole_number
 from spikec.ir.errors import CompileError
 from spikec.pipeline.observers import Verify
 from spikec.pipeline.pipeline import Pipeline
-from spikec.reading import Inputs
+from spikec.reading import Inputs, reading_options
 
 
-class Options(TypedDict, total=False):
+class ReadingOptions(TypedDict, total=False):
+    """Options on how a model is read, for the frontends that have them; the target ``nir`` has ``dt`` as well."""
+
+    dt: float
+    max_bytes: int | None
+
+
+class Options(ReadingOptions, total=False):
     """Options for every target; :func:`spikec.compile` says what they mean."""
 
     example_input: Inputs | None
@@ -39,14 +46,13 @@ class SpikingJellyOptions(Options, total=False):
 
 
 class NirOptions(Options, total=False):
-    """With those of the target ``nir``."""
+    """With those of the target ``nir``, but for ``dt``, which every target knows."""
 
-    dt: float
     profile: str
 
 
 class NetxOptions(Options, total=False):
-    """With those of the target ``netx``."""
+    """With those of the targets ``netx`` and ``lava``."""
 
     reset: Literal["auto", "soft", "hard"]
 
@@ -55,7 +61,11 @@ class AnyOptions(SpikingJellyOptions, NirOptions, NetxOptions, total=False):
     """With those of every target: which of them has which is known when it runs."""
 
 
-def timesteps_of(given: int | None, pipeline: Pipeline | list[Pass | str] | None) -> int | None:
+#: the options of ``compile`` itself, which neither target nor frontend has
+OWN = Options.__annotations__.keys() - ReadingOptions.__annotations__.keys()
+
+
+def timesteps_of(given: int | None, pipeline: Pipeline | tuple[Pass, ...] | None) -> int | None:
     """The user's T, from the option or from the pipeline that was made for it; from here on it is the context's."""
     stated = None if given is None else whole_number("timesteps", given, 1)
     meant = pipeline.timesteps if isinstance(pipeline, Pipeline) else None
@@ -67,7 +77,7 @@ def timesteps_of(given: int | None, pipeline: Pipeline | list[Pass | str] | None
 
 
 def backend_of(target: str | Backend, options: Mapping[str, Any]) -> Backend:
-    """The target with its own options.
+    """The target with its own options, out of those that are not of ``compile`` itself.
 
     Raises:
         CompileError: there is no such target, or no such option, be it the target's or anybody's.
@@ -78,8 +88,11 @@ def backend_of(target: str | Backend, options: Mapping[str, Any]) -> Backend:
         kind, what = loader.backend_named(target), f"option of target {target}"
     else:
         raise CompileError(f"target is a {type(target).__name__}", hint="give a name, or an instance of a Backend: B()")
-    own = [] if isinstance(target, Backend) else [field.name for field in attrs.fields(kind)]
+    fields = [] if isinstance(target, Backend) else [field.name for field in attrs.fields(kind)]
+    reading = reading_options()
     for name in options:
-        if name not in own:
-            raise loader.unknown(what, name, [*own, *Options.__annotations__])
-    return target if isinstance(target, Backend) else loader.built(f"target {target}", kind, options)
+        if name not in fields and name not in reading:
+            raise loader.unknown(what, name, [*fields, *reading, *OWN])
+    if isinstance(target, Backend):
+        return target
+    return loader.built(f"target {target}", kind, {name: options[name] for name in options if name in fields})

@@ -1,8 +1,9 @@
 """From what the user has to a graph: whose frontend reads it, and the graph before any pass."""
 
-import inspect
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -31,7 +32,7 @@ def load(model: Any, example_input: Inputs | None = None, **options: Any) -> Gra
         options: of the frontend. For NIR: ``dt``, seconds a step, where the model does not say it; ``max_bytes``, what
             the arrays of a file may take in memory (if not stated, half a gigabyte more than the file takes).
     """
-    frontend, model = find_frontend(model, **options)
+    frontend, model = find_frontend(model, options)
     try:
         graph = frontend.load(model, frontend.batches(model, examples(example_input)))
     except CompileError as error:
@@ -84,12 +85,21 @@ class _GraphFrontend(Frontend):
         return model.copy()
 
 
-def find_frontend(model: Any, **options: Any) -> tuple[Frontend, Any]:
+def reading_options() -> set[str]:
+    """The names of the options that some frontend has on how it reads a model."""
+    found = (each for each in loader.frontends() if isinstance(each, Frontend))
+    return {name for each in found for name in loader.options_of(each.opened)}
+
+
+def find_frontend(
+    model: Any, options: Mapping[str, Any] = MappingProxyType({}), of_target: Collection[str] = ()
+) -> tuple[Frontend, Any]:
     """The frontend that reads this kind of model, and the model as it opens it.
 
     Args:
         model: a path becomes what the frontend makes of it.
         options: of the frontend's ``opened``.
+        of_target: those of them that the target has too, so that the frontend need not.
 
     Raises:
         CompileError: the frontend has no such option.
@@ -98,8 +108,9 @@ def find_frontend(model: Any, **options: Any) -> tuple[Frontend, Any]:
     """
     if isinstance(model, str):
         model = Path(model)
-    if isinstance(model, Path) and not model.exists():
-        raise InvalidModelError(f"there is no file {model}")
+    if isinstance(model, Path) and not os.path.isfile(model):  # which no path is too odd for
+        what = f"the model {model} is no ordinary file" if os.path.exists(model) else f"there is no file {model}"
+        raise InvalidModelError(what, hint="give the path of a file, or the model itself")
     known: list[Frontend] = [_GraphFrontend()]
     missing: list[CompileError] = []
     for found in loader.frontends():
@@ -109,13 +120,15 @@ def find_frontend(model: Any, **options: Any) -> tuple[Frontend, Any]:
             known.append(found)
     for frontend in known:
         if frontend.accepts(model):
-            known_options = list(inspect.signature(frontend.opened).parameters)[1:]
+            its_own = loader.options_of(frontend.opened)
             for name in options:
-                if name not in known_options:
-                    raise loader.unknown(f"option for {frontend.takes}", name, known_options)
-            return frontend, frontend.opened(model, **options)
-    shown = f"the file {model}" if isinstance(model, Path) else f"a {type(model).__module__}.{type(model).__name__}"
-    problem = Problem(f"{shown} is not a model that spikec reads", hint="give " + ", ".join(f.takes for f in known))
+                if name not in its_own and name not in of_target:
+                    raise loader.unknown(f"option for {frontend.takes}", name, its_own)
+            return frontend, frontend.opened(model, **{name: options[name] for name in options if name in its_own})
+    described = f"the file {model}" if isinstance(model, Path) else f"a {type(model).__module__}.{type(model).__name__}"
+    advice = [text for text in (frontend.advice(model) for frontend in known) if text]
+    hint = "; ".join(advice) or "give " + ", ".join(frontend.takes for frontend in known)
+    problem = Problem(f"{described} is not a model that spikec reads", hint=hint)
     if missing:
         raise MissingDependencyError([problem, *(p for error in missing for p in error.problems)])
     raise InvalidModelError(problem)

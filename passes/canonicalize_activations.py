@@ -26,7 +26,7 @@ class CanonicalizeActivations(Pass):
         clamp(x, -j, k)   = relu(x, k) - relu(-x, j)
         clamp(x, l, h)    = l + relu(x - l, h - l)       if both bounds have one sign
         clamp(x, -, h)    = h - relu(h - x)
-        leakyrelu(x, a)   = relu(x) - a relu(-x)
+        leakyrelu(x, a)   = relu(x) - a relu(-x)         and relu(x) where a is 0
         max(a, b)         = b + relu(a - b)
         min(a, b)         = a - relu(a - b)
 
@@ -121,6 +121,9 @@ def _clamp(write: _Writer) -> None:
 
 def _leaky(write: _Writer) -> None:
     (x,) = write.operands
+    if not np.any(write.op.slope):
+        write.finish(Relu(), x)
+        return
     positive = write.relu(x, None, "positive")
     negative = write.relu(write.affine(x, -1, 0, "minus"), None, "negative")
     write.finish(Add(), positive, write.affine(negative, -write.op.slope, 0, "sloped"))

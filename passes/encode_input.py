@@ -4,7 +4,7 @@ import attrs
 import numpy as np
 
 from spikec.extend.passbase import Context, Pass
-from spikec.ir.errors import CalibrationError
+from spikec.ir.errors import CalibrationError, UnsupportedOpError
 from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import IF, Input, Rescale
 from spikec.ir.ops.weighted import pointwise
@@ -33,6 +33,9 @@ class EncodeInput(Pass):
             peak = np.full((1,) * rank, max(high, -low))
             neuron = IF(peak, v_init=peak / 2)
             last = name
+            if low < 0 and not 1 <= rank <= 4:
+                message = f"negative values of samples of shape {node.op.shape} have no channels of their own"
+                raise UnsupportedOpError(graph.problem(name, message, "use samples with 1 to 4 axes"))
             if low < 0:
                 channels, scale = node.op.shape[0], peak.item()
                 signs = np.tile([1.0, -1.0], channels)

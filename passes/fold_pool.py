@@ -28,11 +28,14 @@ class FoldPool(Pass):
 
     Attributes:
         affine: compose affine ops too: Conv and Linear into a Linear, a 1x1 Conv into a Conv.
+        pools: compose pools for their own sake; if not, they go into a Linear only behind what else must (a resizing,
+            a movement), and all others stay.
     """
 
     name = "fold-pool"
 
     affine: bool = False
+    pools: bool = True
 
     def run(self, graph: Graph, context: Context) -> int:
         """Fold consumers first, so that a chain of pools goes as one."""
@@ -41,12 +44,12 @@ class FoldPool(Pass):
         for name in reversed([node.name for node in graph.match(Weighted)]):
             if name in graph and isinstance(graph[name], Linear):
                 changes += self._into_linear(graph, name, blocked)
-            elif name in graph and isinstance(graph[name], Conv):
+            elif self.pools and name in graph and isinstance(graph[name], Conv):
                 changes += self._into_conv(graph, name, blocked)
-        for node in graph.match(Op):
+        for node in graph.match(Op) if self.pools else ():
             if isinstance(node.op, (SumPool, AvgPool)):
                 changes += _into_producer(graph, node.name, blocked)
-        for node in graph.match(Op):
+        for node in graph.match(Op) if self.pools else ():
             if isinstance(node.op, (SumPool, AvgPool, AdaptiveAvgPool)):
                 context.note(node.name, blocked.get(node.name, "no Linear or Conv takes its result alone"))
         return changes
@@ -67,7 +70,8 @@ class FoldPool(Pass):
         while self._composable(graph, source):
             chain.insert(0, source)
             (source,) = graph.operands(source)
-        while chain and isinstance(graph[chain[0]], (Flatten, Reshape)):
+        staying = (Flatten, Reshape) if self.pools else (Flatten, Reshape, SumPool, AvgPool)
+        while chain and isinstance(graph[chain[0]], staying):
             source = chain.pop(0)
         if not chain:
             return 0

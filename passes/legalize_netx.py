@@ -1,7 +1,7 @@
 """A spiking graph in the shape of a netx file: layers that stock netx has, with the reset it can do."""
 
 import math
-from typing import Literal
+from typing import Any, Literal, cast
 
 import attrs
 import numpy as np
@@ -10,8 +10,8 @@ import torch
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.affine import backward_sweep
 from spikec.ir.errors import UnsupportedOpError
-from spikec.ir.graph import Graph
-from spikec.ir.op import Op, tensor_cache
+from spikec.ir.graph import Graph, Node
+from spikec.ir.op import tensor_cache
 from spikec.ir.ops import Conv, Flatten, Linear, Neuron, Output, Reshape, Weighted
 from spikec.ir.ops.weighted import identity, spread_kernel
 from spikec.ir.rewrite import is_behind
@@ -26,7 +26,8 @@ class LegalizeNetx(Pass):
 
     Stock netx resets by subtraction in one layer type only, dense with a recurrent weight matrix. So for soft
     reset every convolution, and every Linear over the last axis of a map, is unrolled into its matrix over
-    the flattened map. For hard reset convolutions stay, uneven padding becomes zeros of the kernel.
+    the flattened map. For hard reset convolutions stay, those over one axis as 1xk kernels, and uneven padding becomes
+    zeros of the kernel; unrolled is what else netx has no layer for, where it has no more than ``limit`` neurons.
 
     Attributes:
         reset: ``soft``, ``hard``, or ``auto``: soft if no layer has more than ``limit`` neurons.
@@ -43,16 +44,27 @@ class LegalizeNetx(Pass):
         """Rewrite what netx has in another form. What it has not at all stays, for the backend to refuse."""
         changes = sum(_readout(graph, node.name) for node in graph.match(Output))
         soft = self._is_soft(graph, context)
+        before: tuple[int, ...] | None = None  # the map that the layer before gives
         for node in graph.match(Weighted):
-            if not is_behind(graph, node.name, Neuron):
-                continue
-            if soft and (isinstance(node.op, Conv) or len(graph.type(node.name).shape) > 1):
-                _unroll(graph, node.name)
-                changes += 1
-            elif isinstance(node.op, Conv) and any(before != after for before, after in node.op.padding):
-                graph.set_op(node.name, _evenly_padded(node.op))
-                changes += 1
+            if is_behind(graph, node.name, Neuron):
+                changes += self._legalize(graph, node, soft, before)
+                before = graph.type(node.name).shape
         return changes
+
+    def _legalize(self, graph: Graph, node: Node[Weighted], soft: bool, before: tuple[int, ...] | None) -> bool:
+        """Rewrite one layer; ``before`` is the shape of the file's layer in front of it, None for the first one."""
+        operand, result = graph.type(graph.operands(node.name)[0]).shape, graph.type(node.name).shape
+        operand = (operand[0], 1, operand[1]) if len(operand) == 2 else operand
+        is_conv = isinstance(node.op, Conv) and len(operand) == 3 and before in (None, operand)
+        if len(result) > 1 and (soft or (not is_conv and math.prod(result) <= self.limit)):
+            _unroll(graph, node.name)
+        elif isinstance(node.op, Conv) and len(node.op.kernel) == 1:
+            _put_on_map(graph, node.name, node.op)
+        elif isinstance(node.op, Conv) and any(before != after for before, after in node.op.padding):
+            graph.set_op(node.name, _evenly_padded(node.op))
+        else:
+            return False
+        return True
 
     def _is_soft(self, graph: Graph, context: Context) -> bool:
         if self.reset == "hard":
@@ -77,7 +89,13 @@ def _readout(graph: Graph, name: str) -> int:
         (source,) = graph.operands(source)
     if isinstance(graph[source], Weighted) and len(graph.users(source)) == 1:
         return 0
-    graph.insert_before(name, 0, identity(graph.type(graph.operands(name)[0])), new=f"{name}_readout")
+    signal = graph.type(graph.operands(name)[0])
+    if max(signal.scale.shape[1:], default=1) > 1:  # a scale that differs within a channel needs a matrix
+        graph.insert_before(name, 0, Flatten(), new=f"{name}_flat")
+        graph.insert_before(name, 0, identity(graph.type(f"{name}_flat")), new=f"{name}_readout")
+        graph.insert_before(name, 0, Reshape(signal.shape), new=f"{name}_map")
+    else:
+        graph.insert_before(name, 0, identity(signal), new=f"{name}_readout")
     return 1
 
 
@@ -103,8 +121,20 @@ def _unroll(graph: Graph, name: str) -> None:
     graph.insert_after(name, Reshape(result.shape), new=f"{name}_map")
 
 
-def _evenly_padded(op: Conv) -> Op:
+def _put_on_map(graph: Graph, name: str, op: Conv) -> None:
+    """A convolution over one axis becomes one over a map with a height of 1."""
+    length, result = graph.type(graph.operands(name)[0]).shape[1], graph.type(name).shape
+    sizes = {"stride": (1, *op.stride), "padding": ((0, 0), *op.padding), "dilation": (1, *op.dilation)}
+    flat: Conv = attrs.evolve(op, weight=op.weight[:, :, None], **cast(Any, sizes))
+    graph.insert_before(name, 0, Reshape((op.in_features, 1, length)), new=f"{name}_map")
+    graph.set_op(name, _evenly_padded(flat))
+    graph.insert_after(name, Reshape(result), new=f"{name}_line")
+
+
+def _evenly_padded(op: Conv) -> Conv:
     """Pad evenly: padding (1, 2) is padding (2, 2) with one more row of zeros at the kernel's beginning."""
+    if all(before == after for before, after in op.padding):
+        return op
     widest = [max(pair) for pair in op.padding]
     zeros = [(wide - before, wide - after) for wide, (before, after) in zip(widest, op.padding, strict=True)]
     weight = np.pad(spread_kernel(op.weight, op.dilation), [(0, 0), (0, 0), *zeros])

@@ -1,30 +1,29 @@
 """Max-pools become ReLUs, sums and convolutions, which every target has."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import numpy as np
 
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph, Node
-from spikec.ir.op import Movement
-from spikec.ir.ops import AdaptiveAvgPool, Add, AvgPool, Conv, MaxPool, Relu
-from spikec.ir.ops.weighted import Pairs, depthwise, diagonal
+from spikec.ir.op import Movement, Op
+from spikec.ir.ops import AdaptiveAvgPool, Add, AvgPool, MaxPool, Relu
+from spikec.ir.ops.weighted import depthwise, diagonal
 from spikec.ir.rewrite import rewrite
 from spikec.ir.stages import IMPORTED
-
-#: a cell of the window, or a node that holds the maximum of several
-Item = tuple[int, ...] | str
+from spikec.ir.types import Array, on_axis
 
 
 @attrs.frozen
 class LowerMaxPool(Pass):
-    """``max(a, b) = b + relu(a - b)``, as a tournament over the cells of the window.
+    """``max(a, b) = b + relu(a - b)``, for halves of windows, along one axis after the other.
 
     A cell is picked by a depthwise convolution with a single 1. A ReLU behind the pool moves in front of
-    it first, because ``relu(max(x)) = max(relu(x))``. Padding and windows that reach beyond the map see
-    zeros, which is right for a signal that is never negative; others are left, and refused later.
+    it first, because ``relu(max(x)) = max(relu(x))``. A window that reaches beyond the map is a smaller one: what
+    would be compared with a cell that is not there passes alone. Where the signal is never negative, the zeros that a
+    convolution pads with do as well.
 
     Attributes:
         counters: leave every max-pool to be one that counts spikes, for a target that can.
@@ -48,32 +47,21 @@ class LowerMaxPool(Pass):
         changes = rewrite(graph, (MaxPool, Relu), commute)
         never_negative = _never_negative(graph)
         for node in graph.match(MaxPool):
+            changes += 1
             if self.counters:
                 graph.set_op(node.name, attrs.evolve(node.op, counts=True))
-                changes += 1
                 continue
             (source,) = graph.operands(node.name)
-            padding = _padding(node.op, graph.type(source).shape, graph.type(node.name).shape)
-            if any(map(any, padding)) and source not in never_negative:
-                context.note(node.name, "its windows reach beyond the map, and its operand may be negative")
-                continue
-            largest = _tournament(graph, node, source, padding)
-            if source in never_negative:
+            zeros = source in never_negative
+            largest = source
+            for axis in reversed(range(len(node.op.kernel))):
+                largest = _Line(graph, node, axis, zeros=zeros).reduced(largest)
+            largest = _cut(graph, node, largest)
+            if zeros:
                 never_negative.add(largest)
             graph.replace_uses(node.name, largest)
-            graph.remove(node.name)
-            changes += 1
+            graph.remove(node.name, "each window is a single cell" if largest == source else "")
         return changes
-
-
-def _padding(op: MaxPool, before: Sequence[int], after: Sequence[int]) -> Pairs:
-    """The padding with which every window lies inside: behind the map, windows of ceil_mode need more."""
-    found = []
-    for i, (low, _) in enumerate(op.padding):
-        extent = op.dilation[i] * (op.kernel[i] - 1) + 1
-        needed = (after[i + 1] - 1) * op.stride[i] + extent - before[i + 1] - low
-        found.append((low, max(needed, 0)))
-    return tuple(found)
 
 
 def _never_negative(graph: Graph) -> set[str]:
@@ -87,45 +75,161 @@ def _never_negative(graph: Graph) -> set[str]:
     return found
 
 
-def _tournament(graph: Graph, node: Node[MaxPool], source: str, padding: Pairs) -> str:
-    pool = _Picker(graph, node, source, padding)
-    items: list[Item] = list(itertools.product(*map(range, node.op.kernel)))
-    while len(items) > 1:
-        paired = [pool.larger(a, b) for a, b in zip(items[::2], items[1::2], strict=False)]
-        items = [*paired, *items[len(paired) * 2 :]]
-    return pool.as_node(items[0])
+def _cut(graph: Graph, node: Node[MaxPool], signal: str) -> str:
+    """Cut off the windows that were added behind the last ones."""
+    extra = [a - b for a, b in zip(graph.type(signal).shape, graph.type(node.name).shape, strict=True)][1:]
+    if not any(extra):
+        return signal
+    kernel = np.zeros([1 + size for size in extra])
+    kernel.flat[0] = 1.0
+    cut = depthwise(kernel, graph.type(signal), origin=node.op.origin)
+    return graph.add(cut, signal, name=f"{node.name}_cut")
 
 
-class _Picker:
-    """Builds the ops of one tournament."""
+@attrs.frozen
+class _Cells:
+    """One cell of every window: along the axis of its pool, window j has cell ``first + j stride`` of a signal."""
 
-    def __init__(self, graph: Graph, node: Node[MaxPool], source: str, padding: Pairs) -> None:
-        self.graph, self.node, self.source, self.padding = graph, node, source, padding
-        self.shape = graph.type(source).shape
+    signal: str
+    first: int
+    stride: int = 1
 
-    def larger(self, a: Item, b: Item) -> str:
-        """Add the maximum of two cells or signals, as ``b + relu(a - b)``."""
-        last = self.as_node(b)
-        if isinstance(a, str) or isinstance(b, str):
-            minus = self.graph.add(diagonal(-np.ones(self.shape[0]), None, len(self.shape)), last, name=f"{last}_minus")
-            difference = self._add(Add(origin=self.node.op.origin), self.as_node(a), minus, tag="difference")
-        else:
-            difference = self._pick({a: 1.0, b: -1.0})
-        excess = self._add(Relu(compares=True, origin=self.node.op.origin), difference, tag="excess")
-        return self._add(Add(origin=self.node.op.origin), last, excess, tag="larger")
 
-    def as_node(self, item: Item) -> str:
-        """The signal of an item: a cell of every window is picked, a maximum is one already."""
-        return item if isinstance(item, str) else self._pick({item: 1.0})
+class _Line:
+    """Writes the maximum over the windows of a pool along one of its axes.
 
-    def _pick(self, cells: dict[tuple[int, ...], float]) -> str:
-        op = self.node.op
-        kernel = np.zeros(op.kernel)
-        for cell, value in cells.items():
-            kernel[cell] = value
-        signal, dilation = self.graph.type(self.source), op.dilation
-        conv = depthwise(kernel, signal, stride=op.stride, padding=self.padding, dilation=dilation, origin=op.origin)
-        return self._add(conv, self.source, tag="cell")
+    Args:
+        zeros: whether a cell beyond the map counts as zero, rather than not at all.
+    """
 
-    def _add(self, op: Add | Relu | Conv, *operands: str, tag: str) -> str:
+    def __init__(self, graph: Graph, node: Node[MaxPool], axis: int, *, zeros: bool) -> None:
+        self.graph, self.node, self.axis, self.zeros = graph, node, axis, zeros
+        #: which cells of a signal along the axis are the maximum of something, where not all are; the others are 0
+        self.filled: dict[str, Array] = {}
+
+    def reduced(self, signal: str) -> str:
+        """Add the maximum over each window; every comparison doubles the number of cells that a signal stands for.
+
+        While each window is a whole number of the same pairs, pairs become cells. Windows that overlap share maxima
+        over powers of two, the last two of which cover a window. Windows of a few cells, or far apart, are cheaper by a
+        tournament in each.
+        """
+        op, axis = self.node.op, self.axis
+        kernel, stride, step, first = op.kernel[axis], op.stride[axis], op.dilation[axis], -op.padding[axis][0]
+        windows = self.graph.type(self.node.name).shape[axis + 1]
+        alone = windows == 1
+        while kernel > 1:
+            if alone:
+                kernel += kernel % 2 if first + kernel >= self._size(signal) else 0  # that cell is beyond the map
+                stride = kernel
+            if kernel % 2 or stride % 2 or step > 1:
+                break
+            kernel, stride = kernel // 2, stride // 2
+            pairs = (windows - 1) * stride + kernel
+            signal, first = self._larger(_Cells(signal, first, 2), _Cells(signal, first + 1, 2), pairs), 0
+        if stride == 1 and kernel > 1:
+            windows = self._evenly(signal, windows)
+        if kernel - 1 <= stride * (kernel - 1).bit_length():
+            return self._tournament([_Cells(signal, first + i * step, stride) for i in range(kernel)], windows)
+        width = 1
+        while 2 * width < kernel:
+            starts = self._evenly(signal, (windows - 1) * stride + (kernel - 2 * width) * step + 1)
+            nearer, farther = _Cells(signal, first), _Cells(signal, first + width * step)
+            signal, first, width = self._larger(nearer, farther, starts), 0, 2 * width
+        nearer, farther = _Cells(signal, first, stride), _Cells(signal, first + (kernel - width) * step, stride)
+        return self._larger(nearer, farther, windows)
+
+    def _evenly(self, signal: str, count: int) -> int:
+        """Add a window where a map would lose or gain an odd number of cells along one axis alone.
+
+        NIR pads evenly and has square kernels, whose sides are odd as the map is as long as before along other axes.
+        """
+        return count + (self._size(signal) - count) % 2 if len(self.node.op.kernel) > 1 else count
+
+    def _tournament(self, cells: list[_Cells], windows: int) -> str:
+        cells = [each for each in cells if self._there(each, windows).any()]
+        while len(cells) > 1:
+            pairs = zip(cells[::2], cells[1::2], strict=False)
+            paired = [_Cells(self._larger(a, b, windows), 0) for a, b in pairs]
+            cells = [*paired, *cells[len(paired) * 2 :]]
+        return self._pick(cells[0], windows)
+
+    def _larger(self, a: _Cells, b: _Cells, count: int) -> str:
+        """Add ``b + relu(a - b)`` for ``count`` windows; what is there alone passes."""
+        has_a, has_b = (self._there(each, count) | self.zeros for each in (a, b))
+        terms = [self._pick(b, count)]
+        if (has_a & ~has_b).any():
+            terms += self._masked(self._pick(a, count), ~has_b)
+        if (has_a & has_b).any():
+            differences = self._masked(self._difference(a, b, count), has_a & has_b)
+            terms.append(self._add(Relu(compares=True), self._sum(differences), tag="excess"))
+        name = self._sum(terms, tag="larger")
+        self.filled[name] = has_a | has_b
+        return name
+
+    def _difference(self, a: _Cells, b: _Cells, count: int) -> str:
+        if a.signal == b.signal:
+            return self._convolve(a.signal, {a.first: 1.0, b.first: -1.0}, a.stride, count)
+        return self._sum([self._pick(a, count), self._negated(self._pick(b, count))])
+
+    def _masked(self, signal: str, kept: Array) -> list[str]:
+        """Add signals whose sum has zeros in place of what is not kept, by moving it out of the map and back.
+
+        What is kept is long and the rest short; else the signal less the rest.
+        """
+        if kept.all():
+            return [signal]
+        if 2 * kept.sum() < len(kept):
+            return [signal, *map(self._negated, self._masked(signal, ~kept))]
+        parts, start = [], 0
+        for keeps, run in itertools.groupby(kept):
+            end = start + len(list(run))
+            if keeps:
+                behind = len(kept) - end
+                part = signal
+                for move in (start, -start - behind, behind):
+                    part = self._pick(_Cells(part, move), len(kept))
+                parts.append(part)
+            start = end
+        return parts
+
+    def _pick(self, cells: _Cells, count: int) -> str:
+        if (cells.first, cells.stride, count) == (0, 1, self._size(cells.signal)):
+            return cells.signal
+        return self._convolve(cells.signal, {cells.first: 1.0}, cells.stride, count)
+
+    def _convolve(self, signal: str, values: Mapping[int, float], stride: int, count: int) -> str:
+        """Add the convolution that weighs some cells of each window, just long enough to give ``count`` results."""
+        size, before = self._size(signal), max(-min(values), 0)
+        length = max(max(values) + before + 1, size + before - count * stride + 1)
+        line = np.zeros(length)
+        for cell, value in values.items():
+            line[cell + before] = value
+        rank = len(self.node.op.kernel)
+        strides, padding = [1] * rank, [(0, 0)] * rank
+        strides[self.axis] = stride
+        padding[self.axis] = before, max((count - 1) * stride + length - size - before, 0)
+        kernel = on_axis(line, rank, self.axis)
+        conv = depthwise(kernel, self.graph.type(signal), stride=strides, padding=padding)
+        return self._add(conv, signal, tag="cell")
+
+    def _there(self, cells: _Cells, count: int) -> Array:
+        """[count]: for which windows the cell is there."""
+        size = self._size(cells.signal)
+        places = cells.first + cells.stride * np.arange(count)
+        filled = self.filled.get(cells.signal, np.ones(size, dtype=bool))
+        return np.asarray((places >= 0) & (places < size) & filled[places.clip(0, size - 1)])
+
+    def _size(self, signal: str) -> int:
+        return self.graph.type(signal).shape[self.axis + 1]
+
+    def _negated(self, signal: str) -> str:
+        shape = self.graph.type(signal).shape
+        return self._add(diagonal(-np.ones(shape[0]), None, len(shape)), signal, tag="minus")
+
+    def _sum(self, terms: Sequence[str], tag: str = "difference") -> str:
+        return terms[0] if len(terms) == 1 else self._add(Add(), *terms, tag=tag)
+
+    def _add(self, op: Op, *operands: str, tag: str) -> str:
+        op = attrs.evolve(op, origin=self.node.op.origin)
         return self.graph.add(op, *operands, name=f"{self.node.name}_{tag}")

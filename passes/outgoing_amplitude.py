@@ -41,10 +41,10 @@ class OutgoingAmplitude(Pass):
             power = (found * found).reshape(len(found), -1).sum(1)
             gain = (wanted * found).reshape(len(found), -1).sum(1) / np.where(power > 0, power, 1)
             gain = np.clip(np.where(power > 0, gain, 1), *self.limits)
-            rank = len(graph.type(layer.name).shape)
+            rank = len(graph.type(layer.signal).shape)
             weights = _Weights(graph)
             try:
-                weights.down(layer.name, Affine.scaling(on_axis(gain, rank, axis)))
+                weights.down(layer.signal, Affine.scaling(on_axis(gain, rank, axis)))
             except BlockedError:
                 context.note(
                     layer.name, "its spikes reach more than affine ops, so they weigh what their threshold says"

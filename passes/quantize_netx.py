@@ -163,7 +163,11 @@ def _threshold_of_features(graph: Graph, name: str, reader: str, threshold: Arra
     rows: Array = full.reshape(len(full), -1)
     if not (rows == rows[:, :1]).all():
         raise UnsupportedOpError(
-            graph.problem(reader, "thresholds that differ within a channel", 'use reset="soft", which unrolls it')
+            graph.problem(
+                reader,
+                "thresholds that differ within a channel",
+                'give them one threshold a channel, or use reset="soft", which unrolls layers of up to 2000 neurons',
+            )
         )
     return rows[:, 0]
 

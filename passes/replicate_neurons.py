@@ -6,8 +6,8 @@ import numpy as np
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Add, Neuron, Relu, Rescale, Stream
-from spikec.ir.rewrite import neurons_of
+from spikec.ir.ops import Add, Neuron, Rescale, Stream
+from spikec.ir.rewrite import neurons_by_relu
 from spikec.ir.stages import SPIKING
 
 
@@ -47,13 +47,13 @@ class ReplicateNeurons(Pass):
         if context.ann is None:
             context.note("", "the model was spiking from the start: no neuron stands for a ReLU")
             return 0
-        found = {node.name: neurons_of(graph, node.name) for node in context.ann.match(Relu)}
-        found = {name: neurons for name, neurons in found.items() if neurons}
-        for name, neurons in found.items():
+        found = {relu: neurons for relu, neurons in neurons_by_relu(graph, context.ann).items() if neurons}
+        for relu, neurons in found.items():
             if len(neurons) > 1:
                 raise InvalidModelError(
-                    graph.problem(name, f"has {len(neurons)} neurons for each already", "replicate once, with copies=")
+                    graph.problem(relu, f"has {len(neurons)} neurons for each already", "replicate once, with copies=")
                 )
+            (name,) = neurons
             op, (current,) = graph.get(name, Neuron), graph.operands(name)
             share = graph.type(name).scale / self.copies
             starts = ((op.v_init + i * op.v_threshold) / self.copies for i in range(self.copies))

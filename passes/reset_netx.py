@@ -6,20 +6,24 @@ import attrs
 import numpy as np
 
 from spikec.extend.passbase import Context, Pass
-from spikec.ir.graph import Graph
-from spikec.ir.ops import Conv, Flatten, Neuron, Reshape, Weighted
+from spikec.ir.graph import Graph, Node
+from spikec.ir.ops import IF, Conv, Flatten, Neuron, Reshape, Weighted
 from spikec.ir.rewrite import follow
 from spikec.ir.stages import FINAL
 
 
 @attrs.frozen
 class ResetNetx(Pass):
-    """Hard reset in every layer of the file, if there is a convolution in it or the user asks for hard reset.
+    """Hard reset in every layer of the file, if there is a convolution in it, a model's own neuron that has it, or the
+    user asks for it.
 
-    A neuron that is reset to zero loses what lies above its threshold, less of it the rarer it fires: the
-    threshold (and v_init) becomes ``ratio`` times what soft reset has, and the next weights too (the SNN toolbox
-    calls it ``desired_threshold_to_input_ratio``). To start at v_init a neuron takes a pulse at step 0, over a cell
-    of the kernel that never lies on padding; from the first convolution on that has none, neurons start at 0.
+    A neuron that is reset to zero loses what lies above its threshold, less of it the rarer it fires: where soft reset
+    becomes hard, the threshold (and v_init) becomes ``ratio`` times what it was, and the next weights too (the SNN
+    toolbox calls it ``desired_threshold_to_input_ratio``). A neuron that was hard before keeps its threshold; an IF
+    that is reset to another value than zero counts its potential from there.
+
+    To start at v_init a neuron takes a pulse at step 0, over a cell of the kernel that never lies on padding; from the
+    first convolution on that has none, neurons start at 0.
 
     Attributes:
         reset: ``auto``, ``soft`` or ``hard``.
@@ -35,34 +39,55 @@ class ResetNetx(Pass):
     ratio: float | None = None
 
     def run(self, graph: Graph, context: Context) -> int:
-        """Reset all layers or none. The first neurons are the host's, which resets by subtraction."""
+        """Change the neurons of the file. The first ones are the host's, which resets by subtraction."""
         hidden = graph.match(Neuron)[1:]
-        in_front = [graph[graph.operands(node.name)[0]] for node in hidden]
-        if self.reset == "soft" or (self.reset == "auto" and not any(isinstance(op, Conv) for op in in_front)):
+        layers = [_layer_in_front(graph, node.name) for node in hidden]
+        readers = [follow(graph, node.name, Weighted, _SHAPES) for node in hidden]
+        hard = [node for node in hidden if node.op.v_reset is not None]
+        convs = any(isinstance(graph[layer], Conv) for layer in layers)
+        if hard and self.reset != "hard":
+            context.note(hard[0].name, f"{len(hard)} layer(s) have hard reset in the model, and keep it")
+        all_hard = self.reset == "hard" or (self.reset == "auto" and (convs or bool(hard)))
+        if not (all_hard or hard) or None in readers:
             return 0
-        readers = [follow(graph, node.name, Weighted, (Flatten, Reshape)) for node in hidden]
-        if None in readers:
-            return 0
-        charged = next((i for i, node in enumerate(hidden) if not _can_charge(graph, node.name)), len(hidden))
+        charged = next((i for i, layer in enumerate(layers) if not _can_charge(graph, layer)), len(hidden))
         if charged < len(hidden):
             context.note(hidden[charged].name, "no cell of the kernel stays on the map: from here on v_init is 0")
         ratio = self.ratio or _ratio(context.timesteps, charged == len(hidden))
+        changes = 0
         for i, (node, reader) in enumerate(zip(hidden, readers, strict=True)):
             assert reader is not None
-            graph.set_op(
-                node.name,
-                attrs.evolve(
-                    node.op.scale_input(np.asarray(1 / ratio)),
-                    v_threshold=node.op.v_threshold * ratio,
-                    v_reset=np.zeros(()),
-                    v_init=node.op.v_init * ratio if i < charged else np.zeros(()),
-                    out_scale=None if node.op.out_scale is None else node.op.out_scale * ratio,
-                ),
-            )
-            graph.set_op(reader, graph.get(reader, Weighted).scale_input(np.full(1, ratio)))
-        if hidden:
-            context.note("", f"hard reset to zero in {len(hidden)} layer(s), thresholds times {ratio:g}")
-        return len(hidden)
+            if node.op.v_reset is None and not all_hard:
+                continue
+            factor = ratio if node.op.v_reset is None else 1.0
+            changed = _hard(graph, node, factor, starts=i < charged)
+            changes += changed is not node.op
+            graph.set_op(node.name, changed)
+            if factor != 1:
+                graph.set_op(reader, graph.get(reader, Weighted).scale_input(np.full(1, factor)))
+        if all_hard and len(hard) < len(hidden):
+            message = f"hard reset to zero in {len(hidden) - len(hard)} layer(s), thresholds times {ratio:g}"
+            context.note("", message)
+        return changes
+
+
+_SHAPES = (Flatten, Reshape)
+
+
+def _hard(graph: Graph, node: Node[Neuron], factor: float, starts: bool) -> Neuron:
+    """Return a neuron with hard reset to zero; ``starts`` where it may start at its v_init."""
+    op = node.op
+    rest = np.zeros(()) if op.v_reset is None or not isinstance(op, IF) else op.v_reset
+    start = op.v_init * factor - rest if starts else np.zeros(())
+    if op.v_reset is not None and not rest.any() and np.array_equal(start, op.v_init):
+        return op
+    return attrs.evolve(
+        op.scale_input(np.asarray(1 / factor)),
+        v_threshold=op.v_threshold * factor - rest,
+        v_reset=np.zeros(()) if op.v_reset is None or rest.any() else op.v_reset,
+        v_init=start,
+        out_scale=graph.type(node.name).scale * factor if op.out_scale is not None or rest.any() else None,
+    )
 
 
 def _ratio(timesteps: int | None, charged: bool) -> float:
@@ -71,8 +96,15 @@ def _ratio(timesteps: int | None, charged: bool) -> float:
     return 1.0 if timesteps is not None and timesteps < 32 else 2.0
 
 
-def _can_charge(graph: Graph, name: str) -> bool:
-    """Whether a pulse through the layer in front of a neuron charges all of them alike, whatever it pads."""
+def _layer_in_front(graph: Graph, name: str) -> str:
+    """The node in front of a neuron, or of the reshapes in front of it."""
     (source,) = graph.operands(name)
-    op, shape = graph[source], graph.type(source).shape
-    return not isinstance(op, Conv) or op.inner_tap(graph.type(graph.operands(source)[0]).shape, shape) is not None
+    while isinstance(graph[source], _SHAPES):
+        (source,) = graph.operands(source)
+    return source
+
+
+def _can_charge(graph: Graph, layer: str) -> bool:
+    """Whether a pulse through a layer charges the neurons behind it all alike, whatever it pads."""
+    op, shape = graph[layer], graph.type(layer).shape
+    return not isinstance(op, Conv) or op.inner_tap(graph.type(graph.operands(layer)[0]).shape, shape) is not None

@@ -7,7 +7,7 @@ from spikec.calibration.normalization import Normalization
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Rescale
-from spikec.ir.rewrite import neurons_of
+from spikec.ir.rewrite import neurons_by_relu
 from spikec.ir.stages import SPIKING
 
 
@@ -27,14 +27,17 @@ class TuneThresholds(Pass):
             return 0
         steps, warn = context.steps, context.warn
         found = scales.from_statistics(self.normalization, context.ann, context.calibration.gathered, steps, warn)
+        neurons = neurons_by_relu(graph, context.ann)
         changes = 0
         for name, scale in found.items():
-            if len(neurons_of(graph, name)) > 1:
-                context.note(name, "it has several neurons for each, its threshold stays: tune it before they are made")
+            if len(neurons[name]) != 1:
+                several = "it has several neurons for each, its threshold stays: tune it before they are made"
+                context.note(name, several if neurons[name] else "no neuron stands for it, so no threshold is tuned")
                 continue
-            (before,) = graph.operands(name)
-            after = graph.users(name)[0][0]
-            if isinstance(graph[before], Rescale) and isinstance(graph[after], Rescale):
+            (neuron,) = neurons[name]
+            (before,), users = graph.operands(neuron), graph.users(neuron)
+            after = users[0][0] if len(users) == 1 else before
+            if after != before and isinstance(graph[before], Rescale) and isinstance(graph[after], Rescale):
                 graph.set_op(before, Rescale(1 / scale))
                 graph.set_op(after, Rescale(scale))
                 changes += 1

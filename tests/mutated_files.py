@@ -143,7 +143,8 @@ def edit_place(file, place, places, rng):
         parent.create_dataset(name, shape=(30000, 30000), dtype="f4", chunks=(3000, 3000), compression="gzip")
 
     def dataset():
-        if isinstance(file[place], h5py.Dataset) and file[place].dtype.kind in "biuf":
+        held = file[place]  # maybe a bomb by now
+        if isinstance(held, h5py.Dataset) and held.dtype.kind in "biuf" and held.size < 1_000_000:
             put(edit_array(np.asarray(file[place][()]), rng))
 
     choices = (
@@ -159,7 +160,7 @@ def edit_place(file, place, places, rng):
         lambda: file.copy(file[other], parent, new) if len(places) < 500 else None,
         lambda: parent.__setitem__(new, value(rng)),
         bomb,
-        lambda: put(file[other][()]),
+        lambda: put(file[other][()]) if getattr(file[other], "size", 0) < 1_000_000 else None,
         *[dataset] * 5,
     )
     with contextlib.suppress(KeyError, ValueError, TypeError, OSError, AttributeError, RuntimeError):

@@ -13,7 +13,8 @@ import nets
 import spikec
 from spikec import CompileError
 from spikec.extend.loader import backend_named
-from spikec.options import NetxOptions, NirOptions, Options, SpikingJellyOptions
+from spikec.options import NetxOptions, NirOptions, Options, ReadingOptions, SpikingJellyOptions
+from spikec.reading import reading_options
 
 SETTINGS = """
 [mypy]
@@ -109,8 +110,15 @@ def test_also_where_the_target_is_an_instance():
     ("target", "stated"), [("spikingjelly", SpikingJellyOptions), ("nir", NirOptions), ("netx", NetxOptions)]
 )
 def test_the_options_that_mypy_knows_are_the_targets_fields(target, stated):
+    fields = {field.name: field.type for field in attrs.fields(backend_named(target))}
+    also_read = ReadingOptions.__annotations__
     own = {name: kind for name, kind in stated.__annotations__.items() if name not in Options.__annotations__}
-    assert own == {field.name: field.type for field in attrs.fields(backend_named(target))}
+    assert own == {name: kind for name, kind in fields.items() if name not in also_read}
+    assert all(kind == also_read[name] for name, kind in fields.items() if name in also_read)
+
+
+def test_the_options_on_reading_are_those_of_the_frontends():
+    assert set(ReadingOptions.__annotations__) == reading_options()
 
 
 def test_every_option_is_explained():

@@ -1,6 +1,7 @@
 """The target ``netx``: files for Loihi 2 and the model in them, and what a converter is written with."""
 
 from spikec.backends.netx.converters import LayerNeurons, converter
+from spikec.backends.netx.lava_runner import LavaRun, run_in_lava
 from spikec.backends.netx.model import NetxModel, Trace
 
-__all__ = ["LayerNeurons", "NetxModel", "Trace", "converter"]
+__all__ = ["LavaRun", "LayerNeurons", "NetxModel", "Trace", "converter", "run_in_lava"]

@@ -14,7 +14,7 @@ from spikec.extend.backend import Backend
 from spikec.extend.passbase import Context
 from spikec.ir.errors import Problem
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Conv
+from spikec.ir.ops import Conv, Linear
 from spikec.ir.ops.weighted import block_diagonal
 from spikec.ir.types import Array
 
@@ -47,12 +47,17 @@ class Netx(Backend):
         """List what keeps the graph from being one chain of integer layers."""
         return list(plan(graph).problems)
 
-    def emit(self, graph: Graph, context: Context) -> NetxModel:
+    def emit(self, graph: Graph, context: Context) -> Any:
         """Make the integer model; its spikes are those of the graph, one for one."""
+        return self.integer_model(graph, context)
+
+    def integer_model(self, graph: Graph, context: Context) -> NetxModel:
+        """Make the artifact; for other targets that carry the same network."""
         planned = plan(graph)
         assert planned.encoder is not None
         first, last = planned.layers[0], planned.layers[-1]
-        soft = all(layer.neurons.soft for layer in planned.layers if layer.neurons is not None)
+        neurons = [each.neurons for each in planned.layers if each.neurons is not None]
+        soft = isinstance(last.affine, Linear) and all(each.soft for each in neurons)
         layers, more = _soft(planned.layers) if soft else _hard(graph, planned.layers)
         shape = graph.type(graph.operands(first.name)[0]).shape
         output = graph.type(graph.outputs[0])

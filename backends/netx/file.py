@@ -4,6 +4,7 @@
 netx reverses. ``/spikec`` holds what netx ignores: the host's encoder, output scale and names.
 """
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,9 @@ import numpy as np
 
 from spikec.backends.netx.plan import WEIGHT
 from spikec.backends.netx.sim import IntegerLayer
-from spikec.ir.errors import InvalidModelError
+from spikec.ir.errors import InvalidModelError, shown
 from spikec.ir.types import Array, fits, ints
-from spikec.ir.untrusted import Numbers, allowed_bytes, read_hdf5, shown, too_large
+from spikec.ir.untrusted import Numbers, allowed_bytes, read_hdf5, too_large
 
 _FORMAT = 1
 _REFUSAL = "is not a netx file"
@@ -29,21 +30,22 @@ _BIAS = Numbers(f"whole numbers within {-_LARGEST} and {_LARGEST}", -_LARGEST, _
 
 
 def write(path: Path, input_shape: tuple[int, ...], layers: Sequence[IntegerLayer], facts: Mapping[str, Any]) -> None:
-    """Write a file.
+    """Write a file, which is prepared in memory: HDF5 ends the process where the disk is full.
 
     Args:
-        path: replaced if it exists.
+        path: overwritten if it exists.
         input_shape: of what the first layer is fed, in torch order, always-on inputs included.
         layers: in order.
         facts: datasets of ``/spikec``.
     """
-    with h5py.File(path, "w") as file:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
         groups = file.create_group("layer")
         _start(groups, "input", input_shape)
         before = input_shape
         for layer in layers:
             if layer.kind != "conv" and len(before) > 1:
-                _start(groups, "flatten", (int(np.prod(before)),))
+                _start(groups, "flatten", (int(np.prod(before)), 1, 1))  # as slayer writes it
             group = _start(groups, layer.kind, layer.shape)
             for key, value in _contents(layer).items():
                 group[key] = value
@@ -58,6 +60,7 @@ def write(path: Path, input_shape: tuple[int, ...], layers: Sequence[IntegerLaye
         ours["relays"] = [layer.relays for layer in layers]
         for key, value in facts.items():
             ours[key] = value
+    path.write_bytes(buffer.getvalue())
 
 
 def _start(groups: Any, kind: str, shape: tuple[int, ...]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -14,14 +13,15 @@ from torch import Tensor
 from spikec.backends.netx.file import read, write
 from spikec.backends.netx.sim import IntegerLayer, run_layers
 from spikec.extend.backend import DataT
-from spikec.ir.errors import Hint, InvalidModelError, Option, warn
-from spikec.ir.files import replacing
+from spikec.interpreter.inputs import whole_number
+from spikec.ir.errors import Hint, InvalidModelError, Option, shown, warn
+from spikec.ir.files import path_of, replacing
 from spikec.ir.op import tensor_cache
 from spikec.ir.ops import IF
 from spikec.ir.types import Array, ints, readonly
 
-#: numbers that one layer's currents may fill at a time
-_CHUNK = 1 << 20
+#: neurons of a layer, of all samples, that are run at a time: their potentials should fit into the cache
+_CHUNK = 1 << 18
 #: fields of a model that a file holds under their own names, in ``/spikec``
 _FACTS = ("name", "reset", "constants", "pulses", "output_scale", "output_shape", "timesteps")
 #: an input further outside of the calibrated range than this share of it is worth a warning
@@ -118,7 +118,7 @@ class NetxModel:
         array = self._checked(x)
         steps = self._steps(timesteps)
         width = max(int(np.prod(layer.shape)) for layer in self.layers)
-        size = max(1, _CHUNK // (steps * width))
+        size = max(1, _CHUNK // width)
         parts = [self._simulate(array[i : i + size], steps) for i in range(0, len(array), size)]
         self._warn_of_overflows(sum(part.overflows for part in parts), steps)
         result: Array = np.concatenate([part.total for part in parts]) / steps * self.output_scale
@@ -133,13 +133,20 @@ class NetxModel:
         self._warn_of_overflows(trace.overflows, steps)
         return trace
 
-    def _simulate(self, x: Array, steps: int) -> Trace:
+    def encode(self, x: Tensor | Array, timesteps: int | None = None) -> Array:
+        """Make the spikes that the first layer is fed, bool [T, B, *input_shape], of inputs [B, ...]."""
+        return self._encoded(self._checked(x), self._steps(timesteps))
+
+    def _encoded(self, x: Array, steps: int) -> Array:
         more = self.constants + self.pulses
         spikes = self.encoder.encode(x, steps)
         spikes = spikes.reshape(*spikes.shape[:2], self.input_shape[0] - more, *self.input_shape[1:])
         on = np.ones((*spikes.shape[:2], more, *self.input_shape[1:]), dtype=bool)
         on[1:, :, self.constants :] = False
-        spikes = np.concatenate([spikes, on], axis=2)
+        return np.concatenate([spikes, on], axis=2)
+
+    def _simulate(self, x: Array, steps: int) -> Trace:
+        spikes = self._encoded(x, steps)
         responses = run_layers(self.layers, spikes)
         hidden = {
             layer.name: response.spikes[:, :, : layer.shape[0] - layer.relays]
@@ -149,12 +156,16 @@ class NetxModel:
         return Trace(spikes, hidden, total, sum(response.overflows for response in responses))
 
     def _checked(self, x: Any) -> Array:
-        array = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x, dtype=np.float64)
+        try:  # complex numbers are of another kind, and so are texts and objects
+            given = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
+            array = given.astype(np.float64, casting="same_kind")
+        except (TypeError, ValueError, RuntimeError):
+            raise InvalidModelError(f"the input is {shown(x)}", hint="give a tensor or array of real numbers") from None
         if array.shape[1:] != self.encoder.shape or not len(array):
             wanted = ", ".join(map(str, ("B", *self.encoder.shape)))
             raise InvalidModelError(f"the input is [{wanted}], got {list(array.shape)}", hint="give a batch first")
         if not np.isfinite(array).all():
-            raise InvalidModelError("an input holds NaN or infinity")
+            raise InvalidModelError("an input holds NaN or infinity", hint="mend the data, or leave such samples out")
         limit = self.encoder.threshold * (1 + _MARGIN)
         outside = (array > limit) | (array < (-limit if self.encoder.signed else -_MARGIN * limit))
         if outside.any():
@@ -166,10 +177,7 @@ class NetxModel:
         return array
 
     def _steps(self, timesteps: int | None) -> int:
-        steps = self.timesteps if timesteps is None else timesteps
-        if steps < 1:
-            raise InvalidModelError(f"timesteps is {timesteps!r}", hint="give the number of steps, at least 1")
-        return steps
+        return whole_number("timesteps", self.timesteps if timesteps is None else timesteps, 1)
 
     def _warn_of_overflows(self, overflows: int, steps: int) -> None:
         if overflows:
@@ -186,10 +194,8 @@ class NetxModel:
         """Write the HDF5 file; it appears whole or not at all.
 
         Raises:
-            InvalidModelError: the folder does not exist.
+            InvalidModelError: the file cannot be written.
         """
-        if not Path(path).parent.is_dir():
-            raise InvalidModelError(f"the folder {Path(path).parent} does not exist", hint="make it first")
         facts = {name: getattr(self, name) for name in _FACTS}
         facts |= {f"encoder_{name}": value for name, value in attrs.asdict(self.encoder).items()}
         with replacing(path) as part:
@@ -206,7 +212,7 @@ class NetxModel:
         Raises:
             InvalidModelError: it is no such file, or holds what stock netx would not run as it stands.
         """
-        input_shape, layers, facts = read(Path(path), max_bytes)
+        input_shape, layers, facts = read(path_of(path), max_bytes)
         encoder = Encoder(**{name: facts[f"encoder_{name}"] for name in attrs.fields_dict(Encoder)})
         stated = {name: facts[name] for name in _FACTS}
         return cls(encoder=encoder, layers=tuple(layers), input_shape=input_shape, **stated)

@@ -1,5 +1,6 @@
 """Reads a final graph as what a netx file can hold, a chain of layers, or says why it is none."""
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -18,6 +19,9 @@ WEIGHT = 254
 
 _CHAIN = "a netx file is one chain of layers"
 _ELSEWHERE = 'use another target, such as "nir", or a model without it'
+#: the most neurons of a layer that the pass legalize-netx unrolls into a matrix
+_UNROLLED = 2000
+_SMALLER = f'make it smaller: up to {_UNROLLED} neurons are unrolled; or use the target "spikingjelly"'
 
 
 @attrs.frozen
@@ -90,9 +94,8 @@ def _wiring(graph: Graph) -> list[Problem]:
         for name in names[1:]:
             found.append(graph.problem(name, f"the model has {len(names)} {what}, a netx file has one", _ELSEWHERE))
     inner = [node for node in graph.match(Op) if node.op.role is not Role.IO]
-    found += [
-        graph.problem(node.name, *_missing(node.op)) for node in inner if converter.for_class(type(node.op)) is None
-    ]
+    missing = [node for node in inner if converter.for_class(type(node.op)) is None]
+    found += [graph.problem(node.name, *_missing(graph, node.op)) for node in missing]
     if not found:
         for node in graph.match(Op):
             if len(graph.users(node.name)) > 1:
@@ -103,16 +106,20 @@ def _wiring(graph: Graph) -> list[Problem]:
     return list(first.values())
 
 
-def _missing(op: Op) -> tuple[str, str]:
+def _by_unrolling(graph: Graph, effect: str, otherwise: str) -> str:
+    """Return the hint to reset softly, where all layers are small enough for that, with another way; else only that."""
+    sizes = [math.prod(graph.type(node.name).shape) for node in graph.match(Neuron)[1:]]
+    return f'use reset="soft"{effect}, or {otherwise}' if max(sizes, default=0) <= _UNROLLED else otherwise
+
+
+def _missing(graph: Graph, op: Op) -> tuple[str, str]:
     if any("maxpool" in source.kind.lower().replace("_", "") for source in op.origin):
         return f"max pooling compares branches; {_CHAIN}", "use average pooling, or a convolution with a stride"
     if isinstance(op, (Add, Concat)):
         return f"{op.kind} joins branches; {_CHAIN}", _ELSEWHERE
     if op.role is Role.LINEAR:
-        return (
-            f"netx has no {op.kind}, and it did not fold into a layer next to it",
-            'use reset="soft", or leave it out',
-        )
+        message = f"netx has no {op.kind}, and it did not fold into a layer next to it"
+        return message, _by_unrolling(graph, "", "leave it out")
     if isinstance(op, Neuron):
         return f"netx has no {op.kind}", f"register a converter for it, or {_ELSEWHERE}"
     return f"netx has no {op.kind}", _ELSEWHERE
@@ -155,7 +162,7 @@ def _layers(graph: Graph, parts: Sequence[Part], problems: list[Problem]) -> Ite
         if isinstance(part, (Linear, Conv)):
             if isinstance(weights, (Linear, Conv)):
                 message = "two layers without a neuron between them, and they did not fold into one"
-                hint = 'use reset="soft", which makes one matrix of them, or put a ReLU between them'
+                hint = _by_unrolling(graph, ", which makes one matrix of them", "put a ReLU between them")
                 problems.append(graph.problem(name, message, hint))
         elif isinstance(weights, (Linear, Conv)):
             yield PlannedLayer(before, weights, name if part else "", part)
@@ -168,20 +175,22 @@ def _form(graph: Graph, layer: PlannedLayer, before: str) -> Iterator[Problem]:
     """Find why netx has no such layer; ``before`` is the layer before, or ``""``."""
     name, op, neurons = layer.name, layer.affine, layer.neurons
     shape = graph.type(graph.operands(name)[0]).shape
+    is_small = math.prod(graph.type(name).shape) <= _UNROLLED
+    unrolled = 'put "legalize-netx" in the pipeline' if is_small else _SMALLER
     if neurons is not None and neurons.decay and (neurons.soft or not neurons.strict):
         message = "a neuron that leaks fires above its threshold in netx, and a spike clears it"
         yield graph.problem(layer.neuron, message, "use v_reset=0 and strict=True")
     if not isinstance(op, Conv):
         if len(shape) != 1:
-            yield graph.problem(name, "a Linear over the last axis of a map is no netx layer", 'use reset="soft"')
+            yield graph.problem(name, "a Linear over the last axis of a map is no netx layer", unrolled)
         return
     if len(op.kernel) != 2:
         message = f"netx has 2-d convolutions only, this is {len(op.kernel)}-d"
-        yield graph.problem(name, message, 'use reset="soft", which unrolls it')
+        yield graph.problem(name, message, unrolled)
     if any(a != b for a, b in op.padding):
         yield graph.problem(name, "netx pads both sides alike", 'put "legalize-netx" in the pipeline')
     if before and graph.type(before).shape != shape:
-        yield graph.problem(name, "netx has no reshape in front of a convolution", 'use reset="soft"')
+        yield graph.problem(name, "netx has no reshape in front of a convolution", unrolled)
     if neurons is None:
         return
     if neurons.soft:
@@ -205,7 +214,8 @@ def _numbers(graph: Graph, layer: PlannedLayer) -> Iterator[Problem]:
     if not _even(neurons.threshold, 131_070) or not _even(neurons.v_init):
         yield graph.problem(layer.neuron, SINGLE, QUANTIZE)
     elif neurons.v_init < 0:
-        yield graph.problem(layer.neuron, f"neurons in netx start at 0 or above, v_init is {neurons.v_init:g}")
+        message = f"neurons in netx start at 0 or above, v_init is {neurons.v_init:g}"
+        yield graph.problem(layer.neuron, message, "give them a v_init that is not below v_reset")
     elif neurons.soft and (neurons.threshold > WEIGHT or neurons.v_init >= neurons.threshold):
         message = f"soft reset takes a threshold up to {WEIGHT}, above v_init"
         yield graph.problem(layer.neuron, message, QUANTIZE)

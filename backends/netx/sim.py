@@ -1,14 +1,17 @@
-"""The integer arithmetic of netx's layers in fixed point, in numpy.
+"""The integer arithmetic of netx's layers in fixed point, on torch.
 
 Time-steps are aligned: layer l's column t here is its column t + 1 + l in lava, where every synapse takes a
 step. Nothing else differs.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import attrs
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from spikec.ir.types import Array, readonly
 
@@ -17,6 +20,8 @@ _LIMIT = 1 << 23
 _UNITY = 4096
 #: weights, thresholds and biases count in units of 2^6
 _SHIFT = 6
+#: numbers that are made at a time: they should fit into the cache
+_CELLS = 1 << 20
 
 
 def _integers(value: Array | None) -> Array | None:
@@ -78,29 +83,22 @@ def run_layer(layer: IntegerLayer, spikes: Array) -> Response:
         layer: its integers.
         spikes: bool [T, B, ...], those of the layer before at the same (aligned) steps.
     """
-    if layer.kind == "conv":
-        currents = _conv(layer, spikes)
-    else:
-        currents = _product(spikes.reshape(-1, layer.weight.shape[1]), layer.weight).reshape(*spikes.shape[:2], -1)
-    bias = np.zeros((), dtype=np.int32)
+    inputs = torch.tensor(spikes)
+    recurrent = None if layer.weight_rec is None else _Recurrent(layer.weight_rec)
+    bias = None
     if layer.bias is not None:
-        bias = layer.bias.astype(np.int32).reshape(-1, *[1] * (len(layer.shape) - 1)) << _SHIFT
-    feedback = _feedback(layer)
-    u = np.zeros(currents.shape[1:], dtype=np.int32)
-    v = np.zeros_like(u)
-    fired = np.zeros(currents.shape, dtype=bool)
-    overflows = 0
-    last = fired[0]
-    for t, current in enumerate(currents):
-        if feedback is not None:
-            current = current + (last * feedback if feedback.ndim == 1 else _product(last, feedback))
-        u, wrapped = _wrap(_decay(u, layer.current_decay) + (current << _SHIFT))
-        v = _decay(v, layer.voltage_decay) + u + bias
-        v, saturated = _saturate(v)
-        last = fired[t] = v > layer.threshold << _SHIFT
-        v[last] = 0
-        overflows += wrapped + saturated
-    return Response(fired, v >> _SHIFT, overflows)
+        bias = _int32(layer.bias << _SHIFT).reshape(-1, *[1] * (len(layer.shape) - 1))
+    u, v = (_State(inputs.shape[1], layer.shape, decay) for decay in (layer.current_decay, layer.voltage_decay))
+    fired = torch.zeros((len(inputs), *v.value.shape), dtype=torch.bool)
+    most = _largest(layer.weight) << _SHIFT
+    for t, current in enumerate(_currents(layer, inputs)):
+        if recurrent is not None and t:
+            current = current + recurrent(fired[t - 1])
+        u.add(current, most + (recurrent.most if recurrent else 0), _wrap)
+        v.add(u.value, u.reach, _saturate, bias)
+        torch.gt(v.value, layer.threshold << _SHIFT, out=fired[t])
+        v.value.masked_fill_(fired[t], 0)
+    return Response(fired.numpy(), (v.value >> _SHIFT).numpy(), u.overflows + v.overflows)
 
 
 def run_layers(layers: Sequence[IntegerLayer], spikes: Array) -> list[Response]:
@@ -112,59 +110,115 @@ def run_layers(layers: Sequence[IntegerLayer], spikes: Array) -> list[Response]:
     return responses
 
 
-def _decay(x: Array, decay: int) -> Array:
-    """Return ``x (4096 - decay) / 4096``, rounded towards zero."""
-    if decay == 0:
-        return x
-    if decay == _UNITY:
-        return np.zeros_like(x)
-    kept: Array = np.sign(x) * ((np.abs(x).astype(np.int64) * (_UNITY - decay)) >> 12).astype(np.int32)
-    return kept
+class _State:
+    """Currents or voltages of a layer, int32 [B, ...] in units of 1/64 of a weight.
+
+    Attributes:
+        value: what they are now.
+        reach: no value is further from zero; nothing is searched for overflows before it reaches the limit.
+        overflows: how often a value wrapped or saturated.
+    """
+
+    def __init__(self, batch: int, shape: tuple[int, ...], decay: int) -> None:
+        self.value = torch.zeros((batch, *shape), dtype=torch.int32)
+        self.decay = decay
+        self.reach = self.overflows = 0
+
+    def add(
+        self, x: Tensor, most: int, limit: Callable[[Tensor], tuple[Tensor, int]], bias: Tensor | None = None
+    ) -> None:
+        """Decay, rounding towards zero, and add x, none of which is further from zero than ``most``."""
+        if self.decay == _UNITY:
+            self.value, self.reach = x.clone(), most
+        else:
+            if self.decay:
+                kept = (self.value.abs().long() * (_UNITY - self.decay)) >> 12
+                self.value = (self.value.sign() * kept).int()
+            self.value.add_(x)
+            self.reach += most
+        if bias is not None:
+            self.value.add_(bias)
+            self.reach += int(bias.abs().max())
+        if self.reach >= _LIMIT:
+            self.reach = max(map(abs, map(int, self.value.aminmax())))
+        if self.reach >= _LIMIT:
+            self.value, found = limit(self.value)
+            self.overflows += found
 
 
-def _wrap(x: Array) -> tuple[Array, int]:
+def _wrap(x: Tensor) -> tuple[Tensor, int]:
     """Wrap currents beyond 24 bits to the other end, and count them."""
-    if x.max() <= _LIMIT and x.min() > -_LIMIT:
-        return x, 0
-    high, low = x > _LIMIT, x <= -_LIMIT
-    return np.where(high, x - 2 * _LIMIT, np.where(low, x + 2 * _LIMIT, x)), int(high.sum() + low.sum())
+    above, below = x > _LIMIT, x <= -_LIMIT
+    return x - 2 * _LIMIT * above.int() + 2 * _LIMIT * below.int(), int(above.sum() + below.sum())
 
 
-def _saturate(x: Array) -> tuple[Array, int]:
+def _saturate(x: Tensor) -> tuple[Tensor, int]:
     """Clip voltages to the last number of 24 bits, and count them."""
-    if x.max() < _LIMIT and x.min() > -_LIMIT:
-        return x, 0
-    return np.clip(x, 1 - _LIMIT, _LIMIT - 1), int((np.abs(x) >= _LIMIT).sum())
+    return x.clamp(1 - _LIMIT, _LIMIT - 1), int((x.abs() >= _LIMIT).sum())
 
 
-def _feedback(layer: IntegerLayer) -> Array | None:
-    """Return the recurrent weights, as a vector where they are diagonal."""
-    matrix = layer.weight_rec
-    if matrix is None:
-        return None
-    diagonal = np.diagonal(matrix)
-    alone = np.count_nonzero(matrix) == np.count_nonzero(diagonal)
-    return diagonal.astype(np.int32) if alone else matrix
+def _int32(value: Array) -> Tensor:
+    return torch.tensor(value.astype(np.int32))
 
 
-def _product(spikes: Array, weight: Array) -> Array:
-    """Multiply [N, I] spikes by [O, I] integers: with BLAS, in floats that hold every sum exactly."""
-    exact = np.float32 if np.abs(weight).sum(1).max() < 1 << 24 else np.float64
-    sums: Array = (spikes.astype(exact) @ weight.T.astype(exact)).astype(np.int32)
-    return sums
+def _largest(weight: Array) -> int:
+    """Return the largest absolute value that the sum of a step can have, whatever spikes."""
+    return int(np.abs(weight).reshape(len(weight), -1).sum(1).max())
 
 
-def _conv(layer: IntegerLayer, spikes: Array) -> Array:
-    """Cross-correlate, as a matrix product over patches; sums are wrapped to 24 bits."""
-    pads = [(p, p) for p in layer.padding]
-    x = np.pad(spikes.reshape(-1, *spikes.shape[2:]), [(0, 0), (0, 0), *pads])
-    spans = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.weight.shape[2:], strict=True)]
-    cells: tuple[Any, ...] = (..., *(slice(None, None, step) for step in (*layer.stride, *layer.dilation)))
-    windows = np.lib.stride_tricks.sliding_window_view(x, spans, axis=(2, 3))[cells]
-    parts = []
-    for read, weight in zip(np.split(windows, layer.groups, axis=1), np.split(layer.weight, layer.groups), strict=True):
-        matrix = weight.reshape(len(weight), -1)
-        parts.append(_product(read.transpose(0, 2, 3, 1, 4, 5).reshape(-1, matrix.shape[1]), matrix))
-    sums = np.concatenate(parts, axis=1).reshape(*spikes.shape[:2], *layer.shape[1:], layer.shape[0])
-    sums = np.ascontiguousarray(np.moveaxis(sums, 4, 2))
-    return (sums + _LIMIT) % (2 * _LIMIT) - _LIMIT
+def _floats(weight: Array) -> Tensor:
+    """Return weights in units of currents, in floats that hold every sum exactly in any order of summing."""
+    exact = torch.float32 if _largest(weight) << _SHIFT < 1 << 24 else torch.float64
+    return torch.tensor(weight << _SHIFT).to(exact)
+
+
+class _Recurrent:
+    """A layer's weights from its own spikes; a vector where they are diagonal."""
+
+    def __init__(self, matrix: Array) -> None:
+        diagonal = np.diagonal(matrix)
+        alone = np.count_nonzero(matrix) == np.count_nonzero(diagonal)
+        self.weight = _int32(diagonal << _SHIFT) if alone else _floats(matrix).T
+        self.most = _largest(matrix) << _SHIFT
+
+    def __call__(self, fired: Tensor) -> Tensor:
+        """Return the currents [B, O] of spikes [B, O]."""
+        return fired * self.weight if self.weight.ndim == 1 else (fired.to(self.weight) @ self.weight).int()
+
+
+def _currents(layer: IntegerLayer, spikes: Tensor) -> Iterator[Tensor]:
+    """Give the weighted input of every step, int32 [B, ...], of spikes [T, B, ...]; a few steps are made at a time.
+
+    Channels that are silent in all of these steps are left out. The first step stands alone, because some channels
+    spike in that only: those that charge neurons.
+    """
+    weight = _floats(layer.weight)
+    several = max(1, _CELLS // max(spikes[0].numel(), spikes.shape[1] * int(np.prod(layer.shape))))
+    for some in (spikes[:1], *torch.split(spikes[1:], several)):
+        x, read = some.flatten(0, 1), weight
+        if layer.kind != "conv":
+            x = x.flatten(1)
+        if layer.groups == 1:
+            active = x.flatten(2).any(-1).any(0) if x.ndim > 2 else x.any(0)
+            active[0] = True  # one at least must be left
+            x, read = x[:, active], weight[:, active]
+        sums = _conv(layer, read, x.to(read)) if layer.kind == "conv" else x.to(read) @ read.T
+        yield from sums.int().reshape(*some.shape[:2], *layer.shape)
+
+
+def _conv(layer: IntegerLayer, weight: Tensor, x: Tensor) -> Tensor:
+    """Cross-correlate, and wrap sums to 24 bits.
+
+    Sums of integers are exact, but there are algorithms (Winograd's) that multiply by fractions. They give themselves
+    away by results that are no integers; then patches are multiplied by a matrix.
+    """
+    sums = F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+    if bool(sums.frac().any()):
+        patches = F.unfold(x, weight.shape[2:], layer.dilation, layer.padding, layer.stride)
+        sums = weight.reshape(layer.groups, len(weight) // layer.groups, -1) @ patches.reshape(
+            len(x), layer.groups, -1, patches.shape[2]
+        )
+    if _largest(layer.weight) < _LIMIT:
+        return sums
+    wide = _LIMIT << _SHIFT
+    return torch.remainder(sums + wide, 2 * wide) - wide

@@ -1,5 +1,6 @@
 """The target ``nir``: an ``nir.NIRGraph`` that every importer reads the same way."""
 
+import io
 import re
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -11,6 +12,7 @@ import nir
 import numpy as np
 
 from spikec.backends.nir.converters import in_seconds, written
+from spikec.backends.nir.layout import Layout, layouts
 from spikec.backends.nir.profiles import PROFILES, Profile
 from spikec.extend.backend import Backend
 from spikec.extend.loader import unknown
@@ -72,7 +74,8 @@ class Nir(Backend):
             for name in graph.inputs
             if not graph.users(name)
         ]
-        for name in graph:
+        moved = _moved(layouts(graph))
+        for name in (name for name in graph if name not in moved):
             try:
                 self._checked(graph, name)
             except CompileError as error:
@@ -82,7 +85,7 @@ class Nir(Backend):
     def _checked(self, graph: Graph, name: str) -> None:
         if not isinstance(graph[name], Add):
             self._readable(graph[name])
-            self._readable(_written(graph, name)[0])
+            self._readable(_written(graph, name, name)[0])
             return
         users = [graph[user] for user, _ in graph.users(name)]
         operands = graph.operands(name)
@@ -102,23 +105,27 @@ class Nir(Backend):
 
     def emit(self, graph: Graph, context: Context) -> Any:
         """Make the graph, which nir type-checks."""
-        names = _names(graph)
-        nodes = {names[name]: _written(graph, name)[1] for name in names}
+        found = layouts(graph)
+        names = _names(graph, _moved(found))
+        nodes = {names[name]: _written(graph, name, found[name].inner if name in found else name)[1] for name in names}
         for node in nodes.values():
             in_seconds(node, self.dt, self._profile.gain == "physical")
         for terminal in (*graph.inputs, *graph.outputs):
             nodes[names[terminal]].metadata["name"] = terminal
+            _lay_out(graph, terminal, found[terminal], nodes[names[terminal]], context)
         _note_losses({name: nodes[names[name]] for name in names}, context)
-        metadata = self._metadata(graph, names, context)
+        metadata = self._metadata(graph, names, found, context)
         for key in ("v_init", "reset"):
             metadata.update(_shared(key, nodes.values()))
-        return nir.NIRGraph(nodes=nodes, edges=_edges(graph, names), metadata=metadata)
+        return nir.NIRGraph(nodes=nodes, edges=_edges(graph, names, found), metadata=metadata)
 
-    def _metadata(self, graph: Graph, names: dict[str, str], context: Context) -> dict[str, Any]:
+    def _metadata(
+        self, graph: Graph, names: dict[str, str], found: dict[str, Layout], context: Context
+    ) -> dict[str, Any]:
         """Return what NIR has no field for, and what holds for the whole graph."""
-        units = {names[name]: graph.type(name).scale for name in graph.outputs}
+        units = {names[name]: graph.type(found[name].inner).scale for name in graph.outputs}
         scales = {name: float(scale.item()) if scale.size == 1 else np.array(scale) for name, scale in units.items()}
-        found: dict[str, Any] = {
+        metadata: dict[str, Any] = {
             "dt": self.dt,
             "fire": self._profile.fires,
             "spikes": "binary",
@@ -127,12 +134,14 @@ class Nir(Backend):
             "producer": f"spikec {version('spikec')}",
         }
         if context.timesteps is not None:
-            found["timesteps"] = context.timesteps
-        return found
+            metadata["timesteps"] = context.timesteps
+        return metadata
 
     def save(self, artifact: Any, path: Path) -> None:
-        """Write the file, by ``nir.write``."""
-        nir.write(path, artifact)
+        """Write the file, by ``nir.write`` to memory: HDF5 ends the process where the disk is full."""
+        buffer = io.BytesIO()
+        nir.write(buffer, artifact)
+        path.write_bytes(buffer.getvalue())
 
 
 def _shared(key: str, nodes: Iterable[Any]) -> dict[str, Any]:
@@ -165,8 +174,9 @@ def _note_losses(nodes: dict[str, Any], context: Context) -> None:
         )
 
 
-def _written(graph: Graph, name: str) -> tuple[Op, Any]:
-    result = graph.type(name)
+def _written(graph: Graph, name: str, inner: str) -> tuple[Op, Any]:
+    """Return what :func:`written` does for a node whose result in the file is that of ``inner``."""
+    result = graph.type(inner)
     operand = graph.type(graph.operands(name)[0]) if graph.operands(name) else result
     return written(graph[name], operand, result)
 
@@ -174,14 +184,31 @@ def _written(graph: Graph, name: str) -> tuple[Op, Any]:
 _NUMBER = re.compile(r"n\d+_")
 
 
-def _names(graph: Graph) -> dict[str, str]:
+def _moved(found: dict[str, Layout]) -> set[str]:
+    """Return the nodes that inputs and outputs of another layout stand for."""
+    return {name for layout in found.values() for name in layout.moved}
+
+
+def _lay_out(graph: Graph, terminal: str, layout: Layout, node: Any, context: Context) -> None:
+    """Say of an input or output that has another layout in the file than in the model how one comes of the other."""
+    shape, model = graph.type(layout.inner).shape, graph.type(terminal).shape
+    if not layout.moved:
+        return
+    which = "input" if isinstance(graph[terminal], Input) else "output"
+    node.metadata |= {"axes": np.array(layout.axes), "model_shape": np.array(model)}
+    way = f".transpose{layout.axes}.reshape{shape if which == 'input' else model}"
+    here, there = ("the file's", "the model's") if which == "input" else ("the model's", "the file's")
+    context.note(terminal, f"{here} {which} is {there}{way}, as its metadata say (axes, model_shape)")
+
+
+def _names(graph: Graph, moved: set[str]) -> dict[str, str]:
     """Choose NIR names, whose alphabetical order, in which files are read back, is topological.
 
     Terminals are ``input`` and ``output`` (``input_0``, ... if there are several); the others have a number
     in front, which replaces that of a file that was written like this.
     """
     names: dict[str, str] = {}
-    inner = [name for name in graph if not isinstance(graph[name], (Input, Output, Add))]
+    inner = [name for name in graph if not isinstance(graph[name], (Input, Output, Add)) and name not in moved]
     numbered = all(_NUMBER.match(name) for name in inner)
     for kind, group in (("input", graph.inputs), ("output", graph.outputs)):
         width = len(str(len(group) - 1))
@@ -193,16 +220,17 @@ def _names(graph: Graph) -> dict[str, str]:
     return {name: names[name] for name in graph if name in names}
 
 
-def _edges(graph: Graph, names: dict[str, str]) -> list[tuple[str, str]]:
+def _edges(graph: Graph, names: dict[str, str], found: dict[str, Layout]) -> list[tuple[str, str]]:
     """List the edges, main branches first: some readers take the last edge into a node for a skip."""
+    givers = names | {found[name].inner: names[name] for name in graph.inputs}
     main: list[tuple[str, str]] = []
     skips: list[tuple[str, str]] = []
     for name in names:
-        operands = graph.operands(name)
+        operands = (found[name].inner,) if isinstance(graph[name], Output) else graph.operands(name)
         if operands and isinstance(graph[operands[0]], Add):
             operands = graph.operands(operands[0])  # a fan-in is several edges into the node
         for slot, operand in enumerate(operands):
-            (skips if slot else main).append((names[operand], names[name]))
+            (skips if slot else main).append((givers[operand], names[name]))
     return main + skips
 
 

@@ -1,5 +1,6 @@
 """The target ``spikingjelly``: a self-contained ``torch.nn.Module`` in SpikingJelly's habits."""
 
+import io
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,8 +44,13 @@ class SpikingJelly(Backend):
         return network.eval().to(graph.imported.device)
 
     def save(self, artifact: Any, path: Path) -> None:
-        """Pickle the whole module; ``torch.load(path, weights_only=False)`` reads it."""
-        torch.save(artifact, path)
+        """Pickle the whole module; ``torch.load(path, weights_only=False)`` reads it.
+
+        It is written in memory first, because torch puts the file's name into the file, and refuses some names.
+        """
+        buffer = io.BytesIO()
+        torch.save(artifact, buffer)
+        path.write_bytes(buffer.getvalue())
 
 
 def _attribute(name: str, taken: dict[str, nn.Module]) -> str:

@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from spikec.backends.spikingjelly.modules import InputPort, OpModule, Readout, StatefulModule
+from spikec.backends.spikingjelly.modules import AdaptiveAverage, InputPort, OpModule, Readout, StatefulModule
 from spikec.backends.spikingjelly.neurons import OF_THE_GRAPH, CubaLIFNode, IFNode, LIFNode, NeuronNode
 from spikec.extend.converters import Converters
 from spikec.ir.op import Op, StatefulOp
@@ -127,8 +127,9 @@ def _avg_pool(op: AvgPool, result: Type) -> nn.Module:
 
 @converter(AdaptiveAvgPool)
 def _adaptive(op: AdaptiveAvgPool, result: Type) -> nn.Module:
-    axes = len(op.size)
-    return cast(nn.Module, getattr(nn, f"AdaptiveAvgPool{axes}d")(result.shape[-axes:]))
+    if any(size != 1 for size in op.size):
+        return AdaptiveAverage(type(op), {}, {"size": op.size})
+    return cast(nn.Module, getattr(nn, f"AdaptiveAvgPool{len(op.size)}d")(1))
 
 
 @converter(Flatten)

@@ -59,6 +59,23 @@ class OpModule(RunsOp):
         return result
 
 
+class AdaptiveAverage(OpModule):
+    """Runs an AdaptiveAvgPool, whose windows may differ in size, which torch's ONNX exporters refuse."""
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        """Run ``op.eval``; in an export it is done along one axis after the other, in slices."""
+        (x,) = xs
+        if not is_exporting():
+            return super().forward(x)
+        for axis, size in enumerate(self.op.size, start=2):
+            old = int(x.shape[axis])
+            windows = [(i * old // size, -(-(i + 1) * old // size)) for i in range(size or 0)]
+            if windows:
+                parts = [x.narrow(axis, start, end - start).mean(axis, keepdim=True) for start, end in windows]
+                x = torch.cat(parts, axis)
+        return x
+
+
 class StepModule(nn.Module):
     """A module whose input is one step, [B, ...], in step mode ``"s"``, and all of them, [T, B, ...], in ``"m"``."""
 
@@ -76,6 +93,11 @@ class StepModule(nn.Module):
         for part in self.modules():
             if isinstance(part, StepModule):
                 part._step_mode = value
+
+
+def is_exporting() -> bool:
+    """Return whether TorchScript, an ONNX exporter or ``torch.export`` records what is called."""
+    return torch._C._is_tracing() or torch.compiler.is_exporting()
 
 
 class StatefulModule(StepModule, RunsOp):
@@ -97,20 +119,30 @@ class StatefulModule(StepModule, RunsOp):
 
     def single_step_forward(self, *xs: Tensor) -> Tensor:
         """Run one step, [B, ...]."""
+        self.v, result = self._step(self.v, *xs)
+        return result
+
+    def multi_step_forward(self, *xs: Tensor) -> Tensor:
+        """Run all steps, [T, B, ...]. An exported model has no state behind the last step."""
+        state, results = self.v, []
+        for step in zip(*xs, strict=True):
+            state, result = self._step(state, *step)
+            results.append(result)
+        if not is_exporting():
+            self.v = state
+        return torch.stack(results)
+
+    def _step(self, state: Tensor | None, *xs: Tensor) -> tuple[Tensor, Tensor]:
         op = self.op
-        state = op.initial(*xs) if self.v is None else self.v
+        if state is None:
+            state = op.initial(*xs)
         if state.shape[:1] != xs[0].shape[:1]:
             raise InvalidModelError(
                 f"the state is of a batch of {state.shape[0]}, the input is a batch of {xs[0].shape[0]}",
                 hint="call reset() before the next batch",
             )
-        result: Tensor
-        self.v, result = op.step(state, *xs)
+        result: tuple[Tensor, Tensor] = op.step(state, *xs)
         return result
-
-    def multi_step_forward(self, *xs: Tensor) -> Tensor:
-        """Run all steps, [T, B, ...]."""
-        return torch.stack([self.single_step_forward(*step) for step in zip(*xs, strict=True)])
 
     def forward(self, *xs: Tensor) -> Tensor:
         """Run one step or all, by ``step_mode``."""

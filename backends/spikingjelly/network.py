@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from spikec.backends.spikingjelly.modules import StatefulModule, StepModule
+from spikec.backends.spikingjelly.modules import StatefulModule, StepModule, is_exporting
 from spikec.extend.backend import SpikingModule
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.op import Op
@@ -47,6 +47,9 @@ class SpikingNetwork(StepModule, SpikingModule):
 
     The mean of the output over T approximates the ANN's: it is in the ANN's units and in the model's own container.
 
+    To ONNX, TorchScript and ``torch.export`` it goes in step mode ``"m"``, or called step by step by a module whose
+    forward resets it before: what is exported has no state from one call to the next.
+
     Args:
         name: of the model.
         plan: the calls in order.
@@ -72,21 +75,26 @@ class SpikingNetwork(StepModule, SpikingModule):
         self.structure = structure
         for key, part in parts.items():
             self.add_module(key, part)
+        self._exported_from_reset = False
 
     def reset(self) -> None:
         """Forget every state: call it before each new batch."""
-        for part in self.modules():
-            if isinstance(part, StatefulModule):
-                part.reset()
+        for part in self._stateful():
+            part.reset()
+        self._exported_from_reset = is_exporting()
 
     def forward(self, *xs: Tensor) -> Any:
         """Run one step or all, by ``step_mode``; there is one tensor an input."""
         if len(xs) != len(self.inputs):
             raise InvalidModelError(f"the model has {len(self.inputs)} input(s), got {len(xs)}")
-        if len({x.shape[: 1 if self.step_mode == "s" else 2] for x in xs}) > 1:
+        axes = 1 if self.step_mode == "s" else 2
+        if any(x.shape[:axes] != xs[0].shape[:axes] for x in xs[1:]):
             found = ", ".join(str(list(x.shape)) for x in xs)
             raise InvalidModelError(f"the inputs differ in batch size or steps: {found}")
+        if self._exported_from_reset and not is_exporting():
+            self.reset()  # what an export may have left in here are no numbers
         if self.step_mode == "s":
+            self._refuse_lost_state()
             results = self._sweep(xs, 0)
         elif any(self._is_register(call) for call in self.plan):
             results = self._stepwise(xs)
@@ -95,6 +103,14 @@ class SpikingNetwork(StepModule, SpikingModule):
             flat = self._sweep([x.flatten(0, 1) for x in xs], steps)
             results = [_unfold(y, steps) for y in flat]
         return _fill(self.structure, results)
+
+    def _refuse_lost_state(self) -> None:
+        """Raise an InvalidModelError where a step is exported alone: what is exported would do step 0 at each call."""
+        if is_exporting() and not self._exported_from_reset and self._stateful():
+            raise InvalidModelError(
+                "a single step is exported, and what is exported has no state for the next one",
+                hint='set step_mode = "m" and give all steps, or export a module that calls reset() and then each step',
+            )
 
     def _sweep(self, xs: Sequence[Tensor], steps: int) -> list[Tensor]:
         """Make every call once, and return the outputs.
@@ -122,12 +138,22 @@ class SpikingNetwork(StepModule, SpikingModule):
 
     def _stepwise(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """Return the outputs of a recurrent graph, which is run as a whole step after step."""
-        self.step_mode = "s"
+        _steps(xs)
+        before = [(part, part.v) for part in self._stateful()]
         try:
+            for part, _ in before:
+                part._step_mode = "s"
             steps = [self._sweep(step, 0) for step in zip(*xs, strict=True)]
         finally:
-            self.step_mode = "m"
+            for part, _ in before:
+                part._step_mode = "m"
+        if is_exporting():
+            for part, state in before:
+                part.v = state
         return [torch.stack(column) for column in zip(*steps, strict=True)]
+
+    def _stateful(self) -> list[StatefulModule]:
+        return [part for part in self.modules() if isinstance(part, StatefulModule)]
 
     def _is_register(self, call: ModuleCall) -> bool:
         part = self.get_submodule(call.part)
@@ -156,7 +182,7 @@ def _steps(xs: Sequence[Tensor]) -> int:
 
 def _unfold(x: Tensor, steps: int) -> Tensor:
     """Return [T*B, ...] as [T, B, ...]."""
-    return x.reshape(steps, len(x) // steps, *x.shape[1:])
+    return x.reshape(steps, x.shape[0] // steps, *x.shape[1:])
 
 
 def _fill(structure: Any, results: Sequence[Tensor]) -> Any:

@@ -7,7 +7,6 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -18,7 +17,7 @@ from torch import Tensor, distributed
 from spikec.calibration.statistics import Accumulator, Statistics
 from spikec.interpreter.interp import run
 from spikec.ir.errors import CalibrationError, InvalidModelError
-from spikec.ir.files import replacing
+from spikec.ir.files import path_of, replacing
 from spikec.ir.graph import Graph
 from spikec.ir.op import tensor_cache
 from spikec.ir.types import Array, ints
@@ -196,7 +195,7 @@ class Calibration:
         Raises:
             CalibrationError: the file is not one.
         """
-        arrays = read_npz(Path(path), CalibrationError, "is not a saved calibration", max_bytes=max_bytes)
+        arrays = read_npz(path_of(path), CalibrationError, "is not a saved calibration", max_bytes=max_bytes)
         try:
             return cls._of(arrays)
         except (KeyError, ValueError, TypeError) as error:

@@ -11,7 +11,7 @@ import numpy as np
 
 from spikec.calibration.statistics import Statistics
 from spikec.interpreter.inputs import is_number
-from spikec.ir.errors import CompileError
+from spikec.ir.errors import CompileError, shown
 from spikec.ir.types import Array
 
 Method = Literal["percentile", "max", "mmse", "ltb", "model"]
@@ -27,19 +27,21 @@ def _up_to(high: float, *, zero: bool = False) -> Any:
 
     def check(_: Any, attribute: Any, value: float) -> None:
         if not is_number(value) or not (0 < value <= high or (zero and value == 0)):
-            raise CompileError(f"{attribute.name} is {value!r}, it must be in {'[' if zero else '('}0, {high}]")
+            raise CompileError(f"{attribute.name} is {shown(value)}, it must be in {'[' if zero else '('}0, {high}]")
 
     return check
 
 
 def _flag(_: Any, attribute: Any, value: Any) -> None:
     if not isinstance(value, bool):
-        raise CompileError(f"{attribute.name} is {value!r}", hint="give True or False")
+        raise CompileError(f"{attribute.name} is {shown(value)}", hint="give True or False")
 
 
 def _known(_: Any, __: Any, value: Any) -> None:
-    if value not in get_args(Method):
-        raise CompileError(f"there is no normalization method {value!r}", hint=f"known: {', '.join(get_args(Method))}")
+    if not isinstance(value, str) or value not in get_args(Method):
+        raise CompileError(
+            f"there is no normalization method {shown(value)}", hint=f"known: {', '.join(get_args(Method))}"
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -94,10 +96,10 @@ class Normalization:
             return cls(method="max", per_channel=False)
         if isinstance(value, str) and (found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)):
             return cls(method="percentile", percentile=float(found[1]), per_channel=False)
-        if is_number(value):
+        if not isinstance(value, str) and is_number(value) and 0 < value <= 1:
             return cls(method="max", factor=float(value), per_channel=False)
         raise CompileError(
-            f"normalization is {value!r}",
+            f"normalization is {shown(value)}",
             hint='give "max", a percentile such as "99.9%", a float in (0, 1], or a spikec.Normalization',
         )
 

@@ -5,7 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 from spikec.calibration.calibration import Calibration
+from spikec.calibration.casts import Casts
 from spikec.calibration.normalization import Normalization
+from spikec.ir.affine import Affine, BlockedError
 from spikec.ir.errors import InvalidModelError, TypeMismatchError
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Role
@@ -43,7 +45,7 @@ def from_statistics(
         layer = float(normalization.statistic(channels.layer(), timesteps)[0])
         scale = normalization.statistic(channels, timesteps) if normalization.per_channel else np.array([layer])
         found[node.name] = _guarded(scale, layer, node, warn)
-    return _laid_out(graph, found)
+    return _laid_out(graph, found, warn)
 
 
 def from_bounds(normalization: Normalization, graph: Graph, upper: dict[str, Array], warn: Warn) -> dict[str, Array]:
@@ -54,7 +56,7 @@ def from_bounds(normalization: Normalization, graph: Graph, upper: dict[str, Arr
         channels = rows.reshape(len(rows), -1).max(1) * normalization.factor
         layer = float(channels.max())
         found[node.name] = _guarded(channels if normalization.per_channel else np.array([layer]), layer, node, warn)
-    return _laid_out(graph, found)
+    return _laid_out(graph, found, warn)
 
 
 def channel_axis(graph: Graph, name: str) -> int:
@@ -83,10 +85,11 @@ def channel_axis(graph: Graph, name: str) -> int:
     return varying[0] if len(varying) == 1 else 0
 
 
-def _laid_out(graph: Graph, chosen: dict[str, Array]) -> dict[str, Array]:
+def _laid_out(graph: Graph, chosen: dict[str, Array], warn: Warn) -> dict[str, Array]:
     """Vectors over the channels laid along their axis, no larger than a clip's bound.
 
-    A comparing ReLU's is not below that of what it compares, so that one spike is one on both sides.
+    A comparing ReLU's is not below that of what it compares, so that one spike is one on both sides. Where channels
+    cannot carry their own scales, the largest is that of all.
     """
     found = {}
     for node in graph.match(Relu):
@@ -97,8 +100,27 @@ def _laid_out(graph: Graph, chosen: dict[str, Array]) -> dict[str, Array]:
         if not np.isfinite(scale).all():
             raise InvalidModelError(graph.problem(node.name, "its values on the calibration data are not finite"))
         scale = np.minimum(scale, np.inf if node.op.cap is None else node.op.cap)
-        found[node.name] = on_axis(scale, len(graph.type(node.name).shape), channel_axis(graph, node.name))
+        laid = on_axis(scale, len(graph.type(node.name).shape), channel_axis(graph, node.name))
+        if why := _obstacle(graph, node.name, laid):
+            warn(f"%{node.name} has one threshold for all of its channels: with one for each, {why}", node.name)
+            laid = laid.max(keepdims=True)
+        found[node.name] = laid
     return found
+
+
+def _obstacle(graph: Graph, name: str, scale: Array) -> str:
+    """Say why what takes a ReLU's spikes cannot take their scales; empty where it can.
+
+    Along the first axis it always can, by a 1x1 convolution if need be.
+    """
+    if max(scale.shape[1:], default=1) == 1:
+        return ""
+    for user, slot in graph.users(name):
+        try:
+            Casts(graph).into(user, slot, Affine.scaling(1 / scale))
+        except BlockedError as why:
+            return str(why)
+    return ""
 
 
 def _guarded(scale: Array, layer: float, node: Node[Relu], warn: Warn) -> Array:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from spikec.calibration.calibration import RETAINED, Calibration, digest
-from spikec.interpreter.inputs import as_input
+from spikec.interpreter.inputs import as_input, check_types
 from spikec.ir.errors import CalibrationError, Hint, Option, warn
 from spikec.ir.graph import Graph
 
@@ -29,6 +29,7 @@ class Batches:
         data: a tensor or array [N, ...], or an iterable of batches: ``x``, ``(x, y)`` or a dict.
         names: the model's input names; with n of them the first n elements of a tuple are inputs, and a
             dict is read by name.
+        option: what the user calls the data.
         time_axis: of event data, the axis of every input that is time, such as 0 for [T, B, ...]; the samples
             are the averages over it, which is what a rate stands for.
         device: where the samples are moved to in the pass over them; None leaves them where they are.
@@ -41,12 +42,16 @@ class Batches:
         self,
         data: Any,
         names: Sequence[str],
+        option: str = "calibration",
         *,
         time_axis: int | None = None,
         device: str | torch.device | None = None,
     ) -> None:
         self.names = list(names)
+        self.option = option
         self.device = _device(device)
+        if time_axis is not None:
+            check_types({"time_axis": time_axis}, {"time_axis": int})
         self._time_axis = time_axis
         self._data = data
         self.shapes: list[torch.Size] | None = None
@@ -55,7 +60,7 @@ class Batches:
             self.first = next(batches)
         except StopIteration:
             raise CalibrationError(
-                "the calibration data is empty",
+                f"{option} is empty: it holds no batch",
                 hint="give at least one batch, 256 samples are plenty; a generator can be read once only",
             ) from None
         self._rest: Iterator[tuple[Tensor, ...]] | None = itertools.chain([self.first], batches)
@@ -65,7 +70,7 @@ class Batches:
             batches, self._rest = self._rest, None
         elif isinstance(self._data, Iterator):
             raise CalibrationError(
-                "the calibration data is a generator, and it was read already", hint="give a list or a DataLoader"
+                f"{self.option} is a generator, and it was read already", hint="give a list or a DataLoader"
             )
         else:
             batches = self._read()
@@ -89,25 +94,24 @@ class Batches:
         data = self._data
         if isinstance(data, (str, os.PathLike, Mapping)):
             raise CalibrationError(
-                f"calibration is a {type(data).__name__}",
+                f"{self.option} is a {type(data).__name__}",
                 hint="give tensors: one [N, ...], or a list of batches, each x, (x, y) or a dict by argument name",
             )
         if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
             raise CalibrationError(
-                f"calibration is a {type(data).__name__}, whose items are single samples",
+                f"{self.option} is a {type(data).__name__}, whose items are single samples",
                 hint="wrap it: torch.utils.data.DataLoader(dataset, batch_size=256)",
             )
         if isinstance(data, tuple) and len(data) > 1 and len({np.ndim(x) for x in data}) > 1:
-            raise CalibrationError("calibration is a tuple, read as batches that differ", hint="give [(x, y)] or x")
-        if isinstance(data, np.ndarray):
-            data = torch.tensor(data)
-        if isinstance(data, Tensor):
-            data = torch.split(data, TENSOR_BATCH, self._batch_axis) if data.numel() else ()
+            raise CalibrationError(f"{self.option} is a tuple, read as batches that differ", hint="give [(x, y)] or x")
+        if isinstance(data, (Tensor, np.ndarray)):
+            data = as_input(data, CalibrationError, self.option)
+            data = torch.split(data, TENSOR_BATCH, self._batch_axis)
         try:
             batches = iter(data)
         except TypeError:
             raise CalibrationError(
-                f"calibration is a {type(data).__name__}, which is not an iterable of batches",
+                f"{self.option} is a {type(data).__name__}, which is not an iterable of batches",
                 hint="give a tensor [N, ...], a DataLoader, or a list of batches",
             ) from None
         for batch in batches:
@@ -118,7 +122,7 @@ class Batches:
                 found = " and ".join(str(list(x.shape)) for x in inputs)
                 first = " and ".join(str(["B", *shape]) for shape in self.shapes)
                 raise CalibrationError(
-                    f"a calibration batch is {found}, the first one was {first}".replace("'", ""),
+                    f"a batch of {self.option} is {found}, the first one was {first}".replace("'", ""),
                     hint="all batches hold samples of one shape, batch first; wrap single samples in a DataLoader",
                 )
             yield inputs
@@ -128,7 +132,7 @@ class Batches:
             missing = [name for name in self.names if name not in batch]
             if missing:
                 raise CalibrationError(
-                    f"a calibration batch has no key {missing[0]!r} (keys: {', '.join(map(str, batch))})",
+                    f"a batch of {self.option} has no key {missing[0]!r} (keys: {', '.join(map(str, batch))})",
                     hint="the keys are the argument names of the model's forward",
                 )
             found: list[Any] = [batch[name] for name in self.names]
@@ -137,15 +141,18 @@ class Batches:
         else:
             found = [batch]
         if len(found) < len(self.names):
-            raise CalibrationError(f"the model has {len(self.names)} inputs, a batch has {len(found)} elements")
-        return tuple(self._sample(as_input(x, CalibrationError)) for x in found)
+            raise CalibrationError(
+                f"the model has {len(self.names)} inputs, a batch of {self.option} has {len(found)} elements",
+                hint=f"give batches ({', '.join(self.names)})",
+            )
+        return tuple(self._sample(as_input(x, CalibrationError, f"an input in {self.option}")) for x in found)
 
     def _sample(self, x: Tensor) -> Tensor:
         if self._time_axis is None:
             return x
         if not -x.ndim <= self._time_axis < x.ndim or x.ndim < 2:
             raise CalibrationError(
-                f"a calibration batch is {list(x.shape)}, and has no time axis {self._time_axis}",
+                f"a batch of {self.option} is {list(x.shape)}, and has no time axis {self._time_axis}",
                 hint="time_axis=0 is for batches [T, B, ...]",
             )
         return x.mean(self._time_axis)
@@ -158,7 +165,7 @@ def _device(name: str | torch.device | None) -> torch.device | None:
     try:
         found = torch.device(name)
         torch.zeros(1, device=found).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CalibrationError(f"device {name!r} cannot be used: {reason}", hint='give "cpu", or "cuda"') from None
     return found
@@ -219,7 +226,8 @@ class CalibrationSource:
             return tuple(torch.zeros(1, *shape) for shape in self.gathered.shapes)
         if given is not None and first is not None and _shapes(first) != _shapes(given):
             raise CalibrationError(
-                f"a sample is {_shapes(first)} in the calibration data, and {_shapes(given)} in example_input"
+                f"a sample is {_shapes(first)} in the calibration data, and {_shapes(given)} in example_input",
+                hint=Hint("leave ", Option("example_input"), " out: the calibration data says the shape"),
             )
         return first if given is None else given
 

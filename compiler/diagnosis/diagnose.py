@@ -19,10 +19,10 @@ from spikec.diagnosis.cost import Count
 from spikec.diagnosis.diagnosis import OWN, Diagnosis, Rung
 from spikec.diagnosis.layers import Layers, Moments, Train, clip, ideal
 from spikec.driver import Compilation
-from spikec.interpreter.inputs import class_numbers, is_number, whole_number, within
+from spikec.interpreter.inputs import as_input, class_numbers, is_number, whole_number, within
 from spikec.interpreter.interp import outputs_over_time, run
 from spikec.interpreter.results import RunningMean, as_tuple, hits, in_ann_units, outputs
-from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError
+from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError, shown
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role, StatefulOp, tensor_cache
 from spikec.ir.ops import Relu
@@ -63,7 +63,7 @@ def diagnose(
             f"a {type(compilation).__name__} is not a Compilation", hint="give Compiler(target, ...).run(model)"
         )
     if not is_number(tolerance) or not 0 < tolerance < 1:
-        raise CompileError(f"tolerance is {tolerance!r}", hint="give a share in (0, 1)")
+        raise CompileError(f"tolerance is {shown(tolerance)}", hint="give a share in (0, 1)")
     timesteps = whole_number("timesteps", timesteps, 1)
     model = compilation.stages[0].graph
     layers = Layers(compilation.graph, _reference(compilation), timesteps)
@@ -106,10 +106,8 @@ def _over_time(xs: Sequence[Tensor], layers: Layers, count: Count) -> Iterator[l
 
 def _batches(x: Any, names: Sequence[str], labels: Any) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
     """Input tensors and class numbers, batch by batch; the latter stand behind a batch's inputs, or in ``labels``."""
-    if isinstance(x, np.ndarray):
-        x = torch.tensor(x)
-    if isinstance(x, Tensor) and x.ndim:
-        x = list(torch.split(x, BATCH))
+    if isinstance(x, (Tensor, np.ndarray)):
+        x = list(torch.split(as_input(x, CalibrationError, "x"), BATCH))
     beside: list[Any] = []
 
     def set_aside(batches: Iterable[Any]) -> Iterator[Any]:
@@ -121,7 +119,7 @@ def _batches(x: Any, names: Sequence[str], labels: Any) -> Iterator[tuple[tuple[
     in_batches = isinstance(x, Iterable) and not isinstance(x, (str, Mapping, tuple))
     given = None if labels is None else class_numbers(labels)
     done = 0
-    for i, xs in enumerate(Batches(set_aside(x) if in_batches else x, names)):
+    for i, xs in enumerate(Batches(set_aside(x) if in_batches else x, names, "x")):
         truth = beside[i] if in_batches else None
         if given is not None:
             truth = given[done : done + len(xs[0])]
@@ -129,7 +127,8 @@ def _batches(x: Any, names: Sequence[str], labels: Any) -> Iterator[tuple[tuple[
             truth = class_numbers(truth)
         done += len(xs[0])
         if truth is not None and len(truth) != len(xs[0]):
-            raise CalibrationError(f"{len(truth)} labels for a batch of {len(xs[0])} samples")
+            message = f"{len(truth)} labels for a batch of {len(xs[0])} samples"
+            raise CalibrationError(message, hint="give one class number a sample")
         yield xs, truth
     if given is not None and len(given) != done:
         raise CalibrationError(f"{len(given)} labels for {done} samples", hint="give one class number a sample")
@@ -199,13 +198,14 @@ class Ladder:
             InvalidModelError: there are labels, and not one output with classes.
         """
         if self.samples and self._labelled != (truth is not None):
-            raise CalibrationError("some batches have labels, and some have none")
+            raise CalibrationError("some batches have labels, and some have none", hint="give (x, labels) in all")
         self._labelled = truth is not None
         wanted = outputs(self.model, xs, 1)
         if truth is not None:
             if len(wanted) != 1 or wanted[0].ndim != 2:
                 shapes = " and ".join(str(["B", *out.shape[1:]]).replace("'", "") for out in wanted)
-                raise InvalidModelError(f"labels need one output [B, classes], the model gives {shapes}")
+                message = f"labels need one output [B, classes], the model gives {shapes}"
+                raise InvalidModelError(message, hint="leave labels out: agreement with the ANN needs none")
             within(truth, wanted[0].shape[1])
             self._ann_right += hits(wanted[0], truth)
         for moments, output in zip(self._ann, wanted, strict=True):

@@ -13,9 +13,9 @@ from spikec.diagnosis.diagnosis import KINDS, OWN, Deviation, LayerFindings
 from spikec.interpreter.interp import run
 from spikec.ir.graph import Graph
 from spikec.ir.op import StatefulOp, tensor
-from spikec.ir.ops import IF, Neuron, Relu
+from spikec.ir.ops import IF, Neuron
 from spikec.ir.origin import describe
-from spikec.ir.rewrite import neurons_of
+from spikec.ir.rewrite import neurons_by_relu
 from spikec.ir.types import Array
 
 #: points of a layer that are kept for its scatter plot
@@ -247,7 +247,7 @@ class Layers:
     def __init__(self, graph: Graph, ann: Graph, timesteps: int) -> None:
         self.graph, self.ann, self.timesteps = graph, ann, timesteps
         self.sums = {node.name: LayerSums(graph, node.name, timesteps) for node in graph.match(Neuron)}
-        self.makers = {node.name: neurons_of(graph, node.name) for node in ann.match(Relu)}
+        self.makers = neurons_by_relu(graph, ann)
         self._relus = {name: relu for relu, names in self.makers.items() for name in names}
         self.margin = Moments()
 

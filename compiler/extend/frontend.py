@@ -43,6 +43,10 @@ class Frontend:
         """
         return model
 
+    def advice(self, model: Any) -> str:
+        """What to do with something that no frontend accepts, to have a model of this kind; empty where unknown."""
+        return ""
+
     def input_names(self, model: Any) -> list[str]:
         """Names of the model's inputs, in order: the keys that calibration dicts have."""
         raise NotImplementedError
@@ -119,5 +123,6 @@ def without_unused(graph: Graph, what: str, location: str = "") -> Graph:
         if graph[name].role is not Role.IO and not graph.users(name):
             graph.remove(name, "its result is not used")
     if all(graph[name].role is Role.IO for name in graph):
-        raise InvalidModelError(f"the {what} has no operation: its output is its input", location=location)
+        hint = "there is nothing to compile; a layer with weights, or an activation, makes a network of it"
+        raise InvalidModelError(f"the {what} has no operation: its output is its input", location=location, hint=hint)
     return graph

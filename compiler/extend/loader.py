@@ -4,19 +4,22 @@ import contextlib
 import difflib
 import functools
 import importlib
+import inspect
 import pkgutil
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import attrs
 
 from spikec.extend.backend import Backend
 from spikec.extend.frontend import Frontend
 from spikec.extend.passbase import Pass
-from spikec.ir.errors import CompileError, MissingDependencyError, PluginError, warn
+from spikec.interpreter.inputs import check_types
+from spikec.ir.errors import CompileError, MissingDependencyError, PluginError, shown, warn
 
 BuiltT = TypeVar("BuiltT")
 
@@ -97,10 +100,15 @@ def missing_package(package: str, needed_by: str) -> MissingDependencyError:
 def unknown(what: str, name: str, known: Iterable[str]) -> CompileError:
     """Return the error for a name that nothing has, with the known names and the one that may be meant."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(str(name), known, n=1)
     meant = f": did you mean {close[0]!r}?" if close else ""
     hint = f"one of: {', '.join(known)}" if known else "leave it out"
-    return CompileError(f"there is no {what} {name!r}{meant}", hint=hint)
+    return CompileError(f"there is no {what} {shown(name)}{meant}", hint=hint)
+
+
+def options_of(function: Callable[..., Any]) -> list[str]:
+    """Return the names of a function's parameters behind the first, which are the options on how a model is read."""
+    return list(inspect.signature(function).parameters)[1:]
 
 
 def built(what: str, kind: type[BuiltT], options: Mapping[str, Any]) -> BuiltT:
@@ -113,6 +121,10 @@ def built(what: str, kind: type[BuiltT], options: Mapping[str, Any]) -> BuiltT:
     for name in options:
         if name not in known:
             raise unknown(f"option of {what}", name, known or ["none"])
+    with contextlib.suppress(NameError):  # types that only a type checker sees
+        types = get_type_hints(kind)
+        checked = {f.name for f in attrs.fields(kind) if f.name in types and f.converter is None}  # type: ignore[arg-type]
+        check_types({name: value for name, value in options.items() if name in checked}, types)
     try:
         return kind(**options)
     except (TypeError, ValueError) as error:
@@ -179,24 +191,35 @@ def _unusable(entry: EntryPoint, why: str) -> PluginError:
 
 #: what the plugins that are installed have become; None before they are first asked for
 _imported: list[Plugin | PluginError] | None = None
+#: held while they are imported, so that another thread sees them all
+_importing = threading.RLock()
 
 
 def _plugins() -> list[Plugin | PluginError]:
     """Import the plugins that are installed, at the first call; warn of those that cannot be used, and go without."""
     global _imported
-    if _imported is None:
-        _imported = []  # set at once: a plugin that asks for a pass while it is imported sees those before it
-        entries = installed()
-        if entries:  # ours register first, so that of two converters for one layer the plugin's is the one refused
-            _import_all("frontends")
-        for entry in entries:
+    with _importing:
+        if _imported is None:
+            _imported = []  # set at once: a plugin that asks for a pass while it is imported sees those before it
             try:
-                _imported.append(imported(entry))
-            except PluginError as error:
-                _imported.append(error)
-        for each in _broken():
-            warn(f"{each.problems[0].message}; {each.hint}")
-    return _imported
+                _import_plugins(_imported)
+            except BaseException:  # an interrupt, after which the next call begins anew
+                _imported = None
+                raise
+        return _imported
+
+
+def _import_plugins(found: list[Plugin | PluginError]) -> None:
+    entries = installed()
+    if entries:  # ours register first, so that of two converters for one layer the plugin's is the one refused
+        _import_all("frontends")
+    for entry in entries:
+        try:
+            found.append(imported(entry))
+        except PluginError as error:
+            found.append(error)
+    for each in _broken():
+        warn(f"{each.problems[0].message}; {each.hint}")
 
 
 def _usable() -> list[Plugin]:
@@ -267,7 +290,7 @@ def no_such(what: str, name: str, known: Iterable[str]) -> CompileError:
 
 
 def _only(what: str, name: str, parts: list[Part]) -> Any:
-    found = [part for part in parts if part.name == name]
+    found = [part for part in parts if isinstance(name, str) and part.name == name]
     if not found:
         raise no_such(what, name, {part.name for part in parts})
     if len(found) > 1:

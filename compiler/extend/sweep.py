@@ -14,7 +14,7 @@ from spikec.ir.errors import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, StatefulOp, tensor_cache
 from spikec.ir.ops import Neuron, Relu
-from spikec.ir.rewrite import neurons_of
+from spikec.ir.rewrite import neurons_by_relu
 from spikec.ir.types import Array
 
 
@@ -108,6 +108,11 @@ class Layer:
     sweep: Sweep
     ann: Graph
 
+    @property
+    def signal(self) -> str:
+        """The node that gives what stands for the ReLU's values: its only neuron, or the sum of several."""
+        return self.neurons[0] if len(self.neurons) == 1 else self.name
+
     def shortfall(self) -> Array:
         """Return what the layer as it is now lacks of the ReLU at each step, [T, ...], in ANN units, on average."""
         return np.asarray(self.wanted - self._decoded(self.sweep.counts) / self.sweep.samples)
@@ -136,8 +141,12 @@ def tunable(graph: Graph, context: Context) -> dict[str, tuple[str, ...]]:
     """
     if context.ann is None:
         return {}
+    found = neurons_by_relu(graph, context.ann)
     relus = [node.name for node in context.ann.match(Relu) if not node.op.compares]
-    return {relu: found for relu in relus if (found := neurons_of(graph, relu))}
+    for relu in relus:
+        if not found[relu] and relu not in graph:
+            context.note(relu, "a pass renamed its neuron, and it is not told apart from others: it is not tuned")
+    return {relu: found[relu] for relu in relus if found[relu]}
 
 
 def layers(graph: Graph, context: Context) -> Iterator[Layer]:

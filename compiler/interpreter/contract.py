@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 
 from spikec.interpreter.interp import outputs_over_time, run
+from spikec.interpreter.parts import check_parts
 from spikec.interpreter.probe import in_own_dtype, within_budget
-from spikec.interpreter.results import RunningMean, difference, outputs, varies
+from spikec.interpreter.results import EXACT, RunningMean, difference, outputs, varies
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
-from spikec.ir.op import Op, tensor, tensor_cache
+from spikec.ir.op import tensor_cache
 from spikec.ir.ops import Neuron
 from spikec.ir.types import SCALE_RTOL
 
-#: allowed difference of an exact pass, relative to the output's spread over the probe
-EXACT = 1e-9
 #: by how much the probe may be multiplied until a spiking graph answers differently to different samples
 AMPLIFY = (1.0, 10.0, 100.0, 1e3, 1e4)
 #: how close to its threshold a neuron must be for two different spikes to count as a tie
@@ -97,14 +96,14 @@ def side_by_side(
 
     def remember(name: str, value: Tensor, state: Tensor | None, operands: Sequence[Tensor], /) -> None:
         if name in shared and state is not None:
-            seen[name] = value, above_threshold(before[name], state, operands[0])
+            seen[name] = value, before.get(name, Neuron).above_threshold(state, operands[0])
 
     def compare(name: str, value: Tensor, state: Tensor | None, operands: Sequence[Tensor], /) -> None:
         nonlocal first
         if name not in shared or first is not None or state is None or value.shape != seen[name][0].shape:
             return
         expected, ahead = seen[name]
-        found = above_threshold(after[name], state, operands[0])
+        found = after.get(name, Neuron).above_threshold(state, operands[0])
         wrong, step = expected != value, totals[0].steps - 1
         if bool(wrong.any()):
             away = float("inf") if ahead is None else float(ahead[wrong].abs().max())
@@ -122,19 +121,13 @@ def side_by_side(
         return totals[0].outputs(), totals[1].outputs(), first
 
 
-def above_threshold(op: Op, state: Tensor, current: Tensor) -> Tensor | None:
-    """Return by how many thresholds each potential is above its threshold; None for a neuron that does not say."""
-    assert isinstance(op, Neuron)
-    potential = op.charge(state, current)
-    return None if potential is None else potential / tensor(op.v_threshold, current) - 1
-
-
 def check_exact(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float | None:
     """Hold a rewrite to ``exact``.
 
     ANN graphs are compared by value. SNN graphs are compared spike by spike, potential by potential (to 1.6e-5 of the
     distance from the threshold), and by value after the same number of steps; they may differ only where the first
-    different spike is a tie: a neuron within 1e-9 of its threshold.
+    different spike is a tie: a neuron within 1e-9 of its threshold. What no sample of the probe reaches is held to what
+    it was by :func:`spikec.interpreter.parts.check_parts`.
 
     Returns:
         The difference of the outputs relative to their spread, or None where nothing could be seen: a spiking graph
@@ -143,9 +136,14 @@ def check_exact(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float | No
     Raises:
         VerificationError: they differ.
     """
-    xs, steps = within_budget(before, xs)
-    if before.is_spiking:
-        return _check_spikes(before, after, xs, steps)
+    chosen, steps = within_budget(before, xs)
+    check = _check_spikes(before, after, chosen, steps) if before.is_spiking else _check_values(before, after, chosen)
+    check_parts(before, after, xs)
+    return check
+
+
+def _check_values(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float:
+    """Hold an ANN to ``exact``."""
     wanted = outputs(before, xs, 1)
     flat = [name for name, a in zip(before.outputs, wanted, strict=True) if not varies(a)]
     if flat:

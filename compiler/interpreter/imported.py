@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikec.interpreter.contract import AMPLIFY, EXACT, TIE, above_threshold
+from spikec.interpreter.contract import AMPLIFY, TIE
 from spikec.interpreter.interp import run
 from spikec.interpreter.probe import STEPS
-from spikec.interpreter.results import as_tuple, distance, largest, outputs, spread, varies
+from spikec.interpreter.results import EXACT, as_tuple, distance, largest, outputs, spread, varies
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.op import tensor
@@ -104,7 +104,7 @@ def _with_distances(graph: Graph, train: Sequence[Tensor]) -> tuple[list[Tensor]
             nearest.append(float("inf"))
         op = graph[name]
         if isinstance(op, Neuron) and state is not None:
-            above = above_threshold(op, state, operands[0])
+            above = op.above_threshold(state, operands[0])
             nearest[-1] = min(nearest[-1], float("inf") if above is None else float(above.abs().min()))
 
     return list(as_tuple(run(graph, train, tap=tap))), nearest

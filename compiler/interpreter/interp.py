@@ -2,14 +2,15 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from spikec.interpreter.inputs import as_input, whole_number
-from spikec.ir.errors import InvalidModelError
+from spikec.ir.errors import InvalidModelError, shown
 from spikec.ir.graph import Graph
 from spikec.ir.op import StatefulOp, tensor_cache
 
@@ -46,11 +47,16 @@ def run(
         raise InvalidModelError(f"a {type(graph).__name__} is not a Graph", hint="spikec.load makes one of a model")
     xs = [as_input(each) for each in (x if isinstance(x, (list, tuple)) else (x,))]
     if len(xs) != len(graph.inputs):
-        raise InvalidModelError(f"graph {graph.name} has {len(graph.inputs)} input(s), got {len(xs)}")
+        message = f"graph {graph.name} has {len(graph.inputs)} input(s), got {len(xs)}"
+        raise InvalidModelError(message, hint=f"give a tensor for each of {', '.join(graph.inputs)}")
     if len({(len(each), each.dtype) for each in xs}) > 1:
         found = ", ".join(f"{list(each.shape)} {each.dtype}" for each in xs)
-        raise InvalidModelError(f"the inputs differ in batch size or dtype: {found}")
+        raise InvalidModelError(f"the inputs differ in batch size or dtype: {found}", hint="give all the same")
     timesteps = None if timesteps is None else whole_number("timesteps", timesteps, 1)
+    if tap is not None and not callable(tap):
+        raise InvalidModelError(f"tap is {shown(tap)}", hint="give a function of (node, value, state, operands)")
+    if nodes is not None and (isinstance(nodes, (str, bytes, Tensor, np.ndarray)) or not isinstance(nodes, Collection)):
+        raise InvalidModelError(f"nodes is {shown(nodes)}", hint="give the names of nodes, such as a list or a set")
     with torch.no_grad():
         if graph.is_spiking:
             wanted = tap if tap is None or nodes is None else _only(nodes, tap)
@@ -80,33 +86,27 @@ def _once(graph: Graph, feeds: dict[str, Tensor], tap: Tap | None, nodes: Contai
     values: dict[str, Tensor] = {}
     operands = {name: graph.operands(name) for name in graph}
     uses = Counter(itertools.chain.from_iterable(operands.values()))
-    memory = _memory(graph, operands)
-    shown: Counter[str] = Counter()  # how many values, or taps that may keep one, show each node's memory now
+    shown: Counter[int] = Counter()  # how many values, or taps that may keep one, show each piece of memory now
     for name, read in operands.items():
         op = graph[name]
         xs = (feeds[name],) if name in feeds else tuple(values[x] for x in read)
-        spent = len(read) == 1 and graph[read[0]].fresh and uses[read[0]] == 1 and shown[read[0]] == 1
+        spent = len(read) == 1 and graph[read[0]].fresh and uses[read[0]] == 1 and shown[_memory(xs[0])] == 1
         values[name] = graph.apply_rule(name, op.eval_over if spent else op.eval, *xs)
-        shown.update(memory[name])
+        shown[_memory(values[name])] += 1
         if tap is not None and name in nodes:
             tap(name, values[name], None, xs)
-            shown.update(memory[name])
+            shown[_memory(values[name])] += 1
         for each in read:
             uses[each] -= 1
             if not uses[each]:
-                del values[each]
-                shown.subtract(memory[each])
+                shown[_memory(values.pop(each))] -= 1
         del xs
     return tuple(values[name] for name in graph.outputs)
 
 
-def _memory(graph: Graph, operands: Mapping[str, tuple[str, ...]]) -> dict[str, set[str]]:
-    """Find the nodes whose memory each node's value may show: itself, if its op always gives memory of its own."""
-    found: dict[str, set[str]] = {}
-    for name, read in operands.items():
-        fresh = graph[name].fresh or not read
-        found[name] = {name} if fresh else set().union(*(found[x] for x in read if x in found))
-    return found
+def _memory(value: Tensor) -> int:
+    """Tell which piece of memory a tensor shows, all of it or a part."""
+    return value.untyped_storage().data_ptr()
 
 
 def outputs_over_time(

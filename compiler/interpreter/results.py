@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from spikec.interpreter.inputs import as_input, class_numbers, whole_number, within
 from spikec.interpreter.interp import outputs_over_time, run
-from spikec.ir.errors import CalibrationError, InvalidModelError
+from spikec.ir.errors import CalibrationError, InvalidModelError, shown
 from spikec.ir.graph import Graph
 from spikec.ir.op import tensor, tensor_cache
 from spikec.ir.ops import Output
 from spikec.ir.types import Array
 
+#: allowed difference of an exact pass, relative to the output's spread over the probe
+EXACT = 1e-9
 #: least spread over a batch, relative to the output's maximum, at which float64 still resolves the exact contract
 SPREAD = 1e-6
 #: input values that an ANN graph is fed at a time, which bounds the memory of its activations
@@ -55,10 +57,12 @@ class RunningMean:
 
 
 def in_ann_units(graph: Graph, averages: Sequence[Tensor]) -> list[Tensor]:
-    """Return a graph's raw outputs, averaged over time, times their scales and behind their heads."""
-    if graph.is_spiking:
-        averages = [y * tensor(graph.type(name).scale, y) for name, y in zip(graph.outputs, averages, strict=True)]
-    return [graph.get(name, Output).finish(y) for name, y in zip(graph.outputs, averages, strict=True)]
+    """Return a graph's raw outputs, averaged over time, times their scales and behind their heads.
+
+    A graph without neurons may have scales too: a sum over a window of its input stands for the average.
+    """
+    scaled = [y * tensor(graph.type(name).scale, y) for name, y in zip(graph.outputs, averages, strict=True)]
+    return [graph.get(name, Output).finish(y) for name, y in zip(graph.outputs, scaled, strict=True)]
 
 
 def as_tuple(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -133,16 +137,21 @@ def evaluate(snn: nn.Module | Graph, loader: Iterable[Any], timesteps: int) -> A
     """
     timesteps = whole_number("timesteps", timesteps, 1)
     right, total = np.zeros(timesteps), 0
+    if not isinstance(loader, Iterable) or isinstance(loader, (Tensor, np.ndarray)):
+        raise CalibrationError(f"loader is {shown(loader)}", hint="give batches (x, labels), such as a DataLoader")
     for batch in loader:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise CalibrationError("a batch is not a pair (x, labels)", hint="give a loader of (x, labels)")
+            raise CalibrationError("a batch of loader is not a pair (x, labels)", hint="give [(x, labels), ...]")
         x, labels = as_input(batch[0]), class_numbers(batch[1])
         if len(labels) != len(x):
-            raise CalibrationError(f"{len(labels)} labels for a batch of {len(x)} samples")
+            raise CalibrationError(
+                f"{len(labels)} labels for a batch of {len(x)} samples", hint="give one class number a sample"
+            )
         mean: Tensor | None = None
         for t, out in enumerate(_answers(snn, x, timesteps)):
             if out.ndim != 2:
-                raise InvalidModelError(f"the output has shape {tuple(out.shape)}, accuracy needs [B, classes]")
+                message = f"the output has shape {tuple(out.shape)}, accuracy needs [B, classes]"
+                raise InvalidModelError(message, hint="compare such outputs with spikec.diagnose")
             if mean is None:
                 within(labels, out.shape[1])
             mean = out if mean is None else mean + (out - mean) / (t + 1)
@@ -156,9 +165,10 @@ def evaluate(snn: nn.Module | Graph, loader: Iterable[Any], timesteps: int) -> A
 def _answers(snn: nn.Module | Graph, x: Tensor, timesteps: int) -> Iterable[Tensor]:
     if isinstance(snn, Graph):
         if len(snn.outputs) != 1:
-            raise InvalidModelError(f"graph {snn.name} has {len(snn.outputs)} outputs, accuracy needs one")
+            message = f"graph {snn.name} has {len(snn.outputs)} outputs, accuracy needs one"
+            raise InvalidModelError(message, hint="make a graph of the output with classes only")
         if not snn.is_spiking:
-            out = run(snn, x)
+            (out,) = in_ann_units(snn, [run(snn, x)])
             yield from (out for _ in range(timesteps))
             return
         with torch.no_grad(), tensor_cache():

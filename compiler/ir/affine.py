@@ -173,13 +173,14 @@ def _means(meaning: Meaning, values: Tensor, shapes: Sequence[Shape], unseen: fl
 
 
 def _random(shapes: Sequence[Shape]) -> list[Tensor]:
-    """Draw four random samples an operand; new numbers cost more than all else here, so some are used repeatedly."""
+    return [random_numbers((4, *shape), i) for i, shape in enumerate(shapes)]
+
+
+def random_numbers(shape: Shape, place: int) -> Tensor:
+    """Draw normal numbers, others for each place, by using some repeatedly: new ones cost more than all else here."""
     numbers = _numbers()
-    found = []
-    for i, shape in enumerate(shapes):
-        size = 4 * math.prod(shape)
-        found.append(numbers.roll(i).repeat(size // len(numbers) + 1)[:size].reshape(4, *shape))
-    return found
+    size = math.prod(shape)
+    return numbers.roll(place).repeat(size // len(numbers) + 1)[:size].reshape(shape)
 
 
 @functools.cache

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import attrs
 
 from spikec.ir.origin import Origin
+
+
+def shown(value: Any) -> str:
+    """A value as messages show it: what ``repr`` says, on one line of at most 80 letters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 @attrs.frozen
@@ -145,15 +154,43 @@ class SpikecWarning(UserWarning):
     """The result is correct but probably not what the user wants."""
 
 
+_is_silent: ContextVar[bool] = ContextVar("is_silent", default=False)
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Say nothing of what :func:`warn` is given; in this thread only, where a filter of warnings holds for all."""
+    token = _is_silent.set(True)
+    try:
+        yield
+    finally:
+        _is_silent.reset(token)
+
+
+#: held by the thread that changes the filters of warnings, which are those of the whole process
+_filters = threading.RLock()
+
+
+@contextlib.contextmanager
+def ignoring_others() -> Iterator[None]:
+    """Ignore what other libraries warn of inside; what :func:`warn` is given in other threads meanwhile comes after."""
+    with _filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def warn(message: str) -> None:
     """Issue a SpikecWarning at the line outside of spikec that has led here.
 
     Args:
         message: what is not as the user wants it; a Hint where it names options.
     """
+    if _is_silent.get():
+        return
     # The user should see a line of his own, not one of ours, and how many of our frames lie between differs from
     # call to call: walk out of spikec. (Python 3.12 can, with skip_file_prefixes.)
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "spikec":
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, SpikecWarning, stacklevel=level)
+    with _filters:
+        warnings.warn(message, SpikecWarning, stacklevel=level)

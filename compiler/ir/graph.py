@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -12,9 +13,9 @@ import networkx as nx
 import numpy as np
 
 from spikec.ir.errors import CompileError, Problem, TypeMismatchError
-from spikec.ir.op import Op, Role, StatefulOp
-from spikec.ir.origin import Origin, Source, describe
-from spikec.ir.printer import line
+from spikec.ir.op import Op, Role, StatefulOp, check_op
+from spikec.ir.origin import Imported, Origin, Source, describe
+from spikec.ir.printer import text
 from spikec.ir.types import Type
 
 OpT = TypeVar("OpT", bound=Op, covariant=True)
@@ -26,29 +27,6 @@ class Node(Generic[OpT]):
 
     name: str
     op: OpT
-
-
-@attrs.define
-class Imported:
-    """What is known of the model that a graph was read from, beside its ops.
-
-    Attributes:
-        order: every node of the model, in the model's order; the keys of a dict, which is a set with an order.
-        dropped: those that stand for nothing in the graph any more, and why (dropout, identity).
-        notes: what the frontend has to say about how it read the model.
-        structure: the model's own output container, with the outputs' positions as leaves.
-        device: where the model's parameters were, as torch writes it.
-    """
-
-    order: dict[Source, None] = attrs.field(factory=dict)
-    dropped: dict[Source, str] = attrs.field(factory=dict)
-    notes: list[str] = attrs.field(factory=list)
-    structure: Any = 0
-    device: str = "cpu"
-
-    def copy(self) -> Imported:
-        """Return another record, which can be changed without changing this one."""
-        return attrs.evolve(self, order=dict(self.order), dropped=dict(self.dropped), notes=list(self.notes))
 
 
 class Graph:
@@ -71,6 +49,7 @@ class Graph:
         self._stale: set[str] = set()  # to be inferred again
         self._doubtful: set[str] = set()  # these and all behind them
         self._order: tuple[str, ...] | None = None
+        self._taken: dict[str, int] = {}  # the number that was last given to a name, by the name without it
 
     # ------------------------------------------------------------------ look
 
@@ -89,13 +68,14 @@ class Graph:
         try:
             op: Op = self._g.nodes[name]["op"]
         except KeyError:
-            raise CompileError(f"graph {self.name} has no node %{name}") from None
+            raise self._unknown(name) from None
         return op
 
     def get(self, name: str, kind: type[OpT]) -> OpT:
         """Return the op of a node that is known to be of that class."""
         op = self[name]
-        assert isinstance(op, kind), f"%{name} is a {op.kind}"
+        if not isinstance(op, kind):
+            raise CompileError(self.problem(name, f"is no {kind.__name__}"))
         return op
 
     def __iter__(self) -> Iterator[str]:
@@ -111,13 +91,16 @@ class Graph:
 
     def operands(self, name: str) -> tuple[str, ...]:
         """Return the names of the operands, in order."""
-        return self._operands[name]
+        try:
+            return self._operands[name]
+        except KeyError:
+            raise self._unknown(name) from None
 
     def before(self, name: str) -> Iterator[str]:
         """Yield every other node in front of this one, however far, the nearest first."""
-        seen, todo = {name}, [name]
+        seen, todo = {name}, collections.deque([name])
         while todo:
-            for each in self.operands(todo.pop(0)):
+            for each in self.operands(todo.popleft()):
                 if each not in seen:
                     seen.add(each)
                     todo.append(each)
@@ -125,6 +108,8 @@ class Graph:
 
     def users(self, name: str) -> list[tuple[str, int]]:
         """Return (user, operand position) for every use, outputs included."""
+        if name not in self._g:
+            raise self._unknown(name)
         return [(user, slot) for _, user, slot in self._g.out_edges(name, keys=True)]
 
     def match(self, kind: type[OpT]) -> list[Node[OpT]]:
@@ -163,7 +148,10 @@ class Graph:
         """
         if name in self._doubtful:
             self._refresh(name)
-        return self._types[name]
+        try:
+            return self._types[name]
+        except KeyError:
+            raise self._unknown(name) from None
 
     def _refresh(self, name: str) -> None:
         """Infer again what changed upstream, producers first; behind a type that comes out the same nothing is."""
@@ -183,7 +171,15 @@ class Graph:
 
     def _infer(self, name: str, operands: tuple[str, ...]) -> None:
         known = self._types.get(name)
-        found: Type = self.apply_rule(name, self[name].infer, *(self._types[x] for x in operands))
+        try:
+            found = self.apply_rule(name, self[name].infer, *(self._types[x] for x in operands))
+        except CompileError:
+            raise
+        except Exception as error:  # of somebody's op, or of one with parameters that make no sense
+            message = f"its type rule fails: {type(error).__name__}: {error}"
+            raise TypeMismatchError(self.problem(name, message, "look at the parameters and operands")) from error
+        if not isinstance(found, Type):
+            raise TypeMismatchError(self.problem(name, f"its type rule gives a {type(found).__name__}, not a Type"))
         self._types[name] = found
         self._stale.discard(name)
         if known is None or not _identical(found, known):
@@ -226,6 +222,8 @@ class Graph:
 
     def add(self, op: Op, *operands: str, name: str = "") -> str:
         """Add an op behind its operands; returns its name, which is ``name`` or made from the op's kind."""
+        check_op(op)
+        self._check_operands(name or op.kind, operands)
         name = self._fresh(name or op.kind)
         self.register_sources(*op.origin)
         self._g.add_node(name, op=op)
@@ -235,6 +233,7 @@ class Graph:
 
     def set_op(self, name: str, op: Op) -> None:
         """Put another op under the same name and wiring."""
+        check_op(op)
         if op.register != self[name].register:
             self._order = None
         self._g.nodes[name]["op"] = op
@@ -242,13 +241,19 @@ class Graph:
 
     def set_operands(self, name: str, *operands: str) -> None:
         """Rewire a node's operands."""
+        self._check_operands(name, operands)
         self._g.remove_edges_from(list(self._g.in_edges(name, keys=True)))
         self._wire(name, operands)
 
     def set_operand(self, name: str, slot: int, operand: str) -> None:
         """Rewire one operand."""
         operands = self.operands(name)
-        self.set_operands(name, *operands[:slot], operand, *operands[slot + 1 :])
+        if not 0 <= slot < len(operands):
+            raise CompileError(self.problem(name, f"has {len(operands)} operand(s), and none at {slot}"))
+        self._check_operands(name, [operand])
+        self._g.remove_edge(operands[slot], name, key=slot)
+        self._g.add_edge(operand, name, key=slot)
+        self._rewired(name, (*operands[:slot], operand, *operands[slot + 1 :]))
 
     def replace_uses(self, old: str, new: str) -> None:
         """Let every user of ``old`` take ``new`` instead."""
@@ -264,7 +269,7 @@ class Graph:
 
     def insert_before(self, user: str, slot: int, op: Op, *, new: str = "") -> str:
         """Put a unary op in front of one operand."""
-        added = self.add(op, self.operands(user)[slot], name=new)
+        added = self.add(op, *self.operands(user)[slot : slot + 1], name=new)
         self.set_operand(user, slot, added)
         return added
 
@@ -273,8 +278,10 @@ class Graph:
 
         Without a reason its sources must live on in another op, which the verifier checks.
         """
-        (operand,) = self.operands(name)
-        self.replace_uses(name, operand)
+        operands = self.operands(name)
+        if len(operands) != 1:
+            raise CompileError(self.problem(name, f"has {len(operands)} operands, so none can take its place"))
+        self.replace_uses(name, operands[0])
         self.remove(name, reason)
 
     def remove(self, name: str, reason: str = "") -> None:
@@ -284,6 +291,9 @@ class Graph:
         if reason:
             self.drop(self[name].origin, reason)
         self._g.remove_node(name)
+        wish, _, number = name.rpartition("_")
+        if number.isdigit() and wish in self._taken:  # free again
+            self._taken[wish] = min(self._taken[wish], int(number) - 1)
         self._operands.pop(name)
         self._types.pop(name, None)
         self._stale.discard(name)
@@ -292,11 +302,12 @@ class Graph:
 
     def remove_dead(self, name: str) -> None:
         """Remove a node nobody uses, and whatever fed only it; their sources must live on elsewhere."""
-        if name in self and not self.users(name) and self[name].role is not Role.IO:
-            operands = self.operands(name)
-            self.remove(name)
-            for operand in operands:
-                self.remove_dead(operand)
+        todo = [name]
+        while todo:
+            name = todo.pop()
+            if name in self and not self.users(name) and self[name].role is not Role.IO:
+                todo += reversed(self.operands(name))
+                self.remove(name)
 
     def drop(self, origin: Origin, reason: str) -> None:
         """State that these source nodes do nothing in the graph, and why."""
@@ -336,14 +347,7 @@ class Graph:
             order = list(self)
         except CompileError:
             order = list(self._g)
-        lines = (line(name, self[name], self.operands(name), self._type_text(name)) for name in order)
-        return "\n".join([f"graph {self.name} {{", *lines, "}", ""])
-
-    def _type_text(self, name: str) -> str:
-        try:
-            return str(self.type(name))
-        except Exception:  # whatever the type rule of somebody's op raises
-            return "?"
+        return text(self.name, [(name, self[name], self.operands(name)) for name in order], self.type)
 
     # --------------------------------------------------------------- private
 
@@ -355,14 +359,30 @@ class Graph:
 
     def _fresh(self, wish: str) -> str:
         wish = re.sub(r"\W", "_", wish)
-        names = itertools.chain([wish], (f"{wish}_{number}" for number in itertools.count(1)))
-        return next(name for name in names if name not in self._g)
+        if wish not in self._g:
+            return wish
+        numbers = itertools.count(self._taken.get(wish, 0) + 1)
+        number = next(each for each in numbers if f"{wish}_{each}" not in self._g)
+        self._taken[wish] = number
+        return f"{wish}_{number}"
+
+    def _unknown(self, name: object) -> CompileError:
+        return CompileError(f"graph {self.name} has no node %{name}")
+
+    def _check_operands(self, name: object, operands: Sequence[object]) -> None:
+        if not isinstance(name, str):
+            raise CompileError(f"a node's name is a text, and not the {type(name).__name__} {name!r}")
+        for operand in operands:
+            if operand not in self._g:
+                hint = "operands are names of nodes, as add returns them"
+                raise CompileError(f"%{name} takes %{operand}, which is not in graph {self.name}", hint=hint)
 
     def _wire(self, name: str, operands: tuple[str, ...]) -> None:
         for slot, operand in enumerate(operands):
-            if operand not in self._g:
-                raise CompileError(f"%{name} takes %{operand}, which is not in graph {self.name}")
             self._g.add_edge(operand, name, key=slot)
+        self._rewired(name, operands)
+
+    def _rewired(self, name: str, operands: tuple[str, ...]) -> None:
         self._operands[name] = operands
         self._doubt(name)
         self._order = None

@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from spikec.ir import affine
 from spikec.ir.affine import THROUGH, Affine, BlockedError
-from spikec.ir.errors import TypeMismatchError
+from spikec.ir.errors import CompileError, TypeMismatchError
 from spikec.ir.origin import Origin
 from spikec.ir.types import Array, Rate, Real, Type, compress, readonly
 
@@ -225,6 +225,11 @@ class Op:
     def __deepcopy__(self, memo: Any) -> Self:
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # by its constructor, so that a pickled op has read-only arrays too
+        fields = {f.name: getattr(self, f.name) for f in attrs.fields(type(self)) if f.init}
+        return partial(type(self), **fields), ()
+
     def parameters(self) -> dict[str, Any]:
         """Return the values of the fields by name, without the origin."""
         return {f.name: getattr(self, f.name) for f in attrs.fields(type(self)) if f.name != "origin"}
@@ -284,3 +289,12 @@ class Movement(Op):
     def move_gain(self, gains: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> Array:
         """Move the gains as the data moves, which is exact."""
         return compress(self.on_arrays(*map(np.broadcast_to, gains, shapes)))
+
+
+def check_op(op: object) -> None:
+    """Refuse what is no op, so that it is found where it is put into a graph."""
+    if not isinstance(op, Op):
+        hint = "give one of spikec.ir.ops, or of a class derived from spikec.Op"
+        raise CompileError(f"a {type(op).__name__} is no op", hint=hint)
+    if not isinstance(getattr(op, "role", None), Role):
+        raise CompileError(f"{type(op).__name__} states no role", hint="give the class one: role = Role.LINEAR")

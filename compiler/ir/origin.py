@@ -1,10 +1,13 @@
-"""Where an operation comes from in the user's model."""
+"""Where an operation comes from in the user's model, and what is known of that model beside its operations."""
+
+from __future__ import annotations
 
 import functools
 import os
 import sys
 import sysconfig
 from collections.abc import Iterable
+from typing import Any
 
 import attrs
 
@@ -56,6 +59,29 @@ def label(origin: Origin) -> str:
 def describe(origin: Origin) -> str:
     """Name the sources of an operation as errors do, with lines: ``features.0 (net.py:12), features.1 (net.py:12)``."""
     return ", ".join(str(source) for source in origin)
+
+
+@attrs.define
+class Imported:
+    """What is known of the model that a graph was read from, beside its ops.
+
+    Attributes:
+        order: every node of the model, in the model's order; the keys of a dict, which is a set with an order.
+        dropped: those that stand for nothing in the graph any more, and why (dropout, identity).
+        notes: what the frontend has to say about how it read the model.
+        structure: the model's own output container, with the outputs' positions as leaves.
+        device: where the model's parameters were, as torch writes it.
+    """
+
+    order: dict[Source, None] = attrs.field(factory=dict)
+    dropped: dict[Source, str] = attrs.field(factory=dict)
+    notes: list[str] = attrs.field(factory=list)
+    structure: Any = 0
+    device: str = "cpu"
+
+    def copy(self) -> Imported:
+        """Return another record, which can be changed without changing this one."""
+        return attrs.evolve(self, order=dict(self.order), dropped=dict(self.dropped), notes=list(self.notes))
 
 
 # The folders of the standard library and of installed packages; not the prefixes themselves, where a user's own

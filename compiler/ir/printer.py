@@ -2,7 +2,7 @@
 
 import difflib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -52,6 +52,19 @@ def line(name: str, op: Op, operands: Sequence[str], result: str) -> str:
     arguments += [f"{key}={value}" for key, value in attributes(op).items()]
     text = f"  %{name} = {op.kind}({', '.join(arguments)}) : {result}"
     return f"{text:<{_COMMENT_COLUMN}} ; {label(op.origin)}" if op.origin else text
+
+
+def text(name: str, nodes: Iterable[tuple[str, Op, Sequence[str]]], type_of: Callable[[str], Any]) -> str:
+    """Write a graph, a line a node: its name, op and operands. The type is ``?`` where it cannot be had."""
+
+    def type_text(node: str) -> str:
+        try:
+            return str(type_of(node))
+        except Exception:  # whatever the type rule of somebody's op raises
+            return "?"
+
+    lines = (line(node, op, operands, type_text(node)) for node, op, operands in nodes)
+    return "\n".join([f"graph {name} {{", *lines, "}", ""])
 
 
 def diff(before: str, after: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op
-from spikec.ir.ops import Add, Neuron, Rescale, Weighted
+from spikec.ir.ops import Add, Neuron, Relu, Rescale, Weighted
 
 #: an op class, or several of which any will do
 Kinds = type[Op] | tuple[type[Op], ...]
@@ -91,6 +91,38 @@ def neurons_of(graph: Graph, relu: str) -> tuple[str, ...]:
         return (relu,)
     operands = graph.operands(relu) if isinstance(graph[relu], Add) else ()
     return operands if all(isinstance(graph[each], Neuron) for each in operands) else ()
+
+
+def neurons_by_relu(graph: Graph, ann: Graph) -> dict[str, tuple[str, ...]]:
+    """Find the neurons that stand for each ReLU of the ANN, also those that a pass gave other names.
+
+    Such a neuron still has the ReLU's origin and shape, and if several have, the same affine op in front of it. Where
+    that does not tell them apart, there is none.
+    """
+    found = {node.name: neurons_of(graph, node.name) for node in ann.match(Relu)}
+
+    def origin(of: Graph, name: str) -> object:
+        return of[name].origin, of.type(name).shape
+
+    def feeder(of: Graph, name: str) -> object:
+        affine = (x for x in of.before(name) if isinstance(of[x], Weighted) and x in graph and x in ann)
+        return origin(of, name), next(affine, None)
+
+    for mark in (origin, feeder):
+        known = {name for neurons in found.values() for name in neurons}
+        lost = _by_mark(ann, mark, [name for name, neurons in found.items() if not neurons])
+        free = _by_mark(graph, mark, [node.name for node in graph.match(Neuron) if node.name not in known])
+        for key in lost.keys() & free.keys():
+            if len(lost[key]) == len(free[key]) == 1:
+                found[lost[key][0]] = (free[key][0],)
+    return found
+
+
+def _by_mark(graph: Graph, mark: Callable[[Graph, str], object], names: Sequence[str]) -> dict[object, list[str]]:
+    groups: dict[object, list[str]] = {}
+    for name in names:
+        groups.setdefault(mark(graph, name), []).append(name)
+    return groups
 
 
 def bias_owner(graph: Graph, *neurons: str) -> Node[Weighted] | None:

@@ -90,6 +90,9 @@ class Rate:
     def __hash__(self) -> int:
         return hash(self.scale.ndim)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Rate, (self.scale,)  # read-only again
+
     def __str__(self) -> str:
         return f"rate({span(self.scale, 4)})"
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem
+from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, shown
 from spikec.ir.types import Array, sealed
 
 #: bytes that the arrays of a file may take more than the file itself, where ``max_bytes`` does not say
@@ -69,22 +69,16 @@ class Numbers:
         return f"its {name} is {found}, and must be {self.called}", ""
 
 
-def shown(value: Any) -> str:
-    """Return a value as Python writes it, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
-
-
 def allowed_bytes(path: Path, max_bytes: int | None = None) -> int:
     """Return how much memory the arrays of a file may take, once it is known to be an ordinary file.
 
     Raises:
         InvalidModelError: there is none, or it is a folder, a pipe or a device.
     """
-    if not path.exists():
-        raise InvalidModelError(f"there is no file {path}")
-    if not path.is_file():
-        raise InvalidModelError(f"{path} is no ordinary file")
+    if not os.path.exists(path):  # which no path is too odd for
+        raise InvalidModelError(f"there is no file {path}", hint="give the path of one")
+    if not os.path.isfile(path):
+        raise InvalidModelError(f"{path} is no ordinary file", hint="give the path of one")
     return SPARE + _bytes_on_disk(path) if max_bytes is None else max_bytes
 
 

@@ -167,21 +167,22 @@ def _read(task: dict[str, Any]) -> None:
     place: Place = ()
     try:
         with h5py.File(task["path"], "r") as file:
-            left, datasets = task["allowed"], []
+            left, largest = task["allowed"], 0
             for place, item in _wanted(file, task["groups"]):
                 if isinstance(item, h5py.Group):
-                    _say({"group": place})
                     continue
-                size = _declared(item, place)
-                left -= size
+                left -= _declared(item, place)
+                largest = max(largest, _band_bytes(item))
                 if left < 0:
                     needed = task["allowed"] - left
                     _refuse(place, f"with it the arrays take {needed:,} bytes of memory", needed=needed)
-                datasets.append((place, item))
-            largest = max((_band_bytes(item) for _, item in datasets), default=0)
-            _limit_work(_SECONDS + (task["allowed"] - left) / _UNPACK, largest + task["share"])
-            for place, item in datasets:
-                if item.dtype.kind in "biuf":
+            seconds = _SECONDS + task["share"] / _LOOK + (task["allowed"] - left) / _UNPACK
+            _limit_work(seconds, largest + task["share"])
+            # once more from the start: datasets that stay open take 40 KB each
+            for place, item in _wanted(file, task["groups"]):
+                if isinstance(item, h5py.Group):
+                    _say({"group": place})
+                elif item.dtype.kind in "biuf":
                     _write_numbers(item, place)
                 else:
                     left -= _write_texts(item, place, left)

@@ -8,6 +8,7 @@ import attrs
 from torch import Tensor
 
 from spikec.interpreter.contract import check_exact, check_rate, check_shapes
+from spikec.interpreter.parts import check_parts
 from spikec.interpreter.probe import in_own_dtype, within_budget
 from spikec.interpreter.results import difference, outputs
 from spikec.ir.errors import CompileError, VerificationError
@@ -55,6 +56,7 @@ class Numbers(Observer):
             self.anchor = step.after
             self._unchecked = []
             if step.by.contract == "rate":
+                check_parts(step.before, step.after, self.xs, same_neurons=False)
                 for node in step.after.with_role(Role.NEURON):
                     check_rate(step.after, node.name)
             found.append(f"{step.by.contract}: {self._measured(step)}")

@@ -51,6 +51,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
             avgpool,
             "lower-concat",
             rescale,
+            "fold-pool{pools=False}",
             "lower-v-init",
             *(() if timesteps is None else ("correct-bias",)),
             "legalize-nir",

@@ -13,7 +13,7 @@ from spikec.extend.backend import Backend
 from spikec.extend.loader import backend_named, built, pass_named, unknown
 from spikec.extend.passbase import Pass
 from spikec.interpreter.inputs import whole_number
-from spikec.ir.errors import CompileError
+from spikec.ir.errors import CompileError, shown
 from spikec.ir.stages import IMPORTED, RECEIVED, SPIKING, Stage
 from spikec.pipeline.orders import order_for
 
@@ -38,14 +38,9 @@ class Pipeline:
     """
 
     def __init__(self, passes: Iterable[Pass | str], start: Stage = IMPORTED, *, timesteps: int | None = None) -> None:
-        self.start = start
-        self.timesteps = timesteps
-        self.passes: tuple[Pass, ...] = tuple(
-            each for p in passes for each in (read_passes(p) if isinstance(p, str) else (p,))
-        )
-        for each in self.passes:
-            if not isinstance(each, Pass):
-                raise CompileError(f"{each!r} is not a pass", hint="give names or instances of spikec.Pass")
+        self.start = _checked(start, "start")
+        self.timesteps = None if timesteps is None else whole_number("timesteps", timesteps, 1)
+        self.passes = as_passes(passes)
         stage, by = start, "the import"
         for each in self.passes:
             if stage not in each.needs:
@@ -74,6 +69,8 @@ class Pipeline:
         """
         timesteps = None if timesteps is None else whole_number("timesteps", timesteps, 1)
         backend = backend_named(target)() if isinstance(target, str) else target
+        if not isinstance(backend, Backend):
+            raise CompileError(f"target is {shown(target)}", hint="give a name, or an instance of a Backend")
         chosen = None if normalization is None else Normalization.parse(normalization)
         return cls(order_for(backend, chosen, timesteps), timesteps=timesteps)
 
@@ -103,14 +100,14 @@ class Pipeline:
         return ", ".join(map(str, self.passes))
 
     def __add__(self, other: Iterable[Pass | str]) -> Pipeline:
-        return self._with([*self.passes, *other])
+        return self._with([*self.passes, *as_passes(other)])
 
     def _with(self, passes: Iterable[Pass | str]) -> Pipeline:
         return Pipeline(passes, self.start, timesteps=self.timesteps)
 
     def _at(self, name: str) -> int:
         for i, each in enumerate(self.passes):
-            if each.name == name:
+            if isinstance(name, str) and each.name == name:
                 return i
         raise unknown("pass in this pipeline", name, (p.name for p in self.passes))
 
@@ -135,12 +132,38 @@ class Pipeline:
 
     def from_stage(self, stage: Stage) -> Pipeline:
         """Return the passes that still apply to a graph that has reached a stage already."""
-        kept, reached = [], stage
+        kept, reached = [], _checked(stage, "stage")
         for each in self.passes:
             if reached in each.needs:
                 kept.append(each)
                 reached = each.reached(reached)
         return Pipeline(kept, stage, timesteps=self.timesteps)
+
+
+def _checked(stage: Stage, name: str) -> Stage:
+    if not isinstance(stage, Stage):
+        raise CompileError(f"{name} is {shown(stage)}", hint="give a stage of spikec.ir.stages, such as IMPORTED")
+    return stage
+
+
+def as_passes(given: Iterable[Pass | str], name: str = "passes") -> tuple[Pass, ...]:
+    """The passes that instances and texts stand for, in order; ``name`` is what the user calls them.
+
+    Raises:
+        CompileError: one is neither, or a text cannot be read.
+    """
+    try:
+        items = iter(() if isinstance(given, str) else given)
+    except TypeError:
+        items = None
+    if items is None or isinstance(given, str):
+        raise CompileError(f"{name} is {shown(given)}", hint="give a Pipeline, such as spikec.Pipeline.parse(text)")
+    found: list[Pass] = []
+    for each in items:
+        if not isinstance(each, (str, Pass)):
+            raise CompileError(f"{shown(each)} is not a pass", hint="give names or instances of spikec.Pass")
+        found += read_passes(each) if isinstance(each, str) else (each,)
+    return tuple(found)
 
 
 def read_passes(text: str) -> list[Pass]:
@@ -152,8 +175,13 @@ def read_passes(text: str) -> list[Pass]:
     Raises:
         CompileError: at the place that cannot be read, or for an unknown pass or option.
     """
+    if not isinstance(text, str):
+        raise CompileError(f"the text of passes is {shown(text)}", hint='give one such as "normalize, relu-to-if"')
     reader = _Reader(text)
-    return reader.items(reader.one_pass, r"\Z")
+    try:
+        return reader.items(reader.one_pass, r"\Z")
+    except (RecursionError, ValueError) as error:  # thousands of brackets, or of digits
+        raise CompileError(f"the passes cannot be read: {error}", hint="write them as they print") from None
 
 
 class _Reader:

@@ -21,7 +21,7 @@ from spikec.ir.files import replacing
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger
 from spikec.ir.origin import label
-from spikec.options import Options
+from spikec.options import OWN
 from spikec.pipeline.pipeline import Pipeline
 from spikec.reading import find_frontend, load
 from spikec.shell import inputs
@@ -43,7 +43,7 @@ class Commands(click.Group):
     """A group of commands that prints a refusal as its card, and each warning of spikec as a line, on stderr."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; end with exit code 1 for a CompileError."""
+        """Run the command; end with exit code 1 for a CompileError, and with 130 for Ctrl-C."""
         with warnings.catch_warnings():
             warnings.simplefilter("always", SpikecWarning)
             warnings.showwarning = _shown(warnings.showwarning)
@@ -54,6 +54,9 @@ class Commands(click.Group):
                 notes = [f"  {note}" for note in getattr(error, "__notes__", ())]
                 click.echo("\n".join(cards + notes), err=True)
                 ctx.exit(1)
+            except KeyboardInterrupt:
+                click.echo("interrupted", err=True)
+                ctx.exit(130)  # as shells say of a program that Ctrl-C has ended
 
 
 def _shown(others: Callable[..., None]) -> Callable[..., None]:
@@ -126,7 +129,7 @@ _COMPILING = (
         type=inputs.option,
         metavar="NAME=VALUE",
         multiple=True,
-        help="An option of the target, such as profile=spikingjelly; any number of them.",
+        help="An option of the target or of how the model is read, such as profile=spikingjelly or dt=1e-4.",
     ),
 )
 
@@ -140,10 +143,10 @@ def compiling(*, target_required: bool) -> list[click.Parameter]:
 
 def _options(model: Any, own: tuple[tuple[str, Any], ...], **options: Any) -> dict[str, Any]:
     """Return the options as ``spikec.compile`` takes them: ``own`` by name, files and shapes as tensors."""
-    if taken := {"target", *Options.__annotations__} & dict(own).keys():
-        raise click.BadParameter(f"{min(taken)} is no option of a target", param_hint="--option")
+    if taken := {"target", *OWN} & dict(own).keys():
+        raise click.BadParameter(f"{min(taken)} is no option of a target or a frontend", param_hint="--option")
     if options["calibration"] is not None:
-        frontend, model = find_frontend(model)
+        frontend, model = find_frontend(model, inputs.reading(dict(own)), dict(own))
         arrays = inputs.read_arrays(options["calibration"], frontend.input_names(model))
         options["calibration"] = inputs.batches(arrays)
     options["example_input"] = inputs.random_inputs(options["example_input"])
@@ -212,7 +215,7 @@ def inspect_command(model: Any, target: str | None, **options: Any) -> None:
     try:
         if target is None:
             example = given["example_input"] or next(iter(given["calibration"] or ()), None)
-            screen.print(graph_table(load(model, example)))
+            screen.print(graph_table(load(model, example, **dict(options["own"]))))
             return
         compilation = Compiler(target, **given).run(model)
     except CompileError as error:
@@ -229,12 +232,21 @@ def inspect_command(model: Any, target: str | None, **options: Any) -> None:
 @click.argument("data", type=_EXISTING_FILE)
 @click.option("--timesteps", type=click.IntRange(min=1), required=True, help="The number of time-steps.")
 @click.option("-o", "--output", "out", type=inputs.new_file, metavar="FILE", required=True, help="The .npz to write.")
-def run_command(file: Path, data: Path, timesteps: int, out: Path) -> None:
+@click.option(
+    "--option",
+    "own",
+    type=inputs.option,
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="An option of how FILE is read, such as dt=1e-4.",
+)
+def run_command(file: Path, data: Path, timesteps: int, out: Path, own: tuple[tuple[str, Any], ...]) -> None:
     """Simulate FILE, a .nir or .net, on the inputs in the .npz DATA.
 
     The inputs are constant over time. Each output is written as its average over time, in ANN units.
     """
-    results = inputs.simulate(file, inputs.read_arrays(data, inputs.input_names(file)), timesteps)
+    names = inputs.input_names(file, **dict(own))
+    results = inputs.simulate(file, inputs.read_arrays(data, names), timesteps, **dict(own))
     arrays: dict[str, Any] = {name: value.numpy() for name, value in results.items()}
     with replacing(out) as part, part.open("wb") as target:  # numpy would append .npz to a path
         np.savez(target, **arrays)
@@ -263,7 +275,8 @@ def diagnose_command(
     """
     if options["timesteps"] is None:
         raise click.UsageError("Missing option '--timesteps'.")
-    frontend, model = find_frontend(model)
+    own = dict(options["own"])
+    frontend, model = find_frontend(model, inputs.reading(own), own)
     xs = inputs.read_arrays(data, frontend.input_names(model))
     if options["calibration"] is None and not options["example_input"]:
         options["example_input"] = tuple(tuple(x.shape[1:]) for x in xs)

@@ -25,7 +25,7 @@ from spikec.driver import Compiler, save
 from spikec.extend.loader import missing_package
 from spikec.extend.passbase import Note
 from spikec.interpreter.results import evaluate, hits
-from spikec.ir.errors import InvalidModelError
+from spikec.ir.errors import CompileError, InvalidModelError
 from spikec.ir.files import replacing
 from spikec.ir.types import Array
 from spikec.ir.untrusted import read_weights
@@ -184,8 +184,8 @@ def trained(
         with replacing(path) as part:
             torch.save(net.state_dict(), part)
         said = f"weights kept in {path}"
-    except OSError as error:
-        said = f"the weights cannot be kept in {folder} ({error.strerror}): the next run trains again"
+    except (OSError, CompileError, RuntimeError) as error:  # torch raises the last one where the disk is full
+        said = f"the weights cannot be kept in {folder} ({error}): the next run trains again"
     console.print(said, soft_wrap=True)
     return net
 

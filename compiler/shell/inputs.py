@@ -4,6 +4,8 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import math
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,13 +21,16 @@ from spikec.calibration.source import TENSOR_BATCH
 from spikec.extend import loader
 from spikec.interpreter.inputs import as_input
 from spikec.interpreter.results import outputs
-from spikec.ir.errors import CalibrationError, InvalidModelError
+from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError
+from spikec.ir.files import file_to_write
 from spikec.ir.types import Array
 from spikec.ir.untrusted import read_npz
-from spikec.reading import find_frontend, load
+from spikec.reading import find_frontend, load, reading_options
 
 #: how many samples an example input has; they are random, so that checks have something to compare
 _EXAMPLES = 8
+#: how many numbers one of them may have, which is half a gigabyte
+_LARGEST = 2**27
 
 
 def model(value: str) -> Any:
@@ -36,8 +41,8 @@ def model(value: str) -> Any:
         InvalidModelError: the user's code fails.
     """
     place, colon, name = value.rpartition(":")
-    if not colon or Path(value).exists():
-        if not Path(value).is_file():
+    if not colon or os.path.exists(value):
+        if not os.path.isfile(value):
             forms = "a torch model is FILE.py:NAME or PACKAGE.MODULE:NAME"
             raise click.BadParameter(f"there is no file {value!r} ({forms})")
         if Path(value).suffix == ".py":
@@ -52,7 +57,7 @@ def model(value: str) -> Any:
         return found
     try:
         return found()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _users_error(error, f"{value} must be callable without arguments, and calling it fails") from error
 
 
@@ -71,8 +76,10 @@ def _module(place: str) -> ModuleType:
         sys.path.insert(0, folder)
     try:
         spec = importlib.util.spec_from_file_location(path.stem, path) if path else importlib.util.find_spec(place)
-    except (ModuleNotFoundError, ValueError):  # its package is missing, or the name is none
+    except (ImportError, ValueError):  # its package is missing, or the name is none
         spec = None
+    except (Exception, SystemExit) as error:
+        raise _users_error(error, f"importing the package of {place} fails") from error
     if spec is None:
         raise click.BadParameter(f"there is no module {place!r}")
     try:
@@ -83,15 +90,17 @@ def _module(place: str) -> ModuleType:
         module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _users_error(error, f"importing {place} fails") from error
 
 
-def _users_error(error: Exception, what: str) -> InvalidModelError:
+def _users_error(error: BaseException, what: str) -> InvalidModelError:
     """Return an error about an exception out of the user's code, with the line that raised it."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return InvalidModelError(
-        f"{what}: {type(error).__name__}: {error}", location=f"{Path(frame.filename).name}:{frame.lineno}"
+        f"{what}: {type(error).__name__}: {error}",
+        location=f"{Path(frame.filename).name}:{frame.lineno}",
+        hint="mend that line, or name another model",
     )
 
 
@@ -113,12 +122,11 @@ def new_file(value: str) -> Path:
     Raises:
         click.BadParameter: the folder does not exist, or the path is a folder itself.
     """
-    path = Path(value)
-    if path.is_dir():
-        raise click.BadParameter(f"{value} is a folder")
-    if not path.parent.is_dir():
-        raise click.BadParameter(f"the folder {path.parent} does not exist")
-    return path
+    try:
+        file_to_write(value)
+    except CompileError as error:
+        raise click.BadParameter(error.problems[0].message) from None
+    return Path(value)
 
 
 def option(value: str) -> tuple[str, Any]:
@@ -133,7 +141,7 @@ def literal(text: str) -> Any:
     """Return a number, True or False as Python writes it, or else the text as it is; the compiler checks it."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # as its documentation lists them
         return text
 
 
@@ -145,6 +153,8 @@ def shape(value: str) -> tuple[int, ...]:
         sizes = ()
     if not sizes or min(sizes) < 1:
         raise click.BadParameter(f"{value!r} is no shape; give sizes without the batch, such as 1,28,28")
+    if math.prod(sizes) > _LARGEST:
+        raise click.BadParameter(f"a sample of shape {value} has more than {_LARGEST:,} numbers; give a smaller one")
     return sizes
 
 
@@ -166,7 +176,9 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[Tensor]:
     found = [as_input(arrays[name], CalibrationError) for name in names]
     if len({len(array) for array in found}) > 1:
         lengths = ", ".join(f"{name}: {len(array)}" for name, array in zip(names, found, strict=True))
-        raise CalibrationError(f"the arrays in {path} hold different numbers of samples ({lengths})")
+        raise CalibrationError(
+            f"the arrays in {path} hold different numbers of samples ({lengths})", hint="give as many of each"
+        )
     return found
 
 
@@ -190,20 +202,28 @@ def random_inputs(shapes: Sequence[tuple[int, ...]], seed: int = 0) -> tuple[Ten
     return tuple(torch.rand(_EXAMPLES, *shape, generator=generator) for shape in shapes) or None
 
 
-def input_names(path: Path) -> list[str]:
-    """Return the names of the inputs of the network in a file."""
+def reading(options: dict[str, Any]) -> dict[str, Any]:
+    """Return those of a target's and a frontend's options that are about how a model is read."""
+    known = reading_options()
+    return {name: value for name, value in options.items() if name in known}
+
+
+def input_names(path: Path, **options: Any) -> list[str]:
+    """Return the names of the inputs of the network in a file, which is read with these options."""
     if path.suffix == ".net":
         return ["x"]
-    return find_frontend(path)[0].input_names(path)
+    frontend, opened = find_frontend(path, options)
+    return frontend.input_names(opened)
 
 
-def simulate(path: Path, xs: Sequence[Tensor], timesteps: int) -> dict[str, Tensor]:
+def simulate(path: Path, xs: Sequence[Tensor], timesteps: int, **options: Any) -> dict[str, Tensor]:
     """Run the network in an exported file: a graph by the reference interpreter, a ``.net`` by the integer model.
 
     Args:
         path: a ``.net``, or what a frontend reads as a spiking graph.
         xs: a tensor [B, ...] for each input, constant over time.
         timesteps: the number of steps T.
+        options: on how the file is read.
 
     Returns:
         For each output, by name, its average over the steps [B, ...], in ANN units.
@@ -212,14 +232,19 @@ def simulate(path: Path, xs: Sequence[Tensor], timesteps: int) -> dict[str, Tens
         InvalidModelError: the file is no spiking network, or the inputs do not fit.
     """
     if path.suffix == ".net":
-        model = loader.module("backends", "netx").NetxModel.load(path)
+        load_netx = loader.module("backends", "netx").NetxModel.load
+        for name in options:
+            if name not in loader.options_of(load_netx):
+                raise loader.unknown("option for a path ending in .net", name, loader.options_of(load_netx))
+        model = load_netx(path, **options)
         if len(xs) != 1:
-            raise InvalidModelError(f"{path.name} has one input, got {len(xs)}")
+            raise InvalidModelError(f"{path.name} has one input, got {len(xs)}", hint="give one array, called x")
         return {"y": torch.as_tensor(model.run(xs[0], timesteps))}
-    graph = load(path)
+    graph = load(path, **options)
     if not graph.is_spiking:
         raise InvalidModelError(f"{path.name} holds no spiking network", hint="compile it first: spikec compile")
     if len(xs) != len(graph.inputs):
-        raise InvalidModelError(f"{path.name} has {len(graph.inputs)} input(s), got {len(xs)}")
+        message = f"{path.name} has {len(graph.inputs)} input(s), got {len(xs)}"
+        raise InvalidModelError(message, hint=f"give arrays {', '.join(graph.inputs)}")
     cast = [x.to(getattr(torch, graph.type(name).dtype)) for name, x in zip(graph.inputs, xs, strict=True)]
     return dict(zip(graph.outputs, outputs(graph, cast, timesteps), strict=True))

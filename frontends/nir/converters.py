@@ -42,7 +42,8 @@ converter: Converters[Convert] = Converters("converter")
 
 @converter(nir.Input)
 def _input(node: Any, name: str, operand: Type, reading: Reading) -> Op:
-    return Input(ints(np.ravel(node.input_type["input"])), reading.dtype, rate=True)
+    shape = node.metadata.get("model_shape", node.input_type["input"])
+    return Input(ints(np.ravel(shape)), reading.dtype, rate=True)
 
 
 @converter(nir.Output)

@@ -17,10 +17,10 @@ from spikec.frontends.nir import meaning
 from spikec.frontends.nir.converters import Reading, converter, floats
 from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError, warn
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Add, Neuron, Weighted
+from spikec.ir.ops import Add, Neuron, Permute, Reshape, Weighted
 from spikec.ir.ops.weighted import diagonal
 from spikec.ir.origin import Source
-from spikec.ir.types import Array, Type, channel_scale
+from spikec.ir.types import Array, Type, channel_scale, ints
 from spikec.ir.untrusted import SPARE, allowed_bytes, read_hdf5
 
 #: r dt may differ from 1 by this much and still be unit gain; files hold float32
@@ -182,9 +182,9 @@ class _Loader:
 
     def _dt(self, given: float | None) -> float | None:
         """Seconds a step, as stated, as the user says, or as all gains that are not 1 imply, with a warning."""
-        stated = self.source.metadata.get("dt")
+        stated = None if self.source.metadata.get("dt") is None else np.asarray(self.source.metadata["dt"]).item()
         if stated is not None and given is not None and stated != given:
-            raise InvalidModelError(f"dt is {given:g}, and the graph says {float(stated):g}", hint="leave dt out")
+            raise InvalidModelError(f"dt is {given:g}, and the graph says {stated:g}", hint="leave dt out")
         if stated is not None:
             return float(stated)
         if given is not None:
@@ -249,8 +249,10 @@ class _Loader:
         try:
             op = attrs.evolve(convert(node, name, like, reading), origin=origin)
             if isinstance(node, nir.Output):
-                operands = [self._in_units(operands[0], name)]
+                operands = [self._laid_out(self._in_units(operands[0], name), node, node.metadata.get("model_shape"))]
             self.names[name] = self.out.add(op, *operands, name=_called(name, node))
+            if isinstance(node, nir.Input):
+                self.names[name] = self._laid_out(self.names[name], node, node.input_type["input"])
             self._check_size(self.out.type(self.names[name]))
         except CompileError as error:
             if error.location:
@@ -270,12 +272,24 @@ class _Loader:
                 hint=Hint("if it is meant so: ", Option("max_bytes", needed)),
             )
 
+    def _laid_out(self, name: str, node: Any, shape: Any) -> str:
+        """The signal transposed and reshaped, where an Input or Output is laid out otherwise than the model's."""
+        axes = ints(np.ravel(node.metadata.get("axes", ())))
+        rank = len(self.out.type(name).shape)
+        if axes and sorted(axes) != list(range(rank)):
+            raise InvalidModelError(f"its metadata order axes {axes} of a sample that has {rank}")
+        if list(axes) != sorted(axes):
+            name = self.out.add(Permute(axes), name)
+        if shape is None or ints(np.ravel(shape)) == self.out.type(name).shape:
+            return name
+        return self.out.add(Reshape(ints(np.ravel(shape))), name)
+
     def _check_shape(self, name: str, node: Any) -> None:
         declared = node.output_type["output"]
-        shape = self.out.type(self.names[name]).shape
+        shape = self.out.type(self.names[next(iter(self.producers[name]))]).shape
         if declared is not None and tuple(np.ravel(declared)) != shape:
             raise InvalidModelError(
-                Problem(f"this output is declared as {tuple(map(int, declared))}, and gets {shape}", name, "nir.Output")
+                Problem(f"this output is declared as {ints(np.ravel(declared))}, and gets {shape}", name, "nir.Output")
             )
 
     def _sum(self, operands: list[str], name: str) -> str:

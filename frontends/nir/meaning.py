@@ -6,8 +6,8 @@ from typing import Any
 import nir
 import numpy as np
 
-from spikec.ir.errors import InvalidModelError, Problem
-from spikec.ir.untrusted import Numbers, shown
+from spikec.ir.errors import InvalidModelError, Problem, shown
+from spikec.ir.untrusted import Numbers
 
 _ANY = Numbers("numbers")
 _POSITIVE = Numbers("positive numbers", 0, above=True)
@@ -65,6 +65,8 @@ def metadata(stated: Any) -> list[tuple[str, str] | None]:
         values = stated.get(key)
         for value in values.values() if isinstance(values, Mapping) else () if values is None else (values,):
             wrong.append(kind.wrong(f"metadata {key}", value))
+    if np.size(stated.get("dt", 1.0)) != 1:
+        wrong.append(("its metadata dt is no single number", "give the seconds of one step"))
     for key, words in _WORDS.items():
         if key in stated and not (isinstance(stated[key], str) and stated[key] in words):
             wrong.append((f"its metadata {key} is {shown(stated[key])}", f"known: {', '.join(words)}"))

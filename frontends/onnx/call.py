@@ -1,7 +1,6 @@
 """What a converter of an ONNX node is given, and the table that converters are registered in."""
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NoReturn
 
@@ -21,7 +20,7 @@ from spikec.frontends.torch.call import converter as torch_converter
 from spikec.frontends.torch.call import leaves
 from spikec.frontends.torch.convert import convert
 from spikec.frontends.torch.tensor import SignalTensor
-from spikec.ir.errors import CompileError, InvalidModelError, UnsupportedOpError
+from spikec.ir.errors import CompileError, InvalidModelError, UnsupportedOpError, ignoring_others
 from spikec.ir.op import Op
 from spikec.ir.types import Array
 
@@ -126,8 +125,7 @@ class Call(BaseCall):
         array = value.values[0]
         if array.dtype not in (np.float32, np.float64):
             return array.tolist()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns that the model's memory is read-only; nobody writes to it
+        with ignoring_others():  # torch warns that the model's memory is read-only; nobody writes to it
             return torch.from_numpy(np.asarray(array))
 
     def array(self, slot: int) -> Any:

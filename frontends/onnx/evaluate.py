@@ -6,7 +6,6 @@ opset; where an older one means something else, that is put right here.
 
 import functools
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 
 from spikec.frontends.onnx.model import DOMAINS, library, single
-from spikec.ir.errors import Hint, Option, UnsupportedOpError
+from spikec.ir.errors import Hint, Option, UnsupportedOpError, ignoring_others
 from spikec.ir.types import Array
 
 #: operators whose result is another one at every run
@@ -102,8 +101,7 @@ def run_node(
     helper = library().helper
     graph = helper.make_graph([node], "node", [], [helper.make_empty_tensor_value_info(name) for name in node.output])
     graph.input.extend(_declared(name, value) for name, value in feeds.items())
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
+    with ignoring_others(), np.errstate(all="ignore"):
         if budget is not None:
             budget.runs -= 2  # the node itself is free
         found = _evaluator(budget)(graph, opsets={"": 1, **opsets}).run(None, dict(feeds))

@@ -108,8 +108,8 @@ def numbers(named: Iterable[tuple[str, Any]]) -> Iterator[Problem]:
             yield Problem("the parameter holds no numbers yet", name, hint="load its weights")
         elif value.is_complex() or value.is_quantized:
             yield Problem(f"the parameter is {str(value.dtype).removeprefix('torch.')}", name, hint="use float32")
-        elif value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            count = int((~torch.isfinite(value)).sum())
+        elif value.is_floating_point() and not bool(torch.isfinite(value.detach()).all()):
+            count = int((~torch.isfinite(value.detach())).sum())
             yield Problem(
                 f"{count} of {value.numel()} numbers are NaN or infinite", name, hint="the training diverged; retrain"
             )

@@ -17,8 +17,7 @@ _ALIASES = {
     for name, aliases in (
         *(("input", "x a x1 self tensor"), ("other", "x2 mat2"), ("dim", "axis"), ("keepdim", "keepdims")),
         *(("dim0", "axis0"), ("dim1", "axis1"), ("dims", "repeats"), ("shape", "size"), ("training", "train")),
-        *(("size", "output_size"), ("scale_factor", "scale_factors"), ("sections", "chunks split_size split_sizes")),
-        ("sections", "split_size_or_sections indices_or_sections indices"),
+        ("sections", "chunks split_size split_sizes split_size_or_sections indices_or_sections indices"),
     )
     for alias in aliases.split()
 }
@@ -76,7 +75,7 @@ _AFTER = "leave it out of the model and apply it to the compiled network's outpu
 #: (names without module, underscores and capitals; why; what to do, with {by} for ``nn.ReLU`` or ``torch.relu``)
 _TABLE = (
     (
-        "gelu silu elu celu selu mish softplus hardswish softsign softshrink hardshrink tanhshrink exp log sqrt "
+        "gelu silu elu celu selu mish softplus hardswish softsign hardshrink tanhshrink exp log sqrt "
         "rsqrt pow ** square sin cos erf expm1 log1p reciprocal",
         _SMOOTH,
         "replace {kind} by {by} and retrain",

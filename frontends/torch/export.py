@@ -32,6 +32,7 @@ class TorchExport(Frontend):
         """Names of the inputs that are tensors, as the program's graph has them."""
         return program(model).inputs
 
+    @torch.inference_mode(False)
     def load(self, model: ExportedProgram, examples: Sequence[Tensor] | None) -> Graph:
         """The program as a graph; the first axis of all inputs is the batch.
 
@@ -53,7 +54,7 @@ class TorchExport(Frontend):
         @torch.no_grad()
         def reference(xs: Sequence[Tensor]) -> list[Tensor]:
             like = next((v for v in tensors(values) if v.is_floating_point()), xs[0])
-            args, kwargs = _arguments(model, [x.to(like.device, like.dtype) for x in xs])
+            args, kwargs = _arguments(model, [x.to(like.device, like.dtype, copy=True) for x in xs])
             return [x.cpu() for x in tensors(run(*args, **kwargs))]
 
         return in_batches(reference, first if isinstance(first, int) else None)

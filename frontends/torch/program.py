@@ -30,8 +30,9 @@ _SAME = {
     "feature_dropout": "dropout",
     "native_dropout": "dropout",
     **dict.fromkeys(("alias", "lift_fresh", "lift_fresh_copy"), "detach"),
-    **dict.fromkeys((f"upsample_nearest{rank}d" for rank in (1, 2, 3)), "interpolate"),
 }
+#: modules of torch whose functions aten has with the module's name in front
+_ROOMS = ("special", "linalg", "fft")
 #: higher-order calls that do nothing but run their body
 _BODIES = ("wrap_with_set_grad_enabled",)
 #: calls without a result, which state what torch found out about sizes
@@ -139,6 +140,9 @@ def _spellings(overload: torch._ops.OpOverload) -> Iterator[tuple[str, Any]]:
         for prefix, room in (("torch", torch), ("F", F), ("Tensor", Tensor)):
             if hasattr(room, stem):
                 yield f"{prefix}.{stem}", ("method", stem) if room is Tensor else getattr(room, stem)
+        room_name, _, stem = stem.partition("_")  # special_expit is torch.special.expit
+        if room_name in _ROOMS and hasattr(getattr(torch, room_name), stem):
+            yield f"torch.{room_name}.{stem}", getattr(getattr(torch, room_name), stem)
 
 
 def _by_name(overload: torch._ops.OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,7 +272,8 @@ def _randomness(traced: Program) -> Iterator[Problem]:
     for node in traced.graph.nodes:
         if not isinstance(node.target, torch._ops.OpOverload):
             continue
-        given = _by_name(node.target, node.args, node.kwargs)
+        defaults = {each.name: each.default_value for each in node.target._schema.arguments}
+        given = {**defaults, **_by_name(node.target, node.args, node.kwargs)}
         source = traced.source(node)
         mode = given.get("training", given.get("train"))
         if mode and given.get("p") != 0:

@@ -11,9 +11,9 @@ from torch.fx.node import map_aggregate, map_arg
 
 from spikec.extend.frontend import failure, without_unused
 from spikec.frontends.torch.batch import BatchSize, takes_batch
-from spikec.frontends.torch.call import Call, Missing, Refused, Signal, fields_of, is_record, leaves
+from spikec.frontends.torch.call import Call, Missing, Refused, Signal, fields_of, is_record, leaves, tensors
 from spikec.frontends.torch.convert import convert, refuse_unknown
-from spikec.frontends.torch.layers import lacks_converter, torch_layer
+from spikec.frontends.torch.layers import lacks_converter, layer_converter, torch_layer
 from spikec.frontends.torch.memory import SAMPLES, Memory
 from spikec.frontends.torch.traced import AUGMENTED, Traced
 from spikec.ir.errors import (
@@ -48,6 +48,7 @@ class Reader:
         self._memory = Memory(traced, graph, self._values)
         self._outdated: dict[fx.Node, CompileError] = {}  # nodes that changed in a way that is not followed
         self._of_batch: set[fx.Node] = set()  # nodes whose numbers are made from the batch size
+        self._attributes: dict[int, fx.Node] = {}  # the get_attr of each tensor of the model, by where its copy lies
 
     def peek(self, node: fx.Node) -> Any:
         """The value of a node while the graph is still being traced, whatever it is."""
@@ -151,7 +152,10 @@ class Reader:
         if node.op == "get_attr":
             self.graph.drop((source,), "a constant")
             value = self._traced.attribute(str(node.target))
-            return value.detach().clone() if isinstance(value, Tensor) else value
+            if isinstance(value, Tensor):
+                value = value.detach().clone()
+                self._attributes[value.untyped_storage().data_ptr()] = node
+            return value
         args, kwargs = self._resolve((node.args, node.kwargs))
         module = self._traced.module(node)
         call = Call(self.graph, source, self._traced.op_name(node, source), args, kwargs, module)
@@ -189,15 +193,26 @@ class Reader:
                 "make the tensor for one sample: it broadcasts over the batch",
             )
         function = getattr(call.args[0], target) if node.op == "call_method" else call.module or target
+        given = tensors((call.args, call.kwargs))
+        before = [each._version for each in given]
         try:
             with torch.no_grad():
                 value = function(*call.args[node.op == "call_method" :], **call.kwargs)
         except Exception as error:
             reason = f"{call.source.kind} fails: {type(error).__name__}: {error}"
             raise InvalidModelError(call.problem(reason)) from error
+        self._expect_whole_layers(call, [x for x, version in zip(given, before, strict=True) if x._version != version])
         reason = "a constant" if any(isinstance(leaf, Tensor) for leaf in leaves(value)) else "shape arithmetic"
         self.graph.drop((call.source,), "a container" if _is_container(target) else reason)
         return value
+
+    def _expect_whole_layers(self, call: Call, changed: Sequence[Tensor]) -> None:
+        """Refuse a change in place of what belongs to a layer that is read as a whole, as it is in the model."""
+        for each in changed:
+            node = self._attributes.get(each.untyped_storage().data_ptr())
+            path, _, name = str(node.target).rpartition(".") if node is not None else ("", "", "")
+            if path and layer_converter(self._traced.root.get_submodule(path)) is not None:
+                call.refuse(f"it changes the {name} of the layer {path} in place", "do it before compiling")
 
     def _account(self, node: fx.Node, source: Source) -> None:
         """Follow what the call changes in place, and see to it that the source node is accounted for."""

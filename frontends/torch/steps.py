@@ -90,7 +90,7 @@ def steps_of(model: nn.Module) -> Reference:
                 if callable(method := getattr(module, name, None)):
                     method()
         device = next((p.device for p in (*own.parameters(), *own.buffers())), xs[0].device)
-        train = [x.to(device, torch.float64) for x in xs]
+        train = [x.to(device, torch.float64, copy=True) for x in xs]
         with torch.no_grad():
             if takes_all_steps(own):
                 return [y.cpu() for y in tensors(own(*train))]

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import operator
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.fx.node import map_arg
 
 from spikec.frontends.torch.call import Signal
 from spikec.frontends.torch.layers import keeps_state, layer_converter
 from spikec.frontends.torch.reader import Reader
-from spikec.frontends.torch.traced import LINE, Traced, required
-from spikec.ir.errors import Hint, InvalidModelError, Option, Problem
-from spikec.ir.origin import Source, is_user_file
+from spikec.frontends.torch.shadow import snapshot
+from spikec.frontends.torch.traced import LAYER, LINE, Traced, required, untraceable
+from spikec.ir.errors import InvalidModelError
+from spikec.ir.origin import is_user_file
 
 
 class _Proxy(fx.Proxy):
@@ -32,7 +33,7 @@ class _Proxy(fx.Proxy):
     def __getattr__(self, k: str) -> Any:
         if k in ("T", "mT", "H", "mH"):
             return self.tracer.create_proxy("call_function", getattr, (self, k), {})
-        return _Attribute(self, k)
+        return self.tracer.fact(self, k) if k in ("dtype", "device") else _Attribute(self, k)
 
     def __getattribute__(self, name: str) -> Any:
         """``__class__`` is what ``isinstance`` goes by."""
@@ -76,7 +77,7 @@ _HIDDEN = {name for name in dir(Tensor) if not name.startswith("__")} - set(dir(
 
 
 #: methods and functions that ask a tensor for numbers
-_ASKING = (getattr, "size", "dim", "ndimension", "numel", "nelement")
+_ASKING = (getattr, "size", "dim", "ndimension", "numel", "nelement", "is_floating_point", torch.is_floating_point)
 
 
 class _Attribute(fx.proxy.Attribute, _Proxy):
@@ -91,26 +92,41 @@ for _name in ("iadd", "isub", "imul", "itruediv"):
     setattr(_Proxy, f"__{_name}__", _in_place(getattr(operator, _name)))
 
 
+def _version(tensor: Tensor) -> tuple[int, int]:
+    """What tells a tensor from others, and from itself as it was before it was changed in place."""
+    return id(tensor), 0 if tensor.is_inference() else tensor._version
+
+
+#: held by the thread that traces: torch's tracers patch classes of the whole process
+TRACING = threading.RLock()
+
+
 class _Tracer(fx.Tracer):
     """Layers that a converter reads as a whole are leaves, torch's own among them; all others are traced through.
 
-    Arguments of forward that have a default value keep it. Tensors that forward makes itself are kept in ``constants``
-    and not on the user's module.
+    Arguments of forward that have a default value keep it. Forward runs on a :func:`shadow` of the module, so that the
+    user's own never holds what stands for tensors meanwhile. Tensors that forward makes itself, or changed before it
+    used them, are kept in ``constants``. Torch lets a tracer see the calls of all modules in the process: those in
+    other threads are left alone.
 
     Attributes:
         reader: has read all nodes so far, so that it is known what they stand for; None where no size is known.
         failed_in: path of the module whose forward raised.
     """
 
-    def __init__(self, shapes: Sequence[tuple[int, ...]] | None, dtype: str) -> None:
+    def __init__(self, model: nn.Module, shapes: Sequence[tuple[int, ...]] | None, dtype: str) -> None:
         """``shapes``: of a sample of each input, or None where they are not known yet."""
         super().__init__()
         self.constants: dict[str, Tensor] = {}
         self.failed_in = ""
         self.reader: Reader | None = None
+        self._model = model
         self._shapes = shapes
         self._dtype = dtype
-        self._names: dict[int, str] = {}
+        self._thread = threading.get_ident()
+        self._names: dict[tuple[int, int], str] = {}  # of tensors, by their identities and versions
+        self._held: list[Tensor] = []  # whose identities no other tensor may take over
+        self._buffers: dict[int, str] = {}  # of the shadow, by their identities
         self._numbers: set[fx.Node] = set()
         self._is_reading = False
 
@@ -124,12 +140,37 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        names = required(self.root)
-        self._names = {id(each): name for name, each in (*self.root.named_parameters(), *self.root.named_buffers())}
-        return lambda root, *xs: root.forward(*xs), [
+        names = required(self._model)
+        paths = self.submodule_paths = {}
+        for module in (self._model, self.root):  # a closure may know the user's own
+            paths.update({each: name for name, each in module.named_modules()})
+            held = (*module.named_parameters(), *module.named_buffers())
+            self._names.update({_version(each): name for name, each in held})
+        self._buffers = {id(each): name for name, each in self.root.named_buffers()}
+        forward = self._replayed if isinstance(self.root, fx.GraphModule) else lambda root, *xs: root.forward(*xs)
+        return forward, [
             self.root,
             *(self.create_proxy("placeholder", name, (), {}) for name in names),
         ]
+
+    def _replayed(self, root: fx.GraphModule, *xs: Any) -> Any:
+        """Record the nodes of a graph once more, with all that is known of them, but go through what is no leaf."""
+        left = iter(xs)
+        values: dict[fx.Node, Any] = {}
+        for node in root.graph.nodes:
+            args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+            if node.op == "output":
+                return args[0]
+            if node.op == "placeholder":
+                values[node] = args[0] if args else next(left)
+            elif node.op == "call_module" and not self.is_leaf_module(layer := root.get_submodule(node.target), ""):
+                values[node] = layer(*args, **kwargs)
+            else:
+                values[node] = self.create_proxy(node.op, node.target, args, kwargs, name=node.name)
+                meta = values[node].node.meta
+                del meta[LINE]  # is where this was called
+                meta.update(node.meta)
+        raise AssertionError("a graph without an output")
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self) if self.is_number(node) else _TensorProxy(node, self)
@@ -137,6 +178,10 @@ class _Tracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
         node.meta[LINE] = _users_line()
+        if node.op == "call_module":
+            layer = self.root.get_submodule(str(node.target))
+            self._expect_unchanged(*layer.buffers())
+            node.meta[LAYER] = snapshot(layer)
         return node
 
     def create_arg(self, a: Any) -> Any:
@@ -144,18 +189,25 @@ class _Tracer(fx.Tracer):
             return a.node
         if not isinstance(a, Tensor):
             return super().create_arg(a)
-        name = self._names.get(id(a))
-        if name is not None:
-            return self.create_node("get_attr", name, (), {})
-        name = f"constant {len(self.constants)}"
-        self.constants[name] = a
-        self._names[id(a)] = name
-        return self.create_node("get_attr", name, (), {}, name="constant")
+        self._expect_unchanged(a)
+        name = self._names.setdefault(_version(a), f"constant {len(self.constants)}")
+        if name.startswith("constant "):
+            self.constants.setdefault(name, a.detach().clone())
+            self._held.append(a)
+        return self.create_node("get_attr", name, (), {}, name=name.split()[0])
+
+    def _expect_unchanged(self, *used: Tensor) -> None:
+        for each in used:
+            if id(each) in self._buffers and each._version:
+                name = self._buffers[id(each)]
+                raise fx.proxy.TraceError(
+                    f"the buffer {name} is used as forward changed it, and is another in each call"
+                )
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if self._is_reading:
+        if self._is_reading or threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
         try:
             return super().call_module(m, forward, args, kwargs)
@@ -164,7 +216,13 @@ class _Tracer(fx.Tracer):
             raise
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        return attr_val if self._is_reading else super().getattr(attr, attr_val, parameter_proxy_cache)
+        is_recorded = not self._is_reading and threading.get_ident() == self._thread
+        if not is_recorded or not isinstance(attr_val, nn.Parameter) or _version(attr_val) not in self._names:
+            return attr_val
+        name = self._names[_version(attr_val)]
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
 
     # ------------------------------------------------------------------ asked
 
@@ -173,7 +231,7 @@ class _Tracer(fx.Tracer):
         if self._shapes is None:
             raise fx.proxy.TraceError("sizes are not known without an example_input")
         if self.reader is None:
-            self.reader = Reader(Traced(self.root, self.graph, self.constants), self._shapes, self._dtype)
+            self.reader = Reader(Traced(self._model, self.graph, self.constants), self._shapes, self._dtype)
         before, self._is_reading = self._is_reading, True
         try:
             return question(self.reader)
@@ -197,6 +255,12 @@ class _Tracer(fx.Tracer):
     def value(self, proxy: fx.Proxy) -> Any:
         """What a proxy stands for: a Signal, or numbers; raises a TraceError where that is not known."""
         return self._ask(lambda reader: reader.value(proxy.node))
+
+    def fact(self, proxy: fx.Proxy, name: str) -> Any:
+        """A dtype or device as it is, where it is known: torch takes nothing that stands for one."""
+        asked = self.create_proxy("call_function", getattr, (proxy, name), {})
+        value = None if self._shapes is None else self._ask(lambda reader: reader.peek(asked.node))
+        return value if isinstance(value, (torch.dtype, torch.device)) else asked
 
     def number(self, proxy: fx.Proxy) -> Any:
         """A size, or a constant tensor of one element, as a plain number."""
@@ -229,11 +293,14 @@ class _Tracer(fx.Tracer):
         return super().iter(obj) if isinstance(value, Signal) else iter([obj[i] for i in range(len(value))])
 
 
-def trace(model: nn.Module, shapes: Sequence[tuple[int, ...]] | None, dtype: str) -> tuple[Traced, Reader | None]:
-    """Trace a module; a GraphModule is taken as it is.
+def trace(
+    model: nn.Module, own: nn.Module, shapes: Sequence[tuple[int, ...]] | None, dtype: str
+) -> tuple[Traced, Reader | None]:
+    """Trace a module; a GraphModule is taken as it is where a converter reads each module that it calls.
 
     Args:
         model: the module.
+        own: its :func:`shadow`, whose forward is run.
         shapes: of a sample of each input, which forward may use as numbers and in conditions; None if not known.
         dtype: of the inputs.
 
@@ -243,14 +310,16 @@ def trace(model: nn.Module, shapes: Sequence[tuple[int, ...]] | None, dtype: str
     Raises:
         InvalidModelError: its forward cannot be traced, with the line where that ends.
     """
+    tracer = _Tracer(model, shapes, dtype)
     if isinstance(model, fx.GraphModule):
-        return Traced(model, model.graph, {}), None
-    tracer = _Tracer(shapes, dtype)
+        called = [model.get_submodule(node.target) for node in model.graph.nodes if node.op == "call_module"]
+        if all(tracer.is_leaf_module(each, "") for each in called):
+            return Traced(model, model.graph, {}), None
     if tracer.is_leaf_module(model, ""):
         return Traced(model, _single(model), {}), None
     try:
-        with torch.no_grad():
-            graph = tracer.trace(model)
+        with TRACING, torch.no_grad():
+            graph = tracer.trace(own)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         raise InvalidModelError(untraceable(error, tracer.failed_in, frames)) from error
@@ -273,38 +342,3 @@ def _single(model: nn.Module) -> fx.Graph:
     inputs = tuple(graph.placeholder(name) for name in required(model))
     graph.output(graph.create_node("call_module", "", inputs, {}, name=type(model).__name__.lower()))
     return graph
-
-
-def untraceable(error: Exception, path: str, frames: Sequence[traceback.FrameSummary]) -> Problem:
-    """What ended a trace, at the innermost of the user's frames.
-
-    Args:
-        error: what was raised.
-        path: of the module whose forward it was raised in, or ``""``.
-        frames: the error's, from the tracer on.
-    """
-    frames = [frame for frame in frames if is_user_file(frame.filename)]
-    where = Source(path or "forward", path)
-    if frames:
-        where = attrs.evolve(where, file=frames[-1].filename, line=frames[-1].lineno or 0)
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    line = (frames[-1].line or "") if frames else ""
-    if isinstance(error, (fx.proxy.TraceError, GuardOnDataDependentSymNode)):
-        if not isinstance(error, fx.proxy.TraceError):
-            reason = "a condition on numbers of a signal, which are not known before it runs"
-        return Problem(
-            f"what the model does depends on its data or its shape: {reason}",
-            str(where),
-            line,
-            Hint(
-                "a compiled network does the same on every input and batch size: take the condition or loop out of "
-                "forward, or decide it in __init__; for one on a size pass ",
-                Option("example_input"),
-            ),
-        )
-    return Problem(
-        f"forward cannot be traced: {type(error).__name__}: {reason}",
-        str(where),
-        line,
-        "write forward with tensor operations only, or put this part into a module that has a converter",
-    )

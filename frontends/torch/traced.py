@@ -4,20 +4,25 @@ import functools
 import inspect
 import operator
 import re
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn import functional as F
 
 from spikec.frontends.torch.call import Call, converter, qualified, tensors
 from spikec.frontends.torch.layers import is_spiking, layer_converter
+from spikec.ir.errors import Hint, Option, Problem
 from spikec.ir.origin import Source, is_user_file
 
 #: the name in ``node.meta`` of the (file, line) of the user's that a node was recorded at
 LINE = "spikec_line"
+#: the name in ``node.meta`` of a layer as it was when it was called, where forward may have changed it since
+LAYER = "spikec_layer"
 #: a frame of a stack trace as torch writes it into nodes that others recorded
 _FRAME = re.compile(r'File "(.+?)", line (\d+)')
 #: what ``+=`` and its like call
@@ -69,7 +74,10 @@ class Traced:
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """The layer that a node calls, or None."""
-        return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if node.op != "call_module":
+            return None
+        found: nn.Module = node.meta.get(LAYER) or self.root.get_submodule(str(node.target))
+        return found
 
     def source(self, node: fx.Node) -> Source:
         """Where a node stands in the user's model."""
@@ -133,6 +141,41 @@ def required(model: nn.Module) -> list[str]:
     parameters = [p for p in inspect.signature(model.forward).parameters.values() if p.default is p.empty]
     named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return named or [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
+
+
+def untraceable(error: Exception, path: str, frames: Sequence[traceback.FrameSummary]) -> Problem:
+    """What ended a trace, at the innermost of the user's frames.
+
+    Args:
+        error: what was raised.
+        path: of the module whose forward it was raised in, or ``""``.
+        frames: the error's, from the tracer on.
+    """
+    frames = [frame for frame in frames if is_user_file(frame.filename)]
+    where = Source(path or "forward", path)
+    if frames:
+        where = attrs.evolve(where, file=frames[-1].filename, line=frames[-1].lineno or 0)
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    line = (frames[-1].line or "") if frames else ""
+    if isinstance(error, (fx.proxy.TraceError, GuardOnDataDependentSymNode)):
+        if not isinstance(error, fx.proxy.TraceError):
+            reason = "a condition on numbers of a signal, which are not known before it runs"
+        return Problem(
+            f"what the model does depends on its data or its shape: {reason}",
+            str(where),
+            line,
+            Hint(
+                "a compiled network does the same on every input and batch size: take the condition or loop out of "
+                "forward, or decide it in __init__; for one on a size pass ",
+                Option("example_input"),
+            ),
+        )
+    return Problem(
+        f"forward cannot be traced: {type(error).__name__}: {reason}",
+        str(where),
+        line,
+        "write forward with tensor operations only, or put this part into a module that has a converter",
+    )
 
 
 def kind(node: fx.Node, module: nn.Module | None) -> str:

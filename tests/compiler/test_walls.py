@@ -27,6 +27,7 @@ ARROWS = {
     "backends.spikingjelly": "ir interpreter extend",
     "backends.nir": "ir interpreter extend",
     "backends.netx": "ir interpreter extend",
+    "backends.lava": "ir interpreter extend backends.netx",
     "backends": "ir interpreter extend",
     "pipeline": "ir interpreter calibration extend",
     "driver": "ir interpreter calibration extend pipeline",

@@ -120,6 +120,21 @@ def test_leaky_relus_become_two_relus(slope):
     lowered_alike(LeakyRelu(np.array([slope, 0.3, 0.0])), 3)
 
 
+def test_a_leaky_relu_without_a_leak_is_a_relu_also_behind_a_transposition_for_netx():
+    class Swapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(6, 1)
+
+        def forward(self, x):
+            return self.head(nn.functional.leaky_relu(x.transpose(1, 2), 0.0).flatten(1))
+
+    torch.manual_seed(0)
+    x = torch.randn(16, 2, 3)
+    c = spikec.Compiler("netx", calibration=x, timesteps=32).run(Swapped().eval())
+    assert not any("sloped" in name for name in c.graph)
+
+
 @pytest.mark.parametrize("op", [Maximum(), Minimum()])
 def test_maxima_become_a_relu_of_the_difference(op):
     lowered_alike(op, 2, 5, operands=2)

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import build
+import spikec
 from build import Builder, source
-from spikec import CalibrationError, Context, run
+from spikec import CalibrationError, Context, UnsupportedOpError, run
 from spikec.extend.loader import pass_named
 from spikec.ir.ops import IF, Flatten, Input, Linear
 from spikec.ir.stages import SPIKING
@@ -63,3 +65,10 @@ def test_zeros_are_refused():
     with pytest.raises(CalibrationError, match="zero") as error:
         pass_named("encode-input").run(before.copy(), Context(before, calibration=build.samples(torch.zeros(4, 3))))
     assert error.value.location == "x"
+
+
+def test_negative_values_of_too_many_axes_are_refused():
+    net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2)).eval()
+    x = torch.randn(8, 2, 2, 2, 2, 3)
+    with pytest.raises(UnsupportedOpError, match="negative values of samples of shape"):
+        spikec.compile(net, "netx", calibration=x)

@@ -4,6 +4,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import build
 import nets
@@ -11,8 +12,8 @@ from spikec import Backend, Compiler, Normalization, Pass, Pipeline, check, load
 from spikec.extend.loader import backend_named, pass_named
 from spikec.extend.passbase import Context
 from spikec.extend.sweep import layers
-from spikec.interpreter.results import agreement
-from spikec.ir.ops import IF, Conv, Linear, Relu, Rescale, Stream
+from spikec.interpreter.results import agreement, outputs
+from spikec.ir.ops import IF, Add, Conv, Linear, Neuron, Relu, Rescale, Stream
 from spikec.ir.stages import SPIKING
 
 T = 8
@@ -308,3 +309,67 @@ def test_an_identity_skip_keeps_its_amplitude():
     graph, context = start("resnet")
     pass_named("outgoing-amplitude").run(graph, context)
     assert any("reach more than affine ops" in note.reason for note in context.notes)
+
+
+@attrs.frozen
+class Rename(Pass):
+    """What a user's pass may do: every neuron gets another name."""
+
+    name = "rename"
+    contract = "exact"
+
+    def run(self, graph, context):
+        neurons = graph.match(Neuron)
+        for i, node in enumerate(neurons):
+            graph.replace_uses(node.name, graph.add(node.op, *graph.operands(node.name), name=f"neuron{i}"))
+            graph.remove(node.name)
+        return len(neurons)
+
+
+@pytest.mark.parametrize("place", ["relu-to-if", "init-potential", "choose"])
+@pytest.mark.parametrize("target", ["spikingjelly", "nir"])
+def test_renamed_neurons_are_tuned_as_they_would_be_under_their_own_names(target, place):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3), nn.PReLU(4), nn.MaxPool2d(2)),
+        *(nn.Conv2d(4, 4, 3), nn.Hardtanh(), nn.Flatten(), nn.Linear(16, 3)),
+    ).eval()
+    x = torch.randn(64, 1, 10, 10)
+    order = Pipeline.default(target, timesteps=16)
+    plain, renamed = (
+        Compiler(target, calibration=x, timesteps=16, pipeline=each).run(net)
+        for each in (order, order.insert_after(place, Rename()))
+    )
+    assert any(name.startswith("neuron") for name in renamed.graph)
+    torch.testing.assert_close(outputs(plain.graph, [x], 16)[0], outputs(renamed.graph, [x], 16)[0])
+
+
+@pytest.mark.parametrize(
+    "tuned",
+    ["replicate-neurons", "outgoing-amplitude", "stream-bias", "correct-bias", "dither-potential"],
+)
+def test_every_tuning_pass_follows_renamed_neurons(tuned):
+    plain, context = start("mlp")
+    renamed = plain.copy()
+    Rename().run(renamed, context)
+    changes = [pass_named(tuned).run(graph, context) for graph in (plain, renamed)]
+    assert changes[0] == changes[1] > 0
+    x = context.samples[0]
+    torch.testing.assert_close(run(plain, x, T), run(renamed, x, T))
+
+
+def test_a_renamed_neuron_that_is_not_told_apart_is_noted():
+    """Two layers without anything of their own in front: their names are all that the neurons have."""
+    b = build.Builder(4)
+    first = b.relu(b.x, "first")
+    g = b.done(b.add(Add(), first, b.relu(first, "second"), name="sum"))
+    context = Context(g, T, ann=g, calibration=build.samples(torch.rand(16, 4, dtype=torch.float64)))
+    spiking = g.copy()
+    spiking.set_op("x", attrs.evolve(spiking["x"], rate=True))
+    for i, node in enumerate(spiking.match(Relu)):
+        neuron = spiking.add(IF(np.ones(1)), *spiking.operands(node.name), name=f"neuron{i}")
+        spiking.replace_uses(node.name, neuron)
+        spiking.remove(node.name)
+    assert pass_named("dither-potential").run(spiking, context) == 0
+    assert {note.node for note in context.notes} == {"first", "second"}
+    assert all("renamed" in note.reason for note in context.notes)

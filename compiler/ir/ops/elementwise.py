@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role, array, tensor
-from spikec.ir.types import Array, Rate, Type
+from spikec.ir.types import Array, Rate, Type, span
 
 __all__ = ["Add", "BatchNorm", "Clamp", "Identity", "LeakyRelu", "Maximum", "Minimum", "Relu", "Rescale"]
 
@@ -121,6 +121,8 @@ class BatchNorm(Op):
         (x,) = operands
         if isinstance(x.encoding, Rate) and not (x.scale == 1).all():
             raise TypeMismatchError("batch norm of a scaled rate", hint="fold it before relu-to-if")
+        if not (self.var + self.eps > 0).all():
+            raise TypeMismatchError(f"batch norm has a var of {span(self.var)}", hint="a variance is not below zero")
         if not x.shape or x.shape[0] != len(self.weight):
             raise TypeMismatchError(f"batch norm has {len(self.weight)} channels, operand has shape {x.shape}")
         return x

@@ -71,7 +71,7 @@ class Stream(StatefulOp):
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the number of the next step, and the operand plus this step's current."""
-        now = min(int(state[0]), len(self.currents) - 1)
+        now = state[:1].clamp(max=len(self.currents) - 1).long()  # a tensor, as exporters know no number in a state
         return state + 1, xs[0] + tensor(self.currents, xs[0])[now]
 
     def divided(self, factor: Array) -> Self:

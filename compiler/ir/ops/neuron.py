@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from spikec.ir.errors import InvalidModelError, TypeMismatchError
 from spikec.ir.op import Role, StatefulOp, array, tensor
-from spikec.ir.types import Array, Rate, Type, compress, fits, readonly
+from spikec.ir.types import Array, Rate, Type, compress, fits, readonly, span
 
 __all__ = ["IF", "LIF", "CubaLIF", "Leaky", "Neuron"]
 
@@ -82,6 +82,11 @@ class Neuron(StatefulOp):
         (x,) = operands
         if not isinstance(x.encoding, Rate):
             raise TypeMismatchError("a neuron integrates a rate-coded signal, this one is real")
+        if not ((self.v_threshold > 0) & np.isfinite(self.v_threshold)).all():
+            raise TypeMismatchError(
+                f"v_threshold is {span(self.v_threshold)}",
+                hint="give positive thresholds",
+            )
         if self.v_threshold.ndim != len(x.shape):
             raise TypeMismatchError(
                 f"v_threshold has rank {self.v_threshold.ndim}, the sample has shape {x.shape}",
@@ -108,10 +113,16 @@ class Neuron(StatefulOp):
             raise NotImplementedError(f"{type(self).__name__} gives neither charge nor step")
         return self.fire(v)
 
+    def above_threshold(self, state: Tensor, *xs: Tensor) -> Tensor | None:
+        """Return by how many thresholds each charged potential exceeds its threshold; None where that is not known."""
+        v = self.charge(state, *xs)
+        return None if v is None else v / tensor(self.v_threshold, v) - 1
+
     def spikes(self, v: Tensor) -> Tensor:
         """Return 1 where a potential reaches the threshold (exceeds it, if ``strict``), else 0."""
         threshold = tensor(self.v_threshold, v)
-        if not torch.is_grad_enabled():  # the interpreter: the same spikes, without the price of a Function
+        # the same spikes without a Function: the interpreter does not pay for it, and TorchScript cannot save it
+        if not torch.is_grad_enabled() or torch._C._is_tracing():
             return _reaches(v, threshold, self.strict)
         spikes: Tensor = _SurrogateSpike.apply(v, threshold, self.strict)  # type: ignore[no-untyped-call]
         return spikes
@@ -162,7 +173,7 @@ ResetAt = Literal["spike", "next", "again", "never"]
 def _within(low: float, high: float, hint: str) -> Any:
     def check(op: Neuron, field: Any, value: Array) -> None:
         if not ((value >= low) & (value <= high)).all():
-            raise InvalidModelError(f"{field.name} is {value.min():.6g}..{value.max():.6g}", hint=hint)
+            raise InvalidModelError(f"{field.name} is {span(value)}", hint=hint)
 
     return check
 

@@ -106,7 +106,7 @@ def _picked(call: Call, x: Any, numbered: Sequence[Constant], part: str) -> Any:
     """The cells of one output, where ``numbered`` holds their numbers along each axis, for each batch size."""
     for axis, constant in enumerate(numbered):
         if not all(each.size for each in constant.values):
-            call.refuse(f"{call.source.kind} leaves nothing")
+            call.refuse(f"{call.source.kind} leaves nothing", "leave it out, and what its result is joined to")
         found = [np.moveaxis(each, axis, -1)[(0,) * (each.ndim - 1)] for each in constant.values]
         wanted = map(np.arange, call.batches) if axis == 0 else [found[0]] * len(found)
         if not all(map(np.array_equal, found, wanted)):

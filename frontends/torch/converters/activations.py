@@ -15,7 +15,7 @@ from spikec.frontends.torch.converters.arith import affine
 from spikec.frontends.torch.converters.parts import matched
 from spikec.frontends.torch.converters.shapes import same_dtype, sample_axes, sample_axis
 from spikec.ir.errors import InvalidModelError
-from spikec.ir.ops import Clamp, Head, LeakyRelu, Maximum, MaxPool, Minimum, Relu
+from spikec.ir.ops import Add, Clamp, Head, Identity, LeakyRelu, Maximum, MaxPool, Minimum, Relu
 from spikec.ir.types import on_axis
 
 
@@ -59,6 +59,15 @@ def _relu6(call: Call, input: Signal, inplace: bool = False) -> Signal:
 @converter(F.hardsigmoid)
 def _hardsigmoid(call: Call, input: Signal, inplace: bool = False) -> Signal:
     return call.add(Clamp(0.0, 1.0), affine(call, input, np.asarray(1 / 6), np.asarray(0.5), part="line"))
+
+
+@converter(F.softshrink)
+def _softshrink(call: Call, input: Signal, lambd: float = 0.5) -> Signal:
+    """``x - clamp(x, -lambd, lambd)``."""
+    if lambd == 0:
+        return call.add(Identity(), input)
+    inside = call.add(Clamp(-float(lambd), float(lambd)), input, part="inside")
+    return call.add(Add(), input, affine(call, inside, -np.ones(()), np.zeros(()), part="minus"))
 
 
 @converter(F.threshold, torch.threshold, torch.threshold_)

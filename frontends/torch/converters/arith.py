@@ -70,6 +70,30 @@ def _div(call: Call, input: Any, other: Any, *, rounding_mode: str | None = None
         return affine(call, input, 1 / _constant(call, other), np.zeros(()))
 
 
+@converter(*_keys("addcmul"))
+def _addcmul(call: Call, input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Signal:
+    """``input + value * tensor1 * tensor2``, of which one factor is constant."""
+    if isinstance(tensor1, Signal) and isinstance(tensor2, Signal):
+        return _mul(call, tensor1, tensor2)  # which refuses it
+    signals = [each for each in (tensor1, tensor2) if isinstance(each, Signal)]
+    factors = [_constant(call, each) for each in (tensor1, tensor2) if not isinstance(each, Signal)]
+    if not signals:
+        return _sum(call, input, torch.tensor(factors[0] * factors[1]), alpha=value)
+    return _sum(call, input, affine(call, signals[0], factors[0], np.zeros(()), part="product"), alpha=value)
+
+
+def _filled(call: Call, input: Signal, fill_value: Any, *, dtype: Any = None, **where: Any) -> Signal:
+    """A constant of the signal's shape, whatever the batch."""
+    if dtype is not None:
+        same_dtype(call, input, str(dtype))
+    return affine(call, input, np.zeros(()), _constant(call, fill_value))
+
+
+converter(torch.full_like)(_filled)
+converter(torch.zeros_like)(partial(_filled, fill_value=0.0))
+converter(torch.ones_like)(partial(_filled, fill_value=1.0))
+
+
 @converter(*_keys("neg", "negative"))
 def _neg(call: Call, input: Signal) -> Signal:
     return affine(call, input, -np.ones(()), np.zeros(()))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spikec.frontends.torch.batch import BATCH
-from spikec.frontends.torch.call import Call, Signal, converter, methods
+from spikec.frontends.torch.call import Call, Missing, Signal, converter, methods
 from spikec.frontends.torch.convert import convert
 
 aten = torch.ops.aten
@@ -71,6 +71,16 @@ for _rank in (1, 2, 3):
     converter(getattr(aten, f"replication_pad{_rank}d"))(partial(_pad, mode="replicate"))
 
 
+def _adaptive_max_pool(call: Call, self: Signal, output_size: Any, *, rank: int) -> Any:
+    """The maxima, and their places."""
+    found = _call(call, getattr(F, f"adaptive_max_pool{rank}d"), self, output_size)
+    return found, Missing("the places of a maximum have no spiking form")
+
+
+for _rank in (1, 2, 3):
+    converter(getattr(aten, f"adaptive_max_pool{_rank}d").default)(partial(_adaptive_max_pool, rank=_rank))
+
+
 # ------------------------------------------------------------------- movement
 
 
@@ -88,6 +98,28 @@ def _index(call: Call, self: Signal, indices: Sequence[Any]) -> Signal:
     return _call(call, operator.getitem, self, tuple(slice(None) if each is None else each for each in indices))
 
 
-@converter(*(getattr(aten, f"upsample_nearest{rank}d").default for rank in (1, 2, 3)))
-def _upsample_to(call: Call, self: Signal, output_size: Any, *scales: float | None) -> Signal:
-    return _call(call, F.interpolate, self, output_size, None, "nearest")
+def _resized(call: Call, self: Signal, output_size: Any, *options: Any, mode: str, antialias: bool) -> Signal:
+    """``options``: align_corners, where the mode has it, and the factors, in a list or one after the other.
+
+    Where factors are given, the cells are counted by them and not by the sizes.
+    """
+    align = None if mode.startswith("nearest") else options[0]
+    rest = options if align is None else options[1:]
+    factors = rest[0] if rest and isinstance(rest[0], (list, tuple)) else rest
+    if not factors or None in factors:
+        return _call(call, F.interpolate, self, output_size, None, mode, align, None, antialias)
+    return _call(call, F.interpolate, self, None, tuple(factors), mode, align, None, antialias)
+
+
+_RESIZES = {
+    **{f"upsample_nearest{rank}d": "nearest" for rank in (1, 2, 3)},
+    **{f"_upsample_nearest_exact{rank}d": "nearest-exact" for rank in (1, 2, 3)},
+    "upsample_linear1d": "linear",
+    "upsample_bilinear2d": "bilinear",
+    "upsample_trilinear3d": "trilinear",
+    "upsample_bicubic2d": "bicubic",
+    "_upsample_bilinear2d_aa": "bilinear",
+    "_upsample_bicubic2d_aa": "bicubic",
+}
+for _name, _mode in _RESIZES.items():
+    converter(getattr(aten, _name))(partial(_resized, mode=_mode, antialias=_name.endswith("_aa")))

@@ -17,7 +17,7 @@ from spikec.frontends.torch.call import Call, Signal, as_array, converter, leave
 from spikec.frontends.torch.convert import spreads
 from spikec.frontends.torch.converters.shapes import asked, sample_axis
 from spikec.frontends.torch.converters.weights import adaptive_avg_pool
-from spikec.ir.ops import Concat, Identity, Pad, Upsample
+from spikec.ir.ops import Concat, Identity, Interpolate, Pad, Upsample
 from spikec.ir.types import Array
 
 # ----------------------------------------------------------------------- parts
@@ -276,23 +276,26 @@ def interpolate(
     call.expect_rank(input, 2, 3, 4)
     space = call.shape(input)[1:]
     index = torch.arange(math.prod(space), dtype=torch.float64).reshape(1, 1, *space)
-    options = {"size": size, "scale_factor": scale_factor, "recompute_scale_factor": recompute_scale_factor}
-    resize = partial(F.interpolate, mode=mode if mode == "nearest-exact" else "nearest", **options)
-    cells = asked(call, resize, index)[0, 0]
+    options = (size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
+    cells = asked(call, F.interpolate, index, *options)[0, 0]
+    new = tuple(cells.shape)
     if mode == "area":
-        return adaptive_avg_pool(call, input, tuple(cells.shape), rank=len(space))
-    if mode not in ("nearest", "nearest-exact"):
-        call.refuse(
-            f"mode={mode!r} is not supported: it mixes neighbouring cells by their place",
-            'mode="nearest", or a transposed convolution, and retrain',
-        )
-    return _picked(call, input, index, cells)
+        return adaptive_avg_pool(call, input, new, rank=len(space))
+    if mode in ("nearest", "nearest-exact"):
+        return _picked(call, input, index, cells)
+    factors = None
+    if scale_factor is not None and not recompute_scale_factor:
+        factors = np.broadcast_to(np.asarray(scale_factor, np.float64), len(space)).tolist()
+    if new == space and set(factors or [1.0]) == {1.0}:
+        return call.add(Identity(), input)
+    kernel = "cubic" if mode == "bicubic" else "linear"
+    return call.add(Interpolate(new, kernel, bool(align_corners), factors, antialias), input)
 
 
 def _picked(call: Call, input: Signal, index: Tensor, cells: Tensor) -> Signal:
     """Cells of the map: an upsampling, or slices with a step."""
     old, new = tuple(index.shape[2:]), tuple(cells.shape)
-    if new == old:
+    if torch.equal(cells, index[0, 0]):
         return call.add(Identity(), input)
     if all(a <= b for a, b in zip(old, new, strict=True)) and torch.equal(Upsample(new).eval(index)[0, 0], cells):
         return call.add(Upsample(new), input)

@@ -273,6 +273,11 @@ def _dim(call: Call, input: Signal) -> Any:
     return len(call.shape(input)) + 1
 
 
+@converter(torch.is_floating_point, *methods("is_floating_point"))
+def _is_floating_point(call: Call, input: Signal) -> Any:
+    return True
+
+
 @converter(torch.numel, *methods("numel", "nelement"))
 def _numel(call: Call, input: Signal) -> Any:
     return BATCH * math.prod(call.shape(input))

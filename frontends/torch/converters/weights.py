@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spikec.extend.composites import affine
 from spikec.frontends.torch.call import Call, Signal, as_array, converter
 from spikec.ir.ops import AdaptiveAvgPool, AvgPool, BatchNorm, Conv, ConvTranspose, Linear, MaxPool
 
@@ -160,10 +161,14 @@ def _avg_pool(
 ) -> Signal:
     call.expect_rank(input, rank + 1)
     kernel = sizes(kernel_size, rank)
-    if divisor_override not in (None, math.prod(kernel)):
-        call.refuse("divisor_override is not supported", "scale the next layer's weights instead")
     step = sizes(stride, rank) if stride else kernel
-    return call.add(AvgPool(kernel, step, sizes(padding, rank), ceil_mode, count_include_pad), input)
+    if divisor_override is None:
+        return call.add(AvgPool(kernel, step, sizes(padding, rank), ceil_mode, count_include_pad), input)
+    pool = AvgPool(kernel, step, sizes(padding, rank), ceil_mode)  # it holds for all windows, whatever they cover
+    if why := pool.irregular(call.graph.type(input.name)):
+        call.refuse(f"divisor_override is not supported where {why}", "leave ceil_mode out")
+    gain = np.asarray(math.prod(kernel) / divisor_override)
+    return affine(call, call.add(pool, input, part="average"), gain, np.zeros(()))
 
 
 def _max_pool(

@@ -1,5 +1,7 @@
 """The netx target: the integer model against the interpreter, the file, and every refusal."""
 
+import sys
+
 import attrs
 import h5py
 import numpy as np
@@ -10,11 +12,12 @@ from torch import nn
 import nets
 import spikec
 from build import Builder
-from spikec import InvalidModelError, SpikecWarning, UnsupportedOpError, run
-from spikec.backends.netx import NetxModel
+from spikec import CompileError, InvalidModelError, SpikecWarning, UnsupportedOpError, run
+from spikec.backends.netx import NetxModel, run_in_lava
 from spikec.backends.netx.backend import Netx
 from spikec.backends.netx.sim import IntegerLayer, run_layer
 from spikec.backends.spikingjelly import IFNode
+from spikec.ir.errors import MissingDependencyError
 from spikec.ir.ops import IF, Conv, Linear, Reshape, Weighted
 
 T = 32
@@ -97,6 +100,15 @@ def test_spike_for_spike_the_interpreter_on_the_final_graph(name, reset, low, tm
     assert torch.equal(again.run(x, T), y)
     for field in ("name", "reset", "constants", "pulses", "input_shape", "output_shape", "timesteps"):
         assert getattr(again, field) == getattr(net, field)
+
+
+def test_a_convolution_alone_with_hard_reset():
+    """There is no neuron that says which reset it is."""
+    x = torch.rand(5, 2, 4, 4)
+    conv = nn.Conv2d(2, 3, 3)
+    net = spikec.compile(conv, "netx", calibration=x, timesteps=T, reset="hard")
+    assert [layer.kind for layer in net.layers] == ["conv"]
+    assert float((net.run(x) - conv(x).detach()).abs().max()) < 0.1
 
 
 def test_auto_is_soft_for_small_layers_and_hard_beyond():
@@ -276,21 +288,89 @@ def test_what_is_no_chain_is_refused_where_it_stands(name, message, location):
         spikec.compile(nets.build(name), "netx", calibration=data)
 
 
-@pytest.mark.parametrize("name", ["conv1d", "conv3d"])
-def test_only_2d_convolutions_have_hard_reset(name):
-    problems = spikec.check(nets.build(name), "netx", calibration=nets.batch(name), timesteps=T, reset="hard")
-    assert "2-d convolutions only" in problems[0].message
-    assert "soft" in problems[0].hint
+HARD = {
+    "1-d convolutions": (
+        lambda: [
+            *(nn.Conv1d(2, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv1d(4, 4, 2, dilation=2, groups=2), nn.ReLU()),
+            *(nn.Conv1d(4, 2, 4, padding="same"), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)),
+        ],
+        (2, 20),
+        ["conv", "conv", "conv", "dense"],
+    ),
+    "3-d convolutions": (
+        lambda: [
+            *(nn.Conv3d(1, 3, 3), nn.ReLU(), nn.Conv3d(3, 2, 2, padding=1), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(250, 3)),
+        ],
+        (1, 6, 6, 6),
+        ["dense", "dense", "dense"],
+    ),
+    "a transposed convolution": (
+        lambda: [nn.ConvTranspose2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(192, 3)],
+        (2, 6, 6),
+        ["dense", "dense"],
+    ),
+    "a Linear over the last axis": (
+        lambda: [nn.Linear(6, 6), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)],
+        (2, 6, 6),
+        ["dense", "dense"],
+    ),
+    "a pool that leaves cells out": (
+        lambda: [nn.Conv2d(2, 3, 2), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(3, 2, 3, padding=1)],
+        (2, 6, 6),
+        ["conv", "dense"],
+    ),
+    "a reshape between convolutions": (
+        lambda: [nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(2), nn.Conv1d(3, 4, 3), nn.ReLU()],
+        (2, 6, 6),
+        ["conv", "dense", "dense"],
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
+@pytest.mark.parametrize("name", HARD)
+def test_what_hard_reset_writes_in_another_form(name):
+    layers, shape, kinds = HARD[name]
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*layers()).eval(), torch.rand(16, *shape)
+    whole = spikec.Normalization(per_channel=False)
+    found = spikec.Compiler("netx", calibration=x, timesteps=64, reset="hard", normalization=whole).run(model)
+    assert [each.kind for each in found.artifact.layers] == kinds
+    trace = found.artifact.simulate(x, 64)
+    outputs = spikec.run(found.graph, x, 64)
+    assert np.array_equal(trace.total.reshape(16, -1), outputs.sum(0).reshape(16, -1).numpy())
+    ann = model(x).detach()
+    assert float((found.artifact.run(x) - ann).pow(2).mean().sqrt()) < 0.4 * float(ann.std())
+
+
+def test_a_convolution_over_one_axis_may_be_large():
+    model = nn.Sequential(nn.Conv1d(4, 64, 9, padding=4), nn.ReLU(), nn.Flatten(), nn.Linear(2560, 4)).eval()
+    found = spikec.compile(model, "netx", calibration=torch.rand(4, 4, 40), timesteps=8)
+    assert [(each.kind, each.shape) for each in found.layers] == [("conv", (64, 1, 40)), ("dense", (4,))]
+
+
+@pytest.mark.parametrize("layers", [
+    lambda: [nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4096, 2)],
+    lambda: [nn.Conv2d(8, 4, 3, padding=1), nn.Conv2d(4, 40, 3, padding=1), nn.ReLU(), nn.Flatten()],
+])  # fmt: skip
+def test_hints_do_not_point_at_each_other(layers):
+    model = nn.Sequential(*layers()).eval()
+    x = torch.rand(4, 1, 8, 16, 8) if isinstance(model[0], nn.Conv3d) else torch.rand(4, 8, 8, 8)
+    hints = {}
+    for reset in ("hard", "soft"):
+        (problem,) = spikec.check(model, "netx", calibration=x, timesteps=T, reset=reset)
+        hints[reset] = problem.hint
+    assert "hard" in hints["soft"]
+    assert "soft" not in hints["hard"]
 
 
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
         (lambda: [nn.Conv2d(2, 3, 3), nn.Conv2d(3, 3, 3), nn.ReLU()], "without a neuron between"),
-        (lambda: [nn.Linear(6, 6), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)], "last axis"),
-        (lambda: [nn.Conv2d(2, 3, 2), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(3, 2, 3, padding=1)], "no sumpool"),
     ],
-    ids=["two convs", "linear on a map", "a pool that leaves cells out"],
+    ids=["two convs"],
 )
 def test_what_hard_reset_refuses_soft_reset_runs(layers, message):
     x, model = torch.rand(8, 2, 6, 6), nn.Sequential(*layers()).eval()
@@ -388,7 +468,7 @@ def test_inputs_that_do_not_fit_are_refused():
     with pytest.raises(InvalidModelError, match="NaN"):
         net.run(torch.full((1, 7), float("nan")), T)
     for steps in (None, 0):
-        with pytest.raises(InvalidModelError, match="timesteps"):
+        with pytest.raises(CompileError, match="timesteps"):
             net.run(torch.rand(3, 7), steps)
 
 
@@ -462,3 +542,68 @@ def test_a_model_that_spikes_already_becomes_a_file(make, shape):
     wanted = total / steps
     found = torch.as_tensor(found)
     assert float((found - wanted).square().mean().sqrt()) < 0.1 * float(wanted.square().mean().sqrt())
+
+
+def test_without_an_interpreter_or_lava_the_runner_says_what_to_install(tmp_path):
+    x = nets.batch("mlp", 12)
+    net = spikec.compile(nets.build("mlp"), "netx", calibration=x, timesteps=8)
+    for python, word in (("python0.1", "python0.1"), (sys.executable, "lava")):
+        with pytest.raises(MissingDependencyError) as caught:
+            run_in_lava(net, x, python=python)
+        assert word in str(caught.value)
+        assert "lava-nc==0.10.0" in str(caught.value)
+
+
+# -------------------------------------------------------------- models with hard reset
+
+
+def hard_model(*resets):
+    torch.manual_seed(1)
+    layers, width = [], 8
+    for reset in resets:
+        start = None if reset is None else torch.tensor(max(reset, 0.25))
+        rest = None if reset is None else torch.tensor(reset)
+        layers += [nn.Linear(width, 6), IFNode(torch.tensor(1.0), rest, start)]
+        width = 6
+    return nn.Sequential(*layers, nn.Linear(width, 3)).eval()
+
+
+def thresholds(model, reset):
+    found = spikec.Compiler("netx", example_input=torch.rand(4, 8), timesteps=T, reset=reset).run(model)
+    return [each.threshold for each in found.artifact.layers], found
+
+
+@pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
+@pytest.mark.parametrize("rest", [0.0, 0.2, -0.3])
+def test_neurons_that_are_hard_already_keep_their_thresholds(rest):
+    x = torch.rand(64, 8)
+    (first, *_), found = thresholds(hard_model(rest), "hard")
+    for reset in ("auto", "soft"):
+        (other, *_), other_found = thresholds(hard_model(rest), reset)
+        assert other == first
+        assert "keep it" in str(other_found.report)
+    # the reset and the weights as they are in the model, in numpy
+    model = hard_model(rest)
+    weight, bias = (each.detach().double().numpy() for each in (model[0].weight, model[0].bias))
+    v, counts = np.full((64, 6), max(rest, 0.25)), 0
+    host = np.full((64, 8), 0.5)
+    for _ in range(T):
+        host += x.double().numpy()
+        fired = host >= 1
+        host -= fired
+        v += fired @ weight.T + bias
+        spikes = v >= 1
+        v[spikes] = rest
+        counts = counts + spikes
+    ours = found.artifact.simulate(x, T)
+    assert np.abs(next(iter(ours.spikes.values())).sum(0) - counts).mean() < 0.1 * counts.mean()
+
+
+@pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
+def test_soft_neurons_beside_hard_ones_become_hard():
+    (hard, _, _), found = thresholds(hard_model(0.0, None), "auto")
+    assert found.artifact.reset == "hard"
+    assert "hard reset to zero in 1 layer(s), thresholds times 4" in str(found.report)
+    assert hard == thresholds(hard_model(0.0), "auto")[0][0]
+    with pytest.raises(UnsupportedOpError, match="soft and hard reset in one net"):
+        thresholds(hard_model(0.0, None), "soft")

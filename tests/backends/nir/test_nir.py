@@ -13,7 +13,22 @@ import nets
 import spikec
 from nir_numpy import evaluate
 from spikec.backends.nir.backend import Nir
-from spikec.ir.ops import IF, Add, AvgPool, Concat, Conv, Flatten, Input, Linear, MaxPool, Output, Pad, Reshape, SumPool
+from spikec.ir.ops import (
+    IF,
+    Add,
+    AvgPool,
+    Concat,
+    Conv,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool,
+    Output,
+    Pad,
+    Permute,
+    Reshape,
+    SumPool,
+)
 
 T = 32
 ZOO = ["mlp_batchnorm", "cnn", "resnet", "grouped", "conv1d", "strided", "concat", "functional", "two_inputs"]
@@ -206,14 +221,19 @@ def legal(graph):
     return graph
 
 
+def neurons(rank):
+    return IF(np.ones((1,) * rank))
+
+
 IMAGE = (2, 8, 6)
 REFUSED = {
     "no 3d convolution": hand(conv((2, 2, 3, 3, 3)), shape=(2, 5, 5, 5)),
     "no 3d pool": hand(SumPool((2, 2, 2), (2, 2, 2), (0, 0, 0)), shape=(2, 4, 4, 4)),
     "no zeros make this 3x4 kernel square": hand(conv((2, 2, 3, 4)), shape=IMAGE),
     "Affine in NIR takes a vector": hand(Linear(np.ones((2, 6)), None), shape=(4, 6)),
-    "disagree about a Flatten": hand(Flatten(1, 2), shape=IMAGE),
-    "has no reshape": hand(Reshape((8, 12)), shape=IMAGE),
+    "disagree about a Flatten": hand(neurons(3), Flatten(1, 2), neurons(2), shape=IMAGE),
+    "has no reshape": hand(neurons(3), Reshape((8, 12)), neurons(2), shape=IMAGE),
+    "has no permute": hand(neurons(3), Permute((1, 2, 0)), neurons(3), shape=IMAGE),
     "has no pad": hand(Pad((1, 1), mode="reflect"), conv((2, 2, 3, 3)), shape=IMAGE),
     "has no avgpool": hand(AvgPool((2, 2), (2, 2), (1, 1), count_include_pad=False), shape=IMAGE),
     "maxpool .* may not exist": None,

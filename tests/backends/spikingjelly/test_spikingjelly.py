@@ -53,6 +53,19 @@ def recorded(net, xs):
     return y, {name: stack(steps) for name, steps in spikes.items()}
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch.jit, which is old, and looks at every comparison of sizes
+def test_a_network_of_two_inputs_goes_through_torchscript():
+    run, xs = compiled("two_inputs")
+    net = run.artifact
+    net.step_mode = "m"
+    with torch.no_grad():
+        traced = torch.jit.trace(net, xs, check_trace=False)
+        net.reset()
+        expected = net(*xs)
+        net.reset()
+        assert torch.equal(traced(*xs), expected)
+
+
 @pytest.mark.parametrize("mode", ["s", "m"])
 @pytest.mark.parametrize("name", ZOO)
 def test_module_equals_the_interpreter_spike_for_spike(name, mode):

@@ -259,7 +259,7 @@ def test_batches_take_what_users_have():
     ("data", "message"),
     [
         ([], "empty"),
-        (torch.rand(0, 6), "empty"),
+        (torch.rand(0, 6), "no sample"),
         ([torch.zeros(0, 6)], "no sample"),
         ([torch.ones(3, 6, dtype=torch.int64)], "int64"),
         ([{"image": torch.rand(3, 6)}], "no key 'x'"),

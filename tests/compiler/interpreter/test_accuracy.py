@@ -6,7 +6,7 @@ import torch
 
 import nets
 import spikec
-from spikec.ir.ops import IF, Input, Output
+from spikec.ir.ops import IF, Concat, Flatten, Input, Output, SumPool
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +41,14 @@ def test_a_graph_that_ends_in_neurons_of_different_scales_is_judged_in_ann_units
     g.add(Output(), g.add(IF(np.array([1.0, 4.0])), x))
     samples = torch.tensor([[0.5, 1.2], [0.5, 0.1]], dtype=torch.float64)
     assert spikec.evaluate(g, [(samples, torch.tensor([1, 0]))], 10)[-1] == 1
+
+
+def test_a_graph_without_neurons_has_scales_too():
+    """A sum over windows of different sizes stands for the average: the sums alone would name another class."""
+    g = spikec.Graph()
+    x = g.add(Input((2, 2), "float64", rate=True))
+    pools = [g.add(SumPool((size,), (2,), (0,)), x) for size in (1, 2)]
+    g.add(Output(), g.add(Flatten(), g.add(Concat(), *pools)))
+    assert not g.is_spiking
+    samples = torch.tensor([[[0.9, 0.1], [0.0, 0.0]]], dtype=torch.float64)
+    assert spikec.evaluate(g, [(samples, torch.tensor([0]))], 2)[-1] == 1

@@ -19,8 +19,8 @@ WHOLE = {
     "spikingjelly": [*TO_SPIKES, "correct-bias", "avgpool-to-sumpool", "fold-rescale", "cast-parameters"],
     "nir": [
         *TO_SPIKES, "correct-bias", "lower-movement", "avgpool-to-sumpool", "lower-concat",
-        "fold-rescale{thresholds=uniform}", "lower-v-init", "correct-bias", "legalize-nir", "cast-parameters",
-        "strict-threshold",
+        "fold-rescale{thresholds=uniform}", "fold-pool{pools=False}", "lower-v-init", "correct-bias", "legalize-nir",
+        "cast-parameters", "strict-threshold",
     ],
     "netx": [
         *TO_SPIKES, "encode-input", "correct-bias", "lower-movement", "avgpool-to-sumpool",

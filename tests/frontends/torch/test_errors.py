@@ -466,3 +466,27 @@ def test_input_names():
 )
 def test_calls_that_go_through_the_batch_are_refused_at_once(model):
     assert refusal(UnsupportedOpError, model, (3,)).location
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        (nn.Linear(2, 2).state_dict(), "load_state_dict"),
+        ({"epoch": 3, "model": nn.Linear(2, 2).state_dict()}, "load_state_dict"),
+        (nn.Linear, r"an instance of the class: Linear\(\.\.\.\)"),
+        ([nn.Linear(2, 2), nn.ReLU()], r"nn.Sequential\(\*layers\)"),
+        (torch.relu, "in the forward of an nn.Module"),
+        (lambda x: x, "in the forward of an nn.Module"),
+        ({"epoch": 3}, "give a spikec.Graph"),
+    ],
+)
+def test_what_is_no_module_but_near_to_one(given, hint):
+    with pytest.raises(InvalidModelError, match=hint):
+        spikec.load(given, torch.zeros(1, 2))
+
+
+def test_a_file_of_parameters(tmp_path):
+    path = tmp_path / "net.pt"
+    torch.save(nn.Linear(2, 2).state_dict(), path)
+    with pytest.raises(InvalidModelError, match=r"load_state_dict\(torch.load\(path\)\)"):
+        spikec.load(path, torch.zeros(1, 2))

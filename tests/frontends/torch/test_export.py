@@ -14,7 +14,7 @@ import spikec
 from spikec.frontends.torch import converter
 from spikec.frontends.torch.export import frontend
 from spikec.ir.errors import InvalidModelError, TypeMismatchError, UnsupportedOpError
-from spikec.ir.ops import Conv, Relu
+from spikec.ir.ops import Conv, Head, Relu
 from spikec.ir.stages import IMPORTED
 from spikec.ir.verify import verify
 
@@ -125,6 +125,9 @@ CALLS = {
     "adaptive": lambda y: F.adaptive_avg_pool2d(y, 1),
     "average": lambda y: F.avg_pool2d(y, 2, 1, padding=1, ceil_mode=True, count_include_pad=False),
     "max": lambda y: F.max_pool2d(y, 3, 2, padding=1),
+    "adaptive max": lambda y: F.adaptive_max_pool2d(y, 2),
+    "adaptive max 1d": lambda y: F.adaptive_max_pool1d(y.flatten(2), 4),
+    "zeros like": lambda y: torch.maximum(y, torch.zeros_like(y)),
     "pads": lambda y: F.pad(y, (1, 0, 2, 1)),
     "reflect": lambda y: F.pad(y, (1, 1, 1, 1), mode="reflect"),
     "replicate": lambda y: F.pad(y, (1, 0, 0, 1), mode="replicate"),
@@ -142,6 +145,7 @@ CALLS = {
     "stack": lambda y: torch.stack([y, y.relu()], 2),
     "shuffle": lambda y: F.pixel_shuffle(y, 2),
     "upsampling": lambda y: F.interpolate(y, scale_factor=2),
+    "upsampling by 1.5": lambda y: F.interpolate(y, scale_factor=1.5, recompute_scale_factor=True),
     "upsampling to": lambda y: F.interpolate(y, size=(12, 18)),
     "no gradients": torch.no_grad()(lambda y: torch.relu(y) * 2),
 }
@@ -163,6 +167,11 @@ def test_layers(layer, dynamic):
     model, x = Calls(torch.relu, layer), torch.randn(3, 2, 6, 6)
     for program in forms(model, x, dynamic=dynamic):
         agree(spikec.load(program), model, x)
+
+
+def test_rrelu_draws_nothing_in_eval_mode():
+    x = torch.randn(5, 4)
+    agree(spikec.load(exported(nn.Sequential(nn.RReLU()), x)), nn.RReLU().eval(), x)
 
 
 def test_a_batch_of_one_and_a_batch_like_another_axis():
@@ -345,3 +354,16 @@ def test_a_layer_that_does_not_fit_is_located():
     shapes = ({0: Dim("batch"), 2: Dim("height", min=6, max=64)},)
     program = export(model.eval(), (torch.randn(3, 2, 8, 6),), dynamic_shapes=shapes, strict=False)
     assert refusal(TypeMismatchError, program, torch.zeros(2, 2, 3, 6)).location
+
+
+@pytest.mark.parametrize(("function", "wanted"), [(torch.special.expit, "sigmoid"), (torch.special.erf, "tanh")])
+def test_functions_of_torch_special_are_found_by_their_overloads(function, wanted, monkeypatch):
+    monkeypatch.setitem(converter._table, function, lambda call, input: call.add(Head(wanted), input))
+
+    class Special(nn.Module):
+        def forward(self, x):
+            return function(x)
+
+    x = torch.randn(2, 3)
+    graph = spikec.load(export(Special(), (x,)))
+    assert graph.match(Head)[0].op.function == wanted

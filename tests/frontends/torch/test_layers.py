@@ -40,6 +40,9 @@ LAYERS = {
     "avgpool2d ceil": (lambda: nn.AvgPool2d(2, ceil_mode=True), (2, 5, 7)),
     "avgpool2d without padding in the count": (lambda: nn.AvgPool2d(3, padding=1, count_include_pad=False), (2, 6, 9)),
     "avgpool2d divisor that changes nothing": (lambda: nn.AvgPool2d((1, 2), divisor_override=2), (2, 4, 6)),
+    "avgpool2d divisor": (lambda: nn.AvgPool2d((1, 2), divisor_override=3), (2, 4, 6)),
+    "avgpool2d divisor of windows at a border": (lambda: nn.AvgPool2d(2, 1, 1, False, False, 4), (2, 4, 6)),
+    "softshrink": (lambda: nn.Softshrink(0.2), (2, 4, 6)),
     "avgpool3d": (lambda: nn.AvgPool3d((2, 1, 2)), (2, 4, 3, 4)),
     "adaptive1d": (lambda: nn.AdaptiveAvgPool1d(3), (2, 8)),
     "adaptive2d": (lambda: nn.AdaptiveAvgPool2d((3, None)), (2, 7, 5)),
@@ -211,7 +214,7 @@ def test_forward_replaced_on_the_instance_is_traced(agrees):
     ("model", "shape", "match"),
     [
         (nn.MaxPool2d(2, return_indices=True), (2, 4, 4), "return_indices=True is not supported"),
-        (nn.AvgPool2d(2, divisor_override=3), (2, 4, 4), "divisor_override"),
+        (nn.AvgPool2d(2, 3, ceil_mode=True, divisor_override=3), (2, 4, 4), "divisor_override"),
         (nn.ConstantPad2d(1, float("inf")), (2, 4, 4), "padding with inf"),
         (nn.BatchNorm2d(2, track_running_stats=False), (2, 4, 4), "without running statistics"),
         (nn.Flatten(0), (2, 4), "flattens the batch axis"),

@@ -1,0 +1,81 @@
+"""Runs a netx file in lava's own simulation, in a Python that has lava."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import attrs
+import numpy as np
+from torch import Tensor
+
+from spikec.backends.netx.model import NetxModel
+from spikec.ir.errors import InvalidModelError, MissingDependencyError
+from spikec.ir.types import Array
+
+_SCRIPT = Path(__file__).with_name("lava_script.py")
+_INSTALL = (
+    'in a Python 3.10: pip install lava-nc==0.10.0 h5py "numpy<2"; pip install --no-deps lava-dl==0.6.0; then say '
+    "which Python that is: python="
+)
+
+
+@attrs.frozen(eq=False)
+class LavaRun:
+    """What lava computed; time-steps are aligned with the input's.
+
+    Attributes:
+        output: [B, ...] in the ANN's units, the mean over T; float64.
+        inputs: bool [T, B, ...], what the file's first layer was fed.
+        spikes: bool [T, B, ...] of each hidden layer, by the neuron's name in the graph, relays left out.
+        total: int64 [B, ...], the output layer's summed current.
+    """
+
+    output: Array
+    inputs: Array
+    spikes: dict[str, Array]
+    total: Array
+
+
+def run_in_lava(
+    model: NetxModel | str | os.PathLike[str],
+    x: Tensor | Array,
+    timesteps: int | None = None,
+    *,
+    python: str = "python3.10",
+) -> LavaRun:
+    """Run a network in lava's fixed-point simulation on the CPU, as Loihi 2 would run it.
+
+    Args:
+        model: what ``spikec.compile(..., "netx")`` returned, or the path of a file that spikec wrote.
+        x: [B, ...] real inputs, which are encoded as :meth:`NetxModel.run` does.
+        timesteps: T; None for the T that the network was compiled for.
+        python: an interpreter with lava-nc 0.10.0 and lava-dl 0.6.0, which are for Python 3.10; it needs neither torch
+            nor spikec.
+
+    Raises:
+        MissingDependencyError: there is no such interpreter, or no lava in it.
+        InvalidModelError: the input does not fit, or lava failed; the message holds what it said.
+    """
+    net = model if isinstance(model, NetxModel) else NetxModel.load(model)
+    if shutil.which(python) is None:
+        raise MissingDependencyError(f"there is no interpreter {python!r}", hint=_INSTALL)
+    inputs = net.encode(x, timesteps)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [str(Path(folder) / name) for name in ("net.net", "inputs.npz", "outputs.npz")]
+        net.save(paths[0])
+        np.savez(paths[1], inputs=inputs)
+        done = subprocess.run([python, str(_SCRIPT), *paths], capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+            if "ModuleNotFoundError" in said:
+                raise MissingDependencyError(f"{python} has no lava: {said}", hint=_INSTALL)
+            raise InvalidModelError(f"lava failed: {said}")
+        found = dict(np.load(paths[2]))
+    hidden = {
+        layer.name: found[f"hidden_{i}"].reshape(*inputs.shape[:2], *layer.shape)[:, :, : layer.shape[0] - layer.relays]
+        for i, layer in enumerate(net.layers[:-1])
+    }
+    total = found["total"].reshape(inputs.shape[1], *net.output_shape)
+    return LavaRun(total / len(inputs) * net.output_scale, inputs, hidden, total)

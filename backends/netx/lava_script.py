@@ -1,0 +1,99 @@
+"""Runs a .net in lava's own simulation; a script for a Python that has lava, and need not have spikec or torch.
+
+    python lava_script.py NET INPUTS.npz OUTPUTS.npz
+
+INPUTS.npz holds ``inputs`` [T, B, ...], the spikes that the file's first layer is fed, in torch's order. OUTPUTS.npz
+then holds ``hidden_<l>`` [T, B, ...], the spikes of each layer but the last, and ``total`` [B, ...], the last layer's
+summed current in units of its weights; time-steps are aligned with the input's.
+"""
+
+import sys
+import types
+from typing import Any
+
+import h5py
+import numpy as np
+
+
+def _stub() -> None:
+    """Stand in for torch and slayer, which netx imports and does not use here, and which weigh 5 GB."""
+    for name in ("torch", "lava.lib.dl.slayer", "lava.lib.dl.slayer.neuron", "lava.lib.dl.slayer.neuron.rf"):
+        sys.modules[name] = types.ModuleType(name)
+    vars(sys.modules["torch"]).update(Tensor=object, tensor=object)
+    vars(sys.modules["lava.lib.dl.slayer.neuron.rf"]).update(neuron_params=None)
+
+
+def _turned(x: Any) -> Any:
+    """Turn [T, ...] in torch's order into [..., T] in lava's, (W, H, C, T), or back."""
+    return x.transpose(*range(x.ndim - 1, -1, -1))
+
+
+def run(path: str, inputs: Any) -> dict[str, Any]:
+    """Run all samples, one behind the other.
+
+    A layer that has a bias must start each sample when its first spike arrives, l + 1 steps after the input; lava's
+    own reset does that. Where layers inhibit themselves (soft reset), a spike of a sample's last step would reach into
+    the next one: there all states are cleared between samples, which are padded until the last layer is done.
+    """
+    from lava.lib.dl.netx import hdf5
+    from lava.magma.core.run_conditions import RunSteps
+    from lava.magma.core.run_configs import Loihi2SimCfg
+    from lava.proc import io
+
+    steps, samples = inputs.shape[:2]
+    with h5py.File(path, "r") as file:
+        groups = list(file["layer"].values())
+        recurrent = any("weight_rec" in group for group in groups)
+    net = hdf5.Network(net_config=path, **({} if recurrent else {"reset_interval": steps, "reset_offset": 1}))
+    depth = len(net.layers)
+    each = steps + depth if recurrent else steps
+    fed = np.zeros((samples * each + depth + 1, *inputs.shape[2:]), dtype=np.int32)
+    for sample in range(samples):
+        fed[sample * each : sample * each + steps] = inputs[:, sample]
+    source = io.source.RingBuffer(data=_turned(fed))
+    source.s_out.connect(net.inp)
+    sinks = []
+    for layer in net.layers[:-1]:
+        sinks.append(io.sink.RingBuffer(shape=layer.out.shape, buffer=len(fed)))
+        layer.out.connect(sinks[-1].a_in)
+    silent = io.sink.RingBuffer(shape=net.layers[-1].out.shape, buffer=len(fed))
+    net.out.connect(silent.a_in)
+    totals = []
+    try:
+        for sample in range(samples):
+            count = each if recurrent or sample else each + depth
+            # the default configuration computes in floats, and differs
+            net.run(condition=RunSteps(num_steps=count), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
+            totals.append(_turned(net.out_layer.neuron.v.get()).astype(np.int64) >> 6)
+            if recurrent:
+                _clear(net)
+        spikes = [_turned(sink.data.get()) for sink in sinks]
+        fired = int(silent.data.get().sum())
+    finally:
+        net.stop()
+        net.net_config.f.close()
+    if fired:
+        raise SystemExit("the output layer fired: its voltage passed the largest threshold")
+    found = {"total": np.stack(totals)}
+    for i, seen in enumerate(spikes):
+        starts = [sample * each + 1 + i for sample in range(samples)]
+        found[f"hidden_{i}"] = np.stack([seen[start : start + steps] for start in starts], axis=1).astype(bool)
+    return found
+
+
+def _clear(net: Any) -> None:
+    """Forget currents, voltages, and what is on its way between layers."""
+    for layer in net.layers:
+        for owner, names in ((layer.neuron, "uv"), (layer.synapse, ["a_buff"]), (layer, ["a_buff"])):
+            for name in names:
+                if hasattr(owner, name):
+                    state = getattr(owner, name)
+                    state.set(np.zeros_like(state.get()))
+        rec = getattr(layer, "synapse_rec", None)
+        if rec is not None:
+            rec.a_buff.set(np.zeros_like(rec.a_buff.get()))
+
+
+if __name__ == "__main__":
+    _stub()
+    np.savez_compressed(sys.argv[3], **run(sys.argv[1], np.load(sys.argv[2])["inputs"]))

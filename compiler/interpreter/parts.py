@@ -1,0 +1,297 @@
+"""Compares two graphs part by part: what lies between activations or neurons, on numbers of its own.
+
+Much of a network does not show at its outputs: a weight at a pixel that is dark in all samples, or one in front of a
+neuron that is silent on them. So both graphs are cut at the activations, or neurons, that they have under one name.
+Each of these gives random numbers, the same ones in both graphs, and what it is given in turn must be the same.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from spikec.interpreter.probe import WORK, neuron_count
+from spikec.interpreter.results import EXACT
+from spikec.ir.affine import random_numbers
+from spikec.ir.errors import VerificationError
+from spikec.ir.graph import Graph
+from spikec.ir.op import Op, Role, StatefulOp, tensor, tensor_cache
+from spikec.ir.ops import CountingMaxPool, Input, MaxPool, Neuron, Output, Relu, Stream
+from spikec.ir.types import Type
+
+#: allowed difference of a part's results, relative to each by itself, and to the largest of all where terms cancel
+PART, CANCELLED = 1e-11, 1e-13
+#: allowed difference of the potentials of a neuron that a pass has changed, in thresholds, and for how many steps it is
+#: compared with what it was; where it is nearer than that to its threshold, its spikes are left out
+POTENTIAL, STEPS = 1e-9, 8
+#: how many times larger than others a random sample, or number, is
+LOUD = 16.0
+#: random samples, and for parts in a row that can only be compared at their end
+SAMPLES, MORE_SAMPLES = 4, 64
+#: sizes of the numbers on which an activation that a pass has changed is compared with what it was
+LEVELS = (1.0, 10.0, 100.0)
+
+
+def check_parts(before: Graph, after: Graph, xs: Sequence[Tensor], *, same_neurons: bool = True) -> None:
+    """Hold each part of a graph to what it did before, on random numbers of both signs.
+
+    An activation of an ANN that is given other numbers may stand for something else now, in another unit or another
+    order of axes: then what it gives is no longer replaced, and its users are to be as they were, or theirs, up to the
+    outputs. A neuron's name is kept for a neuron that is given the same, in thresholds.
+
+    Args:
+        before: a graph.
+        after: what a pass made of it, which may be its spiking form.
+        xs: the probe, whose sizes the numbers at the inputs have.
+        same_neurons: whether a neuron must do what the one of that name did.
+
+    Raises:
+        VerificationError: a part differs; it names the first node that is given something else.
+    """
+    ports = [[(graph.type(x).shape, graph.type(x).dtype) for x in graph.inputs] for graph in (before, after)]
+    if ports[0] != ports[1] or len(before.outputs) != len(after.outputs):
+        raise VerificationError("the inputs or outputs are others, in number, shape or dtype")
+    affordable = WORK // max(neuron_count(before), 1)
+    samples = SAMPLES if affordable >= SAMPLES * STEPS else 2
+    cut = Cut.of(before, after, [float(x.abs().max()) or 1.0 for x in xs], same_neurons)
+    first = ""
+    with torch.no_grad(), tensor_cache():
+        while names := cut.differing(samples):
+            first = first or names[0]
+            opened = [name for name in names if name in cut.places]
+            if after.is_spiking or not opened:
+                message = f"%{first} is given other numbers than before, or does something else with them"
+                hint = "data may not show it; give a layer whose neurons are others, or in another order, another name"
+                raise VerificationError(before.problem(first, message, hint))
+            cut = cut.without(opened)
+            samples = max(SAMPLES, min(MORE_SAMPLES, affordable // STEPS))
+
+
+@attrs.frozen
+class Cut:
+    """Two graphs and where they are cut.
+
+    Attributes:
+        before, after: the graphs.
+        places: the nodes at which they are cut, each with its place among them, which chooses its numbers.
+        sizes: of the numbers that each input gives.
+        same_neurons: whether a neuron must do what the one of that name did.
+    """
+
+    before: Graph
+    after: Graph
+    places: dict[str, int]
+    sizes: Sequence[float]
+    same_neurons: bool
+
+    @classmethod
+    def of(cls, before: Graph, after: Graph, sizes: Sequence[float], same_neurons: bool) -> "Cut":
+        """Cut two graphs wherever they can be cut."""
+        names = [name for name in before if name in after and _can_be_cut(before, after, name)]
+        if not after.is_spiking:
+            names = _comparable(before, after, _comparable(after, before, names))
+        return cls(before, after, {name: i for i, name in enumerate(names, start=len(sizes))}, sizes, same_neurons)
+
+    def without(self, names: Collection[str]) -> "Cut":
+        """Cut at fewer nodes; the others do what they do."""
+        return attrs.evolve(self, places={name: i for name, i in self.places.items() if name not in names})
+
+    def differing(self, samples: int) -> list[str]:
+        """Name the nodes of ``before`` that are not given the same in both graphs: outputs, and where they are cut."""
+        numbers: dict[object, int] = {}
+        alike = self._alike(self.before, numbers), self._alike(self.after, numbers)
+        outputs = zip(self.before.outputs, self.after.outputs, strict=True)
+        changed = []
+        for old, new in [*((name, name) for name in self.places), *outputs]:
+            operands = self.before.operands(old), self.after.operands(new)
+            same = [alike[0][x] for x in operands[0]] == [alike[1][x] for x in operands[1]]
+            if not same or self.before[old] is not self.after[new]:
+                changed.append((old, new, *operands))
+        wanted = self._values(self.before, {x for _, _, operands, _ in changed for x in operands}, samples)
+        found = self._values(self.after, {x for _, _, _, operands in changed for x in operands}, samples)
+        return [
+            old
+            for old, new, operands, others in changed
+            if not self._agree(old, new, [wanted[x] for x in operands], [found[x] for x in others], samples)
+        ]
+
+    def _alike(self, graph: Graph, numbers: dict[object, int]) -> dict[str, int]:
+        """Number the nodes, so that those with one number, here or in the other graph, compute the same by the same."""
+        found: dict[str, int] = {}
+        for name in graph:
+            content: object = name if name in self.places else (graph[name], *map(found.get, graph.operands(name)))
+            if isinstance(graph[name], Input):
+                content = graph.inputs.index(name)
+            elif name not in self.places and isinstance(graph[name], StatefulOp):
+                content = (graph, name)
+            found[name] = numbers.setdefault(content, len(numbers))
+        return found
+
+    def _values(self, graph: Graph, wanted: set[str], samples: int) -> Mapping[str, Tensor | None]:
+        """Compute the values of these nodes; None for what follows from a state that is not cut off."""
+        needed, order = set(wanted), []
+        for name in reversed(list(graph)):
+            if name in needed:
+                order.append((name, () if name in self.places else graph.operands(name)))
+                needed.update(order[-1][1])
+        order.reverse()
+        last = {x: name for name, operands in order for x in operands if x not in wanted}
+        values: dict[str, Tensor | None] = {}
+        for name, operands in order:
+            values[name] = self._value(graph, name, [values.get(x) for x in operands], samples)
+            for each in {x for x in operands if last.get(x) == name}:
+                del values[each]
+        return values
+
+    def _value(self, graph: Graph, name: str, xs: Sequence[Tensor | None], samples: int) -> Tensor | None:
+        op, shape = graph[name], graph.type(name).shape
+        if isinstance(op, Input):
+            place = graph.inputs.index(name)
+            return self.sizes[place] * _both_signs(shape, samples, place)
+        if name in self.places:
+            numbers = _both_signs(shape, samples, self.places[name])
+            if isinstance(op, Neuron):
+                return numbers
+            if isinstance(op, Relu) and op.scale is not None and self.after.is_spiking:
+                return numbers * tensor(op.scale, numbers)
+            if op.role is Role.ACTIVATION and not self.after.is_spiking:
+                return op.eval(numbers)
+            return numbers / tensor(graph.type(name).scale, numbers)
+        if isinstance(op, StatefulOp) or any(x is None for x in xs):
+            return None
+        value: Tensor = graph.apply_rule(name, op.eval, *xs)
+        return value
+
+    def _agree(
+        self, old: str, new: str, xs: Sequence[Tensor | None], ys: Sequence[Tensor | None], samples: int
+    ) -> bool:
+        """Whether a node is given the same in both graphs, and is itself the same; True where it cannot be told."""
+        one, other = self.before[old], self.after[new]
+        for i, (x, y) in enumerate(zip(xs, ys, strict=True)):
+            if x is None or y is None:
+                return True
+            a = x * _unit(one, other, self.before.type(self.before.operands(old)[i]), x)
+            b = y * _unit(other, one, self.after.type(self.after.operands(new)[i]), y)
+            if isinstance(one, Output) and isinstance(other, Output):
+                a, b = one.finish(a), other.finish(b)
+                allowed = EXACT if samples <= SAMPLES else PART
+                return bool((differences(a, b) <= allowed * differences(a, torch.zeros_like(a))).all())
+            if not agree(a, b):
+                return False
+        if one is other or old not in self.places or (isinstance(other, Neuron) and not self.same_neurons):
+            return True
+        (x, *_), (y, *_) = xs, ys
+        return x is None or y is None or _same_meaning(one, other, x, y, self.before.type(old), self.after.type(new))
+
+
+def _both_signs(shape: tuple[int, ...], samples: int, place: int) -> Tensor:
+    """Draw random samples in pairs: of each cell there is a positive number, and the same one below zero.
+
+    The first pair is loud, so that no bias decides what an activation gives. In those behind the second, cells are of
+    very different sizes, so that a few of them decide the sign of a sum, which may else be always the same.
+    """
+    numbers = random_numbers((2, samples // 2, *shape), 101 * place)  # far from the numbers of another place
+    each = torch.arange(samples // 2).reshape(-1, *[1] * len(shape))
+    sizes = torch.where(each > 1, LOUD ** numbers[1], torch.where(each == 0, LOUD, 1.0))
+    half = sizes * numbers[0]
+    return torch.cat((half, -half))
+
+
+def _can_be_cut(before: Graph, after: Graph, name: str) -> bool:
+    """Whether a node gives, in both graphs, what follows number by number from what it is given."""
+    one, other = before[name], after[name]
+    shapes = [[graph.type(x).shape for x in (name, *graph.operands(name))] for graph in (before, after)]
+    if shapes[0] != shapes[1]:
+        return False
+    if isinstance(one, StatefulOp):
+        return isinstance(other, Neuron) if isinstance(one, Neuron) else type(one) is type(other)
+    if isinstance(other, StatefulOp):
+        becomes = (Relu, Neuron) if isinstance(one, Relu) and one.scale is not None else (MaxPool, CountingMaxPool)
+        return isinstance(one, becomes[0]) and isinstance(other, becomes[1])
+    return all(op.role is Role.ACTIVATION and op.elementwise and op.arity == 1 for op in (one, other))
+
+
+def _comparable(graph: Graph, other: Graph, names: Iterable[str]) -> list[str]:
+    """Choose the nodes that lie in front of, or behind, each activation which the other graph has not.
+
+    A pass may have made use of what such an activation has in common with one beside it, which has to be fed the same.
+    """
+    activations = [node for node in graph.match(Op) if node.op.role is Role.ACTIVATION]
+    gone = [node.name for node in activations if node.name not in other or type(other[node.name]) is not type(node.op)]
+    bits = {name: 1 << i for i, name in enumerate(gone)}
+    passed = [dict[str, int](), dict[str, int]()]
+    for name in graph:
+        passed[0][name] = bits.get(name, 0) | _union(passed[0][x] for x in graph.operands(name))
+    for name in reversed(list(graph)):
+        passed[1][name] = bits.get(name, 0) | _union(passed[1][x] for x, _ in graph.users(name))
+    return [name for name in names if passed[0][name] | passed[1][name] == (1 << len(gone)) - 1]
+
+
+def _union(masks: Iterable[int]) -> int:
+    found = 0
+    for mask in masks:
+        found |= mask
+    return found
+
+
+def differences(one: Tensor, other: Tensor) -> Tensor:
+    """Return the largest difference within each sample: [B]."""
+    return (one - other).abs().flatten(1).amax(1)
+
+
+def agree(one: Tensor, other: Tensor) -> bool:
+    """Whether two batches are the same but for rounding, each cell in its own size; NaN is never the same."""
+    sizes = one.abs().amax(0) if one.numel() else one
+    allowed = PART * sizes + CANCELLED * (float(sizes.max()) if sizes.numel() else 0.0)
+    return bool(((one - other).abs() <= allowed).all())
+
+
+def _unit(op: Op, counterpart: Op, operand: Type, like: Tensor) -> Tensor:
+    """Give what turns a node's operand into thresholds, or elsewhere into ANN units."""
+    if isinstance(op, Neuron):
+        return 1 / tensor(op.v_threshold, like)
+    if isinstance(op, Relu) and op.scale is not None and isinstance(counterpart, Neuron):
+        return 1 / tensor(op.scale, like)
+    return tensor(operand.scale, like)
+
+
+def _same_meaning(one: Op, other: Op, x: Tensor, y: Tensor, *results: Type) -> bool:
+    """Whether two ops that are cut do the same with what corresponds to each other."""
+    if isinstance(one, Neuron) and isinstance(other, Neuron):
+        return one.strict == other.strict and _same_neurons(one, other, x, y)
+    if isinstance(one, StatefulOp) and isinstance(other, StatefulOp):
+        steps = max(STEPS, *(len(op.currents) for op in (one, other) if isinstance(op, Stream)))
+        given = [_over_time(op, each, steps) for op, each in ((one, x), (other, y))]
+        return agree(*(each * tensor(result.scale, each) for each, result in zip(given, results, strict=True)))
+    if one.role is Role.ACTIVATION and other.role is Role.ACTIVATION:
+        return all(agree(one.eval(level * x), other.eval(level * y)) for level in LEVELS)
+    return True
+
+
+def _over_time(op: StatefulOp, x: Tensor, steps: int) -> Tensor:
+    """Run an op with memory with the samples as steps of time, each sample with another one first: [steps B, ...]."""
+    state, given = op.initial(x), []
+    for step in range(steps):
+        state, result = op.step(state, x.roll(step, 0))
+        given.append(result)
+    return torch.cat(given)
+
+
+def _same_neurons(one: Neuron, other: Neuron, x: Tensor, y: Tensor) -> bool:
+    """Whether two neurons have the same potentials, in thresholds, and spikes, with the samples as steps of time."""
+    states = one.initial(x), other.initial(y)
+    for step in range(STEPS):
+        now = x.roll(step, 0), y.roll(step, 0)
+        ahead, found = one.above_threshold(states[0], now[0]), other.above_threshold(states[1], now[1])
+        (old, spikes), (new, others) = one.step(states[0], now[0]), other.step(states[1], now[1])
+        tie = False
+        if ahead is not None and found is not None:
+            allowed = POTENTIAL * (1 + ahead.abs())
+            if not bool(((found - ahead).abs() <= allowed).all()):
+                return False
+            tie = bool((ahead.abs() <= allowed).any())
+        if not torch.equal(spikes, others):
+            return tie
+        states = old, new
+    return True

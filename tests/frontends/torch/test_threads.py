@@ -1,0 +1,203 @@
+"""Compiling in threads, beside threads that use torch, and after interrupts."""
+
+import copy
+import pickle
+import sys
+import threading
+import warnings
+
+import onnx
+import pytest
+import torch
+from torch import fx, nn
+
+import spikec
+from spikec.frontends.torch import trace as tracing
+
+X = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Asking(nn.Module):
+    """Symbolic tracing fails on it, so that torch.export reads it."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.head = nn.Linear(64, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        assert not isinstance(x, fx.Proxy)
+        return self.head(torch.relu(self.hidden(x.flatten(1))))
+
+
+def plain():
+    layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 5)
+    return nn.Sequential(*layers).eval()
+
+
+def onnx_model():
+    """Its constants are computed by onnx, whose warnings are silenced meanwhile."""
+    value, initial = onnx.helper.make_tensor_value_info, onnx.numpy_helper.from_array
+    nodes = [
+        onnx.helper.make_node("Sqrt", ["c"], ["k"]),
+        onnx.helper.make_node("Flatten", ["x"], ["f"]),
+        onnx.helper.make_node("MatMul", ["f", "k"], ["m"]),
+        onnx.helper.make_node("Relu", ["m"], ["y"]),
+    ]
+    ends = [value("x", 1, ["n", 1, 8, 8])], [value("y", 1, ["n", 3])]
+    graph = onnx.helper.make_graph(nodes, "net", *ends, [initial(torch.rand(64, 3).numpy(), "c")])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+def models():
+    torch.manual_seed(0)
+    return [plain(), plain(), Asking().eval(), torch.export.export(plain(), (X[:2],)), onnx_model()]
+
+
+def compiled(model):
+    return list(spikec.compile(model, "spikingjelly", calibration=X, timesteps=8).state_dict().values())
+
+
+@pytest.fixture
+def switching():
+    """Threads take turns a hundred times as often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(before / 100)
+    yield
+    sys.setswitchinterval(before)
+
+
+def in_threads(*works):
+    failed = []
+
+    def guarded(work):
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    if failed:
+        raise failed[0]
+
+
+@pytest.mark.slow
+def test_fifty_compiles_in_two_threads_give_what_each_gives_alone(switching):
+    """A third thread runs a model of the user's meanwhile, and checks another."""
+    nets = models()
+    alone = [compiled(net) for net in nets]
+    filters, ready = list(warnings.filters), threading.Event()
+    own = plain()
+    right = own(X)
+
+    def work(order):
+        for i in order:
+            found = compiled(nets[i])
+            assert all(map(torch.equal, found, alone[i])), f"model {i}"
+
+    def both():
+        in_threads(lambda: work([0, 1, 2, 4, 3] * 5), lambda: work([0, 2, 4, 1, 3] * 5))
+        ready.set()
+
+    def use():
+        while not ready.is_set():
+            assert torch.equal(own(X), right)
+            assert spikec.check(nets[1], "nir", calibration=X) == []
+
+    in_threads(both, use)
+    assert list(warnings.filters) == filters
+
+
+class Held(nn.Module):
+    """Counts its calls, and does what it is given to do."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.fc, self.end, self.calls = nn.Linear(4, 3), end, 0
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen += 1
+        y = self.fc(x)
+        self.end()
+        return torch.relu(y)
+
+
+def nothing():
+    pass
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def state(model):
+    return pickle.dumps({name: (vars(each), each.training) for name, each in model.named_modules()})
+
+
+@pytest.mark.parametrize("end", [nothing, interrupt])
+def test_tracing_leaves_the_model_as_it_was(end):
+    model = Held(end).eval()
+    before, patched = state(model), (nn.Module.__call__, nn.Module.__getattr__)
+    try:
+        spikec.load(model, torch.rand(2, 4))
+    except KeyboardInterrupt:
+        assert end is interrupt
+    assert state(model) == before
+    assert (nn.Module.__call__, nn.Module.__getattr__) == patched
+    assert tracing.TRACING.acquire(blocking=False)
+    tracing.TRACING.release()
+    copy.deepcopy(model)
+
+
+def test_an_interrupt_in_torch_export_leaves_the_model_as_it_was(monkeypatch):
+    model = Asking().eval()
+    before = state(model)
+    patched = nn.Module.__call__, nn.Module.__getattr__
+
+    def linear(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nn.functional, "linear", linear)
+    with pytest.raises(KeyboardInterrupt):
+        spikec.load(model, X)
+    assert state(model) == before
+    assert (nn.Module.__call__, nn.Module.__getattr__) == patched
+    assert torch.is_grad_enabled()
+
+
+def test_what_runs_layer_by_layer_puts_no_hooks_on_the_model():
+    model = plain()
+    graph = spikec.load(model, X)
+    found = spikec.frontends.torch.fx.frontend.layer_results(model, graph, [X])
+    torch.testing.assert_close(found["5"], model(X).detach())
+    assert not any(each._forward_hooks for each in model.modules())
+
+
+def test_a_closure_over_the_model_itself_is_traced():
+    model = nn.Module()
+    model.fc, model.act = nn.Linear(4, 3), nn.ReLU()
+    model.parts, model.call = [model.fc, model.act], lambda x: model.act(model.fc(x))
+    model.forward = lambda x: model.call(x) + model.parts[1](model.parts[0](x))
+
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+            self.bound = self.twice
+
+        def twice(self, x):
+            return self.inner.call(x) * 2
+
+        def forward(self, x):
+            return self.bound(x) + self.inner(x)
+
+    whole, x = Whole().eval(), torch.randn(5, 4)
+    graph = spikec.load(whole, x)
+    assert graph.imported.notes == []
+    assert {source.path for source in graph.sources} >= {"inner.fc", "inner.act"}
+    torch.testing.assert_close(spikec.run(graph, x), whole(x).detach())
