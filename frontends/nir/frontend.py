@@ -21,7 +21,7 @@ from spikec.ir.ops import Add, Neuron, Permute, Reshape, Weighted
 from spikec.ir.ops.weighted import diagonal
 from spikec.ir.origin import Source
 from spikec.ir.types import Array, Type, channel_scale, ints
-from spikec.ir.untrusted import SPARE, allowed_bytes, read_hdf5
+from spikec.ir.untrusted import SPARE, allowed_bytes, read_hdf5, shown
 
 #: r dt may differ from 1 by this much and still be unit gain; files hold float32
 _UNIT = 1e-4
@@ -129,7 +129,10 @@ class _Loader:
         self.out = Graph(opened.name)
         self.names: dict[str, str] = {}
         self.producers: dict[str, dict[str, None]] = {node: {} for node in source.nodes}
-        for start, end in source.edges:
+        for edge in source.edges:
+            if not isinstance(edge, (tuple, list)) or len(edge) != 2:
+                raise InvalidModelError(f"the edge {shown(edge)} is no pair of names")
+            start, end = edge
             if start not in source.nodes or end not in source.nodes:
                 raise InvalidModelError(f"edge {start!r} -> {end!r} has an end that is not in the graph")
             if start in self.producers[end]:
@@ -258,9 +261,13 @@ class _Loader:
             if error.location:
                 raise
             raise type(error)(Problem(error.problems[0].message, name, kind, error.hint)) from None
-        except Exception as error:  # fields that contradict each other in a way that nothing above knows
+        except Exception as error:  # fields that contradict each other in a way that nothing above knows, or a plugin
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise InvalidModelError(Problem(f"its fields make no sense ({reason})", name, kind)) from error
+            ours = convert.__module__.startswith("spikec.")
+            what = (
+                "its fields make no sense" if ours else f"its converter {convert.__module__}.{convert.__name__} fails"
+            )
+            raise InvalidModelError(Problem(f"{what} ({reason})", name, kind)) from error
         if isinstance(node, nir.Output):
             self._check_shape(name, node)
 

@@ -406,6 +406,24 @@ def test_numbers_without_a_meaning_are_named_in_a_graph_as_in_a_file():
             spikec.load(small(), dt=dt)
 
 
+def test_a_converter_of_somebody_that_fails_is_named():
+    from spikec.frontends.nir import converter
+
+    @converter(nir.LI)
+    def leak(node, name, operand, reading):
+        return node.colour
+
+    one = np.ones(3)
+    try:
+        with pytest.raises(
+            spikec.InvalidModelError, match="its converter .*test_nir.leak fails .AttributeError"
+        ) as error:
+            spikec.load(graph(a=nir.LI(tau=one, r=one, v_leak=one)))
+        assert error.value.location == "a"
+    finally:
+        del converter._table[nir.LI]
+
+
 @pytest.mark.parametrize("part", ["weight", "bias", "v_threshold"])
 def test_a_net_runs_in_the_least_exact_of_its_floats(part):
     source = small()
