@@ -15,13 +15,13 @@ from torch import Tensor
 from spikec.extend.frontend import Frontend
 from spikec.frontends.nir import meaning
 from spikec.frontends.nir.converters import Reading, converter, floats
-from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError, warn
+from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError, shown, warn
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Neuron, Permute, Reshape, Weighted
 from spikec.ir.ops.weighted import diagonal
 from spikec.ir.origin import Source
 from spikec.ir.types import Array, Type, channel_scale, ints
-from spikec.ir.untrusted import SPARE, allowed_bytes, read_hdf5, shown
+from spikec.ir.untrusted import SPARE, allowed_bytes, read_hdf5
 
 #: r dt may differ from 1 by this much and still be unit gain; files hold float32
 _UNIT = 1e-4
