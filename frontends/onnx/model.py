@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from spikec.extend.loader import missing_package
-from spikec.frontends.onnx.checked import check_structure, load_external
+from spikec.frontends.onnx.checked import check_structure, held_bytes, load_external
 from spikec.ir.errors import Hint, InvalidModelError, Option, Problem, UnsupportedOpError
 from spikec.ir.types import Array
 from spikec.ir.untrusted import SPARE, allowed_bytes, too_large
@@ -80,7 +80,7 @@ def open_model(model: Any, max_bytes: int | None = None) -> OnnxModel:
             f"the ONNX model is of opset {version}; {OLDEST} and up are read",
             hint="onnx.version_converter.convert_version(model, 17)",
         )
-    size = allowed_bytes(path) if path else SPARE + proto.ByteSize()
+    size = allowed_bytes(path) if path else SPARE + held_bytes(proto)
     check_structure(proto, max(size, max_bytes or 0))
     size += load_external(proto, path, onnx, max_bytes)
     if proto.functions:
