@@ -150,9 +150,9 @@ def test_three_in_a_row_become_one():
     ("make", "message"),
     [
         (lambda: pass_named("dither-potential", layerz="all"), "did you mean 'layers'"),
-        (lambda: pass_named("dither-potential", layers="some"), "does not fit: 'layers' must be in .*'some'"),
-        (lambda: Compiler("netx", reset="x"), "option of target netx does not fit: 'reset' must be in"),
-        (lambda: Compiler("spikingjelly", counters="no"), "'counters' must be .*bool"),
+        (lambda: pass_named("dither-potential", layers="some"), "pass dither-potential does not fit: layers is 'some'"),
+        (lambda: Compiler("netx", reset="x"), "option of target netx does not fit: reset is 'x'"),
+        (lambda: Compiler("spikingjelly", counters="no"), "counters is 'no'"),
         (lambda: Compiler(build.GraphTarget), r"an instance of a Backend: B\(\)"),
     ],
 )

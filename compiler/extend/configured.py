@@ -1,15 +1,16 @@
 """What passes and targets have in common: fields that are options, and errors that say what is wrong with a class."""
 
 import abc
+import contextlib
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
-import numpy as np
 
+from spikec.interpreter.inputs import check_types
 from spikec.ir.errors import CompileError
 
 
@@ -44,18 +45,27 @@ class Configured(abc.ABCMeta):
         known: tuple[Any, ...] = attrs.fields(cls)  # type: ignore[arg-type]
         try:
             given = inspect.signature(cls.__init__).bind(None, *args, **options).arguments  # type: ignore[misc]
-            for field in known:
-                if field.alias in given and field.validator is None and field.converter is None:
-                    _check_type(cls, field.name, given[field.alias])
+            cls._check_options(given, known)
             return super().__call__(*args, **options)
         except (TypeError, ValueError) as error:
-            message = f"an option of {cls._shown()} does not fit: {error.args[0] if error.args else error}"
-            shown = ", ".join(field.alias for field in known) or "none"
-            raise CompileError(message, hint=f"its options are: {shown}") from error
+            names = ", ".join(field.alias for field in known) or "none"
+            raise cls._misfit(str(error.args[0] if error.args else error), f"its options are: {names}") from error
 
-    def _shown(cls) -> str:
+    def _check_options(cls, given: Mapping[str, Any], known: Sequence[Any]) -> None:
+        """Hold options to the types of their fields, where these are known when the program runs."""
+        hints: dict[str, Any] = {}
+        with contextlib.suppress(NameError):  # a type that only a type checker sees
+            hints = typing.get_type_hints(cls)
+        checked = [field.alias for field in known if field.alias in hints and field.converter is None]
+        try:
+            check_types({name: given[name] for name in checked if name in given}, hints)
+        except CompileError as error:
+            raise cls._misfit(error.problems[0].message, error.hint) from None
+
+    def _misfit(cls, reason: str, hint: str) -> CompileError:
         what = f"{getattr(cls, 'what', '')} {getattr(cls, 'name', '')}"
-        return what if cls.__module__.startswith("spikec.") else f"{what} (class {cls.__qualname__})"
+        shown = what if cls.__module__.startswith("spikec.") else f"{what} (class {cls.__qualname__})"
+        return CompileError(f"an option of {shown} does not fit: {reason}", hint=hint)
 
 
 def _check_method(shown: str, method: Callable[..., Any], base: Any) -> None:
@@ -80,31 +90,3 @@ def _annotated(cls: type) -> list[str]:
     """Names that a class itself annotates, those of class variables not counted."""
     hints = inspect.get_annotations(cls)
     return [name for name, hint in hints.items() if "ClassVar" not in str(hint)]
-
-
-def _check_type(cls: type, name: str, value: Any) -> None:
-    try:
-        hint = typing.get_type_hints(cls)[name]
-    except Exception:  # a hint that only a type checker understands
-        return
-    if not _fits(value, hint):
-        shown = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-        raise TypeError(f"{name!r} must be {shown}, and is {value!r}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a value is of a type, as far as that can be told without looking into it."""
-    origin = typing.get_origin(hint) or hint
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, each) for each in typing.get_args(hint))
-    if origin is typing.Literal:
-        return isinstance(value, tuple({type(each) for each in typing.get_args(hint)}))
-    numbers = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
-    if origin in numbers:
-        return isinstance(value, numbers[origin]) and not isinstance(value, bool)
-    if not isinstance(origin, type):
-        return True
-    try:
-        return isinstance(value, origin)
-    except TypeError:  # a protocol
-        return True

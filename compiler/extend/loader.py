@@ -16,6 +16,7 @@ from typing import Any, TypeVar, get_type_hints
 import attrs
 
 from spikec.extend.backend import Backend
+from spikec.extend.configured import Configured
 from spikec.extend.frontend import Frontend
 from spikec.extend.passbase import Pass
 from spikec.interpreter.inputs import check_types
@@ -122,7 +123,7 @@ def built(what: str, kind: type[BuiltT], options: Mapping[str, Any]) -> BuiltT:
         if name not in known:
             raise unknown(f"option of {what}", name, known or ["none"])
     with contextlib.suppress(NameError):  # types that only a type checker sees
-        types = get_type_hints(kind)
+        types = {} if isinstance(kind, Configured) else get_type_hints(kind)  # passes and targets do it themselves
         checked = {f.name for f in attrs.fields(kind) if f.name in types and f.converter is None}  # type: ignore[arg-type]
         check_types({name: value for name, value in options.items() if name in checked}, types)
     try:

@@ -111,6 +111,11 @@ def _tensors(proto: Any) -> Iterator[tuple[str, Any]]:
                     yield node.name or next(iter(node.output), ""), each
 
 
+def held_bytes(proto: Any) -> int:
+    """How many bytes of numbers lie in a model itself; protobuf cannot say the size of one beyond 2 GB."""
+    return sum(len(tensor.raw_data) for _, tensor in _tensors(proto))
+
+
 def load_external(proto: Any, path: Path | None, onnx: Any, max_bytes: int | None) -> int:
     """Load the data that a model has in other files, each of them beside it or in a folder there.
 

@@ -90,6 +90,8 @@ class Onnx(Frontend):
         except NotImplementedError as error:  # raised by onnx's own evaluator, the last that is asked
             warn(f"the import is not compared with the model, which nothing here can run: {error}")
             return None
+        except Exception as error:  # of another constant or node that nobody uses, say
+            raise _unrunnable(error) from error
 
         def call(xs: Sequence[Tensor]) -> list[Tensor]:
             arrays = [x.numpy().astype(spec.dtype) for x, spec in zip(xs, specs, strict=True)]
@@ -102,8 +104,7 @@ class Onnx(Frontend):
                 try:
                     parts.append(run({spec.name: x[rows] for spec, x in zip(specs, arrays, strict=True)}))
                 except Exception as error:  # onnxruntime's and numpy's
-                    reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-                    raise InvalidModelError(f"the ONNX model cannot be run by itself: {reason}") from error
+                    raise _unrunnable(error) from error
             return [torch.tensor(np.concatenate(column)[:count]) for column in zip(*parts, strict=True)]
 
         return call
@@ -118,6 +119,11 @@ class Onnx(Frontend):
         inside.graph.output.extend(library().ValueInfoProto(name=name) for name in names)
         run = self.reference(inside) if names else None
         return {} if run is None else {paths[name]: found for name, found in zip(names, run(xs), strict=True)}
+
+
+def _unrunnable(error: Exception) -> InvalidModelError:
+    reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return InvalidModelError(f"the ONNX model cannot be run by itself: {reason}", hint="check it: onnx.checker")
 
 
 frontend = Onnx()

@@ -3,7 +3,7 @@
 onnx itself is imported when it is needed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from spikec.extend.loader import missing_package
-from spikec.frontends.onnx.checked import check_structure, load_external
+from spikec.frontends.onnx.checked import check_structure, held_bytes, load_external
 from spikec.ir.errors import Hint, InvalidModelError, Option, Problem, UnsupportedOpError
 from spikec.ir.types import Array
 from spikec.ir.untrusted import SPARE, allowed_bytes, too_large
@@ -80,7 +80,7 @@ def open_model(model: Any, max_bytes: int | None = None) -> OnnxModel:
             f"the ONNX model is of opset {version}; {OLDEST} and up are read",
             hint="onnx.version_converter.convert_version(model, 17)",
         )
-    size = allowed_bytes(path) if path else SPARE + proto.ByteSize()
+    size = allowed_bytes(path) if path else SPARE + held_bytes(proto)
     check_structure(proto, max(size, max_bytes or 0))
     size += load_external(proto, path, onnx, max_bytes)
     if proto.functions:
@@ -101,8 +101,9 @@ def _parsed(path: Path) -> Any:
 
 
 def opsets(proto: Any) -> dict[str, int]:
-    """Version by domain; ONNX's own is ``""``."""
-    return {"" if each.domain in DOMAINS else each.domain: each.version for each in proto.opset_import}
+    """Version by domain; ONNX's own is ``""``, and one that is newer than the onnx package goes by what that knows."""
+    found = {"" if each.domain in DOMAINS else each.domain: each.version for each in proto.opset_import}
+    return found | {"": min(found[""], library().defs.onnx_opset_version())} if "" in found else found
 
 
 @attrs.frozen
@@ -245,23 +246,27 @@ def attributes(node: Any, opset: int) -> dict[str, Any]:
     return found
 
 
-def check_type(node: Any, opset: int, slot: int, array: Array) -> None:
-    """Hold a constant input to the types that the operator takes there.
+def check_types(node: Any, opset: int, constants: Mapping[int, Array]) -> None:
+    """Hold constant inputs, by their slots, to the types that the operator takes there, where the others are floats.
 
     Raises:
-        InvalidModelError: it is of another one.
+        InvalidModelError: one is of another type.
     """
     onnx = library()
     if node.domain not in DOMAINS or not onnx.defs.has(node.op_type, opset):
         return
     schema = onnx.defs.get_schema(node.op_type, opset)
-    wanted = schema.inputs[min(slot, len(schema.inputs) - 1)].type_str
-    allowed = next((x.allowed_type_strs for x in schema.type_constraints if x.type_param_str == wanted), [wanted])
-    kind = onnx.TensorProto.DataType.Name(onnx.helper.np_dtype_to_tensor_dtype(array.dtype)).lower()
-    if f"tensor({kind})" not in allowed:
-        raise InvalidModelError(
-            f"its input {node.input[slot]} is of type {kind}, it takes {', '.join(sorted(allowed))}"
-        )
+    allowed = {each.type_param_str: set(each.allowed_type_strs) for each in schema.type_constraints}
+    slots = [schema.inputs[min(slot, len(schema.inputs) - 1)].type_str for slot in range(len(node.input))]
+    for slot, kind in enumerate(slots):
+        if slot not in constants and node.input[slot] and kind in allowed:
+            allowed[kind] &= {"tensor(float)", "tensor(double)", "tensor(float16)", "tensor(bfloat16)"}
+    for slot, array in constants.items():
+        found = onnx.TensorProto.DataType.Name(onnx.helper.np_dtype_to_tensor_dtype(array.dtype)).lower()
+        wanted = allowed.get(slots[slot], {slots[slot]})
+        if f"tensor({found})" not in wanted:
+            shown = ", ".join(sorted(wanted))
+            raise InvalidModelError(f"its input {node.input[slot]} is of type {found}, it takes {shown}")
 
 
 def _attribute(value: Any) -> Any:

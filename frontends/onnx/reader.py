@@ -13,7 +13,7 @@ from spikec.extend.frontend import failure, without_unused
 from spikec.frontends.onnx.call import Call, Constant, Value, converter
 from spikec.frontends.onnx.checked import subgraphs
 from spikec.frontends.onnx.evaluate import RANDOM, Budget
-from spikec.frontends.onnx.model import DOMAINS, as_array, attributes, check_type, opsets
+from spikec.frontends.onnx.model import DOMAINS, as_array, attributes, check_types, opsets
 from spikec.ir.errors import (
     CompileError,
     InvalidModelError,
@@ -189,9 +189,8 @@ class Reader:
 
 
 def _check_types(call: Call) -> None:
-    for slot, value in enumerate(call.inputs):
-        if isinstance(value, Constant):
-            check_type(call.node, call.opset, slot, value.values[0])
+    arrays = {slot: value.values[0] for slot, value in enumerate(call.inputs) if isinstance(value, Constant)}
+    check_types(call.node, call.opset, arrays)
 
 
 def _uses(node: Any) -> set[str]:

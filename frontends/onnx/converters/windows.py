@@ -16,6 +16,9 @@ from spikec.ir.ops import AvgPool, Conv, ConvTranspose, Linear, MaxPool, Pad
 from spikec.ir.ops.weighted import Pairs, pairs
 from spikec.ir.types import Array, sealed
 
+#: of sizes and strides of a window, which torch's kernels count in 32 bits
+_LARGEST = 2**31 - 1
+
 
 class Window:
     """The attributes that place the windows of a convolution or pool.
@@ -47,8 +50,8 @@ class Window:
             call.refuse(f"its kernel_shape {kernel_shape} is not that of its weights, {list(kernel)}")
         lists = {"kernel_shape": kernel, "strides": strides, "dilations": dilations}
         for name, values in lists.items():
-            if values is not None and (len(values) != rank or min(values) < 1):
-                call.refuse(f"its {name} {list(values)} are not {rank} numbers from 1 on")
+            if values is not None and not (len(values) == rank and all(1 <= each <= _LARGEST for each in values)):
+                call.refuse(f"its {name} {list(values)} are not {rank} numbers from 1 to {_LARGEST:,}")
         if pads and len(pads) != 2 * rank:
             call.refuse(f"its pads {pads} are not two numbers for each of {rank} axes")
         if auto_pad not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):

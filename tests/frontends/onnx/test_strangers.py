@@ -103,3 +103,18 @@ def test_a_weight_that_is_no_number_is_named_by_its_initializer():
     with pytest.raises(spikec.InvalidModelError, match=r"NaN or infinity: 'fc\.weight'") as caught:
         spikec.load(model(nodes, ["n", 4], **{"fc.weight": weight, "fc.bias": random(3)}))
     assert caught.value.location == "fc"
+
+
+def test_a_constant_that_only_the_comparison_meets_is_refused_by_a_spikec_error():
+    proto = model([node("Relu", "x", "y")], ["n", 4], unused=random(4))
+    proto.graph.initializer[0].data_type = 99
+    assert spikec.load(proto).outputs
+    with pytest.raises(spikec.InvalidModelError, match="cannot be run by itself"):
+        spikec.compile(proto, "spikingjelly")
+
+
+def test_an_opset_that_is_not_known_yet_goes_by_the_newest():
+    nodes = [node("Softmax", "c", "k"), node("Add", "x k", "y")]
+    newest, unknown = (spikec.load(model(nodes, ["n", 4], opset, c=random(1, 4))) for opset in (24, 2**62))
+    x = torch.randn(3, 4)
+    assert torch.equal(spikec.run(newest, x), spikec.run(unknown, x))
