@@ -97,7 +97,7 @@ class StepModule(nn.Module):
 
 def is_exporting() -> bool:
     """Return whether TorchScript, an ONNX exporter or ``torch.export`` records what is called."""
-    return torch._C._is_tracing() or torch.compiler.is_exporting()
+    return torch.compiler.is_exporting() or bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call, attr-defined]
 
 
 class StatefulModule(StepModule, RunsOp):
