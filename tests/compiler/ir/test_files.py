@@ -97,12 +97,12 @@ def test_a_folder_that_may_not_be_written_to(tmp_path):
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")
     tmp_path.chmod(0o500)
-    with pytest.raises(InvalidModelError, match="could not be written"), replacing(tmp_path / "x") as part:
+    with pytest.raises(InvalidModelError, match="cannot be written"), replacing(tmp_path / "x") as part:
         part.write_bytes(b"x")
 
 
 def test_a_writer_that_writes_nothing(tmp_path):
-    with pytest.raises(InvalidModelError, match="could not be written"), replacing(tmp_path / "x"):
+    with pytest.raises(InvalidModelError, match="cannot be written"), replacing(tmp_path / "x"):
         pass
 
 
@@ -113,7 +113,7 @@ def test_a_full_disk_is_an_error_that_leaves_the_old_file(tmp_path):
         file.write_bytes(b"old")
     done = python("import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))" + SAVE, tmp_path / "model")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("could not be written: File too large") == 3
+    assert done.stdout.count("cannot be written: File too large") == 3
     assert sorted(tmp_path.iterdir()) == files
     assert all(file.read_bytes() == b"old" for file in files)
 
