@@ -17,7 +17,7 @@ from spikec.backends.nir.profiles import PROFILES, Profile
 from spikec.extend.backend import Backend
 from spikec.extend.loader import unknown
 from spikec.extend.passbase import Context
-from spikec.ir.errors import CompileError, Hint, Option, Problem, UnsupportedOpError
+from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op
 from spikec.ir.ops import Add, Input, Neuron, Output, Weighted
@@ -140,7 +140,11 @@ class Nir(Backend):
     def save(self, artifact: Any, path: Path) -> None:
         """Write the file, by ``nir.write`` to memory: HDF5 ends the process where the disk is full."""
         buffer = io.BytesIO()
-        nir.write(buffer, artifact)
+        try:
+            nir.write(buffer, artifact)
+        except (TypeError, ValueError) as error:  # a graph of the user's own
+            hint = "its fields and metadata must be arrays of at least one axis, numbers, texts or dicts of these"
+            raise InvalidModelError(f"nir cannot write this graph: {error}", hint=hint) from error
         path.write_bytes(buffer.getvalue())
 
 

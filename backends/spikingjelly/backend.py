@@ -1,6 +1,7 @@
 """The target ``spikingjelly``: a self-contained ``torch.nn.Module`` in SpikingJelly's habits."""
 
 import io
+import keyword
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,16 +47,22 @@ class SpikingJelly(Backend):
     def save(self, artifact: Any, path: Path) -> None:
         """Pickle the whole module; ``torch.load(path, weights_only=False)`` reads it.
 
-        It is written in memory first, because torch puts the file's name into the file, and refuses some names.
+        It is written in memory first, because torch puts the file's name into the file, and refuses some names. What
+        is written is the module as it would be read: a pickle also holds which of its equal strings are one object,
+        which is not the same in a module that was made and one that was read.
         """
-        buffer = io.BytesIO()
-        torch.save(artifact, buffer)
-        path.write_bytes(buffer.getvalue())
+        path.write_bytes(_pickled(torch.load(io.BytesIO(_pickled(artifact)), weights_only=False)))
+
+
+def _pickled(module: nn.Module) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(module, buffer)
+    return buffer.getvalue()
 
 
 def _attribute(name: str, taken: dict[str, nn.Module]) -> str:
-    """Return the node's name, with underscores behind it where the module has an attribute of that name."""
-    while name in taken or name in _RESERVED:
+    """Return the node's name, with underscores behind it where the module or Python has another use for it."""
+    while name in taken or name in _RESERVED or keyword.iskeyword(name):
         name += "_"
     return name
 

@@ -1,10 +1,11 @@
 """Torch modules for ops, in SpikingJelly's habits; they need torch and spikec, not SpikingJelly."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from spikec.ir.errors import CompileError, InvalidModelError
 
@@ -97,7 +98,7 @@ class StepModule(nn.Module):
 
 def is_exporting() -> bool:
     """Return whether TorchScript, an ONNX exporter or ``torch.export`` records what is called."""
-    return torch._C._is_tracing() or torch.compiler.is_exporting()
+    return torch.compiler.is_exporting() or bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call, attr-defined]
 
 
 class StatefulModule(StepModule, RunsOp):
@@ -133,16 +134,19 @@ class StatefulModule(StepModule, RunsOp):
         return torch.stack(results)
 
     def _step(self, state: Tensor | None, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        op = self.op
-        if state is None:
-            state = op.initial(*xs)
+        state = self.started(state, *xs)
         if state.shape[:1] != xs[0].shape[:1]:
             raise InvalidModelError(
                 f"the state is of a batch of {state.shape[0]}, the input is a batch of {xs[0].shape[0]}",
                 hint="call reset() before the next batch",
             )
-        result: tuple[Tensor, Tensor] = op.step(state, *xs)
+        result: tuple[Tensor, Tensor] = self.op.step(state, *xs)
         return result
+
+    def started(self, state: Tensor | None, *xs: Tensor) -> Tensor:
+        """Return a state, or the initial one for such operands if there is none, or none but what an export left."""
+        is_left = isinstance(state, FakeTensor) and not is_exporting()
+        return cast(Tensor, self.op.initial(*xs)) if state is None or is_left else state
 
     def forward(self, *xs: Tensor) -> Tensor:
         """Run one step or all, by ``step_mode``."""

@@ -91,8 +91,7 @@ class SpikingNetwork(StepModule, SpikingModule):
         if any(x.shape[:axes] != xs[0].shape[:axes] for x in xs[1:]):
             found = ", ".join(str(list(x.shape)) for x in xs)
             raise InvalidModelError(f"the inputs differ in batch size or steps: {found}")
-        if self._exported_from_reset and not is_exporting():
-            self.reset()  # what an export may have left in here are no numbers
+        self._exported_from_reset &= is_exporting()
         if self.step_mode == "s":
             self._refuse_lost_state()
             results = self._sweep(xs, 0)
@@ -163,8 +162,7 @@ class SpikingNetwork(StepModule, SpikingModule):
     def _emitted(part: nn.Module, like: Tensor) -> Tensor:
         """Return what a register gives at this step: its state. It takes its operand once all calls are made."""
         assert isinstance(part, StatefulModule)
-        if part.v is None:
-            part.v = part.op.initial(like)
+        part.v = part.started(part.v, like)
         return part.v
 
     def extra_repr(self) -> str:

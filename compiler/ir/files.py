@@ -38,6 +38,8 @@ def file_to_write(path: Any) -> Path:
         CompileError: it is no path.
     """
     target = Path(os.path.realpath(path_of(path)))
+    if target.is_symlink():
+        raise InvalidModelError(f"{path} is a link that leads to itself", hint="name a file")
     if target.is_dir():
         raise InvalidModelError(f"{path} is a folder", hint="name a file in it")
     if not target.parent.is_dir():

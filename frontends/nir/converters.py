@@ -131,11 +131,14 @@ def _cuba(node: Any, name: str, operand: Type, reading: Reading) -> Op:
 
 
 def _common(node: Any, name: str, operand: Type, reading: Reading) -> dict[str, Any]:
-    if node.v_threshold.shape != operand.shape:
-        raise TypeMismatchError(f"{node.v_threshold.shape} neurons for a signal of shape {operand.shape}")
+    v_threshold = np.asarray(node.v_threshold)
+    if v_threshold.size == 1:  # one number for all neurons
+        v_threshold = v_threshold.reshape((1,) * len(operand.shape))
+    elif v_threshold.shape != operand.shape:
+        raise TypeMismatchError(f"{v_threshold.shape} neurons for a signal of shape {operand.shape}")
     v_init = np.asarray(reading.v_init.get(name, 0.0), dtype=np.float64)
     return {
-        "v_threshold": compress(np.asarray(node.v_threshold)),
+        "v_threshold": compress(v_threshold),
         "v_reset": None if name in reading.soft else compress(np.asarray(node.v_reset)),
         "v_init": compress(v_init),
         "strict": reading.strict,

@@ -122,7 +122,7 @@ class Neuron(StatefulOp):
         """Return 1 where a potential reaches the threshold (exceeds it, if ``strict``), else 0."""
         threshold = tensor(self.v_threshold, v)
         # the same spikes without a Function: the interpreter does not pay for it, and TorchScript cannot save it
-        if not torch.is_grad_enabled() or torch._C._is_tracing():
+        if not torch.is_grad_enabled() or torch.jit.is_tracing():  # type: ignore[no-untyped-call, attr-defined]
             return _reaches(v, threshold, self.strict)
         spikes: Tensor = _SurrogateSpike.apply(v, threshold, self.strict)  # type: ignore[no-untyped-call]
         return spikes

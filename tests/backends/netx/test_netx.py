@@ -457,7 +457,7 @@ def test_without_the_encoder_it_is_refused():
 
 
 def test_an_option_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="reset"):
+    with pytest.raises(CompileError, match="reset"):
         Netx(reset="half")
 
 

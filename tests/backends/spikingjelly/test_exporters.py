@@ -13,6 +13,7 @@ from spikec.ir.ops import (
     IF,
     LIF,
     AdaptiveAvgPool,
+    Add,
     AvgPool,
     Concat,
     Conv,
@@ -202,7 +203,7 @@ def test_a_recurrent_network(export):
     graph = spikec.Graph("loop")
     x = graph.add(Input((3,), "float32", rate=True), name="x")
     memory = graph.add(Delay(graph.type(x)), name="memory")
-    total = graph.add(spikec.ir.ops.Add(), x, graph.add(Linear(np.eye(3)[[1, 2, 0]]), memory), name="total")
+    total = graph.add(Add(), x, graph.add(Linear(np.eye(3)[[1, 2, 0]]), memory), name="total")
     fired = graph.add(IF(np.ones(1)), total, name="n")
     graph.set_operands(memory, fired)
     graph.add(Output(), fired, name="y")
@@ -259,3 +260,18 @@ def test_batches_of_any_size():
     net.reset()
     for found in (in_onnx(file.getvalue(), other), exported.module()(other), traced(other)):
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("export", [torch.jit.trace, torch.export.export])
+def test_several_inputs(export):
+    graph = spikec.Graph("two")
+    names = [graph.add(Input(shape, "float32", rate=True)) for shape in ((3,), (2,))]
+    names = [graph.add(Linear(random(4, size)), name) for name, size in zip(names, (3, 2), strict=True)]
+    graph.add(Output(), graph.add(IF(np.ones(1)), graph.add(Add(), *names)))
+    net = spikec.compile(graph, "spikingjelly", pipeline=[])
+    net.step_mode = "m"
+    first, other = ([torch.rand(4, 2, size) * 3 for size in (3, 2)] for _ in range(2))
+    expected = net(*other)
+    net.reset()
+    exported = export(net, tuple(first))
+    assert torch.equal((exported.module() if hasattr(exported, "module") else exported)(*other), expected)

@@ -162,3 +162,11 @@ def test_a_module_is_saved_under_any_name(tmp_path):
             spikec.save(module, tmp_path / name)
         assert torch.equal(torch.load(tmp_path / name, weights_only=False)(x), module(x))
         module.reset()
+
+
+def test_what_was_read_is_saved_as_the_same_bytes(tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3)).eval()
+    first, second = tmp_path / "first.pt", tmp_path / "second.pt"
+    spikec.save(spikec.compile(model, "spikingjelly", calibration=torch.rand(8, 1, 8, 8)), first)
+    spikec.save(torch.load(first, weights_only=False), second)
+    assert second.read_bytes() == first.read_bytes()
