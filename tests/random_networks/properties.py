@@ -200,10 +200,10 @@ def module_equals_interpreter(model, xs, seed=0):
     with torch.no_grad():
         for _ in range(2):
             steps = [flat(net(*step)) for step in zip(*train, strict=True)]
-            assert apart([torch.stack(each) for each in zip(*steps, strict=True)], wanted) == 0, "step by step"
+            assert apart([torch.stack(each) for each in zip(*steps, strict=True)], wanted) <= EXACT, "step by step"
             net.reset()
         net.step_mode = "m"
-        assert apart(flat(net(*train)), wanted) == 0, "all steps at once"
+        assert apart(flat(net(*train)), wanted) <= EXACT, "all steps at once"
     return "equal"
 
 
