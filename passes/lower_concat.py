@@ -30,7 +30,7 @@ class LowerConcat(Pass):
         """Lower every concat along the channels, producers first."""
         changes = 0
         while node := next((n for n in graph.match(Concat) if _over_channels(graph, n)), None):
-            for user, _ in dict.fromkeys(graph.users(node.name)):
+            for user in dict.fromkeys(user for user, _ in graph.users(node.name)):  # one may take it twice
                 _lower(graph, node, user)
                 changes += 1
             graph.remove_dead(node.name)

@@ -179,6 +179,22 @@ def test_a_network_that_is_a_pool(target, last):
     assert torch.allclose(found, last(IMAGES))
 
 
+@pytest.mark.parametrize("target", ["spikingjelly", "nir"])
+def test_a_difference_of_equal_numbers_is_silent_whatever_rounding_leaves_of_it(target):
+    """A threshold of the size of a rounding error would make spikes of others."""
+
+    class Net(nn.Module):
+        def forward(self, x, y):
+            low = torch.minimum(x, y)
+            for _ in range(2):
+                low = torch.minimum(low, low.flip(1))
+            return low * 0.125
+
+    xs = torch.randn(2, 16, 3, 6, 6, dtype=torch.float64).unbind()
+    with pytest.warns(SpikecWarning, match="silent"):
+        spikec.compile(Net(), target, calibration=[xs], verify="each")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_two_runs_are_alike(target):

@@ -16,6 +16,8 @@ from spikec.ir.types import Array, on_axis
 
 #: no channel's scale is below this share of its layer's
 FLOOR = 1e-3
+#: values up to this share of the network's largest are what float64 leaves of differences of equal numbers
+NOISE = 1e-13
 #: says something to the user: (message, name of a node)
 Warn = Callable[[str, str], None]
 
@@ -36,6 +38,7 @@ def from_statistics(
         InvalidModelError: a ReLU's values are not finite.
     """
     found = {}
+    noise = NOISE * max((float(each.maximum.max()) for each in statistics.nodes.values()), default=0.0)
     for node in graph.match(Relu):
         channels = statistics.nodes[node.name]
         compared = _compared(graph, node) if node.op.compares else node.name
@@ -44,6 +47,8 @@ def from_statistics(
             continue
         layer = float(normalization.statistic(channels.layer(), timesteps)[0])
         scale = normalization.statistic(channels, timesteps) if normalization.per_channel else np.array([layer])
+        if layer <= noise:
+            layer, scale = 0.0, np.zeros_like(scale)
         found[node.name] = _guarded(scale, layer, node, warn)
     return _laid_out(graph, found, warn)
 

@@ -375,6 +375,16 @@ def test_lower_concat_reaches_through_everything_channelwise():
     assert not after.match(Concat)
 
 
+def test_a_concat_that_a_sum_takes_twice():
+    b = Spiking(2, 4, 4)
+    cat = b.add(Concat(), b.conv(b.x, 2, "a"), b.conv(b.x, 1, "b"), name="cat")
+    g = b.done(b.add(Add(), cat, cat, name="twice"))
+    after, context = g.copy(), Context(g)
+    assert pass_named("lower-concat").run(after, context) == 1
+    verify(after, SPIKING, g.sources)
+    check_exact(g, after, probe(g, None, 0))
+
+
 def test_concat_along_another_axis_stays_and_is_noted():
     b = Spiking(2, 4, 4)
     cat = b.add(Concat(1), b.x, b.x, name="cat")

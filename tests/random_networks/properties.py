@@ -145,8 +145,11 @@ def onnx_graph_equals(model, xs, export):
         return graph_equals(answers(model, xs), proto, tuple(feeds.values()), ONNX)
     except AssertionError:
         proto, feeds = exported(copy.deepcopy(model).float(), [x.float() for x in xs])  # it has few kernels for float64
-        session = onnxruntime.InferenceSession(proto.SerializeToString())
-        wanted = session.run(None, {name: x.numpy() for name, x in feeds.items()})
+        try:
+            session = onnxruntime.InferenceSession(proto.SerializeToString())
+            wanted = session.run(None, {name: x.numpy() for name, x in feeds.items()})
+        except Exception as error:
+            return f"torch.onnx: {type(error).__name__}, as onnxruntime says"
         found = graph_equals([torch.tensor(y) for y in wanted], proto, tuple(feeds.values()), FLOAT32)
         return found if found != "equal" else "torch.onnx: another network"
 
@@ -197,10 +200,10 @@ def module_equals_interpreter(model, xs, seed=0):
     with torch.no_grad():
         for _ in range(2):
             steps = [flat(net(*step)) for step in zip(*train, strict=True)]
-            assert apart([torch.stack(each) for each in zip(*steps, strict=True)], wanted) == 0, "step by step"
+            assert apart([torch.stack(each) for each in zip(*steps, strict=True)], wanted) <= EXACT, "step by step"
             net.reset()
         net.step_mode = "m"
-        assert apart(flat(net(*train)), wanted) == 0, "all steps at once"
+        assert apart(flat(net(*train)), wanted) <= EXACT, "all steps at once"
     return "equal"
 
 

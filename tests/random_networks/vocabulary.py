@@ -244,7 +244,8 @@ def bent(net):
 @step("nir")
 def larger_or_smaller(net):
     function = net.pick("torch.maximum", "torch.minimum", "torch.max", "torch.min")
-    return f"{function}({net.x}, {net.pick(net.other(), f'{net.x}.flip(1)', f'-{net.x}')})"
+    others = {net.other(), f"{net.x}.flip(1)" if net.channels > 1 else f"-{net.x}", f"-{net.x}"} - {net.x}
+    return f"{function}({net.x}, {net.pick(*sorted(others))})"
 
 
 @step("nir", "netx")
