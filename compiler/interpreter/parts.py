@@ -106,7 +106,7 @@ class Cut:
         for old, new in [*((name, name) for name in self.places), *outputs]:
             operands = self.before.operands(old), self.after.operands(new)
             same = [alike[0][x] for x in operands[0]] == [alike[1][x] for x in operands[1]]
-            if not same or self.before[old] is not self.after[new]:
+            if not same or not self._has_same_op(old, new):
                 changed.append((old, new, *operands))
         wanted = self._values(self.before, {x for _, _, operands, _ in changed for x in operands}, samples)
         found = self._values(self.after, {x for _, _, _, operands in changed for x in operands}, samples)
@@ -115,6 +115,11 @@ class Cut:
             for old, new, operands, others in changed
             if not self._agree(old, new, [wanted[x] for x in operands], [found[x] for x in others], samples)
         ]
+
+    def _has_same_op(self, old: str, new: str) -> bool:
+        """Whether there is no need to compare what two nodes do with what they are given."""
+        op = self.after[new]
+        return self.before[old] is op or (isinstance(op, Neuron) and not self.same_neurons)
 
     def _alike(self, graph: Graph, numbers: dict[object, int]) -> dict[str, int]:
         """Number the nodes, so that those with one number, here or in the other graph, compute the same by the same."""
@@ -179,7 +184,7 @@ class Cut:
                 return bool((differences(a, b) <= allowed * differences(a, torch.zeros_like(a))).all())
             if not agree(a, b):
                 return False
-        if one is other or old not in self.places or (isinstance(other, Neuron) and not self.same_neurons):
+        if old not in self.places or self._has_same_op(old, new):
             return True
         (x, *_), (y, *_) = xs, ys
         return x is None or y is None or _same_meaning(one, other, x, y, self.before.type(old), self.after.type(new))
@@ -191,10 +196,10 @@ def _both_signs(shape: tuple[int, ...], samples: int, place: int) -> Tensor:
     The first pair is loud, so that no bias decides what an activation gives. In those behind the second, cells are of
     very different sizes, so that a few of them decide the sign of a sum, which may else be always the same.
     """
-    numbers = random_numbers((2, samples // 2, *shape), 101 * place)  # far from the numbers of another place
-    each = torch.arange(samples // 2).reshape(-1, *[1] * len(shape))
-    sizes = torch.where(each > 1, LOUD ** numbers[1], torch.where(each == 0, LOUD, 1.0))
-    half = sizes * numbers[0]
+    half = random_numbers((samples // 2, *shape), 101 * place)  # far from the numbers of another place
+    half[:1] *= LOUD
+    if samples > SAMPLES:
+        half[2:] *= LOUD ** random_numbers(tuple(half[2:].shape), 101 * place + 50)
     return torch.cat((half, -half))
 
 

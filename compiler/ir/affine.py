@@ -20,6 +20,8 @@ Meaning = Callable[..., Tensor]
 #: results that differ by less than this share of their size are the same, rounded in another order
 _SAME = 1e-9
 _ROUNDING = 1e-13
+#: how many random numbers there are: a prime, so that no cell gets one number in all samples, or its neighbour's
+_PERIOD = 65521
 
 DIFFERS = "would have to differ within a channel"
 THROUGH = "is no affine op over the same channels"
@@ -178,15 +180,15 @@ def _random(shapes: Sequence[Shape]) -> list[Tensor]:
 
 def random_numbers(shape: Shape, place: int) -> Tensor:
     """Draw normal numbers, others for each place, by using some repeatedly: new ones cost more than all else here."""
-    numbers = _numbers()
-    size = math.prod(shape)
-    return numbers.roll(place).repeat(size // len(numbers) + 1)[:size].reshape(shape)
+    numbers, size = _numbers()[-place % _PERIOD :][:_PERIOD], math.prod(shape)
+    # repeat copies, so that an op which writes to its operand does no harm
+    return numbers.repeat(size // _PERIOD + 1)[:size].reshape(shape)
 
 
 @functools.cache
 def _numbers() -> Tensor:
-    # A prime, so that no cell of a map gets the same number in all samples, or the same as its neighbour.
-    return torch.randn(65521, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    """Twice the same, so that one period can start anywhere."""
+    return torch.randn(_PERIOD, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).repeat(2)
 
 
 def _times(gains: Sequence[Array], xs: Sequence[Tensor]) -> list[Tensor]:

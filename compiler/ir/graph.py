@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -18,6 +18,7 @@ from spikec.ir.origin import Imported, Origin, Source, describe
 from spikec.ir.printer import text
 from spikec.ir.types import Type
 
+T = TypeVar("T")
 OpT = TypeVar("OpT", bound=Op, covariant=True)
 
 
@@ -49,6 +50,7 @@ class Graph:
         self._stale: set[str] = set()  # to be inferred again
         self._doubtful: set[str] = set()  # these and all behind them
         self._order: tuple[str, ...] | None = None
+        self._stateful: set[str] = set()
         self._taken: dict[str, int] = {}  # the number that was last given to a name, by the name without it
 
     # ------------------------------------------------------------------ look
@@ -65,10 +67,7 @@ class Graph:
         return int(self._g.number_of_nodes())
 
     def __getitem__(self, name: str) -> Op:
-        try:
-            op: Op = self._g.nodes[name]["op"]
-        except KeyError:
-            raise self._unknown(name) from None
+        op: Op = self._in(self._g.nodes, name)["op"]
         return op
 
     def get(self, name: str, kind: type[OpT]) -> OpT:
@@ -91,10 +90,7 @@ class Graph:
 
     def operands(self, name: str) -> tuple[str, ...]:
         """Return the names of the operands, in order."""
-        try:
-            return self._operands[name]
-        except KeyError:
-            raise self._unknown(name) from None
+        return self._in(self._operands, name)
 
     def before(self, name: str) -> Iterator[str]:
         """Yield every other node in front of this one, however far, the nearest first."""
@@ -108,8 +104,7 @@ class Graph:
 
     def users(self, name: str) -> list[tuple[str, int]]:
         """Return (user, operand position) for every use, outputs included."""
-        if name not in self._g:
-            raise self._unknown(name)
+        self.operands(name)  # raises where there is no such node
         return [(user, slot) for _, user, slot in self._g.out_edges(name, keys=True)]
 
     def match(self, kind: type[OpT]) -> list[Node[OpT]]:
@@ -133,7 +128,7 @@ class Graph:
     @property
     def is_spiking(self) -> bool:
         """Whether the graph runs in time."""
-        return any(isinstance(self[name], StatefulOp) for name in self._g)
+        return bool(self._stateful)
 
     @property
     def sources(self) -> set[Source]:
@@ -148,10 +143,7 @@ class Graph:
         """
         if name in self._doubtful:
             self._refresh(name)
-        try:
-            return self._types[name]
-        except KeyError:
-            raise self._unknown(name) from None
+        return self._in(self._types, name)
 
     def _refresh(self, name: str) -> None:
         """Infer again what changed upstream, producers first; behind a type that comes out the same nothing is."""
@@ -226,7 +218,7 @@ class Graph:
         self._check_operands(name or op.kind, operands)
         name = self._fresh(name or op.kind)
         self.register_sources(*op.origin)
-        self._g.add_node(name, op=op)
+        self._hold(name, op)
         self._order = None
         self._wire(name, operands)
         return name
@@ -236,22 +228,20 @@ class Graph:
         check_op(op)
         if op.register != self[name].register:
             self._order = None
-        self._g.nodes[name]["op"] = op
+        self._hold(name, op)
         self._doubt(name)
 
     def set_operands(self, name: str, *operands: str) -> None:
         """Rewire a node's operands."""
-        self._check_operands(name, operands)
+        self._check_operands(name, [*self.operands(name), *operands])
         self._g.remove_edges_from(list(self._g.in_edges(name, keys=True)))
         self._wire(name, operands)
 
     def set_operand(self, name: str, slot: int, operand: str) -> None:
         """Rewire one operand."""
-        operands = self.operands(name)
-        if not 0 <= slot < len(operands):
-            raise CompileError(self.problem(name, f"has {len(operands)} operand(s), and none at {slot}"))
+        old, operands = self._operand(name, slot), self.operands(name)
         self._check_operands(name, [operand])
-        self._g.remove_edge(operands[slot], name, key=slot)
+        self._g.remove_edge(old, name, key=slot)
         self._g.add_edge(operand, name, key=slot)
         self._rewired(name, (*operands[:slot], operand, *operands[slot + 1 :]))
 
@@ -269,7 +259,7 @@ class Graph:
 
     def insert_before(self, user: str, slot: int, op: Op, *, new: str = "") -> str:
         """Put a unary op in front of one operand."""
-        added = self.add(op, *self.operands(user)[slot : slot + 1], name=new)
+        added = self.add(op, self._operand(user, slot), name=new)
         self.set_operand(user, slot, added)
         return added
 
@@ -294,6 +284,7 @@ class Graph:
         wish, _, number = name.rpartition("_")
         if number.isdigit() and wish in self._taken:  # free again
             self._taken[wish] = min(self._taken[wish], int(number) - 1)
+        self._stateful.discard(name)
         self._operands.pop(name)
         self._types.pop(name, None)
         self._stale.discard(name)
@@ -366,8 +357,21 @@ class Graph:
         self._taken[wish] = number
         return f"{wish}_{number}"
 
-    def _unknown(self, name: object) -> CompileError:
-        return CompileError(f"graph {self.name} has no node %{name}")
+    def _hold(self, name: str, op: Op) -> None:
+        self._g.add_node(name, op=op)  # or another op for the node that is there
+        (self._stateful.add if isinstance(op, StatefulOp) else self._stateful.discard)(name)
+
+    def _in(self, table: Mapping[str, T], name: str) -> T:
+        try:
+            return table[name]
+        except KeyError:
+            raise CompileError(f"graph {self.name} has no node %{name}") from None
+
+    def _operand(self, name: str, slot: int) -> str:
+        operands = self.operands(name)
+        if not 0 <= slot < len(operands):
+            raise CompileError(self.problem(name, f"has {len(operands)} operand(s), and none at {slot}"))
+        return operands[slot]
 
     def _check_operands(self, name: object, operands: Sequence[object]) -> None:
         if not isinstance(name, str):

@@ -111,6 +111,21 @@ def fits(values: Array, shape: tuple[int, ...]) -> bool:
     return values.ndim == len(shape) and all(a in (1, b) for a, b in zip(values.shape, shape, strict=True))
 
 
+def laid_over(values: Array, shape: tuple[int, ...]) -> Array:
+    """Give parameters of neurons the rank of a sample: one number, or axes of length 1 in front of its own, mean all.
+
+    Raises:
+        TypeMismatchError: they are for other neurons.
+    """
+    extra = max(values.ndim - len(shape), 0)
+    if values.size == 1:
+        return values.reshape((1,) * len(shape))
+    laid = values.reshape(values.shape[extra:]) if set(values.shape[:extra]) <= {1} else values
+    if not fits(laid, shape):
+        raise TypeMismatchError(f"{values.shape} neurons for a signal of shape {shape}")
+    return laid
+
+
 def _scale_fits(signal: Type, _: Any, encoding: Encoding) -> None:
     if isinstance(encoding, Rate) and not fits(encoding.scale, signal.shape):
         raise TypeMismatchError(

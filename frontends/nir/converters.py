@@ -1,5 +1,6 @@
 """What each NIR node means: an op for a node, given the type of its operand."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from spikec.ir.errors import Hint, Option, TypeMismatchError, UnsupportedOpError
 from spikec.ir.op import Op
 from spikec.ir.ops import IF, LIF, AvgPool, Conv, CubaLIF, Flatten, Input, Linear, Output, SumPool
 from spikec.ir.ops.weighted import Pairs, diagonal
-from spikec.ir.types import Array, Type, channel_scale, compress, ints
+from spikec.ir.types import Array, Type, channel_scale, compress, ints, laid_over
 
 
 @attrs.frozen
@@ -105,6 +106,7 @@ def _flatten(node: Any, name: str, operand: Type, reading: Reading) -> Op:
 
 @converter(nir.IF)
 def _if(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    node = _laid_over(node, operand)
     fields = _common(node, name, operand, reading)
     if "reset_at" in node.metadata:
         return LIF(tau=np.asarray(np.inf), gain=np.ones(()), reset_at=str(node.metadata["reset_at"]), **fields)
@@ -113,6 +115,7 @@ def _if(node: Any, name: str, operand: Type, reading: Reading) -> Op:
 
 @converter(nir.LIF)
 def _lif(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    node = _laid_over(node, operand)
     tau = _steps(node.tau, reading)
     gain = None if (node.r == 1).all() else compress(_unit(node.r / tau))
     return LIF(tau=compress(tau), gain=gain, **_leak(node), **_common(node, name, operand, reading))
@@ -120,6 +123,7 @@ def _lif(node: Any, name: str, operand: Type, reading: Reading) -> Op:
 
 @converter(nir.CubaLIF)
 def _cuba(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    node = _laid_over(node, operand)
     tau_syn, tau_mem = _steps(node.tau_syn, reading), _steps(node.tau_mem, reading)
     return CubaLIF(
         decay_syn=compress(1 - 1 / tau_syn),
@@ -130,15 +134,19 @@ def _cuba(node: Any, name: str, operand: Type, reading: Reading) -> Op:
     )
 
 
+def _laid_over(node: Any, operand: Type) -> Any:
+    """Return neurons whose parameters have the signal's rank; one number stands for all of them."""
+    laid = copy.copy(node)
+    for field, value in vars(node).items():
+        if isinstance(value, (np.ndarray, np.number, float, int)):
+            setattr(laid, field, laid_over(np.asarray(value), operand.shape))
+    return laid
+
+
 def _common(node: Any, name: str, operand: Type, reading: Reading) -> dict[str, Any]:
-    v_threshold = np.asarray(node.v_threshold)
-    if v_threshold.size == 1:  # one number for all neurons
-        v_threshold = v_threshold.reshape((1,) * len(operand.shape))
-    elif v_threshold.shape != operand.shape:
-        raise TypeMismatchError(f"{v_threshold.shape} neurons for a signal of shape {operand.shape}")
     v_init = np.asarray(reading.v_init.get(name, 0.0), dtype=np.float64)
     return {
-        "v_threshold": compress(v_threshold),
+        "v_threshold": compress(np.asarray(node.v_threshold)),
         "v_reset": None if name in reading.soft else compress(np.asarray(node.v_reset)),
         "v_init": compress(v_init),
         "strict": reading.strict,

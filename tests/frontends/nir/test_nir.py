@@ -452,3 +452,36 @@ def test_files_that_are_none(tmp_path):
         spikec.load(tmp_path / "other.h5")
     with pytest.raises(spikec.InvalidModelError, match="there is no file"):
         spikec.load(tmp_path / "missing.nir")
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (1, 3), (3,)])
+@pytest.mark.parametrize("kind", ["IF", "LIF", "CubaLIF"])
+def test_parameters_of_one_number_or_with_leading_ones_are_for_all_neurons(kind, shape):
+    """Against the same network with every parameter written out."""
+
+    def network(shape):
+        names = {"IF": ("r", "v_threshold"), "LIF": ("tau", "r", "v_leak", "v_threshold")}
+        fields = names.get(kind, ("tau_syn", "tau_mem", "r", "v_leak", "v_threshold", "w_in"))
+        values = {
+            "r": 1.0,
+            "v_threshold": 0.7,
+            "tau": 4e-3,
+            "v_leak": 0.1,
+            "tau_syn": 3e-3,
+            "tau_mem": 5e-3,
+            "w_in": 2.0,
+        }
+        neurons = getattr(nir, kind)(**{field: np.full(shape, values[field]) for field in fields})
+        nodes = {
+            "input": nir.Input(np.array([4])),
+            "fc": nir.Affine(np.random.default_rng(0).normal(size=(3, 4)), np.zeros(3)),
+            "n": neurons,
+            "output": nir.Output(np.array([3])),
+        }
+        edges = [("input", "fc"), ("fc", "n"), ("n", "output")]
+        return nir.NIRGraph(nodes, edges, metadata={"dt": 1e-3, "reset": "value", "fire": ">"}, type_check=False)
+
+    x = torch.rand(30, 2, 4, generator=torch.Generator().manual_seed(0))
+    wanted = spikec.run(spikec.load(network((3,))), x)
+    assert 0 < wanted.mean() < wanted.max()
+    assert torch.equal(spikec.run(spikec.load(network(shape)), x), wanted)
