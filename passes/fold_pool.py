@@ -11,10 +11,13 @@ from torch import Tensor
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.affine import BlockedError, backward_sweep
 from spikec.ir.graph import Graph
-from spikec.ir.op import Op, Role, StatefulOp, tensor_cache
-from spikec.ir.ops import AdaptiveAvgPool, AvgPool, Conv, Flatten, Linear, Reshape, SumPool, Weighted
+from spikec.ir.op import Movement, Op, Role, StatefulOp, tensor_cache
+from spikec.ir.ops import AdaptiveAvgPool, AvgPool, Conv, Flatten, Interpolate, Linear, Reshape, SumPool, Weighted
 from spikec.ir.ops.weighted import block_diagonal
 from spikec.ir.origin import merge
+
+#: what no target but torch has
+_HOMELESS = (Movement, Interpolate, AdaptiveAvgPool)
 
 
 @attrs.frozen
@@ -28,8 +31,8 @@ class FoldPool(Pass):
 
     Attributes:
         affine: compose affine ops too: Conv and Linear into a Linear, a 1x1 Conv into a Conv.
-        pools: compose pools for their own sake; if not, they go into a Linear only behind what else must (a resizing,
-            a movement), and all others stay.
+        pools: compose whatever is linear. If not, only what starts with a resizing, a movement or uneven windows goes
+            into a Linear, and other pools, and ops of a user's own, stay: for a target that has them.
     """
 
     name = "fold-pool"
@@ -60,6 +63,10 @@ class FoldPool(Pass):
             return False
         return self.affine or not isinstance(op, Weighted)
 
+    def _stays(self, op: Op) -> bool:
+        """Whether an op at the start of a chain is left where it is."""
+        return isinstance(op, (Flatten, Reshape)) or not (self.pools or isinstance(op, _HOMELESS))
+
     def _into_linear(self, graph: Graph, name: str, blocked: dict[str, str]) -> int:
         """Compose the longest chain that ends in this Linear."""
         chain: list[str] = []
@@ -70,8 +77,7 @@ class FoldPool(Pass):
         while self._composable(graph, source):
             chain.insert(0, source)
             (source,) = graph.operands(source)
-        staying = (Flatten, Reshape) if self.pools else (Flatten, Reshape, SumPool, AvgPool)
-        while chain and isinstance(graph[chain[0]], staying):
+        while chain and self._stays(graph[chain[0]]):
             source = chain.pop(0)
         if not chain:
             return 0

@@ -255,10 +255,11 @@ def test_a_refused_model_leaves_no_file(folder):
 
 
 def test_a_refusal_in_a_pass_names_it(folder):
-    layers = "nn.Conv1d(1, 1, 1), nn.MaxPool1d(2, padding=1)"
-    Path("pooled.py").write_text(f"from torch import nn\nnet = nn.Sequential({layers}).eval()\n")
-    card = refused("compile", "pooled.py:net", "--target", "nir", "-o", "m.nir", "--example", "1,4")
-    assert "maxpool has no spiking form" in card
+    layers = "nn.Linear(4, 3000), nn.ReLU(), nn.Linear(3000, 2)"
+    Path("wide.py").write_text(f"from torch import nn\nnet = nn.Sequential({layers}).eval()\n")
+    soft = ("--option", "reset=soft", "--timesteps", "4")
+    card = refused("compile", "wide.py:net", "--target", "netx", "-o", "m.net", "--example", "4", *soft)
+    assert "3000 neurons in a layer" in card
     if sys.version_info >= (3, 11):
         assert "in pass" in card
 
