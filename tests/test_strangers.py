@@ -5,6 +5,8 @@ import pytest
 import hostile_files
 import mutated_files
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):

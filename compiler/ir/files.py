@@ -40,11 +40,11 @@ def file_to_write(path: Any) -> Path:
     target = Path(os.path.realpath(path_of(path)))
     if target.is_symlink():
         raise InvalidModelError(f"{path} is a link that leads to itself", hint="name a file")
-    if target.is_dir():
+    if os.path.isdir(target):  # unlike Path's, these functions take a name that is too long for the system
         raise InvalidModelError(f"{path} is a folder", hint="name a file in it")
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise InvalidModelError(f"the folder {Path(path).parent} does not exist", hint="make it first")
-    if os.path.lexists(target) and not target.is_file():
+    if os.path.lexists(target) and not os.path.isfile(target):
         kind = _KINDS.get(stat.S_IFMT(target.lstat().st_mode), "something else")
         raise InvalidModelError(f"{path} is {kind}, no file that could be replaced", hint="name a file")
     return target
@@ -63,7 +63,7 @@ def replacing(path: Any) -> Iterator[Path]:
     """
     try:
         target = file_to_write(path)
-        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+        mode = stat.S_IMODE(target.stat().st_mode) if os.path.exists(target) else None
         suffix = target.suffix if len(target.suffix) < 32 else ""
         part = target.with_name(f".spikec-{secrets.token_hex(8)}{suffix}")
         try:

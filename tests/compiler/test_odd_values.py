@@ -15,6 +15,8 @@ import spikec
 from spikec.backends.netx import NetxModel
 from spikec.calibration.normalization import Normalization
 
+pytestmark = pytest.mark.slow
+
 torch.manual_seed(0)
 MODEL = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
 X = torch.rand(16, 4)

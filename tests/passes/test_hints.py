@@ -10,6 +10,8 @@ from torch import nn
 
 import spikec
 
+pytestmark = pytest.mark.slow
+
 
 class Joined(nn.Module):
     """A forward that is a function of two Linears over the last axis and of the input."""

@@ -113,6 +113,7 @@ def test_large_windows_take_few_comparisons_and_neurons(shape, pool, comparisons
     assert neurons < (1.5 * comparisons if overlap else 1.1) * cells
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["nir", "spikingjelly"])
 @pytest.mark.parametrize("ceil", [False, True])
 def test_signed_padded_pools_convert(target, ceil):

@@ -326,6 +326,7 @@ class Rename(Pass):
         return len(neurons)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["relu-to-if", "init-potential", "choose"])
 @pytest.mark.parametrize("target", ["spikingjelly", "nir"])
 def test_renamed_neurons_are_tuned_as_they_would_be_under_their_own_names(target, place):

@@ -77,6 +77,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("low", [0.0, -0.4], ids=["unsigned", "signed"])
 @pytest.mark.parametrize(("name", "reset"), CASES)
 def test_spike_for_spike_the_interpreter_on_the_final_graph(name, reset, low, tmp_path):

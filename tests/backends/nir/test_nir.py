@@ -60,6 +60,7 @@ def agree(graph, written, xs):
         assert np.allclose(found[key], expected.numpy(), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "timesteps"), [*((name, 16) for name in [*ZOO, "two_outputs"]), ("mlp", None), ("resnet", None)]
 )

@@ -35,7 +35,7 @@ from spikec.ir.ops import (
     Upsample,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporters, about themselves
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the exporters, about themselves
 
 RNG = np.random.default_rng(12)
 SAMPLES = {0: (6,), 1: (4, 9), 2: (4, 6, 7), 3: (4, 5, 4, 6)}

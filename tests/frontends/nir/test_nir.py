@@ -62,6 +62,7 @@ def agree(source, soft=True, path=None):
 # ------------------------------------------------------------------ own files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timesteps", [16, None])
 @pytest.mark.parametrize("name", ["mlp_batchnorm", "resnet", "grouped", "conv1d", "two_inputs", "two_outputs"])
 def test_read_back_equals_what_was_written(name, timesteps, tmp_path):
@@ -85,6 +86,7 @@ def test_read_back_equals_what_was_written(name, timesteps, tmp_path):
         assert again.edges == run.artifact.edges
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["spikingjelly", "nir"])
 @pytest.mark.parametrize("timesteps", [16, None])
 def test_a_file_compiles_for_every_target_and_stays_what_it_is(target, timesteps, tmp_path):
@@ -294,6 +296,7 @@ LEAKY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("soft", [True, False])
 @pytest.mark.parametrize("name", LEAKY)
 def test_leaky_neurons(name, soft, tmp_path):

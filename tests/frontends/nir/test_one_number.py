@@ -29,6 +29,7 @@ def graph_of(kind, shape, sample):
     return nir.NIRGraph(nodes, edges, metadata={"dt": 1e-3}, type_check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sample", [(4,), (2, 3, 2)])
 @pytest.mark.parametrize("shape", [(), (1,)])
 @pytest.mark.parametrize("kind", FIELDS)

@@ -14,12 +14,15 @@ import warnings
 
 import numpy as np
 import onnx
+import pytest
 import torch
 
 import nets
 import spikec
 from limited import outcome
 from onnx_models import model, node, random
+
+pytestmark = pytest.mark.slow
 
 COUNT = int(os.environ.get("SPIKEC_MUTATIONS", "150"))
 NUMBERS = [0, 1, 2, 3, 7, 10**4, 10**12, 2**31, 2**63 - 1]

@@ -121,6 +121,7 @@ def judge(operator, cases):
     return list(outcomes.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_every_case_of_an_operator_gives_the_stated_result_or_is_impossible(operator, cases, record_property):
     for why in judge(operator, cases):

@@ -32,6 +32,7 @@ def exported(module, x, path, dynamo, **options):
 # ------------------------------------------------------------ what torch writes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamo", [True, False])
 @pytest.mark.parametrize("fixed", [True, False])
 def test_what_torch_exports_is_the_torch_model(dynamo, fixed, tmp_path):

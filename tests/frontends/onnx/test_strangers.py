@@ -13,6 +13,8 @@ from onnx_hostile import FILES, HUGE
 from onnx_models import agrees, model, node, random
 from spikec.frontends.onnx.frontend import frontend
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _imported():

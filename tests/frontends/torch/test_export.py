@@ -161,6 +161,7 @@ def test_spellings(name, dynamic):
         agree(spikec.load(program), model, torch.randn(5, 2, 6, 6))
 
 
+@pytest.mark.slow
 @either
 @pytest.mark.parametrize("layer", [nn.Dropout2d(), nn.AlphaDropout(), nn.Flatten(), nn.ReflectionPad2d(1)], ids=str)
 def test_layers(layer, dynamic):
@@ -273,6 +274,7 @@ def test_an_argument_without_a_converter_parameter_is_not_dropped():
     assert "dtype" in str(refusal(UnsupportedOpError, program))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decomposed", [False, True])
 @pytest.mark.parametrize("layer", [nn.BatchNorm2d(4), nn.Dropout(), nn.Dropout2d()])
 def test_training_mode(layer, decomposed):

@@ -22,6 +22,7 @@ def network(resizing, *behind):
     return nn.Sequential(*layers, nn.Linear(size, 3)).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("behind", [(), (nn.Conv2d(4, 2, 3), nn.ReLU())], ids=["linear", "conv"])
 def test_spikes_are_interpolated(mode, behind):
@@ -33,6 +34,7 @@ def test_spikes_are_interpolated(mode, behind):
     assert (found - wanted).pow(2).mean().sqrt() < 0.05 * wanted.std()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["nir", "netx"])
 @pytest.mark.parametrize("resizing", [*MODES.values(), nn.Upsample(scale_factor=2), nn.AdaptiveAvgPool2d(4)], ids=str)
 def test_elsewhere_the_linear_layer_behind_takes_it_in(resizing, target):
