@@ -180,7 +180,7 @@ def read_passes(text: str) -> list[Pass]:
     reader = _Reader(text)
     try:
         return reader.items(reader.one_pass, r"\Z")
-    except (RecursionError, ValueError) as error:  # thousands of brackets, or of digits
+    except (RecursionError, ValueError, SyntaxError) as error:  # thousands of brackets, or of digits
         raise CompileError(f"the passes cannot be read: {error}", hint="write them as they print") from None
 
 
