@@ -38,9 +38,8 @@ def file_to_write(path: Any) -> Path:
         CompileError: it is no path.
     """
     target = Path(os.path.realpath(path_of(path)))
-    if target.is_symlink():
-        raise InvalidModelError(f"{path} is a link that leads to itself", hint="name a file")
-    if os.path.isdir(target):  # unlike Path's, these functions take a name that is too long for the system
+    # unlike Path's methods, these functions take a name that is too long for the system
+    if os.path.isdir(target):
         raise InvalidModelError(f"{path} is a folder", hint="name a file in it")
     if not os.path.isdir(target.parent):
         raise InvalidModelError(f"the folder {Path(path).parent} does not exist", hint="make it first")

@@ -79,8 +79,8 @@ def test_names_of_any_length(tmp_path):
         with replacing(tmp_path / name) as part:
             part.write_bytes(b"x")
         assert (tmp_path / name).read_bytes() == b"x"
-    with pytest.raises(InvalidModelError, match="name too long"), replacing(tmp_path / (300 * "a")):
-        pass
+    with pytest.raises(InvalidModelError, match="name too long"), replacing(tmp_path / (300 * "a")) as part:
+        part.write_bytes(b"x")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])

@@ -27,6 +27,8 @@ def interrupted():
     raise KeyboardInterrupt
 """
 DEEP = "(" * 3000
+pytestmark = pytest.mark.slow
+
 ODD = (
     "",
     " ",
