@@ -146,7 +146,7 @@ def test_training_mode_without_dropout_or_batch_norm_is_fine():
         ("nir", {"profile": "sinabs"}, "portable"),
         ("nir", {"dt": "1"}, "dt is '1'"),
         ("nir", {"dt": 0.0}, "dt is 0.0"),
-        (build.GraphTarget(), {"dt": 1}, "instance already"),
+        (build.GraphTarget(), {"profile": "portable"}, "instance already"),
     ],
 )
 def test_wrong_targets_and_options(target, options, message):

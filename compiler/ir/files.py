@@ -32,11 +32,11 @@ def file_to_write(path: Any) -> Path:
         CompileError: it is no path.
     """
     target = Path(os.path.realpath(path_of(path)))
-    if target.is_dir():
+    if os.path.isdir(target):  # which no path is too odd for
         raise InvalidModelError(f"{path} is a folder", hint="name a file in it")
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise InvalidModelError(f"the folder {Path(path).parent} does not exist", hint="make it first")
-    if target.exists() and not target.is_file():
+    if os.path.exists(target) and not os.path.isfile(target):
         kind = _KINDS.get(stat.S_IFMT(target.stat().st_mode), "something else")
         raise InvalidModelError(f"{path} is {kind}, no file that could be replaced", hint="name a file")
     return target
