@@ -64,7 +64,10 @@ class Call(BaseCall):
             UnsupportedOpError: there are several.
         """
         if len(self.operands) != 1 or len(self.args) + len(self.kwargs) != 1:
-            self.refuse(f"{self.source.kind} takes one tensor here, and is called with {self.arguments()}")
+            self.refuse(
+                f"{self.source.kind} takes one tensor here, and is called with {self.arguments()}",
+                "call it with one tensor alone, for several once each, and join the results: torch.cat",
+            )
         return self.operands[0]
 
     def arguments(self) -> str:

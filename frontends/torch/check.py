@@ -71,7 +71,11 @@ def _arguments(model: nn.Module) -> Iterator[Problem]:
             )
             return
     if not required(model):
-        yield Problem("forward has no argument without a default value: the model has no input", type(model).__name__)
+        yield Problem(
+            "forward has no argument without a default value: the model has no input",
+            type(model).__name__,
+            hint="take the input without a default: forward(self, x)",
+        )
 
 
 def _layers(model: nn.Module) -> Iterator[Problem]:

@@ -60,7 +60,10 @@ def _bound(converter: Callable[..., Any], call: Call) -> inspect.BoundArguments:
     try:
         return inspect.signature(converter).bind(call, *args, **named)
     except TypeError as error:
-        call.refuse(f"{call.source.kind} with these arguments is not supported: {error}")
+        call.refuse(
+            f"{call.source.kind} with these arguments is not supported: {error}",
+            "leave the optional ones out, or put the call into a module that has a converter",
+        )
 
 
 _SMOOTH = "an integrate-and-fire neuron computes max(x, 0), and sums of it only what is piecewise linear"

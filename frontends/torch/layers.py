@@ -18,7 +18,7 @@ from spikec.frontends.torch.batch import takes_batch
 from spikec.frontends.torch.call import Call, Refused, Signal, converter, leaves, qualified
 from spikec.frontends.torch.convert import convert, reason, refuse_unknown
 from spikec.frontends.torch.tensor import SignalTensor, from_tensors, to_tensors
-from spikec.ir.errors import CompileError, TypeMismatchError
+from spikec.ir.errors import CompileError, Hint, Option, TypeMismatchError
 from spikec.ir.ops import Identity
 
 # ------------------------------------------------------------------ which converter
@@ -149,7 +149,9 @@ def _run(
     except Exception as error:
         if reason(call.source.kind, module)[0]:
             refuse_unknown(call, call.source.kind)
-        raise TypeMismatchError(call.problem(f"{call.source.kind} fails: {type(error).__name__}: {error}")) from error
+        message = f"{call.source.kind} fails: {type(error).__name__}: {error}"
+        hint = Hint("give the sizes that the model takes: ", Option("example_input"))
+        raise TypeMismatchError(call.problem(message, hint)) from error
 
 
 def _with_weights(module: nn.Module) -> nn.Module:

@@ -232,7 +232,9 @@ def _batch_size(sizes: dict[str, torch.Size]) -> int | None:
     """The size of the first axis of all inputs, or None if the program leaves it open."""
     shown = ", ".join(f"{name}: {list(map(str, size))}" for name, size in sizes.items()).replace("'", "")
     if not sizes:
-        raise InvalidModelError("the program has no input that is a tensor")
+        raise InvalidModelError(
+            "the program has no input that is a tensor", hint="export it with tensors: torch.export.export(model, (x,))"
+        )
     if not all(sizes.values()):
         raise InvalidModelError(f"an input has no axis ({shown})", hint="export it with a batch first in all inputs")
     firsts = {_number(size[0]) for size in sizes.values()}
@@ -280,7 +282,8 @@ def _randomness(traced: Program) -> Iterator[Problem]:
             hint = "call model.eval() before torch.export.export"
             yield Problem(f"{source.kind} was exported in training mode", str(source), hint=hint)
         elif mode is None and torch.Tag.nondeterministic_seeded in node.target.tags:
-            yield Problem(f"{source.kind} draws random numbers", str(source), hint="a compiled network has none")
+            hint = "take it out of forward, or call model.eval() before torch.export.export"
+            yield Problem(f"{source.kind} draws random numbers; a compiled network has none", str(source), hint=hint)
 
 
 def _changed_buffers(exported: ExportedProgram, traced: Program) -> Iterator[Problem]:

@@ -200,7 +200,8 @@ class Reader:
                 value = function(*call.args[node.op == "call_method" :], **call.kwargs)
         except Exception as error:
             reason = f"{call.source.kind} fails: {type(error).__name__}: {error}"
-            raise InvalidModelError(call.problem(reason)) from error
+            hint = "compute it in __init__, and keep it with register_buffer: it does not depend on the input"
+            raise InvalidModelError(call.problem(reason, hint)) from error
         self._expect_whole_layers(call, [x for x, version in zip(given, before, strict=True) if x._version != version])
         reason = "a constant" if any(isinstance(leaf, Tensor) for leaf in leaves(value)) else "shape arithmetic"
         self.graph.drop((call.source,), "a container" if _is_container(target) else reason)

@@ -94,7 +94,7 @@ def _leaky(call: Call, input: Signal, slope: Any) -> Signal:
     rank = len(call.shape(input))
     values = np.asarray(slope, call.graph.type(input.name).dtype).reshape(-1)
     if not np.isfinite(values).all():
-        call.refuse("the slope is NaN or infinite")
+        call.refuse("the slope is NaN or infinite", "the training diverged; retrain")
     return call.add(LeakyRelu(on_axis(values, rank, 0) if rank else values.reshape(())), input)
 
 

@@ -219,7 +219,9 @@ def _matrix(call: Call, value: Any) -> Array:
 def _times(call: Call, input: Signal, matrix: Array, part: str = "") -> Signal:
     """``x @ matrix`` over the last axis; a vector leaves none."""
     if not call.shape(input):
-        call.refuse("a matrix in front of the batch mixes its samples")
+        call.refuse(
+            "a matrix in front of the batch mixes its samples", "give it an axis of features: x.unsqueeze(1) @ matrix"
+        )
     if matrix.ndim == 2:
         return call.add(Linear(matrix.T), input, part=part)
     product = call.add(Linear(matrix[None]), input, part="product")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from spikec.frontends.torch.batch import BATCH
 from spikec.frontends.torch.call import Call, Missing, Signal, converter, methods
-from spikec.frontends.torch.convert import convert
+from spikec.frontends.torch.convert import convert, refuse_unknown
 
 aten = torch.ops.aten
 
@@ -22,7 +22,7 @@ def _call(call: Call, key: Any, *args: Any) -> Signal:
     """What the converter of one of torch's functions or methods gives."""
     found = converter.get(key)
     if found is None:
-        call.refuse(f"{call.source.kind} is not supported")
+        refuse_unknown(call, call.source.kind)
     result: Signal = convert(found, attrs.evolve(call, args=args, kwargs={}, outer=call))
     return result
 

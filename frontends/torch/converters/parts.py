@@ -26,7 +26,8 @@ from spikec.ir.types import Array
 def _in_pieces(call: Call, input: Signal, sections: Any, dim: int = 0, *, cut: Callable[..., Any]) -> Any:
     """Neighbouring slices along one axis; torch itself says how long each is."""
     axis = sample_axis(call, input, dim)
-    pieces = asked(call, cut, torch.empty((1, *call.shape(input)), device="meta"), sections, dim)
+    like = torch.empty((1, *call.shape(input)), device="meta")
+    pieces = asked(call, f"give whole numbers, or sizes with the sum {like.shape[axis + 1]}", cut, like, sections, dim)
     ends = np.cumsum([piece.shape[axis + 1] for piece in pieces]).tolist()
     return tuple(
         sliced(call, input, axis, end - piece.shape[axis + 1], end) for end, piece in zip(ends, pieces, strict=True)
@@ -57,7 +58,10 @@ def _narrow(call: Call, input: Signal, dim: int, start: int, length: int) -> Sig
     size = call.shape(input)[axis]
     first = start + size if start < 0 else start
     if not 0 <= first <= first + length <= size:
-        call.refuse(f"cells {start} to {start + length} of an axis of {size} do not exist")
+        call.refuse(
+            f"cells {start} to {start + length} of an axis of {size} do not exist",
+            f"give a start and a length that stay within cells 0 to {size - 1}",
+        )
     return sliced(call, input, axis, first, first + length)
 
 
@@ -96,7 +100,7 @@ def _in_full(call: Call, index: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
     dots = [i for i, each in enumerate(index) if each is Ellipsis] or [len(index)]
     missing = rank - sum(each is not None and each is not Ellipsis for each in index)
     if missing < 0 or len(dots) > 1:
-        call.refuse(f"{rank - missing} indices for a tensor of {rank} axes")
+        call.refuse(f"{rank - missing} indices for a tensor of {rank} axes", f"give at most {rank}, and ... once")
     return (*index[: dots[0]], *[slice(None)] * missing, *index[dots[0] + 1 :])
 
 
@@ -108,11 +112,14 @@ def _along(call: Call, input: Signal, axis: int, index: Any) -> Signal:
     if isinstance(index, slice):
         start, stop, step = index.indices(size)
         if step < 1 or stop <= start:
-            call.refuse(f"the slice leaves nothing of an axis of {size}")
+            call.refuse(
+                f"the slice leaves nothing of an axis of {size}",
+                f"leave at least one of its cells 0 to {size - 1}, in steps of 1 or more",
+            )
         return sliced(call, input, axis, start, stop, step, part="slice")
     if isinstance(index, int) and not isinstance(index, bool):
         if not -size <= index < size:
-            call.refuse(f"index {index} is out of range for an axis of {size}")
+            call.refuse(f"index {index} is out of range for an axis of {size}", f"indices are {-size} to {size - 1}")
         return sliced(call, input, axis, index % size, index % size + 1, part="slice")
     return selected(call, input, axis, _cells(call, index, size), part="select")
 
@@ -127,7 +134,7 @@ def _cells(call: Call, index: Any, size: int) -> Array:
     if cells.ndim != 1 or not np.issubdtype(cells.dtype, np.integer) or not len(cells):
         call.refuse("an index that is no list of cell numbers is not supported", "use slices, numbers and 1-d lists")
     if (cells < -size).any() or (cells >= size).any():
-        call.refuse(f"an index is out of range for an axis of {size}")
+        call.refuse(f"an index is out of range for an axis of {size}", f"indices are {-size} to {size - 1}")
     return cells % size
 
 
@@ -213,7 +220,7 @@ def matched(call: Call, *signals: Signal) -> tuple[Signal, ...]:
 @takes_batch
 def _broadcast(call: Call, input: Signal, size: Any) -> Signal:
     if not all(isinstance(each, int) for each in size):
-        call.refuse("only sizes are supported as arguments")
+        call.refuse("only sizes are supported as arguments", "give whole numbers, or x.shape[i]")
     first, *wanted = size
     old = call.shape(input)
     if first not in (-1, BATCH) or len(wanted) != len(old):
@@ -221,7 +228,10 @@ def _broadcast(call: Call, input: Signal, size: Any) -> Signal:
     try:
         shape = torch.empty(old, device="meta").expand(*wanted).shape
     except (RuntimeError, TypeError):
-        call.refuse(f"{call.source.kind} from {call.shown(input)} to {list(size)}: only an axis of 1 can be repeated")
+        call.refuse(
+            f"{call.source.kind} from {call.shown(input)} to {list(size)}: only an axis of 1 can be repeated",
+            "put one there first: x.unsqueeze(i).expand(...)",
+        )
     return expanded(call, input, shape)
 
 
@@ -240,7 +250,7 @@ def _tile(call: Call, input: Signal, dims: Sequence[int]) -> Signal:
     todo = [(axis, count) for axis, count in enumerate(times) if count != 1]
     for i, (axis, count) in enumerate(todo, start=1):
         if count < 1:
-            call.refuse("it repeats the tensor zero times")
+            call.refuse("it repeats the tensor zero times", "give counts from 1 on")
         input = call.add(Concat(axis), *[input] * count, part="" if i == len(todo) else f"tile{i}")
     return input if todo else call.add(Identity(), input)
 
@@ -277,7 +287,8 @@ def interpolate(
     space = call.shape(input)[1:]
     index = torch.arange(math.prod(space), dtype=torch.float64).reshape(1, 1, *space)
     options = (size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
-    cells = asked(call, F.interpolate, index, *options)[0, 0]
+    hint = f"give size= or scale_factor=, as one number or one for each of {len(space)} axes, and a mode for as many"
+    cells = asked(call, hint, F.interpolate, index, *options)[0, 0]
     new = tuple(cells.shape)
     if mode == "area":
         return adaptive_avg_pool(call, input, new, rank=len(space))

@@ -108,12 +108,12 @@ def sample_axes(call: Call, signal: Signal, dim: Any) -> list[int]:
     return sorted({sample_axis(call, signal, each) for each in (dim if isinstance(dim, (tuple, list)) else (dim,))})
 
 
-def asked(call: Call, function: Callable[..., Any], *args: Any) -> Any:
+def asked(call: Call, hint: str, function: Callable[..., Any], *args: Any) -> Any:
     """What torch gives, as a rule on tensors without data; the call is refused with what torch says against it."""
     try:
         return function(*args)
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        call.refuse(str(error).splitlines()[0])
+        call.refuse(str(error).splitlines()[0], hint)
 
 
 # ---------------------------------------------------------------------- order
@@ -125,7 +125,9 @@ def _permute(call: Call, input: Signal, dims: Sequence[int]) -> Signal:
     rank = len(call.shape(input)) + 1
     order = [dim % rank for dim in dims]
     if sorted(order) != list(range(rank)):
-        call.refuse(f"the axes {list(dims)} are no order of those of a tensor {call.shown(input)}")
+        call.refuse(
+            f"the axes {list(dims)} are no order of those of a tensor {call.shown(input)}", "name each axis once"
+        )
     return _ordered(call, input, order)
 
 
@@ -152,7 +154,7 @@ def _t(call: Call, input: Signal) -> Signal:
 @converter(torch.movedim, torch.moveaxis, *methods("movedim", "moveaxis"))
 def _movedim(call: Call, input: Signal, source: Any, destination: Any) -> Signal:
     like = torch.empty(tuple(range(len(call.shape(input)) + 1)), device="meta")  # every axis is as long as its number
-    return _ordered(call, input, asked(call, torch.movedim, like, source, destination).shape)
+    return _ordered(call, input, asked(call, "name each axis once", torch.movedim, like, source, destination).shape)
 
 
 def _ordered(call: Call, input: Signal, order: Sequence[int]) -> Signal:
@@ -187,7 +189,8 @@ def _squeeze(call: Call, input: Signal, dim: Any = None) -> Signal:
 def _unflatten(call: Call, input: Signal, dim: int, sizes: Any) -> Signal:
     axis = sample_axis(call, input, dim)
     shape = call.shape(input)
-    inner = asked(call, torch.unflatten, torch.empty(shape[axis], device="meta"), 0, tuple(sizes)).shape
+    hint = f"give sizes with the product {shape[axis]}"
+    inner = asked(call, hint, torch.unflatten, torch.empty(shape[axis], device="meta"), 0, tuple(sizes)).shape
     return reshaped(call, input, (*shape[:axis], *inner, *shape[axis + 1 :]))
 
 
@@ -206,7 +209,7 @@ def _pixel_shuffle(call: Call, input: Signal, upscale_factor: int) -> Signal:
     c, h, w = call.shape(input)
     r = upscale_factor
     if c % r**2:
-        call.refuse(f"{c} channels are no multiple of {r}x{r}")
+        call.refuse(f"{c} channels are no multiple of {r}x{r}", f"use a multiple of {r**2} channels")
     return _shuffled(call, input, (c // r**2, r, r, h, w), (0, 3, 1, 4, 2), (c // r**2, h * r, w * r))
 
 
@@ -216,7 +219,7 @@ def _pixel_unshuffle(call: Call, input: Signal, downscale_factor: int) -> Signal
     c, h, w = call.shape(input)
     r = downscale_factor
     if h % r or w % r:
-        call.refuse(f"the map {h}x{w} is no multiple of {r}x{r}")
+        call.refuse(f"the map {h}x{w} is no multiple of {r}x{r}", f"give a map with sides that {r} divides")
     return _shuffled(call, input, (c, h // r, r, w // r, r), (0, 2, 4, 1, 3), (c * r**2, h // r, w // r))
 
 
@@ -225,7 +228,7 @@ def _channel_shuffle(call: Call, input: Signal, groups: int) -> Signal:
     call.expect_rank(input, 2, 3, 4)
     c, *space = call.shape(input)
     if c % groups:
-        call.refuse(f"{c} channels are no multiple of {groups} groups")
+        call.refuse(f"{c} channels are no multiple of {groups} groups", f"use a multiple of {groups} channels")
     order = (1, 0, *range(2, 2 + len(space)))
     return _shuffled(call, input, (groups, c // groups, *space), order, (c, *space))
 
@@ -247,7 +250,7 @@ def flatten(call: Call, input: Signal, start_dim: int = 0, end_dim: int = -1) ->
 @takes_batch
 def _reshape(call: Call, input: Signal, shape: Sequence[Any]) -> Signal:
     if not all(isinstance(size, int) for size in shape):
-        call.refuse("only sizes are supported as arguments")
+        call.refuse("only sizes are supported as arguments", "give whole numbers, or x.shape[i]")
     old = call.shape(input)
     first, *rest = shape or (0,)
     new = None
@@ -296,5 +299,7 @@ def _attribute(call: Call, input: Any, name: str) -> Any:
     if name in ("mT", "mH"):
         return transpose(call, input, -2, -1)
     if name not in ("shape", "ndim"):
-        call.refuse(f"Tensor.{name} is not supported")
+        call.refuse(
+            f"Tensor.{name} is not supported", "leave it out, or read one of shape, ndim, dtype, device, T and mT"
+        )
     return _size(call, input) if name == "shape" else _dim(call, input)

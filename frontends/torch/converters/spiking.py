@@ -153,7 +153,7 @@ def _neuron(call: Call, current: Any, op: Neuron) -> Signal:
             "let forward be one time-step, without a loop over time, and give each place a neuron of its own",
         )
     if not (op.v_threshold > 0).all():
-        call.refuse("a threshold that is not positive is not supported")
+        call.refuse("a threshold that is not positive is not supported", "train it with a threshold above 0")
     ones = np.ones((1,) * op.v_threshold.ndim)
     return call.add(attrs.evolve(op, out_scale=ones), current)
 
@@ -163,7 +163,10 @@ def _per_neuron(call: Call, name: str, value: Any) -> Array:
     array = np.asarray(as_array(value) if isinstance(value, torch.Tensor) else value, dtype=np.float64)
     rank = len(call.shape(call.args[0]))
     if array.ndim > rank:
-        call.refuse(f"{name} of shape {list(array.shape)} for a signal {call.shown(call.args[0])} is not supported")
+        call.refuse(
+            f"{name} of shape {list(array.shape)} for a signal {call.shown(call.args[0])} is not supported",
+            "give one number, or one for each neuron",
+        )
     return array.reshape((1,) * (rank - array.ndim) + array.shape)
 
 
