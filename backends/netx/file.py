@@ -22,6 +22,8 @@ from spikec.ir.untrusted import Numbers, allowed_bytes, read_hdf5, too_large
 
 _FORMAT = 1
 _REFUSAL = "is not a netx file"
+_SAVED = "give a file that spikec.save wrote for the target netx"
+_AGAIN = 'compile it again: spikec.compile(model, "netx")'
 #: the largest number that counts or sizes anything, and the largest vThMant
 _MOST, _LARGEST = (1 << 31) - 1, (1 << 17) - 1
 #: what netx takes unchanged, and what a voltage can be raised by
@@ -111,7 +113,8 @@ def read(path: Path, max_bytes: int | None = None) -> tuple[tuple[int, ...], lis
         )
     ours = _Part(path, "spikec", tree["spikec"])
     if (found := ours.whole("format", 0)) != _FORMAT:
-        raise InvalidModelError(f"{path} has format {found}, this spikec reads {_FORMAT}")
+        hint = "read it with the spikec that wrote it, or compile again"
+        raise InvalidModelError(f"{path} has format {found}, this spikec reads {_FORMAT}", hint=hint)
     shape, layers = _read_layers(_Part(path, "layer", tree["layer"]), ours, allowed_bytes(path, max_bytes))
     return shape, layers, _read_facts(ours, shape, layers)
 
@@ -130,9 +133,9 @@ class _Part:
     place: str
     values: dict[str, Any]
 
-    def refuse(self, why: str) -> NoReturn:
+    def refuse(self, why: str, hint: str = _SAVED) -> NoReturn:
         """Raise an InvalidModelError about this part of the file."""
-        raise InvalidModelError(f"{self.path} {_REFUSAL}: {why}", location=f"/{self.place}")
+        raise InvalidModelError(f"{self.path} {_REFUSAL}: {why}", location=f"/{self.place}", hint=hint)
 
     def part(self, name: str) -> "_Part":
         """Return a group in this one."""
@@ -154,7 +157,7 @@ class _Part:
         if found is None:
             self.refuse(f"it has no {name}")
         if wrong := kind.wrong(name, found):
-            self.refuse(wrong[0])
+            self.refuse(wrong[0], _AGAIN)
         return np.asarray(found)
 
     def one(self, name: str, kind: Numbers) -> Any:
@@ -226,7 +229,7 @@ def _layer(part: _Part, before: tuple[int, ...], name: str, relays: int) -> Inte
         **arrays,
     )
     if kind != "conv" and not any(w.any() for w in (layer.weight, layer.weight_rec) if w is not None):
-        part.refuse("it has weights of zero only, netx cannot load it")
+        part.refuse("it has weights of zero only, netx cannot load it", _AGAIN)
     _check_shapes(part, layer, before)
     return layer
 

@@ -139,7 +139,13 @@ def _laid_over(node: Any, operand: Type) -> Any:
     laid = copy.copy(node)
     for field, value in vars(node).items():
         if isinstance(value, (np.ndarray, np.number, float, int)):
-            setattr(laid, field, laid_over(np.asarray(value), operand.shape))
+            try:
+                setattr(laid, field, laid_over(np.asarray(value), operand.shape))
+            except TypeMismatchError:
+                raise TypeMismatchError(
+                    f"its {field} has shape {np.shape(value)}, and its input {operand.shape}",
+                    hint="give one number for each neuron, or one for all",
+                ) from None
     return laid
 
 

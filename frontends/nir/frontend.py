@@ -1,5 +1,6 @@
 """Reads NIR: an ``nir.NIRGraph``, or a file of one, as a spiking graph."""
 
+import difflib
 import graphlib
 import heapq
 import math
@@ -26,6 +27,7 @@ from spikec.ir.untrusted import SPARE, allowed_bytes, read_hdf5
 #: r dt may differ from 1 by this much and still be unit gain; files hold float32
 _UNIT = 1e-4
 _REFUSAL = "cannot be read as NIR"
+_REWRITE = "write it with nir.write"
 
 
 @attrs.frozen
@@ -94,9 +96,9 @@ def _read(path: Path, max_bytes: int | None) -> Any:
     fields = tree if isinstance(tree, dict) else {}
     held, edges = fields.get("nodes"), fields.get("edges")
     if not isinstance(held, dict) or not isinstance(edges, np.ndarray):
-        raise InvalidModelError(f"{path} {_REFUSAL}: it has no node/nodes and node/edges")
+        raise InvalidModelError(f"{path} {_REFUSAL}: it has no node/nodes and node/edges", hint=_REWRITE)
     if edges.dtype != object or edges.shape != (len(edges), 2):
-        raise InvalidModelError(f"{path} {_REFUSAL}: node/edges are no pairs of names")
+        raise InvalidModelError(f"{path} {_REFUSAL}: node/edges are no pairs of names", hint=_REWRITE)
     nodes: dict[str, Any] = {}
     problems = meaning.check_metadata(fields.get("metadata", {}))
     for name, node in held.items():
@@ -107,7 +109,7 @@ def _read(path: Path, max_bytes: int | None) -> Any:
             nodes[name] = nir.dict2NIRNode(node)
         except Exception as error:  # whatever nir makes of wrong or missing fields
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            problems.append(Problem(f"{path} {_REFUSAL}: {reason}", name))
+            problems.append(Problem(f"{path} {_REFUSAL}: {reason}", name, hint=_REWRITE))
     if problems:
         raise InvalidModelError(problems)
     pairs = [(start, end) for start, end in edges.tolist()]
@@ -134,10 +136,18 @@ class _Loader:
                 raise InvalidModelError(f"the edge {shown(edge)} is no pair of names")
             start, end = edge
             if start not in source.nodes or end not in source.nodes:
-                raise InvalidModelError(f"edge {start!r} -> {end!r} has an end that is not in the graph")
+                raise self._without_end(start, end)
             if start in self.producers[end]:
-                raise InvalidModelError(f"edge {start!r} -> {end!r} stands twice in the graph")
+                hint = "leave one out: several edges into a node are summed"
+                raise InvalidModelError(f"edge {start!r} -> {end!r} stands twice in the graph", hint=hint)
             self.producers[end][start] = None
+
+    def _without_end(self, start: Any, end: Any) -> InvalidModelError:
+        """The error for an edge of which an end is not in the graph, with the node that may be meant."""
+        missing = end if start in self.source.nodes else start
+        close = difflib.get_close_matches(str(missing), list(map(str, self.source.nodes)), n=1)
+        hint = f"name {close[0]!r}, which is in it" if close else "add the node, or leave the edge out"
+        return InvalidModelError(f"edge {start!r} -> {end!r} has an end that is not in the graph", hint=hint)
 
     def _check_numbers(self) -> None:
         problems = meaning.check_metadata(self.source.metadata)
@@ -157,7 +167,7 @@ class _Loader:
         for name in self._order():
             self._convert(name, reading)
         if not self.out.outputs:
-            raise InvalidModelError("the NIR graph has no Output")
+            raise InvalidModelError("the NIR graph has no Output", hint="add one: nir.Output(shape)")
         self.out.imported.structure = 0 if len(self.out.outputs) == 1 else tuple(range(len(self.out.outputs)))
         return self.out
 
@@ -295,9 +305,9 @@ class _Loader:
         declared = node.output_type["output"]
         shape = self.out.type(self.names[next(iter(self.producers[name]))]).shape
         if declared is not None and tuple(np.ravel(declared)) != shape:
-            raise InvalidModelError(
-                Problem(f"this output is declared as {ints(np.ravel(declared))}, and gets {shape}", name, "nir.Output")
-            )
+            message = f"this output is declared as {ints(np.ravel(declared))}, and gets {shape}"
+            hint = f"declare it as nir.Output({shape})"
+            raise InvalidModelError(Problem(message, name, "nir.Output", hint))
 
     def _sum(self, operands: list[str], name: str) -> str:
         """Fan-in: all operands in the units of the first that is no affine op."""

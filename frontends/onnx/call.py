@@ -26,6 +26,8 @@ from spikec.ir.types import Array
 
 #: the hint for what would mix the samples of a batch
 INDEPENDENT = "samples of a batch are independent in a compiled network"
+#: the hint where a constant stands in the place of a signal
+SIGNAL_WANTED = "swap its inputs, or make the constant an input of the model"
 
 
 loader.modules("frontends", "torch")  # importing torch's converters registers them
@@ -184,14 +186,19 @@ class Call(BaseCall):
     def shape(self, signal: BaseSignal) -> tuple[int, ...]:
         """Shape of one sample of a signal, without the batch; a constant is refused."""
         if not isinstance(signal, BaseSignal):
-            self.refuse(f"an input of {self.source.kind} does not depend on the model's input, and it must")
+            self.refuse(
+                f"an input of {self.source.kind} does not depend on the model's input, and it must", SIGNAL_WANTED
+            )
         return super().shape(signal)
 
     def position(self, signal: BaseSignal, axis: int) -> int:
         """An axis of ONNX's tensor, counted from the front; negative ones count from the end."""
         rank = len(self.shape(signal)) + 1
         if not -rank <= axis < rank:
-            self.refuse(f"axis {axis} of a tensor {self.shown(signal)} does not exist")
+            self.refuse(
+                f"axis {axis} of a tensor {self.shown(signal)} does not exist",
+                f"axes run from -{rank} to {rank - 1}, the batch is 0",
+            )
         return axis % rank
 
     def axis(self, signal: BaseSignal, axis: int) -> int:
@@ -269,7 +276,10 @@ class Call(BaseCall):
         arrays = value.values if isinstance(value, Constant) else (np.asarray(value),)
         shown = f"a constant of shape {list(arrays[0].shape)}"
         if arrays[0].ndim > rank:
-            self.refuse(f"{shown} has more axes than the signal {self.shown(signal)}")
+            self.refuse(
+                f"{shown} has more axes than the signal {self.shown(signal)}",
+                f"reshape the constant to at most {rank} axes",
+            )
         samples = [sample for array in arrays for sample in (array if array.ndim == rank else [array])]
         if not samples or not all(np.array_equal(each, samples[0]) for each in samples):
             self.refuse(
@@ -289,7 +299,10 @@ class Call(BaseCall):
         try:
             shape = np.broadcast_shapes(*shapes)
         except ValueError:
-            self.refuse(f"its operands do not broadcast: samples of {', '.join(map(str, shapes))}")
+            self.refuse(
+                f"its operands do not broadcast: samples of {', '.join(map(str, shapes))}",
+                "expand one: sizes must be equal, or 1",
+            )
         return [
             expanded(self, each, shape, part=f"operand{i}") if isinstance(each, Signal) else _tensor(each)
             for i, each in enumerate(found)

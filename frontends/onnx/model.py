@@ -97,7 +97,8 @@ def _parsed(path: Path) -> Any:
         return library().load(str(path), load_external_data=False)
     except Exception as error:  # protobuf, checker and file errors have no common base
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InvalidModelError(f"{path} cannot be read as ONNX: {reason}") from error
+        hint = "check it: onnx.checker.check_model(path)"
+        raise InvalidModelError(f"{path} cannot be read as ONNX: {reason}", hint=hint) from error
 
 
 def opsets(proto: Any) -> dict[str, int]:
@@ -148,7 +149,8 @@ def input_specs(proto: Any) -> list[InputSpec]:
     if problems:
         raise UnsupportedOpError(problems)
     if not found:
-        raise InvalidModelError("the ONNX model has no input")
+        hint = "state it in graph.input, without an initializer of its name"
+        raise InvalidModelError("the ONNX model has no input", hint=hint)
     return found
 
 
@@ -164,9 +166,13 @@ def resolve_shapes(
     """
     if examples is not None and len(examples) != len(specs):
         names = ", ".join(spec.name for spec in specs)
-        raise InvalidModelError(f"the model has {len(specs)} input(s) ({names}), {len(examples)} example(s) are given")
+        raise InvalidModelError(
+            f"the model has {len(specs)} input(s) ({names}), {len(examples)} example(s) are given",
+            hint=_as_declared(specs),
+        )
     given = [None] * len(specs) if examples is None else [tuple(each.shape) for each in examples]
-    shapes = [_sample_shape(spec, example) for spec, example in zip(specs, given, strict=True)]
+    wanted = _as_declared(specs)
+    shapes = [_sample_shape(spec, example, wanted) for spec, example in zip(specs, given, strict=True)]
     fixed = {spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None}
     if len(fixed) > 1:
         raise InvalidModelError(
@@ -175,8 +181,20 @@ def resolve_shapes(
     return shapes, fixed.pop() if fixed else None
 
 
-def _sample_shape(spec: InputSpec, given: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Shape of a sample of an input, by its declaration and by the example's shape, where there is one."""
+def _as_declared(specs: Sequence[InputSpec]) -> Hint:
+    """The hint to give examples of the shapes that the model declares."""
+    shapes: list[tuple[Any, ...]] = []
+    for spec in specs:
+        sizes = [f"n{i}" if size is None else size for i, size in enumerate(spec.shape or ())]
+        shapes.append(("...",) if spec.shape is None else tuple(sizes[1:]))
+    return Hint("give ", Option("example_input", shapes))
+
+
+def _sample_shape(spec: InputSpec, given: tuple[int, ...] | None, wanted: Hint) -> tuple[int, ...]:
+    """Shape of a sample of an input, by its declaration and by the example's shape, where there is one.
+
+    An example of another shape is refused with the hint ``wanted``.
+    """
     declared = (None,) * len(given) if spec.shape is None and given is not None else spec.shape
     if declared == ():
         message = f"input {spec.name} is a single number, without a batch axis"
@@ -187,7 +205,7 @@ def _sample_shape(spec: InputSpec, given: tuple[int, ...] | None) -> tuple[int, 
     if given is not None and declared is not None:
         alike = zip(declared[1:], given[1:], strict=False)
         if len(given) != len(declared) or any(size not in (None, cells) for size, cells in alike):
-            raise InvalidModelError(f"input {spec.name} is {shown}, the example is {list(given)}")
+            raise InvalidModelError(f"input {spec.name} is {shown}, the example is {list(given)}", hint=wanted)
         return given[1:]
     sizes = tuple(size for size in (declared or ())[1:] if size is not None)
     if declared is None or len(sizes) < len(declared) - 1:

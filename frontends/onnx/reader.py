@@ -10,7 +10,7 @@ from torch import Tensor
 from spikec.extend.call import Refused
 from spikec.extend.call import Signal as BaseSignal
 from spikec.extend.frontend import failure, without_unused
-from spikec.frontends.onnx.call import Call, Constant, Value, converter
+from spikec.frontends.onnx.call import SIGNAL_WANTED, Call, Constant, Value, converter
 from spikec.frontends.onnx.checked import subgraphs
 from spikec.frontends.onnx.evaluate import RANDOM, Budget
 from spikec.frontends.onnx.model import DOMAINS, as_array, attributes, check_types, opsets
@@ -133,11 +133,16 @@ class Reader:
         results = found if isinstance(found, (tuple, list)) else (found,)
         for each in results:
             if isinstance(each, Tensor):
-                call.refuse(f"the first input of {kind} does not depend on the model's input, and it must")
+                call.refuse(
+                    f"the first input of {kind} does not depend on the model's input, and it must", SIGNAL_WANTED
+                )
             if not isinstance(each, Constant) and not (isinstance(each, BaseSignal) and each.name in self.graph):
                 call.refuse_result(convert, found)
         if any(call.wanted[len(results) :]):
-            call.refuse(f"only the first {len(results)} output(s) of {kind} are supported, others are used")
+            call.refuse(
+                f"only the first {len(results)} output(s) of {kind} are supported, others are used",
+                "compute the others from the first",
+            )
         if not any(isinstance(each, BaseSignal) for each in results):
             self.graph.drop((call.source,), "shape arithmetic")
         return [self._named(call, each) if isinstance(each, BaseSignal) else each for each in results]
@@ -150,7 +155,10 @@ class Reader:
             bound.arguments = {name: value for name, value in bound.arguments.items() if value is not None}
             bound = signature.bind(*bound.args, **bound.kwargs)  # an input that is left out takes its default
         except TypeError as error:
-            call.refuse(f"{call.source.kind} with these inputs and attributes is not supported: {error}")
+            call.refuse(
+                f"{call.source.kind} with these inputs and attributes is not supported: {error}",
+                "leave the optional ones out, or register a converter for it",
+            )
         with call.blaming(convert, "(call, *inputs, **attributes)"):
             return convert(*bound.args, **bound.kwargs)
 

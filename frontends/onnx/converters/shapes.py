@@ -122,7 +122,11 @@ def _gather(call: Call, x: Any, indices: Any, axis: int = 0) -> Any:
     index, inside = np.asarray(indices), call.axis(x, axis)
     shape = call.shape(x)
     if not index.size or (np.abs(index + 0.5) > shape[inside]).any():
-        call.refuse(f"its indices reach out of {shape[inside]} cells, or there are none")
+        size = shape[inside]
+        call.refuse(
+            f"its indices reach out of {size} cells, or there are none",
+            f"indices are 0 to {size - 1}, or -{size} to -1",
+        )
     picked = selected(call, x, inside, np.ravel(index) % shape[inside], part="select")
     return reshaped(call, picked, (*shape[:inside], *index.shape, *shape[inside + 1 :]), part="shape")
 

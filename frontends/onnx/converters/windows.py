@@ -47,7 +47,10 @@ class Window:
             call.refuse(f"a {rank}d {call.source.kind} is not supported", "1 to 3 spatial axes are")
         call.expect_rank(x, rank + 1)
         if kernel_shape not in (None, list(kernel)):
-            call.refuse(f"its kernel_shape {kernel_shape} is not that of its weights, {list(kernel)}")
+            call.refuse(
+                f"its kernel_shape {kernel_shape} is not that of its weights, {list(kernel)}",
+                "leave kernel_shape out: the weights say it",
+            )
         lists = {"kernel_shape": kernel, "strides": strides, "dilations": dilations}
         for name, values in lists.items():
             if values is not None and not (len(values) == rank and all(1 <= each <= _LARGEST for each in values)):
@@ -293,7 +296,7 @@ def _reduced(call: Call, function: Callable[..., Any], x: Any, axes: Sequence[in
     """A reduction over axes of the sample; where channels are among them, behind the axes that are kept."""
     shape = call.shape(x)
     if 0 in shape:
-        call.refuse(f"a tensor {call.shown(x)} holds no number")
+        call.refuse(f"a tensor {call.shown(x)} holds no number", "give each of its axes a length of at least 1")
     if axes and 0 not in axes and len(shape) <= 4:
         return function(x, [axis + 1 for axis in axes], keepdims)
     kept = [axis for axis in range(len(shape)) if axis not in axes]

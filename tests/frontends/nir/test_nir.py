@@ -388,7 +388,7 @@ def test_shapes_are_checked_and_located():
     assert error.value.location == "fc"
     with pytest.raises(spikec.InvalidModelError, match=r"declared as \(7,\), and gets \(5,\)"):
         spikec.load(graph(fc=affine(5, 3), out=(7,)))
-    with pytest.raises(spikec.TypeMismatchError, match=r"\(4,\) neurons for a signal of shape \(5,\)") as error:
+    with pytest.raises(spikec.TypeMismatchError, match=r"has shape \(4,\), and its input \(5,\)") as error:
         spikec.load(graph(fc=affine(5, 3), n=neuron(4)))
     assert error.value.location == "n"
 

@@ -44,7 +44,7 @@ def test_one_number_for_all_neurons(kind, shape, sample, tmp_path):
 
 
 def test_other_sizes_are_refused():
-    with pytest.raises(spikec.TypeMismatchError, match=r"\(3,\) neurons for a signal of shape \(4,\)"):
+    with pytest.raises(spikec.TypeMismatchError, match=r"has shape \(3,\), and its input \(4,\)"):
         spikec.load(graph_of(nir.IF, (3,), (4,)))
 
 

@@ -45,9 +45,13 @@ def refused(proto, kind=spikec.UnsupportedOpError, example=None):
         (node("Gather", "x i", "y", name="act"), "along the batch axis", ""),
         (node("Gather", "w x", "y", name="act"), "must be a constant", "make it a constant"),
         (node("ReduceMean", "x", "y", name="act"), "that of the batch too", "name the axes"),
-        (node("Concat", "x w", "y", name="act", axis=1), "does not depend on the model's input", ""),
+        (
+            node("Concat", "x w", "y", name="act", axis=1),
+            "does not depend on the model's input",
+            "an input of the model",
+        ),
         (node("Dropout", "x half true", "y", name="act"), "training mode", "model.eval()"),
-        (node("MaxPool", "x4", "y z", name="act", kernel_shape=[1, 2]), "only the first 1 output", ""),
+        (node("MaxPool", "x4", "y z", name="act", kernel_shape=[1, 2]), "only the first 1 output", "from the first"),
     ],
 )
 def test_a_node_is_refused_by_its_name(op, message, hint):
