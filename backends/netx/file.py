@@ -111,7 +111,8 @@ def read(path: Path, max_bytes: int | None = None) -> tuple[tuple[int, ...], lis
         )
     ours = _Part(path, "spikec", tree["spikec"])
     if (found := ours.whole("format", 0)) != _FORMAT:
-        raise InvalidModelError(f"{path} has format {found}, this spikec reads {_FORMAT}")
+        hint = "read it with the spikec that wrote it, or compile again"
+        raise InvalidModelError(f"{path} has format {found}, this spikec reads {_FORMAT}", hint=hint)
     shape, layers = _read_layers(_Part(path, "layer", tree["layer"]), ours, allowed_bytes(path, max_bytes))
     return shape, layers, _read_facts(ours, shape, layers)
 
@@ -132,7 +133,8 @@ class _Part:
 
     def refuse(self, why: str) -> NoReturn:
         """Raise an InvalidModelError about this part of the file."""
-        raise InvalidModelError(f"{self.path} {_REFUSAL}: {why}", location=f"/{self.place}")
+        hint = 'compile it again: spikec.compile(model, "netx")'
+        raise InvalidModelError(f"{self.path} {_REFUSAL}: {why}", location=f"/{self.place}", hint=hint)
 
     def part(self, name: str) -> "_Part":
         """Return a group in this one."""
