@@ -57,7 +57,9 @@ def _read(call: Any, part: nn.Module) -> Op:
     for name in (name for name in attrs.fields_dict(call.kind) if name not in call.fields):
         found = getattr(holder, name, None)
         if not isinstance(found, Tensor):
-            raise UnsupportedOpError(Problem(f"the part has no {name}, as the one that was emitted had", call.part))
+            message = f"the part has no {name}, as the one that was emitted had"
+            hint = "load it with the spikec that saved it, or compile again"
+            raise UnsupportedOpError(Problem(message, call.part, hint=hint))
         arrays[name] = as_array(found)
     op: Op = call.kind(**call.fields, **arrays)
     return op

@@ -19,6 +19,8 @@ from spikec.ir.stages import SNN
 
 Reset = Literal["auto", "soft", "hard"]
 
+_SMALLER = 'make it smaller: up to {} neurons are unrolled; or use the target "spikingjelly"'
+
 
 @attrs.frozen
 class LegalizeNetx(Pass):
@@ -75,18 +77,39 @@ class LegalizeNetx(Pass):
         if large and self.reset == "soft":
             needs = f"soft reset in netx is unrolled into a matrix, for up to {self.limit} neurons"
             messages = {name: f"{size} neurons in a layer: {needs}" for name, size in large.items()}
-            raise UnsupportedOpError([graph.problem(*each, 'use reset="hard" or "auto"') for each in messages.items()])
+            hint = 'use reset="hard" or "auto"' if all(_fits_hard(graph, each) for each in large) else _SMALLER
+            raise UnsupportedOpError([graph.problem(*each, hint.format(self.limit)) for each in messages.items()])
         for name, size in list(large.items())[:1]:
             message = f"{size} neurons are more than {self.limit}: hard reset in all layers, which costs accuracy"
             context.note(name, message)
         return not large
 
 
-def _readout(graph: Graph, name: str) -> int:
-    """Put an identity in front of an output without an affine op, because a file's output layer is affine."""
+def _fits_hard(graph: Graph, name: str) -> bool:
+    """Whether the layer of a neuron stays as it is for hard reset: one that would be unrolled has no other form."""
+    layer = _before_shapes(graph, name)
+    if not isinstance(graph[layer], Weighted):
+        return False
+    source = _before_shapes(graph, layer)
+    operand, op = graph.type(graph.operands(layer)[0]).shape, graph[layer]
+    if not isinstance(graph[source], Neuron):
+        return False
+    if not isinstance(op, Conv):
+        return len(operand) == 1
+    return len(op.kernel) <= 2 and (not is_behind(graph, source, Neuron) or graph.type(source).shape == operand)
+
+
+def _before_shapes(graph: Graph, name: str) -> str:
+    """Return the node that a node reads, maybe through changes of shape."""
     (source,) = graph.operands(name)
     while isinstance(graph[source], (Flatten, Reshape)):
         (source,) = graph.operands(source)
+    return source
+
+
+def _readout(graph: Graph, name: str) -> int:
+    """Put an identity in front of an output without an affine op, because a file's output layer is affine."""
+    source = _before_shapes(graph, name)
     if isinstance(graph[source], Weighted) and len(graph.users(source)) == 1:
         return 0
     signal = graph.type(graph.operands(name)[0])

@@ -1,5 +1,6 @@
 """Integer weights, thresholds and biases as Loihi and netx have them."""
 
+import math
 from collections.abc import Sequence
 
 import attrs
@@ -28,6 +29,8 @@ PULSES = 8
 MARGIN = 2.0
 #: the T that membranes are made for if the user names none
 TIMESTEPS = 64
+#: the most neurons of a layer that the pass legalize-netx unrolls into a matrix
+_UNROLLED = 2000
 _PROBED = 32
 _SHAPES = (Flatten, Reshape)
 _STEPS = 16
@@ -162,13 +165,10 @@ def _threshold_of_features(graph: Graph, name: str, reader: str, threshold: Arra
         return full.reshape(-1)
     rows: Array = full.reshape(len(full), -1)
     if not (rows == rows[:, :1]).all():
-        raise UnsupportedOpError(
-            graph.problem(
-                reader,
-                "thresholds that differ within a channel",
-                'give them one threshold a channel, or use reset="soft", which unrolls layers of up to 2000 neurons',
-            )
-        )
+        largest = max(math.prod(graph.type(node.name).shape) for node in graph.match(Neuron)[1:])
+        other = 'use reset="soft"' if largest <= _UNROLLED else 'use the target "spikingjelly"'
+        hint = f"give them one threshold a channel, or {other}"
+        raise UnsupportedOpError(graph.problem(reader, "thresholds that differ within a channel", hint))
     return rows[:, 0]
 
 

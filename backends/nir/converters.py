@@ -125,7 +125,7 @@ def _sum_pool(op: SumPool, operand: Type, result: Type) -> Any:
 def _flatten(op: Flatten, operand: Type, result: Type) -> Any:
     if len(result.shape) != 1:
         raise UnsupportedOpError(
-            "readers disagree about a Flatten of some axes", hint="flatten the whole sample" + _ELSEWHERE
+            "readers disagree about a Flatten of some axes", hint="flatten the whole sample: x.flatten(1)" + _ELSEWHERE
         )
     return nir.Flatten(input_type={"input": np.array(operand.shape)}, start_dim=0, end_dim=-1)
 

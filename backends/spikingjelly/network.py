@@ -86,11 +86,13 @@ class SpikingNetwork(StepModule, SpikingModule):
     def forward(self, *xs: Tensor) -> Any:
         """Run one step or all, by ``step_mode``; there is one tensor an input."""
         if len(xs) != len(self.inputs):
-            raise InvalidModelError(f"the model has {len(self.inputs)} input(s), got {len(xs)}")
+            hint = f"call it as net({', '.join(self.inputs)})"
+            raise InvalidModelError(f"the model has {len(self.inputs)} input(s), got {len(xs)}", hint=hint)
         axes = 1 if self.step_mode == "s" else 2
         if any(x.shape[:axes] != xs[0].shape[:axes] for x in xs[1:]):
             found = ", ".join(str(list(x.shape)) for x in xs)
-            raise InvalidModelError(f"the inputs differ in batch size or steps: {found}")
+            hint = 'give one batch size, and in step_mode "m" one number of steps, for all'
+            raise InvalidModelError(f"the inputs differ in batch size or steps: {found}", hint=hint)
         self._exported_from_reset &= is_exporting()
         if self.step_mode == "s":
             self._refuse_lost_state()
@@ -174,7 +176,10 @@ def _steps(xs: Sequence[Tensor]) -> int:
     """Return T of inputs [T, B, ...], or raise an InvalidModelError."""
     if any(x.ndim < 2 or len(x) != len(xs[0]) for x in xs) or len(xs[0]) < 1:
         shapes = ", ".join(str(list(x.shape)) for x in xs)
-        raise InvalidModelError(f'in step_mode "m" an input is [T, B, ...] with at least one step, got {shapes}')
+        raise InvalidModelError(
+            f'in step_mode "m" an input is [T, B, ...] with at least one step, got {shapes}',
+            hint='give [T, B, ...], or set step_mode = "s" and call it once a step',
+        )
     return len(xs[0])
 
 

@@ -120,9 +120,9 @@ class Calibration:
             try:
                 found[name].add(value)
             except CalibrationError:
-                raise InvalidModelError(
-                    graph.problem(name, "its values on the calibration data are not finite")
-                ) from None
+                message = "its values on the calibration data are not finite"
+                hint = "mend the data, or the weights up to this layer"
+                raise InvalidModelError(graph.problem(name, message, hint)) from None
 
         _keep_freed_memory()
         dtype = getattr(torch, graph.type(graph.inputs[0]).dtype)
@@ -143,7 +143,8 @@ class Calibration:
             CalibrationError: they are of different models.
         """
         if self.model != other.model:
-            raise CalibrationError("calibrations of different models cannot be merged")
+            hint = "merge calibrations of one model only"
+            raise CalibrationError("calibrations of different models cannot be merged", hint=hint)
         nodes = dict(self.nodes)
         for name, statistics in other.nodes.items():
             nodes[name] = nodes[name].merge(statistics) if name in nodes else statistics

@@ -103,7 +103,9 @@ def _laid_out(graph: Graph, chosen: dict[str, Array], warn: Warn) -> dict[str, A
             scale = np.maximum(scale, chosen[_compared(graph, node)])
             scale = np.where(scale > 0, scale, 1.0)
         if not np.isfinite(scale).all():
-            raise InvalidModelError(graph.problem(node.name, "its values on the calibration data are not finite"))
+            message = "its values on the calibration data are not finite"
+            hint = "mend the data, or the weights up to this layer"
+            raise InvalidModelError(graph.problem(node.name, message, hint))
         scale = np.minimum(scale, np.inf if node.op.cap is None else node.op.cap)
         laid = on_axis(scale, len(graph.type(node.name).shape), channel_axis(graph, node.name))
         if why := _obstacle(graph, node.name, laid):

@@ -74,7 +74,8 @@ class Statistics:
     def merge(self, other: Statistics) -> Statistics:
         """Return the statistics of both sets of values together."""
         if len(self.maximum) != len(other.maximum):
-            raise CalibrationError("statistics of different layers cannot be merged")
+            hint = "merge calibrations of one model only"
+            raise CalibrationError("statistics of different layers cannot be merged", hint=hint)
         maximum = np.maximum(self.maximum, other.maximum)
         parts = []
         for one in (self, other):
@@ -188,7 +189,7 @@ class Accumulator:
         rows = values.detach().reshape(outer, channels, -1)
         maximum = rows.amax((0, 2)).double().cpu().numpy()
         if not (maximum <= _LARGEST).all():
-            raise CalibrationError("a value is not finite")
+            raise CalibrationError("a value is not finite", hint="mend the data or the weights")
         self._maximum = np.maximum(self._maximum, maximum) if self._count else maximum
         self._count += outer * rows.shape[2]
         self._waiting.append(rows.to(torch.float32))

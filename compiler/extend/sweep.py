@@ -32,7 +32,10 @@ class Sweep:
 
     def __init__(self, graph: Graph, xs: Sequence[Tensor], timesteps: int) -> None:
         if any(node.op.register for node in graph.match(StatefulOp)):
-            raise CompileError("a recurrent graph has no layers to go through one after the other")
+            raise CompileError(
+                "a recurrent graph has no layers to go through one after the other",
+                hint="leave out the passes that tune layer by layer: Pipeline.without(...)",
+            )
         self.graph, self.timesteps, self.samples = graph, timesteps, len(xs[0])
         self.feeds = dict(zip(graph.inputs, xs, strict=True))
         self._settled: dict[str, Tensor] = {}

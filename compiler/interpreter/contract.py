@@ -157,7 +157,8 @@ def _check_values(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float:
 def _within_exact(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:
     found = difference(wanted, got, wanted)
     if not found <= EXACT:
-        raise VerificationError(f"an exact pass changed the output by {found:.2g} of its spread (allowed: {EXACT:g})")
+        message = f"an exact pass changed the output by {found:.2g} of its spread (allowed: {EXACT:g})"
+        raise VerificationError(message, hint='mend the pass, or declare it: contract = "approximate"')
     return found
 
 

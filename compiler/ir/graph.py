@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import difflib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +86,7 @@ class Graph:
             except nx.NetworkXUnfeasible:
                 cycle = [edge[0] for edge in nx.find_cycle(self._forward())]
                 message = f"cycle without a delay: {' -> '.join([*cycle, cycle[0]])}"
-                raise CompileError(self.problem(cycle[0], message)) from None
+                raise CompileError(self.problem(cycle[0], message, "put a Delay on the way back")) from None
         return iter(self._order)
 
     def operands(self, name: str) -> tuple[str, ...]:
@@ -277,7 +278,8 @@ class Graph:
     def remove(self, name: str, reason: str = "") -> None:
         """Remove a node that nobody uses."""
         if self.users(name):
-            raise CompileError(self.problem(name, "a node with users cannot be removed"))
+            hint = "give its users another operand first: graph.replace_uses(name, other)"
+            raise CompileError(self.problem(name, "a node with users cannot be removed", hint))
         if reason:
             self.drop(self[name].origin, reason)
         self._g.remove_node(name)
@@ -365,7 +367,8 @@ class Graph:
         try:
             return table[name]
         except KeyError:
-            raise CompileError(f"graph {self.name} has no node %{name}") from None
+            hint = "".join(f"the closest is %{each}" for each in difflib.get_close_matches(str(name), self._g, n=1))
+            raise CompileError(f"graph {self.name} has no node %{name}", hint=hint or "see list(graph)") from None
 
     def _operand(self, name: str, slot: int) -> str:
         operands = self.operands(name)

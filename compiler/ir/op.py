@@ -17,9 +17,13 @@ from typing_extensions import Self
 
 from spikec.ir import affine
 from spikec.ir.affine import THROUGH, Affine, BlockedError
-from spikec.ir.errors import CompileError, TypeMismatchError
+from spikec.ir.errors import CompileError, Hint, Option, TypeMismatchError
 from spikec.ir.origin import Origin
 from spikec.ir.types import Array, Rate, Real, Type, compress, readonly
+
+#: what to do where a real signal comes to an op on spikes, and where scales of one signal differ
+SPIKES_FIRST = 'put the pass "relu-to-if" before'
+ONE_SCALE = Hint("use one scale for all channels of a layer: ", Option("normalization", "max"))
 
 
 class Role(enum.Enum):
@@ -108,7 +112,7 @@ class Op:
         first, *others = operands
         shape = self.shape_of(*operands)
         if any(isinstance(t.encoding, Rate) != isinstance(first.encoding, Rate) for t in others):
-            raise TypeMismatchError(f"{self.kind} of a real and a rate-coded signal")
+            raise TypeMismatchError(f"{self.kind} of a real and a rate-coded signal", hint=SPIKES_FIRST)
         if isinstance(first.encoding, Real):
             return attrs.evolve(first, shape=shape)
         if self.role is not Role.LINEAR:
@@ -119,9 +123,7 @@ class Op:
         try:
             scale = self.map_result([Affine.scaling(t.scale) for t in operands], operands).gain
         except BlockedError:
-            raise TypeMismatchError(
-                f"{self.kind} mixes numbers of different scales", hint="rescale its operands to one scale first"
-            ) from None
+            raise TypeMismatchError(f"{self.kind} mixes numbers of different scales", hint=ONE_SCALE) from None
         return Type(shape, first.dtype, Rate(scale))
 
     def eval(self, *xs: Tensor) -> Tensor:

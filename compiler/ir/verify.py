@@ -52,7 +52,7 @@ def _structure(graph: Graph) -> list[Problem]:
     """List what is wrong with the wiring; a cycle raises by itself."""
     problems: list[Problem] = []
     if not graph.outputs:
-        return [Problem(f"graph {graph.name} has no output")]
+        return [Problem(f"graph {graph.name} has no output", hint="add one: graph.add(Output(), name)")]
     list(graph)  # raises for a cycle without a delay
     for name in graph:
         op = graph[name]
@@ -67,8 +67,9 @@ def _structure(graph: Graph) -> list[Problem]:
 
 def _not_finite(graph: Graph, before: Graph | None) -> list[Problem]:
     checked = {node.op for node in before.match(Op)} if before is not None else set()
+    hint = "the training diverged: retrain it" if before is None else "mend the pass that makes it"
     return [
-        graph.problem(node.name, f"its {field} holds NaN or infinity")
+        graph.problem(node.name, f"its {field} holds NaN or infinity", hint)
         for node in graph.match(Op)
         if node.op not in checked
         for field, value in node.op.parameters().items()

@@ -44,6 +44,7 @@ MODELS = {
     "max-pool, uneven": (headed(conv(1), nn.MaxPool2d((2, 1), 1)), (1, 7, 7)),
     "leaky": (headed(nn.Linear(4, 5), nn.LeakyReLU(0.1)), (4,)),
     "last axis": (headed(nn.Linear(4, 5), nn.ReLU()), (3, 4)),
+    "last axis, many neurons": (headed(nn.Linear(4, 99), nn.ReLU()), (24, 4)),
     "reflection": (headed(conv(1), nn.ReflectionPad2d(1), conv(4)), (1, 6, 6)),
     "uneven average": (headed(conv(1), nn.AdaptiveAvgPool2d(3), conv(4, 4, 2)), (1, 7, 7)),
     "oblong kernel": (headed(nn.Conv2d(2, 4, (2, 3)), nn.ReLU()), (2, 7, 7)),

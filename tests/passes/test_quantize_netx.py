@@ -99,6 +99,7 @@ def test_soft_reset_of_a_large_layer_is_refused_and_auto_turns_hard():
     with pytest.raises(UnsupportedOpError, match="neurons in a layer") as error:
         apply(graph, "legalize-netx", reset="soft", limit=20)
     assert error.value.location == "if"
+    assert error.value.hint == 'use reset="hard" or "auto"'
     after, found = apply(graph, "legalize-netx", limit=20)
     assert after.match(Conv)
     assert "hard reset in all" in found.notes[0].reason
@@ -235,6 +236,16 @@ def test_what_no_integers_can_hold_is_refused():
     conv.set_op("if", attrs.evolve(conv["if"], v_threshold=within, v_init=within / 2))
     conv.set_op("fc2", conv["fc2"].scale_input(within.reshape(-1)))
     assert "within a channel" in refused(conv)
+
+
+@pytest.mark.parametrize(("size", "way"), [(6, 'reset="soft"'), (24, 'the target "spikingjelly"')])
+def test_uneven_thresholds_point_to_soft_reset_only_where_it_unrolls_the_layer(size, way):
+    graph = net(2, size, size)
+    within = np.ones(graph.type("if").shape)
+    within[0, 0, 0] = 2
+    graph.set_op("if", attrs.evolve(graph["if"], v_threshold=within, v_init=within / 2))
+    graph.set_op("fc2", graph["fc2"].scale_input(within.reshape(-1)))
+    assert refused(graph).endswith(f"give them one threshold a channel, or use {way}")
 
 
 def test_all_problems_come_at_once():

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from spikec.ir.errors import TypeMismatchError
-from spikec.ir.op import Op, Role, array, tensor
+from spikec.ir.op import ONE_SCALE, SPIKES_FIRST, Op, Role, array, tensor
 from spikec.ir.types import Array, Rate, Type, span
 
 __all__ = ["Add", "BatchNorm", "Clamp", "Identity", "LeakyRelu", "Maximum", "Minimum", "Relu", "Rescale"]
+
+_EXPAND = "expand the smaller operand first: x.expand(...)"
 
 
 @attrs.frozen(eq=False)
@@ -33,13 +35,11 @@ class Add(Op):
         first, *others = operands
         for other in others:
             if other.shape != first.shape:
-                raise TypeMismatchError(
-                    f"sum of shapes {first.shape} and {other.shape}", hint="broadcasting sums are not supported"
-                )
+                raise TypeMismatchError(f"sum of shapes {first.shape} and {other.shape}", hint=_EXPAND)
             if other.encoding != first.encoding:
                 raise TypeMismatchError(
                     f"sum of signals in different units: {first.encoding} and {other.encoding}",
-                    hint="rescale one of them first",
+                    hint=ONE_SCALE,
                 )
         return first
 
@@ -81,7 +81,7 @@ class Rescale(Op):
         """Turn Rate(s) into Rate(s / factor)."""
         (x,) = operands
         if not isinstance(x.encoding, Rate):
-            raise TypeMismatchError("rescale of a real signal")
+            raise TypeMismatchError("rescale of a real signal", hint=SPIKES_FIRST)
         if self.factor.ndim != len(x.shape):
             raise TypeMismatchError(f"a factor of rank {self.factor.ndim} for a sample of shape {x.shape}")
         return x.with_scale(x.scale / self.factor)
@@ -205,7 +205,7 @@ class _Pairwise(_Activation):
         """Return the common type; shapes must be the same."""
         if any(x != operands[0] for x in operands):
             shapes = " and ".join(str(x.shape) for x in operands)
-            raise TypeMismatchError(f"{self.kind} of shapes {shapes}", hint="broadcasting is not supported here")
+            raise TypeMismatchError(f"{self.kind} of shapes {shapes}", hint=_EXPAND)
         return super().infer(*operands)
 
 

@@ -48,7 +48,8 @@ class Head(Op):
         if not isinstance(x.encoding, Real):
             raise TypeMismatchError(f"{self.function} of a rate-coded signal", hint="run detach-head before relu-to-if")
         if not -len(x.shape) <= self.axis < max(len(x.shape), 1):
-            raise TypeMismatchError(f"{self.function} along axis {self.axis} of a sample of shape {x.shape}")
+            message = f"{self.function} along axis {self.axis} of a sample of shape {x.shape}"
+            raise TypeMismatchError(message, hint=f"axes of a sample run from 0 to {max(len(x.shape), 1) - 1}")
         return x
 
     def eval(self, *xs: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from spikec.ir.errors import TypeMismatchError
-from spikec.ir.op import Role, StatefulOp, array, tensor
+from spikec.ir.op import SPIKES_FIRST, Role, StatefulOp, array, tensor
 from spikec.ir.ops.pool import MaxPool
 from spikec.ir.types import Array, Rate, Type, channel_scale, fits, on_axis
 
@@ -60,7 +60,9 @@ class Stream(StatefulOp):
         """Return the operand's type."""
         (x,) = operands
         if not isinstance(x.encoding, Rate):
-            raise TypeMismatchError("currents are streamed into a rate-coded signal, this one is real")
+            raise TypeMismatchError(
+                "currents are streamed into a rate-coded signal, this one is real", hint=SPIKES_FIRST
+            )
         if not fits(self.currents[0], x.shape):
             raise TypeMismatchError(f"currents of shape {self.currents.shape} for a sample of shape {x.shape}")
         return x

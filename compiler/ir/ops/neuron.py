@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from spikec.ir.errors import InvalidModelError, TypeMismatchError
-from spikec.ir.op import Role, StatefulOp, array, tensor
+from spikec.ir.op import SPIKES_FIRST, Role, StatefulOp, array, tensor
 from spikec.ir.types import Array, Rate, Type, compress, fits, readonly, span
 
 __all__ = ["IF", "LIF", "CubaLIF", "Leaky", "Neuron"]
@@ -81,7 +81,7 @@ class Neuron(StatefulOp):
         """Turn Rate(s) into Rate(s * v_threshold), or Rate(out_scale)."""
         (x,) = operands
         if not isinstance(x.encoding, Rate):
-            raise TypeMismatchError("a neuron integrates a rate-coded signal, this one is real")
+            raise TypeMismatchError("a neuron integrates a rate-coded signal, this one is real", hint=SPIKES_FIRST)
         if not ((self.v_threshold > 0) & np.isfinite(self.v_threshold)).all():
             raise TypeMismatchError(
                 f"v_threshold is {span(self.v_threshold)}",

@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
-from spikec.ir.op import Op, Role, array, tensor
+from spikec.ir.op import SPIKES_FIRST, Op, Role, array, tensor
 from spikec.ir.origin import Origin
 from spikec.ir.types import SCALE_RTOL, Array, Rate, Real, Type, as_scale, channel_scale, ints, on_axis, sealed, span
 
@@ -73,7 +73,8 @@ class Weighted(Op):
         shape = self.shape_of(x)
         if isinstance(x.encoding, Real):
             if self.in_scale.size + self.out_scale.size > 2 or self.in_scale[0] != 1 or self.out_scale[0] != 1:
-                raise TypeMismatchError("the weights are folded for a rate-coded operand, and it is real")
+                message = "the weights are folded for a rate-coded operand, and it is real"
+                raise TypeMismatchError(message, hint=SPIKES_FIRST)
             return attrs.evolve(x, shape=shape)
         scale = channel_scale(x, self.axis, self.kind)
         if not np.allclose(scale, self.in_scale, rtol=SCALE_RTOL, atol=0):

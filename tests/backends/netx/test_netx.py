@@ -354,6 +354,7 @@ def test_a_convolution_over_one_axis_may_be_large():
 @pytest.mark.parametrize("layers", [
     lambda: [nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4096, 2)],
     lambda: [nn.Conv2d(8, 4, 3, padding=1), nn.Conv2d(4, 40, 3, padding=1), nn.ReLU(), nn.Flatten()],
+    lambda: [nn.Conv2d(8, 4, 3), nn.ReLU(), nn.Flatten(1, 2), nn.Linear(6, 99), nn.ReLU(), nn.Flatten()],
 ])  # fmt: skip
 def test_hints_do_not_point_at_each_other(layers):
     model = nn.Sequential(*layers()).eval()
@@ -362,7 +363,8 @@ def test_hints_do_not_point_at_each_other(layers):
     for reset in ("hard", "soft"):
         (problem,) = spikec.check(model, "netx", calibration=x, timesteps=T, reset=reset)
         hints[reset] = problem.hint
-    assert "hard" in hints["soft"]
+    assert 'target "spikingjelly"' in hints["soft"]
+    assert "reset" not in hints["soft"]
     assert "soft" not in hints["hard"]
 
 
@@ -504,6 +506,7 @@ def test_files_that_are_none_are_refused(tmp_path):
 
     assert "'pool', which netx has not" in broken(rename)
     assert "not written by spikec" in broken(lambda file: file.__delitem__("spikec"))
+    assert "compile it again: spikec.compile" in broken(lambda file: file.__delitem__("layer/1/shape"))
     assert "format 9" in broken(put("spikec/format", 9))
     assert "takes up to 254" in broken(put("layer/1/weight", np.full((9, 8), 256)))
     assert "zero only" in broken(put("layer/3/weight", np.zeros((4, 9))))

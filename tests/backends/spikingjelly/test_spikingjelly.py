@@ -255,7 +255,7 @@ def test_bad_calls_say_what_to_do():
     net(torch.rand(2, 3, dtype=torch.float64))
     with pytest.raises(spikec.InvalidModelError, match=r"is \[B, 3\], got \[4, 5\]"):
         net(torch.rand(4, 5, dtype=torch.float64))
-    with pytest.raises(spikec.InvalidModelError, match=r"1 input\(s\), got 2"):
+    with pytest.raises(spikec.InvalidModelError, match=r"1 input\(s\), got 2\n +try call it as net\(input\)"):
         net(torch.rand(4, 3), torch.rand(4, 3))
     with pytest.raises(spikec.CompileError, match="step_mode is 'x'"):
         net.step_mode = "x"
