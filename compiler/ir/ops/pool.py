@@ -119,10 +119,10 @@ class SumPool(_Pool):
         """Turn Rate(s) into Rate(s / kernel size)."""
         if isinstance(operands[0].encoding, Real):
             raise TypeMismatchError("sum-pool of a real signal", hint="an ANN graph has AvgPool")
-        result = super().infer(*operands)
-        if 0 in result.shape:
+        sizes = zip(self.kernel, operands[0].shape[1:], self.padding, strict=False)
+        if any(size > cells + sum(pads) for size, cells, pads in sizes):  # eval would sum up that many slices
             raise TypeMismatchError(f"windows of {self.kernel} are larger than samples of shape {operands[0].shape}")
-        return result
+        return super().infer(*operands)
 
     def eval(self, *xs: Tensor) -> Tensor:
         """Sum slices along one axis after the other: exact for spikes, and in calls that every exporter keeps."""

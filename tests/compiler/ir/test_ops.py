@@ -5,10 +5,15 @@ import pkgutil
 from typing import ClassVar
 
 import attrs
+import numpy as np
+import pytest
 
 from spikec import Graph
 from spikec.ir import ops
+from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op
+from spikec.ir.ops import SumPool
+from spikec.ir.types import Rate, Type
 
 
 def test_every_op_is_public_in_the_package():
@@ -45,3 +50,11 @@ def test_a_derived_input_is_an_input():
     graph = Graph()
     graph.add(ops.Output(), graph.add(Camera((2,))))
     assert (graph.inputs, graph.outputs) == (("camera",), ("output",))
+
+
+def test_a_window_larger_than_the_map_is_refused_before_it_is_summed():
+    rate = Type((2, 4, 4), "float64", Rate(np.ones((1, 1, 1))))
+    for kernel in ((5, 1), (1 << 40, 1 << 40)):
+        with pytest.raises(TypeMismatchError, match="larger than samples"):
+            SumPool(kernel, (1, 1), ((0, 0), (0, 0))).infer(rate)
+    assert SumPool((5, 4), (1, 1), ((1, 0), (0, 0))).infer(rate).shape == (2, 1, 1)
