@@ -102,7 +102,7 @@ def _read(path: Path, max_bytes: int | None) -> Any:
     nodes: dict[str, Any] = {}
     problems = meaning.check_metadata(fields.get("metadata", {}))
     for name, node in held.items():
-        if found := meaning.check_fields(name, node.get("type") if isinstance(node, dict) else node, node):
+        if found := meaning.check_fields(name, node):
             problems += found
             continue
         try:

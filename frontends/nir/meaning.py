@@ -34,7 +34,7 @@ def check(name: str, node: Any) -> list[Problem]:
         fields["shape"] = node.input_type["input"]
     if isinstance(node, nir.Output):
         fields["shape"] = node.output_type["output"]
-    return check_fields(name, type(node).__name__, fields)
+    return check_fields(name, {**fields, "type": type(node).__name__})
 
 
 def check_metadata(stated: Any) -> list[Problem]:
@@ -42,9 +42,10 @@ def check_metadata(stated: Any) -> list[Problem]:
     return [Problem(message, "", "nir.NIRGraph", hint) for message, hint in filter(None, metadata(stated))]
 
 
-def check_fields(name: str, kind: Any, fields: Mapping[str, Any]) -> list[Problem]:
-    """List what is wrong with a node of that kind, from its fields by name."""
-    if not isinstance(kind, str) or kind not in nir.ir.__all__:
+def check_fields(name: str, fields: Any) -> list[Problem]:
+    """List what is wrong with a node, from its type and its fields by name."""
+    kind = fields.get("type") if isinstance(fields, Mapping) else fields
+    if not isinstance(fields, Mapping) or not isinstance(kind, str) or kind not in nir.ir.__all__:
         return [Problem(f"its type is {shown(kind)}, which NIR has not", name)]
     wrong = metadata(fields.get("metadata", {}))
     for field, numbers in _FIELDS.items():

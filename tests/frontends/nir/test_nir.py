@@ -488,3 +488,14 @@ def test_parameters_of_one_number_or_with_leading_ones_are_for_all_neurons(kind,
     wanted = spikec.run(spikec.load(network((3,))), x)
     assert 0 < wanted.mean() < wanted.max()
     assert torch.equal(spikec.run(spikec.load(network(shape)), x), wanted)
+
+
+def test_a_node_that_is_a_text_is_refused(tmp_path):
+    path = tmp_path / "x.nir"
+    nir.write(path, small())
+    with h5py.File(path, "r+") as file:
+        name = next(name for name in file["node/nodes"] if name not in ("input", "output"))
+        del file[f"node/nodes/{name}"]
+        file[f"node/nodes/{name}"] = "Output"
+    with pytest.raises(spikec.CompileError, match="its type is 'Output', which NIR has not"):
+        spikec.load(path)
