@@ -506,7 +506,7 @@ def test_files_that_are_none_are_refused(tmp_path):
 
     assert "'pool', which netx has not" in broken(rename)
     assert "not written by spikec" in broken(lambda file: file.__delitem__("spikec"))
-    assert "compile it again: spikec.compile" in broken(lambda file: file.__delitem__("layer/1/shape"))
+    assert "give a file that spikec.save wrote" in broken(lambda file: file.__delitem__("layer/1/shape"))
     assert "format 9" in broken(put("spikec/format", 9))
     assert "takes up to 254" in broken(put("layer/1/weight", np.full((9, 8), 256)))
     assert "zero only" in broken(put("layer/3/weight", np.zeros((4, 9))))

@@ -207,6 +207,7 @@ def test_a_closure_over_the_model_itself_is_traced():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may hit a generator that ends
 @pytest.mark.parametrize("model", [plain(), Asking().eval()], ids=["fx", "export"])
 def test_an_interrupt_anywhere_leaves_nothing_half_done(model):
     """Some of the calls of functions in a compile, wherever they are, raise a KeyboardInterrupt in place of running."""
