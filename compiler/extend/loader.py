@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeGuard, TypeVar, get_type_hints
 
 import attrs
 
@@ -23,6 +23,7 @@ from spikec.interpreter.inputs import check_types
 from spikec.ir.errors import CompileError, MissingDependencyError, PluginError, shown, warn
 
 BuiltT = TypeVar("BuiltT")
+ClassT = TypeVar("ClassT")
 
 #: the entry points that name modules of other packages with parts for spikec
 GROUP = "spikec.plugins"
@@ -88,6 +89,11 @@ def _import_all(folder: str) -> None:
     for name in names(folder):
         with contextlib.suppress(MissingDependencyError):
             modules(folder, name)
+
+
+def is_class(value: Any, base: type[ClassT]) -> TypeGuard[type[ClassT]]:
+    """Return whether a value is a class that derives from another; in Python 3.10 ``tuple[int]`` says it is a class."""
+    return issubclass(type(value), type) and issubclass(value, base)
 
 
 def missing_package(package: str, needed_by: str) -> MissingDependencyError:
@@ -165,10 +171,10 @@ def imported(entry: EntryPoint) -> Plugin:
     if not isinstance(module, ModuleType):
         raise _unusable(entry, f"{entry.value} is no module")
     held = {name: value for name, value in vars(module).items() if not isinstance(value, ModuleType)}
-    classes = [value for value in held.values() if isinstance(value, type) and issubclass(value, Pass)]
+    classes = [value for value in held.values() if is_class(value, Pass)]
     own = [each for each in classes if each.__module__.partition(".")[0] == module.__name__.partition(".")[0]]
     backend, frontend = held.get("backend"), held.get("frontend")
-    is_target = isinstance(backend, type) and issubclass(backend, Backend) and hasattr(backend, "name")
+    is_target = is_class(backend, Backend) and hasattr(backend, "name")
     if backend is not None and not is_target:
         raise _unusable(entry, f"the backend in {entry.value} is no subclass of spikec.Backend that has a name")
     if frontend is not None and not isinstance(frontend, Frontend):
@@ -306,7 +312,7 @@ def _pass_in(stem: str) -> type[Pass]:
     found = [
         value
         for value in vars(module("passes", stem)).values()
-        if isinstance(value, type) and issubclass(value, Pass) and getattr(value, "name", None) == name
+        if is_class(value, Pass) and getattr(value, "name", None) == name
     ]
     if len(found) != 1:
         raise CompileError(f"passes/{stem}.py holds {len(found)} passes named {name!r}, it must hold one")

@@ -214,6 +214,12 @@ def stated(operator, opset, inputs, attributes):
         return reference(proto, **feeds)
     except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented:
         pytest.skip("onnxruntime has no kernel for it")
+    except onnxruntime.capi.onnxruntime_pybind11_state.Fail as error:
+        if "ValidateOpsetForDomain" not in str(error):
+            raise
+        pytest.skip("onnxruntime is older than the opset")
+    except onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException:
+        pytest.skip("onnxruntime fails on it, as versions below 1.24 do on a sum over no axes")
 
 
 def hold(found, wanted):
