@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from spikec.backends.lava.slayer import FixedBias, slayer
 from spikec.backends.netx.backend import Netx
 from spikec.backends.netx.model import NetxModel
-from spikec.backends.netx.sim import IntegerLayer
+from spikec.backends.netx.sim import UNITY, IntegerLayer
 from spikec.extend.passbase import Context
 from spikec.ir.graph import Graph
 
 #: units of 1.0 in every block: 64 is the scale at which slayer's rounding of thresholds is exact
 _SCALE = 64
-_UNITY = 4096
 
 
 class LavaBlocks(nn.Sequential):
@@ -126,8 +125,8 @@ class Lava(Netx):
 def _block(blocks: Any, layer: IntegerLayer) -> Any:
     params = {
         "threshold": layer.threshold / _SCALE,
-        "current_decay": layer.current_decay / _UNITY,
-        "voltage_decay": layer.voltage_decay / _UNITY,
+        "current_decay": layer.current_decay / UNITY,
+        "voltage_decay": layer.voltage_decay / UNITY,
         "scale": _SCALE,
     }
     block: Any

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spikec.backends.lava.cuba import UNITY, CubaLIFNode, quantize_8bit, quantize_bias
+from spikec.backends.lava.cuba import CubaLIFNode, quantize_8bit, quantize_bias
 from spikec.backends.lava.slayer import FixedBias, conv_params, pair, slayer, window
 from spikec.backends.netx.file import write
-from spikec.backends.netx.sim import IntegerLayer
+from spikec.backends.netx.sim import UNITY, IntegerLayer
+from spikec.extend.backend import StepModule
 from spikec.ir.errors import InvalidModelError, UnsupportedOpError
 from spikec.ir.files import replacing
 from spikec.ir.types import Array
@@ -45,7 +46,7 @@ class SumPool2d(nn.Module):
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
-class BlockContainer(nn.Module):
+class BlockContainer(StepModule):
     """A synapse with quantized weights and Loihi's neuron: a block that trains with what the chip will compute.
 
     Spikes, and the gradient by the weights, are those of slayer's block. Weights stay floats, and are rounded at every
@@ -74,19 +75,6 @@ class BlockContainer(nn.Module):
         self.synapse = synapse
         self.neuron = None if neuron is None else to_cuba_neuron(neuron)
         self.step_mode = step_mode
-
-    @property
-    def step_mode(self) -> str:
-        """Return how the block is called."""
-        return self._step_mode
-
-    @step_mode.setter
-    def step_mode(self, value: str) -> None:
-        if value not in ("s", "m"):
-            raise InvalidModelError(f"step_mode is {value!r}", hint='give "s" or "m"')
-        self._step_mode = value
-        if self.neuron is not None:
-            self.neuron.step_mode = value
 
     def reset(self) -> None:
         """Forget the neuron's state: call it before each new batch."""

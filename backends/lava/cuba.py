@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikec.backends.netx.sim import UNITY
+from spikec.extend.backend import StepModule
 from spikec.ir.errors import InvalidModelError
 
-#: decays count in units of 1/4096
-UNITY = 1 << 12
 #: a current or a potential of 1 is ``scale`` times this many units
 _SHIFT = 6
 #: slayer's surrogate gradient: how wide and how high it is for tau_grad = scale_grad = 1 and a threshold of 1
@@ -112,7 +112,7 @@ class _Spike(torch.autograd.Function):
         return height / 2 / width * (-(v - threshold).abs() / width).exp() * gradients[0], None, None, None
 
 
-class CubaLIFNode(nn.Module):
+class CubaLIFNode(StepModule):
     """Current-based LIF with hard reset to 0, integer for integer that of slayer and netx.
 
     ``i[t] = (1 - current_decay) i[t-1] + x[t]``, ``v[t] = (1 - voltage_decay) v[t-1] + i[t] + bias``, a spike where v

@@ -65,7 +65,7 @@ def avgpool2d_to_lava_synapse_pool(pool: nn.AvgPool2d | SumPool2d) -> Any:
     """Return a ``slayer.synapse.Pool``, which sums: divide by the number of cells of a window for the average.
 
     Raises:
-        UnsupportedOpError: slayer's pool would mix channels, see below.
+        UnsupportedOpError: slayer's pool would mix channels: it pads, or its stride is not its kernel.
     """
     if isinstance(pool, nn.AvgPool2d):
         warn("slayer's pool sums its windows: divide by their number of cells for the average")

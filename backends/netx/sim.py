@@ -17,7 +17,8 @@ from spikec.ir.types import Array, readonly
 
 #: 2^23: currents wrap and voltages saturate here
 _LIMIT = 1 << 23
-_UNITY = 4096
+#: decays count in units of 1/4096
+UNITY = 4096
 #: weights, thresholds and biases count in units of 2^6
 _SHIFT = 6
 #: numbers that are made at a time: they should fit into the cache
@@ -128,11 +129,11 @@ class _State:
         self, x: Tensor, most: int, limit: Callable[[Tensor], tuple[Tensor, int]], bias: Tensor | None = None
     ) -> None:
         """Decay, rounding towards zero, and add x, none of which is further from zero than ``most``."""
-        if self.decay == _UNITY:
+        if self.decay == UNITY:
             self.value, self.reach = x.clone(), most
         else:
             if self.decay:
-                kept = (self.value.abs().long() * (_UNITY - self.decay)) >> 12
+                kept = (self.value.abs().long() * (UNITY - self.decay)) >> 12
                 self.value = (self.value.sign() * kept).int()
             self.value.add_(x)
             self.reach += most

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from spikec.extend.backend import StepModule
 from spikec.ir.errors import CompileError, InvalidModelError
 
 
@@ -75,25 +76,6 @@ class AdaptiveAverage(OpModule):
                 parts = [x.narrow(axis, start, end - start).mean(axis, keepdim=True) for start, end in windows]
                 x = torch.cat(parts, axis)
         return x
-
-
-class StepModule(nn.Module):
-    """A module whose input is one step, [B, ...], in step mode ``"s"``, and all of them, [T, B, ...], in ``"m"``."""
-
-    _step_mode = "s"
-
-    @property
-    def step_mode(self) -> str:
-        """How ``forward`` of this module and all its parts takes its input, ``"s"`` or ``"m"``."""
-        return self._step_mode
-
-    @step_mode.setter
-    def step_mode(self, value: str) -> None:
-        if value not in ("s", "m"):
-            raise CompileError(f"step_mode is {value!r}", hint='give "s" (input [B, ...]) or "m" (input [T, B, ...])')
-        for part in self.modules():
-            if isinstance(part, StepModule):
-                part._step_mode = value
 
 
 def is_exporting() -> bool:

@@ -10,8 +10,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from spikec.backends.spikingjelly.modules import StatefulModule, StepModule, is_exporting
-from spikec.extend.backend import SpikingModule
+from spikec.backends.spikingjelly.modules import StatefulModule, is_exporting
+from spikec.extend.backend import SpikingModule, StepModule
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.op import Op
 

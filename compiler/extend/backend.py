@@ -98,6 +98,25 @@ class Backend(metaclass=Configured):
         raise NotImplementedError
 
 
+class StepModule(nn.Module):
+    """A module whose input is one step, [B, ...], in step mode ``"s"``, and all of them, [T, B, ...], in ``"m"``."""
+
+    _step_mode = "s"
+
+    @property
+    def step_mode(self) -> str:
+        """How ``forward`` of this module and all its parts takes its input, ``"s"`` or ``"m"``."""
+        return self._step_mode
+
+    @step_mode.setter
+    def step_mode(self, value: str) -> None:
+        if value not in ("s", "m"):
+            raise CompileError(f"step_mode is {value!r}", hint='give "s" (input [B, ...]) or "m" (input [T, B, ...])')
+        for part in self.modules():
+            if isinstance(part, StepModule):
+                part._step_mode = value
+
+
 class SpikingModule(nn.Module):
     """A spiking network as a torch module, in the habits of SpikingJelly; ``spikingjelly`` emits a subclass.
 

@@ -182,6 +182,7 @@ def test_neurons_of_spikingjelly_are_read_by_their_attributes():
         (lambda: lava.BlockContainer(nn.Conv2d(1, 1, 3, padding="same"), IFNode()), ["Conv2d", "'same'", "numbers"]),
         (lambda: lava.BlockContainer(nn.Conv2d(1, 1, 3, padding_mode="reflect", padding=1), IFNode()), ["reflect"]),
         (lambda: lava.BlockContainer(nn.Linear(2, 2), IFNode(), "x"), ["step_mode", "'x'"]),
+        (lambda: lava.CubaLIFNode(1.0, 0.0, step_mode="x"), ["step_mode", "'x'"]),
         (lambda: lava.containers([nn.Linear(2, 2)]), ["Linear", "IFNode"]),
         (lambda: lava.save_blocks([nn.Linear(2, 2)], "a.net", (2,)), ["Linear", "BlockContainer"]),
         (lambda: lava.save_blocks(net(), "a.net", (3, 6, 7)), ["block 0", "[3, 6, 7]"]),
