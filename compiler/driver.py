@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import tempfile
+import webbrowser
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints, overload
 
 import attrs
@@ -37,6 +40,7 @@ from spikec.ir.files import path_of, replacing
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
+from spikec.ir.templates import render
 from spikec.options import (
     OWN,
     AnyOptions,
@@ -48,7 +52,8 @@ from spikec.options import (
     timesteps_of,
 )
 from spikec.pipeline.manager import Observer, Report, StageRecord, run_pipeline
-from spikec.pipeline.observers import Dump, Numbers, Verify, write_ledger
+from spikec.pipeline.observers import Dump, Numbers, Verify, finish_dump, make_folder
+from spikec.pipeline.page import Page
 from spikec.pipeline.pipeline import Pipeline, as_passes
 from spikec.reading import detach_from_model, find_frontend, keeping_grad_mode, reading_options
 
@@ -61,7 +66,7 @@ _TYPES = get_type_hints(Options)
 _Check = Callable[[Sequence[Tensor]], float]
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Compilation:
     """Everything that one run of the compiler left.
 
@@ -89,6 +94,28 @@ class Compilation:
         """The output's scale as an array, or a tuple with one for each output."""
         scales = tuple(self.graph.type(name).scale for name in self.graph.outputs)
         return scales[0] if len(scales) == 1 else scales
+
+    def __repr__(self) -> str:
+        return f"<spikec.Compilation {self.report.title}>"
+
+    def _repr_html_(self) -> str:
+        drawing, report, ledger = self.graph.draw(), self.report._repr_html_(), self.ledger._repr_html_()
+        return render("compilation.html.j2", title=self.report.title, drawing=drawing, report=report, ledger=ledger)
+
+    def show(self, folder: str | os.PathLike[str] | None = None) -> Path:
+        """Open the page of this compilation in the browser: every pass, the graph behind it, and what became of layers.
+
+        Args:
+            folder: where ``index.html`` is written; a temporary one that stays, if none is given.
+
+        Returns:
+            The path of the page.
+        """
+        made = Path(tempfile.mkdtemp(prefix="spikec-")) if folder is None else path_of(folder, "folder")
+        make_folder(made)
+        page = Page(self.report.title, self.stages, self.report.notes, self.ledger).write(made)
+        webbrowser.open(page.resolve().as_uri())
+        return page
 
 
 class Compiler:
@@ -137,6 +164,7 @@ class Compiler:
         """
         context: Context | None = None
         records: list[StageRecord] = []
+        observers: list[Observer] = []
         try:
             context, example, check_model = self._import(model)
             graph, calibration = context.reference, context.calibration
@@ -155,7 +183,10 @@ class Compiler:
             if imported is None and error.graph is not None:
                 error.add(refused_beside(error.graph, error.problems, self._run_dry))
             account(error, imported, records[-1].graph if records else imported)
-            self._dump_ledger(error.ledger)
+            read = imported or error.graph
+            seen = next((each.stages for each in observers if isinstance(each, Dump)), None)
+            stages = seen or ([StageRecord("import", read)] if read is not None else [])
+            self._finish_dump(stages, context.notes if context else (), error.ledger, str(error))
             raise
         return context, records
 
@@ -165,7 +196,7 @@ class Compiler:
         final = stages[-1].graph
         artifact = self.backend.emit(final, attrs.evolve(context, running=self.backend.name))
         ledger = Ledger.of(context.reference, final)
-        self._dump_ledger(ledger)
+        self._finish_dump(stages, context.notes, ledger)
         report = Report(self.backend.name, tuple(stages), tuple(context.notes))
         return Compilation(artifact, final, tuple(stages), ledger, report, context.calibration.gathered)
 
@@ -235,9 +266,12 @@ class Compiler:
         context = Context(graph, self.timesteps, self.seed, calibration)
         return run_dry(graph, self._pipeline(graph, calibration), self.backend, context)
 
-    def _dump_ledger(self, ledger: Ledger | None) -> None:
-        if ledger is not None and self.dump_dir is not None:
-            write_ledger(self.dump_dir, ledger)
+    def _finish_dump(
+        self, stages: Sequence[StageRecord], notes: Sequence[Note], ledger: Ledger | None, error: str = ""
+    ) -> None:
+        if self.dump_dir is not None:
+            name = stages[0].graph.name if stages else "model"
+            finish_dump(self.dump_dir, f"{name} -> {self.backend.name}", stages, notes, ledger, error)
 
 
 @overload

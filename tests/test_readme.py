@@ -12,6 +12,7 @@ READMES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.g
 @pytest.mark.parametrize("readme", READMES, ids=str)
 def test_the_examples_run(readme, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("webbrowser.open", lambda url: True)
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / readme).read_text(), re.M | re.S)
     scope = {"__name__": f"readme_of_{readme.parent.name or 'spikec'}"}
     for block in blocks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import difflib
 import itertools
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -13,10 +14,11 @@ import attrs
 import networkx as nx
 import numpy as np
 
+from spikec.ir import drawing
 from spikec.ir.errors import CompileError, Problem, TypeMismatchError
 from spikec.ir.op import Op, Role, StatefulOp, check_op
 from spikec.ir.origin import Imported, Origin, Source, describe
-from spikec.ir.printer import text
+from spikec.ir.printer import text, type_text
 from spikec.ir.types import Type
 
 T = TypeVar("T")
@@ -335,12 +337,38 @@ class Graph:
         )
 
     def __str__(self) -> str:
-        """Return one line an op, also where the graph is broken: ``?`` for unknown types, any order for a cycle."""
+        """Return one line an op, also where the graph is broken, with ``?`` for types that are not known."""
+        return text(self.name, self._lines(), self.type)
+
+    def __repr__(self) -> str:
+        ends = (", ".join(f"%{x}: {type_text(self.type, x)}" for x in names) for names in (self.inputs, self.outputs))
+        neurons = len(self.with_role(Role.NEURON))
+        return f"<spikec.Graph {self.name}: {len(self)} ops, {neurons} of them neurons; {' -> '.join(ends)}>"
+
+    def _repr_html_(self) -> str:
+        return self.draw()
+
+    def draw(self, path: str | os.PathLike[str] | None = None, *, alone: bool = True) -> str:
+        """Draw the graph top down, as SVG; with a path also into that file.
+
+        Args:
+            path: ends in ``.svg``.
+            alone: with the colours that it is drawn in, for light and dark; in a page they stand once.
+
+        Raises:
+            InvalidModelError: the file cannot be written.
+        """
+        return drawing.draw(self.name, self._lines(), self.type, path, alone=alone)
+
+    def names(self) -> list[str]:
+        """Return every node in topological order, or in any where the graph has a cycle."""
         try:
-            order = list(self)
+            return list(self)
         except CompileError:
-            order = list(self._g)
-        return text(self.name, [(name, self[name], self.operands(name)) for name in order], self.type)
+            return list(self._g)
+
+    def _lines(self) -> list[tuple[str, Op, tuple[str, ...]]]:
+        return [(name, self[name], self.operands(name)) for name in self.names()]
 
     # --------------------------------------------------------------- private
 

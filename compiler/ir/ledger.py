@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -12,6 +13,7 @@ from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op
 from spikec.ir.ops import Head, Output
 from spikec.ir.origin import Source
+from spikec.ir.templates import table
 
 Fate = Literal["converted", "folded", "lowered", "kept", "refused", "unread"]
 
@@ -40,6 +42,8 @@ class Ledger:
         entries: one a source node.
         notes: what the frontend has to say about how it read the model.
     """
+
+    HEADINGS = ("layer", "was", "is", "as")
 
     def __init__(self, entries: Sequence[Entry], notes: Sequence[str] = ()) -> None:
         self.entries = tuple(entries)
@@ -73,6 +77,17 @@ class Ledger:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def __repr__(self) -> str:
+        counts = Counter(entry.fate for entry in self)
+        return f"<spikec ledger: {', '.join(f'{count} {fate}' for fate, count in counts.items()) or 'empty'}>"
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Return for each layer: its name with the user's line, what it was, its fate, and what stands for it now."""
+        return [(str(entry.source), entry.source.kind, entry.fate, entry.into) for entry in self]
+
+    def _repr_html_(self) -> str:
+        return table("what became of each layer", self.HEADINGS, self.rows(), self.notes)
 
     def __str__(self) -> str:
         rows = [(e.source.label, e.source.kind, e.fate, e.into, e.source.place) for e in self.entries]

@@ -54,16 +54,17 @@ def line(name: str, op: Op, operands: Sequence[str], result: str) -> str:
     return f"{text:<{_COMMENT_COLUMN}} ; {label(op.origin)}" if op.origin else text
 
 
+def type_text(type_of: Callable[[str], Any], node: str) -> str:
+    """Write the type of a node, or ``?`` where it cannot be had."""
+    try:
+        return str(type_of(node))
+    except Exception:  # whatever the type rule of somebody's op raises
+        return "?"
+
+
 def text(name: str, nodes: Iterable[tuple[str, Op, Sequence[str]]], type_of: Callable[[str], Any]) -> str:
     """Write a graph, a line a node: its name, op and operands. The type is ``?`` where it cannot be had."""
-
-    def type_text(node: str) -> str:
-        try:
-            return str(type_of(node))
-        except Exception:  # whatever the type rule of somebody's op raises
-            return "?"
-
-    lines = (line(node, op, operands, type_text(node)) for node, op, operands in nodes)
+    lines = (line(node, op, operands, type_text(type_of, node)) for node, op, operands in nodes)
     return "\n".join([f"graph {name} {{", *lines, "}", ""])
 
 

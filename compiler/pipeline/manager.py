@@ -10,6 +10,7 @@ from spikec.extend.passbase import NO_SAMPLES, Context, Note, Pass
 from spikec.interpreter.results import agreement_text
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
+from spikec.ir.templates import table
 from spikec.ir.verify import verify
 from spikec.pipeline.pipeline import Pipeline
 
@@ -47,7 +48,10 @@ class Observer:
 
 @attrs.frozen
 class StageRecord:
-    """The graph after a pass, ``by``, with what the numeric check found; after the import, ``by`` is None."""
+    """The graph after a pass, ``by``, with what the numeric check found; after the import, ``by`` is None.
+
+    Where the pass ``failed``, the graph is as it left it, and ``check`` says why.
+    """
 
     name: str
     graph: Graph
@@ -55,6 +59,7 @@ class StageRecord:
     seconds: float = 0.0
     check: str = ""
     by: Pass | None = None
+    failed: bool = False
 
 
 def run_pipeline(
@@ -127,7 +132,7 @@ def _kept(before: Graph, after: Graph, changes: int, context: Context) -> tuple[
     return (after, changes) if now >= was else (before, 0)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Report:
     """The passes with their checks, one row each, and every note: why rewrites did not fire, what choices cost."""
 
@@ -140,10 +145,22 @@ class Report:
         """The passes with their options, as :meth:`spikec.Pipeline.parse` reads them to run the same again."""
         return ", ".join(str(record.by) for record in self.stages if record.by is not None)
 
-    def __str__(self) -> str:
+    @property
+    def title(self) -> str:
+        """The model, the target, and how many ops the graph had and has."""
         first, last = self.stages[0].graph, self.stages[-1].graph
+        return f"{first.name} -> {self.target}: {len(first)} ops in, {len(last)} ops out"
+
+    def __repr__(self) -> str:
+        return f"<spikec report {self.title}; {len(self.stages) - 1} passes, {len(self.notes)} notes>"
+
+    def _repr_html_(self) -> str:
+        rows = [(each.name, str(each.changes), f"{each.seconds:.3f}", each.check) for each in self.stages[1:]]
+        return table(self.title, ("pass", "changes", "seconds", "check"), rows, map(str, self.notes))
+
+    def __str__(self) -> str:
         width = max(len(record.name) for record in self.stages)
-        lines = [f"{first.name} -> {self.target}: {len(first)} ops in, {len(last)} ops out"]
+        lines = [self.title]
         for record in self.stages[1:]:
             changes = f"{record.changes:4d} change{'s' if record.changes != 1 else ' '}"
             lines.append(f"  {record.name:<{width}} {changes} {record.seconds:7.3f} s  {record.check}".rstrip())

@@ -7,6 +7,7 @@ from typing import Literal
 import attrs
 from torch import Tensor
 
+from spikec.extend.passbase import Note
 from spikec.interpreter.contract import check_exact, check_rate, check_shapes
 from spikec.interpreter.parts import check_parts
 from spikec.interpreter.probe import in_own_dtype, within_budget
@@ -16,7 +17,8 @@ from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger
 from spikec.ir.op import Role
 from spikec.ir.printer import diff
-from spikec.pipeline.manager import Observer, Step
+from spikec.pipeline.manager import Observer, StageRecord, Step
+from spikec.pipeline.page import Page
 
 Verify = Literal["each", "end", "off"]
 
@@ -111,6 +113,9 @@ class Dump(Observer):
     Args:
         folder: made if it is missing; dumps of an earlier run in it are overwritten.
         start: the imported graph.
+
+    Attributes:
+        stages: the graph after the import and after every pass, that which failed included.
     """
 
     _HEAD = ("pass", "changes", "ops before", "ops after", "seconds", "check", "not done, because")
@@ -121,6 +126,7 @@ class Dump(Observer):
         self._remove_earlier()
         (folder / "00-import.txt").write_text(str(start))
         self.rows: list[tuple[str, ...]] = [("00-import", "", "", str(len(start)), "", "", "")]
+        self.stages = [StageRecord("import", start)]
         self._write()
 
     def __call__(self, step: Step) -> None:
@@ -139,6 +145,8 @@ class Dump(Observer):
         why = " | ".join(f"%{note.node}: {note.reason}" if note.node else note.reason for note in step.notes)
         sizes = str(len(step.before)), str(len(step.after))
         self.rows.append((stem, changes, *sizes, f"{step.seconds:.3f}", check, why))
+        failed = changes == "failed"
+        self.stages.append(StageRecord(step.by.name, step.after, step.changes, step.seconds, check, step.by, failed))
         self._write()
 
     def _remove_earlier(self) -> None:
@@ -155,10 +163,20 @@ class Dump(Observer):
         (self.folder / "index.tsv").write_text("\n".join([*lines, ""]))
 
 
-def write_ledger(folder: Path, ledger: Ledger) -> None:
-    """Write ``ledger.txt`` beside the dumps."""
+def finish_dump(
+    folder: Path,
+    title: str,
+    stages: Sequence[StageRecord],
+    notes: Sequence[Note],
+    ledger: Ledger | None,
+    error: str = "",
+) -> None:
+    """Write ``ledger.txt`` beside the dumps, and the page of all: ``index.html``, and the same as ``index.json``."""
     make_folder(folder)
-    (folder / "ledger.txt").write_text(f"{ledger}\n")
+    if ledger is not None:
+        (folder / "ledger.txt").write_text(f"{ledger}\n")
+    if stages:
+        Page(title, stages, notes, ledger, error).write(folder)
 
 
 def make_folder(folder: Path, hint: str = "") -> None:

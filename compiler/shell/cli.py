@@ -175,13 +175,12 @@ def graph_table(graph: Graph, suffix: str = "") -> Table:
 
 def ledger_table(ledger: Ledger) -> Table:
     """Return a table with one row for each node of the user's model."""
-    rows = ((str(entry.source), entry.source.kind, entry.fate, entry.into) for entry in ledger)
-    return _table(("layer", "was", "is", "as"), rows, "what became of each layer", ledger.notes)
+    return _table(ledger.HEADINGS, ledger.rows(), "what became of each layer", ledger.notes)
 
 
 @main.command("compile", params=compiling(target_required=True))
 @click.option("-o", "--output", "out", type=inputs.new_file, metavar="FILE", required=True, help="The file to write.")
-@click.option("--dump", type=_FOLDER, help="Write the graph after each pass here.")
+@click.option("--dump", type=_FOLDER, help="Write the graph after each pass here, and index.html to look at them.")
 def compile_command(model: Any, target: str, out: Path, dump: Path | None, **options: Any) -> None:
     """Compile MODEL for a target and write it to a file."""
     progress = console().is_terminal
@@ -193,6 +192,22 @@ def compile_command(model: Any, target: str, out: Path, dump: Path | None, **opt
     notes = tuple(attrs.evolve(note, reason=for_shell(note.reason)) for note in compilation.report.notes)
     click.echo(str(attrs.evolve(compilation.report, notes=notes)))
     click.echo(f"wrote {out} ({out.stat().st_size} bytes)")
+
+
+@main.command("dump", params=compiling(target_required=True))
+@click.option("-o", "--output", "out", type=_FOLDER, required=True, help="The folder to write to.")
+def dump_command(model: Any, target: str, out: Path, **options: Any) -> None:
+    """Compile MODEL for a target, and write the graph after each pass, and a page to look at them.
+
+    Of a model that is refused, the page shows how far it came.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SpikecWarning)  # they are notes on the page
+            Compiler(target, dump_dir=out, progress=console().is_terminal, **_options(model, **options)).run(model)
+    finally:
+        if (out / "index.html").exists():
+            click.echo(f"look at {out / 'index.html'}")
 
 
 @main.command("check", params=compiling(target_required=True))

@@ -5,6 +5,7 @@ Set SPIKEC_TORCHVISION_PYTHON to a Python that has torchvision, spikec and onnx.
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from families import CONVERTED, REFUSED
 PYTHON = os.environ.get("SPIKEC_TORCHVISION_PYTHON")
 FAMILIES = Path(__file__).parents[2] / "benchmarks" / "families.py"
 ONNX = Path(__file__).with_name("torchvision_onnx.py")
+DUMP = Path(__file__).with_name("torchvision_dump.py")
 #: families with a fixed number of cells behind their last pool, which only images of this side give them
 SIDES = {"alexnet": 224, "vgg11": 224, "vgg16_bn": 224, "inception_v3": 96}
 
@@ -52,3 +54,21 @@ def test_a_family_read_back_from_onnx_is_the_torch_model(family):
     differences = printed(ONNX, family, str(SIDES.get(family, 64)))
     assert set(differences) == {"dynamo", "torchscript"}
     assert max(differences.values()) <= 1e-4, differences
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_the_dump_of_a_resnet50_is_a_page_that_a_browser_shows(tmp_path):
+    printed(DUMP, str(tmp_path))
+    page = tmp_path / "index.html"
+    assert page.stat().st_size < 10e6
+    command = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--dump-dom",
+        f"{page.as_uri()}#find=layer3.5.conv2",
+    ]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert 'role="status">1 found' in shown
+    assert 'data-node="layer3_5_conv2"' in shown.split("<template")[0]

@@ -1,0 +1,231 @@
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const byId = id => document.getElementById(id);
+const start = new URLSearchParams(location.hash.slice(1));
+const changed = data.passes.findLastIndex(each => each.changes);
+const state = {
+  pass: Math.min(+(start.get("pass") ?? Math.max(changed, 0)), data.passes.length - 1),
+  node: start.get("node"), tab: start.get("tab") ?? (start.get("node") ? "node" : "pass"),
+  both: start.get("both") === "1", find: start.get("find") ?? "",
+};
+let panes = [];
+
+/** Makes an element; an attribute of null is left out, texts become text. */
+function make(tag, attributes = {}, ...children) {
+  const svg = ["svg", "rect", "title"].includes(tag);
+  const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes))
+    if (value !== null) made.setAttribute(name, value);
+  made.append(...children.filter(child => child !== null));
+  return made;
+}
+
+const recordsOf = index => data.graphs[data.passes[index].graph];
+const recordOf = (index, node) => index < 0 ? undefined : data.records[recordsOf(index)[node]];
+const texts = (node, record) => [node, record.kind, ...record.from].join("\n").toLowerCase();
+
+/** Says of a node what the chosen pass has done to it. */
+function markOf(node, isAfter) {
+  const [before, after] = [state.pass ? recordsOf(state.pass - 1)[node] : undefined, recordsOf(state.pass)[node]];
+  if (!state.pass || before === after) return null;
+  if (before === undefined) return "added";
+  if (after === undefined) return "removed";
+  return "changed";
+}
+
+class Pane {
+  constructor(index, title) {
+    this.index = index;
+    const drawing = byId(`drawing-${data.passes[index].graph}`).content.firstElementChild.cloneNode(true);
+    this.svg = drawing;
+    this.box = make("div", { class: "pane", role: "group", "aria-label": title }, make("h2", {}, title), drawing);
+    [this.x, this.y, this.zoom] = [0, 0, 1];
+    for (const node of this.nodes()) {
+      const name = node.dataset.node, mark = markOf(name);
+      if (mark) node.classList.add(mark);
+      node.setAttribute("tabindex", "0");
+      node.setAttribute("role", "button");
+      node.setAttribute("aria-label", node.querySelector("title").textContent + (mark ? `, ${mark}` : ""));
+      node.addEventListener("click", () => this.dragged || choose(name));
+      node.addEventListener("keydown", event => {
+        if (event.key !== "Enter" && event.key !== " ") return;
+        event.preventDefault();
+        choose(name);
+      });
+      node.addEventListener("focus", () => node.matches(":focus-visible") && this.centre(name));
+    }
+    this.box.addEventListener("wheel", event => {
+      event.preventDefault();
+      const at = this.box.getBoundingClientRect();
+      this.scale(Math.exp(-event.deltaY / 400), event.clientX - at.left, event.clientY - at.top);
+    }, { passive: false });
+    this.box.addEventListener("pointerdown", event => {
+      this.from = [event.clientX - this.x, event.clientY - this.y];
+      this.dragged = false;
+    });
+    this.box.addEventListener("pointermove", event => {
+      if (!event.buttons || !this.from) return;
+      const [x, y] = [event.clientX - this.from[0], event.clientY - this.from[1]];
+      if (Math.abs(x - this.x) + Math.abs(y - this.y) > 3) this.dragged = true;
+      if (this.dragged) this.move(x, y);
+    });
+  }
+  nodes() { return this.svg.querySelectorAll(".node"); }
+  find(name) { return this.svg.querySelector(`.node[data-node="${CSS.escape(name)}"]`); }
+  move(x, y) {
+    [this.x, this.y] = [x, y];
+    this.svg.style.transform = `translate(${x}px, ${y}px) scale(${this.zoom})`;
+  }
+  scale(by, x = this.box.clientWidth / 2, y = this.box.clientHeight / 2) {
+    const zoom = Math.min(Math.max(this.zoom * by, 0.02), 6);
+    by = zoom / this.zoom;
+    this.zoom = zoom;
+    this.move(x - (x - this.x) * by, y - (y - this.y) * by);
+  }
+  fit() {
+    const [width, height] = [this.svg.width.baseVal.value, this.svg.height.baseVal.value];
+    this.zoom = Math.min(this.box.clientWidth / width, this.box.clientHeight / height, 1.5);
+    this.move((this.box.clientWidth - width * this.zoom) / 2, 0);
+  }
+  top() {
+    const width = this.svg.width.baseVal.value;
+    this.zoom = Math.min(this.box.clientWidth / width, 1);
+    this.move((this.box.clientWidth - width * this.zoom) / 2, 30);
+  }
+  centre(name) {
+    const rect = this.find(name)?.querySelector("rect");
+    if (!rect) return;
+    this.zoom = Math.max(this.zoom, 0.6);
+    const x = rect.x.baseVal.value + rect.width.baseVal.value / 2, y = rect.y.baseVal.value + rect.height.baseVal.value / 2;
+    this.move(this.box.clientWidth / 2 - x * this.zoom, this.box.clientHeight / 2 - y * this.zoom);
+  }
+}
+
+function remember() {
+  const kept = { pass: state.pass, tab: state.tab, ...(state.node && { node: state.node }), ...(state.both && { both: 1 }), ...(state.find && { find: state.find }) };
+  history.replaceState(null, "", `#${new URLSearchParams(kept)}`);
+}
+
+function showPasses() {
+  byId("passes").replaceChildren(...data.passes.map((each, index) => {
+    const changes = each.failed ? "failed" : index ? `${each.changes} change${each.changes === 1 ? "" : "s"}, ${each.seconds.toFixed(3)} s` : `${Object.keys(recordsOf(0)).length} ops`;
+    const button = make("button", { "aria-current": index === state.pass ? "true" : null, class: each.failed ? "failed" : index && !each.changes ? "idle" : null },
+      `${String(index).padStart(2, "0")} ${each.name}`, make("small", {}, changes));
+    button.addEventListener("click", () => { state.pass = index; state.tab = "pass"; show(); byId("passes").children[index].firstChild.focus(); });
+    button.addEventListener("keydown", event => {
+      const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+      const next = step && byId("passes").children[index + step];
+      if (next) { event.preventDefault(); next.firstChild.click(); }
+    });
+    return make("li", {}, button);
+  }));
+}
+
+function showPanes() {
+  const name = data.passes[state.pass].name;
+  panes = state.both && state.pass ? [new Pane(state.pass - 1, `before ${name}`), new Pane(state.pass, `after ${name}`)] : [new Pane(state.pass, state.pass ? `after ${name}` : name)];
+  byId("panes").replaceChildren(...panes.map(pane => pane.box));
+  const first = [...panes.at(-1).nodes()].find(node => markOf(node.dataset.node));
+  for (const pane of panes) {
+    pane.top();
+    if (state.node && pane.find(state.node)) pane.centre(state.node);
+    else if (first && state.pass) pane.centre(first.dataset.node);
+  }
+}
+
+function mark() {
+  const wanted = state.find.trim().toLowerCase();
+  let hits = 0;
+  for (const pane of panes) {
+    pane.svg.classList.toggle("finding", wanted !== "");
+    for (const node of pane.nodes()) {
+      const name = node.dataset.node, hit = wanted !== "" && texts(name, recordOf(pane.index, name)).includes(wanted);
+      node.classList.toggle("hit", hit);
+      node.classList.toggle("chosen", name === state.node);
+      hits += hit && pane === panes.at(-1);
+    }
+  }
+  byId("hits").textContent = wanted ? `${hits} found` : "";
+}
+
+const row = (name, value, was) => make("tr", {}, make("th", { scope: "row" }, name),
+  make("td", { class: value === "refused" ? "refused" : null }, was !== undefined && was !== value ? make("span", { class: "was", "aria-label": "before" }, was) : null, value ?? ""));
+
+function histogram(name, numbers) {
+  const most = Math.max(...numbers.counts, 1), bars = make("svg", { class: "bars", viewBox: `0 0 ${numbers.counts.length} 1`, preserveAspectRatio: "none", role: "img", "aria-label": `histogram of ${name}` });
+  bars.append(...numbers.counts.map((count, index) => make("rect", { x: index + 0.05, width: 0.9, y: 1 - count / most, height: count / most })));
+  return make("div", {}, make("h3", {}, `${name}, ${numbers.shape.join("x")}`), bars,
+    make("table", {}, row("range", `${numbers.min} to ${numbers.max}`), row("mean, std", `${numbers.mean}, ${numbers.std}`), row("zeros", `${numbers.zeros} %`)));
+}
+
+function aboutNode() {
+  const after = state.node && recordOf(state.pass, state.node), before = state.node && recordOf(state.pass - 1, state.node);
+  const shown = after ?? before;
+  if (!shown) return [make("p", {}, state.node ? `%${state.node} is not in this graph.` : "Choose a node of the graph.")];
+  const was = after && before ? before : undefined, keys = new Set([...Object.keys(shown.attributes), ...Object.keys(was?.attributes ?? {})]);
+  return [
+    make("h3", {}, `%${state.node}${after ? "" : ", removed by this pass"}`),
+    make("table", {}, row("op", shown.kind, was?.kind), row("operands", shown.operands.join(" "), was?.operands.join(" ")), row("type", shown.type, was?.type),
+      row("from", shown.from.join(", "), was?.from.join(", ")), ...[...keys].map(key => row(key, shown.attributes[key] ?? "not set", was ? was.attributes[key] ?? "not set" : undefined))),
+    ...Object.entries(shown.numbers).map(([name, numbers]) => histogram(name, numbers)),
+  ];
+}
+
+function aboutPass() {
+  const pass = data.passes[state.pass], names = new Set([...Object.keys(recordsOf(state.pass)), ...(state.pass ? Object.keys(recordsOf(state.pass - 1)) : [])]);
+  const marks = [...names].map(name => [name, markOf(name)]).filter(([, what]) => what);
+  return [
+    make("h3", {}, pass.text),
+    make("table", {}, ...(state.pass ? [row("changes", pass.failed ? "failed" : String(pass.changes)), row("seconds", pass.seconds.toFixed(3))] : []),
+      row("ops", String(Object.keys(recordsOf(state.pass)).length)), ...(pass.check ? [row(pass.failed ? "error" : "check", pass.check)] : [])),
+    ...(pass.notes.length ? [make("h3", {}, "what it says"), make("ul", {}, ...pass.notes.map(note => make("li", {}, note)))] : []),
+    ...(marks.length ? [make("h3", {}, "nodes"), make("table", {}, ...marks.map(([name, what]) => row(what, `%${name}`)))] : []),
+  ];
+}
+
+const aboutLedger = () => [
+  make("h3", {}, "What became of every layer"),
+  make("table", {}, ...data.ledger.map(each => row(each.source, each.fate === "refused" ? "refused" : `${each.fate}: ${each.into}`)).flatMap((made, index) =>
+    data.ledger[index].fate === "refused" ? [made, row("", data.ledger[index].into)] : [made])),
+  ...(data.notes.length ? [make("h3", {}, "notes"), make("ul", {}, ...data.notes.map(note => make("li", {}, note)))] : []),
+];
+
+function showAbout() {
+  for (const name of ["node", "pass", "ledger"]) byId(`tab-${name}`).setAttribute("aria-selected", String(state.tab === name));
+  byId("about").replaceChildren(...{ node: aboutNode, pass: aboutPass, ledger: aboutLedger }[state.tab]());
+}
+
+function choose(name) { state.node = name; state.tab = "node"; mark(); showAbout(); remember(); }
+
+function show() {
+  byId("both").setAttribute("aria-pressed", String(state.both));
+  showPasses(); showPanes(); mark(); showAbout(); remember();
+}
+
+for (const name of ["node", "pass", "ledger"]) byId(`tab-${name}`).addEventListener("click", () => { state.tab = name; showAbout(); remember(); });
+byId("find").value = state.find;
+byId("find").addEventListener("input", event => {
+  state.find = event.target.value;
+  mark(); remember();
+  const hit = panes.at(-1).svg.querySelector(".hit");
+  if (hit) panes.forEach(pane => pane.centre(hit.dataset.node));
+});
+byId("find").addEventListener("keydown", event => {
+  const hits = [...panes.at(-1).svg.querySelectorAll(".hit")].map(node => node.dataset.node);
+  if (event.key !== "Enter" || !hits.length) return;
+  const next = hits[(hits.indexOf(state.node) + 1) % hits.length];
+  panes.forEach(pane => pane.centre(next));
+  choose(next);
+});
+const actions = {
+  b: () => { state.both = !state.both; show(); }, f: () => panes.forEach(pane => pane.fit()),
+  "+": () => panes.forEach(pane => pane.scale(1.25)), "-": () => panes.forEach(pane => pane.scale(0.8)), "/": () => byId("find").focus(),
+};
+for (const [id, key] of [["both", "b"], ["fit", "f"], ["larger", "+"], ["smaller", "-"]]) byId(id).addEventListener("click", actions[key]);
+document.addEventListener("keydown", event => {
+  if (event.target instanceof HTMLInputElement || event.ctrlKey || event.metaKey || event.altKey || !actions[event.key]) return;
+  event.preventDefault();
+  actions[event.key]();
+});
+show();
+if (start.get("fit")) actions.f();

@@ -1,0 +1,207 @@
+import json
+import os
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import spikec
+from spikec.ir.ops import Weighted
+from spikec.pipeline.page import summary
+
+CHROMIUM = os.environ.get("SPIKEC_CHROMIUM") or shutil.which("chromium")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the path or in SPIKEC_CHROMIUM")
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.norm, self.two, self.head = nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.one(x)))
+        return self.head(torch.relu(self.two(x) + x))
+
+
+@attrs.frozen
+class Wrong(spikec.Pass):
+    """A pass that says it is exact, and is not."""
+
+    name = "wrong"
+    contract = "exact"
+
+    def run(self, graph, context):
+        node = graph.match(Weighted)[0]
+        graph.set_op(node.name, attrs.evolve(node.op, weight=node.op.weight * 2))
+        return 1
+
+
+@pytest.fixture(scope="module")
+def dumped(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("dump")
+    images = torch.rand(32, 6)
+    return spikec.Compiler("nir", calibration=images, normalization="99.9%", dump_dir=folder).run(Net().eval()), folder
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("failed")
+    pipeline = spikec.Pipeline.default("nir").insert_after("fold-batchnorm", Wrong())
+    images = torch.rand(32, 6)
+    with pytest.raises(spikec.VerificationError) as refused:
+        spikec.Compiler("nir", calibration=images, pipeline=pipeline, verify="each", dump_dir=folder).run(Net().eval())
+    return refused.value, folder
+
+
+def test_the_json_says_what_every_pass_did_to_every_node(dumped):
+    compilation, folder = dumped
+    data = json.loads((folder / "index.json").read_text())
+    assert [each["name"] for each in data["passes"]] == [each.name for each in compilation.stages]
+    assert [each["changes"] for each in data["passes"]] == [each.changes for each in compilation.stages]
+    for shown, stage in zip(data["passes"], compilation.stages, strict=True):
+        nodes = data["graphs"][shown["graph"]]
+        assert list(nodes) == list(stage.graph)
+        for name, number in nodes.items():
+            record = data["records"][number]
+            assert record["kind"] == stage.graph[name].kind
+            assert record["type"] == str(stage.graph.type(name))
+            assert record["operands"] == [f"%{each}" for each in stage.graph.operands(name)]
+    assert len(data["ledger"]) == len(compilation.ledger)
+    assert data["error"] == ""
+    weight = compilation.stages[0].graph["one"].weight
+    shown = data["records"][data["graphs"][0]["one"]]["numbers"]["weight"]
+    assert shown["shape"] == [6, 6]
+    assert float(shown["max"]) == pytest.approx(weight.max(), rel=1e-3)
+    assert sum(shown["counts"]) == weight.size
+
+
+def test_a_note_stands_at_its_pass_and_others_with_the_ledger(dumped):
+    compilation, folder = dumped
+    data = json.loads((folder / "index.json").read_text())
+    shown = [note for each in data["passes"] for note in each["notes"]] + data["notes"]
+    assert sorted(shown) == sorted([*map(str, compilation.report.notes), *compilation.ledger.notes])
+
+
+class Resources(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        self.found += [value for name, value in attributes if name in ("src", "href") or tag == "link"]
+
+
+def test_the_page_asks_for_nothing_beside_itself(dumped):
+    _, folder = dumped
+    text = (folder / "index.html").read_text()
+    reader = Resources()
+    reader.feed(text)
+    assert reader.found == []
+    assert text.count("http") == text.count("http://www.w3.org/2000/svg")
+    assert "import(" not in text
+    assert "@import" not in text
+
+
+def test_a_name_of_the_users_cannot_end_the_script(tmp_path):
+    model = nn.Sequential()
+    model.add_module("</script><b>&", nn.Linear(3, 3))
+    spikec.Compiler("nir", calibration=torch.rand(8, 3), normalization="max", dump_dir=tmp_path).run(model.eval())
+    text = (tmp_path / "index.html").read_text()
+    assert text.count("</script>") == 2
+    assert "<b>&<" not in text
+
+
+def test_a_pass_that_fails_is_on_the_page_with_the_graph_that_it_left(failed):
+    error, folder = failed
+    data = json.loads((folder / "index.json").read_text())
+    last = data["passes"][-1]
+    assert (last["name"], last["failed"]) == ("wrong", True)
+    assert data["error"] == str(error)
+    before = data["graphs"][data["passes"][-2]["graph"]]
+    changed = {name for name, number in data["graphs"][last["graph"]].items() if before.get(name) != number}
+    assert changed == {"one"}
+    assert not any(each["failed"] for each in data["passes"][:-1])
+
+
+def test_a_refused_model_has_a_page_too(tmp_path):
+    with pytest.raises(spikec.UnsupportedOpError):
+        spikec.compile(
+            nn.Sequential(nn.Linear(3, 3), nn.GELU()), "nir", example_input=torch.rand(1, 3), dump_dir=tmp_path
+        )
+    data = json.loads((tmp_path / "index.json").read_text())
+    assert "GELU" in data["error"]
+    assert [each["fate"] for each in data["ledger"]] == ["kept", "refused"]
+
+
+def test_show_opens_the_page(dumped, tmp_path, monkeypatch):
+    compilation, _ = dumped
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    page = compilation.show(tmp_path / "page")
+    assert opened == [page.as_uri()]
+    assert json.loads((page.parent / "index.json").read_text())["title"] == compilation.report.title
+
+
+def test_reprs_are_one_line_and_have_a_view_for_notebooks(dumped):
+    compilation, _ = dumped
+    for each in (compilation, compilation.report, compilation.ledger, compilation.graph):
+        assert "\n" not in repr(each)
+        assert len(repr(each)) < 200
+        assert "<" in each._repr_html_()
+    assert "9 ops in" in repr(compilation)
+    assert repr(compilation.ledger) == "<spikec ledger: 4 kept, 1 folded, 2 converted>"
+    assert "two (test_page.py:" in compilation.ledger._repr_html_()
+
+
+def test_a_summary_of_numbers_is_numpys():
+    values = np.random.default_rng(0).normal(size=(40, 50))
+    values[0, :20] = 0
+    found = summary(values)
+    assert float(found["mean"]) == pytest.approx(values.mean(), rel=1e-3)
+    assert float(found["std"]) == pytest.approx(values.std(), rel=1e-3)
+    assert found["zeros"] == "1"
+    assert found["counts"] == np.histogram(values, 24)[0].tolist()
+    assert summary(np.array([np.nan, 1.0, 2.0]))["counts"][0] == 1
+
+
+def screen(page: Path, fragment: str) -> str:
+    """The page's document as Chromium leaves it, opened at a fragment."""
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900", "--dump-dom"]
+    shown = subprocess.run(
+        [*command, f"{page.as_uri()}#{fragment}"], capture_output=True, text=True, timeout=60, check=True
+    )
+    return shown.stdout.split('<script type="application/json"')[0].split("<template")[0]
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_browser_shows_the_pass_the_node_and_what_is_searched_for(dumped):
+    _, folder = dumped
+    names = [each["name"] for each in json.loads((folder / "index.json").read_text())["passes"]]
+    shown = screen(folder / "index.html", f"pass={names.index('fold-batchnorm')}&node=one&both=1&find=norm")
+    assert shown.count('class="pane"') == 2
+    assert "before fold-batchnorm" in shown
+    assert 'role="status">1 found' in shown  # folded away, it is found as a source of %one
+    assert "norm (test_page.py:" in shown
+    assert "changed chosen" in shown.replace(" hit", "")
+    assert "removed" in shown
+    assert 'aria-label="histogram of weight"' in shown
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_browser_shows_why_a_compilation_failed(failed):
+    _, folder = failed
+    shown = screen(folder / "index.html", "")
+    assert 'role="alert"' in shown
+    assert "an exact pass changed the output" in shown
+    assert 'class="failed"' in shown
+    assert 'aria-label="linear one, real&lt;6&gt;' in shown
