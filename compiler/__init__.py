@@ -27,6 +27,7 @@ from spikec.ir.errors import (
 )
 from spikec.ir.graph import Graph
 from spikec.ir.op import Movement, Op, Role, StatefulOp
+from spikec.ir.progress import Progress
 from spikec.pipeline.pipeline import Pipeline
 from spikec.reading import load
 
@@ -51,6 +52,7 @@ __all__ = [
     "Pipeline",
     "PluginError",
     "Problem",
+    "Progress",
     "Role",
     "SpikecWarning",
     "StatefulOp",

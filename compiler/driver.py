@@ -8,7 +8,7 @@ import tempfile
 import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints, overload
 
 import attrs
 import torch
@@ -39,6 +39,7 @@ from spikec.ir.errors import (
 from spikec.ir.files import path_of, replacing
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
+from spikec.ir.progress import shown
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
 from spikec.ir.templates import render
 from spikec.options import (
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _TYPES = get_type_hints(Options)
+T = TypeVar("T")
 #: holds the imported graph to its model on a probe
 _Check = Callable[[Sequence[Tensor]], float]
 
@@ -118,6 +120,17 @@ class Compilation:
         return page
 
 
+def _showing_progress(method: Callable[[Compiler, Any], T]) -> Callable[[Compiler, Any], T]:
+    """Show how far a compiler is, as its option says."""
+
+    @functools.wraps(method)
+    def watched(compiler: Compiler, model: Any) -> T:
+        with shown(compiler.progress):
+            return method(compiler, model)
+
+    return watched
+
+
 class Compiler:
     """A target with its options; see :func:`compile` for what they mean."""
 
@@ -141,7 +154,7 @@ class Compiler:
         self.seed = whole_number("seed", options.get("seed", 0), 0, 2**63 - 1)
         self.example_input = options.get("example_input")
         self.calibration = options.get("calibration")
-        self.progress = bool(options.get("progress"))
+        self.progress = options.get("progress")
         dump_dir = options.get("dump_dir")
         self.dump_dir = None if dump_dir is None else path_of(dump_dir, "dump_dir")
 
@@ -155,6 +168,7 @@ class Compiler:
         detach_from_model(*(stage.graph for stage in stages))
         return self.emit(context, stages)
 
+    @_showing_progress
     @keeping_grad_mode
     def lower(self, model: Any) -> tuple[Context, Sequence[StageRecord]]:
         """All of :meth:`run` but emitting: what backends may know, and the graph after the import and every pass.
@@ -200,6 +214,7 @@ class Compiler:
         report = Report(self.backend.name, tuple(stages), tuple(context.notes))
         return Compilation(artifact, final, tuple(stages), ledger, report, context.calibration.gathered)
 
+    @_showing_progress
     @keeping_grad_mode
     def gather(self, model: Any) -> Calibration:
         """Run the passes up to the one that asks for statistics.
@@ -225,7 +240,7 @@ class Compiler:
         """The model as a graph, in the context of its passes; the user's example; what holds the graph to the model."""
         frontend, model = self.open(model)
         example = frontend.batches(model, examples(self.example_input))
-        calibration = CalibrationSource.of(self.calibration, frontend.input_names(model), progress=self.progress)
+        calibration = CalibrationSource.of(self.calibration, frontend.input_names(model))
         graph = frontend.load(model, calibration.examples(example))
         calibration.warn_if_alike()
         notes = [Note("import", "", note) for note in graph.imported.notes]
@@ -306,7 +321,8 @@ def compile(model: Any, target: str | Backend, **options: Any) -> Any:
         verify: hold exact passes to their contract one by one (``"each"``), each run of them as a whole
             (``"end"``), or not (``"off"``). Types and structure are always checked.
         dump_dir: write the graph after every pass there.
-        progress: show a progress bar.
+        progress: show how far it is on stderr, as bars, or as a line now and then where that is no terminal; or a
+            function that is given a :class:`spikec.Progress` whenever something is done.
         seed: of everything random.
         target_options: the fields of the target's backend.
 

@@ -10,6 +10,7 @@ from spikec.ir.graph import Graph
 from spikec.ir.op import Role
 from spikec.ir.ops import Output
 from spikec.ir.origin import Source
+from spikec.ir.progress import shown
 from spikec.pipeline.manager import run_pipeline
 from spikec.pipeline.pipeline import Pipeline
 
@@ -19,7 +20,7 @@ DryRun = Callable[[Graph, CalibrationSource], list[Problem]]
 
 def run_dry(graph: Graph, pipeline: Pipeline, backend: Backend, context: Context) -> list[Problem]:
     """What the passes, or the target behind them, do not support; nothing is compared, nothing emitted."""
-    with without_warnings():
+    with without_warnings(), shown(False):
         try:
             return backend.check(run_pipeline(graph, pipeline, context)[-1].graph)
         except UnsupportedOpError as error:

@@ -1,7 +1,7 @@
 """The options of the compiler, stated once for ``compile``, ``Compiler``, ``calibrate``, ``check`` and the shell."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypedDict
 
 import attrs
@@ -12,6 +12,7 @@ from spikec.extend.backend import Backend
 from spikec.extend.passbase import Pass
 from spikec.interpreter.inputs import whole_number
 from spikec.ir.errors import CompileError
+from spikec.ir.progress import Progress
 from spikec.pipeline.observers import Verify
 from spikec.pipeline.pipeline import Pipeline
 from spikec.reading import Inputs, reading_options
@@ -34,7 +35,7 @@ class Options(ReadingOptions, total=False):
     pipeline: Pipeline | Iterable[Pass | str] | None
     verify: Verify
     dump_dir: str | os.PathLike[str] | None
-    progress: bool | None
+    progress: bool | Callable[[Progress], None] | None
     seed: int
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -17,6 +17,7 @@ from spikec.calibration.calibration import RETAINED, Calibration, digest
 from spikec.interpreter.inputs import as_input, check_types
 from spikec.ir.errors import CalibrationError, Hint, Option, warn
 from spikec.ir.graph import Graph
+from spikec.ir.progress import track
 
 #: a single tensor is read in batches of this size
 TENSOR_BATCH = 256
@@ -178,23 +179,21 @@ class CalibrationSource:
     Attributes:
         batches: of the model's inputs, or None.
         gathered: the statistics as they were given; with batches, those that were gathered last, None until then.
-        progress: show a progress bar while the ANN runs.
     """
 
     batches: Batches | None = None
     gathered: Calibration | None = None
-    progress: bool = False
 
     @classmethod
-    def of(cls, given: Any, names: Sequence[str], *, progress: bool = False) -> CalibrationSource:
+    def of(cls, given: Any, names: Sequence[str]) -> CalibrationSource:
         """Read what the user gave for the model's inputs: a Calibration, what :class:`Batches` takes, or None.
 
         Raises:
             CalibrationError: it is none of these, or it is empty.
         """
         if given is None or isinstance(given, Calibration):
-            return cls(None, given, progress)
-        return cls(given if isinstance(given, Batches) else Batches(given, names), None, progress)
+            return cls(None, given)
+        return cls(given if isinstance(given, Batches) else Batches(given, names))
 
     def __bool__(self) -> bool:
         return self.batches is not None or self.gathered is not None
@@ -260,11 +259,7 @@ class CalibrationSource:
                     'follow from the weights: spikec.Normalization(method="model")',
                 ),
             )
-        batches: Iterable[tuple[Tensor, ...]] = self.batches
-        if self.progress:
-            from rich.progress import track
-
-            batches = track(batches, "calibrating", len(self.batches) or None)
+        batches = track(self.batches, "calibration batches", len(self.batches) or None)
         self.gathered = Calibration.gather(graph, axes, batches)
         return self.gathered
 

@@ -5,7 +5,7 @@ import numbers
 import operator
 import os
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 import numpy as np
@@ -116,7 +116,7 @@ def _fits(value: Any, wanted: Any) -> bool:
     if origin is tuple and isinstance(value, tuple):
         kinds = [inner[0]] * len(value) if inner[-1] is ... else list(inner)
         return len(kinds) == len(value) and all(map(_fits, value, kinds))
-    if origin in (tuple, os.PathLike, Iterable):
+    if origin in (tuple, os.PathLike, Iterable, Callable):
         return isinstance(value, origin)
     if wanted is bool:
         return isinstance(value, (bool, np.bool_))
@@ -134,6 +134,8 @@ def _described(wanted: Any) -> str:
         return " or ".join(f'"{each}"' if isinstance(each, str) else str(each) for each in inner)
     if origin in (Union, types.UnionType):
         return " or ".join(_described(each) for each in inner)
+    if origin is Callable:
+        return "a function"
     if origin is not None:
         parts = ", ".join(_described(each) for each in inner if each is not ...)
         return f"{'a path' if origin is os.PathLike else f'a {origin.__name__.lower()} of {parts}'}"

@@ -10,6 +10,7 @@ from spikec.extend.passbase import NO_SAMPLES, Context, Note, Pass
 from spikec.interpreter.results import agreement_text
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
+from spikec.ir.progress import track
 from spikec.ir.templates import table
 from spikec.ir.verify import verify
 from spikec.pipeline.pipeline import Pipeline
@@ -75,7 +76,7 @@ def run_pipeline(
     stage = pipeline.start
     verify(graph, stage, sources)
     records = [StageRecord("import", graph)]
-    for index, each in enumerate(pipeline, start=1):
+    for index, each in enumerate(track(pipeline, "passes", current=lambda each: each.name), start=1):
         after = graph.copy()
         own = _context(context, pipeline.passes[index - 1 :], records)
         noted = len(context.notes)

@@ -150,7 +150,7 @@ def _options(model: Any, own: tuple[tuple[str, Any], ...], **options: Any) -> di
         arrays = inputs.read_arrays(options["calibration"], frontend.input_names(model))
         options["calibration"] = inputs.batches(arrays)
     options["example_input"] = inputs.random_inputs(options["example_input"])
-    return {**options, **dict(own)}
+    return {"progress": True, **options, **dict(own)}
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", notes: Iterable[str] = ()) -> Table:
@@ -183,8 +183,7 @@ def ledger_table(ledger: Ledger) -> Table:
 @click.option("--dump", type=_FOLDER, help="Write the graph after each pass here, and index.html to look at them.")
 def compile_command(model: Any, target: str, out: Path, dump: Path | None, **options: Any) -> None:
     """Compile MODEL for a target and write it to a file."""
-    progress = console().is_terminal
-    compiler = Compiler(target, dump_dir=dump, progress=progress, **_options(model, **options))
+    compiler = Compiler(target, dump_dir=dump, **_options(model, **options))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SpikecWarning)  # they are notes in the report
         compilation = compiler.run(model)
@@ -204,7 +203,7 @@ def dump_command(model: Any, target: str, out: Path, **options: Any) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SpikecWarning)  # they are notes on the page
-            Compiler(target, dump_dir=out, progress=console().is_terminal, **_options(model, **options)).run(model)
+            Compiler(target, dump_dir=out, **_options(model, **options)).run(model)
     finally:
         if (out / "index.html").exists():
             click.echo(f"look at {out / 'index.html'}")

@@ -212,14 +212,6 @@ def test_values_that_are_not_finite_are_located_also_where_float64_holds_them(si
         spikec.calibrate(build.mlp(), (torch.rand(4, 6, dtype=torch.float64) + 0.1) * size, build.GraphTarget())
 
 
-def test_progress_is_shown_once_where_it_is_wanted(monkeypatch):
-    shown = []
-    monkeypatch.setattr("rich.progress.track", lambda items, *texts: shown.append(texts) or items)
-    for progress in (None, False, True):
-        spikec.compile(build.mlp(), build.GraphTarget(), calibration=[torch.rand(5, 6)] * 3, progress=progress)
-    assert shown == [("calibrating", 3)]
-
-
 def test_a_context_has_samples_of_the_first_batch_until_all_were_seen():
     source = CalibrationSource.of(torch.arange(1, 3001.0)[:, None].split(1000), ["x"])
     graph = build.Builder(1).graph

@@ -1,0 +1,154 @@
+"""Long work that shows how far it is: who does it uses :func:`track`, who looks at it :func:`shown`.
+
+The two know nothing of each other, so that work may be nested: the passes of a compilation, within one of them the ways
+that it tries, within each the layers.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import attrs
+
+T = TypeVar("T")
+
+#: seconds between two lines where the output is no terminal
+_BETWEEN = 10.0
+
+
+@attrs.frozen
+class Progress:
+    """How far a piece of work is.
+
+    Attributes:
+        what: the pieces of work that it is part of, outermost first, and itself: ``("passes", "ways")``.
+        current: what is being done now, such as the name of a pass; may be empty.
+        done: how many items are done.
+        total: of how many; None where that is not known.
+    """
+
+    what: tuple[str, ...]
+    current: str
+    done: int
+    total: int | None
+
+    def __str__(self) -> str:
+        count = f"{min(self.done + 1, self.total)} of {self.total}" if self.total else f"{self.done + 1}"
+        return f"{self.what[-1]} {count}{f': {self.current}' if self.current else ''}"
+
+
+#: looks at the pieces of work that run, outermost first, whenever one of them has got further or ended
+Watcher = Callable[[tuple[Progress, ...]], None]
+
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+_running: ContextVar[tuple[Progress, ...]] = ContextVar("running", default=())
+
+
+def track(
+    items: Iterable[T], what: str, total: int | None = None, current: Callable[[T], str] | None = None
+) -> Iterator[T]:
+    """Yield the items, and tell the watcher, if there is one, how many are done.
+
+    Args:
+        what: the work is called, in the plural of its items: ``"passes"``.
+        total: how many items there are, where they have no length that says it.
+        current: gives the name of an item.
+    """
+    watcher = _watcher.get()
+    if watcher is None:
+        yield from items
+        return
+    outer = _running.get()
+    names = (*(each.what[-1] for each in outer), what)
+    total = len(items) if total is None and isinstance(items, Sized) else total
+    try:
+        for done, item in enumerate(items):
+            running = (*outer, Progress(names, current(item) if current else "", done, total))
+            _running.set(running)
+            watcher(running)
+            yield item
+    finally:
+        _running.set(outer)
+        watcher(outer)
+
+
+@contextlib.contextmanager
+def shown(progress: bool | Callable[[Progress], None] | None) -> Iterator[None]:
+    """Show work within: True as bars, or as lines where the output is no terminal; or hand it to a function.
+
+    Args:
+        progress: False shows nothing; None leaves it to whoever shows work around this.
+    """
+    if progress is None:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        watcher: Watcher | None = None
+        if callable(progress):
+            watcher = _each(progress)
+        elif progress:
+            watcher = stack.enter_context(_on_screen())
+        kept = _watcher.set(watcher)
+        try:
+            yield
+        finally:
+            _watcher.reset(kept)
+
+
+def _each(tell: Callable[[Progress], None]) -> Watcher:
+    """Return a watcher that tells of the innermost piece of work."""
+
+    def watch(running: tuple[Progress, ...]) -> None:
+        if running:
+            tell(running[-1])
+
+    return watch
+
+
+@contextlib.contextmanager
+def _on_screen() -> Iterator[Watcher]:
+    """Give a watcher that draws bars on stderr, or lines where that is neither a terminal nor a notebook."""
+    from rich.console import Console  # only who looks waits for it
+
+    console = Console(stderr=True, highlight=False, emoji=False)
+    if not console.is_terminal and not console.is_jupyter:
+        yield _Lines()
+        return
+    from rich import progress as rich
+
+    columns = rich.TextColumn("{task.description}", markup=False), rich.BarColumn(), rich.MofNCompleteColumn()
+    with rich.Progress(*columns, rich.TimeElapsedColumn(), console=console, transient=True) as bars:
+        yield _Bars(bars)
+
+
+@attrs.define
+class _Bars:
+    """Draws a bar for each piece of work that runs, one below the other."""
+
+    bars: Any
+    tasks: list[Any] = attrs.field(factory=list)
+
+    def __call__(self, running: tuple[Progress, ...]) -> None:
+        while len(self.tasks) > len(running):
+            self.bars.remove_task(self.tasks.pop())
+        for depth, each in enumerate(running):
+            text = "  " * depth + f"{each.what[-1]} {each.current}".rstrip()
+            if depth == len(self.tasks):
+                self.tasks.append(self.bars.add_task(text, total=each.total))
+            self.bars.update(self.tasks[depth], description=text, completed=each.done, total=each.total)
+
+
+class _Lines:
+    """Prints where the work is, at most every ten seconds, on stderr."""
+
+    def __init__(self) -> None:
+        self.started = self.last = time.monotonic()
+
+    def __call__(self, running: tuple[Progress, ...]) -> None:
+        now = time.monotonic()
+        if running and now - self.last >= _BETWEEN:
+            self.last = now
+            print(f"{now - self.started:.0f} s: {', '.join(map(str, running))}", file=sys.stderr, flush=True)

@@ -1,0 +1,88 @@
+import pytest
+import torch
+from torch import nn
+
+import spikec
+from spikec.ir import progress
+from spikec.ir.progress import shown, track
+
+
+@pytest.fixture
+def seen():
+    return []
+
+
+def texts(seen):
+    return [("/".join(each.what), each.current, each.done, each.total) for each in seen]
+
+
+def test_nested_work_is_told_with_the_work_around_it(seen):
+    with shown(seen.append):
+        for _ in track("ab", "letters", current=str.upper):
+            for _ in track(range(2), "numbers"):
+                pass
+    assert texts(seen) == [
+        ("letters", "A", 0, 2),
+        ("letters/numbers", "", 0, 2),
+        ("letters/numbers", "", 1, 2),
+        ("letters", "A", 0, 2),
+        ("letters", "B", 1, 2),
+        ("letters/numbers", "", 0, 2),
+        ("letters/numbers", "", 1, 2),
+        ("letters", "B", 1, 2),
+    ]
+    assert [str(each) for each in seen[:2]] == ["letters 1 of 2: A", "numbers 1 of 2"]
+
+
+def test_nobody_is_told_where_nobody_looks_and_items_pass_through(seen):
+    with shown(seen.append), shown(False):
+        assert list(track(iter("ab"), "letters")) == ["a", "b"]
+    assert list(track("ab", "letters")) == ["a", "b"]
+    assert seen == []
+
+
+def test_none_leaves_it_to_whoever_looks_around(seen):
+    with shown(seen.append), shown(None):
+        list(track("ab", "letters"))
+    assert len(seen) == 2
+
+
+def test_work_that_is_left_is_over(seen):
+    with shown(seen.append):
+        for _ in track("ab", "letters"):
+            break
+        list(track("c", "others"))
+    assert texts(seen)[-1] == ("others", "", 0, 1)
+
+
+def test_lines_come_now_and_then_where_there_is_no_terminal(monkeypatch, capsys):
+    clock = iter(range(0, 100, 4))  # a look every four seconds
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    with shown(True):
+        list(track("abcdef", "letters", current=str))
+    assert capsys.readouterr().err.splitlines() == ["12 s: letters 3 of 6: c", "24 s: letters 6 of 6: f"]
+
+
+def test_a_terminal_gets_bars_and_is_left_clean(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with shown(True):
+        list(track("ab", "letters"))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "letters" in err
+
+
+def test_a_compilation_tells_of_its_passes_and_the_batches_within(seen):
+    images = torch.rand(6, 4)
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    compilation = spikec.Compiler(
+        "nir", calibration=list(images.split(2)), normalization="max", progress=seen.append
+    ).run(model)
+    passes = [each for each in seen if each.what == ("passes",)]
+    assert [each.current for each in {each.done: each for each in passes}.values()] == [
+        each.name for each in compilation.stages[1:]
+    ]
+    assert {each.total for each in passes} == {len(compilation.stages) - 1}
+    batches = [each for each in seen if each.what == ("passes", "calibration batches")]
+    assert [each.done for each in batches] == [0, 1, 2]
