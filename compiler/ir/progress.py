@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import attrs
 
+from spikec.ir.errors import CompileError
+
 T = TypeVar("T")
 
 #: seconds between two lines where the output is no terminal
@@ -103,7 +105,13 @@ def _each(tell: Callable[[Progress], None]) -> Watcher:
 
     def watch(running: tuple[Progress, ...]) -> None:
         if running:
-            tell(running[-1])
+            try:
+                tell(running[-1])
+            except Exception as error:
+                raise CompileError(
+                    f"the function given as progress fails: {type(error).__name__}: {error}",
+                    hint="it is called with a spikec.Progress",
+                ) from error
 
     return watch
 
