@@ -32,6 +32,8 @@ TIMESTEPS = 64
 #: the most neurons of a layer that the pass legalize-netx unrolls into a matrix
 _UNROLLED = 2000
 _PROBED = 32
+#: half a weight that exceeds a whole number by less is that number
+_ROUNDING = 1e-9
 _SHAPES = (Flatten, Reshape)
 _STEPS = 16
 
@@ -125,13 +127,17 @@ def _quantize(graph: Graph, name: str, reader: str, growth: Array, context: Cont
     threshold, factor = np.ones(1), np.ones(1)
     if isinstance(neuron, Neuron):
         threshold = _threshold_of_features(graph, name, reader, neuron.v_threshold)
+    relays = _relays(op)
     grown: Array = growth.reshape(op.out_features, -1).max(1)  # the most of each feature, over its places in the map
     allowed = _allowed(op, threshold, grown * steps)
     scale = float(allowed.min())
     if isinstance(neuron, Neuron):
-        scale, factor = _layer_scale(allowed, neuron, follow(graph, reader, Weighted, _SHAPES) is not None)
+        can_grow = follow(graph, reader, Weighted, _SHAPES) is not None
+        scale, factor = _layer_scale(allowed, relays, neuron, can_grow)
         threshold = threshold * factor
-    weight = np.clip(2 * np.round(_times(op.weight, scale / threshold) / 2), -WEIGHT, WEIGHT)
+    halves = _times(op.weight, scale / threshold) / 2
+    halves = np.where(relays.reshape(-1, *[1] * (halves.ndim - 1)), np.ceil(halves - _ROUNDING), np.round(halves))
+    weight = np.clip(2 * halves, -WEIGHT, WEIGHT)
     if not weight.any():
         message = (
             f"no integer scale is left for it: weights times {scale:.3g} round to 0 (limits: weights {WEIGHT}, "
@@ -183,12 +189,25 @@ def _allowed(op: Weighted, threshold: Array, reach: Array) -> Array:
     return result
 
 
-def _layer_scale(allowed: Array, neuron: Neuron, can_grow: bool) -> tuple[float, Array]:
-    """Return (the layer's scale, the factor by which each threshold grows for it)."""
+def _relays(op: Weighted) -> Array:
+    """[O]: which neurons read one signal alone, and count its spikes.
+
+    With hard reset such a neuron loses what exceeds its threshold, so its weight is rounded up: r of them reach it.
+    """
+    rows = op.weight.reshape(op.out_features, -1)
+    found: Array = (np.count_nonzero(rows, 1) == 1) & (rows.max(1) > 0) & (op.shift == 0)
+    return found
+
+
+def _layer_scale(allowed: Array, relays: Array, neuron: Neuron, can_grow: bool) -> tuple[float, Array]:
+    """Return (the layer's scale, the factor by which each threshold grows for it).
+
+    That of a relay does not grow, for a whole number of spikes would not reach it any more.
+    """
     multiple, most = (4, WEIGHT) if neuron.v_reset is None else (2, PULSES * WEIGHT if neuron.v_init.any() else STATE)
     scale = float(allowed.min())
     if can_grow:
-        scale = max(scale, float(np.median(allowed)) / 2)
+        scale = min(max(scale, float(np.median(allowed)) / 2), float(allowed[relays].min(initial=np.inf)))
     scale = multiple * np.floor(min(scale, most) / multiple)
     return float(scale), np.maximum(scale / allowed, 1.0)
 

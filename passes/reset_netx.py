@@ -28,7 +28,8 @@ class ResetNetx(Pass):
     Attributes:
         reset: ``auto``, ``soft`` or ``hard``.
         ratio: None for T/8, but within 2 and 8, and 3 where no T is given: eight spikes a neuron at most. Where
-            neurons start at 0, None is 2, and 1 below 32 steps.
+            neurons start at 0, None is 2, and 1 below 32 steps. A whole number loses nothing where neurons relay
+            spikes, because they reach it and do not exceed it.
     """
 
     name = "reset-netx"
@@ -92,7 +93,7 @@ def _hard(graph: Graph, node: Node[Neuron], factor: float, starts: bool) -> Neur
 
 def _ratio(timesteps: int | None, charged: bool) -> float:
     if charged:
-        return 3.0 if timesteps is None else min(max(timesteps / 8, 2.0), 8.0)
+        return 3.0 if timesteps is None else float(min(max(round(timesteps / 8), 2), 8))
     return 1.0 if timesteps is not None and timesteps < 32 else 2.0
 
 

@@ -18,6 +18,7 @@ from spikec.ir.types import Array
 WEIGHT = 254
 
 _CHAIN = "a netx file is one chain of layers"
+_LINEARIZE = 'put "linearize-netx" in the pipeline, behind "fold-rescale"'
 _ELSEWHERE = 'use another target, such as "nir", or a model without it'
 #: the most neurons of a layer that the pass legalize-netx unrolls into a matrix
 _UNROLLED = 2000
@@ -93,13 +94,15 @@ def _wiring(graph: Graph) -> list[Problem]:
     for names, what in ((graph.inputs, "inputs"), (graph.outputs, "outputs")):
         for name in names[1:]:
             found.append(graph.problem(name, f"the model has {len(names)} {what}, a netx file has one", _ELSEWHERE))
+    if found:
+        return found
     inner = [node for node in graph.match(Op) if node.op.role is not Role.IO]
     missing = [node for node in inner if converter.for_class(type(node.op)) is None]
     found += [graph.problem(node.name, *_missing(graph, node.op)) for node in missing]
     if not found:
         for node in graph.match(Op):
             if len(graph.users(node.name)) > 1:
-                found.append(graph.problem(node.name, f"its result goes several ways; {_CHAIN}", _ELSEWHERE))
+                found.append(graph.problem(node.name, f"its result goes several ways; {_CHAIN}", _LINEARIZE))
     first: dict[tuple[str, str], Problem] = {}
     for problem in found:
         first.setdefault((problem.message, problem.location or problem.op), problem)
@@ -113,13 +116,8 @@ def _by_unrolling(graph: Graph, effect: str, otherwise: str) -> str:
 
 
 def _missing(graph: Graph, op: Op) -> tuple[str, str]:
-    if any("maxpool" in source.kind.lower().replace("_", "") for source in op.origin):
-        return (
-            f"max pooling compares branches; {_CHAIN}",
-            'use another target, such as "nir", or average pooling, or a stride',
-        )
     if isinstance(op, (Add, Concat)):
-        return f"{op.kind} joins branches; {_CHAIN}", _ELSEWHERE
+        return f"{op.kind} joins branches; {_CHAIN}", _LINEARIZE
     if op.role is Role.LINEAR:
         message = f"netx has no {op.kind}, and it did not fold into a layer next to it"
         return message, _by_unrolling(graph, "", 'use the target "spikingjelly", or leave it out')

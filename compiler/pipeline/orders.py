@@ -66,6 +66,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
             avgpool,
             rescale,
             "fold-pool{affine=True}",
+            "linearize-netx",
             pass_named("legalize-netx", reset=backend.reset),
             "fold-pool{affine=True}",
             pass_named("reset-netx", reset=backend.reset),

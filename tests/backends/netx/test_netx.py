@@ -272,9 +272,6 @@ def test_an_overflow_is_reported():
 @pytest.mark.parametrize(
     ("name", "message", "location"),
     [
-        ("resnet", "add joins branches", "layer1.0"),
-        ("concat", "concat joins branches", "cat"),
-        ("maxpool", "max pooling", "2"),
         ("two_inputs", "2 inputs", ""),
         ("two_outputs", "2 outputs", "value"),
     ],
