@@ -11,8 +11,6 @@ from spikec.extend.backend import Backend
 from spikec.extend.loader import backends as targets
 from spikec.extend.loader import pass_named
 from spikec.extend.passbase import Context, Pass
-from spikec.interpreter.interp import run
-from spikec.interpreter.results import evaluate
 from spikec.ir.errors import (
     CalibrationError,
     CompileError,
@@ -30,6 +28,7 @@ from spikec.ir.op import Movement, Op, Role, StatefulOp
 from spikec.ir.progress import Progress
 from spikec.pipeline.pipeline import Pipeline
 from spikec.reading import load
+from spikec.running import evaluate, run
 
 __version__ = version("spikec")
 

@@ -106,6 +106,33 @@ class _GraphFrontend(Frontend):
         return model.copy()
 
 
+class _NetxFrontend(Frontend):
+    """Takes an integer network of ``netx``, which knows its graph; the backend is imported when a file is read."""
+
+    takes = "a network of netx or a path ending in .net"
+
+    def accepts(self, model: Any) -> bool:
+        return is_netx(model) or (isinstance(model, Path) and model.suffix == ".net")
+
+    def opened(self, model: Any, max_bytes: int | None = None) -> Any:
+        if isinstance(model, Path):
+            return loader.module("backends", "netx").NetxNetwork.load(model, max_bytes)
+        return model
+
+    def input_names(self, model: Any) -> list[str]:
+        return list(self.load(model, None).inputs)
+
+    def load(self, model: Any, examples: Sequence[Tensor] | None) -> Graph:
+        graph: Graph = self.opened(model).to_graph()
+        return graph
+
+
+def is_netx(model: Any) -> bool:
+    """Whether a model is an integer network of the target ``netx``, which runs itself."""
+    kind = type(model)
+    return f"{kind.__module__}.{kind.__qualname__}" == "spikec.backends.netx.model.NetxNetwork"
+
+
 def reading_options() -> set[str]:
     """The names of the options that some frontend has on how it reads a model."""
     found = (each for each in loader.frontends() if isinstance(each, Frontend))
@@ -132,7 +159,7 @@ def find_frontend(
     if isinstance(model, Path) and not os.path.isfile(model):  # which no path is too odd for
         what = f"the model {model} is no ordinary file" if os.path.exists(model) else f"there is no file {model}"
         raise InvalidModelError(what, hint="give the path of a file, or the model itself")
-    known: list[Frontend] = [_GraphFrontend()]
+    known: list[Frontend] = [_GraphFrontend(), _NetxFrontend()]
     missing: list[CompileError] = []
     for found in loader.frontends():
         if isinstance(found, CompileError):

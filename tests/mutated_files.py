@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 import spikec
-from spikec.backends.netx.model import NetxModel
+from spikec.backends.netx.model import NetxNetwork
 from spikec.ir import untrusted, untrusted_hdf5
 
 SECONDS, MEMORY = 5, 1 << 30
@@ -235,8 +235,11 @@ def use_nir(path):
 
 
 def use_net(path):
-    model = NetxModel.load(path)
-    model.run(torch.rand(1, *model.encoder.shape), 3)
+    model = NetxNetwork.load(path)
+    model.run(torch.zeros(3, 1, *model.fed_shape) if model.encoder is None else torch.rand(1, *model.encoder.shape), 3)
+    repr(model.summary())
+    with contextlib.suppress(spikec.UnsupportedOpError):
+        model.to_graph()
 
 
 def use_npz(path):

@@ -28,7 +28,7 @@ follow_imports = skip
 GOOD = """
 import torch
 import spikec
-from spikec.backends.netx import NetxModel
+from spikec.backends.netx import NetxNetwork
 from spikec.extend.backend import IntegerModel
 
 def use(model: torch.nn.Module, x: torch.Tensor, target: str, own: spikec.Backend) -> None:
@@ -46,7 +46,7 @@ def use(model: torch.nn.Module, x: torch.Tensor, target: str, own: spikec.Backen
     spikec.check(model, "netx", reset="hard")
     spikec.calibrate(model, x, time_axis=0, timesteps=8)
 
-def emitted(net: NetxModel) -> IntegerModel:
+def emitted(net: NetxNetwork) -> IntegerModel:
     return net
 """
 

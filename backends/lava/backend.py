@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spikec.backends.lava.slayer import FixedBias, slayer
 from spikec.backends.netx.backend import Netx
-from spikec.backends.netx.model import NetxModel
+from spikec.backends.netx.model import NetxNetwork
 from spikec.backends.netx.sim import UNITY, IntegerLayer
 from spikec.extend.passbase import Context
 from spikec.ir.graph import Graph
@@ -28,11 +28,11 @@ class LavaBlocks(nn.Sequential):
     :meth:`run` the output in the ANN's units.
 
     Attributes:
-        model: the integer network with the host's encoder; see :class:`spikec.backends.netx.NetxModel`. Its weights
+        model: the integer network with the host's encoder; see :class:`spikec.backends.netx.NetxNetwork`. Its weights
             are those before any training of the blocks.
     """
 
-    def __init__(self, blocks: Sequence[Any], model: NetxModel) -> None:
+    def __init__(self, blocks: Sequence[Any], model: NetxNetwork) -> None:
         super().__init__(*blocks)
         self.model = model
 
@@ -65,7 +65,7 @@ class LavaBlocks(nn.Sequential):
         return potential * _SCALE
 
     def run(self, x: Tensor, timesteps: int | None = None) -> Tensor:
-        """Return the output's mean over T steps in the ANN's units, as :meth:`NetxModel.run` does.
+        """Return the output's mean over T steps in the ANN's units, as :meth:`NetxNetwork.run` does.
 
         Args:
             x: [N, ...] inputs, constant over time.

@@ -2,6 +2,7 @@
 
 from spikec.backends.netx.converters import LayerNeurons, converter
 from spikec.backends.netx.lava_runner import LavaRun, run_in_lava
-from spikec.backends.netx.model import NetxModel, Trace
+from spikec.backends.netx.model import NetxModel, NetxNetwork, Trace
+from spikec.backends.netx.summary import Summary
 
-__all__ = ["LavaRun", "LayerNeurons", "NetxModel", "Trace", "converter", "run_in_lava"]
+__all__ = ["LavaRun", "LayerNeurons", "NetxModel", "NetxNetwork", "Summary", "Trace", "converter", "run_in_lava"]

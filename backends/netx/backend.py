@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Literal
 import attrs
 import numpy as np
 
-from spikec.backends.netx.model import Encoder, NetxModel
+from spikec.backends.netx.contents import Encoder
+from spikec.backends.netx.model import NetxNetwork
 from spikec.backends.netx.plan import WEIGHT, PlannedLayer, plan
-from spikec.backends.netx.sim import IntegerLayer
+from spikec.backends.netx.sim import NEVER, IntegerLayer
 from spikec.extend.backend import Backend
 from spikec.extend.passbase import Context
 from spikec.ir.errors import Problem
@@ -18,14 +19,12 @@ from spikec.ir.ops import Conv, Linear
 from spikec.ir.ops.weighted import block_diagonal
 from spikec.ir.types import Array
 
-#: the largest vThMant; an output whose voltage saturates passes it, which a run reports
-_NEVER = (1 << 17) - 1
 _FORGET, _KEEP = 4096, 0
 
 
 @attrs.frozen
 class Netx(Backend):
-    """Emits a :class:`NetxModel`.
+    """Emits a :class:`NetxNetwork`.
 
     Attributes:
         reset: ``soft`` (by subtraction: exact rates, all layers dense and recurrent, convolutions unrolled, up to
@@ -37,7 +36,7 @@ class Netx(Backend):
     suffix: ClassVar[str] = ".net"
     order: ClassVar[str] = "netx"
     thresholds: ClassVar[str] = "uniform"
-    artifacts: ClassVar[tuple[type, ...]] = (NetxModel,)
+    artifacts: ClassVar[tuple[type, ...]] = (NetxNetwork,)
 
     reset: Literal["auto", "soft", "hard"] = attrs.field(
         default="auto", validator=attrs.validators.in_(("auto", "soft", "hard"))
@@ -51,7 +50,7 @@ class Netx(Backend):
         """Make the integer model; its spikes are those of the graph, one for one."""
         return self.integer_model(graph, context)
 
-    def integer_model(self, graph: Graph, context: Context) -> NetxModel:
+    def integer_model(self, graph: Graph, context: Context) -> NetxNetwork:
         """Make the artifact; for other targets that carry the same network."""
         planned = plan(graph)
         assert planned.encoder is not None
@@ -65,7 +64,7 @@ class Netx(Backend):
             context.note(
                 last.name, "biases are datasets: run it in lava as Network(path, reset_interval=T, reset_offset=1)"
             )
-        return NetxModel(
+        return NetxNetwork(
             name=graph.name,
             encoder=Encoder(
                 shape=graph.type(graph.inputs[0]).shape,
@@ -135,7 +134,7 @@ def _hard_layer(graph: Graph, each: PlannedLayer, pulses: int, relays: int, cell
         shape=(shape[0] + relays, *shape[1:]),
         weight=weight,
         bias=None if op.bias is None else np.concatenate([op.bias, np.zeros(relays)]),
-        threshold=_NEVER if neurons is None else _mantissa(neurons.threshold, neurons.strict),
+        threshold=NEVER if neurons is None else _mantissa(neurons.threshold, neurons.strict),
         current_decay=_FORGET,
         voltage_decay=_KEEP if neurons is None else neurons.decay,
         relays=relays,
@@ -164,7 +163,7 @@ def _soft_layer(each: PlannedLayer, inputs: int, relays: int) -> IntegerLayer:
     op, neurons = each.affine, each.neurons
     weight = np.concatenate([op.weight, _shares(op.shift, inputs)], axis=1)
     if neurons is None:
-        return IntegerLayer("dense", each.name, (len(weight),), weight, _NEVER, _FORGET, _KEEP)
+        return IntegerLayer("dense", each.name, (len(weight),), weight, NEVER, _FORGET, _KEEP)
     relay = np.concatenate([np.zeros((relays, op.in_features)), neurons.threshold * np.eye(relays, inputs)], axis=1)
     weight = np.concatenate([weight, relay])
     return IntegerLayer(

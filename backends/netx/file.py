@@ -15,20 +15,23 @@ import h5py
 import numpy as np
 
 from spikec.backends.netx.plan import WEIGHT
-from spikec.backends.netx.sim import IntegerLayer
-from spikec.ir.errors import InvalidModelError, shown
+from spikec.backends.netx.sim import NEVER, UNITY, IntegerLayer
+from spikec.ir.errors import InvalidModelError, shown, warn
 from spikec.ir.types import Array, fits, ints
 from spikec.ir.untrusted import Numbers, allowed_bytes, read_hdf5, too_large
 
 _FORMAT = 1
 _REFUSAL = "is not a netx file"
-_SAVED = "give a file that spikec.save wrote for the target netx"
+_SAVED = "give a file that spikec.save wrote for the target netx, or one of lava-dl that netx runs"
+_RUNS = "netx runs input, flatten, dense, dense_rec and conv; a pool can be a conv with a group a channel"
 _AGAIN = 'compile it again: spikec.compile(model, "netx")'
-#: the largest number that counts or sizes anything, and the largest vThMant
-_MOST, _LARGEST = (1 << 31) - 1, (1 << 17) - 1
+#: the largest number that counts or sizes anything
+_MOST = (1 << 31) - 1
+#: slayer's smallest weight, which netx clips where no weight is positive
+_SMALLEST = -256
 #: what netx takes unchanged, and what a voltage can be raised by
-_WEIGHT = Numbers(f"whole numbers; netx takes up to {WEIGHT} unchanged", -WEIGHT, WEIGHT, whole=True)
-_BIAS = Numbers(f"whole numbers within {-_LARGEST} and {_LARGEST}", -_LARGEST, _LARGEST, whole=True)
+_WEIGHT = Numbers(f"within {_SMALLEST} and {WEIGHT}; netx takes up to {WEIGHT} unchanged", _SMALLEST, WEIGHT)
+_BIAS = Numbers(f"within {-NEVER} and {NEVER}", -NEVER, NEVER)
 
 
 def write(path: Path, input_shape: tuple[int, ...], layers: Sequence[IntegerLayer], facts: Mapping[str, Any]) -> None:
@@ -106,17 +109,15 @@ def read(path: Path, max_bytes: int | None = None) -> tuple[tuple[int, ...], lis
         InvalidModelError: not such a file, or netx would skip, clip or misread a part of it.
     """
     tree = read_hdf5(path, ["layer", "spikec"], _REFUSAL, max_bytes)
-    if not isinstance(tree.get("layer"), dict) or not isinstance(tree.get("spikec"), dict):
-        raise InvalidModelError(
-            f"{path} was not written by spikec: it does not say how its input is encoded",
-            hint="run it in lava.lib.dl.netx",
-        )
-    ours = _Part(path, "spikec", tree["spikec"])
-    if (found := ours.whole("format", 0)) != _FORMAT:
+    parts = {name: _Part(path, name, tree[name]) for name in tree if isinstance(tree[name], dict)}
+    if "layer" not in parts:
+        raise InvalidModelError(f"{path} {_REFUSAL}: it has no group layer", hint=_SAVED)
+    ours = parts.get("spikec")
+    if ours is not None and (found := ours.whole("format", 0)) != _FORMAT:
         hint = "read it with the spikec that wrote it, or compile again"
         raise InvalidModelError(f"{path} has format {found}, this spikec reads {_FORMAT}", hint=hint)
-    shape, layers = _read_layers(_Part(path, "layer", tree["layer"]), ours, allowed_bytes(path, max_bytes))
-    return shape, layers, _read_facts(ours, shape, layers)
+    shape, layers = _read_layers(parts["layer"], ours, allowed_bytes(path, max_bytes))
+    return shape, layers, _facts_of_others(path, layers) if ours is None else _read_facts(ours, shape, layers)
 
 
 @attrs.frozen
@@ -179,59 +180,105 @@ class _Part:
         return ints(found if count is None else np.broadcast_to(found, count))
 
 
-def _read_layers(groups: _Part, ours: _Part, max_bytes: int) -> tuple[tuple[int, ...], list[IntegerLayer]]:
+def _read_layers(groups: _Part, ours: _Part | None, max_bytes: int) -> tuple[tuple[int, ...], list[IntegerLayer]]:
     """Return the shape of what the first layer is fed, and the layers; each fits the one before."""
     parts = [groups.part(str(i)) for i in range(len(groups.values))]
-    if not parts or parts[0].texts("type") != ["input"]:
-        groups.refuse("its first layer is not an input")
-    names, relays = ours.texts("names"), ours.sizes("relays", 0)
-    before = first = parts[0].sizes("shape", 1)
+    before, parts = _first(groups, parts)
+    kinds = [part.texts("type")[:1] for part in parts]
+    count = len(parts) - kinds.count(["flatten"])
+    places = (part.place for part, kind in zip(parts, kinds, strict=True) if kind != ["flatten"])
+    names, relays = [f"layer_{place.rpartition('/')[2]}" for place in places], (0,) * count
+    if ours is not None:
+        names, relays = ours.texts("names"), ours.sizes("relays", 0)
+    if not count or not count == len(set(names)) == len(relays):
+        (ours or groups).refuse(f"it has {count} layer(s) of neurons, and must name each in a way of its own")
+    if kinds[0] != ["conv"]:
+        before = (math.prod(before),)
+    first = before
+    _check_size(groups, first, max_bytes)
     layers: list[IntegerLayer] = []
-    for part in parts[1:]:
-        if part.texts("type") == ["flatten"]:
+    truncated: list[str] = []
+    for part, kind in zip(parts, kinds, strict=True):
+        if kind == ["flatten"]:
             before = (math.prod(before),)
             continue
-        if len(layers) >= min(len(names), len(relays)):
-            ours.refuse("it has more layers than names and relays")
-        layers.append(_layer(part, before, names[len(layers)], relays[len(layers)]))
+        layers.append(_layer(part, before, names[len(layers)], relays[len(layers)], truncated))
         before = layers[-1].shape
-        if (needed := 4 * math.prod(before)) > max_bytes:
-            raise too_large(part.path, needed, f"/{part.place}")
-    if not layers:
-        groups.refuse("it has no layer of neurons")
+        _check_size(part, before, max_bytes)
+    if layers[-1].relays:
+        groups.refuse("its last layer repeats inputs for a next one")
+    if truncated:
+        warn(f"{groups.path}: fractions are cut off, as netx does, of {', '.join(truncated)}")
     return first, layers
 
 
-def _layer(part: _Part, before: tuple[int, ...], name: str, relays: int) -> IntegerLayer:
-    """Return a layer that is fed a signal of shape ``before``."""
+def _check_size(part: _Part, shape: tuple[int, ...], max_bytes: int) -> None:
+    """Refuse a signal of which one sample takes too much memory."""
+    if (needed := 4 * math.prod(shape)) > max_bytes:
+        raise too_large(part.path, needed, f"/{part.place}")
+
+
+def _first(groups: _Part, parts: list[_Part]) -> tuple[tuple[int, ...], list[_Part]]:
+    """Return the shape that the input layer states, or a dense layer that is the first, and the parts behind it."""
+    kind = parts[0].texts("type") if parts else []
+    if kind == ["input"]:
+        if "neuron" in parts[0].values:
+            parts[0].refuse("its input layer has neurons, which netx feeds nothing", "leave that block out")
+        return parts[0].sizes("shape", 1), parts[1:]
+    if kind not in (["dense"], ["dense_rec"]):
+        hint = 'put a layer of type "input" in front that says its shape' if kind == ["conv"] else _RUNS
+        groups.refuse(f"its first layer is not an input, and is {' '.join(kind) or 'missing'}", hint)
+    return parts[0].numbers("weight", _WEIGHT).shape[-1:], parts
+
+
+def _layer(part: _Part, before: tuple[int, ...], name: str, relays: int, truncated: list[str]) -> IntegerLayer:
+    """Return a layer that is fed a signal of shape ``before``; what has fractions is added to ``truncated``."""
     (kind,) = part.texts("type")[:1] or [""]
     if kind not in ("dense", "dense_rec", "conv"):
-        part.refuse(f"it is a {kind!r}, which netx has not")
-    shape, neuron = part.sizes("shape", 1), part.part("neuron")
+        part.refuse(f"it is a {kind!r}, which netx has not", _RUNS)
+    shape, neuron = part.sizes("shape", 1), _neuron(part)
     geometry: dict[str, Any] = {}
     if kind == "conv":
         geometry = {key: part.sizes(key, least, 2) for key, least in (("stride", 1), ("padding", 0), ("dilation", 1))}
         geometry["groups"] = part.whole("groups", 1)
+    else:
+        shape = (math.prod(shape),)  # slayer writes (N, 1, 1)
     arrays: dict[str, Any] = {
         key: part.numbers(key, _BIAS if key == "bias" else _WEIGHT)
         for key in ("weight", "weight_rec", "bias")
         if key == "weight" or key in part.values
     }
+    truncated += [f"/{part.place}/{key}" for key, found in arrays.items() if (found % 1).any()]
     layer = IntegerLayer(
         kind=cast(Any, kind),
         name=name,
         shape=shape,
-        threshold=neuron.whole("vThMant", 0, _LARGEST),
-        current_decay=neuron.whole("iDecay", 0, 4096),
-        voltage_decay=neuron.whole("vDecay", 0, 4096),
+        threshold=neuron.whole("vThMant", 0, NEVER),
+        current_decay=neuron.whole("iDecay", 0, UNITY),
+        voltage_decay=neuron.whole("vDecay", 0, UNITY),
         relays=relays,
         **geometry,
         **arrays,
     )
-    if kind != "conv" and not any(w.any() for w in (layer.weight, layer.weight_rec) if w is not None):
-        part.refuse("it has weights of zero only, netx cannot load it", _AGAIN)
+    if kind != "conv":
+        weights = [w for w in (layer.weight, layer.weight_rec) if w is not None and w.size]
+        if not any(w.any() for w in weights):
+            part.refuse("it has weights of zero only, netx cannot load it", _AGAIN)
+        if min(w.min() for w in weights) == _SMALLEST and max(w.max() for w in weights) <= 0:
+            part.refuse(f"it has a weight of {_SMALLEST} and none that is positive, which netx clips", _AGAIN)
     _check_shapes(part, layer, before)
     return layer
+
+
+def _neuron(part: _Part) -> _Part:
+    """Return the group of a layer's neurons, which are those of the simulation."""
+    neuron = part.part("neuron")
+    kind = " ".join(neuron.texts("type"))
+    if kind not in ("CUBA", "LOIHI"):
+        neuron.refuse(f"its neurons are {kind}", "use neurons of slayer.block.cuba")
+    if "delay" in part.values and np.any(part.numbers("delay", Numbers("numbers"))):
+        part.refuse("its axons have delays", "train it with delay=False")
+    return neuron
 
 
 def _check_shapes(part: _Part, layer: IntegerLayer, before: tuple[int, ...]) -> None:
@@ -243,7 +290,7 @@ def _check_shapes(part: _Part, layer: IntegerLayer, before: tuple[int, ...]) -> 
         sizes = ((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, p, s, d in windows)
         wanted = (len(layer.weight), *sizes) if agree else ()
     else:
-        agree = layer.weight.ndim == 2 and layer.weight.shape[1] == math.prod(before)
+        agree = layer.weight.ndim == 2 and layer.weight.shape[1:] == before
         wanted = (len(layer.weight),) if agree else ()
     if not agree or wanted != layer.shape:
         part.refuse(f"its weight of shape {layer.weight.shape} does not make {layer.shape} of {before}")
@@ -258,19 +305,32 @@ def _check_shapes(part: _Part, layer: IntegerLayer, before: tuple[int, ...]) -> 
         part.refuse(f"{layer.relays} of its {layer.shape[0]} neurons repeat an input, which are all")
 
 
+def _facts_of_others(path: Path, layers: Sequence[IntegerLayer]) -> dict[str, Any]:
+    """Return the facts of a file that states none: its inputs are spikes, and its outputs stand for themselves."""
+    shape = layers[-1].shape
+    soft = any(layer.weight_rec is not None and layer.current_decay == 0 for layer in layers)
+    facts: dict[str, Any] = {"name": path.stem, "reset": "soft" if soft else "hard", "output_shape": shape}
+    return facts | {"constants": 0, "pulses": 0, "timesteps": 0, "output_scale": np.ones((1,) * len(shape))}
+
+
 def _read_facts(ours: _Part, shape: tuple[int, ...], layers: Sequence[IntegerLayer]) -> dict[str, Any]:
     """Return what netx ignores; it fits the layers, which are fed a signal of that shape."""
     facts: dict[str, Any] = {name: " ".join(ours.texts(name)) for name in ("name", "reset")}
     facts |= {name: ours.whole(name, 0) for name in ("constants", "pulses", "timesteps")}
-    facts |= {name: ours.sizes(name, 1) for name in ("encoder_shape", "output_shape")}
+    facts["output_shape"] = ours.sizes("output_shape", 1)
     facts["output_scale"] = ours.numbers("output_scale", Numbers("positive numbers", 0, above=True))
-    facts["encoder_threshold"] = float(ours.one("encoder_threshold", Numbers("a positive number", 0, above=True)))
-    facts["encoder_v_init"] = float(ours.one("encoder_v_init", Numbers("a number")))
-    facts["encoder_signed"] = bool(ours.whole("encoder_signed", 0, 1))
     channels = shape[0] - facts["constants"] - facts["pulses"]
-    fed = math.prod(facts["encoder_shape"]) * (2 if facts["encoder_signed"] else 1)
-    if channels < 1 or channels * math.prod(shape[1:]) != fed:
-        ours.refuse(f"its encoder makes {fed} inputs of {facts['encoder_shape']}, and the first layer takes {shape}")
+    if channels < 1:
+        ours.refuse(f"all of its {shape[0]} inputs are always on")
+    if any(name.startswith("encoder_") for name in ours.values):
+        facts["encoder_shape"] = ours.sizes("encoder_shape", 1)
+        facts["encoder_threshold"] = float(ours.one("encoder_threshold", Numbers("a positive number", 0, above=True)))
+        facts["encoder_v_init"] = float(ours.one("encoder_v_init", Numbers("a number")))
+        facts["encoder_signed"] = bool(ours.whole("encoder_signed", 0, 1))
+        fed = math.prod(facts["encoder_shape"]) * (2 if facts["encoder_signed"] else 1)
+        if channels * math.prod(shape[1:]) != fed:
+            shapes = f"{facts['encoder_shape']}, and the first layer takes {shape}"
+            ours.refuse(f"its encoder makes {fed} inputs of {shapes}")
     if math.prod(facts["output_shape"]) != math.prod(layers[-1].shape):
         ours.refuse(f"its output_shape is {facts['output_shape']}, and the last layer has {layers[-1].shape}")
     if not fits(facts["output_scale"], facts["output_shape"]):

@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 from torch import Tensor
 
-from spikec.backends.netx.model import NetxModel
+from spikec.backends.netx.model import NetxNetwork
 from spikec.ir.errors import InvalidModelError, MissingDependencyError
 from spikec.ir.types import Array
 
@@ -28,8 +28,8 @@ class LavaRun:
     Attributes:
         output: [B, ...] in the ANN's units, the mean over T; float64.
         inputs: bool [T, B, ...], what the file's first layer was fed.
-        spikes: bool [T, B, ...] of each hidden layer, by the neuron's name in the graph, relays left out.
-        total: int64 [B, ...], the output layer's summed current.
+        spikes: bool [T, B, ...] of each layer that fires, by the neuron's name in the graph, relays left out.
+        total: int64 [B, ...], the output layer's summed current, or its number of spikes.
     """
 
     output: Array
@@ -39,7 +39,7 @@ class LavaRun:
 
 
 def run_in_lava(
-    model: NetxModel | str | os.PathLike[str],
+    model: NetxNetwork | str | os.PathLike[str],
     x: Tensor | Array,
     timesteps: int | None = None,
     *,
@@ -48,8 +48,9 @@ def run_in_lava(
     """Run a network in lava's fixed-point simulation on the CPU, as Loihi 2 would run it.
 
     Args:
-        model: what ``spikec.compile(..., "netx")`` returned, or the path of a file that spikec wrote.
-        x: [B, ...] real inputs, which are encoded as :meth:`NetxModel.run` does.
+        model: what ``spikec.compile(..., "netx")`` returned, or the path of a file, of lava-dl's too.
+        x: [B, ...] real inputs, which are encoded as :meth:`NetxNetwork.run` does; spikes [T, B, ...] where it takes
+            those.
         timesteps: T; None for the T that the network was compiled for.
         python: an interpreter with lava-nc 0.10.0 and lava-dl 0.6.0, which are for Python 3.10; it needs neither torch
             nor spikec.
@@ -58,13 +59,16 @@ def run_in_lava(
         MissingDependencyError: there is no such interpreter, or no lava in it.
         InvalidModelError: the input does not fit, or lava failed; the message holds what it said.
     """
-    net = model if isinstance(model, NetxModel) else NetxModel.load(model)
+    net = model if isinstance(model, NetxNetwork) else NetxNetwork.load(model)
     if shutil.which(python) is None:
         raise MissingDependencyError(f"there is no interpreter {python!r}", hint=_INSTALL)
     inputs = net.encode(x, timesteps)
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder) / name) for name in ("net.net", "inputs.npz", "outputs.npz")]
-        net.save(paths[0])
+        if isinstance(model, NetxNetwork):
+            model.save(paths[0])
+        else:
+            paths[0] = os.path.abspath(model)  # the file itself, as lava reads it
         np.savez(paths[1], inputs=inputs)
         done = subprocess.run([python, str(_SCRIPT), *paths], capture_output=True, text=True, check=False)
         if done.returncode:
@@ -73,9 +77,15 @@ def run_in_lava(
                 raise MissingDependencyError(f"{python} has no lava: {said}", hint=_INSTALL)
             raise InvalidModelError(f"lava failed: {said}")
         found = dict(np.load(paths[2]))
-    hidden = {
-        layer.name: found[f"hidden_{i}"].reshape(*inputs.shape[:2], *layer.shape)[:, :, : layer.shape[0] - layer.relays]
-        for i, layer in enumerate(net.layers[:-1])
-    }
-    total = found["total"].reshape(inputs.shape[1], *net.output_shape)
-    return LavaRun(total / len(inputs) * net.output_scale, inputs, hidden, total)
+    names = {layer.name: f"hidden_{i}" for i, layer in enumerate(net.layers[:-1])}
+    if net.layers[-1].fires:
+        names[net.layers[-1].name] = "output"
+    spikes: dict[str, Array] = {}
+    for layer in net.layers:
+        if layer.name in names:
+            none = np.zeros((*inputs.shape[:2], *layer.shape), dtype=bool)
+            seen = found.get(names[layer.name], none).reshape(none.shape)
+            spikes[layer.name] = seen[:, :, : layer.shape[0] - layer.relays]
+    total = spikes[net.layers[-1].name].sum(0) if net.layers[-1].fires else found["total"]
+    total = total.reshape(inputs.shape[1], *net.output_shape)
+    return LavaRun(total / len(inputs) * net.output_scale, inputs, spikes, total)

@@ -3,8 +3,9 @@
     python lava_script.py NET INPUTS.npz OUTPUTS.npz
 
 INPUTS.npz holds ``inputs`` [T, B, ...], the spikes that the file's first layer is fed, in torch's order. OUTPUTS.npz
-then holds ``hidden_<l>`` [T, B, ...], the spikes of each layer but the last, and ``total`` [B, ...], the last layer's
-summed current in units of its weights; time-steps are aligned with the input's.
+then holds ``hidden_<l>`` [T, B, ...], the spikes of each layer but the last, ``total`` [B, ...], the last layer's
+summed current in units of its weights, and where that layer fires ``output`` [T, B, ...], its spikes; time-steps are
+aligned with the input's.
 """
 
 import sys
@@ -42,8 +43,9 @@ def run(path: str, inputs: Any) -> dict[str, Any]:
 
     steps, samples = inputs.shape[:2]
     with h5py.File(path, "r") as file:
-        groups = list(file["layer"].values())
-        recurrent = any("weight_rec" in group for group in groups)
+        groups = file["layer"]
+        recurrent = any("weight_rec" in group for group in groups.values())
+        never = int(np.max(groups[f"{len(groups) - 1}/neuron/vThMant"])) == 131071
     net = hdf5.Network(net_config=path, **({} if recurrent else {"reset_interval": steps, "reset_offset": 1}))
     depth = len(net.layers)
     each = steps + depth if recurrent else steps
@@ -53,11 +55,9 @@ def run(path: str, inputs: Any) -> dict[str, Any]:
     source = io.source.RingBuffer(data=_turned(fed))
     source.s_out.connect(net.inp)
     sinks = []
-    for layer in net.layers[:-1]:
+    for layer in net.layers:
         sinks.append(io.sink.RingBuffer(shape=layer.out.shape, buffer=len(fed)))
-        layer.out.connect(sinks[-1].a_in)
-    silent = io.sink.RingBuffer(shape=net.layers[-1].out.shape, buffer=len(fed))
-    net.out.connect(silent.a_in)
+        (net.out if layer is net.out_layer else layer.out).connect(sinks[-1].a_in)
     totals = []
     try:
         for sample in range(samples):
@@ -68,17 +68,20 @@ def run(path: str, inputs: Any) -> dict[str, Any]:
             if recurrent:
                 _clear(net)
         spikes = [_turned(sink.data.get()) for sink in sinks]
-        fired = int(silent.data.get().sum())
     finally:
         net.stop()
         net.net_config.f.close()
-    if fired:
+    if never and spikes[-1].any():
         raise SystemExit("the output layer fired: its voltage passed the largest threshold")
-    found = {"total": np.stack(totals)}
+    aligned = []
     for i, seen in enumerate(spikes):
         starts = [sample * each + 1 + i for sample in range(samples)]
-        found[f"hidden_{i}"] = np.stack([seen[start : start + steps] for start in starts], axis=1).astype(bool)
-    return found
+        aligned.append(np.stack([seen[start : start + steps] for start in starts], axis=1).astype(bool))
+    *hidden, output = aligned
+    found = {f"hidden_{i}": seen for i, seen in enumerate(hidden)}
+    if output.any():
+        found["output"] = output
+    return {"total": np.stack(totals), **found}
 
 
 def _clear(net: Any) -> None:

@@ -19,6 +19,8 @@ from spikec.ir.types import Array, readonly
 _LIMIT = 1 << 23
 #: decays count in units of 1/4096
 UNITY = 4096
+#: the largest ``vThMant``: a neuron with it never fires, unless its voltage saturates
+NEVER = (1 << 17) - 1
 #: weights, thresholds and biases count in units of 2^6
 _SHIFT = 6
 #: numbers that are made at a time: they should fit into the cache
@@ -61,6 +63,11 @@ class IntegerLayer:
     groups: int = 1
     relays: int = 0
 
+    @property
+    def fires(self) -> bool:
+        """Whether it is made to spike; else its voltage is what it is read for."""
+        return self.threshold < NEVER
+
 
 @attrs.frozen(eq=False)
 class Response:
@@ -68,13 +75,19 @@ class Response:
 
     Attributes:
         spikes: bool [T, B, ...].
-        voltage: int32 [B, ...], after the last step, in weight units.
+        voltages: int32 [T, B, ...], after each step, in weight units; of a layer that fires only after the last one,
+            [1, B, ...].
         overflows: how often a current wrapped or a voltage saturated.
     """
 
     spikes: Array
-    voltage: Array
+    voltages: Array
     overflows: int
+
+    @property
+    def voltage(self) -> Array:
+        """The voltages after the last step, int32 [B, ...]."""
+        return np.asarray(self.voltages[-1])
 
 
 def run_layer(layer: IntegerLayer, spikes: Array) -> Response:
@@ -91,6 +104,7 @@ def run_layer(layer: IntegerLayer, spikes: Array) -> Response:
         bias = _int32(layer.bias << _SHIFT).reshape(-1, *[1] * (len(layer.shape) - 1))
     u, v = (_State(inputs.shape[1], layer.shape, decay) for decay in (layer.current_decay, layer.voltage_decay))
     fired = torch.zeros((len(inputs), *v.value.shape), dtype=torch.bool)
+    voltages: list[Tensor] = []
     most = _largest(layer.weight) << _SHIFT
     for t, current in enumerate(_currents(layer, inputs)):
         if recurrent is not None and t:
@@ -99,7 +113,9 @@ def run_layer(layer: IntegerLayer, spikes: Array) -> Response:
         v.add(u.value, u.reach, _saturate, bias)
         torch.gt(v.value, layer.threshold << _SHIFT, out=fired[t])
         v.value.masked_fill_(fired[t], 0)
-    return Response(fired.numpy(), (v.value >> _SHIFT).numpy(), u.overflows + v.overflows)
+        if not layer.fires or t == len(inputs) - 1:
+            voltages.append(v.value >> _SHIFT)
+    return Response(fired.numpy(), torch.stack(voltages).numpy(), u.overflows + v.overflows)
 
 
 def run_layers(layers: Sequence[IntegerLayer], spikes: Array) -> list[Response]:

@@ -1,7 +1,7 @@
 """What a graph puts out for a batch, in ANN units, how far two such results are apart, and how often they are right."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -119,12 +119,26 @@ def agreement_text(found: tuple[float, float]) -> str:
     return f"{100 * found[0]:.4g} % as the ANN, error {-found[1]:.3g}"
 
 
-def evaluate(snn: nn.Module | Graph, loader: Iterable[Any], timesteps: int) -> Array:
+@runtime_checkable
+class RunsOverTime(Protocol):
+    """A network that runs itself, such as the integers of ``netx``.
+
+    Attributes:
+        output_scale: the mean output of a step times this is in ANN units.
+    """
+
+    output_scale: Array
+
+    def over_time(self, x: Tensor | Array, timesteps: int | None = None) -> Array:
+        """Return the output of every step, [T, B, ...], of inputs as the network takes them."""
+
+
+def evaluate(snn: nn.Module | Graph | RunsOverTime, loader: Iterable[Any], timesteps: int) -> Array:
     """Measure top-1 accuracy after each time-step, of the output's running mean up to that step.
 
     Args:
-        snn: a spiking torch module (``step_mode`` "s"), or a Graph with one output; an ANN graph gives the
-            same accuracy at every step.
+        snn: a spiking torch module (``step_mode`` "s"), a Graph with one output, or a network of ``netx``; an ANN
+            graph gives the same accuracy at every step.
         loader: batches ``(x [B, ...], labels [B])``.
         timesteps: number of steps T; x is fed at each of them.
 
@@ -162,7 +176,7 @@ def evaluate(snn: nn.Module | Graph, loader: Iterable[Any], timesteps: int) -> A
     return right / total
 
 
-def _answers(snn: nn.Module | Graph, x: Tensor, timesteps: int) -> Iterable[Tensor]:
+def _answers(snn: nn.Module | Graph | RunsOverTime, x: Tensor, timesteps: int) -> Iterable[Tensor]:
     if isinstance(snn, Graph):
         if len(snn.outputs) != 1:
             message = f"graph {snn.name} has {len(snn.outputs)} outputs, accuracy needs one"
@@ -174,6 +188,9 @@ def _answers(snn: nn.Module | Graph, x: Tensor, timesteps: int) -> Iterable[Tens
         with torch.no_grad(), tensor_cache():
             for (out,) in outputs_over_time(snn, [x], timesteps):
                 yield out * tensor(snn.type(snn.outputs[0]).scale, out)
+        return
+    if isinstance(snn, RunsOverTime):
+        yield from torch.from_numpy(snn.over_time(x, timesteps) * snn.output_scale)
         return
     reset = getattr(snn, "reset", None)
     if not isinstance(snn, nn.Module) or not callable(reset):

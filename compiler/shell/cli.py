@@ -23,7 +23,7 @@ from spikec.ir.ledger import Ledger
 from spikec.ir.origin import label
 from spikec.options import OWN
 from spikec.pipeline.pipeline import Pipeline
-from spikec.reading import find_frontend, load
+from spikec.reading import find_frontend, is_netx, load
 from spikec.shell import inputs
 
 #: how many columns a table has where the output is not a terminal
@@ -229,7 +229,11 @@ def inspect_command(model: Any, target: str | None, **options: Any) -> None:
     try:
         if target is None:
             example = given["example_input"] or next(iter(given["calibration"] or ()), None)
-            screen.print(graph_table(load(model, example, **dict(options["own"]))))
+            own = dict(options["own"])
+            _, opened = find_frontend(model, own)
+            screen.print(graph_table(load(opened, example, **own)))
+            if is_netx(opened):
+                screen.print(opened.summary())
             return
         compilation = Compiler(target, **given).run(model)
     except CompileError as error:

@@ -25,7 +25,7 @@ from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError
 from spikec.ir.files import file_to_write
 from spikec.ir.types import Array
 from spikec.ir.untrusted import read_npz
-from spikec.reading import find_frontend, load, reading_options
+from spikec.reading import find_frontend, is_netx, reading_options
 
 #: how many samples an example input has; they are random, so that checks have something to compare
 _EXAMPLES = 8
@@ -210,8 +210,6 @@ def reading(options: dict[str, Any]) -> dict[str, Any]:
 
 def input_names(path: Path, **options: Any) -> list[str]:
     """Return the names of the inputs of the network in a file, which is read with these options."""
-    if path.suffix == ".net":
-        return ["x"]
     frontend, opened = find_frontend(path, options)
     return frontend.input_names(opened)
 
@@ -231,16 +229,12 @@ def simulate(path: Path, xs: Sequence[Tensor], timesteps: int, **options: Any) -
     Raises:
         InvalidModelError: the file is no spiking network, or the inputs do not fit.
     """
-    if path.suffix == ".net":
-        load_netx = loader.module("backends", "netx").NetxModel.load
-        for name in options:
-            if name not in loader.options_of(load_netx):
-                raise loader.unknown("option for a path ending in .net", name, loader.options_of(load_netx))
-        model = load_netx(path, **options)
+    frontend, opened = find_frontend(path, options)
+    if is_netx(opened):
         if len(xs) != 1:
             raise InvalidModelError(f"{path.name} has one input, got {len(xs)}", hint="give one array, called x")
-        return {"y": torch.as_tensor(model.run(xs[0], timesteps))}
-    graph = load(path, **options)
+        return {"y": torch.as_tensor(opened.run(xs[0], timesteps))}
+    graph = frontend.load(opened, None)
     if not graph.is_spiking:
         raise InvalidModelError(f"{path.name} holds no spiking network", hint="compile it first: spikec compile")
     if len(xs) != len(graph.inputs):

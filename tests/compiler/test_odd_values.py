@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import spikec
-from spikec.backends.netx import NetxModel
+from spikec.backends.netx import NetxNetwork
 from spikec.calibration.normalization import Normalization
 
 pytestmark = pytest.mark.slow
@@ -169,10 +169,10 @@ CALLS = {
     "save path": (lambda v: spikec.save(NET, v), "path folder file written"),
     "Calibration.load": (spikec.Calibration.load, "path file calibration"),
     "Calibration.save": (CALIBRATION.save, "path folder file written"),
-    "NetxModel.load": (NetxModel.load, "path file"),
-    "NetxModel.save": (NET.save, "path folder file written"),
-    "NetxModel.run x": (lambda v: NET.run(v, 3), "input"),
-    "NetxModel.run timesteps": (lambda v: NET.run(X, v), "timesteps"),
+    "NetxNetwork.load": (NetxNetwork.load, "path file"),
+    "NetxNetwork.save": (NET.save, "path folder file written"),
+    "NetxNetwork.run x": (lambda v: NET.run(v, 3), "input"),
+    "NetxNetwork.run timesteps": (lambda v: NET.run(X, v), "timesteps"),
     "Pipeline passes": (spikec.Pipeline, "pass"),
     "Pipeline start": (lambda v: spikec.Pipeline(["infer-types"], v), "start"),
     "Pipeline timesteps": (lambda v: spikec.Pipeline(["infer-types"], timesteps=v), "timesteps"),

@@ -45,6 +45,8 @@ from torch import nn  # noqa: E402
 
 import spikec  # noqa: E402
 from spikec.backends import lava  # noqa: E402
+from spikec.backends.netx import NetxNetwork  # noqa: E402
+from spikec.backends.netx.sim import run_layers  # noqa: E402
 
 T = 30
 WRONG = []
@@ -220,6 +222,45 @@ def train_and_write(folder):
     np.savez(folder / "trained.npz", inputs=x.numpy().astype(bool), total=total.numpy(), **hidden)
 
 
+def own_networks():
+    """Networks of slayer's blocks alone, as its users build them, with the shape of their input."""
+    blocks = slayer.block.cuba
+    lif = {"threshold": 1.1, "current_decay": 0.4, "voltage_decay": 0.06, "scale": 64}
+    sharp = {**lif, "threshold": 0.8, "current_decay": 1.0, "voltage_decay": 0.0}
+    shape = {"delay_shift": False}
+    yield "own_mlp", [blocks.Dense(lif, 30, 20, weight_norm=True, **shape), blocks.Dense(lif, 20, 5, **shape)], (30,)
+    convs = [blocks.Conv(sharp, 2, 6, 3, padding=1, **shape), blocks.Conv(lif, 6, 4, (3, 2), (2, 1), groups=2, **shape)]
+    yield "own_cnn", [*convs, blocks.Flatten(), blocks.Dense(lif, 3 * 7 * 4, 5, **shape)], (2, 8, 8)
+    yield "own_recurrent", [blocks.Recurrent(lif, 30, 20, **shape), blocks.Dense(sharp, 20, 5, **shape)], (30,)
+
+
+def read_own_files(folder):
+    """Files that slayer's blocks export, loaded and simulated here; the spikes are those of the blocks."""
+    for name, blocks, shape in own_networks():
+        x = spikes(*shape)
+        signal, seen = lava.tnx_to_nxt(x), []
+        with torch.no_grad():
+            for block in blocks:
+                signal = block(signal)
+                if hasattr(block, "neuron"):
+                    seen.append(lava.nxt_to_tnx(signal).numpy())
+        with h5py.File(folder / f"{name}.net", "w") as file:
+            first = int(len(shape) > 1)
+            if first:
+                file["layer/0/type"] = np.array([b"input"], dtype="S10")
+                file["layer/0/shape"] = np.array(shape)
+            for i, block in enumerate(blocks, start=first):
+                block.export_hdf5(file.create_group(f"layer/{i}"))
+        net = NetxNetwork.load(folder / f"{name}.net")
+        trace = net.simulate(x)
+        differ = sum(int((a.reshape(b.shape) != b).sum()) for a, b in zip(seen, trace.spikes.values(), strict=True))
+        say(f"{name}, a file of slayer", differ, int(sum(s.sum() for s in trace.spikes.values())))
+        *hidden, output = trace.spikes.values()
+        known = {f"hidden_{i}": each for i, each in enumerate(hidden)}
+        total = run_layers(net.layers, trace.inputs)[-1].voltage
+        np.savez(folder / f"{name}.npz", inputs=trace.inputs, output=output, total=total, **known)
+
+
 def main(folder):
     """Compare everything."""
     torch.manual_seed(0)
@@ -227,6 +268,7 @@ def main(folder):
     compare_neurons_and_synapses()
     compare_target(folder)
     train_and_write(folder)
+    read_own_files(folder)
     assert slayer.neuron.cuba.Neuron.__module__.startswith("lava.")
     print("WRONG: " + "; ".join(WRONG) if WRONG else "nothing is wrong")
     return 1 if WRONG else 0

@@ -11,8 +11,7 @@ from torch import nn
 
 import nets
 import spikec
-from spikec.backends.netx import lava_script, run_in_lava
-from spikec.backends.netx.backend import NetxModel
+from spikec.backends.netx import NetxNetwork, lava_script, run_in_lava
 from spikec.backends.netx.model import Encoder
 from spikec.backends.netx.sim import IntegerLayer, run_layers
 
@@ -75,7 +74,7 @@ def test_lava_runs_our_file_spike_for_spike(name, reset, low, tmp_path):
 def by_hand(layers, inputs):
     encoder = Encoder(inputs, 1.0, 0.5, False)
     output = layers[-1].shape
-    return NetxModel("by_hand", encoder, tuple(layers), "hard", 0, 0, inputs, np.ones(1), output)
+    return NetxNetwork("by_hand", encoder, tuple(layers), "hard", 0, 0, inputs, np.ones(1), output)
 
 
 def readout(rng, inputs):

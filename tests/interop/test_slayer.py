@@ -28,14 +28,14 @@ def test_blocks_neurons_synapses_and_the_target_are_slayers_spike_for_spike(tmp_
     told = drive(PYTHON, HERE / "slayer_real.py", tmp_path)
     assert told.count(": 0 of ") > 35
     assert told.endswith("nothing is wrong\n")
-    if NETX:
+    for made, arrays in (("trained", 4), ("own_mlp", 3), ("own_cnn", 4), ("own_recurrent", 3)) if NETX else ():
         script = Path(lava_script.__file__)
-        drive(NETX, script, tmp_path / "trained.net", tmp_path / "trained.npz", tmp_path / "lava.npz")
-        ours, theirs = np.load(tmp_path / "trained.npz"), np.load(tmp_path / "lava.npz")
-        assert len(theirs.files) == 4
+        drive(NETX, script, tmp_path / f"{made}.net", tmp_path / f"{made}.npz", tmp_path / "lava.npz")
+        ours, theirs = np.load(tmp_path / f"{made}.npz"), np.load(tmp_path / "lava.npz")
+        assert len(theirs.files) == arrays
         for name in theirs.files:
             assert ours[name].any()
-            assert np.array_equal(ours[name].reshape(theirs[name].shape), theirs[name]), name
+            assert np.array_equal(ours[name].reshape(theirs[name].shape), theirs[name]), (made, name)
 
 
 def test_a_block_that_is_not_slayers_is_seen(tmp_path):

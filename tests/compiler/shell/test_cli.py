@@ -15,7 +15,7 @@ import torch
 from click.testing import CliRunner
 
 import spikec
-from spikec.backends.netx.model import NetxModel
+from spikec.backends.netx.model import NetxNetwork
 from spikec.ir.errors import Hint, Option
 from spikec.options import Options
 from spikec.shell.cli import check_command, for_shell, main
@@ -113,6 +113,9 @@ def test_compile_and_run_approach_the_ann(folder):
 def test_run_simulates_a_net_file(folder):
     options = ("--calibration", "data.npz", "--timesteps", 64)
     fine("compile", "nets.py:mlp", "--target", "netx", "-o", "m.net", *options)
+    said = fine("inspect", "m.net").stdout
+    assert "v_threshold=" in said
+    assert "cores of Loihi 2" in said
     fine("run", "m.net", "data.npz", "--timesteps", 64, "-o", "out.npz")
     x = torch.tensor(np.load("data.npz")["x"], dtype=torch.float32)
     ann = sys.modules["nets"].mlp(x).detach().numpy()
@@ -192,7 +195,7 @@ def test_passes_are_given_as_they_print(folder):
     fine("compile", *options, "-o", "same.net", "--passes", str(pipeline))
     fine("compile", *options, "-o", "other.net", "--passes", str(pipeline.replace("choose", "correct-bias")))
     x = np.load("data.npz")["x"]
-    usual, same, other = (NetxModel.load(Path(f"{name}.net")).run(x, 8) for name in ("usual", "same", "other"))
+    usual, same, other = (NetxNetwork.load(Path(f"{name}.net")).run(x, 8) for name in ("usual", "same", "other"))
     np.testing.assert_array_equal(usual, same)
     assert (usual != other).any()
     assert "did you mean 'normalize'" in refused("check", *options, "--passes", "fold-batchnorm, normalise")

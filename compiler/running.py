@@ -1,0 +1,81 @@
+"""``run`` and ``evaluate``, of graphs and of what else runs in time: networks of ``netx``, and files."""
+
+import os
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikec.interpreter import interp, results
+from spikec.interpreter.interp import Tap
+from spikec.interpreter.results import RunsOverTime
+from spikec.ir.errors import InvalidModelError
+from spikec.ir.graph import Graph
+from spikec.ir.types import Array
+from spikec.reading import find_frontend, is_netx
+
+
+def run(
+    graph: Graph | RunsOverTime | str | os.PathLike[str],
+    x: Tensor | Sequence[Tensor],
+    timesteps: int | None = None,
+    *,
+    tap: Tap | None = None,
+    nodes: Collection[str] | None = None,
+) -> Any:
+    """Run a graph by the reference interpreter, or a network of ``netx`` by its integers.
+
+    Args:
+        graph: an ANN or an SNN, a network of ``netx``, or the path of a file of a spiking network, such as a .net.
+        x: one tensor an input. ANN: [B, ...]. SNN: [B, ...], fed at each of ``timesteps`` steps, or with
+            ``timesteps=None`` time-major [T, B, ...]. Its dtype is the dtype of the arithmetic. A network of ``netx``
+            takes what its ``run`` does.
+        timesteps: number of steps T of an SNN.
+        tap: called after every node of every step of a graph.
+        nodes: those that ``tap`` wants, if not all; others may then be overwritten by what is made of them.
+
+    Returns:
+        ANN: [B, ...]. SNN: [T, B, ...] in the graph's own units (times the output's scale it is in ANN
+        units). One tensor, or a tuple with one an output.
+
+    Raises:
+        InvalidModelError: timesteps for an ANN, no step at all, or inputs that do not fit.
+    """
+    model = _opened(graph)
+    if not is_netx(model):
+        return interp.run(model, x, timesteps, tap=tap, nodes=nodes)
+    if tap is not None:
+        message = "a network of netx has no nodes to tap"
+        raise InvalidModelError(message, hint="tap its graph, net.to_graph(); simulate gives every spike")
+    return torch.from_numpy(model.over_time(x, timesteps))
+
+
+def evaluate(
+    snn: nn.Module | Graph | RunsOverTime | str | os.PathLike[str], loader: Iterable[Any], timesteps: int
+) -> Array:
+    """Measure top-1 accuracy after each time-step, of the output's running mean up to that step.
+
+    Args:
+        snn: a spiking torch module (``step_mode`` "s"), a Graph with one output (an ANN graph gives the same accuracy
+            at every step), a network of ``netx``, or the path of a file, such as a .net.
+        loader: batches ``(x [B, ...], labels [B])``.
+        timesteps: number of steps T; x is fed at each of them.
+
+    Returns:
+        [T] accuracies in [0, 1].
+
+    Raises:
+        CalibrationError: the loader is empty, its batches are no pairs, or its labels no classes of the model.
+        InvalidModelError: not a model with a single output.
+    """
+    return results.evaluate(_opened(snn), loader, timesteps)
+
+
+def _opened(model: Any) -> Any:
+    """Return what runs: of a path the network in the file, else the model itself."""
+    if not isinstance(model, (str, Path)):
+        return model
+    frontend, opened = find_frontend(model)
+    return opened if is_netx(opened) else frontend.load(opened, None)
