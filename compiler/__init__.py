@@ -6,6 +6,7 @@ from spikec.calibration.calibration import Calibration
 from spikec.calibration.normalization import Normalization
 from spikec.diagnosis.diagnose import diagnose
 from spikec.diagnosis.diagnosis import Diagnosis
+from spikec.diagnosis.recording import Recording, record
 from spikec.driver import Compilation, Compiler, calibrate, check, compile, save
 from spikec.extend.backend import Backend
 from spikec.extend.loader import backends as targets
@@ -52,6 +53,7 @@ __all__ = [
     "PluginError",
     "Problem",
     "Progress",
+    "Recording",
     "Role",
     "SpikecWarning",
     "StatefulOp",
@@ -65,6 +67,7 @@ __all__ = [
     "evaluate",
     "load",
     "pass_named",
+    "record",
     "run",
     "save",
     "targets",
