@@ -128,11 +128,13 @@ def test_every_case_of_an_operator_gives_the_stated_result_or_is_impossible(oper
         record_property("onnx's node tests", why)
 
 
+@pytest.mark.slow
 def test_no_case_is_lost_with_its_operator(cases):
     lost = {case.name for kind, found in cases.items() if kind not in OPERATORS for case in found}
     assert not lost.intersection(GOLDEN.read_text().split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", ["SpaceToDepth", "Relu"])
 def test_an_operator_that_refuses_everything_is_seen(operator, cases, monkeypatch):
     def refuse(call, *inputs, **attributes):
