@@ -145,8 +145,14 @@ def test_an_operator_that_refuses_everything_is_seen(operator, cases, monkeypatc
         judge(operator, cases)
 
 
+@functools.cache
+def history():
+    return onnx.defs.get_all_schemas_with_history()
+
+
+@functools.cache
 def versions(operator):
-    schemas = [each for each in onnx.defs.get_all_schemas_with_history() if each.name == operator and not each.domain]
+    schemas = [each for each in history() if each.name == operator and not each.domain]
     latest_before = max((each.since_version for each in schemas if each.since_version <= 7), default=7)
     return [each for each in schemas if each.since_version >= latest_before]
 
