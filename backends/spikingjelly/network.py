@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
+from spikec.backends.spikingjelly.constants import Constants, is_constant, is_function, is_hooked
 from spikec.backends.spikingjelly.modules import StatefulModule, is_exporting
 from spikec.extend.backend import SpikingModule, StepModule
 from spikec.ir.errors import InvalidModelError
-from spikec.ir.op import Op
+from spikec.ir.op import Op, is_recorded
+
+#: bytes that the largest value of the steps which go through the network at a time takes, where one step is not more
+CHUNK = 2**22
 
 
 @attrs.frozen
@@ -26,6 +31,7 @@ class ModuleCall:
         operands: nodes whose values it takes.
         kind: the class of the node's op.
         fields: the op's fields, but for the arrays: those the submodule has, under the same names.
+        size: how many numbers it gives for a sample.
     """
 
     node: str
@@ -33,13 +39,14 @@ class ModuleCall:
     operands: tuple[str, ...]
     kind: type[Op]
     fields: dict[str, Any]
+    size: int
 
     @classmethod
-    def of(cls, node: str, part: str, operands: tuple[str, ...], op: Op) -> ModuleCall:
+    def of(cls, node: str, part: str, operands: tuple[str, ...], op: Op, size: int) -> ModuleCall:
         """Make the call for an op."""
         values = ((field, getattr(op, field.name)) for field in attrs.fields(type(op)))
         fields = {field.name: value for field, value in values if value is None or not field.metadata.get("array")}
-        return cls(node, part, operands, type(op), fields)
+        return cls(node, part, operands, type(op), fields, size)
 
 
 class SpikingNetwork(StepModule, SpikingModule):
@@ -76,12 +83,20 @@ class SpikingNetwork(StepModule, SpikingModule):
         for key, part in parts.items():
             self.add_module(key, part)
         self._exported_from_reset = False
+        self._last_uses = _last_uses(self.plan, self.outputs)
+        self._constants: Constants | None = None
 
     def reset(self) -> None:
         """Forget every state: call it before each new batch."""
         for part in self._stateful():
             part.reset()
         self._exported_from_reset = is_exporting()
+        self._constants = None
+
+    def keep(self, samples: Tensor) -> None:
+        """Go on with some samples of the batch: indices [B'], or a bool for each, [B]."""
+        for part in self._stateful():
+            part.v = None if part.v is None else part.v[samples]
 
     def forward(self, *xs: Tensor) -> Any:
         """Run one step or all, by ``step_mode``; there is one tensor an input."""
@@ -96,13 +111,11 @@ class SpikingNetwork(StepModule, SpikingModule):
         self._exported_from_reset &= is_exporting()
         if self.step_mode == "s":
             self._refuse_lost_state()
-            results = self._sweep(xs, 0)
+            results = self._step(xs)
         elif any(self._is_register(call) for call in self.plan):
             results = self._stepwise(xs)
         else:
-            steps = _steps(xs)
-            flat = self._sweep([x.flatten(0, 1) for x in xs], steps)
-            results = [_unfold(y, steps) for y in flat]
+            results = self._all_steps(xs)
         return _fill(self.structure, results)
 
     def _refuse_lost_state(self) -> None:
@@ -113,28 +126,78 @@ class SpikingNetwork(StepModule, SpikingModule):
                 hint='set step_mode = "m" and give all steps, or export a module that calls reset() and then each step',
             )
 
-    def _sweep(self, xs: Sequence[Tensor], steps: int) -> list[Tensor]:
-        """Make every call once, and return the outputs.
+    def _step(self, xs: Sequence[Tensor]) -> list[Tensor]:
+        """Return the outputs of one step, [B, ...]; what is as it was at the last step is not computed again."""
+        if not _is_free() or any(x.device.type != "cpu" for x in xs):  # elsewhere comparing is waiting
+            return self._sweep(xs, 0, {})
+        if self._constants is None or not self._constants.hold_for(xs):
+            calls = self._constant_calls()
+            self._constants = Constants.of(xs, self, [call.part for call in calls], self._values(calls, xs))
+        given = self._constants.values
+        results = self._sweep(xs, 0, given)
+        return [y.clone() if name in given else y for name, y in zip(self.outputs, results, strict=True)]
 
-        Without ``steps`` this is one step, of values [B, ...]. With it, it is all steps at once: values are [T*B, ...],
-        so that layers without a state run once, and parts with a state are given [T, B, ...].
-        """
-        values: dict[str, Tensor] = {}
-        feeds = dict(zip(self.inputs, xs, strict=True))
+    def _all_steps(self, xs: Sequence[Tensor]) -> list[Tensor]:
+        """Return the outputs of all steps, [T, B, ...], of as many at a time as the cache has room for."""
+        steps, given = _steps(xs), {}
+        at_once = steps
+        if _is_free() and not any(is_hooked(part) for part in self.modules() if part is not self):
+            if all(is_constant(x) for x in xs):
+                given = self._values(self._constant_calls(), [x[0] for x in xs])
+            largest = max(call.size for call in self.plan) * xs[0].shape[1] * xs[0].element_size()
+            at_once = max(1, CHUNK // largest)
+        chunks = zip(*(torch.split(x, at_once) for x in xs), strict=True)
+        results = [self._sweep(chunk, len(chunk[0]), given) for chunk in chunks]
+        return [column[0] if len(column) == 1 else torch.cat(column) for column in zip(*results, strict=True)]
+
+    def _constant_calls(self) -> list[ModuleCall]:
+        """Return the calls that give the same at each step as long as the inputs do."""
+        found: dict[str, ModuleCall] = {}
         for call in self.plan:
-            part = self.get_submodule(call.part)
+            if all(x in found for x in call.operands) and is_function(self._part(call)):
+                found[call.node] = call
+        return list(found.values())
+
+    def _values(self, calls: Sequence[ModuleCall], xs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return what these calls, the first of the plan, give for inputs [B, ...], by node."""
+        values = dict(zip(self.inputs, xs, strict=True))
+        for call in calls:
+            operands = [values[x] for x in call.operands or (call.node,)]
+            values[call.node] = self._part(call)(*operands)
+        return values
+
+    def _sweep(self, xs: Sequence[Tensor], steps: int, given: dict[str, Tensor]) -> list[Tensor]:
+        """Make every call once, and return the outputs; a value is let go of after its last use.
+
+        Without ``steps`` this is one step, of values [B, ...]. With it, it is all steps at once, of values [T, B, ...]:
+        layers without a state run once, on [T*B, ...].
+
+        Args:
+            xs: the inputs, [B, ...] or [T, B, ...].
+            steps: T, or 0.
+            given: values [B, ...] that are the same at each step, by node: their calls are not made.
+        """
+        feeds = dict(zip(self.inputs, xs, strict=True))
+        values = {name: x.expand(steps, *x.shape) if steps else x for name, x in given.items()}
+        registers = []
+        for call in self.plan:
+            if call.node in given:
+                continue
+            part = self._part(call)
             if self._is_register(call):
                 values[call.node] = self._emitted(part, xs[0])
+                registers.append(call)
                 continue
             operands = [feeds[call.node]] if call.node in feeds else [values[x] for x in call.operands]
-            if steps and isinstance(part, StatefulModule):
-                result = part(*[_unfold(x, steps) for x in operands]).flatten(0, 1)
+            if steps and not isinstance(part, StatefulModule):
+                values[call.node] = _unfold(part(*[x.flatten(0, 1) for x in operands]), steps)
             else:
-                result = part(*operands)
-            values[call.node] = result
-        for call in self.plan:
-            if self._is_register(call):
-                self.get_submodule(call.part)(*[values[x] for x in call.operands])
+                values[call.node] = part(*operands)
+            del operands
+            for name in self._last_uses.get(call.node, ()):
+                del values[name]
+        for call in registers:
+            self._part(call)(*[values[x] for x in call.operands])
         return [values[name] for name in self.outputs]
 
     def _stepwise(self, xs: Sequence[Tensor]) -> list[Tensor]:
@@ -144,7 +207,7 @@ class SpikingNetwork(StepModule, SpikingModule):
         try:
             for part, _ in before:
                 part._step_mode = "s"
-            steps = [self._sweep(step, 0) for step in zip(*xs, strict=True)]
+            steps = [self._step(step) for step in zip(*xs, strict=True)]
         finally:
             for part, _ in before:
                 part._step_mode = "m"
@@ -156,8 +219,18 @@ class SpikingNetwork(StepModule, SpikingModule):
     def _stateful(self) -> list[StatefulModule]:
         return [part for part in self.modules() if isinstance(part, StatefulModule)]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_constants": None}
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        self._constants = None  # torch gives parameters other numbers without telling their versions
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
+
+    def _part(self, call: ModuleCall) -> nn.Module:
+        return cast(nn.Module, self._modules[call.part])
+
     def _is_register(self, call: ModuleCall) -> bool:
-        part = self.get_submodule(call.part)
+        part = self._part(call)
         return isinstance(part, StatefulModule) and part.kind.register
 
     @staticmethod
@@ -181,6 +254,25 @@ def _steps(xs: Sequence[Tensor]) -> int:
             hint='give [T, B, ...], or set step_mode = "s" and call it once a step',
         )
     return len(xs[0])
+
+
+def _is_free() -> bool:
+    """Return whether calls may be left out and made in parts: no gradient is asked for, and nothing records them."""
+    return not torch.is_grad_enabled() and not is_recorded()
+
+
+def _last_uses(plan: Sequence[ModuleCall], outputs: Sequence[str]) -> dict[str, list[str]]:
+    """Return the values that nobody reads after each call, by its node; those of registers are read at the end."""
+    last = {x: call.node for call in plan for x in call.operands}
+    for call in plan:
+        if call.kind.register:
+            last |= dict.fromkeys(call.operands, "")
+    last |= dict.fromkeys(outputs, "")
+    found: dict[str, list[str]] = {}
+    for x, node in last.items():
+        if node:
+            found.setdefault(node, []).append(x)
+    return found
 
 
 def _unfold(x: Tensor, steps: int) -> Tensor:
