@@ -105,6 +105,11 @@ class StatefulModule(StepModule, RunsOp):
         self.v, result = self.op.step(self._before(*xs), *xs)
         return cast(Tensor, result)
 
+    def step_over(self, *xs: Tensor) -> Tensor:
+        """Run one step, [B, ...], of operands that nobody else reads, so that the state may be written over them."""
+        self.v, result = self.op.step_over(self._before(*xs), *xs)
+        return cast(Tensor, result)
+
     def multi_step_forward(self, *xs: Tensor) -> Tensor:
         """Run all steps, [T, B, ...]. An exported model has no state behind the last step."""
         state, results = self.op.steps(self._before(*(x[0] for x in xs)), *xs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import attrs
@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from spikec.backends.spikingjelly.constants import Constants, is_constant, is_function, is_hooked
 from spikec.backends.spikingjelly.modules import StatefulModule, is_exporting
+from spikec.backends.spikingjelly.neurons import IFNode
 from spikec.extend.backend import SpikingModule, StepModule
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.op import Op, is_recorded
@@ -84,6 +85,9 @@ class SpikingNetwork(StepModule, SpikingModule):
             self.add_module(key, part)
         self._exported_from_reset = False
         self._last_uses = _last_uses(self.plan, self.outputs)
+        calls = {call.node: call for call in self.plan if call.kind.fresh}
+        #: where a call's only operand is memory that another call gave to it alone: that other call
+        self._sole_sources = {user: calls[xs[0]] for user, xs in self._last_uses.items() if xs[0] in calls}
         self._constants: Constants | None = None
 
     def reset(self) -> None:
@@ -112,10 +116,9 @@ class SpikingNetwork(StepModule, SpikingModule):
         if self.step_mode == "s":
             self._refuse_lost_state()
             results = self._step(xs)
-        elif any(self._is_register(call) for call in self.plan):
-            results = self._stepwise(xs)
         else:
-            results = self._all_steps(xs)
+            at_once = self._steps_at_once(xs)
+            results = self._all_steps(xs, at_once) if at_once else self._stepwise(xs)
         return _fill(self.structure, results)
 
     def _refuse_lost_state(self) -> None:
@@ -137,15 +140,21 @@ class SpikingNetwork(StepModule, SpikingModule):
         results = self._sweep(xs, 0, given)
         return [y.clone() if name in given else y for name, y in zip(self.outputs, results, strict=True)]
 
-    def _all_steps(self, xs: Sequence[Tensor]) -> list[Tensor]:
-        """Return the outputs of all steps, [T, B, ...], of as many at a time as the cache has room for."""
-        steps, given = _steps(xs), {}
-        at_once = steps
-        if _is_free() and not any(is_hooked(part) for part in self.modules() if part is not self):
-            if all(is_constant(x) for x in xs):
-                given = self._values(self._constant_calls(), [x[0] for x in xs])
-            largest = max(call.size for call in self.plan) * xs[0].shape[1] * xs[0].element_size()
-            at_once = max(1, CHUNK // largest)
+    def _steps_at_once(self, xs: Sequence[Tensor]) -> int:
+        """Return how many steps go through the network at a time; 0 where it is run as a whole, step after step."""
+        steps = _steps(xs)
+        if any(self._is_register(call) for call in self.plan):
+            return 0
+        if not _is_free() or any(is_hooked(part) for part in self.modules() if part is not self):
+            return steps
+        largest = max(call.size for call in self.plan) * xs[0].shape[1] * xs[0].element_size()
+        return min(steps, CHUNK // largest) if 2 * largest <= CHUNK else 0
+
+    def _all_steps(self, xs: Sequence[Tensor], at_once: int) -> list[Tensor]:
+        """Return the outputs of all steps, [T, B, ...], some steps at a time."""
+        given: dict[str, Tensor] = {}
+        if _is_free() and all(is_constant(x) for x in xs):
+            given = self._values(self._constant_calls(), [x[0] for x in xs])
         chunks = zip(*(torch.split(x, at_once) for x in xs), strict=True)
         results = [self._sweep(chunk, len(chunk[0]), given) for chunk in chunks]
         return [column[0] if len(column) == 1 else torch.cat(column) for column in zip(*results, strict=True)]
@@ -189,7 +198,9 @@ class SpikingNetwork(StepModule, SpikingModule):
                 registers.append(call)
                 continue
             operands = [feeds[call.node]] if call.node in feeds else [values[x] for x in call.operands]
-            if steps and not isinstance(part, StatefulModule):
+            if type(part) is IFNode and not steps and self._is_spent(call, given):
+                values[call.node] = part.step_over(*operands)
+            elif steps and not isinstance(part, StatefulModule):
                 values[call.node] = _unfold(part(*[x.flatten(0, 1) for x in operands]), steps)
             else:
                 values[call.node] = part(*operands)
@@ -200,9 +211,15 @@ class SpikingNetwork(StepModule, SpikingModule):
             self._part(call)(*[values[x] for x in call.operands])
         return [values[name] for name in self.outputs]
 
+    def _is_spent(self, call: ModuleCall, given: Mapping[str, Tensor]) -> bool:
+        """Return whether nobody but this call will look at its operand's memory, also where the user changed parts."""
+        source = self._sole_sources.get(call.node)
+        if source is None or source.node in given or not _is_free() or is_hooked(self._part(call)):
+            return False
+        return is_function(self._part(source))
+
     def _stepwise(self, xs: Sequence[Tensor]) -> list[Tensor]:
-        """Return the outputs of a recurrent graph, which is run as a whole step after step."""
-        _steps(xs)
+        """Return the outputs of all steps, [T, B, ...], the network being run as a whole step after step."""
         before = [(part, part.v) for part in self._stateful()]
         try:
             for part, _ in before:
@@ -231,7 +248,7 @@ class SpikingNetwork(StepModule, SpikingModule):
 
     def _is_register(self, call: ModuleCall) -> bool:
         part = self._part(call)
-        return isinstance(part, StatefulModule) and part.kind.register
+        return call.kind.register and isinstance(part, StatefulModule)
 
     @staticmethod
     def _emitted(part: nn.Module, like: Tensor) -> Tensor:

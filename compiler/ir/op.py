@@ -269,6 +269,10 @@ class StatefulOp(Op):
         """Advance by one step: returns (the state after it, its result [B, ...])."""
         raise NotImplementedError
 
+    def step_over(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
+        """Do as ``step``, for operands that nobody else reads, so that the state after it may be written over them."""
+        return self.step(state, *xs)
+
     def steps(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
         """Advance by all steps of [T, B, ...]: returns (the state after the last one, the results [T, B, ...])."""
         results = []

@@ -174,28 +174,38 @@ class IF(Neuron):
         """Charge, fire and reset; return (potential after the step, spikes)."""
         if not self._is_plain(state, *xs):
             return super().step(state, *xs)
-        v, spikes = self._run(state, xs[0][None])
-        return v, spikes[0]
+        v = state + xs[0]
+        return v, self._fire_over(v, torch.empty_like(v))
+
+    def step_over(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
+        """Do as ``step``, with the potential in the current's memory."""
+        if not self._is_plain(state, *xs):
+            return super().step_over(state, *xs)
+        v = xs[0].add_(state)
+        return v, self._fire_over(v, torch.empty_like(v))
 
     def steps(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
         """Advance by all steps of [T, B, ...]; return (potential after the last one, spikes [T, B, ...])."""
-        return self._run(state, *xs) if self._is_plain(state, *xs) else super().steps(state, *xs)
+        if not self._is_plain(state, *xs):
+            return super().steps(state, *xs)
+        (x,) = xs
+        v, spikes = state + x[0], torch.empty_like(x)
+        self._fire_over(v, spikes[0])
+        for current, fired in zip(x[1:], spikes[1:], strict=True):
+            self._fire_over(v.add_(current), fired)
+        return v, spikes
 
     def _is_plain(self, state: Tensor, *xs: Tensor) -> bool:
-        """Return whether :meth:`_run` does what a step is, and whether nobody wants its gradient or its calls."""
-        soft = type(self) is IF and self.v_reset is None
-        return soft and not is_recorded() and not _asks_gradient(state, *xs, tensor(self.v_threshold, state))
+        """Return whether :meth:`_fire_over` does what a step is, and nobody wants its gradient or its calls."""
+        if type(self) is not IF or self.v_reset is not None or state.dtype != xs[0].dtype or is_recorded():
+            return False
+        return not _asks_gradient(state, *xs, tensor(self.v_threshold, state))
 
-    def _run(self, state: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by all steps, in memory of its own: what is given is not written to."""
-        threshold = tensor(self.v_threshold, state)
-        v, spikes = state + x[0], torch.empty_like(x)
-        for t, fired in enumerate(spikes):
-            if t > 0:
-                v.add_(x[t])
-            _reaches(v, threshold, self.strict, out=fired)
-            v.addcmul_(fired, threshold, value=-1)
-        return v, spikes
+    def _fire_over(self, v: Tensor, spikes: Tensor) -> Tensor:
+        """Write where a charged potential fires into ``spikes``, reset it in place, and return the spikes."""
+        threshold = tensor(self.v_threshold, v)
+        v.addcmul_(_reaches(v, threshold, self.strict, out=spikes), threshold, value=-1)
+        return spikes
 
 
 #: When a spike resets the potential. ``spike``: in its own step, as in NIR and SpikingJelly. ``next``: with the
