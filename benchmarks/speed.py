@@ -9,15 +9,14 @@ import argparse
 import contextlib
 import copy
 import io
+import itertools
 import os
 import platform
-import resource
 import statistics
-import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,7 +31,7 @@ import spikec
 from spikec.shell.demo import tutorial_cnn
 
 sys.path.insert(0, str(Path(__file__).parent))  # also where Python is told not to look there
-from calibration import resnet18  # noqa: E402
+from calibration import resnet18
 
 try:
     from spikingjelly.activation_based import ann2snn, functional
@@ -59,7 +58,7 @@ def vgg11() -> nn.Module:
 def mlp() -> nn.Module:
     """784-512-512-10."""
     widths = (784, 512, 512)
-    layers = [each for a, b in zip(widths, widths[1:], strict=False) for each in (nn.Linear(a, b), nn.ReLU())]
+    layers = [each for a, b in itertools.pairwise(widths) for each in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*layers, nn.Linear(512, 10))
 
 

@@ -178,8 +178,8 @@ class SpikingNetwork(StepModule, SpikingModule):
     def _sweep(self, xs: Sequence[Tensor], steps: int, given: dict[str, Tensor]) -> list[Tensor]:
         """Make every call once, and return the outputs; a value is let go of after its last use.
 
-        Without ``steps`` this is one step, of values [B, ...]. With it, it is all steps at once, of values [T, B, ...]:
-        layers without a state run once, on [T*B, ...].
+        Without ``steps`` this is one step, of values [B, ...]. With it, it is all steps at once: values are [T*B, ...],
+        so that layers without a state run once, and parts with a state are given [T, B, ...].
 
         Args:
             xs: the inputs, [B, ...] or [T, B, ...].
@@ -187,7 +187,7 @@ class SpikingNetwork(StepModule, SpikingModule):
             given: values [B, ...] that are the same at each step, by node: their calls are not made.
         """
         feeds = dict(zip(self.inputs, xs, strict=True))
-        values = {name: x.expand(steps, *x.shape) if steps else x for name, x in given.items()}
+        values: dict[str, Tensor] = dict(given)
         registers = []
         for call in self.plan:
             if call.node in given:
@@ -197,18 +197,25 @@ class SpikingNetwork(StepModule, SpikingModule):
                 values[call.node] = self._emitted(part, xs[0])
                 registers.append(call)
                 continue
-            operands = [feeds[call.node]] if call.node in feeds else [values[x] for x in call.operands]
-            if type(part) is IFNode and not steps and self._is_spent(call, given):
-                values[call.node] = part.step_over(*operands)
-            elif steps and not isinstance(part, StatefulModule):
-                values[call.node] = _unfold(part(*[x.flatten(0, 1) for x in operands]), steps)
+            stateful = isinstance(part, StatefulModule)
+            if call.node in feeds:
+                operands = [feeds[call.node].flatten(0, 1) if steps else feeds[call.node]]
+            elif steps:
+                operands = [_in_steps(values[x], steps, flat=not stateful, same=x in given) for x in call.operands]
             else:
-                values[call.node] = part(*operands)
-            del operands
+                operands = [values[x] for x in call.operands]
+            if type(part) is IFNode and not steps and self._is_spent(call, given):
+                result = part.step_over(*operands)
+            else:
+                result = part(*operands)
+            values[call.node] = result.flatten(0, 1) if steps and stateful else result
+            del operands, result
             for name in self._last_uses.get(call.node, ()):
                 del values[name]
         for call in registers:
             self._part(call)(*[values[x] for x in call.operands])
+        if steps:
+            return [_in_steps(values[name], steps, flat=False, same=name in given) for name in self.outputs]
         return [values[name] for name in self.outputs]
 
     def _is_spent(self, call: ModuleCall, given: Mapping[str, Tensor]) -> bool:
@@ -292,9 +299,12 @@ def _last_uses(plan: Sequence[ModuleCall], outputs: Sequence[str]) -> dict[str, 
     return found
 
 
-def _unfold(x: Tensor, steps: int) -> Tensor:
-    """Return [T*B, ...] as [T, B, ...]."""
-    return x.reshape(steps, x.shape[0] // steps, *x.shape[1:])
+def _in_steps(x: Tensor, steps: int, *, flat: bool, same: bool) -> Tensor:
+    """Give a value [T*B, ...], or one [B, ...] that is the same at each step, as [T, B, ...], flat as [T*B, ...]."""
+    if same:
+        x = x.expand(steps, *x.shape)
+        return x.flatten(0, 1) if flat else x
+    return x if flat else x.reshape(steps, x.shape[0] // steps, *x.shape[1:])
 
 
 def _fill(structure: Any, results: Sequence[Tensor]) -> Any:

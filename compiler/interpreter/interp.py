@@ -111,11 +111,15 @@ def _memory(value: Tensor) -> int:
 
 
 def outputs_over_time(
-    graph: Graph, xs: Sequence[Tensor], timesteps: int | None, tap: Tap | None = None
+    graph: Graph,
+    xs: Sequence[Tensor],
+    timesteps: int | None,
+    tap: Tap | None = None,
+    states: dict[str, Tensor] | None = None,
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the outputs of an SNN, step by step, with memory for one step only."""
+    """Yield the outputs of an SNN, step by step, with memory for one step only; it goes on from states if given."""
     values: dict[str, Tensor] = {}
-    states: dict[str, Tensor] = {}
+    states = {} if states is None else states
     order, inputs, outputs = list(graph), graph.inputs, graph.outputs
     moving = order if timesteps is None else in_time(graph, order)
     spent = _last_uses(graph, moving)
