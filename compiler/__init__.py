@@ -12,6 +12,7 @@ from spikec.extend.backend import Backend
 from spikec.extend.loader import backends as targets
 from spikec.extend.loader import pass_named
 from spikec.extend.passbase import Context, Pass
+from spikec.interpreter.simulation import Simulation
 from spikec.ir.errors import (
     CalibrationError,
     CompileError,
@@ -29,7 +30,7 @@ from spikec.ir.op import Movement, Op, Role, StatefulOp
 from spikec.ir.progress import Progress
 from spikec.pipeline.pipeline import Pipeline
 from spikec.reading import load
-from spikec.running import evaluate, run
+from spikec.running import evaluate, run, simulate
 
 __version__ = version("spikec")
 
@@ -55,6 +56,7 @@ __all__ = [
     "Progress",
     "Recording",
     "Role",
+    "Simulation",
     "SpikecWarning",
     "StatefulOp",
     "TypeMismatchError",
@@ -70,5 +72,6 @@ __all__ = [
     "record",
     "run",
     "save",
+    "simulate",
     "targets",
 ]

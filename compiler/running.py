@@ -1,4 +1,4 @@
-"""``run`` and ``evaluate``, of graphs and of what else runs in time: networks of ``netx``, and files."""
+"""``run``, ``simulate`` and ``evaluate``, of graphs and of what else runs in time: networks of ``netx``, and files."""
 
 import os
 from collections.abc import Collection, Iterable, Sequence
@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikec.interpreter import interp, results
+from spikec.interpreter import interp, simulation
 from spikec.interpreter.interp import Tap
-from spikec.interpreter.results import RunsOverTime
+from spikec.interpreter.simulation import RunsOverTime, Simulation
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
 from spikec.ir.types import Array
@@ -52,6 +52,35 @@ def run(
     return torch.from_numpy(model.over_time(x, timesteps))
 
 
+def simulate(
+    snn: nn.Module | Graph | RunsOverTime | str | os.PathLike[str],
+    x: Tensor | Sequence[Tensor],
+    timesteps: int | None = None,
+    *,
+    patience: int | None = None,
+) -> Simulation:
+    """Run a spiking network from its first step on, and average its output over time.
+
+    Args:
+        snn: a spiking torch module (``step_mode`` "s"), which is reset before and after, a Graph, a network of
+            ``netx``, or the path of a file, such as a .net; with one output.
+        x: one tensor an input: [B, ...], fed at each of ``timesteps`` steps, or with ``timesteps=None`` time-major,
+            [T, B, ...].
+        timesteps: T.
+        patience: stop with a sample once its answer, the index of its largest mean, has stayed the same for that many
+            steps; they count from where its output first changes, as no spike has come through before.
+
+    Returns:
+        Means over time, [T, B, ...], and what stopping has saved.
+
+    Raises:
+        InvalidModelError: not a model with a single output, or inputs that do not fit; a model that cannot go on with
+            a part of its batch, which ``patience`` needs.
+        CompileError: ``timesteps`` or ``patience`` is no whole number above 0.
+    """
+    return simulation.simulate(_opened(snn), x, timesteps, patience)
+
+
 def evaluate(
     snn: nn.Module | Graph | RunsOverTime | str | os.PathLike[str], loader: Iterable[Any], timesteps: int
 ) -> Array:
@@ -70,7 +99,7 @@ def evaluate(
         CalibrationError: the loader is empty, its batches are no pairs, or its labels no classes of the model.
         InvalidModelError: not a model with a single output.
     """
-    return results.evaluate(_opened(snn), loader, timesteps)
+    return simulation.evaluate(_opened(snn), loader, timesteps)
 
 
 def _opened(model: Any) -> Any:

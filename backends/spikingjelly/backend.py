@@ -2,6 +2,7 @@
 
 import io
 import keyword
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,7 +41,7 @@ class SpikingJelly(Backend):
         for name in graph:
             part = _attribute(name, parts)
             parts[part] = module_for(graph[name], graph.type(name))
-            plan.append(ModuleCall.of(name, part, graph.operands(name), graph[name]))
+            plan.append(ModuleCall.of(name, part, graph.operands(name), graph[name], math.prod(graph.type(name).shape)))
         network = SpikingNetwork(graph.name, plan, parts, graph.inputs, graph.outputs, graph.imported.structure)
         return network.eval().to(graph.imported.device)
 

@@ -102,28 +102,30 @@ class StatefulModule(StepModule, RunsOp):
 
     def single_step_forward(self, *xs: Tensor) -> Tensor:
         """Run one step, [B, ...]."""
-        self.v, result = self._step(self.v, *xs)
-        return result
+        self.v, result = self.op.step(self._before(*xs), *xs)
+        return cast(Tensor, result)
+
+    def step_over(self, *xs: Tensor) -> Tensor:
+        """Run one step, [B, ...], of operands that nobody else reads, so that the state may be written over them."""
+        self.v, result = self.op.step_over(self._before(*xs), *xs)
+        return cast(Tensor, result)
 
     def multi_step_forward(self, *xs: Tensor) -> Tensor:
         """Run all steps, [T, B, ...]. An exported model has no state behind the last step."""
-        state, results = self.v, []
-        for step in zip(*xs, strict=True):
-            state, result = self._step(state, *step)
-            results.append(result)
+        state, results = self.op.steps(self._before(*(x[0] for x in xs)), *xs)
         if not is_exporting():
             self.v = state
-        return torch.stack(results)
+        return cast(Tensor, results)
 
-    def _step(self, state: Tensor | None, *xs: Tensor) -> tuple[Tensor, Tensor]:
-        state = self.started(state, *xs)
+    def _before(self, *xs: Tensor) -> Tensor:
+        """Return the state before a step of such operands."""
+        state = self.started(self.v, *xs)
         if state.shape[:1] != xs[0].shape[:1]:
             raise InvalidModelError(
                 f"the state is of a batch of {state.shape[0]}, the input is a batch of {xs[0].shape[0]}",
                 hint="call reset() before the next batch",
             )
-        result: tuple[Tensor, Tensor] = self.op.step(state, *xs)
-        return result
+        return state
 
     def started(self, state: Tensor | None, *xs: Tensor) -> Tensor:
         """Return a state, or the initial one for such operands if there is none, or none but what an export left."""

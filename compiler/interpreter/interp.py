@@ -2,7 +2,8 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -110,17 +111,22 @@ def _memory(value: Tensor) -> int:
 
 
 def outputs_over_time(
-    graph: Graph, xs: Sequence[Tensor], timesteps: int | None, tap: Tap | None = None
+    graph: Graph,
+    xs: Sequence[Tensor],
+    timesteps: int | None,
+    tap: Tap | None = None,
+    states: dict[str, Tensor] | None = None,
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the outputs of an SNN, step by step, with memory for one step only."""
+    """Yield the outputs of an SNN, step by step, with memory for one step only; it goes on from states if given."""
     values: dict[str, Tensor] = {}
-    states: dict[str, Tensor] = {}
+    states = {} if states is None else states
     order, inputs, outputs = list(graph), graph.inputs, graph.outputs
+    moving = order if timesteps is None else in_time(graph, order)
+    spent = _last_uses(graph, moving)
     for now in zip(*xs, strict=True) if timesteps is None else itertools.repeat(xs, timesteps):
-        one_step(graph, order, values, dict(zip(inputs, now, strict=True)), states, tap)
+        one_step(graph, order, values, dict(zip(inputs, now, strict=True)), states, tap, spent)
         yield tuple(values[name] for name in outputs)
-        if timesteps is not None and len(order) == len(graph):
-            order = in_time(graph, order)
+        order = moving
 
 
 def in_time(graph: Graph, order: Sequence[str], given: Iterable[str] = ()) -> list[str]:
@@ -132,6 +138,17 @@ def in_time(graph: Graph, order: Sequence[str], given: Iterable[str] = ()) -> li
     return [name for name in order if name in moving]
 
 
+def _last_uses(graph: Graph, order: Sequence[str]) -> dict[str, list[str]]:
+    """Return the values of these nodes that nobody reads after each node of a step; registers read at its end."""
+    last = {x: name for name in order if not graph[name].register for x in graph.operands(name)}
+    kept = {*graph.outputs, *(x for name in order if graph[name].register for x in graph.operands(name))}
+    found: dict[str, list[str]] = {}
+    for x in order:
+        if x in last and x not in kept:
+            found.setdefault(last[x], []).append(x)
+    return found
+
+
 def one_step(
     graph: Graph,
     order: Sequence[str],
@@ -139,12 +156,17 @@ def one_step(
     feeds: dict[str, Tensor],
     states: dict[str, Tensor],
     tap: Tap | None = None,
+    spent: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:
-    """Evaluate these nodes for one step, from values and states that are changed in place."""
+    """Evaluate these nodes for one step, from values and states that are changed in place.
+
+    Args:
+        spent: the values that are let go of after each node; with no tap, they may be overwritten by it.
+    """
     registers: list[tuple[str, StatefulOp]] = []
     like = next(iter(feeds.values()))
     for name in order:
-        op = graph[name]
+        op, read = graph[name], graph.operands(name)
         before: Tensor | None = None
         operands: tuple[Tensor, ...] = ()
         if isinstance(op, StatefulOp) and op.register:
@@ -152,13 +174,16 @@ def one_step(
             states[name] = values[name] = before
             registers.append((name, op))
         elif isinstance(op, StatefulOp):
-            operands = tuple(values[x] for x in graph.operands(name))
+            operands = tuple(values[x] for x in read)
             before = states[name] if name in states else op.initial(*operands)
-            states[name], values[name] = op.step(before, *operands)
+            over = tap is None and all(graph[x].fresh and x in spent.get(name, ()) for x in read)
+            states[name], values[name] = (op.step_over if over else op.step)(before, *operands)
         else:
-            operands = (feeds[name],) if name in feeds else tuple(values[x] for x in graph.operands(name))
+            operands = (feeds[name],) if name in feeds else tuple(values[x] for x in read)
             values[name] = graph.apply_rule(name, op.eval, *operands)
         if tap is not None:
             tap(name, values[name], before, operands)
+        for x in spent.get(name, ()):
+            del values[x]
     for name, op in registers:
         states[name], _ = op.step(states[name], *(values[x] for x in graph.operands(name)))

@@ -1,19 +1,15 @@
-"""What a graph puts out for a batch, in ANN units, how far two such results are apart, and how often they are right."""
+"""What a graph puts out for a batch, in ANN units, and how far two such results are apart."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from spikec.interpreter.inputs import as_input, class_numbers, whole_number, within
 from spikec.interpreter.interp import outputs_over_time, run
-from spikec.ir.errors import CalibrationError, InvalidModelError, shown
 from spikec.ir.graph import Graph
 from spikec.ir.op import tensor, tensor_cache
 from spikec.ir.ops import Output
-from spikec.ir.types import Array
 
 #: allowed difference of an exact pass, relative to the output's spread over the probe
 EXACT = 1e-9
@@ -117,91 +113,3 @@ def hits(output: Tensor, classes: Tensor) -> int:
 def agreement_text(found: tuple[float, float]) -> str:
     """Write an agreement as notes and reports show it."""
     return f"{100 * found[0]:.4g} % as the ANN, error {-found[1]:.3g}"
-
-
-@runtime_checkable
-class RunsOverTime(Protocol):
-    """A network that runs itself, such as the integers of ``netx``.
-
-    Attributes:
-        output_scale: the mean output of a step times this is in ANN units.
-    """
-
-    output_scale: Array
-
-    def over_time(self, x: Tensor | Array, timesteps: int | None = None) -> Array:
-        """Return the output of every step, [T, B, ...], of inputs as the network takes them."""
-
-
-def evaluate(snn: nn.Module | Graph | RunsOverTime, loader: Iterable[Any], timesteps: int) -> Array:
-    """Measure top-1 accuracy after each time-step, of the output's running mean up to that step.
-
-    Args:
-        snn: a spiking torch module (``step_mode`` "s"), a Graph with one output, or a network of ``netx``; an ANN
-            graph gives the same accuracy at every step.
-        loader: batches ``(x [B, ...], labels [B])``.
-        timesteps: number of steps T; x is fed at each of them.
-
-    Returns:
-        [T] accuracies in [0, 1].
-
-    Raises:
-        CalibrationError: the loader is empty, its batches are no pairs, or its labels no classes of the model.
-        InvalidModelError: not a model with a single output.
-    """
-    timesteps = whole_number("timesteps", timesteps, 1)
-    right, total = np.zeros(timesteps), 0
-    if not isinstance(loader, Iterable) or isinstance(loader, (Tensor, np.ndarray)):
-        raise CalibrationError(f"loader is {shown(loader)}", hint="give batches (x, labels), such as a DataLoader")
-    for batch in loader:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise CalibrationError("a batch of loader is not a pair (x, labels)", hint="give [(x, labels), ...]")
-        x, labels = as_input(batch[0]), class_numbers(batch[1])
-        if len(labels) != len(x):
-            raise CalibrationError(
-                f"{len(labels)} labels for a batch of {len(x)} samples", hint="give one class number a sample"
-            )
-        mean: Tensor | None = None
-        for t, out in enumerate(_answers(snn, x, timesteps)):
-            if out.ndim != 2:
-                message = f"the output has shape {tuple(out.shape)}, accuracy needs [B, classes]"
-                raise InvalidModelError(message, hint="compare such outputs with spikec.diagnose")
-            if mean is None:
-                within(labels, out.shape[1])
-            mean = out if mean is None else mean + (out - mean) / (t + 1)
-            right[t] += hits(mean.cpu(), labels)
-        total += len(labels)
-    if total == 0:
-        raise CalibrationError("the loader is empty", hint="give at least one batch")
-    return right / total
-
-
-def _answers(snn: nn.Module | Graph | RunsOverTime, x: Tensor, timesteps: int) -> Iterable[Tensor]:
-    if isinstance(snn, Graph):
-        if len(snn.outputs) != 1:
-            message = f"graph {snn.name} has {len(snn.outputs)} outputs, accuracy needs one"
-            raise InvalidModelError(message, hint="make a graph of the output with classes only")
-        if not snn.is_spiking:
-            (out,) = in_ann_units(snn, [run(snn, x)])
-            yield from (out for _ in range(timesteps))
-            return
-        with torch.no_grad(), tensor_cache():
-            for (out,) in outputs_over_time(snn, [x], timesteps):
-                yield out * tensor(snn.type(snn.outputs[0]).scale, out)
-        return
-    if isinstance(snn, RunsOverTime):
-        yield from torch.from_numpy(snn.over_time(x, timesteps) * snn.output_scale)
-        return
-    reset = getattr(snn, "reset", None)
-    if not isinstance(snn, nn.Module) or not callable(reset):
-        raise InvalidModelError(
-            f"a {type(snn).__name__} is neither a Graph nor a spiking module with reset()",
-            hint="give what compile(..., target='spikingjelly') returned",
-        )
-    like = next((t for t in (*snn.parameters(), *snn.buffers())), x)
-    x = x.to(like.device, like.dtype)
-    reset()
-    with torch.no_grad():
-        for _ in range(timesteps):
-            yield snn(x)
-    reset()

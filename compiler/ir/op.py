@@ -72,6 +72,11 @@ def tensor(value: Array | Tensor, like: Tensor) -> Tensor:
     return result
 
 
+def is_recorded() -> bool:
+    """Return whether a compiler or an exporter records what is called, and so wants calls that write into nothing."""
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call, attr-defined]
+
+
 class _ClassName:
     def __get__(self, _: object, cls: type) -> str:
         return cls.__name__.lower()
@@ -263,6 +268,18 @@ class StatefulOp(Op):
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
         """Advance by one step: returns (the state after it, its result [B, ...])."""
         raise NotImplementedError
+
+    def step_over(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
+        """Do as ``step``, for operands that nobody else reads, so that the state after it may be written over them."""
+        return self.step(state, *xs)
+
+    def steps(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance by all steps of [T, B, ...]: returns (the state after the last one, the results [T, B, ...])."""
+        results = []
+        for step in zip(*xs, strict=True):
+            state, result = self.step(state, *step)
+            results.append(result)
+        return state, torch.stack(results)
 
     def divided(self, factor: Array) -> Self | None:
         """Return the op that gives ``y / factor`` for ``x / factor``, an array of the operand's rank, or None."""

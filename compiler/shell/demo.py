@@ -24,7 +24,8 @@ from spikec.diagnosis.diagnosis import empty_figure, percent
 from spikec.driver import Compiler, save
 from spikec.extend.loader import missing_package
 from spikec.extend.passbase import Note
-from spikec.interpreter.results import evaluate, hits
+from spikec.interpreter.results import hits
+from spikec.interpreter.simulation import evaluate
 from spikec.ir.errors import CompileError, InvalidModelError
 from spikec.ir.files import replacing
 from spikec.ir.types import Array

@@ -138,7 +138,7 @@ def test_the_bare_folders_are_not_importable():
 
 def test_public_names():
     contract = {
-        "compile", "Compiler", "Compilation", "load", "run", "evaluate", "check", "save", "targets",
+        "compile", "Compiler", "Compilation", "load", "run", "evaluate", "check", "save", "targets", "simulate",
         "Graph", "Op", "Pass", "Pipeline", "Normalization", "Calibration", "Backend",
         "CompileError", "UnsupportedOpError", "TypeMismatchError", "InvalidModelError", "VerificationError",
         "CalibrationError", "MissingDependencyError",

@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from spikec.ir.errors import InvalidModelError, TypeMismatchError
-from spikec.ir.op import SPIKES_FIRST, Role, StatefulOp, array, tensor
+from spikec.ir.op import SPIKES_FIRST, Role, StatefulOp, array, is_recorded, tensor
 from spikec.ir.types import Array, Rate, Type, compress, fits, readonly, span
 
 __all__ = ["IF", "LIF", "CubaLIF", "Leaky", "Neuron"]
@@ -44,8 +44,16 @@ class _SurrogateSpike(torch.autograd.Function):
         return gradients[0] / (1 + (math.pi * (v - threshold)) ** 2), None, None
 
 
-def _reaches(v: Tensor, threshold: Tensor, strict: bool) -> Tensor:
-    return (v > threshold if strict else v >= threshold).to(v.dtype)
+def _reaches(v: Tensor, threshold: Tensor, strict: bool, out: Tensor | None = None) -> Tensor:
+    """Return 1 where v reaches (strict: exceeds) the threshold, else 0; it is written once, and not as bool first."""
+    compare = torch.gt if strict else torch.ge
+    if is_recorded():
+        return compare(v, threshold).to(v.dtype)
+    return compare(v, threshold, out=torch.empty_like(v) if out is None else out)
+
+
+def _asks_gradient(*values: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(value.requires_grad for value in values)
 
 
 @attrs.frozen(eq=False)
@@ -122,15 +130,15 @@ class Neuron(StatefulOp):
         """Return 1 where a potential reaches the threshold (exceeds it, if ``strict``), else 0."""
         threshold = tensor(self.v_threshold, v)
         # the same spikes without a Function: the interpreter does not pay for it, and TorchScript cannot save it
-        if not torch.is_grad_enabled() or torch.jit.is_tracing():  # type: ignore[no-untyped-call, attr-defined]
+        if not _asks_gradient(v, threshold) or torch.jit.is_tracing():  # type: ignore[no-untyped-call, attr-defined]
             return _reaches(v, threshold, self.strict)
         spikes: Tensor = _SurrogateSpike.apply(v, threshold, self.strict)  # type: ignore[no-untyped-call]
         return spikes
 
     def reset(self, v: Tensor, spikes: Tensor) -> Tensor:
         """Return the potential after those that fired were reset."""
-        if self.v_reset is None:
-            return v - tensor(self.v_threshold, v) * spikes
+        if self.v_reset is None:  # in one pass: no rounding comes in between, as a spike is 0 or 1
+            return torch.addcmul(v, spikes, tensor(self.v_threshold, v), value=-1)
         return torch.where(spikes.bool(), tensor(self.v_reset, v), v)
 
     def fire(self, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,6 +169,43 @@ class IF(Neuron):
     def charge(self, state: Tensor, *xs: Tensor) -> Tensor:
         """Return ``v(t-1) + z(t)``."""
         return state + xs[0]
+
+    def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
+        """Charge, fire and reset; return (potential after the step, spikes)."""
+        if not self._is_plain(state, *xs):
+            return super().step(state, *xs)
+        v = state + xs[0]
+        return v, self._fire_over(v, torch.empty_like(v))
+
+    def step_over(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
+        """Do as ``step``, with the potential in the current's memory."""
+        if not self._is_plain(state, *xs):
+            return super().step_over(state, *xs)
+        v = xs[0].add_(state)
+        return v, self._fire_over(v, torch.empty_like(v))
+
+    def steps(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance by all steps of [T, B, ...]; return (potential after the last one, spikes [T, B, ...])."""
+        if not self._is_plain(state, *xs):
+            return super().steps(state, *xs)
+        (x,) = xs
+        v, spikes = state + x[0], torch.empty_like(x)
+        self._fire_over(v, spikes[0])
+        for current, fired in zip(x[1:], spikes[1:], strict=True):
+            self._fire_over(v.add_(current), fired)
+        return v, spikes
+
+    def _is_plain(self, state: Tensor, *xs: Tensor) -> bool:
+        """Return whether :meth:`_fire_over` does what a step is, and nobody wants its gradient or its calls."""
+        if type(self) is not IF or self.v_reset is not None or state.dtype != xs[0].dtype or is_recorded():
+            return False
+        return not _asks_gradient(state, *xs, tensor(self.v_threshold, state))
+
+    def _fire_over(self, v: Tensor, spikes: Tensor) -> Tensor:
+        """Write where a charged potential fires into ``spikes``, reset it in place, and return the spikes."""
+        threshold = tensor(self.v_threshold, v)
+        v.addcmul_(_reaches(v, threshold, self.strict, out=spikes), threshold, value=-1)
+        return spikes
 
 
 #: When a spike resets the potential. ``spike``: in its own step, as in NIR and SpikingJelly. ``next``: with the

@@ -1,0 +1,248 @@
+"""A network's answers over time: their running mean, when a sample's answer has settled, and how often it is right."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spikec.interpreter.inputs import as_input, class_numbers, whole_number, within
+from spikec.interpreter.interp import outputs_over_time, run
+from spikec.interpreter.results import hits, in_ann_units
+from spikec.ir.errors import CalibrationError, InvalidModelError, shown
+from spikec.ir.graph import Graph
+from spikec.ir.op import tensor, tensor_cache
+from spikec.ir.types import Array
+
+#: what part of a batch must have stopped before it is left out, as that copies the states of the others
+_WORTHWHILE = 1 / 8
+
+
+@attrs.frozen(eq=False)
+class Simulation:
+    """What a network has answered for a batch.
+
+    Attributes:
+        means: [T, B, ...], the output's mean up to each step, in ANN units; where a sample has stopped it stays.
+        steps: [B] int64, after how many steps each sample stopped: T for one that did not.
+        ran: how many steps were computed, summed over the samples.
+    """
+
+    means: Tensor
+    steps: Tensor
+    ran: int
+
+    @property
+    def answer(self) -> Tensor:
+        """[B, ...], the mean output of each sample over its steps, in ANN units."""
+        return self.means[-1]
+
+    @property
+    def saved(self) -> float:
+        """The share of the T steps of all samples that was not computed."""
+        return 1 - self.ran / (len(self.means) * len(self.steps))
+
+
+@runtime_checkable
+class RunsOverTime(Protocol):
+    """A network that runs itself, such as the integers of ``netx``.
+
+    Attributes:
+        output_scale: the mean output of a step times this is in ANN units.
+    """
+
+    output_scale: Array
+
+    def over_time(self, x: Tensor | Array, timesteps: int | None = None) -> Array:
+        """Return the output of every step, [T, B, ...], of inputs as the network takes them."""
+
+
+#: what answers over time
+Network = nn.Module | Graph | RunsOverTime
+
+
+def simulate(
+    snn: Network, x: Tensor | Sequence[Tensor], timesteps: int | None, patience: int | None = None
+) -> Simulation:
+    """Run a spiking network from its first step on, and average its output over time; see :func:`spikec.simulate`."""
+    xs = [as_input(each) for each in (x if isinstance(x, (list, tuple)) else (x,))]
+    axis = 0 if timesteps is not None else 1
+    if any(each.ndim <= axis or each.shape[: axis + 1] != xs[0].shape[: axis + 1] for each in xs) or not xs:
+        found = ", ".join(str(list(each.shape)) for each in xs)
+        raise InvalidModelError(
+            f"the inputs have the shapes {found}",
+            hint="give [B, ...] and timesteps, or [T, B, ...], with one batch size and one number of steps for all",
+        )
+    total = len(xs[0]) if timesteps is None else whole_number("timesteps", timesteps, 1)
+    patience = total if patience is None else whole_number("patience", patience, 1)
+    steps = torch.full((xs[0].shape[axis],), total)
+    after = list(_over_time(snn, xs, timesteps, steps, patience))
+    return Simulation(torch.stack([mean for mean, _ in after]), steps, sum(ran for _, ran in after))
+
+
+@torch.no_grad()
+def _over_time(
+    snn: Network, xs: Sequence[Tensor], timesteps: int | None, steps: Tensor, patience: int
+) -> Iterator[tuple[Tensor, int]]:
+    """Yield the means after each step, [B, ...], and how many samples were run.
+
+    Args:
+        steps: [B], T each; where a sample stops it becomes the number of its steps.
+    """
+    running = _running(snn)
+    batch, total = len(steps), int(steps[0])
+    live = torch.arange(batch)  # the samples that are run; what has an entry for each of them is cut with it
+    mean, said, same = torch.zeros(()), torch.full((batch,), -1), torch.zeros(batch, dtype=torch.int64)
+    first: Tensor | None = None
+    whole: Tensor | None = None
+    outputs = running.over(xs, timesteps)
+    for t in range(total):
+        if len(live):
+            out = next(outputs)
+            first = out if first is None else first
+            mean = mean + (out - mean) / (t + 1)
+            now = mean.reshape(len(live), -1).argmax(1).cpu()
+            moved = (mean != first).reshape(len(live), -1).any(1).cpu()
+            same, said = torch.where((now == said) & moved, same + 1, 0), now
+            going = steps[live] > t
+            whole = mean.clone() if whole is None else whole.clone()
+            whole[live[going]] = mean[going]
+            steps[live[going & (same >= patience)]] = t + 1
+        assert whole is not None
+        assert first is not None
+        yield whole, len(live)
+        going = steps[live] > t + 1
+        if (~going).sum() >= _WORTHWHILE * len(live) > 0 and t + 1 < total:
+            live, mean, first, said, same = (x[going] for x in (live, mean, first, said, same))
+            xs = [x[going] if timesteps is not None else x[t + 1 :, going] for x in xs]
+            running.keep(going)
+            outputs = running.over(xs, None if timesteps is None else total - t - 1)
+    running.reset()
+
+
+def _running(snn: Network) -> _RunningGraph | _RunningIntegers | _RunningModule:
+    if isinstance(snn, Graph):
+        return _RunningGraph(snn)
+    return _RunningIntegers(snn) if isinstance(snn, RunsOverTime) else _RunningModule(snn)
+
+
+class _RunningGraph:
+    """A graph that is run from its first step on."""
+
+    def __init__(self, graph: Graph) -> None:
+        if len(graph.outputs) != 1:
+            message = f"graph {graph.name} has {len(graph.outputs)} outputs, and it takes one"
+            raise InvalidModelError(message, hint="make a graph of the output with classes only")
+        self.graph = graph
+        self.states: dict[str, Tensor] = {}
+
+    def over(self, xs: Sequence[Tensor], timesteps: int | None) -> Iterator[Tensor]:
+        """Yield the output of each step, [B, ...], in ANN units; it goes on from where it was."""
+        if not self.graph.is_spiking:
+            for now in zip(*xs, strict=True) if timesteps is None else [xs]:
+                yield from in_ann_units(self.graph, [run(self.graph, now)]) * (timesteps or 1)
+            return
+        scale = self.graph.type(self.graph.outputs[0]).scale
+        with tensor_cache():
+            for (out,) in outputs_over_time(self.graph, xs, timesteps, states=self.states):
+                yield out * tensor(scale, out)
+
+    def keep(self, samples: Tensor) -> None:
+        """Go on with these samples, a bool for each of the batch."""
+        self.states = {name: state[samples] for name, state in self.states.items()}
+
+    def reset(self) -> None:
+        """Forget every state."""
+        self.states = {}
+
+
+class _RunningModule:
+    """A module that is run from its first step on."""
+
+    def __init__(self, snn: nn.Module) -> None:
+        if not isinstance(snn, nn.Module) or not callable(getattr(snn, "reset", None)):
+            raise InvalidModelError(
+                f"a {type(snn).__name__} is neither a Graph nor a spiking module with reset()",
+                hint="give what compile(..., target='spikingjelly') returned",
+            )
+        self.snn: Any = snn
+        self.reset()
+
+    def over(self, xs: Sequence[Tensor], timesteps: int | None) -> Iterator[Tensor]:
+        """Yield the output of each step, [B, ...], in ANN units; it goes on from where it was."""
+        like = next((t for t in (*self.snn.parameters(), *self.snn.buffers())), xs[0])
+        xs = [x.to(like.device, like.dtype) for x in xs]
+        for now in zip(*xs, strict=True) if timesteps is None else itertools.repeat(xs, timesteps):
+            out = self.snn(*now)
+            if not isinstance(out, Tensor):
+                message = f"the module gives a {type(out).__name__}, and it takes one output"
+                raise InvalidModelError(message, hint="wrap it in a module that gives the output with classes only")
+            yield out
+
+    def keep(self, samples: Tensor) -> None:
+        """Go on with these samples, a bool for each of the batch."""
+        if not callable(getattr(self.snn, "keep", None)):
+            raise _whole_batch(self.snn)
+        self.snn.keep(samples)
+
+    def reset(self) -> None:
+        """Forget every state."""
+        self.snn.reset()
+
+
+class _RunningIntegers:
+    """A network that runs itself over all steps."""
+
+    def __init__(self, network: RunsOverTime) -> None:
+        self.network = network
+
+    def over(self, xs: Sequence[Tensor], timesteps: int | None) -> Iterator[Tensor]:
+        """Yield the output of each step, [B, ...], in ANN units."""
+        yield from torch.from_numpy(self.network.over_time(xs[0], timesteps) * self.network.output_scale)
+
+    def keep(self, samples: Tensor) -> None:
+        """Refuse to go on with some samples."""
+        raise _whole_batch(self.network)
+
+    def reset(self) -> None:
+        """Do nothing: it always starts from its first step."""
+
+
+def _whole_batch(network: object) -> InvalidModelError:
+    return InvalidModelError(
+        f"a {type(network).__name__} cannot go on with a part of its batch",
+        hint="leave out patience, or give the module of the target spikingjelly, or a graph",
+    )
+
+
+def evaluate(snn: Network, loader: Iterable[Any], timesteps: int) -> Array:
+    """Measure top-1 accuracy after each step, [T]; see :func:`spikec.evaluate`."""
+    timesteps = whole_number("timesteps", timesteps, 1)
+    right, total = np.zeros(timesteps), 0
+    if not isinstance(loader, Iterable) or isinstance(loader, (Tensor, np.ndarray)):
+        raise CalibrationError(f"loader is {shown(loader)}", hint="give batches (x, labels), such as a DataLoader")
+    for batch in loader:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise CalibrationError("a batch of loader is not a pair (x, labels)", hint="give [(x, labels), ...]")
+        x, labels = as_input(batch[0]), class_numbers(batch[1])
+        if len(labels) != len(x):
+            raise CalibrationError(
+                f"{len(labels)} labels for a batch of {len(x)} samples", hint="give one class number a sample"
+            )
+        steps = torch.full((len(x),), timesteps)
+        for t, (mean, _) in enumerate(_over_time(snn, [x], timesteps, steps, timesteps)):
+            if mean.ndim != 2:
+                message = f"the output has shape {tuple(mean.shape)}, accuracy needs [B, classes]"
+                raise InvalidModelError(message, hint="compare such outputs with spikec.diagnose")
+            if t == 0:
+                within(labels, mean.shape[1])
+            right[t] += hits(mean.cpu(), labels)
+        total += len(labels)
+    if total == 0:
+        raise CalibrationError("the loader is empty", hint="give at least one batch")
+    return right / total
