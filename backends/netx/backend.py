@@ -66,6 +66,8 @@ class Netx(Backend):
         planned = plan(graph)
         host = planned.encoder
         assert host is not None
+        given = graph.type(graph.inputs[0]).shape
+        encoder = Encoder(given, host.v_threshold.item(), host.v_init.item(), planned.signed)
         first, last = planned.layers[0], planned.layers[-1]
         layers, constants, pulses = _layers(graph, planned.layers)
         more = constants + pulses
@@ -77,9 +79,7 @@ class Netx(Backend):
             )
         return NetxNetwork(
             name=graph.name,
-            encoder=None
-            if self.takes_spikes
-            else Encoder(graph.type(graph.inputs[0]).shape, host.v_threshold.item(), host.v_init.item(), planned.signed),
+            encoder=None if self.takes_spikes else encoder,
             layers=tuple(layers),
             reset="soft" if any(layer.kind == "dense_rec" for layer in layers) else "hard",
             constants=constants,

@@ -135,6 +135,7 @@ class _Layer:
             weight_rec=None if rec is None else rec[own, own],
             bias=None,
             groups=1,
+            **{name: _part(getattr(layer, name), own) for name in ("current_decay", "voltage_decay")},
         )
         fed = np.ones((self.steps, 1, *self.on_shape), dtype=bool)
         wanted = np.ones((self.steps, 1, *alone.shape), dtype=bool)
@@ -225,6 +226,10 @@ class _Layer:
     @property
     def _origin(self) -> tuple[Source, ...]:
         return (Source(self.layer.name, self.layer.name, f"netx {self.layer.kind}"),)
+
+
+def _part(values: int | Array, some: slice) -> int | Array:
+    return values if isinstance(values, int) else values[some]
 
 
 def _even(values: Array) -> bool:

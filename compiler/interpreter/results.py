@@ -25,8 +25,8 @@ CELLS = 2**16
 BATCH = 64
 
 
-def outputs(graph: Graph, xs: Sequence[Tensor], timesteps: int) -> list[Tensor]:
-    """Return each output in ANN units, averaged over time in an SNN, behind its heads."""
+def outputs(graph: Graph, xs: Sequence[Tensor], timesteps: int | None) -> list[Tensor]:
+    """Return each output in ANN units, averaged over time in an SNN, behind its heads; inputs are as ``run`` takes."""
     if not graph.is_spiking:
         at_once = max(1, CELLS // max(x[0].numel() for x in xs))
         found = [as_tuple(run(graph, batch)) for batch in zip(*(torch.split(x, at_once) for x in xs), strict=True)]
@@ -133,7 +133,9 @@ class RunsOverTime(Protocol):
         """Return the output of every step, [T, B, ...], of inputs as the network takes them."""
 
 
-def evaluate(snn: nn.Module | Graph | RunsOverTime, loader: Iterable[Any], timesteps: int) -> Array:
+def evaluate(
+    snn: nn.Module | Graph | RunsOverTime, loader: Iterable[Any], timesteps: int, *, time_axis: int | None = None
+) -> Array:
     """Measure top-1 accuracy after each time-step, of the output's running mean up to that step.
 
     Args:
@@ -141,6 +143,7 @@ def evaluate(snn: nn.Module | Graph | RunsOverTime, loader: Iterable[Any], times
             graph gives the same accuracy at every step.
         loader: batches ``(x [B, ...], labels [B])``.
         timesteps: number of steps T; x is fed at each of them.
+        time_axis: of event data, the axis of x that is time, of length T (0 for [T, B, ...]).
 
     Returns:
         [T] accuracies in [0, 1].
@@ -157,12 +160,16 @@ def evaluate(snn: nn.Module | Graph | RunsOverTime, loader: Iterable[Any], times
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise CalibrationError("a batch of loader is not a pair (x, labels)", hint="give [(x, labels), ...]")
         x, labels = as_input(batch[0]), class_numbers(batch[1])
-        if len(labels) != len(x):
+        over_time = time_axis is not None
+        if time_axis is not None:
+            x = _time_first(x, time_axis, timesteps)
+        samples = x.shape[1] if over_time else len(x)
+        if len(labels) != samples:
             raise CalibrationError(
-                f"{len(labels)} labels for a batch of {len(x)} samples", hint="give one class number a sample"
+                f"{len(labels)} labels for a batch of {samples} samples", hint="give one class number a sample"
             )
         mean: Tensor | None = None
-        for t, out in enumerate(_answers(snn, x, timesteps)):
+        for t, out in enumerate(_answers(snn, x, timesteps, over_time)):
             if out.ndim != 2:
                 message = f"the output has shape {tuple(out.shape)}, accuracy needs [B, classes]"
                 raise InvalidModelError(message, hint="compare such outputs with spikec.diagnose")
@@ -176,17 +183,26 @@ def evaluate(snn: nn.Module | Graph | RunsOverTime, loader: Iterable[Any], times
     return right / total
 
 
-def _answers(snn: nn.Module | Graph | RunsOverTime, x: Tensor, timesteps: int) -> Iterable[Tensor]:
+def _time_first(x: Tensor, axis: int, timesteps: int) -> Tensor:
+    """Return event data as [T, B, ...]."""
+    if not -x.ndim <= axis < x.ndim or x.ndim < 2 or x.shape[axis] != timesteps:
+        message = f"a batch of shape {list(x.shape)} has not {timesteps} steps on axis {axis}"
+        raise CalibrationError(message, hint="say with time_axis which axis is time, and its length as timesteps")
+    return x.movedim(axis, 0)
+
+
+def _answers(snn: nn.Module | Graph | RunsOverTime, x: Tensor, timesteps: int, over_time: bool) -> Iterable[Tensor]:
+    """Yield the output of each step, for x [B, ...] at every one, or [T, B, ...] over time."""
     if isinstance(snn, Graph):
         if len(snn.outputs) != 1:
             message = f"graph {snn.name} has {len(snn.outputs)} outputs, accuracy needs one"
             raise InvalidModelError(message, hint="make a graph of the output with classes only")
         if not snn.is_spiking:
-            (out,) = in_ann_units(snn, [run(snn, x)])
+            (out,) = in_ann_units(snn, [run(snn, x.mean(0) if over_time else x)])
             yield from (out for _ in range(timesteps))
             return
         with torch.no_grad(), tensor_cache():
-            for (out,) in outputs_over_time(snn, [x], timesteps):
+            for (out,) in outputs_over_time(snn, [x], None if over_time else timesteps):
                 yield out * tensor(snn.type(snn.outputs[0]).scale, out)
         return
     if isinstance(snn, RunsOverTime):
@@ -202,6 +218,6 @@ def _answers(snn: nn.Module | Graph | RunsOverTime, x: Tensor, timesteps: int) -
     x = x.to(like.device, like.dtype)
     reset()
     with torch.no_grad():
-        for _ in range(timesteps):
-            yield snn(x)
+        for t in range(timesteps):
+            yield snn(x[t] if over_time else x)
     reset()
