@@ -135,7 +135,8 @@ class _Layer:
             weight_rec=None if rec is None else rec[own, own],
             bias=None,
             groups=1,
-            **{name: _part(getattr(layer, name), own) for name in ("current_decay", "voltage_decay")},
+            current_decay=_part(layer.current_decay, own),
+            voltage_decay=_part(layer.voltage_decay, own),
         )
         fed = np.ones((self.steps, 1, *self.on_shape), dtype=bool)
         wanted = np.ones((self.steps, 1, *alone.shape), dtype=bool)
