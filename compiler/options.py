@@ -56,6 +56,7 @@ class NetxOptions(Options, total=False):
     """With those of the targets ``netx`` and ``lava``."""
 
     reset: Literal["auto", "soft", "hard"]
+    input: Literal["values", "spikes"]
 
 
 class AnyOptions(SpikingJellyOptions, NirOptions, NetxOptions, total=False):

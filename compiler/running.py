@@ -82,7 +82,11 @@ def simulate(
 
 
 def evaluate(
-    snn: nn.Module | Graph | RunsOverTime | str | os.PathLike[str], loader: Iterable[Any], timesteps: int
+    snn: nn.Module | Graph | RunsOverTime | str | os.PathLike[str],
+    loader: Iterable[Any],
+    timesteps: int,
+    *,
+    time_axis: int | None = None,
 ) -> Array:
     """Measure top-1 accuracy after each time-step, of the output's running mean up to that step.
 
@@ -91,6 +95,7 @@ def evaluate(
             at every step), a network of ``netx``, or the path of a file, such as a .net.
         loader: batches ``(x [B, ...], labels [B])``.
         timesteps: number of steps T; x is fed at each of them.
+        time_axis: of event data, the axis of x that is time, of length T (0 for [T, B, ...]).
 
     Returns:
         [T] accuracies in [0, 1].
@@ -99,7 +104,7 @@ def evaluate(
         CalibrationError: the loader is empty, its batches are no pairs, or its labels no classes of the model.
         InvalidModelError: not a model with a single output.
     """
-    return simulation.evaluate(_opened(snn), loader, timesteps)
+    return simulation.evaluate(_opened(snn), loader, timesteps, time_axis=time_axis)
 
 
 def _opened(model: Any) -> Any:

@@ -18,17 +18,24 @@ class EncodeInput(Pass):
     With negative values, x is first split into ``(x_c, -x_c)`` for every channel c, interleaved, and behind
     the neurons joined again as ``m (s_2c - s_2c+1)``: two 1x1 depthwise convolutions, matrices at rank 1.
     The rates are the clipped inputs to 1/(2T).
+
+    Attributes:
+        spikes: the inputs are spikes, 0 or 1 at each step: the neuron's threshold is 1, so that it repeats them, and no
+            host needs it.
     """
 
     name = "encode-input"
     contract = "approximate"
     needs = (SPIKING,)
 
+    spikes: bool = False
+
     def run(self, graph: Graph, context: Context) -> int:
         """Encode every input."""
         nodes = graph.match(Input)
         for position, node in enumerate(nodes):
-            low, high = _range(graph, node, position, context)
+            find = _range_of_spikes if self.spikes else _range
+            low, high = find(graph, node, position, context)
             name, rank = node.name, len(node.op.shape)
             peak = np.full((1,) * rank, max(high, -low))
             neuron = IF(peak, v_init=peak / 2)
@@ -48,6 +55,17 @@ class EncodeInput(Pass):
                 last = graph.insert_after(last, neuron, new=f"{name}_spikes")
                 graph.insert_after(last, Rescale(peak), new=f"{name}_value")
         return len(nodes)
+
+
+def _range_of_spikes(graph: Graph, node: Node[Input], position: int, context: Context) -> tuple[float, float]:
+    """0 and 1, between which samples of spikes lie, or of their mean over time."""
+    context.note(node.name, "its input is spikes, 0 or 1 at each step: no encoder is put in front")
+    for samples in context.samples[position : position + 1]:
+        if samples.min() < 0 or samples.max() > 1:
+            message = f"its input is said to be spikes, and samples lie in [{samples.min():g}, {samples.max():g}]"
+            hint = "give spikes 0 and 1, or their mean over time; both polarities of events as channels of their own"
+            raise CalibrationError(graph.problem(node.name, message, hint))
+    return 0.0, 1.0
 
 
 def _range(graph: Graph, node: Node[Input], position: int, context: Context) -> tuple[float, float]:

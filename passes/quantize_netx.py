@@ -12,7 +12,9 @@ from spikec.extend.passbase import Context, Pass
 from spikec.interpreter.interp import run as interpret
 from spikec.ir.errors import Problem, UnsupportedOpError
 from spikec.ir.graph import Graph, Node
-from spikec.ir.ops import Conv, Flatten, Neuron, Output, Reshape, Weighted
+from spikec.ir.op import Op
+from spikec.ir.ops import Conv, Flatten, LoihiNeuron, Neuron, Output, Reshape, Weighted
+from spikec.ir.ops.neuron_loihi import GRAIN
 from spikec.ir.rewrite import follow
 from spikec.ir.stages import FINAL
 from spikec.ir.types import Array
@@ -50,6 +52,9 @@ class QuantizeNetx(Pass):
     the layer allow. Where single ones allow less than half of the median, S is that half, and their theta grows
     until they allow it (the next layer's weights grow with it): one small channel must not cost all others
     their resolution.
+
+    A LoihiNeuron's threshold stays where it is: it leaks, and another threshold would be another rate. Its decays are
+    rounded to 1/4096; what its spikes feed back counts as weights, and its constant currents as biases.
     """
 
     name = "quantize-netx"
@@ -97,14 +102,21 @@ def _growth(graph: Graph, readers: Sequence[str], encoder: Node[Neuron], context
             if potential is None:
                 message = f"a {op.kind} does not say what potential it compares with its threshold"
                 raise UnsupportedOpError(graph.problem(name, message, "give its op a charge method"))
+            if isinstance(op, LoihiNeuron):
+                potential = torch.maximum(potential.abs(), op.current(state, operands[0]).abs())
             reached = potential / torch.tensor(np.asarray(op.v_threshold, dtype=np.float64))
         else:
             reached = sums[name] = sums[name] + value if name in sums else value
-        most = reached.abs().amax(0).numpy() / steps
+        most = reached.abs().amax(0).numpy() / (context.timesteps or TIMESTEPS if _settles(op) else steps)
         worst[name] = np.maximum(worst[name], most) if name in worst else most
 
     interpret(graph, _inputs(graph, encoder, context), steps, tap=tap)
     return worst
+
+
+def _settles(op: Op) -> bool:
+    """Whether a neuron leaks, so that its potential does not grow on and on."""
+    return isinstance(op, LoihiNeuron) and bool((np.maximum(op.decay, op.decay_syn) < 1).all())
 
 
 def _inputs(graph: Graph, encoder: Node[Neuron], context: Context) -> list[Tensor]:
@@ -132,7 +144,9 @@ def _quantize(graph: Graph, name: str, reader: str, growth: Array, context: Cont
     allowed = _allowed(op, threshold, grown * steps)
     scale = float(allowed.min())
     if isinstance(neuron, Neuron):
-        can_grow = follow(graph, reader, Weighted, _SHAPES) is not None
+        if isinstance(neuron, LoihiNeuron):
+            allowed = np.minimum(allowed, _allowed_by(neuron))
+        can_grow = follow(graph, reader, Weighted, _SHAPES) is not None and not isinstance(neuron, LoihiNeuron)
         scale, factor = _layer_scale(allowed, relays, neuron, can_grow)
         threshold = threshold * factor
     halves = _times(op.weight, scale / threshold) / 2
@@ -189,6 +203,16 @@ def _allowed(op: Weighted, threshold: Array, reach: Array) -> Array:
     return result
 
 
+def _allowed_by(neuron: LoihiNeuron) -> float:
+    """Return the largest integer scale that what is fed back, and constant currents, allow."""
+    threshold = neuron.v_threshold
+    fed_back = np.max(np.abs(neuron.feedback) / threshold)
+    if neuron.weight_rec is not None:
+        fed_back = fed_back + np.max(np.abs(neuron.weight_rec).max(1) / threshold.reshape(-1))
+    with np.errstate(divide="ignore"):
+        return float(min(WEIGHT / fed_back, BIAS / np.max(np.abs(neuron.bias) / threshold)))
+
+
 def _relays(op: Weighted) -> Array:
     """[O]: which neurons read one signal alone, and count its spikes.
 
@@ -204,7 +228,9 @@ def _layer_scale(allowed: Array, relays: Array, neuron: Neuron, can_grow: bool) 
 
     That of a relay does not grow, for a whole number of spikes would not reach it any more.
     """
-    multiple, most = (4, WEIGHT) if neuron.v_reset is None else (2, PULSES * WEIGHT if neuron.v_init.any() else STATE)
+    multiple, most = 2, PULSES * WEIGHT if neuron.v_init.any() else STATE
+    if neuron.v_reset is None:
+        multiple, most = 4, WEIGHT - 2 * neuron.strict  # a relay among strict ones takes 2 more to fire, and off again
     scale = float(allowed.min())
     if can_grow:
         scale = min(max(scale, float(np.median(allowed)) / 2), float(allowed[relays].min(initial=np.inf)))
@@ -229,9 +255,36 @@ def _integer_neuron(graph: Graph, name: str, op: Neuron, scale: float) -> Neuron
     if v_init.min() != v_init.max() or v_init.min() >= 1:
         message = "v_init must be one fraction of the threshold for the layer, below 1"
         raise UnsupportedOpError(graph.problem(name, message, "use Normalization(v_init=...) for all neurons"))
+    if isinstance(op, LoihiNeuron):
+        return _integer_loihi(op, scale, graph.type(name).scale)
     if op.v_reset is not None and op.v_reset.any():
         raise UnsupportedOpError(graph.problem(name, "hard reset in netx is to zero", 'leave it to pass "reset-netx"'))
     threshold = np.full((1,) * op.v_threshold.ndim, scale)
     start = np.full_like(threshold, 2 * round(float(v_init.min()) * scale / 2))
     scaled = op.scale_input(op.v_threshold / scale)
     return attrs.evolve(scaled, v_threshold=threshold, v_reset=op.v_reset, v_init=start)
+
+
+def _integer_loihi(op: LoihiNeuron, scale: float, out_scale: Array) -> LoihiNeuron:
+    """Round a neuron whose threshold is ``scale`` in the units of its layer's weights.
+
+    The chip fires above an integer: a neuron that fires at its threshold too gets the one below, between two sums.
+    """
+    op = op.scale_input(op.v_threshold / scale)
+    return attrs.evolve(
+        op,
+        v_threshold=np.full((1,) * op.v_threshold.ndim, scale - (not op.strict)),
+        strict=True,
+        decay_syn=_rounded(op.decay_syn, 1 / 4096),
+        decay=_rounded(op.decay, 1 / 4096),
+        feedback=_rounded(op.feedback, 2),
+        bias=_rounded(op.bias, 2),
+        weight_rec=None if op.weight_rec is None else _rounded(op.weight_rec, 2),
+        grain=np.asarray(GRAIN),
+        out_scale=out_scale,
+    )
+
+
+def _rounded(values: Array, unit: float) -> Array:
+    rounded: Array = unit * np.round(values / unit)
+    return rounded

@@ -7,15 +7,15 @@ import numpy as np
 
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph, Node
-from spikec.ir.ops import IF, Conv, Flatten, Neuron, Reshape, Weighted
+from spikec.ir.ops import IF, Conv, Flatten, Linear, LoihiNeuron, Neuron, Reshape, Weighted
 from spikec.ir.rewrite import follow
 from spikec.ir.stages import FINAL
 
 
 @attrs.frozen
 class ResetNetx(Pass):
-    """Hard reset in every layer of the file, if there is a convolution in it, a model's own neuron that has it, or the
-    user asks for it.
+    """Hard reset in every layer of the file, if a convolution is in front of one that has it not, or the user asks for
+    it.
 
     A neuron that is reset to zero loses what lies above its threshold, less of it the rarer it fires: where soft reset
     becomes hard, the threshold (and v_init) becomes ``ratio`` times what it was, and the next weights too (the SNN
@@ -24,6 +24,9 @@ class ResetNetx(Pass):
 
     To start at v_init a neuron takes a pulse at step 0, over a cell of the kernel that never lies on padding; from the
     first convolution on that has none, neurons start at 0.
+
+    A LoihiNeuron is left as it is, but for one behind a convolution whose spikes lower its current: that is reset to
+    zero.
 
     Attributes:
         reset: ``auto``, ``soft`` or ``hard``.
@@ -44,21 +47,25 @@ class ResetNetx(Pass):
         hidden = graph.match(Neuron)[1:]
         layers = [_layer_in_front(graph, node.name) for node in hidden]
         readers = [follow(graph, node.name, Weighted, _SHAPES) for node in hidden]
-        hard = [node for node in hidden if node.op.v_reset is not None]
-        convs = any(isinstance(graph[layer], Conv) for layer in layers)
+        on_maps = {
+            node.name for node, layer in zip(hidden, layers, strict=True) if not isinstance(graph[layer], Linear)
+        }
+        changes = sum(_harden(graph, node, context) for node in graph.match(LoihiNeuron) if node.name in on_maps)
+        hard = [node for node in hidden if node.op.v_reset is not None and not isinstance(node.op, LoihiNeuron)]
+        soft = [(node, layer) for node, layer in zip(hidden, layers, strict=True) if node.op.v_reset is None]
+        convs = any(isinstance(graph[layer], Conv) for _, layer in soft)
         if hard and self.reset != "hard":
             context.note(hard[0].name, f"{len(hard)} layer(s) have hard reset in the model, and keep it")
-        all_hard = self.reset == "hard" or (self.reset == "auto" and (convs or bool(hard)))
+        all_hard = self.reset == "hard" or (self.reset == "auto" and convs)
         if not (all_hard or hard) or None in readers:
-            return 0
+            return changes
         charged = next((i for i, layer in enumerate(layers) if not _can_charge(graph, layer)), len(hidden))
         if charged < len(hidden):
             context.note(hidden[charged].name, "no cell of the kernel stays on the map: from here on v_init is 0")
         ratio = self.ratio or _ratio(context.timesteps, charged == len(hidden))
-        changes = 0
         for i, (node, reader) in enumerate(zip(hidden, readers, strict=True)):
             assert reader is not None
-            if node.op.v_reset is None and not all_hard:
+            if isinstance(node.op, LoihiNeuron) or (node.op.v_reset is None and not all_hard):
                 continue
             factor = ratio if node.op.v_reset is None else 1.0
             changed = _hard(graph, node, factor, starts=i < charged)
@@ -66,9 +73,9 @@ class ResetNetx(Pass):
             graph.set_op(node.name, changed)
             if factor != 1:
                 graph.set_op(reader, graph.get(reader, Weighted).scale_input(np.full(1, factor)))
-        if all_hard and len(hard) < len(hidden):
-            message = f"hard reset to zero in {len(hidden) - len(hard)} layer(s), thresholds times {ratio:g}"
-            context.note("", message)
+        if all_hard and soft:
+            say = context.warn if context.reference.is_spiking else lambda message: context.note("", message)
+            say(f"hard reset to zero in {len(soft)} layer(s), thresholds times {ratio:g}")
         return changes
 
 
@@ -89,6 +96,17 @@ def _hard(graph: Graph, node: Node[Neuron], factor: float, starts: bool) -> Neur
         v_init=start,
         out_scale=graph.type(node.name).scale * factor if op.out_scale is not None or rest.any() else None,
     )
+
+
+def _harden(graph: Graph, node: Node[LoihiNeuron], context: Context) -> bool:
+    """Let the potential leak, and be cleared, of a neuron whose spikes lower its current; say so."""
+    op = node.op
+    if not op.subtracts:
+        return False
+    graph.set_op(node.name, attrs.evolve(op, decay=op.decay_syn, decay_syn=op.decay, feedback=np.zeros(())))
+    where = "behind a convolution, which cannot have spikes come back to it"
+    context.warn(f"a neuron that leaks is reset to zero in the file, and not by subtraction: it is {where}", node.name)
+    return True
 
 
 def _ratio(timesteps: int | None, charged: bool) -> float:

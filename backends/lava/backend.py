@@ -14,6 +14,7 @@ from spikec.backends.netx.backend import Netx
 from spikec.backends.netx.model import NetxNetwork
 from spikec.backends.netx.sim import UNITY, IntegerLayer
 from spikec.extend.passbase import Context
+from spikec.ir.errors import UnsupportedOpError
 from spikec.ir.graph import Graph
 
 #: units of 1.0 in every block: 64 is the scale at which slayer's rounding of thresholds is exact
@@ -123,6 +124,9 @@ class Lava(Netx):
 
 
 def _block(blocks: Any, layer: IntegerLayer) -> Any:
+    if not (isinstance(layer.current_decay, int) and isinstance(layer.voltage_decay, int)):
+        message = "the neurons of a layer leak unlike each other, or beside relays that do not: blocks have one decay"
+        raise UnsupportedOpError(message, location=layer.name, hint='use the target "netx"')
     params = {
         "threshold": layer.threshold / _SCALE,
         "current_decay": layer.current_decay / UNITY,

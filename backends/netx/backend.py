@@ -8,18 +8,20 @@ import attrs
 import numpy as np
 
 from spikec.backends.netx.contents import Encoder
+from spikec.backends.netx.converters import LayerNeurons
 from spikec.backends.netx.model import NetxNetwork
-from spikec.backends.netx.plan import WEIGHT, PlannedLayer, plan
-from spikec.backends.netx.sim import NEVER, IntegerLayer
+from spikec.backends.netx.plan import WEIGHT, PlannedLayer, biases, by_feature, plan
+from spikec.backends.netx.sim import NEVER, UNITY, IntegerLayer
 from spikec.extend.backend import Backend
 from spikec.extend.passbase import Context
 from spikec.ir.errors import Problem
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Conv, Linear
+from spikec.ir.ops import Conv
 from spikec.ir.ops.weighted import block_diagonal
 from spikec.ir.types import Array
 
-_FORGET, _KEEP = 4096, 0
+#: a decay that keeps all at every step
+_KEEP = 0
 
 
 @attrs.frozen
@@ -29,7 +31,8 @@ class Netx(Backend):
     Attributes:
         reset: ``soft`` (by subtraction: exact rates, all layers dense and recurrent, convolutions unrolled, up to
             2,000 neurons a layer), ``hard`` (to zero: rates do not converge to the ANN's), or ``auto``: soft
-            where all layers are small enough.
+            where all layers are small enough. A spiking model's own hard reset stays.
+        input: ``values``, which the host makes into spikes, or ``spikes``: then it is run on [T, B, ...] of 0 and 1.
     """
 
     name: ClassVar[str] = "netx"
@@ -41,6 +44,14 @@ class Netx(Backend):
     reset: Literal["auto", "soft", "hard"] = attrs.field(
         default="auto", validator=attrs.validators.in_(("auto", "soft", "hard"))
     )
+    input: Literal["values", "spikes"] = attrs.field(
+        default="values", validator=attrs.validators.in_(("values", "spikes"))
+    )
+
+    @property
+    def takes_spikes(self) -> bool:
+        """True where the user says that the input is spikes."""
+        return self.input == "spikes"
 
     def check(self, graph: Graph) -> list[Problem]:
         """List what keeps the graph from being one chain of integer layers."""
@@ -53,11 +64,13 @@ class Netx(Backend):
     def integer_model(self, graph: Graph, context: Context) -> NetxNetwork:
         """Make the artifact; for other targets that carry the same network."""
         planned = plan(graph)
-        assert planned.encoder is not None
+        host = planned.encoder
+        assert host is not None
+        given = graph.type(graph.inputs[0]).shape
+        encoder = Encoder(given, host.v_threshold.item(), host.v_init.item(), planned.signed)
         first, last = planned.layers[0], planned.layers[-1]
-        neurons = [each.neurons for each in planned.layers if each.neurons is not None]
-        soft = isinstance(last.affine, Linear) and all(each.soft for each in neurons)
-        layers, more = _soft(planned.layers) if soft else _hard(graph, planned.layers)
+        layers, constants, pulses = _layers(graph, planned.layers)
+        more = constants + pulses
         shape = graph.type(graph.operands(first.name)[0]).shape
         output = graph.type(graph.outputs[0])
         if any(layer.bias is not None for layer in layers):
@@ -66,16 +79,11 @@ class Netx(Backend):
             )
         return NetxNetwork(
             name=graph.name,
-            encoder=Encoder(
-                shape=graph.type(graph.inputs[0]).shape,
-                threshold=planned.encoder.v_threshold.item(),
-                v_init=planned.encoder.v_init.item(),
-                signed=planned.signed,
-            ),
+            encoder=None if self.takes_spikes else encoder,
             layers=tuple(layers),
-            reset="soft" if soft else "hard",
-            constants=more if soft else 0,
-            pulses=0 if soft else more,
+            reset="soft" if any(layer.kind == "dense_rec" for layer in layers) else "hard",
+            constants=constants,
+            pulses=pulses,
             input_shape=(shape[0] + more, *shape[1:]),
             output_scale=output.scale,
             output_shape=output.shape,
@@ -87,103 +95,127 @@ class Netx(Backend):
         artifact.save(path)
 
 
-def _hard(graph: Graph, planned: Sequence[PlannedLayer]) -> tuple[list[IntegerLayer], int]:
-    """Return stock layers with biases, and how many channels of pulses the file takes besides its input.
+def _layers(graph: Graph, planned: Sequence[PlannedLayer]) -> tuple[list[IntegerLayer], int, int]:
+    """Return the file's layers, and how many channels it takes behind its input: some always on, and some pulses.
 
-    Neurons start at v_init by a pulse at step 0, which layers relay to those behind them. Pulses come in as many
-    channels as 254 goes into what they charge: v_init, or a relay's threshold.
+    A bias is a dataset, added to potentials at every step, where a layer forgets its currents, and lava can start each
+    layer's sample at a step of its own: not where spikes come back to their layer. Elsewhere it is weights of channels
+    that are always on. A neuron that starts at v_init is charged by a pulse at step 0, but for soft reset, where its
+    threshold is lower instead. Both come in as many channels as 254 goes into what they charge, and layers relay them
+    to those behind.
     """
-    pulses = [0]
-    for each in reversed(planned[:-1]):
-        assert each.neurons is not None
-        charge = each.neurons.threshold if pulses[0] else each.neurons.v_init
-        pulses.insert(0, -(-int(charge) // WEIGHT))
+    recurs = any(each.neurons is not None and each.neurons.recurs for each in planned)
+    constants, pulses = [0], [0]
+    for each in reversed(planned):
+        relay = 0 if each.neurons is None else _relay_charge(each.neurons)
+        start = 0 if each.neurons is None or each.neurons.soft else each.neurons.v_init
+        constants.insert(0, _channels(np.abs(biases(each, recurs)[1]).max(), relay if constants[0] else 0))
+        pulses.insert(0, _channels(start, relay if pulses[0] else 0))
     layers: list[IntegerLayer] = []
-    for each, taken, relays in zip(planned, pulses, [*pulses[1:], 0], strict=True):
+    for i, each in enumerate(planned):
         cells = int(np.prod(layers[-1].shape[1:])) if layers else 1
-        layers.append(_hard_layer(graph, each, taken, relays, cells))
-    return layers, pulses[0]
+        layers.append(_layer(graph, each, recurs, constants[i : i + 2], pulses[i : i + 2], cells))
+    return layers, constants[0], pulses[0]
 
 
-def _hard_layer(graph: Graph, each: PlannedLayer, pulses: int, relays: int, cells: int) -> IntegerLayer:
-    op, neurons = each.affine, each.neurons
-    shape = graph.type(each.name).shape
-    charge = np.zeros((shape[0] + relays, pulses))
+def _channels(*charges: float) -> int:
+    """Return how many weights reach the largest charge."""
+    return -(-int(max(charges)) // WEIGHT)
+
+
+def _relay_charge(neurons: LayerNeurons) -> int:
+    """Return an even charge, and the least, by which a neuron fires that starts at 0."""
+    return 2 * (_mantissa(neurons.threshold, neurons.strict) // 2 + 1)
+
+
+def _mantissa(threshold: float, strict: bool) -> int:
+    """Return the ``vThMant`` of a threshold, even if not strict, as all sums are: netx fires above it."""
+    return int(threshold) - (not strict)
+
+
+def _layer(
+    graph: Graph, each: PlannedLayer, recurs: bool, constants: Sequence[int], pulses: Sequence[int], cells: int
+) -> IntegerLayer:
+    """Return one layer.
+
+    Args:
+        graph: it is from.
+        each: what it is.
+        recurs: whether spikes come back to their layer anywhere in the file.
+        constants, pulses: how many channels of each kind it is fed, and how many it relays.
+        cells: of a channel's map in the layer before.
+    """
+    op, neurons, shape = each.affine, each.neurons, graph.type(each.name).shape
+    relays = constants[1] + pulses[1]
+    to_potential, to_current = biases(each, recurs)
+    charge = np.zeros((shape[0] + relays, constants[0] + pulses[0]))
+    charge[: shape[0], : constants[0]] = _shares(to_current, constants[0])
+    current_decay, voltage_decay, threshold = np.full(shape[0], UNITY), np.full(shape[0], _KEEP), NEVER
     if neurons is not None:
-        charge[: shape[0]] = _shares(np.full(shape[0], neurons.v_init), pulses)
-        charge[shape[0] :] = _shares(np.full(relays, neurons.threshold), pulses)
-    weight, groups, conv = op.weight, 1, dict[str, Any]()
-    space: tuple[int, ...] = (cells,)  # a pulse comes on every cell of a channel's map: the first one is taken
-    taken: tuple[int, ...] | None = (0,)
-    if isinstance(op, Conv):
-        space, taken = op.kernel, op.inner_tap(graph.type(graph.operands(each.name)[0]).shape, shape)
-        groups = 1 if pulses else op.groups  # pulses reach all groups
-        padding = tuple(before for before, _ in op.padding)
-        conv = {"stride": op.stride, "padding": padding, "dilation": op.dilation, "groups": groups}
-        weight = weight if groups == op.groups else block_diagonal(weight, op.groups)
-    if pulses:
-        assert taken is not None
-        charges = np.zeros((*space, *charge.shape))
-        charges[taken] = charge
-        rows = np.zeros((relays, *weight.shape[1:]))
-        charges = np.moveaxis(charges, (-2, -1), (0, 1)).reshape(len(charge), -1, *weight.shape[2:])
-        weight = np.concatenate([np.concatenate([weight, rows]), charges], axis=1)
+        start, own = (neurons.v_init, 0) if neurons.soft else (0, neurons.v_init)
+        charge[: shape[0], constants[0] :] = _shares(np.full(shape[0], own), pulses[0])
+        relayed = _relay_charge(neurons)
+        charge[shape[0] :][: constants[1], : constants[0]] = _shares(np.full(constants[1], relayed), constants[0])
+        charge[shape[0] :][constants[1] :, constants[0] :] = _shares(np.full(pulses[1], relayed), pulses[0])
+        threshold = _mantissa(neurons.threshold - start, neurons.strict)
+        # with soft reset the current is the potential: it keeps what comes in
+        current_decay = by_feature(_KEEP if neurons.soft else neurons.current_decay, shape[0])
+        voltage_decay = by_feature(UNITY if neurons.soft else neurons.decay, shape[0])
+    weight, conv = _fed(graph, each, charge, cells)
     return IntegerLayer(
-        kind="conv" if isinstance(op, Conv) else "dense",
+        kind="conv" if isinstance(op, Conv) else "dense_rec" if neurons is not None and neurons.recurs else "dense",
         name=each.neuron or each.name,
         shape=(shape[0] + relays, *shape[1:]),
         weight=weight,
-        bias=None if op.bias is None else np.concatenate([op.bias, np.zeros(relays)]),
-        threshold=NEVER if neurons is None else _mantissa(neurons.threshold, neurons.strict),
-        current_decay=_FORGET,
-        voltage_decay=_KEEP if neurons is None else neurons.decay,
+        weight_rec=None if neurons is None else _recurrent(neurons, shape[0], relays),
+        bias=_padded(to_potential, relays, 0) if to_potential.any() else None,
+        threshold=threshold,
+        current_decay=_padded(current_decay, relays, _KEEP if neurons is not None and neurons.soft else UNITY),
+        voltage_decay=_padded(voltage_decay, relays, voltage_decay[0]),
         relays=relays,
         **conv,
     )
 
 
-def _mantissa(threshold: float, strict: bool) -> int:
-    """Return the ``vThMant`` of a threshold, which is even, as all sums are: netx fires above it."""
-    return int(threshold) - (not strict)
+def _padded(values: Array, count: int, value: float) -> Array:
+    return np.concatenate([values, np.full(count, value)])
 
 
-def _soft(planned: Sequence[PlannedLayer]) -> tuple[list[IntegerLayer], int]:
-    """Return dense layers whose neurons inhibit themselves by their threshold, and how many inputs are always on.
-
-    Biases are weights of inputs that are always on. A layer takes as many as its bias needs weights of at most 254, or
-    as a later layer does; its last neurons relay them to the next one.
-    """
-    needed = [-(-int(np.abs(each.affine.shift).max()) // WEIGHT) for each in planned]
-    taken = [max(needed[i:]) for i in range(len(needed))]
-    layers = [_soft_layer(*each) for each in zip(planned, taken, [*taken[1:], 0], strict=True)]
-    return layers, taken[0]
-
-
-def _soft_layer(each: PlannedLayer, inputs: int, relays: int) -> IntegerLayer:
-    op, neurons = each.affine, each.neurons
-    weight = np.concatenate([op.weight, _shares(op.shift, inputs)], axis=1)
-    if neurons is None:
-        return IntegerLayer("dense", each.name, (len(weight),), weight, NEVER, _FORGET, _KEEP)
-    relay = np.concatenate([np.zeros((relays, op.in_features)), neurons.threshold * np.eye(relays, inputs)], axis=1)
-    weight = np.concatenate([weight, relay])
-    return IntegerLayer(
-        kind="dense_rec",
-        name=each.neuron,
-        shape=(len(weight),),
-        weight=weight,
-        weight_rec=-neurons.threshold * np.eye(len(weight)),
-        # the current is the potential: it keeps what comes in, and starts at 0 where the neuron starts at v_init
-        threshold=_mantissa(neurons.threshold - neurons.v_init, neurons.strict),
-        current_decay=_KEEP,
-        voltage_decay=_FORGET,
-        relays=relays,
-    )
+def _fed(graph: Graph, each: PlannedLayer, charge: Array, cells: int) -> tuple[Array, dict[str, Any]]:
+    """Return the weights with those [O + relays, more] of more channels, and the options of a convolution."""
+    op, (outputs, more) = each.affine, charge.shape
+    shape = graph.type(each.name).shape
+    weight, conv = op.weight, dict[str, Any]()
+    space: tuple[int, ...] = (cells,)  # a channel comes on every cell of its map: the first one is taken
+    taken: tuple[int, ...] | None = (0,)
+    if isinstance(op, Conv):
+        space, taken = op.kernel, op.inner_tap(graph.type(graph.operands(each.name)[0]).shape, shape)
+        groups = 1 if more else op.groups  # the channels reach all groups
+        padding = tuple(before for before, _ in op.padding)
+        conv = {"stride": op.stride, "padding": padding, "dilation": op.dilation, "groups": groups}
+        weight = weight if groups == op.groups else block_diagonal(weight, op.groups)
+    if not more:
+        return weight, conv
+    assert taken is not None
+    charges = np.zeros((*space, *charge.shape))
+    charges[taken] = charge
+    charges = np.moveaxis(charges, (-2, -1), (0, 1)).reshape(outputs, -1, *weight.shape[2:])
+    rows = np.zeros((outputs - len(weight), *weight.shape[1:]))
+    return np.concatenate([np.concatenate([weight, rows]), charges], axis=1), conv
 
 
-def _shares(bias: Array, count: int) -> Array:
-    """Return [O, count]: columns of at most 254 that sum to the bias; the bias is even, and so are they."""
+def _recurrent(neurons: LayerNeurons, features: int, relays: int) -> Array | None:
+    """Return the weights from a layer's spikes to its own currents: with soft reset neurons inhibit themselves."""
+    if neurons.soft:
+        charges = _padded(np.full(features, neurons.threshold), relays, _relay_charge(neurons))
+        return -np.diag(charges)
+    return None if neurons.weight_rec is None else np.pad(neurons.weight_rec, (0, relays))
+
+
+def _shares(charges: Array, count: int) -> Array:
+    """Return [O, count]: columns of at most 254 that sum to the charges; those are even, and so are they."""
     before = np.arange(count) * WEIGHT
-    return np.sign(bias)[:, None] * np.clip(np.abs(bias)[:, None] - before, 0, WEIGHT)
+    return np.sign(charges)[:, None] * np.clip(np.abs(charges)[:, None] - before, 0, WEIGHT)
 
 
 backend = Netx

@@ -27,14 +27,18 @@ class Encoder:
     signed: bool
 
     def encode(self, x: Array, timesteps: int) -> Array:
-        """Make bool spikes [T, B, C or 2C, ...] of numbers [B, *shape]."""
-        z = torch.tensor(np.stack([x, -x], axis=2).reshape(len(x), -1, *self.shape[1:]) if self.signed else x)
-        neuron = IF(np.full((1,) * (z.ndim - 1), self.threshold), v_init=np.asarray(self.v_init))
-        spikes = np.zeros((timesteps, *z.shape), dtype=bool)
+        """Make bool spikes [T, B, C or 2C, ...] of numbers [B, *shape], or [B, T, *shape] where they change."""
+        over_time = x.ndim > 1 + len(self.shape)
+        if self.signed:
+            axis = 2 + over_time
+            x = np.stack([x, -x], axis=axis).reshape(*x.shape[: axis - 1], -1, *self.shape[1:])
+        steps = [torch.tensor(x[:, t] if over_time else x) for t in range(timesteps if over_time else 1)]
+        neuron = IF(np.full((1,) * len(steps[0].shape[1:]), self.threshold), v_init=np.asarray(self.v_init))
+        spikes = np.zeros((timesteps, *steps[0].shape), dtype=bool)
         with torch.no_grad(), tensor_cache():
-            state = neuron.initial(z)
+            state = neuron.initial(steps[0])
             for t in range(timesteps):
-                state, fired = neuron.step(state, z)
+                state, fired = neuron.step(state, steps[t % len(steps)])
                 spikes[t] = fired.numpy()
         return spikes
 

@@ -172,9 +172,9 @@ class _Part:
         """Return one whole number."""
         return int(self.one(name, Numbers(f"a whole number within {least} and {most}", least, most, whole=True)))
 
-    def sizes(self, name: str, least: int, count: int | None = None) -> tuple[int, ...]:
+    def sizes(self, name: str, least: int, count: int | None = None, most: int = _MOST) -> tuple[int, ...]:
         """Return whole numbers: so many, for which one may stand, or any number of them."""
-        found = self.numbers(name, Numbers(f"whole numbers from {least} on", least, _MOST, whole=True)).reshape(-1)
+        found = self.numbers(name, Numbers(f"whole numbers from {least} on", least, most, whole=True)).reshape(-1)
         if count is not None and found.size not in (1, count):
             self.refuse(f"its {name} has {found.size} numbers, and must have {count}")
         return ints(found if count is None else np.broadcast_to(found, count))
@@ -254,8 +254,8 @@ def _layer(part: _Part, before: tuple[int, ...], name: str, relays: int, truncat
         name=name,
         shape=shape,
         threshold=neuron.whole("vThMant", 0, NEVER),
-        current_decay=neuron.whole("iDecay", 0, UNITY),
-        voltage_decay=neuron.whole("vDecay", 0, UNITY),
+        current_decay=neuron.sizes("iDecay", 0, shape[0], UNITY),
+        voltage_decay=neuron.sizes("vDecay", 0, shape[0], UNITY),
         relays=relays,
         **geometry,
         **arrays,
@@ -308,7 +308,7 @@ def _check_shapes(part: _Part, layer: IntegerLayer, before: tuple[int, ...]) -> 
 def _facts_of_others(path: Path, layers: Sequence[IntegerLayer]) -> dict[str, Any]:
     """Return the facts of a file that states none: its inputs are spikes, and its outputs stand for themselves."""
     shape = layers[-1].shape
-    soft = any(layer.weight_rec is not None and layer.current_decay == 0 for layer in layers)
+    soft = any(layer.weight_rec is not None and not np.any(layer.current_decay) for layer in layers)
     facts: dict[str, Any] = {"name": path.stem, "reset": "soft" if soft else "hard", "output_shape": shape}
     return facts | {"constants": 0, "pulses": 0, "timesteps": 0, "output_scale": np.ones((1,) * len(shape))}
 

@@ -135,6 +135,8 @@ class _Layer:
             weight_rec=None if rec is None else rec[own, own],
             bias=None,
             groups=1,
+            current_decay=_part(layer.current_decay, own),
+            voltage_decay=_part(layer.voltage_decay, own),
         )
         fed = np.ones((self.steps, 1, *self.on_shape), dtype=bool)
         wanted = np.ones((self.steps, 1, *alone.shape), dtype=bool)
@@ -225,6 +227,10 @@ class _Layer:
     @property
     def _origin(self) -> tuple[Source, ...]:
         return (Source(self.layer.name, self.layer.name, f"netx {self.layer.kind}"),)
+
+
+def _part(values: int | Array, some: slice) -> int | Array:
+    return values if isinstance(values, int) else values[some]
 
 
 def _even(values: Array) -> bool:

@@ -74,9 +74,9 @@ class NetxNetwork(Contents):
         """Simulate the network.
 
         Args:
-            x: [B, ...] real inputs, a tensor or an array; constant over time. Of a network without an encoder spikes,
-                [T, B, ...].
-            timesteps: number of steps T; None for the T that the network was compiled for, or that of the spikes.
+            x: [B, ...] real inputs, a tensor or an array, constant over time; or [T, B, ...], one for each step. A
+                network without an encoder takes spikes, 0 and 1, [T, B, ...].
+            timesteps: number of steps T; None for the T that the network was compiled for, or that of the inputs.
 
         Returns:
             [B, ...] outputs in the ANN's units, the mean over T; float64, of the kind that x is.
@@ -133,32 +133,32 @@ class NetxNetwork(Contents):
         return Trace(spikes, seen, out, mean, sum(response.overflows for response in responses))
 
     def _checked(self, x: Any, timesteps: int | None) -> tuple[Array, int]:
-        """Return inputs [B, ...] or spikes [B, T, ...] in float64, and T."""
+        """Return inputs [B, ...], or [B, T, ...] of those that change over time, in float64, and T."""
         try:  # complex numbers are of another kind, and so are texts and objects
             given = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
             array = given.astype(np.float64, casting="same_kind")
         except (TypeError, ValueError, RuntimeError):
             raise InvalidModelError(f"the input is {shown(x)}", hint="give a tensor or array of real numbers") from None
-        axes, shape = (("T", "B"), self.fed_shape) if self.encoder is None else (("B",), self.encoder.shape)
+        shape = self.fed_shape if self.encoder is None else self.encoder.shape
+        over_time = self.encoder is None or array.ndim == 2 + len(shape)
+        axes = ("T", "B") if over_time else ("B",)
+        if len(shape) == 1 and self.encoder is None:  # a map, of which the first layer reads a vector
+            array = array.reshape(*array.shape[:2], -1) if array.size else array
         if array.shape[len(axes) :] != shape or not array.size:
             wanted = ", ".join(map(str, (*axes, *shape)))
-            raise InvalidModelError(f"the input is [{wanted}], got {list(array.shape)}", hint="give a batch first")
+            raise InvalidModelError(f"the input is [{wanted}], got {list(given.shape)}", hint="give a batch first")
         if not np.isfinite(array).all():
             raise InvalidModelError("an input holds NaN or infinity", hint="mend the data, or leave such samples out")
-        if self.encoder is None:
-            return self._spikes(array, timesteps)
-        self._warn_of_clipping(array, self.encoder)
-        return array, whole_number("timesteps", self.timesteps if timesteps is None else timesteps, 1)
-
-    @staticmethod
-    def _spikes(array: Array, timesteps: int | None) -> tuple[Array, int]:
-        """Return spikes [T, B, ...] as [B, T, ...], and T."""
-        if ((array != 0) & (array != 1)).any():
+        if self.encoder is not None:
+            self._warn_of_clipping(array, self.encoder)
+        elif ((array != 0) & (array != 1)).any():
             message = "this network takes spikes, and an input is neither 0 nor 1"
             raise InvalidModelError(message, hint="encode real numbers first, for example at random by their size")
+        if not over_time:
+            return array, whole_number("timesteps", self.timesteps if timesteps is None else timesteps, 1)
         if timesteps is not None and whole_number("timesteps", timesteps, 1) != len(array):
-            message = f"timesteps is {timesteps}, and the spikes have {len(array)} steps"
-            raise InvalidModelError(message, hint="leave timesteps out: the spikes [T, B, ...] say it")
+            message = f"timesteps is {timesteps}, and the input [T, B, ...] has {len(array)} steps"
+            raise InvalidModelError(message, hint="leave timesteps out: the input says it")
         return np.moveaxis(array, 0, 1), len(array)
 
     @staticmethod

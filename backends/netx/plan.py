@@ -8,6 +8,7 @@ import attrs
 import numpy as np
 
 from spikec.backends.netx.converters import QUANTIZE, SINGLE, LayerNeurons, converter, part_for
+from spikec.backends.netx.sim import UNITY
 from spikec.ir.errors import CompileError, Problem
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op, Role
@@ -82,7 +83,7 @@ def plan(graph: Graph) -> Plan:
     if not problems:
         for i, layer in enumerate(layers):
             problems += _form(graph, layer, layers[i - 1].name if i else "")
-        problems += _resets(graph, layers)
+        problems += _channels_on_maps(graph, layers)
     if not problems:
         problems = [problem for layer in layers for problem in _numbers(graph, layer)]
     return Plan(encoder, signed, layers, tuple(problems))
@@ -178,7 +179,8 @@ def _form(graph: Graph, layer: PlannedLayer, before: str) -> Iterator[Problem]:
     shape = graph.type(graph.operands(name)[0]).shape
     is_small = math.prod(graph.type(name).shape) <= _UNROLLED
     unrolled = 'put "legalize-netx" in the pipeline' if is_small else _SMALLER
-    if neurons is not None and neurons.decay and (neurons.soft or not neurons.strict):
+    leaks = neurons is not None and bool(np.any(neurons.decay) or np.any(neurons.current_decay != UNITY))
+    if neurons is not None and leaks and (neurons.soft or not neurons.strict):
         message = "a neuron that leaks fires above its threshold in netx, and a spike clears it"
         yield graph.problem(layer.neuron, message, "use v_reset=0 and strict=True")
     if not isinstance(op, Conv):
@@ -194,12 +196,13 @@ def _form(graph: Graph, layer: PlannedLayer, before: str) -> Iterator[Problem]:
         yield graph.problem(name, "netx has no reshape in front of a convolution", unrolled)
     if neurons is None:
         return
-    if neurons.soft:
-        message = "netx cannot reset by subtraction behind a convolution"
+    if neurons.recurs:
+        message = "netx cannot reset by subtraction behind a convolution, nor feed spikes back to it"
         yield graph.problem(layer.neuron, message, 'use reset="hard"')
-    if neurons.v_init and op.inner_tap(shape, graph.type(name).shape) is None:
-        message = "no cell of its kernel lies on the map at every step, to carry v_init"
-        yield graph.problem(name, message, "use Normalization(v_init=0)")
+    for values in map(np.asarray, (neurons.decay, neurons.current_decay, neurons.bias)):
+        if values.ndim and (values != values.reshape(len(values), -1)[:, :1].reshape(-1, 1, 1)).any():
+            message = "its decays or constant currents differ within a channel"
+            yield graph.problem(layer.neuron, message, f"give a channel one of each, or {unrolled}")
 
 
 def _numbers(graph: Graph, layer: PlannedLayer) -> Iterator[Problem]:
@@ -212,8 +215,14 @@ def _numbers(graph: Graph, layer: PlannedLayer) -> Iterator[Problem]:
         yield graph.problem(name, "its biases are not even integers in [-4094, 4094]", QUANTIZE)
     if neurons is None:
         return
-    if not _even(neurons.threshold, 131_070) or not _even(neurons.v_init):
+    least = neurons.threshold - (neurons.strict and neurons.threshold % 2)  # an odd one is compared with even sums
+    if not _even(least, 131_070) or not _even(neurons.v_init):
         yield graph.problem(layer.neuron, SINGLE, QUANTIZE)
+    elif neurons.weight_rec is not None and not _even(neurons.weight_rec, WEIGHT):
+        message = f"its recurrent weights are not even integers in [-{WEIGHT}, {WEIGHT}]"
+        yield graph.problem(layer.neuron, message, QUANTIZE)
+    elif not _even(neurons.bias, 4094):
+        yield graph.problem(layer.neuron, "its constant currents are not even integers in [-4094, 4094]", QUANTIZE)
     elif neurons.v_init < 0:
         message = f"neurons in netx start at 0 or above, v_init is {neurons.v_init:g}"
         yield graph.problem(layer.neuron, message, "give them a v_init that is not below v_reset")
@@ -222,11 +231,45 @@ def _numbers(graph: Graph, layer: PlannedLayer) -> Iterator[Problem]:
         yield graph.problem(layer.neuron, message, QUANTIZE)
 
 
-def _resets(graph: Graph, layers: Sequence[PlannedLayer]) -> Iterator[Problem]:
-    soft = [layer.neurons.soft for layer in layers if layer.neurons is not None]
-    if any(soft) and not all(soft):
-        first = layers[soft.index(False)].neuron
-        yield graph.problem(first, "soft and hard reset in one net", 'leave it to the passes: reset="hard"')
+def _channels_on_maps(graph: Graph, layers: Sequence[PlannedLayer]) -> Iterator[Problem]:
+    """Find where channels of pulses or of constants cannot get through a convolution, or would come too late."""
+    recurs = any(layer.neurons is not None and layer.neurons.recurs for layer in layers)
+    behind = False
+    for layer in reversed(layers):
+        op, neurons = layer.affine, layer.neurons
+        to_potential, to_current = biases(layer, recurs)
+        if recurs and to_potential.any():
+            message = "v_leak is not where the neuron is reset to, and in this net a current comes back to a layer"
+            yield graph.problem(layer.neuron, message, "give it a v_leak equal to its v_reset")
+        starts = neurons is not None and bool(neurons.v_init) and not neurons.soft
+        behind = behind or starts or bool(to_current.any())
+        shapes = graph.type(graph.operands(layer.name)[0]).shape, graph.type(layer.name).shape
+        if behind and isinstance(op, Conv) and op.inner_tap(*shapes) is None:
+            what = "v_init" if starts else "what charges or feeds its neurons, or those behind it, from outside"
+            message = f"no cell of its kernel lies on the map at every step, to carry {what}"
+            yield graph.problem(layer.name, message, "use Normalization(v_init=0), or less padding")
+            return
+
+
+def biases(layer: PlannedLayer, recurs: bool) -> tuple[Array, Array]:
+    """Return [O]: what is added to a layer's potentials at every step, and to its currents by channels always on.
+
+    Args:
+        layer: of a plan.
+        recurs: whether spikes come back to their layer anywhere in the file: then lava does not start each layer's
+            sample at a step of its own, and what is added to potentials would come too early.
+    """
+    shift, neurons = layer.affine.shift, layer.neurons
+    to_potential = np.zeros_like(shift) if neurons is None else by_feature(neurons.bias, len(shift))
+    if neurons is not None and (neurons.soft or np.any(neurons.current_decay != UNITY)):
+        return to_potential, shift  # the current remembers what comes in
+    both, nothing = shift + to_potential, np.zeros_like(shift)
+    return (nothing, both) if recurs else (both, nothing)
+
+
+def by_feature(values: int | Array, features: int) -> Array:
+    """Return one value for each feature of a layer, of one for all or one for each neuron."""
+    return np.full(features, values) if np.ndim(values) == 0 else np.reshape(values, (features, -1))[:, 0]
 
 
 def _even(values: Array | float, limit: float = np.inf) -> bool:

@@ -5,7 +5,7 @@ step. Nothing else differs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 import numpy as np
@@ -27,6 +27,11 @@ _SHIFT = 6
 _CELLS = 1 << 20
 
 
+def _decay(value: Any) -> int | Array:
+    array = readonly(value, np.int64)
+    return int(array.flat[0]) if (array == array.flat[0]).all() else array
+
+
 def _integers(value: Array | None) -> Array | None:
     return None if value is None else readonly(np.trunc(value), np.int64)
 
@@ -44,7 +49,7 @@ class IntegerLayer:
         bias: (O,), added to the voltage at every step, or None.
         stride, padding, dilation, groups: of a conv.
         threshold: ``vThMant``; a neuron fires above it.
-        current_decay, voltage_decay: of 4096; 4096 forgets all at every step.
+        current_decay, voltage_decay: of 4096; 4096 forgets all at every step. One number, or one for each feature.
         relays: that many of the last neurons repeat the always-on input for the next layer's bias.
     """
 
@@ -53,8 +58,8 @@ class IntegerLayer:
     shape: tuple[int, ...]
     weight: Array = attrs.field(converter=_integers)
     threshold: int
-    current_decay: int
-    voltage_decay: int
+    current_decay: int | Array = attrs.field(converter=_decay)
+    voltage_decay: int | Array = attrs.field(converter=_decay)
     weight_rec: Array | None = attrs.field(default=None, converter=_integers)
     bias: Array | None = attrs.field(default=None, converter=_integers)
     stride: tuple[int, ...] = (1, 1)
@@ -136,20 +141,21 @@ class _State:
         overflows: how often a value wrapped or saturated.
     """
 
-    def __init__(self, batch: int, shape: tuple[int, ...], decay: int) -> None:
+    def __init__(self, batch: int, shape: tuple[int, ...], decay: int | Array) -> None:
         self.value = torch.zeros((batch, *shape), dtype=torch.int32)
-        self.decay = decay
+        self.kept = UNITY - torch.tensor(decay).reshape(-1, *[1] * (len(shape) - 1))
+        self.forgets, self.leaks = not self.kept.any(), bool((self.kept < UNITY).any())
         self.reach = self.overflows = 0
 
     def add(
         self, x: Tensor, most: int, limit: Callable[[Tensor], tuple[Tensor, int]], bias: Tensor | None = None
     ) -> None:
         """Decay, rounding towards zero, and add x, none of which is further from zero than ``most``."""
-        if self.decay == UNITY:
+        if self.forgets:
             self.value, self.reach = x.clone(), most
         else:
-            if self.decay:
-                kept = (self.value.abs().long() * (UNITY - self.decay)) >> 12
+            if self.leaks:
+                kept = (self.value.abs().long() * self.kept) >> 12
                 self.value = (self.value.sign() * kept).int()
             self.value.add_(x)
             self.reach += most

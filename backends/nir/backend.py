@@ -20,7 +20,7 @@ from spikec.extend.passbase import Context
 from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op
-from spikec.ir.ops import Add, Input, Neuron, Output, Weighted
+from spikec.ir.ops import Add, Delay, Input, Neuron, Output, Weighted
 from spikec.ir.stages import FINAL
 
 
@@ -83,6 +83,9 @@ class Nir(Backend):
         return problems
 
     def _checked(self, graph: Graph, name: str) -> None:
+        if isinstance(graph[name], Delay):
+            _check_back_edge(graph, name)
+            return
         if not isinstance(graph[name], Add):
             self._readable(graph[name])
             self._readable(_written(graph, name, name)[0])
@@ -185,6 +188,14 @@ def _written(graph: Graph, name: str, inner: str) -> tuple[Op, Any]:
     return written(graph[name], operand, result)
 
 
+def _check_back_edge(graph: Graph, name: str) -> None:
+    """Raise a CompileError where a register is not on the way back of a cycle: there readers take a step anyway."""
+    (source,) = graph.operands(name)
+    if name not in graph.before(source) or not isinstance(graph[source], Neuron):
+        message = "a delay that does not lead spikes of neurons back to them"
+        raise UnsupportedOpError(message, hint='leave it out, or use the target "spikingjelly"')
+
+
 _NUMBER = re.compile(r"n\d+_")
 
 
@@ -212,7 +223,7 @@ def _names(graph: Graph, moved: set[str]) -> dict[str, str]:
     in front, which replaces that of a file that was written like this.
     """
     names: dict[str, str] = {}
-    inner = [name for name in graph if not isinstance(graph[name], (Input, Output, Add)) and name not in moved]
+    inner = [name for name in graph if not isinstance(graph[name], (Input, Output, Add, Delay)) and name not in moved]
     numbered = all(_NUMBER.match(name) for name in inner)
     for kind, group in (("input", graph.inputs), ("output", graph.outputs)):
         width = len(str(len(group) - 1))
@@ -227,6 +238,7 @@ def _names(graph: Graph, moved: set[str]) -> dict[str, str]:
 def _edges(graph: Graph, names: dict[str, str], found: dict[str, Layout]) -> list[tuple[str, str]]:
     """List the edges, main branches first: some readers take the last edge into a node for a skip."""
     givers = names | {found[name].inner: names[name] for name in graph.inputs}
+    givers |= {node.name: givers[graph.operands(node.name)[0]] for node in graph.match(Delay)}  # edges back
     main: list[tuple[str, str]] = []
     skips: list[tuple[str, str]] = []
     for name in names:

@@ -73,6 +73,11 @@ class Backend(metaclass=Configured):
         """``"soft"``, ``"hard"``, or ``"auto"`` for what suits: the one kind of reset that all neurons have."""
         return "auto"
 
+    @property
+    def takes_spikes(self) -> bool:
+        """True if its inputs are spikes, and not numbers that are to be made into spikes."""
+        return False
+
     def passes(self, timesteps: int | None) -> Sequence[Pass | str] | None:
         """An order of its own from spiking graphs on, for a target that none of the orders suits; None for ``order``.
 

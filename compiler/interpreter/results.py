@@ -21,8 +21,8 @@ CELLS = 2**16
 BATCH = 64
 
 
-def outputs(graph: Graph, xs: Sequence[Tensor], timesteps: int) -> list[Tensor]:
-    """Return each output in ANN units, averaged over time in an SNN, behind its heads."""
+def outputs(graph: Graph, xs: Sequence[Tensor], timesteps: int | None) -> list[Tensor]:
+    """Return each output in ANN units, averaged over time in an SNN, behind its heads; inputs are as ``run`` takes."""
     if not graph.is_spiking:
         at_once = max(1, CELLS // max(x[0].numel() for x in xs))
         found = [as_tuple(run(graph, batch)) for batch in zip(*(torch.split(x, at_once) for x in xs), strict=True)]

@@ -220,7 +220,7 @@ def _whole_batch(network: object) -> InvalidModelError:
     )
 
 
-def evaluate(snn: Network, loader: Iterable[Any], timesteps: int) -> Array:
+def evaluate(snn: Network, loader: Iterable[Any], timesteps: int, *, time_axis: int | None = None) -> Array:
     """Measure top-1 accuracy after each step, [T]; see :func:`spikec.evaluate`."""
     timesteps = whole_number("timesteps", timesteps, 1)
     right, total = np.zeros(timesteps), 0
@@ -230,12 +230,15 @@ def evaluate(snn: Network, loader: Iterable[Any], timesteps: int) -> Array:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise CalibrationError("a batch of loader is not a pair (x, labels)", hint="give [(x, labels), ...]")
         x, labels = as_input(batch[0]), class_numbers(batch[1])
-        if len(labels) != len(x):
+        if time_axis is not None:
+            x = _time_first(x, time_axis, timesteps)
+        samples = len(x) if time_axis is None else x.shape[1]
+        if len(labels) != samples:
             raise CalibrationError(
-                f"{len(labels)} labels for a batch of {len(x)} samples", hint="give one class number a sample"
+                f"{len(labels)} labels for a batch of {samples} samples", hint="give one class number a sample"
             )
-        steps = torch.full((len(x),), timesteps)
-        for t, (mean, _) in enumerate(_over_time(snn, [x], timesteps, steps, timesteps)):
+        fed = timesteps if time_axis is None else None
+        for t, (mean, _) in enumerate(_over_time(snn, [x], fed, torch.full((samples,), timesteps), timesteps)):
             if mean.ndim != 2:
                 message = f"the output has shape {tuple(mean.shape)}, accuracy needs [B, classes]"
                 raise InvalidModelError(message, hint="compare such outputs with spikec.diagnose")
@@ -246,3 +249,11 @@ def evaluate(snn: Network, loader: Iterable[Any], timesteps: int) -> Array:
     if total == 0:
         raise CalibrationError("the loader is empty", hint="give at least one batch")
     return right / total
+
+
+def _time_first(x: Tensor, axis: int, timesteps: int) -> Tensor:
+    """Return event data as [T, B, ...]."""
+    if not -x.ndim <= axis < x.ndim or x.ndim < 2 or x.shape[axis] != timesteps:
+        message = f"a batch of shape {list(x.shape)} has not {timesteps} steps on axis {axis}"
+        raise CalibrationError(message, hint="say with time_axis which axis is time, and its length as timesteps")
+    return x.movedim(axis, 0)

@@ -60,7 +60,9 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
         ),
         "netx": (
             *spikes,
-            "encode-input",  # before the passes that tune, because they must see what the encoder does
+            pass_named("loihi-neurons", reset=backend.reset),
+            # before the passes that tune, because they must see what the encoder does
+            pass_named("encode-input", spikes=backend.takes_spikes),
             *tuned,
             "lower-movement",
             avgpool,

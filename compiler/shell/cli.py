@@ -248,7 +248,8 @@ def inspect_command(model: Any, target: str | None, **options: Any) -> None:
 @main.command("run")
 @click.argument("file", type=_EXISTING_FILE)
 @click.argument("data", type=_EXISTING_FILE)
-@click.option("--timesteps", type=click.IntRange(min=1), required=True, help="The number of time-steps.")
+@click.option("--timesteps", type=click.IntRange(min=1), help="The number of time-steps.")
+@click.option("--time-major", is_flag=True, help="The inputs change over time: they are [T, B, ...].")
 @click.option("-o", "--output", "out", type=inputs.new_file, metavar="FILE", required=True, help="The .npz to write.")
 @click.option(
     "--option",
@@ -258,11 +259,15 @@ def inspect_command(model: Any, target: str | None, **options: Any) -> None:
     multiple=True,
     help="An option of how FILE is read, such as dt=1e-4.",
 )
-def run_command(file: Path, data: Path, timesteps: int, out: Path, own: tuple[tuple[str, Any], ...]) -> None:
+def run_command(
+    file: Path, data: Path, timesteps: int | None, time_major: bool, out: Path, own: tuple[tuple[str, Any], ...]
+) -> None:
     """Simulate FILE, a .nir or .net, on the inputs in the .npz DATA.
 
-    The inputs are constant over time. Each output is written as its average over time, in ANN units.
+    The inputs are constant over time, or say all steps. Each output is written as its average over time, in ANN units.
     """
+    if (timesteps is None) != time_major:
+        raise click.UsageError("give --timesteps, or --time-major with inputs that say all steps")
     names = inputs.input_names(file, **dict(own))
     results = inputs.simulate(file, inputs.read_arrays(data, names), timesteps, **dict(own))
     arrays: dict[str, Any] = {name: value.numpy() for name, value in results.items()}

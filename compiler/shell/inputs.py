@@ -214,13 +214,13 @@ def input_names(path: Path, **options: Any) -> list[str]:
     return frontend.input_names(opened)
 
 
-def simulate(path: Path, xs: Sequence[Tensor], timesteps: int, **options: Any) -> dict[str, Tensor]:
+def simulate(path: Path, xs: Sequence[Tensor], timesteps: int | None, **options: Any) -> dict[str, Tensor]:
     """Run the network in an exported file: a graph by the reference interpreter, a ``.net`` by the integer model.
 
     Args:
         path: a ``.net``, or what a frontend reads as a spiking graph.
-        xs: a tensor [B, ...] for each input, constant over time.
-        timesteps: the number of steps T.
+        xs: a tensor for each input, [B, ...] and constant over time, or [T, B, ...].
+        timesteps: the number of steps T; None for inputs [T, B, ...].
         options: on how the file is read.
 
     Returns:

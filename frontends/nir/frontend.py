@@ -16,12 +16,13 @@ from torch import Tensor
 from spikec.extend.frontend import Frontend
 from spikec.frontends.nir import meaning
 from spikec.frontends.nir.converters import Reading, converter, floats
+from spikec.frontends.nir.recurrence import delayed, inlined
 from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError, shown, warn
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Add, Neuron, Permute, Reshape, Weighted
+from spikec.ir.ops import Add, Delay, Neuron, Permute, Reshape, Weighted
 from spikec.ir.ops.weighted import diagonal
 from spikec.ir.origin import Source
-from spikec.ir.types import Array, Type, channel_scale, ints
+from spikec.ir.types import Array, Rate, Type, channel_scale, ints
 from spikec.ir.untrusted import SPARE, allowed_bytes, read_hdf5
 
 #: r dt may differ from 1 by this much and still be unit gain; files hold float32
@@ -50,10 +51,11 @@ class _Opened:
 class NirFrontend(Frontend):
     """Graphs of Affine, Linear, Scale, Conv1d, Conv2d, SumPool2d, AvgPool2d, Flatten, IF, LIF and CubaLIF.
 
-    Several edges into a node are summed. IF has unit gain: r = 1, or r = 1/dt throughout. The reset is soft where the
-    metadata of node or graph say ``reset="subtract"`` over a ``v_reset`` of zeros, else hard; nir reads zeros where a
-    file has no ``v_reset``. The length of a step is the metadata's ``dt``, or the user's, or what the gains imply,
-    with a warning: r = 1/dt of an IF, r = tau/dt of a LIF, w_in = tau_syn/dt of a CubaLIF, if they agree.
+    Graphs in a graph are inlined. Several edges into a node are summed; those back in a cycle are late by one step,
+    see :func:`spikec.frontends.nir.recurrence.delayed`. IF has unit gain: r = 1, or r = 1/dt throughout. The reset is
+    soft where the metadata of node or graph say ``reset="subtract"`` over a ``v_reset`` of zeros, else hard; nir reads
+    zeros where a file has no ``v_reset``. The length of a step is the metadata's ``dt``, or the user's, or what the
+    gains imply, with a warning: r = 1/dt of an IF, r = tau/dt of a LIF, w_in = tau_syn/dt of a CubaLIF, if they agree.
     """
 
     takes: ClassVar[str] = "an nir.NIRGraph or a path ending in .nir or .h5"
@@ -92,26 +94,34 @@ class NirFrontend(Frontend):
 
 def _read(path: Path, max_bytes: int | None) -> Any:
     """The graph of a file, node by node as ``nir.read`` makes it."""
-    tree = read_hdf5(path, ["node"], _REFUSAL, max_bytes).get("node")
+    problems: list[Problem] = []
+    graph = _graph_of(path, "node", read_hdf5(path, ["node"], _REFUSAL, max_bytes).get("node"), problems)
+    if problems:
+        raise InvalidModelError(problems)
+    return graph
+
+
+def _graph_of(path: Path, place: str, tree: Any, problems: list[Problem]) -> Any:
+    """The graph that a group of a file holds, or a graph in it; what is wrong with its nodes joins the problems."""
     fields = tree if isinstance(tree, dict) else {}
     held, edges = fields.get("nodes"), fields.get("edges")
     if not isinstance(held, dict) or not isinstance(edges, np.ndarray):
-        raise InvalidModelError(f"{path} {_REFUSAL}: it has no node/nodes and node/edges", hint=_REWRITE)
+        raise InvalidModelError(f"{path} {_REFUSAL}: it has no {place}/nodes and {place}/edges", hint=_REWRITE)
     if edges.dtype != object or edges.shape != (len(edges), 2):
-        raise InvalidModelError(f"{path} {_REFUSAL}: node/edges are no pairs of names", hint=_REWRITE)
+        raise InvalidModelError(f"{path} {_REFUSAL}: {place}/edges are no pairs of names", hint=_REWRITE)
     nodes: dict[str, Any] = {}
-    problems = meaning.check_metadata(fields.get("metadata", {}))
+    problems += meaning.check_metadata(fields.get("metadata", {}))
     for name, node in held.items():
         if found := meaning.check_fields(name, node):
             problems += found
-            continue
-        try:
-            nodes[name] = nir.dict2NIRNode(node)
-        except Exception as error:  # whatever nir makes of wrong or missing fields
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            problems.append(Problem(f"{path} {_REFUSAL}: {reason}", name, hint=_REWRITE))
-    if problems:
-        raise InvalidModelError(problems)
+        elif node["type"] == "NIRGraph":
+            nodes[name] = _graph_of(path, f"{place}/nodes/{name}", node, problems)
+        else:
+            try:
+                nodes[name] = nir.dict2NIRNode(node)
+            except Exception as error:  # whatever nir makes of wrong or missing fields
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                problems.append(Problem(f"{path} {_REFUSAL}: {reason}", name, hint=_REWRITE))
     pairs = [(start, end) for start, end in edges.tolist()]
     return nir.NIRGraph(nodes, pairs, metadata=fields.get("metadata", {}), type_check=False)
 
@@ -124,12 +134,13 @@ class _Loader:
     """One graph on its way in."""
 
     def __init__(self, opened: _Opened) -> None:
-        self.source = source = opened.graph
+        self.source = source = inlined(opened.graph)
         self.max_bytes = opened.max_bytes
         self._check_numbers()
         self.dt = self._dt(opened.dt)
         self.out = Graph(opened.name)
         self.names: dict[str, str] = {}
+        self.delays: dict[str, str] = {}
         self.producers: dict[str, dict[str, None]] = {node: {} for node in source.nodes}
         for edge in source.edges:
             if not isinstance(edge, (tuple, list)) or len(edge) != 2:
@@ -141,6 +152,7 @@ class _Loader:
                 hint = "leave one out: several edges into a node are summed"
                 raise InvalidModelError(f"edge {start!r} -> {end!r} stands twice in the graph", hint=hint)
             self.producers[end][start] = None
+        self.late = delayed(source.nodes, self.producers)
 
     def _without_end(self, start: Any, end: Any) -> InvalidModelError:
         """The error for an edge of which an end is not in the graph, with the node that may be meant."""
@@ -232,14 +244,9 @@ class _Loader:
     def _order(self) -> list[str]:
         """Topological, ties in the order of the file."""
         position = {name: i for i, name in enumerate(self.source.nodes)}
-        sorter = graphlib.TopologicalSorter(self.producers)
-        try:
-            sorter.prepare()
-        except graphlib.CycleError as error:
-            cycle = " -> ".join(reversed(error.args[1]))
-            raise UnsupportedOpError(
-                Problem("recurrent graphs cannot be read yet", cycle, hint="unroll the recurrence")
-            ) from None
+        edges = {end: [x for x in starts if (x, end) not in self.late] for end, starts in self.producers.items()}
+        sorter = graphlib.TopologicalSorter(edges)
+        sorter.prepare()
         order: list[str] = []
         ready: list[tuple[int, str]] = []
         while sorter.is_active():
@@ -253,7 +260,7 @@ class _Loader:
         node = self.source.nodes[name]
         kind = f"nir.{type(node).__name__}"
         origin = (Source(name, name, kind),)
-        operands = [self.names[producer] for producer in self.producers[name]]
+        operands = [self._operand(producer, name, reading) for producer in self.producers[name]]
         if len(operands) > 1:
             operands = [self._sum(operands, name)]
         like = self.out.type(operands[0]) if operands else Type(())
@@ -267,6 +274,8 @@ class _Loader:
             if isinstance(node, nir.Input):
                 self.names[name] = self._laid_out(self.names[name], node, node.input_type["input"])
             self._check_size(self.out.type(self.names[name]))
+            if name in self.delays:
+                self.out.set_operands(self.delays[name], self.names[name])
         except CompileError as error:
             if error.location:
                 raise
@@ -280,6 +289,16 @@ class _Loader:
             raise InvalidModelError(Problem(f"{what} ({reason})", name, kind)) from error
         if isinstance(node, nir.Output):
             self._check_shape(name, node)
+
+    def _operand(self, start: str, end: str, reading: Reading) -> str:
+        """What an edge carries: of a neuron that comes later in the order, a register of its spikes."""
+        if (start, end) not in self.late:
+            return self.names[start]
+        if start not in self.delays:
+            shape = self.late[start, end]
+            signal = Type(shape, reading.dtype, Rate(np.ones((1,) * len(shape))))
+            self.delays[start] = self.out.add(Delay(signal), name=f"{start}_before")
+        return self.delays[start]
 
     def _check_size(self, signal: Type) -> None:
         needed = math.prod(signal.shape) * np.dtype(signal.dtype).itemsize

@@ -11,6 +11,7 @@ from torch import nn
 
 import nets
 import spikec
+from leaky_nets import KINDS, ON_MAPS, RECURRENT, dense_net, map_net
 from spikec.backends.netx import NetxNetwork, lava_script, run_in_lava
 from spikec.backends.netx.model import Encoder
 from spikec.backends.netx.sim import IntegerLayer, run_layers
@@ -147,3 +148,30 @@ def test_a_user_runs_a_network_in_lava_by_one_call(reset, tmp_path):
     for name, spikes in trace.spikes.items():
         assert spikes.any()
         assert np.array_equal(found.spikes[name], spikes)
+
+
+FORMS = {"dense": lambda kind: dense_net(kind), "recurrent": lambda kind: dense_net(kind, True), "map": map_net}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [
+        *(("dense", kind) for kind in KINDS),
+        *(("recurrent", kind) for kind in RECURRENT),
+        *(("map", kind) for kind in ON_MAPS),
+    ],
+    ids=str,
+)
+def test_leaky_and_recurrent_neurons_are_lava_s(form, kind, tmp_path):
+    graph = FORMS[form](kind)
+    x = torch.rand(12, *graph.type("x").shape, dtype=torch.float64)
+    net = spikec.compile(graph, "netx", calibration=x, timesteps=T, verify="off")
+    trace = net.simulate(x[:3])
+    found = run_in_lava(net, x[:3], python=PYTHON)
+    assert list(found.spikes) == list(trace.spikes)
+    for name, spikes in trace.spikes.items():
+        assert spikes.any()
+        assert np.array_equal(found.spikes[name], spikes)
+    assert np.array_equal(found.total, trace.total)

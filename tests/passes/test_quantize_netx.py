@@ -110,7 +110,8 @@ def test_soft_reset_of_a_large_layer_is_refused_and_auto_turns_hard():
 
 def test_hard_reset_takes_the_whole_net_if_a_convolution_is_left():
     graph = net(2, 6, 5)
-    after, found = apply(graph, "reset-netx", context(graph, 32))
+    with pytest.warns(spikec.SpikecWarning, match="hard reset to zero in 1 layer"):
+        after, found = apply(graph, "reset-netx", context(graph, 32))
     assert after["encoder"] is graph["encoder"]
     assert after["if"].v_threshold.item() == 4.0
     assert after["if"].v_init.item() == 2.0
@@ -120,6 +121,7 @@ def test_hard_reset_takes_the_whole_net_if_a_convolution_is_left():
     assert apply(net(5), "reset-netx")[0]["if"].v_reset is None
 
 
+@pytest.mark.filterwarnings("ignore:hard reset to zero:spikec.SpikecWarning")
 @pytest.mark.parametrize(("timesteps", "ratio"), [(4, 2), (16, 2), (48, 6), (64, 8), (500, 8), (None, 3)])
 def test_the_threshold_s_ratio_follows_from_the_steps(timesteps, ratio):
     graph = net(5)
@@ -127,6 +129,7 @@ def test_the_threshold_s_ratio_follows_from_the_steps(timesteps, ratio):
     assert after["if"].v_threshold.item() == ratio
 
 
+@pytest.mark.filterwarnings("ignore:hard reset to zero:spikec.SpikecWarning")
 @pytest.mark.parametrize(("timesteps", "ratio"), [(16, 1), (32, 2), (None, 2)])
 def test_where_a_pulse_would_lie_on_padding_neurons_start_at_zero(timesteps, ratio):
     graph = net(2, 6, 5)

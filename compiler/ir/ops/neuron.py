@@ -85,6 +85,11 @@ class Neuron(StatefulOp):
     strict: bool = False
     out_scale: Array | None = attrs.field(default=None, converter=attrs.converters.optional(_float64), kw_only=True)
 
+    @property
+    def subtracts(self) -> bool:
+        """Whether a spike lowers the potential, and does not set it."""
+        return self.v_reset is None
+
     def infer(self, *operands: Type) -> Type:
         """Turn Rate(s) into Rate(s * v_threshold), or Rate(out_scale)."""
         (x,) = operands

@@ -447,7 +447,7 @@ def test_a_graph_that_the_passes_did_not_finish_is_refused():
     flat = soft.graph.match(IF)[1].name
     assert "up to 254" in broken(threshold(flat, 256.0), soft.graph)[0].message
     assert "start at 0 or above" in broken(evolve(flat, v_init=np.full((1,), -2.0)), soft.graph)[0].message
-    assert "soft and hard" in broken(evolve(flat, v_reset=np.zeros(()), v_init=np.zeros(())), soft.graph)[0].message
+    assert not broken(evolve(flat, v_reset=np.zeros(()), v_init=np.zeros(())), soft.graph)
     encoder = found.graph.match(IF)[0].name
     assert "not spikes" in broken(lambda g: g.bypass(encoder))[0].message
     assert "encoder" in broken(evolve(encoder, strict=True))[0].message
@@ -603,10 +603,20 @@ def test_neurons_that_are_hard_already_keep_their_thresholds(rest):
 
 
 @pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
-def test_soft_neurons_beside_hard_ones_become_hard():
-    (hard, _, _), found = thresholds(hard_model(0.0, None), "auto")
-    assert found.artifact.reset == "hard"
-    assert "hard reset to zero in 1 layer(s), thresholds times 4" in str(found.report)
-    assert hard == thresholds(hard_model(0.0), "auto")[0][0]
-    with pytest.raises(UnsupportedOpError, match="soft and hard reset in one net"):
-        thresholds(hard_model(0.0, None), "soft")
+@pytest.mark.parametrize("resets", [(0.0, None), (None, 0.0)])
+def test_soft_neurons_stay_soft_beside_hard_ones_which_stay_hard(resets):
+    _, found = thresholds(hard_model(*resets), "auto")
+    kinds = ["dense_rec" if reset is None else "dense" for reset in resets]
+    assert [layer.kind for layer in found.artifact.layers] == [*kinds, "dense"]
+    x = torch.rand(16, 8)
+    trace = found.artifact.simulate(x, T)
+    spikes, total = interpreted(found.graph, x, T)
+    for each, seen in trace.spikes.items():
+        assert 0 < seen.mean() < 1
+        assert np.array_equal(spikes[each], seen)
+    assert np.array_equal(total, trace.total)
+
+
+def test_soft_neurons_that_the_user_has_hard_are_said_to_be():
+    with pytest.warns(SpikecWarning, match=r"hard reset to zero in 1 layer\(s\), thresholds times 4"):
+        thresholds(hard_model(0.0, None), "hard")

@@ -1,0 +1,173 @@
+"""Leaky and recurrent neurons for netx: the integers against the graph, and the graph against the model."""
+
+import attrs
+import numpy as np
+import pytest
+import torch
+
+import spikec
+from leaky_nets import KINDS, ON_MAPS, RECURRENT, STEPS, arr, dense_net, map_net
+from spikec import SpikecWarning, UnsupportedOpError
+from spikec.backends.netx import NetxNetwork
+from spikec.ir.ops import IF, LIF, CubaLIF, LoihiNeuron, Neuron
+
+NETS = [
+    *(("dense", kind) for kind in KINDS),
+    *(("recurrent", kind) for kind in RECURRENT),
+    *(("map", kind) for kind in ON_MAPS),
+]
+
+
+def made(form, kind, seed=0):
+    return map_net(kind, seed) if form == "map" else dense_net(kind, form == "recurrent", seed)
+
+
+def inputs(graph, count=12, seed=3):
+    return torch.rand(count, *graph.type("x").shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def compiled(graph, x, **options):
+    options = {"timesteps": STEPS, "verify": "off", **options}
+    return spikec.Compiler("netx", calibration=x, **options).run(graph)
+
+
+def spikes_of(graph, x, names, timesteps=STEPS):
+    """Spikes [T, B, ...] of the interpreter by neuron, and its outputs' sum."""
+    seen = {}
+
+    def tap(name, value, *_):
+        if name in names:
+            seen.setdefault(name, []).append(value.numpy().astype(bool))
+
+    total = spikec.run(graph, x, timesteps, tap=tap).sum(0).numpy()
+    return {name: np.stack(steps) for name, steps in seen.items()}, total
+
+
+@pytest.mark.parametrize(("form", "kind"), NETS, ids=str)
+def test_integers_are_the_final_graph_spike_for_spike(form, kind, tmp_path):
+    graph = made(form, kind)
+    x = inputs(graph)
+    found = compiled(graph, x)
+    trace = found.artifact.simulate(x)
+    spikes, total = spikes_of(found.graph, x, trace.spikes)
+    assert len(spikes) == 2
+    for name, seen in trace.spikes.items():
+        assert 0.01 < seen.mean() < 0.99
+        assert np.array_equal(spikes[name].reshape(seen.shape), seen)
+    assert np.array_equal(total, trace.total)
+    assert trace.overflows == 0
+    found.artifact.save(tmp_path / "x.net")
+    assert np.array_equal(NetxNetwork.load(tmp_path / "x.net").simulate(x).total, trace.total)
+
+
+@pytest.mark.parametrize(("form", "kind"), NETS, ids=str)
+def test_but_for_rounding_the_final_graph_is_the_model(form, kind):
+    """A neuron in the units of its layer is the model's own: its integers are put back to reals."""
+    graph = made(form, kind)
+    lowered = graph.copy()
+    context = spikec.Context(graph, timesteps=STEPS)
+    spikec.pass_named("loihi-neurons").run(lowered, context)
+    x = (inputs(graph) < 0.5).double()
+    names = [node.name for node in graph.match(Neuron)]
+    ours, total = spikes_of(lowered, x, names)
+    theirs, wanted = spikes_of(graph, x, names)
+    assert any(isinstance(lowered[name], LoihiNeuron) for name in names) or kind.startswith("if")
+    for name in names:
+        assert 0.01 < theirs[name].mean() < 0.99
+        assert np.array_equal(ours[name], theirs[name])
+    np.testing.assert_allclose(total, wanted, rtol=1e-9, atol=1e-9)
+
+
+def one_layer(neuron):
+    """A net of one layer with these neurons."""
+    graph = dense_net("lif")
+    graph.set_op("n0", neuron)
+    return graph
+
+
+def test_a_model_s_hard_reset_keeps_its_convolutions_and_thresholds():
+    graph = map_net("lif")
+    layers = compiled(graph, inputs(graph)).artifact.layers
+    assert [layer.kind for layer in layers] == ["conv", "conv", "dense"]
+    assert layers[0].voltage_decay == round(4096 / 4.3)
+    ratio = np.abs(layers[0].weight).max() / (layers[0].threshold + 1)
+    gain = np.abs(graph["conv0"].weight).max() / 4.3
+    assert abs(ratio / gain - 1) < 0.01
+
+
+ONE, ZERO = np.ones(1), np.zeros(())
+
+
+@pytest.mark.parametrize(
+    ("neuron", "message"),
+    [
+        (CubaLIF(ONE, decay_syn=arr(0.5), decay=arr(0.8), out_scale=ONE), "a cubalif is reset by subtraction"),
+        (LIF(ONE, ZERO, tau=arr(3.0), reset_at="next", out_scale=ONE), "a step late"),
+        (LIF(ONE, tau=arr(3.0), reset_at="again", out_scale=ONE), "lowered once more"),
+    ],
+)
+def test_another_reset_than_the_model_s_is_said_aloud(neuron, message):
+    graph = one_layer(neuron)
+    with pytest.warns(SpikecWarning, match=message):
+        compiled(graph, inputs(graph))
+
+
+def test_a_leaky_neuron_behind_a_convolution_becomes_hard_aloud_where_it_is_not_unrolled():
+    graph = map_net("lif soft")
+    x = inputs(graph)
+    with pytest.warns(SpikecWarning, match="is reset by subtraction, and to zero"):
+        hard = compiled(graph, x, reset="hard")
+    assert [layer.kind for layer in hard.artifact.layers] == ["conv", "conv", "dense"]
+    assert [layer.kind for layer in compiled(graph, x).artifact.layers] == ["dense_rec", "dense_rec", "dense"]
+    pipeline = spikec.Pipeline.default("netx").replace("legalize-netx", "legalize-netx{limit=9}")
+    pipeline = pipeline.without("init-potential", "choose")
+    with pytest.warns(SpikecWarning, match="behind a convolution"):
+        large = compiled(graph, x, pipeline=pipeline.from_stage(spikec.ir.stages.SPIKING))
+    assert [layer.kind for layer in large.artifact.layers] == ["conv", "conv", "dense"]
+    np.testing.assert_array_equal(large.artifact.run(x), hard.artifact.run(x))
+
+
+@pytest.mark.parametrize(
+    ("neuron", "message"),
+    [
+        (LIF(ONE, arr(0.2), tau=arr(3.0), out_scale=ONE), "starts at another potential than it is reset to"),
+        (CubaLIF(ONE, decay_syn=arr(0.5), decay=arr(0.8), reset_at="never", out_scale=ONE), "never reset"),
+        (LIF(ONE, arr(1.5), arr(1.5), tau=arr(3.0), out_scale=ONE), "at or above its threshold"),
+        (LIF(ONE, ZERO, tau=arr(3.0), gain=arr(-1.0), out_scale=ONE), "gain is not positive"),
+    ],
+)
+def test_what_the_chip_s_neuron_cannot_is_refused_where_it_stands(neuron, message):
+    graph = one_layer(neuron)
+    with pytest.raises(UnsupportedOpError, match=message) as error:
+        compiled(graph, inputs(graph))
+    assert "%n0" in str(error.value)
+
+
+def test_a_constant_current_and_a_recurrent_layer_do_not_go_into_one_file():
+    graph = dense_net("cuba with leak and reset", recurrent=True)
+    with pytest.raises(UnsupportedOpError, match="v_leak is not where the neuron is reset to"):
+        compiled(graph, inputs(graph))
+
+
+def test_a_cycle_through_two_layers_is_refused():
+    graph = dense_net("lif", recurrent=True)
+    (back,) = (name for name, _ in graph.users("before0"))
+    graph.set_op("before1", attrs.evolve(graph["before1"], type=graph["before0"].type))
+    graph.set_operands("before1", "n0")
+    (other,) = (name for name, _ in graph.users("before1"))
+    graph.set_op(other, attrs.evolve(graph[other], weight=np.ones((9, 12))))
+    with pytest.raises(UnsupportedOpError, match="netx has no delay"):
+        compiled(graph, inputs(graph))
+    assert back in graph
+
+
+def test_decays_that_differ_within_a_channel_are_refused_on_a_map():
+    graph = map_net("lif")
+    graph.set_op("n0", attrs.evolve(graph["n0"], tau=np.linspace(2, 9, 7).reshape(1, 7, 1)))
+    with pytest.raises(UnsupportedOpError, match="differ within a channel"):
+        compiled(graph, inputs(graph))
+
+
+def test_a_layer_of_integrate_and_fire_neurons_is_as_before():
+    graph = one_layer(IF(ONE, ZERO, out_scale=ONE))
+    assert isinstance(compiled(graph, inputs(graph)).graph["n0"], IF)
