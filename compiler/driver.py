@@ -254,7 +254,7 @@ class Compiler:
         observers: list[Observer] = []
         if self.verify != "off":
             xs = probe(graph, example, self.seed)
-            check_shapes(graph, xs)
+            check_shapes(graph)
             if check_model is not None:
                 check_model(xs)
             observers.append(Numbers(graph, xs, each=self.verify == "each", timesteps=self.timesteps))

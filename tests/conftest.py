@@ -12,7 +12,7 @@ import torch
 @pytest.fixture(autouse=True)
 def _reproducible():
     torch.set_num_threads(1)
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed notes a stack for each kind of device
 
 
 def pytest_addoption(parser):

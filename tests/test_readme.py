@@ -7,9 +7,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 READMES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("[bcfp]*/README.md")])
+CASES = [
+    pytest.param(each, marks=[pytest.mark.slow] if each == Path("README.md") else [], id=str(each)) for each in READMES
+]
 
 
-@pytest.mark.parametrize("readme", READMES, ids=str)
+@pytest.mark.parametrize("readme", CASES)
 def test_the_examples_run(readme, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("webbrowser.open", lambda url: True)

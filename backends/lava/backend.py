@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spikec.backends.lava.slayer import FixedBias, slayer
+from spikec.backends.lava.slayer import FixedBias, slayer, windows
 from spikec.backends.netx.backend import Netx
 from spikec.backends.netx.model import NetxNetwork
 from spikec.backends.netx.sim import UNITY, IntegerLayer
@@ -132,9 +132,8 @@ def _block(blocks: Any, layer: IntegerLayer) -> Any:
     block: Any
     weights: dict[str, Any] = {"synapse": layer.weight}
     if layer.kind == "conv":
-        sizes = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups")}
         outputs, inputs, *kernel = layer.weight.shape
-        block = blocks.Conv(params, inputs * layer.groups, outputs, tuple(kernel), **sizes, delay_shift=False)
+        block = blocks.Conv(params, inputs * layer.groups, outputs, tuple(kernel), **windows(layer), delay_shift=False)
     elif layer.kind == "dense":
         block = blocks.Dense(params, layer.weight.shape[1], len(layer.weight), delay_shift=False)
     else:

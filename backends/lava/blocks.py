@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spikec.backends.lava.cuba import CubaLIFNode, quantize_8bit, quantize_bias
-from spikec.backends.lava.slayer import FixedBias, conv_params, pair, slayer, window
+from spikec.backends.lava.slayer import FixedBias, conv_params, pair, slayer, window, windows
 from spikec.backends.netx.file import write
 from spikec.backends.netx.sim import UNITY, IntegerLayer
 from spikec.extend.backend import StepModule
@@ -18,7 +18,7 @@ from spikec.ir.files import replacing
 from spikec.ir.types import Array
 
 
-class SumPool2d(nn.Module):
+class SumPool2d(nn.AvgPool2d):
     """Sums windows of [N, C, H, W], as slayer's pool does: an average pool times the number of cells of its window."""
 
     def __init__(
@@ -27,23 +27,12 @@ class SumPool2d(nn.Module):
         stride: int | tuple[int, int] | None = None,
         padding: int | tuple[int, int] = 0,
     ) -> None:
-        super().__init__()
-        self.kernel_size = pair(kernel_size)
-        self.stride = self.kernel_size if stride is None else pair(stride)
-        self.padding = pair(padding)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return [N, C, H', W']."""
-        channels = x.shape[1]
-        return F.conv2d(x, self.weight(channels).to(x), None, self.stride, self.padding, groups=channels)
+        kernel = pair(kernel_size)
+        super().__init__(kernel, kernel if stride is None else pair(stride), pair(padding), divisor_override=1)
 
     def weight(self, channels: int) -> Tensor:
         """Return the depthwise convolution that does the same: ones, [C, 1, kh, kw]."""
-        return torch.ones(channels, 1, *self.kernel_size)
-
-    def extra_repr(self) -> str:
-        """Show the windows."""
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+        return torch.ones(channels, 1, *pair(self.kernel_size))
 
 
 class BlockContainer(StepModule):
@@ -125,14 +114,14 @@ class BlockContainer(StepModule):
         blocks, synapse, neuron = slayer().block.cuba, self.synapse, self.neuron
         if neuron is None:
             return blocks.Flatten()
-        made: Any
+        params = neuron.slayer_params
+        if isinstance(synapse, SumPool2d):
+            return blocks.Pool(params, *window(synapse), delay_shift=False)
+        assert isinstance(synapse, (nn.Linear, nn.Conv2d))
         if isinstance(synapse, nn.Linear):
-            made = blocks.Dense(neuron.slayer_params, synapse.in_features, synapse.out_features, delay_shift=False)
-        elif isinstance(synapse, nn.Conv2d):
-            made = blocks.Conv(neuron.slayer_params, **conv_params(synapse), delay_shift=False)
+            made = blocks.Dense(params, synapse.in_features, synapse.out_features, delay_shift=False)
         else:
-            assert isinstance(synapse, SumPool2d)
-            return blocks.Pool(neuron.slayer_params, *window(synapse), delay_shift=False)
+            made = blocks.Conv(params, **conv_params(synapse), delay_shift=False)
         with torch.no_grad():
             made.synapse.weight.copy_(synapse.weight.reshape(made.synapse.weight.shape))
         if (bias := self.bias()) is not None:
@@ -151,14 +140,12 @@ class BlockContainer(StepModule):
             return None
         with torch.no_grad():
             outputs = self._synapse(torch.zeros(1, *shape, device=neuron.current_decay.device))[0]
-        conv: dict[str, Any] = {}
         if isinstance(synapse, SumPool2d):
             weight = quantize_8bit(synapse.weight(shape[0]), neuron.scale, descale=True)
-            conv = {"stride": synapse.stride, "padding": synapse.padding, "groups": shape[0]}
+            sizes: dict[str, Any] = {"stride": synapse.stride, "padding": synapse.padding, "groups": shape[0]}
         else:
             weight = self.weight(descale=True)
-        if isinstance(synapse, nn.Conv2d):
-            conv = {key: getattr(synapse, key) for key in ("stride", "padding", "dilation", "groups")}
+            sizes = windows(synapse) if isinstance(synapse, nn.Conv2d) else {}
         bias = self.bias(descale=True)
         return IntegerLayer(
             kind="dense" if isinstance(synapse, nn.Linear) else "conv",
@@ -169,7 +156,7 @@ class BlockContainer(StepModule):
             threshold=round(neuron.v_threshold * neuron.scale),
             current_decay=round(min(max(neuron.current_decay.item(), 0), UNITY)),
             voltage_decay=round(min(max(neuron.voltage_decay.item(), 0), UNITY)),
-            **conv,
+            **sizes,
         )
 
 
@@ -256,7 +243,7 @@ def _integers(x: Tensor) -> Array:
 def check_synapse(synapse: nn.Module) -> None:
     """Refuse what a block of lava cannot be."""
     problem = hint = ""
-    if isinstance(synapse, nn.AvgPool2d):
+    if isinstance(synapse, nn.AvgPool2d) and not isinstance(synapse, SumPool2d):
         problem, hint = "lava's pools sum", "use SumPool2d, and divide the weights behind it by its number of cells"
     elif not isinstance(synapse, (nn.Linear, nn.Conv2d, SumPool2d, nn.Flatten)):
         problem, hint = "lava has no block for it", "use nn.Linear, nn.Conv2d, SumPool2d or nn.Flatten"

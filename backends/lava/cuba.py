@@ -157,9 +157,9 @@ class CubaLIFNode(StepModule):
             )
         for name, value in (("current_decay", current_decay), ("voltage_decay", voltage_decay)):
             if not 0 <= value <= 1:
-                raise InvalidModelError(
-                    f"{name} is {value}", hint="give what part is lost in a step, from 0 to 1: 1/tau for a tau in steps"
-                )
+                hint = "give what part is lost in a step, from 0 to 1: 1/tau for a tau in steps"
+                raise InvalidModelError(f"{name} is {value}", hint=hint)
+            self.register_parameter(name, nn.Parameter(torch.tensor([UNITY * float(value)]), requires_grad))
         self.scale = int(scale)
         self.v_threshold = int(v_threshold * self.scale) / self.scale
         if not self.v_threshold > 0:
@@ -169,8 +169,6 @@ class CubaLIFNode(StepModule):
             )
         self.requires_grad = requires_grad
         self.tau_grad, self.scale_grad = tau_grad, scale_grad
-        for name, value in (("current_decay", current_decay), ("voltage_decay", voltage_decay)):
-            self.register_parameter(name, nn.Parameter(torch.tensor([UNITY * float(value)]), requires_grad))
         self.step_mode = step_mode
         self.current_state: Tensor | None = None
         self.voltage_state: Tensor | None = None
@@ -228,7 +226,6 @@ class CubaLIFNode(StepModule):
 
     def extra_repr(self) -> str:
         """Show what the constructor was given."""
-        decays = (
-            f"current_decay={self.current_decay.item() / UNITY:g}, voltage_decay={self.voltage_decay.item() / UNITY:g}"
-        )
+        given = {key: self.slayer_params[key] for key in ("current_decay", "voltage_decay")}
+        decays = ", ".join(f"{key}={value:g}" for key, value in given.items())
         return f"{decays}, v_threshold={self.v_threshold:g}, scale={self.scale}, step_mode={self.step_mode}"

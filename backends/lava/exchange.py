@@ -67,7 +67,7 @@ def avgpool2d_to_lava_synapse_pool(pool: nn.AvgPool2d | SumPool2d) -> Any:
     Raises:
         UnsupportedOpError: slayer's pool would mix channels: it pads, or its stride is not its kernel.
     """
-    if isinstance(pool, nn.AvgPool2d):
+    if not isinstance(pool, SumPool2d):
         warn("slayer's pool sums its windows: divide by their number of cells for the average")
     return slayer().synapse.Pool(*window(pool))
 

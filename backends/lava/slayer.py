@@ -49,10 +49,15 @@ class FixedBias(nn.Module):
         return self.shift * self.scale
 
 
+def windows(conv: Any) -> dict[str, Any]:
+    """Return how a convolution places its windows, by the names that torch, slayer and netx have in common."""
+    return {key: getattr(conv, key) for key in ("stride", "padding", "dilation", "groups")}
+
+
 def conv_params(conv: nn.Conv2d) -> dict[str, Any]:
     """Return a Conv2d's sizes under slayer's names."""
-    sizes = {key: getattr(conv, key) for key in ("kernel_size", "stride", "padding", "dilation", "groups")}
-    return {"in_features": conv.in_channels, "out_features": conv.out_channels, **sizes}
+    features = {"in_features": conv.in_channels, "out_features": conv.out_channels}
+    return {**features, "kernel_size": conv.kernel_size, **windows(conv)}
 
 
 def window(pool: Any) -> tuple[Any, Any, Any]:

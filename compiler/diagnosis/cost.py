@@ -1,6 +1,5 @@
 """Operations that a network costs: multiply-accumulates of an ANN, synaptic operations of an SNN."""
 
-import math
 from collections.abc import Sequence
 
 import attrs
@@ -8,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spikec.interpreter.probe import macs
 from spikec.ir.graph import Graph
 from spikec.ir.op import tensor_cache
-from spikec.ir.ops import ConvTranspose, Input, Neuron, Weighted
+from spikec.ir.ops import Input, Neuron, Weighted
 
 #: a weight this near to -1, 0 or 1 passes spikes on as they are
 _UNIT = 1e-9
@@ -54,17 +54,6 @@ class Cost:
     def energy(self, price: Price) -> tuple[float, float]:
         """The joules that one sample takes by those prices: (ANN, SNN)."""
         return self.ann_macs * price.mac, self.synops * price.synop + self.macs * price.mac
-
-
-def macs(graph: Graph) -> dict[str, int]:
-    """Multiply-accumulates of each affine op for one sample and one step, with the padding's zeros."""
-    found = {}
-    for node in graph.match(Weighted):
-        at = graph.operands(node.name)[0] if isinstance(node.op, ConvTranspose) else node.name
-        features = node.op.in_features if isinstance(node.op, ConvTranspose) else node.op.out_features
-        positions = math.prod(graph.type(at).shape) // features
-        found[node.name] = positions * node.op.weight.size
-    return found
 
 
 def reached(graph: Graph, name: str) -> Tensor:

@@ -58,8 +58,12 @@ class Part:
 
 def names(folder: str) -> list[str]:
     """Return the names of the files and folders in ``passes``, ``frontends`` or ``backends``, sorted."""
-    package = importlib.import_module(f"spikec.{folder}")
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(_listed(*importlib.import_module(f"spikec.{folder}").__path__))
+
+
+@functools.cache
+def _listed(*places: str) -> tuple[str, ...]:
+    return tuple(module.name for module in pkgutil.iter_modules(places))
 
 
 def module(folder: str, name: str) -> ModuleType:

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.interpreter.interp import outputs_over_time, run
-from spikec.interpreter.parts import check_parts
-from spikec.interpreter.probe import in_own_dtype, within_budget
+from spikec.interpreter.interp import outputs_over_time
+from spikec.interpreter.parts import PART, can_be_cut, check_parts
+from spikec.interpreter.probe import FEWEST_SAMPLES, FEWEST_STEPS, affordable, within_budget
 from spikec.interpreter.results import EXACT, RunningMean, difference, outputs, varies
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
-from spikec.ir.op import tensor_cache
+from spikec.ir.op import Op, StatefulOp, tensor_cache
 from spikec.ir.ops import Neuron
-from spikec.ir.types import SCALE_RTOL
+from spikec.ir.types import SCALE_RTOL, Type
 
 #: by how much the probe may be multiplied until a spiking graph answers differently to different samples
 AMPLIFY = (1.0, 10.0, 100.0, 1e3, 1e4)
@@ -30,21 +30,46 @@ TIE = 1e-9
 POTENTIAL = 16 * SCALE_RTOL
 
 
-def check_shapes(graph: Graph, xs: Sequence[Tensor]) -> None:
-    """Hold every op to its type rule: what it gives for the first sample has the shape that the rule says.
+def check_shapes(graph: Graph, before: Graph | None = None) -> None:
+    """Hold every op by itself to its type rule: what it gives for a sample of zeros has the shape that the rule says.
+
+    Args:
+        graph: whose ops.
+        before: a graph that was checked; what has the same operands as there, and other numbers only, is not run.
 
     Raises:
         VerificationError: it has another.
     """
+    with torch.no_grad():
+        for name in graph:
+            operands = [graph.type(x) for x in graph.operands(name)]
+            if not operands or (before is not None and name in before and _has_same_shapes(before, graph, name)):
+                continue
+            found, wanted = graph.apply_rule(name, _shape_given, graph[name], operands), graph.type(name).shape
+            if found != wanted:
+                message = f"{graph[name].kind} gives samples of shape {found}, and its type rule says {wanted}"
+                hint = f"mend {type(graph[name]).__name__}.infer, or its eval"
+                raise VerificationError(graph.problem(name, message, hint))
 
-    def tap(name: str, value: Tensor, *_: object) -> None:
-        found, wanted = tuple(value.shape[1:]), graph.type(name).shape
-        if found != wanted:
-            message = f"{graph[name].kind} gives samples of shape {found}, and its type rule says {wanted}"
-            hint = f"mend {type(graph[name]).__name__}.infer, or its eval"
-            raise VerificationError(graph.problem(name, message, hint))
 
-    run(graph, in_own_dtype(graph, [x[:1] for x in xs]), 1 if graph.is_spiking else None, tap=tap)
+def _has_same_shapes(before: Graph, after: Graph, name: str) -> bool:
+    """Whether a node of two graphs is one op, but for the numbers in its arrays, of operands of the same types."""
+    one, other = before[name], after[name]
+    types = [[(t.shape, t.dtype) for t in map(graph.type, graph.operands(name))] for graph in (before, after)]
+    if type(one) is not type(other) or types[0] != types[1]:
+        return False
+    pairs = zip(one.parameters().values(), other.parameters().values(), strict=True)
+    return all(a is b or _shape_or_value(a) == _shape_or_value(b) for a, b in pairs)
+
+
+def _shape_or_value(parameter: object) -> object:
+    return (np.ndarray, parameter.shape) if isinstance(parameter, np.ndarray) else parameter
+
+
+def _shape_given(op: Op, operands: Sequence[Type]) -> tuple[int, ...]:
+    xs = [torch.zeros((1, *t.shape), dtype=getattr(torch, t.dtype)) for t in operands]
+    result = op.step(op.initial(*xs), *xs)[1] if isinstance(op, StatefulOp) else op.eval(*xs)
+    return tuple(result.shape[1:])
 
 
 @attrs.frozen
@@ -121,25 +146,43 @@ def side_by_side(
         return totals[0].outputs(), totals[1].outputs(), first
 
 
-def check_exact(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float | None:
+def check_exact(before: Graph, after: Graph, xs: Sequence[Tensor], *, whole: bool = False) -> float | None:
     """Hold a rewrite to ``exact``.
 
     ANN graphs are compared by value. SNN graphs are compared spike by spike, potential by potential (to 1.6e-5 of the
     distance from the threshold), and by value after the same number of steps; they may differ only where the first
     different spike is a tie: a neuron within 1e-9 of its threshold. What no sample of the probe reaches is held to what
-    it was by :func:`spikec.interpreter.parts.check_parts`.
+    it was by :func:`spikec.interpreter.parts.check_parts`. Where a run of the whole graph costs more than a check may,
+    that is all, if it can tell of each part: from the same parts follows the same graph.
+
+    Args:
+        before: a graph.
+        after: what a pass made of it.
+        xs: the probe.
+        whole: run the whole graph whatever it costs.
 
     Returns:
         The difference of the outputs relative to their spread, or None where nothing could be seen: a spiking graph
-        that stays silent whatever it is fed.
+        that stays silent whatever it is fed. Of a graph that was not run as a whole, what parts may differ by.
 
     Raises:
         VerificationError: they differ.
     """
     chosen, steps = within_budget(before, xs)
-    check = _check_spikes(before, after, chosen, steps) if before.is_spiking else _check_values(before, after, chosen)
+    fewest = FEWEST_SAMPLES * (FEWEST_STEPS if before.is_spiking else 1)
+    check: float | None = PART
+    if whole or affordable(before) >= fewest or not _is_cut_at_each_state(before, after):
+        check = (
+            _check_spikes(before, after, chosen, steps) if before.is_spiking else _check_values(before, after, chosen)
+        )
     check_parts(before, after, xs)
     return check
+
+
+def _is_cut_at_each_state(before: Graph, after: Graph) -> bool:
+    """Whether all that has a state is compared by itself where two graphs are compared part by part."""
+    names = {node.name for graph in (before, after) for node in graph.match(StatefulOp)}
+    return all(name in before and name in after and can_be_cut(before, after, name) for name in names)
 
 
 def _check_values(before: Graph, after: Graph, xs: Sequence[Tensor]) -> float:

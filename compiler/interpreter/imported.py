@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spikec.interpreter.contract import AMPLIFY, TIE
 from spikec.interpreter.interp import run
-from spikec.interpreter.probe import STEPS
+from spikec.interpreter.probe import STEPS, within_budget
 from spikec.interpreter.results import EXACT, as_tuple, distance, largest, outputs, spread, varies
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
@@ -37,7 +37,7 @@ def check_import(
     Args:
         graph: as the frontend gave it.
         reference: the model.
-        xs: the probe.
+        xs: the probe, of which a large graph sees two samples.
         layer_results: finds the first op that differs; without it an output is named.
 
     Raises:
@@ -45,6 +45,7 @@ def check_import(
             of a tenth of its maximum where it varies less than that; or those of an SNN differ at a step before
             which no neuron was within 1e-9 of its threshold.
     """
+    xs, _ = within_budget(graph, xs)
     if graph.is_spiking:
         return _check_spiking_import(graph, reference, xs, layer_results)
     wanted = reference(xs)

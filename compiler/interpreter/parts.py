@@ -8,16 +8,17 @@ Each of these gives random numbers, the same ones in both graphs, and what it is
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.interpreter.probe import WORK, neuron_count
+from spikec.interpreter.probe import affordable
 from spikec.interpreter.results import EXACT
 from spikec.ir.affine import random_numbers
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role, StatefulOp, tensor, tensor_cache
-from spikec.ir.ops import CountingMaxPool, Input, MaxPool, Neuron, Output, Relu, Stream
+from spikec.ir.ops import CountingMaxPool, Input, MaxPool, Neuron, Output, Relu, Stream, Weighted
 from spikec.ir.types import Type
 
 #: allowed difference of a part's results, relative to each by itself, and to the largest of all where terms cancel
@@ -27,10 +28,10 @@ PART, CANCELLED = 1e-11, 1e-13
 POTENTIAL, STEPS = 1e-9, 8
 #: how many times larger than others a random sample, or number, is
 LOUD = 16.0
-#: random samples, and for parts in a row that can only be compared at their end
+#: random samples, in a large graph one, and for parts in a row that can only be compared at their end
 SAMPLES, MORE_SAMPLES = 4, 64
-#: sizes of the numbers on which an activation that a pass has changed is compared with what it was
-LEVELS = (1.0, 10.0, 100.0)
+#: what the numbers are multiplied by on which an activation that a pass has changed is compared with what it was
+LEVELS = (1.0, -10.0, 100.0)
 
 
 def check_parts(before: Graph, after: Graph, xs: Sequence[Tensor], *, same_neurons: bool = True) -> None:
@@ -52,11 +53,14 @@ def check_parts(before: Graph, after: Graph, xs: Sequence[Tensor], *, same_neuro
     ports = [[(graph.type(x).shape, graph.type(x).dtype) for x in graph.inputs] for graph in (before, after)]
     if ports[0] != ports[1] or len(before.outputs) != len(after.outputs):
         raise VerificationError("the inputs or outputs are others, in number, shape or dtype")
-    affordable = WORK // max(neuron_count(before), 1)
-    samples = SAMPLES if affordable >= SAMPLES * STEPS else 2
+    runs = affordable(before)
+    few = 1 if after.is_spiking else 2  # of an activation, each number needs both signs to get through
+    samples = SAMPLES if runs >= SAMPLES * STEPS else few
     cut = Cut.of(before, after, [float(x.abs().max()) or 1.0 for x in xs], same_neurons)
     first = ""
     with torch.no_grad(), tensor_cache():
+        if not cut.at_untouched().differing(samples):
+            return
         while names := cut.differing(samples):
             first = first or names[0]
             opened = [name for name in names if name in cut.places]
@@ -65,7 +69,7 @@ def check_parts(before: Graph, after: Graph, xs: Sequence[Tensor], *, same_neuro
                 hint = "data may not show it; give a layer whose neurons are others, or in another order, another name"
                 raise VerificationError(before.problem(first, message, hint))
             cut = cut.without(opened)
-            samples = max(SAMPLES, min(MORE_SAMPLES, affordable // STEPS))
+            samples = max(2 * SAMPLES, min(MORE_SAMPLES, runs // STEPS))
 
 
 @attrs.frozen
@@ -88,7 +92,7 @@ class Cut:
     @classmethod
     def of(cls, before: Graph, after: Graph, sizes: Sequence[float], same_neurons: bool) -> "Cut":
         """Cut two graphs wherever they can be cut."""
-        names = [name for name in before if name in after and _can_be_cut(before, after, name)]
+        names = [name for name in before if name in after and can_be_cut(before, after, name)]
         if not after.is_spiking:
             names = _comparable(before, after, _comparable(after, before, names))
         return cls(before, after, {name: i for i, name in enumerate(names, start=len(sizes))}, sizes, same_neurons)
@@ -96,6 +100,17 @@ class Cut:
     def without(self, names: Collection[str]) -> "Cut":
         """Cut at fewer nodes; the others do what they do."""
         return attrs.evolve(self, places={name: i for name, i in self.places.items() if name not in names})
+
+    def at_untouched(self) -> "Cut":
+        """Cut at affine ops too that are as they were, so that none of them is computed.
+
+        Where one is given something else than before, this says nothing: what follows may make up for it.
+        """
+        free = (
+            name for name in self.before if name not in self.places and _is_untouched(self.before, self.after, name)
+        )
+        more = {name: i for i, name in enumerate(free, start=len(self.sizes) + len(self.places))}
+        return attrs.evolve(self, places=self.places | more)
 
     def differing(self, samples: int) -> list[str]:
         """Name the nodes of ``before`` that are not given the same in both graphs: outputs, and where they are cut."""
@@ -180,7 +195,7 @@ class Cut:
             b = y * _unit(other, one, self.after.type(self.after.operands(new)[i]), y)
             if isinstance(one, Output) and isinstance(other, Output):
                 a, b = one.finish(a), other.finish(b)
-                allowed = EXACT if samples <= SAMPLES else PART
+                allowed = EXACT if samples == SAMPLES else PART
                 return bool((differences(a, b) <= allowed * differences(a, torch.zeros_like(a))).all())
             if not agree(a, b):
                 return False
@@ -196,14 +211,22 @@ def _both_signs(shape: tuple[int, ...], samples: int, place: int) -> Tensor:
     The first pair is loud, so that no bias decides what an activation gives. In those behind the second, cells are of
     very different sizes, so that a few of them decide the sign of a sum, which may else be always the same.
     """
-    half = random_numbers((samples // 2, *shape), 101 * place)  # far from the numbers of another place
+    half = random_numbers((-(-samples // 2), *shape), 101 * place)  # far from the numbers of another place
     half[:1] *= LOUD
     if samples > SAMPLES:
         half[2:] *= LOUD ** random_numbers(tuple(half[2:].shape), 101 * place + 50)
-    return torch.cat((half, -half))
+    return torch.cat((half, -half))[:samples]
 
 
-def _can_be_cut(before: Graph, after: Graph, name: str) -> bool:
+def _is_untouched(before: Graph, after: Graph, name: str) -> bool:
+    """Whether a node is the same affine op in both graphs, on operands in the same units."""
+    if name not in after or before[name] is not after[name] or not isinstance(before[name], Weighted):
+        return False
+    types = [[graph.type(x) for x in (name, *graph.operands(name))] for graph in (before, after)]
+    return all(a.shape == b.shape and np.array_equal(a.scale, b.scale) for a, b in zip(*types, strict=True))
+
+
+def can_be_cut(before: Graph, after: Graph, name: str) -> bool:
     """Whether a node gives, in both graphs, what follows number by number from what it is given."""
     one, other = before[name], after[name]
     shapes = [[graph.type(x).shape for x in (name, *graph.operands(name))] for graph in (before, after)]
@@ -266,9 +289,11 @@ def _same_meaning(one: Op, other: Op, x: Tensor, y: Tensor, *results: Type) -> b
     if isinstance(one, Neuron) and isinstance(other, Neuron):
         return one.strict == other.strict and _same_neurons(one, other, x, y)
     if isinstance(one, StatefulOp) and isinstance(other, StatefulOp):
-        steps = max(STEPS, *(len(op.currents) for op in (one, other) if isinstance(op, Stream)))
+        steps = max([STEPS, *(len(op.currents) for op in (one, other) if isinstance(op, Stream))])
         given = [_over_time(op, each, steps) for op, each in ((one, x), (other, y))]
         return agree(*(each * tensor(result.scale, each) for each, result in zip(given, results, strict=True)))
+    if type(one) is type(other) is Relu and one.cap == other.cap:
+        return True
     if one.role is Role.ACTIVATION and other.role is Role.ACTIVATION:
         return all(agree(one.eval(level * x), other.eval(level * y)) for level in LEVELS)
     return True
@@ -278,16 +303,21 @@ def _over_time(op: StatefulOp, x: Tensor, steps: int) -> Tensor:
     """Run an op with memory with the samples as steps of time, each sample with another one first: [steps B, ...]."""
     state, given = op.initial(x), []
     for step in range(steps):
-        state, result = op.step(state, x.roll(step, 0))
+        state, result = op.step(state, _at(step, x))
         given.append(result)
     return torch.cat(given)
+
+
+def _at(step: int, x: Tensor) -> Tensor:
+    """Give the samples as they come at a step: each in turn, or a single one with both signs."""
+    return x.roll(step, 0) if len(x) > 1 else (-1) ** step * x
 
 
 def _same_neurons(one: Neuron, other: Neuron, x: Tensor, y: Tensor) -> bool:
     """Whether two neurons have the same potentials, in thresholds, and spikes, with the samples as steps of time."""
     states = one.initial(x), other.initial(y)
     for step in range(STEPS):
-        now = x.roll(step, 0), y.roll(step, 0)
+        now = _at(step, x), _at(step, y)
         ahead, found = one.above_threshold(states[0], now[0]), other.above_threshold(states[1], now[1])
         (old, spikes), (new, others) = one.step(states[0], now[0]), other.step(states[1], now[1])
         tie = False

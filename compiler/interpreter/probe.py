@@ -8,11 +8,15 @@ from torch import Tensor
 
 from spikec.ir.graph import Graph
 from spikec.ir.op import Role
+from spikec.ir.ops import ConvTranspose, Weighted
 
 #: steps for which spiking graphs are compared, and for the largest of them
 STEPS, FEWEST_STEPS = 16, 4
-#: steps of single neurons in a comparison: larger graphs see fewer samples, but two, and fewer steps
-WORK = 2**23
+#: fewest samples of a whole graph: a real and a random one, which are told apart
+FEWEST_SAMPLES = 2
+#: steps of single neurons in a comparison, and its multiply-accumulates in each of both graphs, about a tenth of a
+#: second of float64: larger graphs see fewer samples and steps
+WORK, PRODUCTS = 2**23, 2**31
 
 
 def probe(graph: Graph, samples: Sequence[Tensor] | None, seed: int) -> tuple[Tensor, ...]:
@@ -44,11 +48,30 @@ def neuron_count(graph: Graph) -> int:
     return sum(math.prod(graph.type(node.name).shape) for node in found)
 
 
+def macs(graph: Graph) -> dict[str, int]:
+    """Multiply-accumulates of each affine op for one sample and one step, with the padding's zeros."""
+    found = {}
+    for node in graph.match(Weighted):
+        at = graph.operands(node.name)[0] if isinstance(node.op, ConvTranspose) else node.name
+        features = node.op.in_features if isinstance(node.op, ConvTranspose) else node.op.out_features
+        positions = math.prod(graph.type(at).shape) // features
+        found[node.name] = positions * node.op.weight.size
+    return found
+
+
+def affordable(graph: Graph) -> int:
+    """Count the samples, or steps of one, for which a graph of this size may be run in a comparison."""
+    return min(WORK // max(1, neuron_count(graph)), PRODUCTS // max(1, sum(macs(graph).values())))
+
+
 def within_budget(graph: Graph, xs: Sequence[Tensor]) -> tuple[list[Tensor], int]:
-    """Choose those samples of a probe, and the number of steps, on which a graph of this size is compared."""
-    size, count = neuron_count(graph) or 1, len(xs[0])
-    samples = min(count, max(2, WORK // (size * STEPS)))
-    steps = min(STEPS, max(FEWEST_STEPS, WORK // (size * samples)))
+    """Choose those samples of a probe, and the number of steps, on which a graph of this size is compared.
+
+    They are the fewest where even those cost more than is :func:`affordable`.
+    """
+    count, runs = len(xs[0]), affordable(graph)
+    samples = min(count, max(FEWEST_SAMPLES, runs // STEPS))
+    steps = min(STEPS, max(FEWEST_STEPS, runs // samples))
     chosen = torch.linspace(0, count - 1, samples).round().long()
     return [x[chosen] for x in xs], steps
 

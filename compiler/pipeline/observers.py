@@ -10,7 +10,7 @@ from torch import Tensor
 from spikec.extend.passbase import Note
 from spikec.interpreter.contract import check_exact, check_rate, check_shapes
 from spikec.interpreter.parts import check_parts
-from spikec.interpreter.probe import in_own_dtype, within_budget
+from spikec.interpreter.probe import affordable, in_own_dtype, within_budget
 from spikec.interpreter.results import difference, outputs
 from spikec.ir.errors import CompileError, VerificationError
 from spikec.ir.graph import Graph
@@ -29,7 +29,7 @@ class Numbers(Observer):
     Args:
         start: the imported graph.
         xs: the probe, see :func:`spikec.interpreter.probe.probe`.
-        each: check every exact pass by itself, or each run of exact passes as a whole.
+        each: check every exact pass by itself, whatever it costs, or each run of exact passes as a whole.
         timesteps: the T at which inexact passes are measured: ``rate`` against the ANN, others against the
             graph before; None for as many as a graph of its size affords.
     """
@@ -48,7 +48,7 @@ class Numbers(Observer):
         """The check or the measurement of one step."""
         found: list[str] = []
         if step.changes:
-            check_shapes(step.after, self.xs)
+            check_shapes(step.after, step.before)
             self._unchecked.append(step)
         if step.by.contract == "exact":
             if self.each or step.last:
@@ -71,7 +71,7 @@ class Numbers(Observer):
         for step in self._unchecked:
             if step.by.contract == "exact":
                 try:
-                    check_exact(step.before, step.after, self.xs)
+                    check_exact(step.before, step.after, self.xs, whole=self.each)
                 except VerificationError as error:
                     by = f"pass {step.by}: "
                     raise VerificationError([attrs.evolve(p, message=by + p.message) for p in error.problems]) from None
@@ -79,8 +79,10 @@ class Numbers(Observer):
     def _measured(self, step: Step) -> str:
         """How far an inexact pass has moved the output; what was run for the last one is not run again."""
         against = self.ann if step.by.contract == "rate" else step.before
-        chosen, affordable_steps = within_budget(step.after, self.xs)
-        xs, steps = in_own_dtype(step.after, chosen), self.timesteps or affordable_steps
+        chosen, within = within_budget(step.after, self.xs)
+        xs, steps = in_own_dtype(step.after, chosen), self.timesteps or within
+        if not self.each and affordable(step.after) < len(xs[0]) * (steps if step.after.is_spiking else 1):
+            return "not measured, which would cost more than checks may: verify='each' does it"
         ran: list[tuple[Graph, int, list[Tensor]]] = []
         for graph in (against, step.after, self.ann):
             alike = (out for other, t, out in self._ran if t == steps and other.same_as(graph))
@@ -94,7 +96,7 @@ class Numbers(Observer):
         if last.same_as(self.anchor):
             return []
         try:
-            found = check_exact(self.anchor, last, self.xs)
+            found = check_exact(self.anchor, last, self.xs, whole=self.each)
         except VerificationError:
             if not self.each:
                 self._blame()

@@ -14,11 +14,7 @@ from spikec.frontends.onnx.call import SIGNAL_WANTED, Call, Constant, Value, con
 from spikec.frontends.onnx.checked import subgraphs
 from spikec.frontends.onnx.evaluate import RANDOM, Budget
 from spikec.frontends.onnx.model import DOMAINS, as_array, attributes, check_types, opsets
-from spikec.ir.errors import (
-    CompileError,
-    InvalidModelError,
-    UnsupportedOpError,
-)
+from spikec.ir.errors import CompileError, InvalidModelError, UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Identity, Output
 from spikec.ir.origin import Source

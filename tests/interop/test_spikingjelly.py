@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 
 import nets
 import spikec
+from forks import Forks
 from spikec.ir.ops import IF
 
 PYTHON = os.environ.get("SPIKEC_SJ_PYTHON")
@@ -20,10 +20,15 @@ T = 64
 pytestmark = pytest.mark.skipif(not PYTHON, reason="SPIKEC_SJ_PYTHON names no Python with SpikingJelly and spikec")
 
 
-def drive(kind, path, x, folder):
+@pytest.fixture(scope="module")
+def jelly():
+    with Forks(PYTHON, "import spikec, spikingjelly.activation_based.nir_exchange") as forks:
+        yield forks
+
+
+def drive(jelly, kind, path, x, folder):
     np.savez(folder / "in.npz", x=x.numpy())
-    command = [PYTHON, str(SCRIPT), kind, str(path), str(folder / "in.npz"), str(folder / "out.npz")]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    found = jelly.run(SCRIPT, kind, path, folder / "in.npz", folder / "out.npz")
     assert found.returncode == 0, found.stderr[-3000:]
     return np.load(folder / "out.npz")
 
@@ -41,10 +46,10 @@ def spikes(graph, x):
 
 
 @pytest.mark.parametrize("name", ["mlp_batchnorm", "cnn", "resnet", "grouped", "conv1d", "concat", "functional"])
-def test_the_importer_reads_our_nir_spike_for_spike(name, tmp_path):
+def test_the_importer_reads_our_nir_spike_for_spike(name, tmp_path, jelly):
     run, x = compiled(name, "nir")
     spikec.save(run.artifact, tmp_path / "net.nir")
-    theirs = drive("nir", tmp_path / "net.nir", x, tmp_path)
+    theirs = drive(jelly, "nir", tmp_path / "net.nir", x, tmp_path)
     y, ours = spikes(run.graph, x)
     assert sum(s.sum() for s in ours.values()) > 100
     assert len(theirs.files) == len(ours) + 1
@@ -55,10 +60,10 @@ def test_the_importer_reads_our_nir_spike_for_spike(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
-def test_reset_net_and_set_step_mode_work_on_our_module(name, tmp_path):
+def test_reset_net_and_set_step_mode_work_on_our_module(name, tmp_path, jelly):
     run, x = compiled(name, "spikingjelly")
     spikec.save(run.artifact, tmp_path / "net.pt")
-    theirs = drive("module", tmp_path / "net.pt", x, tmp_path)
+    theirs = drive(jelly, "module", tmp_path / "net.pt", x, tmp_path)
     y, _ = spikes(run.graph, x)
     assert np.array_equal(theirs["output"], y * run.output_scale)
     assert np.array_equal(theirs["single"], theirs["output"])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from families import CONVERTED, REFUSED
+from forks import Forks
 
 PYTHON = os.environ.get("SPIKEC_TORCHVISION_PYTHON")
 FAMILIES = Path(__file__).parents[2] / "benchmarks" / "families.py"
@@ -23,14 +24,22 @@ SIDES = {"alexnet": 224, "vgg11": 224, "vgg16_bn": 224, "inception_v3": 96}
 pytestmark = pytest.mark.skipif(not PYTHON, reason="SPIKEC_TORCHVISION_PYTHON names no Python with torchvision")
 
 
-def printed(script, *arguments):
-    found = subprocess.run([PYTHON, script, *arguments], capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr[-3000:]
-    return json.loads(found.stdout.splitlines()[-1])
+@pytest.fixture(scope="module")
+def printed():
+    """What a script prints last, as JSON; each runs in a process of its own, a fork of one that has torchvision."""
+    imports = f"sys.path.append({str(FAMILIES.parent)!r}); import families, onnxscript; families.torchvision_models()"
+    with Forks(PYTHON, imports) as forks:
+
+        def run(script, *arguments):
+            found = forks.run(script, *arguments)
+            assert found.returncode == 0, found.stderr[-3000:]
+            return json.loads(found.stdout.splitlines()[-1])
+
+        yield run
 
 
 @pytest.mark.parametrize("family", CONVERTED)
-def test_a_family_converts(family):
+def test_a_family_converts(family, printed):
     """The compiler itself holds every exact pass to 1e-9 here, and raises where one fails."""
     found = printed(FAMILIES, "--json", "--quick", family)
     assert found["import"] <= 1e-4
@@ -42,7 +51,7 @@ def test_a_family_converts(family):
 
 
 @pytest.mark.parametrize("family", REFUSED)
-def test_a_family_is_refused_with_every_layer_named(family):
+def test_a_family_is_refused_with_every_layer_named(family, printed):
     found = printed(FAMILIES, "--json", "--quick", family)
     assert found["unfit"] > 0
     assert found["missed"] == []
@@ -50,14 +59,14 @@ def test_a_family_is_refused_with_every_layer_named(family):
 
 
 @pytest.mark.parametrize("family", CONVERTED)
-def test_a_family_read_back_from_onnx_is_the_torch_model(family):
+def test_a_family_read_back_from_onnx_is_the_torch_model(family, printed):
     differences = printed(ONNX, family, str(SIDES.get(family, 64)))
     assert set(differences) == {"dynamo", "torchscript"}
     assert max(differences.values()) <= 1e-4, differences
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
-def test_the_dump_of_a_resnet50_is_a_page_that_a_browser_shows(tmp_path):
+def test_the_dump_of_a_resnet50_is_a_page_that_a_browser_shows(tmp_path, printed):
     printed(DUMP, str(tmp_path))
     page = tmp_path / "index.html"
     assert page.stat().st_size < 10e6

@@ -45,15 +45,15 @@ class Road:
 
 
 ROADS = [
-    Road(properties.import_equals_torch, None, 30, 800, 80),
-    Road(properties.exported_program_equals_torch, None, 5, 160, 70),
-    Road(properties.onnx_equals_torch, None, 8, 240, 50),
+    Road(properties.import_equals_torch, None, 16, 800, 80),
+    Road(properties.exported_program_equals_torch, None, 3, 160, 70),
+    Road(properties.onnx_equals_torch, None, 4, 240, 50),
     Road(properties.dynamo_onnx_equals_torch, None, 0, 10, 0),
-    Road(properties.module_equals_interpreter, None, 12, 330, 70),
-    Road(properties.module_survives_export, None, 4, 60, 70),
-    Road(properties.error_falls, None, 6, 200, 70),
-    Road(properties.nir_file_equals_interpreter, "nir", 5, 120, 30),
-    Road(properties.netx_file_equals_interpreter, "netx", 5, 140, 40),
+    Road(properties.module_equals_interpreter, None, 6, 330, 70),
+    Road(properties.module_survives_export, None, 2, 60, 70),
+    Road(properties.error_falls, None, 3, 200, 70),
+    Road(properties.nir_file_equals_interpreter, "nir", 3, 120, 30),
+    Road(properties.netx_file_equals_interpreter, "netx", 3, 140, 40),
 ]
 
 

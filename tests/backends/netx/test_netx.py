@@ -1,5 +1,6 @@
 """The netx target: the integer model against the interpreter, the file, and every refusal."""
 
+import functools
 import sys
 
 import attrs
@@ -43,6 +44,7 @@ def small_cnn():
     return nets.randomize(SmallCNN()), torch.rand(12, 2, 8, 7)
 
 
+@functools.cache
 def compiled(name, reset, low=0.0, timesteps=T):
     model, x = small_cnn() if name == "small_cnn" else (nets.build(name), nets.batch(name, 12))
     x = x + low
@@ -353,6 +355,7 @@ def test_a_convolution_over_one_axis_may_be_large():
     lambda: [nn.Conv2d(8, 4, 3, padding=1), nn.Conv2d(4, 40, 3, padding=1), nn.ReLU(), nn.Flatten()],
     lambda: [nn.Conv2d(8, 4, 3), nn.ReLU(), nn.Flatten(1, 2), nn.Linear(6, 99), nn.ReLU(), nn.Flatten()],
 ])  # fmt: skip
+@pytest.mark.slow
 def test_hints_do_not_point_at_each_other(layers):
     model = nn.Sequential(*layers()).eval()
     x = torch.rand(4, 1, 8, 16, 8) if isinstance(model[0], nn.Conv3d) else torch.rand(4, 8, 8, 8)

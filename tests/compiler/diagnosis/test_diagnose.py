@@ -12,9 +12,10 @@ import build as small
 import spikec
 from nets import ZOO, batch, build
 from spikec.diagnosis import layers as diagnose_layers
-from spikec.diagnosis.cost import PRICES, Cost, Count, macs, takes_spikes
+from spikec.diagnosis.cost import PRICES, Cost, Count, takes_spikes
 from spikec.diagnosis.diagnosis import Deviation
 from spikec.diagnosis.layers import Fed, ideal, limit, split
+from spikec.interpreter.probe import macs
 from spikec.ir.ops import IF, Head, Input, Linear, Neuron, Relu
 
 CONVERTS = [name for name in ZOO if name != "two_outputs"]

@@ -11,6 +11,7 @@ from spikec import Compiler, Graph, SpikecWarning, VerificationError
 from spikec.interpreter import probe as probes
 from spikec.interpreter import results
 from spikec.interpreter.contract import check_exact, check_rate, check_shapes, side_by_side
+from spikec.interpreter.parts import PART
 from spikec.interpreter.probe import probe
 from spikec.interpreter.results import agreement, difference, outputs
 from spikec.ir.op import Op, Role
@@ -204,11 +205,13 @@ def test_a_large_graph_is_probed_on_two_samples_and_few_steps_and_still_held_to_
     assert steps == 15
     monkeypatch.setattr(probes, "WORK", 1)
     assert probes.within_budget(spiking, xs)[1] == probes.FEWEST_STEPS
-    assert check_exact(spiking, spiking.copy(), xs) == 0
+    assert check_exact(spiking, spiking.copy(), xs, whole=True) == 0
+    assert check_exact(spiking, spiking.copy(), xs) == PART
     for graph in (g, spiking):
         for node in graph.match(Weighted):
-            with pytest.raises(VerificationError):
-                check_exact(graph, scaled(graph, node.name, 1.3), xs)
+            for whole in (False, True):
+                with pytest.raises(VerificationError):
+                    check_exact(graph, scaled(graph, node.name, 1.3), xs, whole=whole)
 
 
 def silent_neuron(weight):
@@ -401,8 +404,8 @@ def test_a_type_rule_that_contradicts_its_op_is_located():
     b = build.Builder(6)
     g = b.done(b.add(Halved(), b.x, name="half"))
     with pytest.raises(VerificationError, match=r"halved gives samples of shape \(3,\), and its type rule says \(6,\)"):
-        check_shapes(g, probe(g, None, 0))
-    check_shapes(build.mlp(), probe(build.mlp(), None, 0))
+        check_shapes(g)
+    check_shapes(build.mlp())
 
 
 def test_a_probe_without_data_holds_six_different_samples_of_the_unit_range():

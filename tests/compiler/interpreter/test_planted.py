@@ -14,8 +14,9 @@ import torch
 import build
 import spikec
 from spikec import CompileError, Compiler, Graph, Pass, Pipeline
+from spikec.interpreter import probe as probes
 from spikec.interpreter.contract import check_exact
-from spikec.interpreter.parts import check_parts
+from spikec.interpreter.parts import PART, check_parts
 from spikec.interpreter.probe import probe
 from spikec.ir.ops import (
     IF,
@@ -311,6 +312,18 @@ def test_every_wrong_pass_is_caught(planted_in, kind):
     results = [(label, caught(graph, other, xs, stage)) for label, other in kind(graph)]
     print(f"{kind.__name__}: {sum(seen for _, seen in results)} of {len(results)} caught")
     assert [label for label, seen in results if not seen] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["functions", "spiking", "leaky"])
+def test_a_large_graph_of_which_only_parts_are_run_hides_none(name, kind, monkeypatch):
+    make, stage = GRAPHS[name]
+    graph = make()
+    monkeypatch.setattr(probes, "WORK", 1)
+    assert check_exact(graph, graph.copy(), probe(graph, None, 0)) == PART
+    missed = [label for label, other in kind(graph) if not caught(graph, other, probe(graph, None, 0), stage)]
+    assert missed == []
 
 
 @pytest.mark.parametrize("name", ["conv1", "conv3", "fc1", "fc2"])

@@ -1,5 +1,6 @@
 """Options that cannot be meant are refused or warned of, at the line that gave them."""
 
+import functools
 import warnings
 
 import numpy as np
@@ -12,6 +13,11 @@ from spikec import CalibrationError, CompileError, Compiler, Normalization, Pipe
 from spikec.ir.ops import Neuron
 
 X = nets.batch("mlp", 40)
+
+
+@functools.cache
+def compiled():
+    return Compiler("spikingjelly", calibration=X).run(nets.build("mlp"))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +67,7 @@ def test_samples_that_are_all_the_same_are_warned_of():
 
 @pytest.mark.parametrize(("wrong", "shown"), [(-1, "-1"), (4, "4"), (99, "99")])
 def test_a_label_that_is_no_class_is_refused(wrong, shown):
-    c = Compiler("spikingjelly", calibration=X).run(nets.build("mlp"))
+    c = compiled()
     labels = torch.zeros(40, dtype=torch.long)
     labels[7] = wrong
     message = f"there is a label {shown}, and the model has the classes 0 to 3"
@@ -100,7 +106,7 @@ def test_numbers_of_numpy_are_numbers():
 
 @pytest.mark.parametrize("labels", [["a"] * 40, np.array(["a"] * 40, object), np.zeros(40, complex), [[0]] * 40, 3])
 def test_labels_that_are_no_numbers_are_refused(labels):
-    c = Compiler("spikingjelly", calibration=X).run(nets.build("mlp"))
+    c = compiled()
     with pytest.raises(CalibrationError, match="labels are"):
         spikec.diagnose(c, X, 4, labels)
     with pytest.raises(CalibrationError, match="labels are"):
@@ -109,21 +115,21 @@ def test_labels_that_are_no_numbers_are_refused(labels):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
 def test_labels_of_every_whole_kind_are_taken(dtype):
-    c = Compiler("spikingjelly", calibration=X).run(nets.build("mlp"))
+    c = compiled()
     assert spikec.diagnose(c, X, 4, np.zeros(40, dtype)).accuracy is not None
     assert spikec.evaluate(c.graph, [(X, np.zeros(40, dtype))], 4).shape == (4,)
 
 
 @pytest.mark.parametrize("steps", [0, -1, "4", None, True])
 def test_a_number_of_steps_that_is_none_is_refused(steps):
-    graph = Compiler("spikingjelly", calibration=X).run(nets.build("mlp")).graph
+    graph = compiled().graph
     with pytest.raises(CompileError, match="timesteps is"):
         spikec.evaluate(graph, [(X, torch.zeros(40, dtype=torch.long))], steps)
 
 
 @pytest.mark.parametrize("tolerance", ["x", None, 0, 1])
 def test_a_tolerance_that_is_no_share_is_refused(tolerance):
-    c = Compiler("spikingjelly", calibration=X).run(nets.build("mlp"))
+    c = compiled()
     with pytest.raises(CompileError, match="tolerance is"):
         spikec.diagnose(c, X, 4, tolerance=tolerance)
 

@@ -128,11 +128,13 @@ def test_every_case_of_an_operator_gives_the_stated_result_or_is_impossible(oper
         record_property("onnx's node tests", why)
 
 
+@pytest.mark.slow
 def test_no_case_is_lost_with_its_operator(cases):
     lost = {case.name for kind, found in cases.items() if kind not in OPERATORS for case in found}
     assert not lost.intersection(GOLDEN.read_text().split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", ["SpaceToDepth", "Relu"])
 def test_an_operator_that_refuses_everything_is_seen(operator, cases, monkeypatch):
     def refuse(call, *inputs, **attributes):
@@ -143,8 +145,14 @@ def test_an_operator_that_refuses_everything_is_seen(operator, cases, monkeypatc
         judge(operator, cases)
 
 
+@functools.cache
+def history():
+    return onnx.defs.get_all_schemas_with_history()
+
+
+@functools.cache
 def versions(operator):
-    schemas = [each for each in onnx.defs.get_all_schemas_with_history() if each.name == operator and not each.domain]
+    schemas = [each for each in history() if each.name == operator and not each.domain]
     latest_before = max((each.since_version for each in schemas if each.since_version <= 7), default=7)
     return [each for each in schemas if each.since_version >= latest_before]
 

@@ -4,6 +4,7 @@
 is computed beforehand and where its first input is a signal; what no network can do with a signal is refused.
 """
 
+import functools
 import itertools
 import warnings
 
@@ -28,6 +29,7 @@ LEFT_OUT = {
 }
 
 
+@functools.cache
 def schemas():
     """The versions of each operator of ONNX's own domain from opset 7 on, oldest first."""
     found = {}
