@@ -12,15 +12,24 @@ import numpy as np
 from spikec.diagnosis.cost import PRICES, Cost
 from spikec.extend.loader import missing_package
 from spikec.ir.files import replacing
+from spikec.ir.templates import table
 from spikec.ir.types import Array
 
+#: above the table of layers
+_CAPTION = "  silent, saturated: % of the neurons; errors: % of the rms activation; effect: % of the margin"
 #: the parts of a layer's error, in the order in which they come about
 KINDS = ("clipping", "quantization", "propagated", "unevenness")
 #: those that the layer makes itself
 OWN = ("clipping", "quantization", "unevenness")
 #: layers whose scatter is drawn: those with the largest error
 SCATTERS = 4
-_COLORS = {"clipping": "#c44e52", "quantization": "#4c72b0", "propagated": "#b0b0b0", "unevenness": "#dd8452"}
+_COLORS = {
+    "clipping": "#c44e52",
+    "quantization": "#4c72b0",
+    "propagated": "#b0b0b0",
+    "unevenness": "#dd8452",
+    "total": "#222222",
+}
 
 
 @attrs.frozen
@@ -126,7 +135,7 @@ class Advice:
     why: str
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class Diagnosis:
     """Why a spiking network differs from its ANN; ``print`` it, or see the attributes.
 
@@ -181,15 +190,21 @@ class Diagnosis:
         with replacing(path) as part:
             Path(part).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
-    def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw accuracy over time, the layers' errors by kind, and rates over activations, to a PNG.
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """Draw accuracy over time, the layers' errors by kind, and rates over activations.
+
+        Args:
+            path: a .png, .svg or .pdf to write to.
+
+        Returns:
+            The matplotlib figure, which a notebook shows.
 
         Raises:
             MissingDependencyError: matplotlib is not installed.
         """
         worst = sorted(self.layers, key=lambda layer: -layer.relative(layer.total))[:SCATTERS]
         shown = [layer for layer in self.layers if layer in worst]
-        height = max(4.0, 1.6 + 0.32 * len(self.layers))
+        height = max(4.0, 1.6 + 0.7 * len(self.layers))
         figure = empty_figure((11, height + 3.2), "the plot of a diagnosis")
         halves: Any = figure.subfigures(2, 1, height_ratios=[height, 3.2])
         upper, lower = halves
@@ -199,11 +214,42 @@ class Diagnosis:
         for axes, layer in zip(lower.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
             _scatter(axes, layer, self.timesteps)
         figure.suptitle(f"{self.model}: SNN beside ANN, {self.samples} samples, T={self.timesteps}")
-        with replacing(path) as part:
-            figure.savefig(Path(part), dpi=130, format="png")
+        return saved(figure, path)
+
+    def to_pandas(self) -> Any:
+        """Return a ``pandas.DataFrame`` with a row for each layer; errors are shares of its rms activation.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise missing_package("pandas", "a table of a diagnosis") from error
+        rows = []
+        for layer in self.layers:
+            shares = {kind: layer.relative(layer.errors[kind]) for kind in KINDS}
+            low, high = layer.scale
+            about: dict[str, Any] = {
+                "layer": layer.name,
+                "node": layer.node,
+                "neurons": layer.neurons,
+                "scale_min": low,
+            }
+            about |= {"scale_max": high, "rate": layer.rate, "silent": layer.silent, "saturated": layer.saturated}
+            rows.append({**about, **shares, "total": layer.relative(layer.total), "effect": layer.effects["own"].rms})
+        return pandas.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        return f"<spikec.Diagnosis {self._headline()}>"
+
+    def _repr_html_(self) -> str:
+        ladder, layers = ([list(row) for row in rows] for rows in (self._ladder(), self._rows()))
+        notes = (*self._costs(), *self._verdict())
+        return table(self._headline(), ladder[0], ladder[1:]) + table(_CAPTION, layers[0], layers[1:], notes)
 
     def __str__(self) -> str:
-        parts = [self._headline(), *_table(self._ladder()), "", *_table(self._rows()), "", *self._costs()]
+        parts = [self._headline(), *_table(self._ladder()), "", _CAPTION, *_table(self._rows()), "", *self._costs()]
         return "\n".join([*parts, "", *self._verdict()])
 
     def _headline(self) -> str:
@@ -220,8 +266,7 @@ class Diagnosis:
             yield (*cells, *([] if rung.accuracy is None else [percent(rung.accuracy)]))
 
     def _rows(self) -> Iterable[Sequence[str]]:
-        shown = [f"{share}, %" for share in ("silent", "saturated", *KINDS, "total", "effect")]
-        yield ("layer", "scale", "rate", *shown)
+        yield ("layer", "scale", "rate", "silent", "saturated", *KINDS, "total", "effect")
         for layer in self.layers:
             low, high = layer.scale
             span = f"{low:.3g}" if low == high else f"{low:.3g}..{high:.3g}"
@@ -261,16 +306,15 @@ class Diagnosis:
         axes.legend(loc="lower right")
 
     def _by_kind(self, axes: Any) -> None:
+        """Draw a bar for each kind and one for all together, side by side, as rms errors do not add up."""
         layers = self.layers
-        rows = np.arange(len(layers))
-        start = np.zeros(len(layers))
-        for kind in KINDS:
-            width = np.array([100 * layer.relative(layer.errors[kind]) for layer in layers])
-            axes.barh(rows, width, left=start, color=_COLORS[kind], label=kind, height=0.7)
-            start += width
-        total = [100 * layer.relative(layer.total) for layer in layers]
-        axes.plot(total, rows, "kD", markersize=4, label="all together")
-        axes.set_yticks(rows, [layer.name for layer in layers])
+        bars = {kind: [100 * layer.relative(layer.errors[kind]) for layer in layers] for kind in KINDS}
+        bars["total"] = [100 * layer.relative(layer.total) for layer in layers]
+        height = 0.8 / len(bars)
+        for place, (kind, widths) in enumerate(bars.items()):
+            rows = np.arange(len(layers)) + (place - (len(bars) - 1) / 2) * height
+            axes.barh(rows, widths, color=_COLORS[kind], label=kind, height=height)
+        axes.set_yticks(np.arange(len(layers)), [layer.name for layer in layers])
         axes.invert_yaxis()
         axes.set(xlabel="rms error, % of the rms activation", title="by layer and kind")
         axes.grid(axis="x", alpha=0.3)
@@ -306,6 +350,14 @@ def _scatter(axes: Any, layer: LayerFindings, timesteps: int) -> None:
     axes.set(xlabel="ANN activation", ylabel="spike rate x scale", title=f"{layer.name}, T={timesteps}")
     axes.title.set_fontsize("medium")
     axes.grid(alpha=0.3)
+
+
+def saved(figure: Any, path: str | os.PathLike[str] | None) -> Any:
+    """Write a matplotlib figure where there is a path, in the format of its suffix, and return it."""
+    if path is not None:
+        with replacing(path) as part:
+            figure.savefig(Path(part), dpi=130, format=Path(path).suffix.lstrip(".") or "png")
+    return figure
 
 
 def empty_figure(size: tuple[float, float], purpose: str) -> Any:

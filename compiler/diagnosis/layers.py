@@ -224,10 +224,10 @@ class LayerSums:
 
 
 def _shown(graph: Graph, name: str) -> str:
-    """The user's layer and line, and the node where several stand for that layer, or where a pass added it."""
-    origin = graph[name].origin[:1]
-    alone = origin and sum(node.op.origin[:1] == origin for node in graph.match(Neuron)) == 1
-    return describe(origin) if alone else f"{describe(origin)} %{name}".strip()
+    """The user's layer and line, and the node where several are called so, or where a pass added it."""
+    called = describe(graph[name].origin[:1])
+    alone = called and sum(describe(node.op.origin[:1]) == called for node in graph.match(Neuron)) == 1
+    return called if alone else f"{called} %{name}".strip()
 
 
 class Layers:

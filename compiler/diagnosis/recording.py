@@ -1,9 +1,7 @@
 """What the neurons of a network did: spikes and membrane potentials over time, as arrays and as pictures."""
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -11,15 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.diagnosis.diagnosis import empty_figure
+from spikec.diagnosis.diagnosis import empty_figure, saved
 from spikec.driver import Compilation
 from spikec.interpreter.inputs import whole_number
 from spikec.interpreter.interp import run
 from spikec.ir.errors import CompileError, InvalidModelError
-from spikec.ir.files import replacing
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Neuron
-from spikec.ir.origin import label
+from spikec.ir.origin import distinct, label
 from spikec.ir.types import Array
 
 #: rows of a raster and of the histograms, in inches
@@ -98,7 +95,7 @@ class Recording:
         axes[0].plot(times, neurons, "|" if spikes.shape[1] <= 200 else ",", color="#4c72b0", markersize=5)
         axes[0].set(xlabel="time-step", ylabel=f"neuron of {record.name}", xlim=(-0.5, len(spikes) - 0.5))
         axes[0].set_title(f"{len(times)} spikes of {spikes.shape[1]} neurons")
-        return _saved(figure, path)
+        return saved(figure, path)
 
     def membrane(
         self,
@@ -129,7 +126,7 @@ class Recording:
         axes[0].axhline(1, color="black", linestyle="--", linewidth=0.8, label="threshold")
         axes[0].set(xlabel="time-step", ylabel=f"potential of {record.name}, thresholds")
         axes[0].legend(loc="best", fontsize="small")
-        return _saved(figure, path)
+        return saved(figure, path)
 
     def rates(self, *, path: str | os.PathLike[str] | None = None) -> Any:
         """Draw a histogram of the rates of each layer's neurons over all samples, and return the figure."""
@@ -140,7 +137,7 @@ class Recording:
             each.set(yscale="log", ylabel="neurons")
             each.set_title(f"{record.name}: mean {rates.mean():.3f}, silent {100 * np.mean(rates == 0):.1f} %")
         axes[-1].set_xlabel("spikes a step")
-        return _saved(figure, path)
+        return saved(figure, path)
 
     def _of(self, values: Array, sample: int) -> Array:
         """Return [T, neurons] of one sample."""
@@ -175,10 +172,7 @@ def record(network: Compilation | Graph, x: Tensor | Sequence[Tensor], timesteps
     found = run(graph, x, timesteps, tap=tap, nodes=list(neurons))
     outputs = found if isinstance(found, tuple) else (found,)
     layers = {}
-    names = {name: label(op.origin) or name for name, op in neurons.items()}
-    uses = Counter(names.values())
-    for name, called in names.items():
-        shown = called if uses[called] == 1 else f"{called} %{name}"
+    for name, shown in distinct({name: label(op.origin) or name for name, op in neurons.items()}).items():
         known = [each for each in potentials[name] if each is not None]
         kept = torch.stack(known).numpy() if len(known) == len(spikes[name]) else None
         layers[shown] = LayerRecord(shown, torch.stack(spikes[name]).numpy(), kept, graph.type(name).scale)
@@ -192,10 +186,3 @@ def _axes(ax: Any, rows: int) -> tuple[Sequence[Any], Any]:
         return [ax], ax.figure
     figure = empty_figure((8, max(_ROW * rows, 3.5)), "pictures of spikes")
     return figure.subplots(rows, 1, squeeze=False)[:, 0], figure
-
-
-def _saved(figure: Any, path: str | os.PathLike[str] | None) -> Any:
-    if path is not None:
-        with replacing(path) as part:
-            figure.savefig(Path(part), dpi=130, format=Path(path).suffix.lstrip(".") or "png")
-    return figure

@@ -6,7 +6,8 @@ import functools
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -54,6 +55,16 @@ def merge(*origins: Iterable[Source]) -> Origin:
 def label(origin: Origin) -> str:
     """Name the sources of an operation as dumps do: ``features.0+features.1``."""
     return "+".join(source.label for source in origin)
+
+
+def distinct(names: Mapping[str, str]) -> dict[str, str]:
+    """Tell nodes apart that have one name in the user's model: ``relu %relu_1`` where ``relu`` is called twice.
+
+    Args:
+        names: of the nodes of a graph, as the user knows them.
+    """
+    uses = Counter(names.values())
+    return {node: name if uses[name] == 1 else f"{name} %{node}" for node, name in names.items()}
 
 
 def describe(origin: Origin) -> str:

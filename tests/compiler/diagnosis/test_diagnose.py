@@ -503,7 +503,7 @@ def test_text_json_and_plot(tmp_path):
     model, x = separable()
     found = spikec.diagnose(compiled(model, x), x, 4, torch.zeros(200, dtype=torch.int64))
     text = str(found)
-    for piece in ("T=4", "agreement", "accuracy", "clipping, %", "SynOps", "Horowitz", "try timesteps=8", "\n  3 "):
+    for piece in ("T=4", "agreement", "accuracy", "clipping", "SynOps", "Horowitz", "try timesteps=8", "\n  3 "):
         assert piece in text
     found.json(tmp_path / "d.json")
     read = json.loads((tmp_path / "d.json").read_text())
@@ -514,6 +514,48 @@ def test_text_json_and_plot(tmp_path):
     assert "points" not in read["layers"][0]
     found.plot(tmp_path / "d.png")
     assert (tmp_path / "d.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    table = text[text.index("  silent, saturated") : text.index("\none sample")]
+    assert max(map(len, table.splitlines())) <= 120
+    assert repr(found) == f"<spikec.Diagnosis {text.splitlines()[0]}>"
+    assert "quantization" in found._repr_html_()
+    assert "<td" in found._repr_html_()
+
+
+def test_every_bar_of_the_plot_is_one_error_of_one_layer():
+    model, x = separable(16)
+    found = spikec.diagnose(compiled(model, x), x, 4)
+    bars = found.plot().axes[1].patches
+    layer = found.layers[0]
+    errors = [layer.relative(layer.errors[kind]) for kind in ("clipping", "quantization", "propagated", "unevenness")]
+    drawn = [bar.get_width() for bar in bars][:: len(found.layers)]
+    assert drawn == pytest.approx([100 * error for error in (*errors, layer.relative(layer.total))])
+    assert all(bar.get_x() == 0 for bar in bars)
+
+
+def test_a_table_has_a_row_for_each_layer():
+    pytest.importorskip("pandas")
+    model, x = separable(16)
+    found = spikec.diagnose(compiled(model, x), x, 4)
+    table = found.to_pandas()
+    assert table.layer.tolist() == [layer.name for layer in found.layers]
+    assert table.quantization[0] == found.layers[0].relative(found.layers[0].errors["quantization"])
+
+
+class CalledTwice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.relu = nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.two(self.relu(self.one(x))))
+
+
+def test_calls_of_one_layer_are_told_apart():
+    x = torch.rand(8, 4)
+    compilation = spikec.Compiler("spikingjelly", calibration=x, normalization="max").run(CalledTwice().eval())
+    names = [layer.name for layer in spikec.diagnose(compilation, x, 2).layers]
+    assert len(set(names)) == 2
+    assert all("relu" in name and f"%{layer}" in name for name, layer in zip(names, ("relu", "relu_1"), strict=True))
 
 
 def test_a_plot_without_matplotlib_says_what_to_install(tmp_path, monkeypatch):

@@ -371,7 +371,7 @@ def test_diagnose_says_why_and_writes_figures_and_plot(folder):
     arguments = ("diagnose", "nets.py:mlp", "--data", "labelled.npz", "--calibration", "data.npz", "--timesteps", 4)
     result = call(*arguments, "--json", "d.json", "--plot", "d.png")
     assert result.exit_code == 0, result.output
-    for piece in ("50 samples, T=4", "accuracy", "quantization, %", "SynOps"):
+    for piece in ("50 samples, T=4", "accuracy", "quantization", "SynOps"):
         assert piece in result.stdout
     assert json.loads(Path("d.json").read_text())["timesteps"] == 4
     assert Path("d.png").read_bytes()[:4] == b"\x89PNG"
