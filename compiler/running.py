@@ -1,7 +1,7 @@
 """``run``, ``simulate`` and ``evaluate``, of graphs and of what else runs in time: networks of ``netx``, and files."""
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from spikec.interpreter.interp import Tap
 from spikec.interpreter.simulation import RunsOverTime, Simulation
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
+from spikec.ir.progress import Progress, shown
 from spikec.ir.types import Array
 from spikec.reading import find_frontend, is_netx
 
@@ -87,6 +88,7 @@ def evaluate(
     timesteps: int,
     *,
     time_axis: int | None = None,
+    progress: bool | Callable[[Progress], None] | None = None,
 ) -> Array:
     """Measure top-1 accuracy after each time-step, of the output's running mean up to that step.
 
@@ -96,6 +98,7 @@ def evaluate(
         loader: batches ``(x [B, ...], labels [B])``.
         timesteps: number of steps T; x is fed at each of them.
         time_axis: of event data, the axis of x that is time, of length T (0 for [T, B, ...]).
+        progress: as in :func:`spikec.compile`.
 
     Returns:
         [T] accuracies in [0, 1].
@@ -104,7 +107,8 @@ def evaluate(
         CalibrationError: the loader is empty, its batches are no pairs, or its labels no classes of the model.
         InvalidModelError: not a model with a single output.
     """
-    return simulation.evaluate(_opened(snn), loader, timesteps, time_axis=time_axis)
+    with shown(progress):
+        return simulation.evaluate(_opened(snn), loader, timesteps, time_axis=time_axis)
 
 
 def _opened(model: Any) -> Any:

@@ -26,6 +26,8 @@ from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError, 
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role, StatefulOp, tensor_cache
 from spikec.ir.ops import Relu
+from spikec.ir.progress import Progress, track
+from spikec.ir.progress import shown as shown_progress
 from spikec.ir.types import Array
 
 #: samples of a single tensor are run in batches of this size
@@ -39,7 +41,13 @@ _RUNGS = (
 
 
 def diagnose(
-    compilation: Compilation, x: Any, timesteps: int, labels: Any = None, *, tolerance: float = 0.01
+    compilation: Compilation,
+    x: Any,
+    timesteps: int,
+    labels: Any = None,
+    *,
+    tolerance: float = 0.01,
+    progress: bool | Callable[[Progress], None] | None = None,
 ) -> Diagnosis:
     """Say why a spiking network differs from its ANN, layer by layer, and what to change.
 
@@ -53,6 +61,7 @@ def diagnose(
         labels: [N] class numbers in the order of x; not needed where the batches hold them behind the inputs.
         tolerance: share of the samples that may have another argmax than the ANN, in (0, 1); for outputs of a
             single number, the rms error relative to the output's spread.
+        progress: as in :func:`spikec.compile`.
 
     Raises:
         InvalidModelError: the compilation is not of an ANN, or its network has no neuron.
@@ -70,10 +79,11 @@ def diagnose(
     if not layers.sums:
         raise InvalidModelError("the compiled network has no neuron", hint="diagnose needs a spiking network")
     ladder, count = Ladder(model, layers), Count(layers.graph)
-    for batch, truth in _batches(x, model.inputs, labels):
-        with torch.inference_mode(False), torch.no_grad(), tensor_cache():
-            xs = [each.to("cpu", torch.float64, copy=True) for each in batch]
-            ladder.add(xs, truth, _over_time(xs, layers, count))
+    with shown_progress(progress):
+        for batch, truth in track(_batches(x, model.inputs, labels), "batches"):
+            with torch.inference_mode(False), torch.no_grad(), tensor_cache():
+                xs = [each.to("cpu", torch.float64, copy=True) for each in batch]
+                ladder.add(xs, truth, _over_time(xs, layers, count))
     figures = ladder.figures(tolerance)
     found = tuple(layer.findings(layers.margin.deviation().rms) for layer in layers.sums.values())
     spikes = sum(layer.spikes for layer in layers.sums.values())

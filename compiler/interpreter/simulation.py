@@ -17,6 +17,7 @@ from spikec.interpreter.results import hits, in_ann_units
 from spikec.ir.errors import CalibrationError, InvalidModelError, shown
 from spikec.ir.graph import Graph
 from spikec.ir.op import tensor, tensor_cache
+from spikec.ir.progress import track
 from spikec.ir.types import Array
 
 #: what part of a batch must have stopped before it is left out, as that copies the states of the others
@@ -226,7 +227,7 @@ def evaluate(snn: Network, loader: Iterable[Any], timesteps: int, *, time_axis: 
     right, total = np.zeros(timesteps), 0
     if not isinstance(loader, Iterable) or isinstance(loader, (Tensor, np.ndarray)):
         raise CalibrationError(f"loader is {shown(loader)}", hint="give batches (x, labels), such as a DataLoader")
-    for batch in loader:
+    for batch in track(loader, "batches"):
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise CalibrationError("a batch of loader is not a pair (x, labels)", hint="give [(x, labels), ...]")
         x, labels = as_input(batch[0]), class_numbers(batch[1])

@@ -305,7 +305,7 @@ def diagnose_command(
         options["example_input"] = tuple(tuple(x.shape[1:]) for x in xs)
     compilation = Compiler(target or "spikingjelly", **_options(model, **options)).run(model)
     labels = inputs.read_labels(data)
-    found = diagnose(compilation, inputs.batches(xs), options["timesteps"], labels, tolerance=tolerance)
+    found = diagnose(compilation, inputs.batches(xs), options["timesteps"], labels, tolerance=tolerance, progress=True)
     advice = attrs.evolve(found.advice, change=for_shell(found.advice.change))
     click.echo(str(attrs.evolve(found, advice=advice)))
     if as_json is not None:

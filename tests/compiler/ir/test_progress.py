@@ -86,3 +86,14 @@ def test_a_compilation_tells_of_its_passes_and_the_batches_within(seen):
     assert {each.total for each in passes} == {len(compilation.stages) - 1}
     batches = [each for each in seen if each.what == ("passes", "calibration batches")]
     assert [each.done for each in batches] == [0, 1, 2]
+
+
+def test_evaluate_and_diagnose_tell_of_their_batches(seen):
+    images = torch.rand(6, 4)
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    compilation = spikec.Compiler("nir", calibration=images, normalization="max").run(model)
+    labelled = [(x, torch.zeros(2, dtype=torch.int64)) for x in images.split(2)]
+    spikec.evaluate(compilation.graph, labelled, 2, progress=seen.append)
+    assert texts(seen) == [("batches", "", done, 3) for done in range(3)]
+    spikec.diagnose(compilation, list(images.split(3)), 2, progress=seen.append)
+    assert [each.done for each in seen[3:]] == [0, 1]
