@@ -97,4 +97,4 @@ def backend_of(target: str | Backend, options: Mapping[str, Any]) -> Backend:
             raise loader.unknown(what, name, [*fields, *reading, *OWN])
     if isinstance(target, Backend):
         return target
-    return loader.built(f"target {target}", kind, {name: options[name] for name in options if name in fields})
+    return kind(**{name: value for name, value in options.items() if name in fields})

@@ -1,7 +1,6 @@
 """Max-pools become ReLUs, sums and convolutions, which every target has."""
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import attrs
 import numpy as np
@@ -13,7 +12,7 @@ from spikec.ir.ops import AdaptiveAvgPool, Add, AvgPool, MaxPool, Relu
 from spikec.ir.ops.weighted import depthwise, diagonal
 from spikec.ir.rewrite import rewrite
 from spikec.ir.stages import IMPORTED
-from spikec.ir.types import Array, on_axis
+from spikec.ir.types import on_axis
 
 
 @attrs.frozen
@@ -21,9 +20,8 @@ class LowerMaxPool(Pass):
     """``max(a, b) = b + relu(a - b)``, for halves of windows, along one axis after the other.
 
     A cell is picked by a depthwise convolution with a single 1. A ReLU behind the pool moves in front of
-    it first, because ``relu(max(x)) = max(relu(x))``. A window that reaches beyond the map is a smaller one: what
-    would be compared with a cell that is not there passes alone. Where the signal is never negative, the zeros that a
-    convolution pads with do as well.
+    it first, because ``relu(max(x)) = max(relu(x))``. Where windows reach beyond the map, cells are put there which the
+    same windows hold anyway. Where the signal is never negative, the zeros that a convolution pads with do as well.
 
     Attributes:
         counters: leave every max-pool to be one that counts spikes, for a target that can.
@@ -99,13 +97,11 @@ class _Line:
     """Writes the maximum over the windows of a pool along one of its axes.
 
     Args:
-        zeros: whether a cell beyond the map counts as zero, rather than not at all.
+        zeros: whether a cell beyond the map may count as zero, rather than not at all.
     """
 
     def __init__(self, graph: Graph, node: Node[MaxPool], axis: int, *, zeros: bool) -> None:
         self.graph, self.node, self.axis, self.zeros = graph, node, axis, zeros
-        #: which cells of a signal along the axis are the maximum of something, where not all are; the others are 0
-        self.filled: dict[str, Array] = {}
 
     def reduced(self, signal: str) -> str:
         """Add the maximum over each window; every comparison doubles the number of cells that a signal stands for.
@@ -117,10 +113,14 @@ class _Line:
         op, axis = self.node.op, self.axis
         kernel, stride, step, first = op.kernel[axis], op.stride[axis], op.dilation[axis], -op.padding[axis][0]
         windows = self.graph.type(self.node.name).shape[axis + 1]
-        alone = windows == 1
+        alone, to_the_end = windows == 1, first + kernel >= self._size(signal)
+        if not self.zeros:
+            if alone and to_the_end and step == 1:
+                kernel = 1 << (kernel - 1).bit_length()  # pairs of pairs; what is added is beyond the map
+            signal, first = self._extended(signal, first, (windows - 1) * stride + (kernel - 1) * step + 1, step)
         while kernel > 1:
             if alone:
-                kernel += kernel % 2 if first + kernel >= self._size(signal) else 0  # that cell is beyond the map
+                kernel += kernel % 2 if to_the_end else 0  # that cell is beyond the map
                 stride = kernel
             if kernel % 2 or stride % 2 or step > 1:
                 break
@@ -146,8 +146,30 @@ class _Line:
         """
         return count + (self._size(signal) - count) % 2 if len(self.node.op.kernel) > 1 else count
 
+    def _extended(self, signal: str, first: int, length: int, step: int) -> tuple[str, int]:
+        """Add a map that has all cells from ``first`` on, ``length`` of them; give it, and where they start in it.
+
+        A cell beyond the map is the nearest one in it that is a multiple of ``step`` away: windows that hold the one
+        hold the other. Both sides get as many, because NIR pads evenly.
+        """
+        size = self._size(signal)
+        margin = max(-first, first + length - size, 0)
+        if not margin:
+            return signal, first
+        count = size + 2 * margin
+        terms = [self._pick(_Cells(signal, -margin), count)]
+        beyond = [*range(-margin, 0), *range(size, size + margin)]
+        nearest = [place % step if place < 0 else size - 1 - (size - 1 - place) % step for place in beyond]
+        for cell in sorted({each for each in nearest if 0 <= each < size}):
+            # with those before it moved out of the map, and then those behind it, it stands alone in the last place
+            alone = self._pick(_Cells(self._pick(_Cells(signal, cell), size), 1 - count), count)
+            places = [place for place, source in zip(beyond, nearest, strict=True) if source == cell]
+            terms.append(self._convolve(alone, {size + margin - 1 - place: 1.0 for place in places}, 1, count))
+        return self._add(Add(), *terms, tag="extended"), first + margin
+
     def _tournament(self, cells: list[_Cells], windows: int) -> str:
-        cells = [each for each in cells if self._there(each, windows).any()]
+        size = self._size(cells[0].signal)
+        cells = [each for each in cells if any(0 <= each.first + each.stride * i < size for i in range(windows))]
         while len(cells) > 1:
             pairs = zip(cells[::2], cells[1::2], strict=False)
             paired = [_Cells(self._larger(a, b, windows), 0) for a, b in pairs]
@@ -155,43 +177,16 @@ class _Line:
         return self._pick(cells[0], windows)
 
     def _larger(self, a: _Cells, b: _Cells, count: int) -> str:
-        """Add ``b + relu(a - b)`` for ``count`` windows; what is there alone passes."""
-        has_a, has_b = (self._there(each, count) | self.zeros for each in (a, b))
-        terms = [self._pick(b, count)]
-        if (has_a & ~has_b).any():
-            terms += self._masked(self._pick(a, count), ~has_b)
-        if (has_a & has_b).any():
-            differences = self._masked(self._difference(a, b, count), has_a & has_b)
-            terms.append(self._add(Relu(compares=True), self._sum(differences), tag="excess"))
-        name = self._sum(terms, tag="larger")
-        self.filled[name] = has_a | has_b
-        return name
+        """Add ``b + relu(a - b)`` for ``count`` windows."""
+        excess = self._add(Relu(compares=True), self._difference(a, b, count), tag="excess")
+        return self._add(Add(), self._pick(b, count), excess, tag="larger")
 
     def _difference(self, a: _Cells, b: _Cells, count: int) -> str:
         if a.signal == b.signal:
             return self._convolve(a.signal, {a.first: 1.0, b.first: -1.0}, a.stride, count)
-        return self._sum([self._pick(a, count), self._negated(self._pick(b, count))])
-
-    def _masked(self, signal: str, kept: Array) -> list[str]:
-        """Add signals whose sum has zeros in place of what is not kept, by moving it out of the map and back.
-
-        What is kept is long and the rest short; else the signal less the rest.
-        """
-        if kept.all():
-            return [signal]
-        if 2 * kept.sum() < len(kept):
-            return [signal, *map(self._negated, self._masked(signal, ~kept))]
-        parts, start = [], 0
-        for keeps, run in itertools.groupby(kept):
-            end = start + len(list(run))
-            if keeps:
-                behind = len(kept) - end
-                part = signal
-                for move in (start, -start - behind, behind):
-                    part = self._pick(_Cells(part, move), len(kept))
-                parts.append(part)
-            start = end
-        return parts
+        shape = self.graph.type(b.signal).shape
+        minus = self._add(diagonal(-np.ones(shape[0]), None, len(shape)), self._pick(b, count), tag="minus")
+        return self._add(Add(), self._pick(a, count), minus, tag="difference")
 
     def _pick(self, cells: _Cells, count: int) -> str:
         if (cells.first, cells.stride, count) == (0, 1, self._size(cells.signal)):
@@ -213,22 +208,8 @@ class _Line:
         conv = depthwise(kernel, self.graph.type(signal), stride=strides, padding=padding)
         return self._add(conv, signal, tag="cell")
 
-    def _there(self, cells: _Cells, count: int) -> Array:
-        """[count]: for which windows the cell is there."""
-        size = self._size(cells.signal)
-        places = cells.first + cells.stride * np.arange(count)
-        filled = self.filled.get(cells.signal, np.ones(size, dtype=bool))
-        return np.asarray((places >= 0) & (places < size) & filled[places.clip(0, size - 1)])
-
     def _size(self, signal: str) -> int:
         return self.graph.type(signal).shape[self.axis + 1]
-
-    def _negated(self, signal: str) -> str:
-        shape = self.graph.type(signal).shape
-        return self._add(diagonal(-np.ones(shape[0]), None, len(shape)), signal, tag="minus")
-
-    def _sum(self, terms: Sequence[str], tag: str = "difference") -> str:
-        return terms[0] if len(terms) == 1 else self._add(Add(), *terms, tag=tag)
 
     def _add(self, op: Op, *operands: str, tag: str) -> str:
         op = attrs.evolve(op, origin=self.node.op.origin)

@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 from spikec.diagnosis.cost import PRICES, Cost
-from spikec.extend.loader import missing_package
+from spikec.extend.loader import needed
 from spikec.ir.files import replacing
 from spikec.ir.templates import table
 from spikec.ir.types import Array
@@ -366,8 +366,4 @@ def empty_figure(size: tuple[float, float], purpose: str) -> Any:
     Raises:
         MissingDependencyError: matplotlib is not installed, which ``purpose`` needs.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise missing_package("matplotlib", purpose) from error
-    return Figure(figsize=size, layout="constrained")
+    return needed("matplotlib.figure", purpose).Figure(figsize=size, layout="constrained")

@@ -11,15 +11,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any, TypeGuard, TypeVar, get_type_hints
+from typing import Any, TypeGuard, TypeVar
 
 import attrs
 
 from spikec.extend.backend import Backend
-from spikec.extend.configured import Configured
 from spikec.extend.frontend import Frontend
 from spikec.extend.passbase import Pass
-from spikec.interpreter.inputs import check_types
 from spikec.ir.errors import CompileError, MissingDependencyError, PluginError, shown, warn
 
 BuiltT = TypeVar("BuiltT")
@@ -66,19 +64,27 @@ def _listed(*places: str) -> tuple[str, ...]:
     return tuple(module.name for module in pkgutil.iter_modules(places))
 
 
-def module(folder: str, name: str) -> ModuleType:
-    """Import one file, or the ``__init__`` of a folder.
+def needed(name: str, needed_by: str) -> Any:
+    """Import a module that may not be installed, or one of spikec's that imports such a module.
 
     Raises:
-        MissingDependencyError: it needs a package that is not installed.
+        MissingDependencyError: a package is not installed; with who needs it, and the command that installs it.
     """
     try:
-        return importlib.import_module(f"spikec.{folder}.{name}")
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in ("", "spikec"):
             raise
-        raise missing_package(missing, f"{folder}/{name}") from error
+        wanted = f"spikec[{_EXTRAS[missing]}]" if missing in _EXTRAS else missing
+        message = f"{needed_by} needs the package {missing}, which is not installed"
+        raise MissingDependencyError(message, hint=f'pip install "{wanted}"') from error
+
+
+def module(folder: str, name: str) -> ModuleType:
+    """Import one file, or the ``__init__`` of a folder; see :func:`needed`."""
+    found: ModuleType = needed(f"spikec.{folder}.{name}", f"{folder}/{name}")
+    return found
 
 
 def modules(folder: str, name: str) -> list[ModuleType]:
@@ -100,14 +106,6 @@ def is_class(value: Any, base: type[ClassT]) -> TypeGuard[type[ClassT]]:
     return issubclass(type(value), type) and issubclass(value, base)
 
 
-def missing_package(package: str, needed_by: str) -> MissingDependencyError:
-    """Return the error for a package that is not installed, with the command that installs it."""
-    wanted = f"spikec[{_EXTRAS[package]}]" if package in _EXTRAS else package
-    return MissingDependencyError(
-        f"{needed_by} needs the package {package}, which is not installed", hint=f'pip install "{wanted}"'
-    )
-
-
 def unknown(what: str, name: str, known: Iterable[str]) -> CompileError:
     """Return the error for a name that nothing has, with the known names and the one that may be meant."""
     known = sorted(known)
@@ -123,23 +121,16 @@ def options_of(function: Callable[..., Any]) -> list[str]:
 
 
 def built(what: str, kind: type[BuiltT], options: Mapping[str, Any]) -> BuiltT:
-    """Return an instance of an attrs class with these options.
+    """Return an instance of an attrs class, which itself refuses what its options cannot be.
 
     Raises:
-        CompileError: it has no such option, lacks one, or refuses a value.
+        CompileError: it has no such option, or refuses a value.
     """
     known = [field.name for field in attrs.fields(kind)]  # type: ignore[arg-type]
     for name in options:
         if name not in known:
             raise unknown(f"option of {what}", name, known or ["none"])
-    with contextlib.suppress(NameError):  # types that only a type checker sees
-        types = {} if isinstance(kind, Configured) else get_type_hints(kind)  # passes and targets do it themselves
-        checked = {f.name for f in attrs.fields(kind) if f.name in types and f.converter is None}  # type: ignore[arg-type]
-        check_types({name: value for name, value in options.items() if name in checked}, types)
-    try:
-        return kind(**options)
-    except (TypeError, ValueError) as error:
-        raise CompileError(f"an option of {what} does not fit: {error.args[0]}") from error
+    return kind(**options)
 
 
 @attrs.frozen(eq=False)
@@ -229,26 +220,23 @@ def _import_plugins(found: list[Plugin | PluginError]) -> None:
             found.append(imported(entry))
         except PluginError as error:
             found.append(error)
-    for each in _broken():
+    for each in _those(PluginError):
         warn(f"{each.problems[0].message}; {each.hint}")
 
 
-def _usable() -> list[Plugin]:
-    return [each for each in _plugins() if isinstance(each, Plugin)]
-
-
-def _broken() -> list[PluginError]:
-    return [each for each in _plugins() if isinstance(each, PluginError)]
+def _those(kind: type[ClassT]) -> list[ClassT]:
+    """Return the plugins that can be used (Plugin), or cannot (PluginError)."""
+    return [each for each in _plugins() if isinstance(each, kind)]
 
 
 def passes() -> list[Part]:
     """Return every pass, sorted by name."""
-    return _parts("passes", _pass_in, {each: plugin.package for plugin in _usable() for each in plugin.passes})
+    return _parts("passes", _pass_in, {each: plugin.package for plugin in _those(Plugin) for each in plugin.passes})
 
 
 def targets() -> list[Part]:
     """Return every target, sorted by name."""
-    brought = {plugin.backend: plugin.package for plugin in _usable() if plugin.backend is not None}
+    brought = {plugin.backend: plugin.package for plugin in _those(Plugin) if plugin.backend is not None}
     return _parts("backends", lambda name: _called("backends", name, "backend", type)[0], brought)
 
 
@@ -295,7 +283,7 @@ def backend_named(name: str) -> type[Backend]:
 def no_such(what: str, name: str, known: Iterable[str]) -> CompileError:
     """Return the error for a pass or target that nothing brings, with the broken plugins that might have."""
     error = unknown(what, name, known)
-    for each in _broken():
+    for each in _those(PluginError):
         error.add(each.problems)
     return error
 
@@ -351,5 +339,5 @@ def frontends() -> Iterator[Frontend | CompileError]:
             yield from _called("frontends", name, "frontend", Frontend)
         except MissingDependencyError as error:
             yield error
-    yield from _broken()
-    yield from (plugin.frontend for plugin in _usable() if plugin.frontend is not None)
+    yield from _those(PluginError)
+    yield from (plugin.frontend for plugin in _those(Plugin) if plugin.frontend is not None)

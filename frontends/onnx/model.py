@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 from torch import Tensor
 
-from spikec.extend.loader import missing_package
+from spikec.extend.loader import needed
 from spikec.frontends.onnx.checked import check_structure, held_bytes, load_external
 from spikec.ir.errors import Hint, InvalidModelError, Option, Problem, UnsupportedOpError
 from spikec.ir.types import Array
@@ -29,12 +29,8 @@ def library() -> ModuleType:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    try:
-        import onnx
-        import onnx.numpy_helper
-    except ModuleNotFoundError as error:
-        raise missing_package("onnx", "reading ONNX") from error
-    return onnx
+    found: ModuleType = needed("onnx", "reading ONNX")
+    return found
 
 
 def is_proto(model: Any) -> bool:
