@@ -102,7 +102,7 @@ def test_no_circle():
 
 def test_networkx_has_one_owner():
     owners = [name for name, path in MODULES.items() if "networkx" in imports(path.read_text())]
-    assert owners == ["spikec.ir.graph"]
+    assert owners == ["spikec.ir.wiring"]
 
 
 def test_a_wall_that_falls_is_seen():
