@@ -28,7 +28,9 @@ class Node(Generic[OpT]):
 
 
 class Graph(Wiring):
-    """Ops that are wired, see :class:`Wiring`; types are inferred when asked for, and kept until what they rest on changes.
+    """Ops that are wired, see :class:`Wiring`, and the types of what they give.
+
+    Types are inferred when asked for and remembered until something upstream changes.
 
     Attributes:
         name: of the model, for dumps.

@@ -42,7 +42,7 @@ class Wiring:
 
     @property
     def nx(self) -> Any:
-        """A copy as ``networkx.MultiDiGraph``: each node has its ``op``, and an edge's key is the operand's position."""
+        """A copy as ``networkx.MultiDiGraph``, each node with its ``op``; an edge's key is the operand's position."""
         import networkx  # which nothing else needs, and which takes a tenth of torch's time to import
 
         graph = networkx.MultiDiGraph()

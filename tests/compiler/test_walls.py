@@ -68,7 +68,7 @@ def room_of(module):
     first, *parts = module.split(".")
     if first != "spikec":
         return None
-    if not parts or parts[0] == "__main__":
+    if not parts or parts[0] in ("__main__", "public"):
         return "spikec"
     longest = (".".join(parts[:count]) for count in (2, 1))
     return next((name for name in longest if name in ARROWS), "driver")
