@@ -66,7 +66,8 @@ def tensor(value: Array | Tensor, like: Tensor) -> Tensor:
     key = (id(value), like.dtype, like.device)
     if cache is not None and key in cache:
         return cache[key][1]
-    result = torch.tensor(value, dtype=like.dtype, device=like.device)
+    # in C order, because torch takes no array that runs backwards
+    result = torch.tensor(np.asarray(value, order="C"), dtype=like.dtype, device=like.device)
     if cache is not None:
         cache[key] = (value, result)
     return result
