@@ -1,77 +1,21 @@
 """spikec: a compiler from trained networks to spiking ones."""
 
-from importlib.metadata import version
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from spikec.calibration.calibration import Calibration
-from spikec.calibration.normalization import Normalization
-from spikec.diagnosis.diagnose import diagnose
-from spikec.diagnosis.diagnosis import Diagnosis
-from spikec.diagnosis.recording import Recording, record
-from spikec.driver import Compilation, Compiler, calibrate, check, compile, save
-from spikec.extend.backend import Backend
-from spikec.extend.loader import backends as targets
-from spikec.extend.loader import pass_named
-from spikec.extend.passbase import Context, Pass
-from spikec.interpreter.simulation import Simulation
-from spikec.ir.errors import (
-    CalibrationError,
-    CompileError,
-    InvalidModelError,
-    MissingDependencyError,
-    PluginError,
-    Problem,
-    SpikecWarning,
-    TypeMismatchError,
-    UnsupportedOpError,
-    VerificationError,
-)
-from spikec.ir.graph import Graph
-from spikec.ir.op import Movement, Op, Role, StatefulOp
-from spikec.ir.progress import Progress
-from spikec.pipeline.pipeline import Pipeline
-from spikec.reading import load
-from spikec.running import evaluate, run, simulate
+if TYPE_CHECKING:
+    from spikec.public import *
+    from spikec.public import __version__ as __version__
+else:
 
-__version__ = version("spikec")
+    def __getattr__(name: str) -> Any:
+        """Import all public names at the first that is asked for, so that the command line can answer without torch."""
+        public = importlib.import_module("spikec.public")
+        globals().update((each, getattr(public, each)) for each in ("__all__", "__version__", *public.__all__))
+        if name not in globals():
+            raise AttributeError(f"module 'spikec' has no attribute {name!r}")
+        return globals()[name]
 
-__all__ = [
-    "Backend",
-    "Calibration",
-    "CalibrationError",
-    "Compilation",
-    "CompileError",
-    "Compiler",
-    "Context",
-    "Diagnosis",
-    "Graph",
-    "InvalidModelError",
-    "MissingDependencyError",
-    "Movement",
-    "Normalization",
-    "Op",
-    "Pass",
-    "Pipeline",
-    "PluginError",
-    "Problem",
-    "Progress",
-    "Recording",
-    "Role",
-    "Simulation",
-    "SpikecWarning",
-    "StatefulOp",
-    "TypeMismatchError",
-    "UnsupportedOpError",
-    "VerificationError",
-    "calibrate",
-    "check",
-    "compile",
-    "diagnose",
-    "evaluate",
-    "load",
-    "pass_named",
-    "record",
-    "run",
-    "save",
-    "simulate",
-    "targets",
-]
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *importlib.import_module("spikec.public").__all__})

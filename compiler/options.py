@@ -91,9 +91,8 @@ def backend_of(target: str | Backend, options: Mapping[str, Any]) -> Backend:
     else:
         raise CompileError(f"target is a {type(target).__name__}", hint="give a name, or an instance of a Backend: B()")
     fields = [] if isinstance(target, Backend) else [field.name for field in attrs.fields(kind)]
-    reading = reading_options()
     for name in options:
-        if name not in fields and name not in reading:
+        if name not in fields and name not in (reading := reading_options()):
             raise loader.unknown(what, name, [*fields, *reading, *OWN])
     if isinstance(target, Backend):
         return target

@@ -1,6 +1,7 @@
 """From what the user has to a graph: whose frontend reads it, and the graph before any pass."""
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -159,20 +160,19 @@ def find_frontend(
     if isinstance(model, Path) and not os.path.isfile(model):  # which no path is too odd for
         what = f"the model {model} is no ordinary file" if os.path.exists(model) else f"there is no file {model}"
         raise InvalidModelError(what, hint="give the path of a file, or the model itself")
-    known: list[Frontend] = [_GraphFrontend(), _NetxFrontend()]
+    known: list[Frontend] = []
     missing: list[CompileError] = []
-    for found in loader.frontends():
+    for found in itertools.chain([_GraphFrontend(), _NetxFrontend()], loader.frontends()):
         if isinstance(found, CompileError):
             missing.append(found)
-        else:
+        elif not found.accepts(model):
             known.append(found)
-    for frontend in known:
-        if frontend.accepts(model):
-            its_own = loader.options_of(frontend.opened)
+        else:
+            its_own = loader.options_of(found.opened)
             for name in options:
                 if name not in its_own and name not in of_target:
-                    raise loader.unknown(f"option for {frontend.takes}", name, its_own)
-            return frontend, frontend.opened(model, **{name: options[name] for name in options if name in its_own})
+                    raise loader.unknown(f"option for {found.takes}", name, its_own)
+            return found, found.opened(model, **{name: options[name] for name in options if name in its_own})
     described = f"the file {model}" if isinstance(model, Path) else f"a {type(model).__module__}.{type(model).__name__}"
     advice = [text for text in (frontend.advice(model) for frontend in known) if text]
     hint = "; ".join(advice) or "give " + ", ".join(frontend.takes for frontend in known)

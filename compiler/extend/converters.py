@@ -88,7 +88,7 @@ class Mark:
 
 
 #: what a derived op may redefine and still compute what its base does
-_DESCRIPTIVE = {"kind", "role", "infer", "scale_input", "potentials"}
+_DESCRIPTIVE = {"kind", "role", "infer", "shape_of", "fresh", "scale_input", "potentials"}
 
 
 def _again(known: Callable[..., object], function: Callable[..., object]) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import functools
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import sys
@@ -311,6 +312,10 @@ def _pass_in(stem: str) -> type[Pass]:
     return found[0]
 
 
+def _is_unused_package(name: str) -> bool:
+    return name not in sys.modules and importlib.util.find_spec(name) is not None
+
+
 def _called(folder: str, name: str, wanted: str, kind: type) -> list[Any]:
     """Return what a file, or the files of a folder, call ``wanted``; at least one of that kind."""
     held = [vars(each).get(wanted) for each in modules(folder, name)]
@@ -333,8 +338,13 @@ def known_backends() -> Iterator[Backend]:
 
 
 def frontends() -> Iterator[Frontend | CompileError]:
-    """Yield each frontend, ours and then plugins', or why it cannot be loaded."""
-    for name in names("frontends"):
+    """Yield each frontend, ours and then plugins', or why it cannot be loaded.
+
+    A folder has the name of the package that it reads. One that is not imported yet has made no model, so that frontend
+    comes behind the others: whoever takes no more than is needed does not wait for its import.
+    """
+    _plugins()  # for their converters, which frontends of ours use
+    for name in sorted(names("frontends"), key=_is_unused_package):
         try:
             yield from _called("frontends", name, "frontend", Frontend)
         except MissingDependencyError as error:

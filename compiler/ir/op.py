@@ -66,7 +66,8 @@ def tensor(value: Array | Tensor, like: Tensor) -> Tensor:
     key = (id(value), like.dtype, like.device)
     if cache is not None and key in cache:
         return cache[key][1]
-    result = torch.tensor(value, dtype=like.dtype, device=like.device)
+    # in C order, because torch takes no array that runs backwards
+    result = torch.tensor(np.asarray(value, order="C"), dtype=like.dtype, device=like.device)
     if cache is not None:
         cache[key] = (value, result)
     return result
@@ -242,7 +243,15 @@ class Op:
         return {f.name: getattr(self, f.name) for f in attrs.fields(type(self)) if f.name != "origin"}
 
     def shape_of(self, *operands: Type) -> tuple[int, ...]:
-        """Find the result's shape by running the meaning on tensors without data."""
+        """Find the result's shape; a subclass may know it sooner than by trying."""
+        return self.tried_shape(*operands)
+
+    def tried_shape(self, *operands: Type) -> tuple[int, ...]:
+        """Find the result's shape by running the meaning on tensors without data.
+
+        Raises:
+            TypeMismatchError: with what torch says, where it refuses them.
+        """
         xs = [torch.empty((1, *t.shape), device="meta") for t in operands]
         try:
             return tuple(self.eval(*xs).shape[1:])

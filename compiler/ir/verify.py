@@ -27,25 +27,34 @@ def verify(graph: Graph, stage: Stage, sources: Collection[Source] = (), before:
         graph: what to check; it is not changed.
         stage: which ops and encodings may exist now.
         sources: the source nodes of the model; each must be held by an op or dropped for a stated reason.
-        before: a graph that was checked; the parameters of its ops are not looked at again.
+        before: a graph that was checked; what it has in common with this one is not looked at again.
 
     Raises:
         CompileError: with every problem of the first kind found; a subclass says which kind.
     """
-    _raise(_structure(graph), VerificationError)
-    _raise(_not_finite(graph, before), VerificationError)
-    for name in graph:
-        graph.type(name)
-        op = graph[name]
-        if op.register:
-            graph.apply_rule(name, op.infer, *(graph.type(x) for x in graph.operands(name)))
-        if broken := broken_claim(op, [graph.type(x) for x in graph.operands(name)], graph.type(name)):
-            raise VerificationError(graph.problem(name, *broken))
+    if before is None or not graph.same_as(before):
+        _raise(_structure(graph), VerificationError)
+        _raise(_not_finite(graph, before), VerificationError)
+        _check_types(graph)
     _raise(stage.problems(graph), stage.error)
     held = graph.sources
     hint = "carry its origin, or graph.drop it with a reason"
     vanished = [Problem("a source node vanished", str(each), hint=hint) for each in sources if each not in held]
     _raise(vanished, VerificationError)
+
+
+def _check_types(graph: Graph) -> None:
+    """Infer all types, and hold every op to its own."""
+    for name in graph:
+        result, op = graph.type(name), graph[name]
+        if op.register:
+            graph.apply_rule(name, op.infer, *(graph.type(x) for x in graph.operands(name)))
+        if not _is_ours(op) and (broken := broken_claim(op, [graph.type(x) for x in graph.operands(name)], result)):
+            raise VerificationError(graph.problem(name, *broken))
+
+
+def _is_ours(op: Op) -> bool:
+    return type(op).__module__.startswith("spikec.")
 
 
 def _structure(graph: Graph) -> list[Problem]:
@@ -88,7 +97,7 @@ def broken_claim(op: Op, operands: Sequence[Type], result: Type) -> tuple[str, s
     spikec's own ops have tests for that; each other op is tried once for each shape of its operands.
     """
     shapes = tuple(t.shape for t in operands)
-    if type(op).__module__.startswith("spikec.") or op.role is Role.IO or shapes in _tried.setdefault(op, set()):
+    if _is_ours(op) or op.role is Role.IO or shapes in _tried.setdefault(op, set()):
         return None
     kind = type(op).__name__
     generator = torch.Generator().manual_seed(0)

@@ -1,9 +1,11 @@
 """The command line ``spikec``. It exits with 0 if all is well, 1 if the model is refused, 2 for wrong usage."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
@@ -12,19 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from spikec.diagnosis.diagnose import diagnose
-from spikec.driver import Compiler, check, save
-from spikec.extend import loader
-from spikec.ir import printer
 from spikec.ir.errors import CompileError, Hint, MissingDependencyError, Option, SpikecWarning
 from spikec.ir.files import replacing
-from spikec.ir.graph import Graph
-from spikec.ir.ledger import Ledger
 from spikec.ir.origin import label
-from spikec.options import OWN
-from spikec.pipeline.pipeline import Pipeline
-from spikec.reading import find_frontend, is_netx, load
 from spikec.shell import inputs
+
+if TYPE_CHECKING:
+    from spikec.ir.graph import Graph
+    from spikec.ir.ledger import Ledger
 
 #: how many columns a table has where the output is not a terminal
 _WIDTH = 200
@@ -120,7 +117,7 @@ _COMPILING = (
     ),
     click.Option(
         ["--passes", "pipeline"],
-        type=Pipeline.parse,
+        type=inputs.passes,
         metavar="PASSES",
         help='The passes to run instead of the usual ones, as a report prints them: "NAME, NAME{OPTION=VALUE}".',
     ),
@@ -143,6 +140,9 @@ def compiling(*, target_required: bool) -> list[click.Parameter]:
 
 def _options(model: Any, own: tuple[tuple[str, Any], ...], **options: Any) -> dict[str, Any]:
     """Return the options as ``spikec.compile`` takes them: ``own`` by name, files and shapes as tensors."""
+    from spikec.options import OWN
+    from spikec.reading import find_frontend
+
     if taken := {"target", *OWN} & dict(own).keys():
         raise click.BadParameter(f"{min(taken)} is no option of a target or a frontend", param_hint="--option")
     if options["calibration"] is not None:
@@ -165,6 +165,8 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str = 
 
 def graph_table(graph: Graph, suffix: str = "") -> Table:
     """Return a table with one row for each op, in topological order; ``suffix`` follows the graph's name."""
+    from spikec.ir import printer
+
     headings, rows = ("node", "op", "operands", "attributes", "type", "from"), []
     for name in graph:
         op = graph[name]
@@ -183,6 +185,8 @@ def ledger_table(ledger: Ledger) -> Table:
 @click.option("--dump", type=_FOLDER, help="Write the graph after each pass here, and index.html to look at them.")
 def compile_command(model: Any, target: str, out: Path, dump: Path | None, **options: Any) -> None:
     """Compile MODEL for a target and write it to a file."""
+    from spikec.driver import Compiler, save
+
     compiler = Compiler(target, dump_dir=dump, **_options(model, **options))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SpikecWarning)  # they are notes in the report
@@ -200,6 +204,8 @@ def dump_command(model: Any, target: str, out: Path, **options: Any) -> None:
 
     Of a model that is refused, the page shows how far it came.
     """
+    from spikec.driver import Compiler
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SpikecWarning)  # they are notes on the page
@@ -212,6 +218,8 @@ def dump_command(model: Any, target: str, out: Path, **options: Any) -> None:
 @main.command("check", params=compiling(target_required=True))
 def check_command(model: Any, target: str, **options: Any) -> None:
     """Say everything that keeps MODEL from a target, without writing anything."""
+    from spikec.driver import check
+
     problems = check(model, target, **_options(model, **options))
     if problems:
         raise CompileError(problems)
@@ -224,6 +232,9 @@ def inspect_command(model: Any, target: str | None, **options: Any) -> None:
 
     Of a model that is refused, print what could be read of each layer.
     """
+    from spikec.driver import Compiler
+    from spikec.reading import find_frontend, is_netx, load
+
     given = _options(model, **options)
     screen = console()
     try:
@@ -298,6 +309,10 @@ def diagnose_command(
     """
     if options["timesteps"] is None:
         raise click.UsageError("Missing option '--timesteps'.")
+    from spikec.diagnosis.diagnose import diagnose
+    from spikec.driver import Compiler
+    from spikec.reading import find_frontend
+
     own = dict(options["own"])
     frontend, model = find_frontend(model, inputs.reading(own), own)
     xs = inputs.read_arrays(data, frontend.input_names(model))
@@ -326,6 +341,8 @@ def demo_command(out: Path) -> None:
 @main.command("passes")
 def passes_command() -> None:
     """List the passes."""
+    from spikec.extend import loader
+
     rows = ((part.name, part.load().contract, part.package, part.summary) for part in loader.passes())
     console().print(_table(("pass", "contract", "from", "what it does"), rows))
 
@@ -333,6 +350,8 @@ def passes_command() -> None:
 @main.command("targets")
 def targets_command() -> None:
     """List the targets."""
+    from spikec.extend import loader
+
     rows = []
     for part in loader.targets():
         try:

@@ -1,5 +1,7 @@
 """What users name on the command line: models, targets, shapes, arrays, and exported files to run."""
 
+from __future__ import annotations
+
 import ast
 import importlib
 import importlib.util
@@ -11,21 +13,18 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
-from torch import Tensor
 
-from spikec.calibration.source import TENSOR_BATCH
-from spikec.extend import loader
-from spikec.interpreter.inputs import as_input
-from spikec.interpreter.results import outputs
 from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError
 from spikec.ir.files import file_to_write
-from spikec.ir.types import Array
-from spikec.ir.untrusted import read_npz
-from spikec.reading import find_frontend, is_netx, reading_options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spikec.ir.types import Array
+    from spikec.pipeline.pipeline import Pipeline
 
 #: how many samples an example input has; they are random, so that checks have something to compare
 _EXAMPLES = 8
@@ -110,10 +109,19 @@ def target(value: str) -> str:
     Raises:
         click.BadParameter: there is no such target.
     """
+    from spikec.extend import loader
+
     known = loader.backends()
     if value not in known:
         raise click.BadParameter(str(loader.no_such("target", value, known)))
     return value
+
+
+def passes(value: str) -> Pipeline:
+    """Return the passes in a text, as :meth:`spikec.Pipeline.parse` reads it."""
+    from spikec.pipeline.pipeline import Pipeline
+
+    return Pipeline.parse(value)
 
 
 def new_file(value: str) -> Path:
@@ -164,6 +172,8 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[Tensor]:
     Raises:
         CalibrationError: it is no .npz, an array is missing or is no input, or their lengths differ.
     """
+    from spikec.interpreter.inputs import as_input
+
     arrays = _arrays(path)
     if len(names) == 1 and names[0] not in arrays:
         names = ["x"]
@@ -188,28 +198,40 @@ def read_labels(path: Path) -> Array | None:
 
 
 def _arrays(path: Path) -> dict[str, Array]:
+    from spikec.ir.untrusted import read_npz
+
     return read_npz(path, CalibrationError, "is no .npz of arrays", "write it with numpy.savez")
 
 
 def batches(arrays: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
     """Return arrays [N, ...] in batches, as calibration takes them."""
+    import torch
+
+    from spikec.calibration.source import TENSOR_BATCH
+
     return list(zip(*(torch.split(array, TENSOR_BATCH) for array in arrays), strict=True))
 
 
 def random_inputs(shapes: Sequence[tuple[int, ...]], seed: int = 0) -> tuple[Tensor, ...] | None:
     """Return a few random samples in [0, 1) of each shape; None for no shape."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.rand(_EXAMPLES, *shape, generator=generator) for shape in shapes) or None
 
 
 def reading(options: dict[str, Any]) -> dict[str, Any]:
     """Return those of a target's and a frontend's options that are about how a model is read."""
+    from spikec.reading import reading_options
+
     known = reading_options()
     return {name: value for name, value in options.items() if name in known}
 
 
 def input_names(path: Path, **options: Any) -> list[str]:
     """Return the names of the inputs of the network in a file, which is read with these options."""
+    from spikec.reading import find_frontend
+
     frontend, opened = find_frontend(path, options)
     return frontend.input_names(opened)
 
@@ -229,6 +251,11 @@ def simulate(path: Path, xs: Sequence[Tensor], timesteps: int | None, **options:
     Raises:
         InvalidModelError: the file is no spiking network, or the inputs do not fit.
     """
+    import torch
+
+    from spikec.interpreter.results import outputs
+    from spikec.reading import find_frontend, is_netx
+
     frontend, opened = find_frontend(path, options)
     if is_netx(opened):
         if len(xs) != 1:

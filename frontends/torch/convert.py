@@ -1,5 +1,6 @@
 """Calls a converter, says of whatever it does wrong that the converter did it, and why a call has none."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -45,9 +46,12 @@ def convert(converter: Callable[..., Any], call: Call) -> Any:
     return value
 
 
+_signature = functools.cache(inspect.signature)
+
+
 def parameter_of(converter: Callable[..., Any], argument: str) -> str | None:
     """The name of the converter's parameter for an argument of that name, or None."""
-    known = inspect.signature(converter).parameters
+    known = _signature(converter).parameters
     return next((name for name in (argument, _ALIASES.get(argument)) if name in known), None)
 
 
@@ -58,7 +62,7 @@ def _bound(converter: Callable[..., Any], call: Call) -> inspect.BoundArguments:
         args = (args[0], args[1:])
     named = {parameter_of(converter, name) or name: each for name, each in call.kwargs.items()}
     try:
-        return inspect.signature(converter).bind(call, *args, **named)
+        return _signature(converter).bind(call, *args, **named)
     except TypeError as error:
         call.refuse(
             f"{call.source.kind} with these arguments is not supported: {error}",

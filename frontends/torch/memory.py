@@ -1,11 +1,13 @@
 """Which tensors of the model share memory, and what a call changes in place: torch itself is asked."""
 
 import copy
+import itertools
+import operator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 
 from spikec.frontends.torch.batch import BatchSize
@@ -27,7 +29,7 @@ class Changes(NamedTuple):
 
 
 class Memory:
-    """Repeats every call on tensors without data, which share memory as the real ones do.
+    """Knows which values share memory: a call whose behaviour is not known is repeated on tensors without data.
 
     Where torch cannot do that, the result may share memory with all operands.
     """
@@ -37,8 +39,10 @@ class Memory:
         self._graph = graph
         self._values = values
         self._tensors: dict[fx.Node, Any] = {}
+        self._dtype: torch.dtype = getattr(torch, graph.type(graph.inputs[0]).dtype)
         self._memories: dict[fx.Node, set[int]] = {}  # of each of these
-        self._perhaps: list[set[int]] = []
+        self._holders: dict[int, dict[fx.Node, int]] = {}  # whose these are, each with its place in the order of calls
+        self._perhaps: dict[int, set[int]] = {}  # memories that may be one, by each of them
 
     def begin(self, node: fx.Node, signal: Signal) -> None:
         """An input of the model."""
@@ -47,6 +51,8 @@ class Memory:
     def _hold(self, node: fx.Node, value: Any) -> None:
         self._tensors[node] = value
         self._memories[node] = _storages(value)
+        for memory in self._memories[node]:
+            self._holders.setdefault(memory, {})[node] = len(self._memories)
 
     def alone(self, node: fx.Node) -> Any:
         """What torch gives for a call that was not converted, on tensors without data; from then on it has a memory.
@@ -65,14 +71,25 @@ class Memory:
         self._hold(node, result)
         return result
 
-    def call(self, node: fx.Node, in_place: bool) -> Changes:
+    def call(self, node: fx.Node, in_place: bool, computes: bool) -> Changes:
         """Follow a call that was converted.
 
         Args:
             node: its value is known.
             in_place: whether its name says so, which decides where torch cannot be asked.
+            computes: it is known to write its result to new memory, or over its first operand if ``in_place``.
         """
         operands = [each for each in node.all_input_nodes if each in self._tensors]
+        if computes and self._is_row_major(node):
+            plain = self._fresh(self._values[node])
+            if not in_place:
+                self._hold(node, plain)
+                return Changes()
+            first = next(iter(node.args), None)
+            over = self._tensors.get(first) if isinstance(first, fx.Node) else None
+            if isinstance(first, fx.Node) and isinstance(over, Tensor) and over.shape == plain.shape:
+                self._hold(node, over)
+                return self._changes(node, over, [first])
         before = {each: _versions(self._tensors[each]) for each in operands}
         value = self._values[node]
         try:
@@ -98,8 +115,12 @@ class Memory:
         def is_touched(tensor: Tensor) -> bool:
             return bool(touched & _storages(tensor)) and not all(_disjoint(tensor, each) for each in written)
 
-        near = [each for each, keys in self._memories.items() if each is not node and keys & touched]
-        affected = [each for each in near if any(map(is_touched, tensors(self._tensors[each])))]
+        near: dict[fx.Node, int] = {}
+        for memory in touched:
+            near.update(self._holders[memory])
+        near.pop(node, None)
+        in_order = sorted(near, key=near.__getitem__)
+        affected = [each for each in in_order if any(map(is_touched, tensors(self._tensors[each])))]
         same = tuple(each for each in affected if _coincide(self._tensors[each], result))
         return Changes(same, tuple(each for each in affected if each not in same))
 
@@ -110,11 +131,15 @@ class Memory:
         if module is not None and is_firing(module):
             return map_aggregate(self._values[node], lambda x: self._fresh(x) if isinstance(x, Signal) else x)
         if module is not None:
-            plain = (each for part in module.modules() for each in vars(part).values() if isinstance(each, Tensor))
-            parts = (*module.parameters(), *module.buffers(), *plain)
-            return copy.deepcopy(module, {id(each): self._empty(each) for each in parts})(*args, **kwargs)
+            return copy.deepcopy(module, {id(each): self._empty(each) for each in _held(module)})(*args, **kwargs)
         target: Any = node.target
         return getattr(args[0], target)(*args[1:], **kwargs) if node.op == "call_method" else target(*args, **kwargs)
+
+    def _is_row_major(self, node: fx.Node) -> bool:
+        """True for a call on tensors that all lie in memory row by row, as what is computed of them then does too."""
+        module = self._traced.module(node)
+        given = tensors([self._tensors.get(each, self._values[each]) for each in node.all_input_nodes])
+        return all(map(_is_row_major, given if module is None else (*given, *_held(module))))
 
     def _without_data(self, node: fx.Node) -> Any:
         if node in self._tensors:
@@ -131,17 +156,29 @@ class Memory:
 
     def _unknown(self, signal: Signal, operands: list[fx.Node]) -> Tensor:
         result = self._fresh(signal)
-        self._perhaps.append(_storages(result).union(*(self._memories[each] for each in operands)))
+        keys = _storages(result).union(*(self._memories[each] for each in operands))
+        groups = [self._perhaps.setdefault(key, {key}) for key in keys]
+        largest = max(groups, key=len)  # which the others join, so that a memory is moved a few times at most
+        for group in groups:
+            if group is not largest:
+                largest |= group
+                self._perhaps.update(dict.fromkeys(group, largest))
         return result
 
     def _related(self, keys: set[int]) -> set[int]:
-        grown = keys.union(*(group for group in self._perhaps if group & keys))
-        return keys if grown == keys else self._related(grown)
+        return keys.union(*(self._perhaps.get(key, ()) for key in keys))
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        dtype: torch.dtype = getattr(torch, self._graph.type(self._graph.inputs[0]).dtype)
-        return dtype
+
+def _held(module: nn.Module) -> list[Tensor]:
+    """All tensors of a module, also those that are no parameters or buffers."""
+    tables = [table for part in module.modules() for table in (part._parameters, part._buffers, vars(part))]
+    return [each for table in tables for each in table.values() if isinstance(each, Tensor)]
+
+
+def _is_row_major(tensor: Tensor) -> bool:
+    """Compare all strides, where ``is_contiguous`` leaves out axes of length 1, by which torch tells channels-last."""
+    strides = itertools.accumulate(reversed(tensor.shape[1:]), operator.mul, initial=1)
+    return tensor.stride() == tuple(strides)[::-1][-tensor.ndim :] if tensor.ndim else True
 
 
 def _versions(value: Any) -> list[int]:

@@ -236,7 +236,8 @@ class Reader:
 
     def _follow(self, node: fx.Node, source: Source, value: Any) -> None:
         """Everything that shares the memory a call changed has the new value from then on."""
-        changes = self._memory.call(node, _in_place(node, self._traced.module(node)))
+        in_place = _in_place(node, self._traced.module(node))
+        changes = self._memory.call(node, in_place, self._computes(node, source, value))
         for other in changes.same:
             self._values[other] = value
         for other in changes.other:
@@ -246,6 +247,17 @@ class Reader:
                 location=str(source),
                 hint="write it without the underscore or inplace=True",
             )
+
+    def _computes(self, node: fx.Node, source: Source, value: Any) -> bool:
+        """True for a call that a converter of ours reads as an op whose result is no view of an operand.
+
+        So it is for what is made of several tensors, and for what :attr:`Op.fresh` is true of.
+        """
+        converter = self._traced.converter(node)
+        if not isinstance(value, Signal) or not str(getattr(converter, "__module__", "")).startswith("spikec."):
+            return False
+        op = self.graph[value.name]
+        return source in op.origin and (op.fresh or len(set(self.graph.operands(value.name))) > 1)
 
     # --------------------------------------------------------------- output
 

@@ -11,7 +11,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn import functional as F
 
 from spikec.frontends.torch.call import Call, converter, qualified, tensors
@@ -151,6 +150,8 @@ def untraceable(error: Exception, path: str, frames: Sequence[traceback.FrameSum
         path: of the module whose forward it was raised in, or ``""``.
         frames: the error's, from the tracer on.
     """
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode  # brings sympy: a third of a second
+
     frames = [frame for frame in frames if is_user_file(frame.filename)]
     where = Source(path or "forward", path)
     if frames:

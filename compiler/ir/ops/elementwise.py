@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import ONE_SCALE, SPIKES_FIRST, Op, Role, array, tensor
-from spikec.ir.types import Array, Rate, Type, span
+from spikec.ir.types import Array, Rate, Type, fits, span
 
 __all__ = ["Add", "BatchNorm", "Clamp", "Identity", "LeakyRelu", "Maximum", "Minimum", "Relu", "Rescale"]
 
@@ -99,6 +99,7 @@ class BatchNorm(Op):
     """
 
     role = Role.NORM
+    fresh = True
 
     weight: Array = array()
     bias: Array = array()
@@ -144,6 +145,11 @@ class BatchNorm(Op):
 class _Activation(Op):
     role = Role.ACTIVATION
     elementwise = True
+    fresh = True
+
+    def shape_of(self, *operands: Type) -> tuple[int, ...]:
+        """Return the operands' shape, which is one."""
+        return operands[0].shape
 
 
 @attrs.frozen(eq=False)
@@ -177,6 +183,10 @@ class Clamp(_Activation):
     low: float | None
     high: float | None
 
+    def shape_of(self, *operands: Type) -> tuple[int, ...]:
+        """Return the operand's shape; torch refuses a clamp without any bound."""
+        return self.tried_shape(*operands) if self.low is self.high is None else operands[0].shape
+
     def eval(self, *xs: Tensor) -> Tensor:
         """Run torch's clamp."""
         return xs[0].clamp(min=self.low, max=self.high)
@@ -191,6 +201,10 @@ class LeakyRelu(_Activation):
     """
 
     slope: Array = array()
+
+    def shape_of(self, *operands: Type) -> tuple[int, ...]:
+        """Return the operand's shape, if the slope fits; torch says what is wrong with another."""
+        return operands[0].shape if fits(self.slope, operands[0].shape) else self.tried_shape(*operands)
 
     def eval(self, *xs: Tensor) -> Tensor:
         """Compute the equation above."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role
-from spikec.ir.ops.weighted import Conv, Pairs, depthwise, for_axes, pad_list, pairs
+from spikec.ir.ops.weighted import Conv, Pairs, depthwise, for_axes, pad_list, pairs, window_counts
 from spikec.ir.types import Array, Rate, Real, Type, channel_scale, ints, on_axis
 
 __all__ = ["AdaptiveAvgPool", "AvgPool", "MaxPool", "SumPool"]
@@ -23,6 +23,7 @@ __all__ = ["AdaptiveAvgPool", "AvgPool", "MaxPool", "SumPool"]
 class _Pool(Op):
     role = Role.LINEAR
     channelwise = True
+    fresh = True
 
     @property
     def gain(self) -> float:
@@ -55,6 +56,15 @@ class AvgPool(_Pool):
     padding: tuple[int, ...] = attrs.field(converter=ints)
     ceil_mode: bool = False
     count_include_pad: bool = True
+
+    def shape_of(self, *operands: Type) -> tuple[int, ...]:
+        """Count the windows."""
+        (x,) = operands
+        padding = pairs(self.padding)
+        counts = window_counts(x.shape[1:], self.kernel, self.stride, padding, (1,) * len(self.kernel))
+        if counts and not self.ceil_mode and not any(2 * p > k for p, k in zip(self.padding, self.kernel, strict=True)):
+            return x.shape[0], *counts
+        return self.tried_shape(x)
 
     def eval(self, *xs: Tensor) -> Tensor:
         """Run torch's average pool."""
@@ -91,6 +101,15 @@ class AdaptiveAvgPool(_Pool):
 
     size: tuple[int | None, ...]
 
+    def shape_of(self, *operands: Type) -> tuple[int, ...]:
+        """Put the given sizes in the place of the spatial ones."""
+        (x,) = operands
+        if len(x.shape) == 1 + len(self.size) and 1 <= len(self.size) <= 3:
+            sizes = [old if new is None else new for old, new in zip(x.shape[1:], self.size, strict=True)]
+            if min((*x.shape, *sizes)) > 0:
+                return x.shape[0], *sizes
+        return self.tried_shape(x)
+
     def eval(self, *xs: Tensor) -> Tensor:
         """Run torch's adaptive average pool."""
         (x,) = xs
@@ -105,6 +124,8 @@ class SumPool(_Pool):
     It stands for the ANN's average: its result has the operand's scale divided by the kernel's size, so
     that time-average times scale is the average. A real signal has no scale to hold that, and is refused.
     """
+
+    fresh = False  # the sum over a window of one cell is a view
 
     kernel: tuple[int, ...] = attrs.field(converter=ints)
     stride: tuple[int, ...] = attrs.field(converter=ints)
@@ -123,6 +144,12 @@ class SumPool(_Pool):
         if any(size > cells + sum(pads) for size, cells, pads in sizes):  # eval would sum up that many slices
             raise TypeMismatchError(f"windows of {self.kernel} are larger than samples of shape {operands[0].shape}")
         return super().infer(*operands)
+
+    def shape_of(self, *operands: Type) -> tuple[int, ...]:
+        """Count the windows."""
+        (x,) = operands
+        counts = window_counts(x.shape[1:], self.kernel, self.stride, self.padding, (1,) * len(self.kernel))
+        return (x.shape[0], *counts) if counts else self.tried_shape(x)
 
     def eval(self, *xs: Tensor) -> Tensor:
         """Sum slices along one axis after the other: exact for spikes, and in calls that every exporter keeps."""
@@ -150,6 +177,7 @@ class MaxPool(Op):
     """
 
     role = Role.ACTIVATION
+    fresh = True
     hint: ClassVar[str] = "let the pass lower-maxpool run, which writes it in ReLUs and sums"
 
     kernel: tuple[int, ...] = attrs.field(converter=ints)
@@ -158,6 +186,12 @@ class MaxPool(Op):
     dilation: tuple[int, ...] = attrs.field(converter=ints)
     ceil_mode: bool = False
     counts: bool = False
+
+    def shape_of(self, *operands: Type) -> tuple[int, ...]:
+        """Count the windows."""
+        (x,) = operands
+        counts = window_counts(x.shape[1:], self.kernel, self.stride, self.padding, self.dilation)
+        return (x.shape[0], *counts) if counts and not self.ceil_mode else self.tried_shape(x)
 
     def eval(self, *xs: Tensor) -> Tensor:
         """Run torch's max-pool."""

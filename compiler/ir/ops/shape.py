@@ -156,6 +156,16 @@ class Concat(Movement):
 
     axis: int = 0
 
+    def shape_of(self, *operands: Type) -> tuple[int, ...]:
+        """Add up the sizes along the axis."""
+        first = operands[0].shape
+        if not -len(first) <= self.axis < len(first) or any(len(t.shape) != len(first) for t in operands):
+            return self.tried_shape(*operands)
+        axis = self.axis % len(first)
+        others = {(*t.shape[:axis], *t.shape[axis + 1 :]) for t in operands}
+        total = sum(t.shape[axis] for t in operands)
+        return (*first[:axis], total, *first[axis + 1 :]) if len(others) == 1 else self.tried_shape(*operands)
+
     def eval(self, *xs: Tensor) -> Tensor:
         """Run torch's cat, past the batch."""
         return torch.cat(xs, self.axis + 1 if self.axis >= 0 else self.axis)

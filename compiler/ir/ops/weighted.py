@@ -84,6 +84,13 @@ class Weighted(Op):
             )
         return Type(shape, x.dtype, Rate(on_axis(self.out_scale, len(shape), self.axis % len(shape))))
 
+    @property
+    def _is_plain(self) -> bool:
+        """Whether weight and bias are numbers, at least one and as many as torch takes."""
+        arrays = (self.weight,) if self.bias is None else (self.weight, self.bias)
+        has_one_a_feature = self.bias is None or self.bias.shape == (self.out_features,)
+        return has_one_a_feature and self.weight.size > 0 and all(x.dtype.kind in "biuf" for x in arrays)
+
     def scale_input(self, factor: Array) -> Self:
         """Return the op that does to x what this one does to ``factor * x`` (a vector over the input features)."""
         factor = np.asarray(factor, dtype=np.float64).reshape(-1)
@@ -153,6 +160,13 @@ class Linear(Weighted):
         bias = None if self.bias is None else tensor(self.bias, x)
         return F.linear(x, tensor(self.weight, x), bias)
 
+    def shape_of(self, *operands: Type) -> tuple[int, ...]:
+        """Put the output features in the place of the input features."""
+        (x,) = operands
+        if x.shape and self.weight.ndim == 2 and self._is_plain:
+            return *x.shape[:-1], self.out_features
+        return self.tried_shape(x)
+
     def _per_input(self, factor: Array) -> Array:
         return factor[None, :]
 
@@ -168,6 +182,19 @@ def pairs(padding: Any) -> Pairs:
 def pad_list(padding: Pairs) -> list[int]:
     """List pairs as torch's ``pad`` takes them: the last axis first."""
     return [size for pair in reversed(padding) for size in pair]
+
+
+def window_counts(
+    sizes: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], padding: Pairs, dilation: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    """Count the windows along each spatial axis; None for what torch refuses, or takes in a way of its own."""
+    if not len(sizes) == len(kernel) == len(stride) == len(padding) == len(dilation):
+        return None
+    if min((*sizes, *kernel, *stride, *dilation), default=0) < 1 or min(map(min, padding), default=0) < 0:
+        return None
+    axes = zip(sizes, kernel, stride, padding, dilation, strict=True)
+    counts = tuple((size + sum(pads) - d * (k - 1) - 1) // s + 1 for size, k, s, pads, d in axes)
+    return counts if min(counts) > 0 else None
 
 
 def for_axes(name: str, count: int) -> Callable[..., Tensor]:
@@ -236,6 +263,14 @@ class Conv(_Spatial):
     def uneven(self) -> str:
         """Say that zeros which are padded stay zeros."""
         return "pads with zeros, which the shift would change"
+
+    def shape_of(self, *operands: Type) -> tuple[int, ...]:
+        """Count the windows."""
+        (x,) = operands
+        counts = window_counts(x.shape[1:], self.kernel, self.stride, self.padding, self.dilation)
+        if counts and self.groups > 0 and self.out_features % self.groups == 0 and self._is_plain:
+            return self.out_features, *counts
+        return self.tried_shape(x)
 
     def eval(self, *xs: Tensor) -> Tensor:
         """Run torch's convolution."""

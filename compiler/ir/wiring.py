@@ -1,0 +1,240 @@
+"""Which op takes the results of which: names, ops and operands, in one order that is the same on every run."""
+
+from __future__ import annotations
+
+import collections
+import difflib
+import heapq
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from spikec.ir.errors import CompileError, Problem
+from spikec.ir.op import Op, Role, StatefulOp
+from spikec.ir.origin import Origin, describe
+
+T = TypeVar("T")
+WiringT = TypeVar("WiringT", bound="Wiring")
+
+
+class Wiring:
+    """Ops by name, and for each the names of its operands, by position: ``x + x`` takes the same one twice.
+
+    Iteration is topological with ties by insertion. Whatever is asked for, and whatever is changed, takes time by the
+    nodes that it concerns, not by the size of the graph; only the order is found anew after a change of the wiring.
+
+    Attributes:
+        name: of the model, for dumps.
+    """
+
+    def __init__(self, name: str = "graph") -> None:
+        self.name = name
+        self._ops: dict[str, Op] = {}
+        self._operands: dict[str, tuple[str, ...]] = {}
+        self._users: dict[str, dict[tuple[str, int], None]] = {}  # the keys of a dict, which is a set with an order
+        self._order: tuple[str, ...] | None = None
+        self._ends: tuple[str, ...] | None = None  # inputs and outputs
+        self._stateful: set[str] = set()
+        self._taken: dict[str, int] = {}  # the number that was last given to a name, by the name without it
+
+    # ------------------------------------------------------------------ look
+
+    @property
+    def nx(self) -> Any:
+        """A copy as ``networkx.MultiDiGraph``, each node with its ``op``; an edge's key is the operand's position."""
+        import networkx  # which nothing else needs, and which takes a tenth of torch's time to import
+
+        graph = networkx.MultiDiGraph()
+        graph.add_nodes_from((name, {"op": op}) for name, op in self._ops.items())
+        graph.add_edges_from((x, name, slot) for name, read in self._operands.items() for slot, x in enumerate(read))
+        return graph
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._ops
+
+    def __len__(self) -> int:
+        return len(self._ops)
+
+    def __getitem__(self, name: str) -> Op:
+        return self._in(self._ops, name)
+
+    def __iter__(self) -> Iterator[str]:
+        if self._order is None:
+            self._order = self._sorted()
+        return iter(self._order)
+
+    def newest_first(self) -> Iterator[str]:
+        """Yield all names, the one that was added last first."""
+        return reversed(self._ops)
+
+    def operands(self, name: str) -> tuple[str, ...]:
+        """Return the names of the operands, in order."""
+        return self._in(self._operands, name)
+
+    def before(self, name: str) -> Iterator[str]:
+        """Yield every other node in front of this one, however far, the nearest first."""
+        seen, todo = {name}, collections.deque([name])
+        while todo:
+            for each in self.operands(todo.popleft()):
+                if each not in seen:
+                    seen.add(each)
+                    todo.append(each)
+                    yield each
+
+    def users(self, name: str) -> list[tuple[str, int]]:
+        """Return (user, operand position) for every use, outputs included."""
+        return list(self._in(self._users, name))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the inputs, in order of insertion."""
+        return tuple(name for name in self._inputs_and_outputs() if self[name].arity == 0)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the outputs, in order of insertion."""
+        return tuple(name for name in self._inputs_and_outputs() if self[name].arity != 0)
+
+    @property
+    def is_spiking(self) -> bool:
+        """Whether the graph runs in time."""
+        return bool(self._stateful)
+
+    def same_as(self, other: Wiring) -> bool:
+        """Whether another graph has the same op objects under the same names and wiring."""
+        return (
+            list(self._ops) == list(other._ops)
+            and all(op is other[name] for name, op in self._ops.items())
+            and self._operands == other._operands
+        )
+
+    def location(self, name: str) -> str:
+        """Name the user's layers behind a node; for one that a pass added, those of its nearest producer."""
+        return describe(self._near(name))
+
+    def _near(self, name: str) -> Origin:
+        near = (self[each].origin for each in itertools.chain([name], self.before(name)))
+        return next((origin for origin in near if origin), ())
+
+    def problem(self, name: str, message: str, hint: str = "") -> Problem:
+        """Make a problem card about one node."""
+        call = f"%{name} = {self[name].kind}({', '.join('%' + x for x in self.operands(name))})"
+        return Problem(message, self.location(name), call, hint, self._near(name))
+
+    # ---------------------------------------------------------------- change
+
+    def __deepcopy__(self: WiringT, memo: Any) -> WiringT:
+        return self.copy()
+
+    def copy(self: WiringT) -> WiringT:
+        """Return another graph with the same ops; no array is copied."""
+        other = type(self)()
+        other.replace_with(self)
+        return other
+
+    def replace_with(self: WiringT, other: WiringT) -> None:
+        """Hold what another graph holds, in place of what was held; no array is copied."""
+        for field, value in vars(other).items():  # all of them, so that a field of tomorrow is not forgotten here
+            setattr(self, field, value.copy() if hasattr(value, "copy") else value)
+        self._users = {name: uses.copy() for name, uses in other._users.items()}
+
+    def _hold(self, name: str, op: Op) -> None:
+        """Put an op under a name, which may have one."""
+        if Role.IO in (op.role, self._ops.get(name, op).role):
+            self._ends = None
+        self._ops[name] = op
+        self._users.setdefault(name, {})
+        (self._stateful.add if isinstance(op, StatefulOp) else self._stateful.discard)(name)
+
+    def _wire(self, name: str, operands: tuple[str, ...]) -> None:
+        """Let a node take these operands, instead of those that it has."""
+        before = self._operands.get(name, ())
+        for slot, (old, new) in enumerate(itertools.zip_longest(before, operands)):
+            if old != new and old is not None:
+                del self._users[old][name, slot]
+            if old != new and new is not None:
+                self._users[new][name, slot] = None
+        self._operands[name] = operands
+        self._order = None
+
+    def _take_out(self, name: str) -> None:
+        """Forget a node that nobody uses."""
+        self._wire(name, ())
+        if self._ops[name].role is Role.IO:
+            self._ends = None
+        for table in (self._ops, self._operands, self._users):
+            table.pop(name)
+        self._stateful.discard(name)
+        wish, _, number = name.rpartition("_")
+        if number.isdigit() and wish in self._taken:  # free again
+            self._taken[wish] = min(self._taken[wish], int(number) - 1)
+
+    # --------------------------------------------------------------- private
+
+    def _inputs_and_outputs(self) -> tuple[str, ...]:
+        if self._ends is None:
+            self._ends = tuple(name for name, op in self._ops.items() if op.role is Role.IO)
+        return self._ends
+
+    def _sorted(self) -> tuple[str, ...]:
+        """Sort the nodes by Kahn's algorithm; a register needs none of its operands to be first.
+
+        Raises:
+            CompileError: there is a cycle without a register.
+        """
+        names = list(self._ops)
+        position = {name: i for i, name in enumerate(names)}
+        missing = [0 if op.register else len(self._operands[name]) for name, op in self._ops.items()]
+        ready = [i for i, count in enumerate(missing) if not count]  # sorted, and so a heap
+        order: list[str] = []
+        while ready:
+            order.append(names[heapq.heappop(ready)])
+            for user, _ in self._users[order[-1]]:
+                missing[position[user]] -= 1
+                if not missing[position[user]]:
+                    heapq.heappush(ready, position[user])
+        if len(order) < len(names):
+            cycle = self._cycle(names[next(i for i, count in enumerate(missing) if count > 0)], set(order))
+            message = f"cycle without a delay: {' -> '.join([*cycle, cycle[0]])}"
+            raise CompileError(self.problem(cycle[0], message, "put a Delay on the way back"))
+        return tuple(order)
+
+    def _cycle(self, name: str, sorted_already: set[str]) -> list[str]:
+        """Follow operands back from a node that could not be sorted, until one comes again."""
+        place: dict[str, int] = {}
+        while name not in place:
+            place[name] = len(place)
+            name = next(each for each in self._operands[name] if each not in sorted_already)
+        return [*reversed(list(place)[place[name] :])]
+
+    def _fresh(self, wish: str) -> str:
+        """Return the name that comes nearest to a wish and is free."""
+        wish = re.sub(r"\W", "_", wish)
+        if wish not in self._ops:
+            return wish
+        numbers = itertools.count(self._taken.get(wish, 0) + 1)
+        number = next(each for each in numbers if f"{wish}_{each}" not in self._ops)
+        self._taken[wish] = number
+        return f"{wish}_{number}"
+
+    def _in(self, table: Mapping[str, T], name: str) -> T:
+        try:
+            return table[name]
+        except KeyError:
+            hint = "".join(f"the closest is %{each}" for each in difflib.get_close_matches(str(name), self._ops, n=1))
+            raise CompileError(f"graph {self.name} has no node %{name}", hint=hint or "see list(graph)") from None
+
+    def _operand(self, name: str, slot: int) -> str:
+        operands = self.operands(name)
+        if not 0 <= slot < len(operands):
+            raise CompileError(self.problem(name, f"has {len(operands)} operand(s), and none at {slot}"))
+        return operands[slot]
+
+    def _check_operands(self, name: object, operands: Sequence[object]) -> None:
+        if not isinstance(name, str):
+            raise CompileError(f"a node's name is a text, and not the {type(name).__name__} {name!r}")
+        for operand in operands:
+            if operand not in self:
+                hint = "operands are names of nodes, as add returns them"
+                raise CompileError(f"%{name} takes %{operand}, which is not in graph {self.name}", hint=hint)

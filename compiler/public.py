@@ -1,0 +1,77 @@
+"""The public names of spikec; ``spikec`` itself imports them, and torch with them, when the first is asked for."""
+
+from importlib.metadata import version
+
+from spikec.calibration.calibration import Calibration
+from spikec.calibration.normalization import Normalization
+from spikec.diagnosis.diagnose import diagnose
+from spikec.diagnosis.diagnosis import Diagnosis
+from spikec.diagnosis.recording import Recording, record
+from spikec.driver import Compilation, Compiler, calibrate, check, compile, save
+from spikec.extend.backend import Backend
+from spikec.extend.loader import backends as targets
+from spikec.extend.loader import pass_named
+from spikec.extend.passbase import Context, Pass
+from spikec.interpreter.simulation import Simulation
+from spikec.ir.errors import (
+    CalibrationError,
+    CompileError,
+    InvalidModelError,
+    MissingDependencyError,
+    PluginError,
+    Problem,
+    SpikecWarning,
+    TypeMismatchError,
+    UnsupportedOpError,
+    VerificationError,
+)
+from spikec.ir.graph import Graph
+from spikec.ir.op import Movement, Op, Role, StatefulOp
+from spikec.ir.progress import Progress
+from spikec.pipeline.pipeline import Pipeline
+from spikec.reading import load
+from spikec.running import evaluate, run, simulate
+
+__version__ = version("spikec")
+
+__all__ = [
+    "Backend",
+    "Calibration",
+    "CalibrationError",
+    "Compilation",
+    "CompileError",
+    "Compiler",
+    "Context",
+    "Diagnosis",
+    "Graph",
+    "InvalidModelError",
+    "MissingDependencyError",
+    "Movement",
+    "Normalization",
+    "Op",
+    "Pass",
+    "Pipeline",
+    "PluginError",
+    "Problem",
+    "Progress",
+    "Recording",
+    "Role",
+    "Simulation",
+    "SpikecWarning",
+    "StatefulOp",
+    "TypeMismatchError",
+    "UnsupportedOpError",
+    "VerificationError",
+    "calibrate",
+    "check",
+    "compile",
+    "diagnose",
+    "evaluate",
+    "load",
+    "pass_named",
+    "record",
+    "run",
+    "save",
+    "simulate",
+    "targets",
+]

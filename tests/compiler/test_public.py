@@ -1,0 +1,61 @@
+"""What ``import spikec`` brings, and what answers without torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+import spikec
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_help_and_wrong_usage_need_no_torch():
+    said = python(
+        "import sys\n"
+        "from spikec.shell.cli import main\n"
+        "for command in (['--help'], ['compile', '--help'], ['--version'], ['nothing'], ['compile'], ['diagnose']):\n"
+        "    try:\n"
+        "        main(command, prog_name='spikec')\n"
+        "    except SystemExit:\n"
+        "        pass\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    assert said.returncode == 0, said.stderr
+    assert "Compile trained networks" in said.stdout
+    assert "No such command 'nothing'" in said.stderr
+
+
+@pytest.mark.slow
+def test_the_first_public_name_brings_all():
+    said = python(
+        "import spikec, sys\n"
+        "assert 'torch' not in sys.modules\n"
+        "from spikec import *\n"
+        "assert load is spikec.load is sys.modules['spikec.reading'].load\n"
+        "assert spikec.ir.ops.Conv and spikec.__version__\n"
+    )
+    assert said.returncode == 0, said.stderr
+
+
+def test_public_names_are_listed_and_others_are_none():
+    assert {*spikec.__all__, "__version__"} <= set(dir(spikec))
+    with pytest.raises(AttributeError, match="module 'spikec' has no attribute 'nothing'"):
+        spikec.nothing  # noqa: B018
+
+
+@pytest.mark.slow
+def test_reading_a_module_imports_no_other_format_and_none_of_torchs_compilers():
+    said = python(
+        "import sys, torch, spikec\n"
+        "from torch import nn\n"
+        "layers = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(2)]\n"
+        "model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()\n"
+        "before = set(sys.modules)\n"
+        "spikec.load(model, torch.rand(2, 1, 8, 8))\n"
+        "heavy = {'onnx', 'nir', 'h5py', 'networkx', 'sympy', 'torch._dynamo', 'torch._inductor', 'torch.onnx'}\n"
+        "assert not heavy & (set(sys.modules) - before), heavy & set(sys.modules)\n"
+    )
+    assert said.returncode == 0, said.stderr
