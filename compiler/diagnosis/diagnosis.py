@@ -222,10 +222,7 @@ class Diagnosis:
         Raises:
             MissingDependencyError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ModuleNotFoundError as error:
-            raise missing_package("pandas", "a table of a diagnosis") from error
+        pandas = needed("pandas", "a table of a diagnosis")
         rows = []
         for layer in self.layers:
             shares = {kind: layer.relative(layer.errors[kind]) for kind in KINDS}
