@@ -23,9 +23,9 @@ WHOLE = {
         "cast-parameters", "strict-threshold",
     ],
     "netx": [
-        *TO_SPIKES, "encode-input", "correct-bias", "lower-movement", "avgpool-to-sumpool",
-        "fold-rescale{thresholds=uniform}", "fold-pool{affine=True}", "legalize-netx", "fold-pool{affine=True}",
-        "reset-netx", "quantize-netx",
+        *TO_SPIKES, "loihi-neurons", "encode-input", "correct-bias", "lower-movement", "avgpool-to-sumpool",
+        "fold-rescale{thresholds=uniform}", "fold-pool{affine=True}", "linearize-netx", "legalize-netx",
+        "fold-pool{affine=True}", "reset-netx", "quantize-netx",
     ],
 }  # fmt: skip
 WHOLE["lava"] = WHOLE["netx"]
