@@ -1,14 +1,15 @@
-"""Which op takes the results of which: names, ops and operands, in one order that is the same on every run."""
+"""Which op takes the results of which: the one owner of networkx, of names, and of an order that is always the same."""
 
 from __future__ import annotations
 
 import collections
 import difflib
-import heapq
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
+
+import networkx as nx
 
 from spikec.ir.errors import CompileError, Problem
 from spikec.ir.op import Op, Role, StatefulOp
@@ -19,7 +20,7 @@ WiringT = TypeVar("WiringT", bound="Wiring")
 
 
 class Wiring:
-    """Ops by name, and for each the names of its operands, by position: ``x + x`` takes the same one twice.
+    """Ops by name; an edge's key is the operand's position, so that ``x + x`` is two edges.
 
     Iteration is topological with ties by insertion. Whatever is asked for, and whatever is changed, takes time by the
     nodes that it concerns, not by the size of the graph; only the order is found anew after a change of the wiring.
@@ -30,9 +31,9 @@ class Wiring:
 
     def __init__(self, name: str = "graph") -> None:
         self.name = name
-        self._ops: dict[str, Op] = {}
+        self._g = nx.MultiDiGraph()
+        self._ops: dict[str, Op] = {}  # what _g holds, to be looked up by name
         self._operands: dict[str, tuple[str, ...]] = {}
-        self._users: dict[str, dict[tuple[str, int], None]] = {}  # the keys of a dict, which is a set with an order
         self._order: tuple[str, ...] | None = None
         self._ends: tuple[str, ...] | None = None  # inputs and outputs
         self._stateful: set[str] = set()
@@ -42,13 +43,8 @@ class Wiring:
 
     @property
     def nx(self) -> Any:
-        """A copy as ``networkx.MultiDiGraph``, each node with its ``op``; an edge's key is the operand's position."""
-        import networkx  # which nothing else needs, and which takes a tenth of torch's time to import
-
-        graph = networkx.MultiDiGraph()
-        graph.add_nodes_from((name, {"op": op}) for name, op in self._ops.items())
-        graph.add_edges_from((x, name, slot) for name, read in self._operands.items() for slot, x in enumerate(read))
-        return graph
+        """A copy as ``networkx.MultiDiGraph``, each node with its ``op``."""
+        return self._g.copy()
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self._ops
@@ -84,7 +80,8 @@ class Wiring:
 
     def users(self, name: str) -> list[tuple[str, int]]:
         """Return (user, operand position) for every use, outputs included."""
-        return list(self._in(self._users, name))
+        self.operands(name)  # raises where there is no such node
+        return [(user, slot) for _, user, slot in self._g.out_edges(name, keys=True)]
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -103,10 +100,8 @@ class Wiring:
 
     def same_as(self, other: Wiring) -> bool:
         """Whether another graph has the same op objects under the same names and wiring."""
-        return (
-            list(self._ops) == list(other._ops)
-            and all(op is other[name] for name, op in self._ops.items())
-            and self._operands == other._operands
+        return list(self._operands.items()) == list(other._operands.items()) and all(
+            self[name] is other[name] for name in self._operands
         )
 
     def location(self, name: str) -> str:
@@ -137,14 +132,13 @@ class Wiring:
         """Hold what another graph holds, in place of what was held; no array is copied."""
         for field, value in vars(other).items():  # all of them, so that a field of tomorrow is not forgotten here
             setattr(self, field, value.copy() if hasattr(value, "copy") else value)
-        self._users = {name: uses.copy() for name, uses in other._users.items()}
 
     def _hold(self, name: str, op: Op) -> None:
         """Put an op under a name, which may have one."""
         if Role.IO in (op.role, self._ops.get(name, op).role):
             self._ends = None
+        self._g.add_node(name, op=op)  # or another op for the node that is there
         self._ops[name] = op
-        self._users.setdefault(name, {})
         (self._stateful.add if isinstance(op, StatefulOp) else self._stateful.discard)(name)
 
     def _wire(self, name: str, operands: tuple[str, ...]) -> None:
@@ -152,19 +146,19 @@ class Wiring:
         before = self._operands.get(name, ())
         for slot, (old, new) in enumerate(itertools.zip_longest(before, operands)):
             if old != new and old is not None:
-                del self._users[old][name, slot]
+                self._g.remove_edge(old, name, key=slot)
             if old != new and new is not None:
-                self._users[new][name, slot] = None
+                self._g.add_edge(new, name, key=slot)
         self._operands[name] = operands
         self._order = None
 
     def _take_out(self, name: str) -> None:
         """Forget a node that nobody uses."""
         self._wire(name, ())
-        if self._ops[name].role is Role.IO:
+        if self[name].role is Role.IO:
             self._ends = None
-        for table in (self._ops, self._operands, self._users):
-            table.pop(name)
+        self._g.remove_node(name)
+        del self._ops[name], self._operands[name]
         self._stateful.discard(name)
         wish, _, number = name.rpartition("_")
         if number.isdigit() and wish in self._taken:  # free again
@@ -178,43 +172,27 @@ class Wiring:
         return self._ends
 
     def _sorted(self) -> tuple[str, ...]:
-        """Sort the nodes by Kahn's algorithm; a register needs none of its operands to be first.
-
-        Raises:
-            CompileError: there is a cycle without a register.
-        """
-        names = list(self._ops)
-        position = {name: i for i, name in enumerate(names)}
-        missing = [0 if op.register else len(self._operands[name]) for name, op in self._ops.items()]
-        ready = [i for i, count in enumerate(missing) if not count]  # sorted, and so a heap
-        order: list[str] = []
-        while ready:
-            order.append(names[heapq.heappop(ready)])
-            for user, _ in self._users[order[-1]]:
-                missing[position[user]] -= 1
-                if not missing[position[user]]:
-                    heapq.heappush(ready, position[user])
-        if len(order) < len(names):
-            cycle = self._cycle(names[next(i for i, count in enumerate(missing) if count > 0)], set(order))
+        position = {name: i for i, name in enumerate(self._ops)}
+        try:
+            return tuple(nx.lexicographical_topological_sort(self._forward(), key=position.__getitem__))
+        except nx.NetworkXUnfeasible:
+            cycle = [edge[0] for edge in nx.find_cycle(self._forward())]
             message = f"cycle without a delay: {' -> '.join([*cycle, cycle[0]])}"
-            raise CompileError(self.problem(cycle[0], message, "put a Delay on the way back"))
-        return tuple(order)
+            raise CompileError(self.problem(cycle[0], message, "put a Delay on the way back")) from None
 
-    def _cycle(self, name: str, sorted_already: set[str]) -> list[str]:
-        """Follow operands back from a node that could not be sorted, until one comes again."""
-        place: dict[str, int] = {}
-        while name not in place:
-            place[name] = len(place)
-            name = next(each for each in self._operands[name] if each not in sorted_already)
-        return [*reversed(list(place)[place[name] :])]
+    def _forward(self) -> Any:
+        """Return the graph without the edges into registers: acyclic, if it is legal."""
+        registers = [name for name in self._stateful if self[name].register]
+        back = [(x, name, slot) for name in registers for slot, x in enumerate(self.operands(name))]
+        return nx.restricted_view(self._g, [], back) if back else self._g
 
     def _fresh(self, wish: str) -> str:
         """Return the name that comes nearest to a wish and is free."""
         wish = re.sub(r"\W", "_", wish)
-        if wish not in self._ops:
+        if wish not in self:
             return wish
         numbers = itertools.count(self._taken.get(wish, 0) + 1)
-        number = next(each for each in numbers if f"{wish}_{each}" not in self._ops)
+        number = next(each for each in numbers if f"{wish}_{each}" not in self)
         self._taken[wish] = number
         return f"{wish}_{number}"
 
