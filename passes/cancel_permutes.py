@@ -1,6 +1,7 @@
 """Transpositions around layers, as channels-last models have them, cancel."""
 
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 import numpy as np
@@ -31,16 +32,9 @@ class CancelPermutes(Pass):
     def run(self, graph: Graph, context: Context) -> int:
         """Apply the rules until none fires."""
         changes = 0
-        while fired := sum(_apply(graph, *rule) for rule in _RULES):
+        while fired := sum(rewrite(graph, kinds, partial(rule, graph), shared=True) for kinds, rule in _RULES):
             changes += fired
         return changes
-
-
-Rule = Callable[..., bool]
-
-
-def _apply(graph: Graph, kinds: tuple[Kinds, ...], rule: Rule) -> int:
-    return rewrite(graph, kinds, lambda *nodes: rule(graph, *nodes), shared=True)
 
 
 def _compose(graph: Graph, first: Node[Permute], second: Node[Permute]) -> bool:
@@ -113,7 +107,7 @@ def _absorb(graph: Graph, permute: Node[Permute], flatten: Node[Op], linear: Nod
 
 
 _RESHAPES = (Reshape, Flatten)
-_RULES: tuple[tuple[tuple[Kinds, ...], Rule], ...] = (
+_RULES: tuple[tuple[tuple[Kinds, ...], Callable[..., bool]], ...] = (
     ((Permute, Permute), _compose),
     ((Permute,), _reshape),
     ((_RESHAPES, _RESHAPES), _join),

@@ -1,7 +1,7 @@
 """The graph in the forms that NIR and its readers have."""
 
-import functools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -40,11 +40,11 @@ class LegalizeNir(Pass):
             ((Pad, Conv), _join_pads),
             ((Add, Add), _join_sums),
             ((Add,), _separate),
-            ((Conv,), functools.partial(_square, context)),
+            ((Conv,), partial(_square, context)),
             (((Linear, Conv),), _add_bias),
+            ((Add,), _order),
         )
-        done = (rewrite(graph, kinds, functools.partial(function, graph), shared=True) for kinds, function in rewrites)
-        return sum(done) + _order_sums(graph)
+        return sum(rewrite(graph, kinds, partial(function, graph), shared=True) for kinds, function in rewrites)
 
 
 def _flatten(graph: Graph, node: Node[Any]) -> bool:
@@ -105,17 +105,14 @@ def _separate(graph: Graph, node: Node[Add]) -> bool:
     return True
 
 
-def _order_sums(graph: Graph) -> int:
+def _order(graph: Graph, node: Node[Add]) -> bool:
     """Put the latest operand of a sum first, as some readers take the first edge for the main branch."""
-    position = {name: i for i, name in enumerate(graph)}
-    changes = 0
-    for node in graph.match(Add):
-        operands = graph.operands(node.name)
-        ordered = tuple(sorted(operands, key=position.__getitem__, reverse=True))
-        if ordered != operands:
-            graph.set_operands(node.name, *ordered)
-            changes += 1
-    return changes
+    operands, names = list(graph.operands(node.name)), list(graph)
+    ordered = sorted(operands, key=names.index, reverse=True)
+    if ordered == operands:
+        return False
+    graph.set_operands(node.name, *ordered)
+    return True
 
 
 def _square(context: Context, graph: Graph, node: Node[Conv]) -> bool:

@@ -10,20 +10,7 @@ import numpy as np
 from spikec.extend.converters import Converters
 from spikec.ir.errors import CompileError, UnsupportedOpError
 from spikec.ir.op import Op
-from spikec.ir.ops import (
-    IF,
-    LIF,
-    AvgPool,
-    Conv,
-    CubaLIF,
-    Flatten,
-    Input,
-    Leaky,
-    Linear,
-    Neuron,
-    Output,
-    SumPool,
-)
+from spikec.ir.ops import IF, LIF, AvgPool, Conv, CubaLIF, Flatten, Input, Leaky, Linear, Neuron, Output, SumPool
 from spikec.ir.types import Type
 
 #: called with (op, the type of its operand, the type of its result), gives a node, or an op that does the same and has

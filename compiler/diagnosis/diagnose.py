@@ -33,11 +33,7 @@ from spikec.ir.types import Array
 #: samples of a single tensor are run in batches of this size
 BATCH = 64
 #: what the network is once it has the source of error that each rung adds, in the order of ``OWN``
-_RUNGS = (
-    "the ANN with the SNN's thresholds",
-    "+ T steps, each layer after the other",
-    "+ all layers at once: the SNN",
-)
+_RUNGS = ("the ANN with the SNN's thresholds", "+ T steps, each layer after the other", "+ all layers at once: the SNN")
 
 
 def diagnose(

@@ -98,6 +98,11 @@ def main() -> None:
     """
 
 
+def _own(about: str) -> click.Option:
+    """Return ``--option NAME=VALUE``."""
+    return click.Option(["--option", "own"], type=inputs.option, metavar="NAME=VALUE", multiple=True, help=about)
+
+
 #: the options that say how to compile, as parameters of ``spikec.compile`` but for ``own``
 _COMPILING = (
     click.Option(["--calibration"], type=_EXISTING_FILE, help="An .npz of inputs: x, or a key for each argument."),
@@ -121,13 +126,7 @@ _COMPILING = (
         metavar="PASSES",
         help='The passes to run instead of the usual ones, as a report prints them: "NAME, NAME{OPTION=VALUE}".',
     ),
-    click.Option(
-        ["--option", "own"],
-        type=inputs.option,
-        metavar="NAME=VALUE",
-        multiple=True,
-        help="An option of the target or of how the model is read, such as profile=spikingjelly or dt=1e-4.",
-    ),
+    _own("An option of the target or of how the model is read, such as profile=spikingjelly or dt=1e-4."),
 )
 
 
@@ -256,20 +255,12 @@ def inspect_command(model: Any, target: str | None, **options: Any) -> None:
     screen.print(ledger_table(compilation.ledger))
 
 
-@main.command("run")
+@main.command("run", params=[_own("An option of how FILE is read, such as dt=1e-4.")])
 @click.argument("file", type=_EXISTING_FILE)
 @click.argument("data", type=_EXISTING_FILE)
 @click.option("--timesteps", type=click.IntRange(min=1), help="The number of time-steps.")
 @click.option("--time-major", is_flag=True, help="The inputs change over time: they are [T, B, ...].")
 @click.option("-o", "--output", "out", type=inputs.new_file, metavar="FILE", required=True, help="The .npz to write.")
-@click.option(
-    "--option",
-    "own",
-    type=inputs.option,
-    metavar="NAME=VALUE",
-    multiple=True,
-    help="An option of how FILE is read, such as dt=1e-4.",
-)
 def run_command(
     file: Path, data: Path, timesteps: int | None, time_major: bool, out: Path, own: tuple[tuple[str, Any], ...]
 ) -> None:

@@ -46,8 +46,8 @@ def test_a_family_converts(family, printed):
     assert {"normalize", "fold-rescale"} <= found["exact"].keys()
     early, late = found["error"]
     assert late < early
-    assert not found["targets"]["nir"]
-    assert found["targets"]["netx"]
+    assert "nir" in found["targets"]
+    assert not any(found["targets"].values())
 
 
 @pytest.mark.parametrize("family", REFUSED)
