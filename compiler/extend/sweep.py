@@ -23,7 +23,7 @@ class Sweep:
 
     What the caller changes between two neurons (biases, thresholds, potentials in front of or at the given one) counts
     from there on. What a layer is given is computed once for as long as nothing in front of it changes; behind a layer,
-    only its spikes are held. Samples go through all steps a few at a time, so that their numbers stay in the cache.
+    only its spikes are held, as bytes. Samples go through all steps a few at a time, so that they stay in the cache.
 
     Args:
         graph: a spiking graph without recurrence.
@@ -43,7 +43,6 @@ class Sweep:
         parts = zip(*(torch.split(x[None], max(1, BATCH // timesteps), dim=1) for x in xs), strict=True)
         self._settled = [dict(zip(graph.inputs, part, strict=True)) for part in parts]
         self._given: tuple[list[tuple[str, Op]], str, list[Tensor]] | None = None
-        self._ran: tuple[Op, list[Tensor], list[Tensor], Tensor] | None = None
 
     def __iter__(self) -> Iterator[str]:
         neurons = [node.name for node in self.graph.match(Neuron)]
@@ -54,19 +53,22 @@ class Sweep:
         for i, name in enumerate(neurons):
             yield name
             later = {source for each in (*neurons[i + 1 :], *self.graph.outputs) for source in sources[each]}
-            for settled, spikes in zip(self._settled, self._run(name)[0], strict=True):
-                settled[name] = spikes
+            for settled, spikes in zip(self._settled, self._run(name), strict=True):
+                settled[name] = spikes.to(torch.uint8)
                 for gone in settled.keys() - later - self.feeds.keys():
                     del settled[gone]
-        self._given = self._ran = None
+        self._given = None
 
     def counts(self, name: str) -> Tensor:
         """Return for how many samples each neuron of a layer fires at each step, [T, ...], with the ops as they are."""
-        return self._run(name)[1]
+        total = torch.zeros(())
+        for spikes in self._run(name):
+            total = total + spikes.sum(1)
+        return total
 
     def spikes(self, name: str) -> Tensor:
         """Return the spikes of a layer, [T, N, ...] as bytes, with the ops as they are."""
-        return torch.cat(self._run(name)[0], 1)
+        return torch.cat([spikes.to(torch.uint8) for spikes in self._run(name)], 1)
 
     def outputs(self) -> list[Tensor]:
         """Return what the graph puts out, once all neurons are settled, as ``outputs`` of the interpreter does."""
@@ -77,20 +79,12 @@ class Sweep:
                 mean.add([x[min(t, len(x) - 1)] for x in values])
         return [torch.cat(parts) for parts in zip(*(mean.outputs() for mean in means), strict=True)]
 
-    def _run(self, name: str) -> tuple[list[Tensor], Tensor]:
-        """Run a layer with the ops as they are: return its spikes as bytes, [T, n, ...] for a few samples each, and
-        their sums over the samples, [T, ...].
-        """
-        given, op = self._values(self.graph.operands(name)[0]), self.graph[name]
-        if self._ran is None or self._ran[0] is not op or self._ran[1] is not given:
-            trains, sums = [], torch.zeros(self.timesteps, *given[0].shape[2:])
+    def _run(self, name: str) -> Iterator[Tensor]:
+        """Run a layer with the ops as they are; yield its spikes, [T, n, ...], for a few samples after the other."""
+        for given in self._values(self.graph.operands(name)[0]):
             with torch.no_grad(), tensor_cache():
-                for x in given:
-                    spikes = self._over_time(name, x)
-                    sums += spikes.sum(1)
-                    trains.append(spikes.to(torch.uint8))
-            self._ran = op, given, trains, sums
-        return self._ran[2:]
+                spikes = self._over_time(name, given)
+            yield spikes
 
     def _values(self, name: str) -> list[Tensor]:
         """Return what a node gives, [T, n, ...] or [1, n, ...] for a few samples each, as long as it stays the same."""
@@ -115,11 +109,7 @@ class Sweep:
         steps = self.timesteps if isinstance(op, StatefulOp) else max(map(len, xs))
         xs = tuple(x.expand(steps, *x.shape[1:]) for x in xs)
         if isinstance(op, StatefulOp):
-            state, given = op.initial(*(x[0] for x in xs)), []
-            for now in zip(*xs, strict=True):
-                state, result = op.step(state, *now)
-                given.append(result)
-            return torch.stack(given)
+            return op.steps(op.initial(*(x[0] for x in xs)), *xs)[1]
         value: Tensor = self.graph.apply_rule(name, op.eval, *(x.flatten(0, 1) for x in xs))
         return value.reshape(steps, -1, *value.shape[1:])
 
