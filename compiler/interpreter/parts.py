@@ -68,7 +68,7 @@ def check_parts(before: Graph, after: Graph, xs: Sequence[Tensor], *, same_neuro
                 hint = "data may not show it; give a layer whose neurons are others, or in another order, another name"
                 raise VerificationError(before.problem(first, message, hint))
             cut = cut.without(opened)
-            samples = max(2 * SAMPLES, min(MORE_SAMPLES, runs // STEPS))
+            samples = max(2 * SAMPLES, min(MORE_SAMPLES, runs))
 
 
 @attrs.frozen
