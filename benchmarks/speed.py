@@ -31,7 +31,7 @@ import spikec
 from spikec.shell.demo import tutorial_cnn
 
 sys.path.insert(0, str(Path(__file__).parent))  # also where Python is told not to look there
-from calibration import resnet18
+from resnets import resnet18
 
 try:
     from spikingjelly.activation_based import ann2snn, functional

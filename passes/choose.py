@@ -10,7 +10,7 @@ from spikec.ir.stages import SPIKING
 
 @attrs.frozen
 class Choose(Pass):
-    """Run each sequence of passes on the same graph, and keep what agrees best with the ANN.
+    """Run each sequence of passes on the same graph, what several begin with once, and keep what agrees best.
 
     Passes of a sequence are judged together: a threshold that is good only with the bias that goes with it is found,
     where one tuned pass after the other would lose it. That the best of them is no worse than none is the manager's
@@ -32,13 +32,19 @@ class Choose(Pass):
             context.note("", NO_SAMPLES)
             return 0
         best: tuple[tuple[float, float], int, Graph] | None = None
+        tried: list[tuple[tuple[Pass, ...], int, Graph]] = [((), 0, graph)]
         for candidate in self.candidates:
-            tried = graph.copy()
-            changes = sum(each.run(tried, context) for each in candidate)
-            found = context.agreement(tried)
+            begun = (each for each in tried if candidate[: len(each[0])] == each[0])
+            done, changes, result = max(begun, key=lambda each: len(each[0]))
+            for each in candidate[len(done) :]:
+                result = result.copy()
+                changes += each.run(result, context)
+                done = *done, each
+                tried.append((done, changes, result))
+            found = context.agreement(result)
             context.note("", f"{' + '.join(map(str, candidate))}: {agreement_text(found)}")
             if best is None or found > best[0]:
-                best = found, changes, tried
+                best = found, changes, result
         if best is None:
             return 0
         graph.replace_with(best[2])

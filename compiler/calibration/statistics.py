@@ -25,8 +25,9 @@ FINE = 14 * OCTAVE
 #: slots of the octaves below those, 8 codes a slot; the first few of a channel are for all that is smaller
 COARSE = 16 * OCTAVE // 8
 ZEROS = 16
-#: slots of a channel: of 8 bytes at most, so 64 KB
+#: slots of a channel: of 8 bytes at most, so 64 KB; a power of two
 SLOTS = COARSE + FINE
+_SLOT_BITS = SLOTS.bit_length() - 1
 
 #: values that are looked at together: they and what is made of them stay in the processor's cache
 _CHUNK = 1 << 18
@@ -79,7 +80,7 @@ class Statistics:
         maximum = np.maximum(self.maximum, other.maximum)
         parts = []
         for one in (self, other):
-            channel, code, _ = one._codes()
+            channel, code, _ = _codes(one.keys, one.maximum)
             parts.append(channel * SLOTS + slots(code - base(maximum)[channel]))
         counts = np.concatenate([self.counts, other.counts], dtype=np.int64)
         return packed(maximum, self.count + other.count, np.concatenate(parts), counts)
@@ -87,9 +88,11 @@ class Statistics:
     def layer(self) -> Statistics:
         """Return the statistics of all channels as if they were one."""
         maximum = self.maximum.max(keepdims=True)
-        keys = slots(self._codes()[1] - base(maximum))
-        count = self.count * len(self.maximum)
-        return packed(maximum, count, keys, self.counts.astype(np.int64))
+        keys = slots(_codes(self.keys, self.maximum)[1] - base(maximum))
+        # float64 adds whole numbers up to 2^53 exactly
+        counts = np.bincount(keys, self.counts, minlength=SLOTS).astype(np.int64)
+        used = np.flatnonzero(counts)
+        return packed(maximum, self.count * len(self.maximum), used, counts[used])
 
     def percentile(self, q: float) -> Array:
         """[C]: the value that q percent of all values, zeros included, do not exceed.
@@ -105,7 +108,7 @@ class Statistics:
 
         128 values an octave, so each within 0.4 % of what it stands for (0.8 % far below the maximum).
         """
-        channel, code, width = self._codes()
+        channel, code, width = _codes(self.keys, self.maximum)
         used, column = np.unique((code + width // 2) >> 2, return_inverse=True)
         counts = np.zeros((len(self.maximum), len(used) + 1), dtype=np.int64)
         np.add.at(counts, (channel, column + 1), self.counts.astype(np.int64))
@@ -121,16 +124,19 @@ class Statistics:
         totals = np.append(0, self.counts.cumsum(dtype=np.int64))
         zeros = self.count - (totals[ends[1:]] - totals[ends[:-1]])
         place = np.searchsorted(totals[1:], totals[ends[:-1]] + k - zeros, side="right")
-        _, code, width = self._codes()
-        middles = np.append((_edge(code) + _edge(code + width)) / 2, 0.0)
-        return np.where(k < zeros, 0.0, np.minimum(middles[np.minimum(place, len(code))], self.maximum))
+        inside = place < len(self.keys)
+        _, code, width = _codes(self.keys[place[inside]], self.maximum)
+        middles = np.zeros(len(place))
+        middles[inside] = (_edge(code) + _edge(code + width)) / 2
+        return np.where(k < zeros, 0.0, np.minimum(middles, self.maximum))
 
-    def _codes(self) -> tuple[Array, Array, Array]:
-        """Return for each key its channel, its first code, and how many codes its slot holds."""
-        channel, slot = np.divmod(self.keys.astype(np.int64), SLOTS)
-        offset = slot - COARSE
-        width = np.where(offset >= 0, 1, 8)
-        return channel, base(self.maximum)[channel] + offset * width, width
+
+def _codes(keys: Array, maximum: Array) -> tuple[Array, Array, Array]:
+    """Return for each key its channel, its first code, and how many codes its slot holds; ``maximum`` is [C]."""
+    keys = keys.astype(np.int64)
+    channel, offset = keys >> _SLOT_BITS, (keys & (SLOTS - 1)) - COARSE
+    width = np.where(offset >= 0, 1, 8)
+    return channel, base(maximum)[channel] + offset * width, width
 
 
 def base(maximum: Array) -> Array:
@@ -151,7 +157,7 @@ def packed(maximum: Array, count: int, keys: Array, counts: Array) -> Statistics
         keys, counts = keys[order], counts[order]
         first = np.flatnonzero(np.diff(keys, prepend=-1))
         keys, counts = keys[first], np.add.reduceat(counts, first)
-    used = keys % SLOTS >= ZEROS
+    used = keys & (SLOTS - 1) >= ZEROS
     kind = np.min_scalar_type(len(maximum) * SLOTS)
     return Statistics(maximum, count, keys[used].astype(kind), counts[used].astype(np.min_scalar_type(count)))
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from spikec.extend.passbase import NO_SAMPLES, Context
-from spikec.interpreter.interp import in_time, one_step, run
-from spikec.interpreter.results import BATCH
+from spikec.interpreter.interp import run
+from spikec.interpreter.results import BATCH, RunningMean
 from spikec.ir.errors import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, StatefulOp, tensor_cache
@@ -22,7 +22,8 @@ class Sweep:
     """Iterates over a graph's neurons in order; those before the one that is given out are settled.
 
     What the caller changes between two neurons (biases, thresholds, potentials in front of or at the given one) counts
-    from there on. Linear ops between neurons are evaluated again for every step; only spikes are held.
+    from there on. What a layer is given is computed once for as long as nothing in front of it changes; behind a layer,
+    only its spikes are held, as bytes. Samples go through all steps a few at a time, so that they stay in the cache.
 
     Args:
         graph: a spiking graph without recurrence.
@@ -38,8 +39,10 @@ class Sweep:
             )
         self.graph, self.timesteps, self.samples = graph, timesteps, len(xs[0])
         self.feeds = dict(zip(graph.inputs, xs, strict=True))
-        self._settled: dict[str, Tensor] = {}
-        self._ran: tuple[str, tuple[Op, ...], Tensor, Tensor] | None = None
+        # inputs, and spikes as bytes, for a few samples each: [T, n, ...], or [1, n, ...] for what does not change
+        parts = zip(*(torch.split(x[None], max(1, BATCH // timesteps), dim=1) for x in xs), strict=True)
+        self._settled = [dict(zip(graph.inputs, part, strict=True)) for part in parts]
+        self._given: tuple[list[tuple[str, Op]], str, list[Tensor]] | None = None
 
     def __iter__(self) -> Iterator[str]:
         neurons = [node.name for node in self.graph.match(Neuron)]
@@ -49,47 +52,73 @@ class Sweep:
             sources[name] = set().union(*({x} if isinstance(self.graph[x], Neuron) else sources[x] for x in operands))
         for i, name in enumerate(neurons):
             yield name
-            later = {source for each in neurons[i + 1 :] for source in sources[each]}
-            if name in later:
-                self._settled[name] = self.spikes(name)
-            self._settled = {source: train for source, train in self._settled.items() if source in later}
-        self._ran = None
+            later = {source for each in (*neurons[i + 1 :], *self.graph.outputs) for source in sources[each]}
+            for settled, spikes in zip(self._settled, self._run(name), strict=True):
+                settled[name] = spikes.to(torch.uint8)
+                for gone in settled.keys() - later - self.feeds.keys():
+                    del settled[gone]
+        self._given = None
 
     def counts(self, name: str) -> Tensor:
         """Return for how many samples each neuron of a layer fires at each step, [T, ...], with the ops as they are."""
-        return self._run(name)[1]
+        total = torch.zeros(())
+        for spikes in self._run(name):
+            total = total + spikes.sum(1)
+        return total
 
     def spikes(self, name: str) -> Tensor:
         """Return the spikes of a layer, [T, N, ...] as bytes, with the ops as they are."""
-        return self._run(name)[0]
+        return torch.cat([spikes.to(torch.uint8) for spikes in self._run(name)], 1)
 
-    def _run(self, name: str) -> tuple[Tensor, Tensor]:
-        """Run a layer: return its spikes [T, N, ...] as bytes, and their sums over the samples [T, ...]."""
-        between = self._between(name)
-        ops = tuple(self.graph[each] for each in between)
-        if self._ran is not None and self._ran[0] == name and list(map(id, self._ran[1])) == list(map(id, ops)):
-            return self._ran[2:]
-        moving = in_time(self.graph, between, self._settled)
-        dtype = next(iter(self.feeds.values())).dtype
-        values: dict[str, Tensor] = {}
-        states: dict[str, Tensor] = {}
-        trains: list[Tensor] = []
-        sums: list[Tensor] = []
-        with torch.no_grad(), tensor_cache():
+    def outputs(self) -> list[Tensor]:
+        """Return what the graph puts out, once all neurons are settled, as ``outputs`` of the interpreter does."""
+        means = [RunningMean(self.graph) for _ in self._settled]
+        for parts in zip(means, *map(self._values, self.graph.outputs), strict=True):
+            mean, *values = parts
             for t in range(self.timesteps):
-                values |= {source: train[t].to(dtype) for source, train in self._settled.items()}
-                one_step(self.graph, between if t == 0 else moving, values, self.feeds, states)
-                trains.append(values[name].to(torch.uint8))
-                sums.append(values[name].sum(0))
-        self._ran = (name, ops, torch.stack(trains), torch.stack(sums))
-        return self._ran[2:]
+                mean.add([x[min(t, len(x) - 1)] for x in values])
+        return [torch.cat(parts) for parts in zip(*(mean.outputs() for mean in means), strict=True)]
+
+    def _run(self, name: str) -> Iterator[Tensor]:
+        """Run a layer with the ops as they are; yield its spikes, [T, n, ...], for a few samples after the other."""
+        for given in self._values(self.graph.operands(name)[0]):
+            with torch.no_grad(), tensor_cache():
+                spikes = self._over_time(name, given)
+            yield spikes
+
+    def _values(self, name: str) -> list[Tensor]:
+        """Return what a node gives, [T, n, ...] or [1, n, ...] for a few samples each, as long as it stays the same."""
+        between = self._between(name)
+        ops = [(each, self.graph[each]) for each in between]
+        if self._given is None or self._given[:2] != (ops, name):
+            with torch.no_grad(), tensor_cache():
+                self._given = ops, name, [self._evaluated(name, between, settled) for settled in self._settled]
+        return self._given[2]
+
+    def _evaluated(self, name: str, between: Sequence[str], settled: dict[str, Tensor]) -> Tensor:
+        dtype = next(iter(self.feeds.values())).dtype
+        read = {name, *(x for each in between for x in self.graph.operands(each))}
+        values = {source: settled[source].to(dtype) for source in read & settled.keys()}
+        for each in between:
+            values[each] = self._over_time(each, *(values[x] for x in self.graph.operands(each)))
+        return values[name]
+
+    def _over_time(self, name: str, *xs: Tensor) -> Tensor:
+        """Run an op for all steps: [T, n, ...], or [1, n, ...] where it gives the same at each."""
+        op = self.graph[name]
+        steps = self.timesteps if isinstance(op, StatefulOp) else max(map(len, xs))
+        xs = tuple(x.expand(steps, *x.shape[1:]) for x in xs)
+        if isinstance(op, StatefulOp):
+            return op.steps(op.initial(*(x[0] for x in xs)), *xs)[1]
+        value: Tensor = self.graph.apply_rule(name, op.eval, *(x.flatten(0, 1) for x in xs))
+        return value.reshape(steps, -1, *value.shape[1:])
 
     def _between(self, name: str) -> list[str]:
-        """What must be evaluated for a neuron, itself included, in order."""
-        wanted = {name}
+        """What must be evaluated for a node, itself included, in order."""
+        wanted = {name} - self._settled[0].keys()
         for each in reversed(list(self.graph)):
             if each in wanted:
-                wanted.update(x for x in self.graph.operands(each) if x not in self._settled)
+                wanted.update(x for x in self.graph.operands(each) if x not in self._settled[0])
         return [each for each in self.graph if each in wanted]
 
 
@@ -154,17 +183,19 @@ def tunable(graph: Graph, context: Context) -> dict[str, tuple[str, ...]]:
 
 def layers(graph: Graph, context: Context) -> Iterator[Layer]:
     """Yield every tunable layer once what is before it is settled; none where there are no samples, which is noted."""
-    found, samples = tunable(graph, context), context.tuning_samples(graph)
-    if context.ann is None or not samples:
+    found, samples, ann = tunable(graph, context), context.tuning_samples(graph), context.ann
+    if ann is None or not samples:
         context.note("", NO_SAMPLES)
         return
-    wanted = _means(context.ann, found, samples)
+    key = ("means", ann, len(samples[0]), *found)
+    wanted = dict(context.once(key, lambda: _means(ann, found, samples)))
     relus = {name: relu for relu, neurons in found.items() for name in neurons}
     sweep = Sweep(graph, samples, context.steps)
     for name in sweep:
         relu = relus.get(name)
         if relu in wanted:
-            yield Layer(relu, found[relu], wanted.pop(relu), sweep, context.ann)
+            yield Layer(relu, found[relu], wanted.pop(relu), sweep, ann)
+    context.ran(graph, sweep.outputs())
 
 
 def _means(ann: Graph, names: Collection[str], samples: Sequence[Tensor]) -> dict[str, Array]:

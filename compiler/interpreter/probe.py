@@ -16,7 +16,7 @@ STEPS, FEWEST_STEPS = 16, 4
 FEWEST_SAMPLES = 2
 #: steps of single neurons in a comparison, and its multiply-accumulates in each of both graphs, about a tenth of a
 #: second of float64: larger graphs see fewer samples and steps
-WORK, PRODUCTS = 2**23, 2**31
+WORK, PRODUCTS = 2**20, 2**30
 
 
 def probe(graph: Graph, samples: Sequence[Tensor] | None, seed: int) -> tuple[Tensor, ...]:

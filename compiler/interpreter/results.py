@@ -92,16 +92,27 @@ def largest(values: Iterable[float]) -> float:
 
 
 def agreement(graph: Graph, ann: Graph, samples: Sequence[Tensor], timesteps: int) -> tuple[float, float]:
-    """Measure how near a graph is to the ANN on samples: (share with the same argmax, minus the mean error).
+    """Measure how near a graph is to the ANN on samples, as :func:`nearness` says."""
+    return nearness(*(answers(each, samples, timesteps) for each in (ann, graph)))
 
-    Both are over all outputs; tuples compare, so that the error decides where the argmax does not.
+
+def answers(graph: Graph, samples: Sequence[Tensor], timesteps: int) -> list[Tensor]:
+    """Return what :func:`outputs` does, for some samples at a time, in float32."""
+    batches = zip(*(torch.split(x.to(torch.float32), BATCH) for x in samples), strict=True)
+    found = [outputs(graph, batch, timesteps) for batch in batches]
+    return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+
+def nearness(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[float, float]:
+    """Return (the share of samples with the same argmax, minus the mean error), over all outputs.
+
+    Tuples compare, so that the error decides where the argmax does not.
     """
-    same, error, count = 0.0, 0.0, 0
-    for batch in zip(*(torch.split(x.to(torch.float32), BATCH) for x in samples), strict=True):
-        for a, b in zip(outputs(ann, batch, timesteps), outputs(graph, batch, timesteps), strict=True):
-            same += hits(b, a.flatten(1).argmax(1))
-            error += float((a - b).abs().flatten(1).mean(1).sum())
-            count += len(a)
+    same, error = 0, 0.0
+    for a, b in zip(wanted, found, strict=True):
+        same += hits(b, a.flatten(1).argmax(1))
+        error += float((a - b).abs().flatten(1).mean(1).sum(dtype=torch.float64))
+    count = sum(map(len, wanted))
     return same / count, -error / count
 
 

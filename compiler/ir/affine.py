@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 Meaning = Callable[..., Tensor]
 
 #: results that differ by less than this share of their size are the same, rounded in another order
-_SAME = 1e-9
+SAME = 1e-9
 _ROUNDING = 1e-13
 #: how many random numbers there are: a prime, so that no cell gets one number in all samples, or its neighbour's
 _PERIOD = 65521
@@ -154,7 +154,7 @@ def operand_shifts(meaning: Meaning, shift: Array, shapes: Sequence[Shape], unev
 def _row_sums(meaning: Meaning, shapes: Sequence[Shape], uneven: str) -> Tensor:
     """Return the sum of each row of A, in the shape of a result: it is what A makes of ones."""
     sums = meaning(*(torch.ones((1, *shape), dtype=torch.float64) for shape in shapes))[0]
-    if any(size > 1 for size in compress(sums.numpy(), _SAME).shape[1:]):
+    if any(size > 1 for size in compress(sums.numpy(), SAME).shape[1:]):
         raise BlockedError(uneven)
     return sums
 
@@ -201,4 +201,4 @@ def _full(values: Array, shape: Shape) -> Tensor:
 
 def _agree(one: Tensor, other: Tensor) -> bool:
     """Whether two batches of results are the same but for rounding, each cell in its own size."""
-    return bool(((one - other).abs() <= _SAME * other.abs().amax(0)).all())
+    return bool(((one - other).abs() <= SAME * other.abs().amax(0)).all())

@@ -5,6 +5,7 @@ No activation may reach a spiking graph.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spikec.ir.affine import SAME, THROUGH, BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import ONE_SCALE, SPIKES_FIRST, Op, Role, array, tensor
 from spikec.ir.types import Array, Rate, Type, fits, span
@@ -46,6 +48,13 @@ class Add(Op):
     def eval(self, *xs: Tensor) -> Tensor:
         """Add from left to right."""
         return reduce(add, xs)
+
+    def move_gain(self, gains: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> Array:
+        """Return what all operands have in common, without adding up large maps to see it."""
+        first, *others = gains
+        if not all(np.allclose(first, other, rtol=SAME, atol=0) for other in others):
+            raise BlockedError(THROUGH)
+        return first
 
 
 @attrs.frozen(eq=False)

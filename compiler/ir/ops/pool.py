@@ -1,6 +1,7 @@
 """Pooling: averages and sums over windows, which are linear, and the maximum, which is not."""
 
 import functools
+import itertools
 import math
 from typing import Any, ClassVar
 
@@ -12,11 +13,14 @@ from torch import Tensor
 
 from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
-from spikec.ir.op import Op, Role
+from spikec.ir.op import Op, Role, is_recorded
 from spikec.ir.ops.weighted import Conv, Pairs, depthwise, for_axes, pad_list, pairs, window_counts
 from spikec.ir.types import Array, Rate, Real, Type, channel_scale, ints, on_axis
 
 __all__ = ["AdaptiveAvgPool", "AvgPool", "MaxPool", "SumPool"]
+
+#: cells of a window up to which slices are faster than torch's pool, which goes from cell to cell
+TINY = 4
 
 
 @attrs.frozen(eq=False)
@@ -67,9 +71,18 @@ class AvgPool(_Pool):
         return self.tried_shape(x)
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """Run torch's average pool."""
+        """Run torch's average pool; where windows are tiny, add up slices in its order, which takes half its time."""
+        (x,) = xs
         pool = for_axes("avg_pool", len(self.kernel))
-        return pool(xs[0], self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+        if any(self.padding) or self.ceil_mode or not 1 < math.prod(self.kernel) <= TINY or is_recorded():
+            return pool(x, self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+        ends = [size - k + 1 for size, k in zip(x.shape[2:], self.kernel, strict=True)]
+        axes = [
+            [slice(i, end + i, step) for i in range(k)]
+            for end, k, step in zip(ends, self.kernel, self.stride, strict=True)
+        ]
+        first, second, *others = (x[(slice(None),) * 2 + cell] for cell in itertools.product(*axes))
+        return functools.reduce(Tensor.add_, others, first + second).div_(math.prod(self.kernel))
 
     @property
     def uneven(self) -> str:
