@@ -141,7 +141,7 @@ def _quantize(graph: Graph, name: str, reader: str, growth: Array, context: Cont
         threshold = _threshold_of_features(graph, name, reader, neuron.v_threshold)
     relays = _relays(op)
     grown: Array = growth.reshape(op.out_features, -1).max(1)  # the most of each feature, over its places in the map
-    allowed = _allowed(op, threshold, grown * steps)
+    allowed = _allowed(op, threshold, grown * steps, _fed_back(neuron))
     scale = float(allowed.min())
     if isinstance(neuron, Neuron):
         if isinstance(neuron, LoihiNeuron):
@@ -192,11 +192,21 @@ def _threshold_of_features(graph: Graph, name: str, reader: str, threshold: Arra
     return rows[:, 0]
 
 
-def _allowed(op: Weighted, threshold: Array, reach: Array) -> Array:
+def _fed_back(op: Op) -> float:
+    """Return the most, in thresholds, by which the spikes of a layer can change one of its currents a step later."""
+    if not isinstance(op, LoihiNeuron):
+        return 0.0
+    lowered = float(np.max(np.abs(op.feedback) / op.v_threshold))
+    if op.weight_rec is None:
+        return lowered
+    return lowered + float(np.max(np.abs(op.weight_rec).sum(1) / op.v_threshold.reshape(-1)))
+
+
+def _allowed(op: Weighted, threshold: Array, reach: Array, fed_back: float) -> Array:
     """[O]: the largest integer scale that each output feature's limits allow; infinite for a dead one."""
     weight, bias = _times(op.weight, 1 / threshold), np.abs(op.shift / threshold)
     axes = tuple(range(1, weight.ndim))
-    step = np.maximum(np.maximum(weight, 0).sum(axes), np.maximum(-weight, 0).sum(axes)) + bias
+    step = np.maximum(np.maximum(weight, 0).sum(axes), np.maximum(-weight, 0).sum(axes)) + bias + fed_back
     with np.errstate(divide="ignore"):
         limits = (WEIGHT / np.abs(weight).max(axes), BIAS / bias, STATE / (step + 1), STATE / (MARGIN * reach))
     result: Array = np.minimum.reduce(limits)

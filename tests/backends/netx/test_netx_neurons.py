@@ -171,3 +171,81 @@ def test_decays_that_differ_within_a_channel_are_refused_on_a_map():
 def test_a_layer_of_integrate_and_fire_neurons_is_as_before():
     graph = one_layer(IF(ONE, ZERO, out_scale=ONE))
     assert isinstance(compiled(graph, inputs(graph)).graph["n0"], IF)
+
+
+# ------------------------------------------------------------ inputs that change over time
+
+
+def events(graph, steps=STEPS, count=6):
+    shape = (steps, count, *graph.type("x").shape)
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.4).double()
+
+
+@pytest.mark.parametrize(
+    ("form", "kind"), [("dense", "lif"), ("recurrent", "cuba"), ("map", "lif soft"), ("map", "lif")]
+)
+def test_events_are_run_as_they_are(form, kind, tmp_path):
+    graph = made(form, kind)
+    x = events(graph)
+    found = compiled(graph, x.mean(0), input="spikes")
+    net = found.artifact
+    assert net.encoder is None
+    assert "no encoder is put in front" in str(found.report)
+    trace = net.simulate(x)
+    spikes, total = spikes_of(found.graph, x, trace.spikes, None)
+    for name, seen in trace.spikes.items():
+        assert np.array_equal(spikes[name].reshape(seen.shape), seen)
+    assert np.array_equal(total, trace.total)
+    net.save(tmp_path / "x.net")
+    assert np.array_equal(NetxNetwork.load(tmp_path / "x.net").run(x.reshape(STEPS, 6, *net.fed_shape)), net.run(x))
+    in_time = spikec.run(net, x)
+    assert in_time.shape == (STEPS, 6, 4)
+    np.testing.assert_allclose(in_time.numpy().mean(0) * net.output_scale, net.run(x).numpy(), rtol=1e-12)
+    theirs = (spikec.run(graph, x).mean(0)).numpy()
+    assert np.abs(net.run(x).numpy() - theirs).mean() < 0.2 * theirs.std()  # of eight bits
+
+
+def test_events_are_spikes_and_nothing_else():
+    graph = made("dense", "lif")
+    x = events(graph)
+    for data, message in ((-x[0], r"samples lie in \[-1, "), (3 * x[0], "3]")):
+        with pytest.raises(spikec.CalibrationError, match=message):
+            compiled(graph, data, input="spikes")
+    net = compiled(graph, x.mean(0), input="spikes").artifact
+    with pytest.raises(spikec.InvalidModelError, match="neither 0 nor 1"):
+        net.run(2 * x)
+    with pytest.raises(spikec.InvalidModelError, match=r"the input \[T, B, ...\] has 40 steps"):
+        net.run(x, 39)
+    with pytest.raises(spikec.CompileError, match="input"):
+        compiled(graph, x.mean(0), input="events")
+
+
+def test_numbers_that_change_over_time_are_encoded_step_by_step():
+    graph = made("dense", "lif")
+    x = torch.rand(STEPS, 5, 8, dtype=torch.float64) - 0.3
+    found = compiled(graph, x.flatten(0, 1))
+    trace = found.artifact.simulate(x)
+    spikes, total = spikes_of(found.graph, x, trace.spikes, None)
+    for name, seen in trace.spikes.items():
+        assert seen.any()
+        assert np.array_equal(spikes[name], seen)
+    assert np.array_equal(total, trace.total)
+    constant = x[0]
+    same = found.artifact.run(constant)
+    assert torch.equal(found.artifact.run(constant.expand(STEPS, *constant.shape)), same)
+    assert torch.equal(found.artifact.run(constant.expand(STEPS, *constant.shape), STEPS), same)
+
+
+def test_accuracy_of_events_is_that_of_every_form_of_the_network():
+    graph = made("dense", "if hard")
+    x, steps = events(graph), STEPS
+    net = compiled(graph, x.mean(0), input="spikes").artifact
+    module = spikec.compile(graph, "spikingjelly", verify="off")
+    labels = spikec.run(graph, x).sum(0).argmax(1)
+    curves = [spikec.evaluate(each, [(x, labels)], steps, time_axis=0) for each in (graph, module, net)]
+    assert curves[0][-1] == 1
+    assert np.array_equal(curves[0], curves[1])
+    assert curves[2][-1] > 0.8
+    assert np.array_equal(spikec.evaluate(net, [(x.movedim(0, 1), labels)], steps, time_axis=1), curves[2])
+    with pytest.raises(spikec.CalibrationError, match="has not 40 steps on axis 1"):
+        spikec.evaluate(net, [(x, labels)], steps, time_axis=1)
