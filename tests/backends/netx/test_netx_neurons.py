@@ -9,7 +9,7 @@ import spikec
 from leaky_nets import KINDS, ON_MAPS, RECURRENT, STEPS, arr, dense_net, map_net
 from spikec import SpikecWarning, UnsupportedOpError
 from spikec.backends.netx import NetxNetwork
-from spikec.ir.ops import IF, LIF, CubaLIF, LoihiNeuron, Neuron
+from spikec.ir.ops import IF, LIF, CubaLIF, Input, Linear, LoihiNeuron, Neuron, Output
 
 NETS = [
     *(("dense", kind) for kind in KINDS),
@@ -249,3 +249,35 @@ def test_accuracy_of_events_is_that_of_every_form_of_the_network():
     assert np.array_equal(spikec.evaluate(net, [(x.movedim(0, 1), labels)], steps, time_axis=1), curves[2])
     with pytest.raises(spikec.CalibrationError, match="has not 40 steps on axis 1"):
         spikec.evaluate(net, [(x, labels)], steps, time_axis=1)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_potential_at_the_threshold_fires_as_in_the_model(strict, parts):
+    """Spikes of weight 1, or two of 1/2, meet a threshold of 1; what else there is stays far from it."""
+    graph = spikec.Graph("ties")
+    x = graph.add(Input((4,), "float64", rate=True), name="x")
+    weight = np.array([[1 / parts, 1 / parts, 0.13, 0.4], [0.9, 0.25, 1.3, 0.77]])
+    x = graph.add(Linear(weight), x, name="fc")
+    x = graph.add(LIF(ONE, ZERO, tau=arr(2.0), gain=np.ones(()), strict=strict, out_scale=ONE), x, name="n")
+    graph.add(Output(), graph.add(Linear(np.eye(2)), x, name="read"), name="y")
+    spikes = torch.zeros(9, 1, 4, dtype=torch.float64)
+    spikes[::3, :, :parts] = 1
+    net = compiled(graph, spikes.mean(0), input="spikes", timesteps=9).artifact
+    fired = net.simulate(spikes).spikes["n"]
+    assert np.array_equal(fired[:, 0, 0], spikec.run(graph, spikes)[:, 0, 0].numpy() > 0)
+    assert fired[0, 0, 0] != strict
+
+
+def test_an_output_that_begins_late_does_not_saturate():
+    """Sparse events reach the last layer after many steps, and then it grows fast."""
+    graph = dense_net("lif")
+    graph.set_op("n0", attrs.evolve(graph["n0"], v_threshold=np.full(1, 3.0)))
+    graph.set_op("fc2", attrs.evolve(graph["fc2"], weight=100 + graph["fc2"].weight))
+    rng = torch.Generator().manual_seed(0)
+    x = (torch.rand(64, 6, 8, generator=rng) < 0.5).double()
+    x[:20] = 0
+    net = compiled(graph, x.mean(0), input="spikes", timesteps=64).artifact
+    trace = net.simulate(x)
+    assert trace.spikes["n1"].any()
+    assert trace.overflows == 0
