@@ -281,3 +281,30 @@ def test_an_output_that_begins_late_does_not_saturate():
     trace = net.simulate(x)
     assert trace.spikes["n1"].any()
     assert trace.overflows == 0
+
+
+def test_neurons_that_no_layer_feeds_get_one():
+    """A neuron behind another, or behind the input; each layer of a file has weights."""
+    graph = spikec.Graph("bare")
+    x = graph.add(Input((6,), "float64", rate=True), name="x")
+    x = graph.add(LIF(ONE * 1.5, ZERO, tau=arr(3.0), gain=np.ones(()), out_scale=ONE), x, name="first")
+    x = graph.add(LIF(ONE * 1.2, ZERO, tau=arr(9.0), gain=np.ones(()), out_scale=ONE), x, name="second")
+    graph.add(Output(), graph.add(Linear(np.eye(6)), x, name="read"), name="y")
+    x = events(graph)
+    net = compiled(graph, x.mean(0), input="spikes").artifact
+    theirs, _ = spikes_of(graph, x, ("first", "second"), None)
+    for name, seen in net.simulate(x).spikes.items():
+        assert 0.02 < seen.mean() < 0.98
+        assert np.array_equal(seen, theirs[name])
+
+
+def test_a_channel_that_cannot_get_through_a_convolution_is_refused():
+    """The currents of CubaLIF remember a bias, so it comes by channels, and here padding is at every cell."""
+    graph = map_net("cuba")
+    weight = np.random.default_rng(0).normal(0.3, 0.5, (4, 2, 2, 2))
+    graph.set_op("conv0", attrs.evolve(graph["conv0"], weight=weight, padding=((1, 1), (1, 1))))
+    graph.set_op("fc", attrs.evolve(graph["fc"], weight=np.ones((4, graph.type("flatten").shape[0]))))
+    with pytest.raises(UnsupportedOpError, match="no cell of its kernel lies on the map") as error:
+        compiled(graph, inputs(graph))
+    assert "%conv0" in str(error.value)
+    assert "less padding" in error.value.hint
