@@ -9,7 +9,7 @@ import numpy as np
 
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph, Node
-from spikec.ir.ops import Add, Conv, Flatten, Linear, Neuron, Pad, Reshape, SumPool, Weighted
+from spikec.ir.ops import Add, Conv, Delay, Flatten, Linear, Neuron, Pad, Reshape, SumPool, Weighted
 from spikec.ir.ops.weighted import block_diagonal, identity, spread_kernel
 from spikec.ir.origin import merge
 from spikec.ir.rewrite import Kinds, rewrite
@@ -26,7 +26,8 @@ class LegalizeNir(Pass):
     Grouped convolutions become block-diagonal ones, kernels square with even padding (zeros around them),
     padded or one-dimensional sum-pools convolutions with ones, zero pads the next convolution's padding,
     reshapes to a vector Flatten. A sum is several edges into an affine op or a neuron: elsewhere, and where
-    it takes one operand twice, an identity is inserted. Every affine op gets a bias.
+    it takes one operand twice, an identity is inserted. Every affine op gets a bias; one on the way back of a cycle
+    gives it to the layer in front of the neurons, as readers do not agree whether it is there before the first spikes.
     """
 
     name = "legalize-nir"
@@ -41,6 +42,7 @@ class LegalizeNir(Pass):
             ((Add, Add), _join_sums),
             ((Add,), _separate),
             ((Conv,), partial(_square, context)),
+            ((Delay, (Linear, Conv), Add), _give_bias),
             (((Linear, Conv),), _add_bias),
             ((Add,), _order),
         )
@@ -103,6 +105,19 @@ def _separate(graph: Graph, node: Node[Add]) -> bool:
         return bool(repeats)
     graph.insert_after(node.name, identity(graph.type(node.name)), new=f"{node.name}_sum")
     return True
+
+
+def _give_bias(graph: Graph, delay: Node[Delay], back: Node[Any], total: Node[Add]) -> bool:
+    """Let another operand of a sum have the bias of weights on the way back, where it has as many features."""
+    for name in graph.operands(total.name):
+        op = graph[name]
+        if not isinstance(op, (Linear, Conv)) or name == back.name or len(graph.users(name)) > 1:
+            continue
+        if op.out_features == back.op.out_features and back.op.shift.any() and len(graph.users(back.name)) == 1:
+            graph.set_op(name, attrs.evolve(op, bias=op.shift + back.op.shift))
+            graph.set_op(back.name, attrs.evolve(back.op, bias=None))
+            return True
+    return False
 
 
 def _order(graph: Graph, node: Node[Add]) -> bool:

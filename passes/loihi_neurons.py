@@ -8,7 +8,21 @@ import numpy as np
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.errors import CompileError, Problem, UnsupportedOpError
 from spikec.ir.graph import Graph, Node
-from spikec.ir.ops import IF, LIF, Add, CubaLIF, Delay, Flatten, Linear, LoihiNeuron, Neuron, Reshape, Weighted
+from spikec.ir.ops import (
+    IF,
+    LIF,
+    Add,
+    CubaLIF,
+    Delay,
+    Flatten,
+    Input,
+    Linear,
+    LoihiNeuron,
+    Neuron,
+    Reshape,
+    Weighted,
+)
+from spikec.ir.ops.weighted import identity
 from spikec.ir.origin import merge
 from spikec.ir.stages import SNN
 from spikec.ir.types import Array
@@ -28,6 +42,8 @@ class LoihiNeurons(Pass):
 
         u(t) = beta u(t-1) + z(t) - c s(t-1)    c = beta theta  where a spike lowers the potential in its own step
                                                 c = theta       where it does with the next one (snnTorch)
+
+    Where no layer makes the current, as between two neurons, an identity does.
 
     The chip has nothing like a decaying current behind which the potential is lowered, nor a reset to a value that
     comes a step late: those neurons are reset to where they start, in the step of the spike, with a warning.
@@ -136,6 +152,11 @@ class _Dynamics:
 
 def _replace(graph: Graph, node: Node[Neuron], weight_rec: Array | None, hard: bool, context: Context) -> None:
     op, how = node.op, _Dynamics.of(node.op)
+    (source,) = operands = graph.operands(node.name)
+    while isinstance(graph[source], (Flatten, Reshape)):
+        (source,) = graph.operands(source)
+    if isinstance(graph[source], (Input, Neuron)):
+        graph.insert_before(node.name, 0, identity(graph.type(operands[0])), new=f"{node.name}_weights")
     if not (how.gain > 0).all():
         raise CompileError("its gain is not positive", hint="give the weights in front of it the sign")
     one_pole = not how.decay_syn.any()

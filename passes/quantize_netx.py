@@ -55,11 +55,16 @@ class QuantizeNetx(Pass):
 
     A LoihiNeuron's threshold stays where it is: it leaks, and another threshold would be another rate. Its decays are
     rounded to 1/4096; what its spikes feed back counts as weights, and its constant currents as biases.
+
+    Attributes:
+        spikes: the inputs are spikes: samples are how often they come, and membranes are looked at on random ones.
     """
 
     name = "quantize-netx"
     contract = "approximate"
     needs = (FINAL,)
+
+    spikes: bool = False
 
     def run(self, graph: Graph, context: Context) -> int:
         """Quantize layers that feed a neuron or an output; anything else is left for the backend to refuse."""
@@ -75,7 +80,7 @@ class QuantizeNetx(Pass):
             and reader != neurons[0].name
             and (isinstance(node.op, Conv) or len(graph.type(node.name).shape) == 1)
         ]
-        growth = _growth(graph, [reader for _, reader in layers], neurons[0], context)
+        growth = _growth(graph, [reader for _, reader in layers], neurons[0], context, self.spikes)
         problems: list[Problem] = []
         for name, reader in layers:
             try:
@@ -87,9 +92,14 @@ class QuantizeNetx(Pass):
         return len(layers)
 
 
-def _growth(graph: Graph, readers: Sequence[str], encoder: Node[Neuron], context: Context) -> dict[str, Array]:
-    """How far membranes (in thresholds) or sums of outputs get from zero, for each step, on calibration samples."""
-    steps = min(context.timesteps or TIMESTEPS, _STEPS)
+def _growth(
+    graph: Graph, readers: Sequence[str], encoder: Node[Neuron], context: Context, spikes: bool
+) -> dict[str, Array]:
+    """How far membranes (in thresholds) or sums of outputs get from zero, for each step, on calibration samples.
+
+    The neurons of a model that was spiking from the start may begin late, so more of its steps are looked at.
+    """
+    steps = min(context.timesteps or TIMESTEPS, TIMESTEPS if context.reference.is_spiking else _STEPS)
     worst: dict[str, Array] = {}
     sums: dict[str, Tensor] = {}
 
@@ -110,7 +120,11 @@ def _growth(graph: Graph, readers: Sequence[str], encoder: Node[Neuron], context
         most = reached.abs().amax(0).numpy() / (context.timesteps or TIMESTEPS if _settles(op) else steps)
         worst[name] = np.maximum(worst[name], most) if name in worst else most
 
-    interpret(graph, _inputs(graph, encoder, context), steps, tap=tap)
+    xs = _inputs(graph, encoder, context)
+    if spikes:
+        generator = torch.Generator().manual_seed(context.seed)
+        xs = [(torch.rand((steps, *x.shape), generator=generator, dtype=x.dtype) < x).to(x.dtype) for x in xs]
+    interpret(graph, xs, None if spikes else steps, tap=tap)
     return worst
 
 
@@ -141,7 +155,7 @@ def _quantize(graph: Graph, name: str, reader: str, growth: Array, context: Cont
         threshold = _threshold_of_features(graph, name, reader, neuron.v_threshold)
     relays = _relays(op)
     grown: Array = growth.reshape(op.out_features, -1).max(1)  # the most of each feature, over its places in the map
-    allowed = _allowed(op, threshold, grown * steps)
+    allowed = _allowed(op, threshold, grown * steps, _fed_back(neuron))
     scale = float(allowed.min())
     if isinstance(neuron, Neuron):
         if isinstance(neuron, LoihiNeuron):
@@ -149,6 +163,8 @@ def _quantize(graph: Graph, name: str, reader: str, growth: Array, context: Cont
         can_grow = follow(graph, reader, Weighted, _SHAPES) is not None and not isinstance(neuron, LoihiNeuron)
         scale, factor = _layer_scale(allowed, relays, neuron, can_grow)
         threshold = threshold * factor
+        if isinstance(neuron, LoihiNeuron) and not neuron.strict:
+            scale -= 1 - GRAIN  # the least potential at which the chip fires, above an integer that is no sum
     halves = _times(op.weight, scale / threshold) / 2
     halves = np.where(relays.reshape(-1, *[1] * (halves.ndim - 1)), np.ceil(halves - _ROUNDING), np.round(halves))
     weight = np.clip(2 * halves, -WEIGHT, WEIGHT)
@@ -192,11 +208,21 @@ def _threshold_of_features(graph: Graph, name: str, reader: str, threshold: Arra
     return rows[:, 0]
 
 
-def _allowed(op: Weighted, threshold: Array, reach: Array) -> Array:
+def _fed_back(op: Op) -> float:
+    """Return the most, in thresholds, by which the spikes of a layer can change one of its currents a step later."""
+    if not isinstance(op, LoihiNeuron):
+        return 0.0
+    lowered = float(np.max(np.abs(op.feedback) / op.v_threshold))
+    if op.weight_rec is None:
+        return lowered
+    return lowered + float(np.max(np.abs(op.weight_rec).sum(1) / op.v_threshold.reshape(-1)))
+
+
+def _allowed(op: Weighted, threshold: Array, reach: Array, fed_back: float) -> Array:
     """[O]: the largest integer scale that each output feature's limits allow; infinite for a dead one."""
     weight, bias = _times(op.weight, 1 / threshold), np.abs(op.shift / threshold)
     axes = tuple(range(1, weight.ndim))
-    step = np.maximum(np.maximum(weight, 0).sum(axes), np.maximum(-weight, 0).sum(axes)) + bias
+    step = np.maximum(np.maximum(weight, 0).sum(axes), np.maximum(-weight, 0).sum(axes)) + bias + fed_back
     with np.errstate(divide="ignore"):
         limits = (WEIGHT / np.abs(weight).max(axes), BIAS / bias, STATE / (step + 1), STATE / (MARGIN * reach))
     result: Array = np.minimum.reduce(limits)
@@ -228,7 +254,7 @@ def _layer_scale(allowed: Array, relays: Array, neuron: Neuron, can_grow: bool) 
 
     That of a relay does not grow, for a whole number of spikes would not reach it any more.
     """
-    multiple, most = 2, PULSES * WEIGHT if neuron.v_init.any() else STATE
+    multiple, most = 4 if isinstance(neuron, LoihiNeuron) else 2, PULSES * WEIGHT if neuron.v_init.any() else STATE
     if neuron.v_reset is None:
         multiple, most = 4, WEIGHT - 2 * neuron.strict  # a relay among strict ones takes 2 more to fire, and off again
     scale = float(allowed.min())
@@ -266,14 +292,11 @@ def _integer_neuron(graph: Graph, name: str, op: Neuron, scale: float) -> Neuron
 
 
 def _integer_loihi(op: LoihiNeuron, scale: float, out_scale: Array) -> LoihiNeuron:
-    """Round a neuron whose threshold is ``scale`` in the units of its layer's weights.
-
-    The chip fires above an integer: a neuron that fires at its threshold too gets the one below, between two sums.
-    """
+    """Round a neuron whose threshold is ``scale`` in the units of its layer's weights; the chip fires above it."""
     op = op.scale_input(op.v_threshold / scale)
     return attrs.evolve(
         op,
-        v_threshold=np.full((1,) * op.v_threshold.ndim, scale - (not op.strict)),
+        v_threshold=np.full((1,) * op.v_threshold.ndim, np.floor(scale)),
         strict=True,
         decay_syn=_rounded(op.decay_syn, 1 / 4096),
         decay=_rounded(op.decay, 1 / 4096),

@@ -72,7 +72,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
             pass_named("legalize-netx", reset=backend.reset),
             "fold-pool{affine=True}",
             pass_named("reset-netx", reset=backend.reset),
-            "quantize-netx",
+            pass_named("quantize-netx", spikes=backend.takes_spikes),
         ),
     }
     if backend.order not in orders:

@@ -2,13 +2,15 @@
 
 ``spiking_real.py LIBRARY OUT.npz`` runs every case of that library for T steps in float64. OUT gets, for each case,
 ``CASE/theirs`` (the model's own forward), ``CASE/graph`` (the interpreter on the imported graph), ``CASE/module`` (the
-target spikingjelly) and ``CASE/nir`` (the file of the target nir, read back), all [T, B, ...]; where SpikingJelly's
+target spikingjelly) and ``CASE/nir`` (the file of the target nir, read back) and, of leaky neurons that Loihi has too,
+``CASE/loihi`` (the graph with those), all [T, B, ...]; where SpikingJelly's
 importer takes the file, ``CASE/imported`` is its output.
 """
 
 import itertools
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import nir
@@ -158,18 +160,50 @@ def run(case, net, shape):
         found["module"] = torch.stack([first(module(step)) for step in x])
         portable = spikec.compile(net, "nir", example_input=example)
         found["nir"] = spikec.run(spikec.load(portable), x)
+        if (chip := loihi(spikec.load(net, example))) is not None:
+            found["loihi"] = spikec.run(chip, x)
         if "spikingjelly" in sys.modules and case != "half threshold":
             found["imported"] = imported(net, example, x)
     return {f"{case}/{key}": value.numpy() for key, value in found.items()}
+
+
+def loihi(graph):
+    """The graph with the neurons of the target netx, in real numbers; None where it says that they differ."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", spikec.SpikecWarning)
+        try:
+            changes = spikec.pass_named("loihi-neurons").run(graph, spikec.Context(graph, timesteps=T))
+        except (spikec.SpikecWarning, spikec.CompileError):
+            return None
+    return graph if changes else None
+
+
+def recurrent():
+    """A recurrent layer in a NIR file, which has a bias on the way back: SpikingJelly's importer, and ours."""
+    rng, n = np.random.default_rng(0), 9
+    full = {name: np.full(n, value) for name, value in {"tau": 8e-4, "r": 8.0, "v_threshold": 1.0}.items()}
+    affine = {name: nir.Affine(rng.normal(0.2, 0.5, shape), rng.normal(0, 0.1, shape[0]))
+              for name, shape in {"fc": (n, 6), "back": (n, n), "out": (5, n)}.items()}  # fmt: skip
+    nodes = {"input": nir.Input(np.array([6])), **affine, "output": nir.Output(np.array([5]))}
+    nodes["lif"] = nir.LIF(**full, v_leak=np.zeros(n), v_reset=np.zeros(n))
+    edges = [("input", "fc"), ("fc", "lif"), ("lif", "back"), ("back", "lif"), ("lif", "out"), ("out", "output")]
+    net = nir.NIRGraph(nodes, edges, metadata={"dt": 1e-4, "reset": "value", "fire": ">="}, type_check=False)
+    x = torch.tensor(rng.random((T, 3, 6)) < 0.4, dtype=torch.float64)
+    module = spikec.compile(net, "spikingjelly")
+    again = spikec.load(spikec.compile(net, "nir", dt=1e-4))
+    found = {"theirs": imported(net, x[0], x), "graph": spikec.run(spikec.load(net), x), "nir": spikec.run(again, x)}
+    found["module"] = torch.stack([module(step) for step in x])
+    return {f"recurrent file/{key}": value.detach().numpy() for key, value in found.items()}
 
 
 def imported(net, example, x):
     """SpikingJelly's importer on the file of the profile for it; soft reset is set as the metadata say."""
     from spikingjelly.activation_based.nir_exchange import import_from_nir
 
+    example = {} if isinstance(net, nir.NIRGraph) else {"example_input": example}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.nir"
-        spikec.save(spikec.compile(net, "nir", profile="spikingjelly", dt=1e-4, example_input=example), path)
+        spikec.save(spikec.compile(net, "nir", profile="spikingjelly", dt=1e-4, **example), path)
         theirs, source = import_from_nir(path, dt=1e-4, dtype=torch.float64), nir.read(path)
     for name, node in source.nodes.items():
         if hasattr(node, "v_threshold") and "subtract" in (node.metadata.get("reset"), source.metadata.get("reset")):
@@ -188,4 +222,6 @@ if __name__ == "__main__":
     results = {}
     for case, net, shape in {"spikingjelly": jelly_cases, "snntorch": snntorch_cases}[library]():
         results |= run(case, net, shape)
+    if library == "spikingjelly":
+        results |= recurrent()
     np.savez(target, **results)

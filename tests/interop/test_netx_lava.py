@@ -175,3 +175,17 @@ def test_leaky_and_recurrent_neurons_are_lava_s(form, kind, tmp_path):
         assert spikes.any()
         assert np.array_equal(found.spikes[name], spikes)
     assert np.array_equal(found.total, trace.total)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "kind"), [("recurrent", "cuba"), ("map", "lif"), ("map", "if hard and cuba")])
+def test_events_are_lava_s_too(form, kind, tmp_path):
+    graph = FORMS[form](kind)
+    x = (torch.rand(T, 3, *graph.type("x").shape, dtype=torch.float64) < 0.3).double()
+    net = spikec.compile(graph, "netx", calibration=x.mean(0), timesteps=T, verify="off", input="spikes")
+    trace = net.simulate(x)
+    found = run_in_lava(net, x, python=PYTHON)
+    for name, spikes in trace.spikes.items():
+        assert spikes.any()
+        assert np.array_equal(found.spikes[name], spikes)
+    assert np.array_equal(found.total, trace.total)

@@ -9,7 +9,7 @@ import spikec
 from leaky_nets import KINDS, ON_MAPS, RECURRENT, STEPS, arr, dense_net, map_net
 from spikec import SpikecWarning, UnsupportedOpError
 from spikec.backends.netx import NetxNetwork
-from spikec.ir.ops import IF, LIF, CubaLIF, LoihiNeuron, Neuron
+from spikec.ir.ops import IF, LIF, CubaLIF, Input, Linear, LoihiNeuron, Neuron, Output
 
 NETS = [
     *(("dense", kind) for kind in KINDS),
@@ -171,3 +171,140 @@ def test_decays_that_differ_within_a_channel_are_refused_on_a_map():
 def test_a_layer_of_integrate_and_fire_neurons_is_as_before():
     graph = one_layer(IF(ONE, ZERO, out_scale=ONE))
     assert isinstance(compiled(graph, inputs(graph)).graph["n0"], IF)
+
+
+# ------------------------------------------------------------ inputs that change over time
+
+
+def events(graph, steps=STEPS, count=6):
+    shape = (steps, count, *graph.type("x").shape)
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.4).double()
+
+
+@pytest.mark.parametrize(
+    ("form", "kind"), [("dense", "lif"), ("recurrent", "cuba"), ("map", "lif soft"), ("map", "lif")]
+)
+def test_events_are_run_as_they_are(form, kind, tmp_path):
+    graph = made(form, kind)
+    x = events(graph)
+    found = compiled(graph, x.mean(0), input="spikes")
+    net = found.artifact
+    assert net.encoder is None
+    assert "no encoder is put in front" in str(found.report)
+    trace = net.simulate(x)
+    spikes, total = spikes_of(found.graph, x, trace.spikes, None)
+    for name, seen in trace.spikes.items():
+        assert np.array_equal(spikes[name].reshape(seen.shape), seen)
+    assert np.array_equal(total, trace.total)
+    net.save(tmp_path / "x.net")
+    assert np.array_equal(NetxNetwork.load(tmp_path / "x.net").run(x.reshape(STEPS, 6, *net.fed_shape)), net.run(x))
+    in_time = spikec.run(net, x)
+    assert in_time.shape == (STEPS, 6, 4)
+    np.testing.assert_allclose(in_time.numpy().mean(0) * net.output_scale, net.run(x).numpy(), rtol=1e-12)
+    theirs = (spikec.run(graph, x).mean(0)).numpy()
+    assert np.abs(net.run(x).numpy() - theirs).mean() < 0.2 * theirs.std()  # of eight bits
+
+
+def test_events_are_spikes_and_nothing_else():
+    graph = made("dense", "lif")
+    x = events(graph)
+    for data, message in ((-x[0], r"samples lie in \[-1, "), (3 * x[0], "3]")):
+        with pytest.raises(spikec.CalibrationError, match=message):
+            compiled(graph, data, input="spikes")
+    net = compiled(graph, x.mean(0), input="spikes").artifact
+    with pytest.raises(spikec.InvalidModelError, match="neither 0 nor 1"):
+        net.run(2 * x)
+    with pytest.raises(spikec.InvalidModelError, match=r"the input \[T, B, ...\] has 40 steps"):
+        net.run(x, 39)
+    with pytest.raises(spikec.CompileError, match="input"):
+        compiled(graph, x.mean(0), input="events")
+
+
+def test_numbers_that_change_over_time_are_encoded_step_by_step():
+    graph = made("dense", "lif")
+    x = torch.rand(STEPS, 5, 8, dtype=torch.float64) - 0.3
+    found = compiled(graph, x.flatten(0, 1))
+    trace = found.artifact.simulate(x)
+    spikes, total = spikes_of(found.graph, x, trace.spikes, None)
+    for name, seen in trace.spikes.items():
+        assert seen.any()
+        assert np.array_equal(spikes[name], seen)
+    assert np.array_equal(total, trace.total)
+    constant = x[0]
+    same = found.artifact.run(constant)
+    assert torch.equal(found.artifact.run(constant.expand(STEPS, *constant.shape)), same)
+    assert torch.equal(found.artifact.run(constant.expand(STEPS, *constant.shape), STEPS), same)
+
+
+def test_accuracy_of_events_is_that_of_every_form_of_the_network():
+    graph = made("dense", "if hard")
+    x, steps = events(graph), STEPS
+    net = compiled(graph, x.mean(0), input="spikes").artifact
+    module = spikec.compile(graph, "spikingjelly", verify="off")
+    labels = spikec.run(graph, x).sum(0).argmax(1)
+    curves = [spikec.evaluate(each, [(x, labels)], steps, time_axis=0) for each in (graph, module, net)]
+    assert curves[0][-1] == 1
+    assert np.array_equal(curves[0], curves[1])
+    assert curves[2][-1] > 0.8
+    assert np.array_equal(spikec.evaluate(net, [(x.movedim(0, 1), labels)], steps, time_axis=1), curves[2])
+    with pytest.raises(spikec.CalibrationError, match="has not 40 steps on axis 1"):
+        spikec.evaluate(net, [(x, labels)], steps, time_axis=1)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_potential_at_the_threshold_fires_as_in_the_model(strict, parts):
+    """Spikes of weight 1, or two of 1/2, meet a threshold of 1; what else there is stays far from it."""
+    graph = spikec.Graph("ties")
+    x = graph.add(Input((4,), "float64", rate=True), name="x")
+    weight = np.array([[1 / parts, 1 / parts, 0.13, 0.4], [0.9, 0.25, 1.3, 0.77]])
+    x = graph.add(Linear(weight), x, name="fc")
+    x = graph.add(LIF(ONE, ZERO, tau=arr(2.0), gain=np.ones(()), strict=strict, out_scale=ONE), x, name="n")
+    graph.add(Output(), graph.add(Linear(np.eye(2)), x, name="read"), name="y")
+    spikes = torch.zeros(9, 1, 4, dtype=torch.float64)
+    spikes[::3, :, :parts] = 1
+    net = compiled(graph, spikes.mean(0), input="spikes", timesteps=9).artifact
+    fired = net.simulate(spikes).spikes["n"]
+    assert np.array_equal(fired[:, 0, 0], spikec.run(graph, spikes)[:, 0, 0].numpy() > 0)
+    assert fired[0, 0, 0] != strict
+
+
+def test_an_output_that_begins_late_does_not_saturate():
+    """Sparse events reach the last layer after many steps, and then it grows fast."""
+    graph = dense_net("lif")
+    graph.set_op("n0", attrs.evolve(graph["n0"], v_threshold=np.full(1, 3.0)))
+    graph.set_op("fc2", attrs.evolve(graph["fc2"], weight=100 + graph["fc2"].weight))
+    rng = torch.Generator().manual_seed(0)
+    x = (torch.rand(64, 6, 8, generator=rng) < 0.5).double()
+    x[:20] = 0
+    net = compiled(graph, x.mean(0), input="spikes", timesteps=64).artifact
+    trace = net.simulate(x)
+    assert trace.spikes["n1"].any()
+    assert trace.overflows == 0
+
+
+def test_neurons_that_no_layer_feeds_get_one():
+    """A neuron behind another, or behind the input; each layer of a file has weights."""
+    graph = spikec.Graph("bare")
+    x = graph.add(Input((6,), "float64", rate=True), name="x")
+    x = graph.add(LIF(ONE * 1.5, ZERO, tau=arr(3.0), gain=np.ones(()), out_scale=ONE), x, name="first")
+    x = graph.add(LIF(ONE * 1.2, ZERO, tau=arr(9.0), gain=np.ones(()), out_scale=ONE), x, name="second")
+    graph.add(Output(), graph.add(Linear(np.eye(6)), x, name="read"), name="y")
+    x = events(graph)
+    net = compiled(graph, x.mean(0), input="spikes").artifact
+    theirs, _ = spikes_of(graph, x, ("first", "second"), None)
+    for name, seen in net.simulate(x).spikes.items():
+        assert 0.02 < seen.mean() < 0.98
+        assert np.array_equal(seen, theirs[name])
+
+
+def test_a_channel_that_cannot_get_through_a_convolution_is_refused():
+    """The currents of CubaLIF remember a bias, so it comes by channels, and here padding is at every cell."""
+    graph = map_net("cuba")
+    weight = np.random.default_rng(0).normal(0.3, 0.5, (4, 2, 2, 2))
+    graph.set_op("conv0", attrs.evolve(graph["conv0"], weight=weight, padding=((1, 1), (1, 1))))
+    graph.set_op("fc", attrs.evolve(graph["fc"], weight=np.ones((4, graph.type("flatten").shape[0]))))
+    with pytest.raises(UnsupportedOpError, match="no cell of its kernel lies on the map") as error:
+        compiled(graph, inputs(graph))
+    assert "%conv0" in str(error.value)
+    assert "less padding" in error.value.hint

@@ -122,6 +122,22 @@ def test_run_simulates_a_net_file(folder):
     assert np.corrcoef(np.load("out.npz")["y"].ravel(), ann.ravel())[0, 1] > 0.99
 
 
+def test_run_takes_inputs_that_change_over_time(folder):
+    fine("compile", "nets.py:mlp", "--target", "netx", "-o", "m.net", "--calibration", "data.npz", "--timesteps", 16)
+    x = np.load("data.npz")["x"][:9]
+    np.savez("constant.npz", x=x)
+    np.savez("steps.npz", x=np.broadcast_to(x, (16, *x.shape)))
+    fine("run", "m.net", "constant.npz", "--timesteps", 16, "-o", "a.npz")
+    fine("run", "m.net", "steps.npz", "--time-major", "-o", "b.npz")
+    assert np.array_equal(np.load("a.npz")["y"], np.load("b.npz")["y"])
+    fine("compile", "nets.py:mlp", "--target", "nir", "-o", "m.nir", "--calibration", "data.npz")
+    fine("run", "m.nir", "constant.npz", "--timesteps", 16, "-o", "a.npz")
+    fine("run", "m.nir", "steps.npz", "--time-major", "-o", "b.npz")
+    assert np.array_equal(np.load("a.npz")["output"], np.load("b.npz")["output"])
+    for options in ((), ("--time-major", "--timesteps", 16)):
+        assert call("run", "m.nir", "steps.npz", *options, "-o", "c.npz").exit_code == 2
+
+
 def test_compile_writes_a_torch_module(folder):
     options = ("--example", "2,6,4", "--timesteps", 8)
     fine("compile", "nets.py:cnn", "--target", "spikingjelly", "-o", "m.pt", *options)

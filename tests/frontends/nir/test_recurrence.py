@@ -7,7 +7,7 @@ import torch
 
 import spikec
 from spikec import UnsupportedOpError
-from spikec.ir.ops import Delay
+from spikec.ir.ops import Delay, Linear
 
 DT, T, B, N = 1e-3, 30, 4, 9
 
@@ -91,6 +91,7 @@ def test_a_recurrent_layer_is_read_run_emitted_and_written_back(kind, form, tmp_
     written = spikec.compile(tmp_path / "x.nir", "nir", dt=DT)
     spikec.save(written, tmp_path / "again.nir")
     again = spikec.load(tmp_path / "again.nir")
+    assert sum(bool(node.op.shift.any()) for node in again.match(Linear)) == 1, "weights on the way back have no bias"
     np.testing.assert_allclose(spikec.run(again, x).numpy(), wanted, rtol=0, atol=1e-9)
 
 
