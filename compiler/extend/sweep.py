@@ -152,9 +152,15 @@ def tunable(graph: Graph, context: Context) -> dict[str, tuple[str, ...]]:
     return {relu: found[relu] for relu in relus if found[relu]}
 
 
-def layers(graph: Graph, context: Context) -> Iterator[Layer]:
-    """Yield every tunable layer once what is before it is settled; none where there are no samples, which is noted."""
-    found, samples = tunable(graph, context), context.tuning_samples(graph)
+def layers(graph: Graph, context: Context, samples: Sequence[Tensor] = ()) -> Iterator[Layer]:
+    """Yield every tunable layer once what is before it is settled; none where there are no samples, which is noted.
+
+    Args:
+        graph: which the caller may change in front of and at the layer that is given out.
+        context: of the pass that runs.
+        samples: to tune on; those of the context where none are given.
+    """
+    found, samples = tunable(graph, context), samples or context.tuning_samples(graph)
     if context.ann is None or not samples:
         context.note("", NO_SAMPLES)
         return

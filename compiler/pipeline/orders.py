@@ -73,6 +73,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
             "fold-pool{affine=True}",
             pass_named("reset-netx", reset=backend.reset),
             "quantize-netx",
+            *(("tune-netx",) if normalization is None and timesteps is not None else ()),
         ),
     }
     if backend.order not in orders:
