@@ -80,11 +80,11 @@ class QuantizeNetx(Pass):
             and reader != neurons[0].name
             and (isinstance(node.op, Conv) or len(graph.type(node.name).shape) == 1)
         ]
-        growth = _growth(graph, [reader for _, reader in layers], neurons[0], context, self.spikes)
+        growths = growth(graph, [reader for _, reader in layers], neurons[0], context, self.spikes)
         problems: list[Problem] = []
         for name, reader in layers:
             try:
-                _quantize(graph, name, reader, growth[reader], context)
+                _quantize(graph, name, reader, growths[reader], context)
             except UnsupportedOpError as error:
                 problems += error.problems
         if problems:
@@ -92,7 +92,7 @@ class QuantizeNetx(Pass):
         return len(layers)
 
 
-def _growth(
+def growth(
     graph: Graph, readers: Sequence[str], encoder: Node[Neuron], context: Context, spikes: bool
 ) -> dict[str, Array]:
     """How far membranes (in thresholds) or sums of outputs get from zero, for each step, on calibration samples.

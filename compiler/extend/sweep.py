@@ -181,21 +181,30 @@ def tunable(graph: Graph, context: Context) -> dict[str, tuple[str, ...]]:
     return {relu: found[relu] for relu in relus if found[relu]}
 
 
-def layers(graph: Graph, context: Context) -> Iterator[Layer]:
-    """Yield every tunable layer once what is before it is settled; none where there are no samples, which is noted."""
-    found, samples, ann = tunable(graph, context), context.tuning_samples(graph), context.ann
-    if ann is None or not samples:
+def layers(graph: Graph, context: Context, samples: Sequence[Tensor] = ()) -> Iterator[Layer]:
+    """Yield every tunable layer once what is before it is settled; none where there are no samples, which is noted.
+
+    Args:
+        graph: which the caller may change in front of and at the layer that is given out.
+        context: of the pass that runs.
+        samples: to tune on; those of the context where none are given.
+    """
+    found, ann = tunable(graph, context), context.ann
+    own = context.tuning_samples(graph)
+    fed = samples or own
+    if ann is None or not fed:
         context.note("", NO_SAMPLES)
         return
-    key = ("means", ann, len(samples[0]), *found)
-    wanted = dict(context.once(key, lambda: _means(ann, found, samples)))
+    key = ("means", ann, len(fed[0]), *found)
+    wanted = _means(ann, found, samples) if samples else dict(context.once(key, lambda: _means(ann, found, own)))
     relus = {name: relu for relu, neurons in found.items() for name in neurons}
-    sweep = Sweep(graph, samples, context.steps)
+    sweep = Sweep(graph, fed, context.steps)
     for name in sweep:
         relu = relus.get(name)
         if relu in wanted:
             yield Layer(relu, found[relu], wanted.pop(relu), sweep, ann)
-    context.ran(graph, sweep.outputs())
+    if not samples:
+        context.ran(graph, sweep.outputs())
 
 
 def _means(ann: Graph, names: Collection[str], samples: Sequence[Tensor]) -> dict[str, Array]:

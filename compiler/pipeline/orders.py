@@ -73,6 +73,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
             "fold-pool{affine=True}",
             pass_named("reset-netx", reset=backend.reset),
             pass_named("quantize-netx", spikes=backend.takes_spikes),
+            *(("tune-netx",) if normalization is None and timesteps and not backend.takes_spikes else ()),
         ),
     }
     if backend.order not in orders:

@@ -425,7 +425,7 @@ def test_a_graph_that_the_passes_did_not_finish_is_refused():
 
     def threshold(name, value, **fields):
         def change(graph):
-            ratio = value / graph[name].v_threshold.item()
+            ratio = 1.0 if graph[name].out_scale is not None else value / graph[name].v_threshold.item()
             graph.set_op(name, attrs.evolve(graph[name], v_threshold=np.full((1, 1, 1), value), **fields))
             user = next(
                 node for node in graph.match(Weighted) if list(graph).index(node.name) > list(graph).index(name)
