@@ -196,8 +196,8 @@ def _form(graph: Graph, layer: PlannedLayer, before: str) -> Iterator[Problem]:
         yield graph.problem(name, "netx has no reshape in front of a convolution", unrolled)
     if neurons is None:
         return
-    if neurons.recurs:
-        message = "netx cannot reset by subtraction behind a convolution, nor feed spikes back to it"
+    if neurons.weight_rec is not None:
+        message = "netx cannot feed spikes back to a convolution"
         yield graph.problem(layer.neuron, message, 'use reset="hard"')
     for values in map(np.asarray, (neurons.decay, neurons.current_decay, neurons.bias)):
         if values.ndim and (values != values.reshape(len(values), -1)[:, :1].reshape(-1, 1, 1)).any():
