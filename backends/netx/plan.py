@@ -247,7 +247,9 @@ def _channels_on_maps(graph: Graph, layers: Sequence[PlannedLayer]) -> Iterator[
         if behind and isinstance(op, Conv) and op.inner_tap(*shapes) is None:
             what = "v_init" if starts else "what charges or feeds its neurons, or those behind it, from outside"
             message = f"no cell of its kernel lies on the map at every step, to carry {what}"
-            yield graph.problem(layer.name, message, "use Normalization(v_init=0), or less padding")
+            soft = neurons is not None and neurons.soft
+            hint = 'use reset="hard", or less padding' if soft else "use Normalization(v_init=0), or less padding"
+            yield graph.problem(layer.name, message, hint)
             return
 
 
