@@ -328,7 +328,7 @@ HARD = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
+@pytest.mark.filterwarnings("ignore::spikec.SpikecWarning", "ignore:Using padding='same':UserWarning")
 @pytest.mark.parametrize("name", HARD)
 def test_what_hard_reset_writes_in_another_form(name):
     layers, shape, kinds = HARD[name]
