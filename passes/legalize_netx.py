@@ -1,6 +1,7 @@
 """A spiking graph in the shape of a netx file: layers that stock netx has, with the reset it can do."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import attrs
@@ -28,12 +29,14 @@ class LegalizeNetx(Pass):
 
     Stock netx resets by subtraction in one layer type only, dense with a recurrent weight matrix. So for soft
     reset every convolution, and every Linear over the last axis of a map, is unrolled into its matrix over
-    the flattened map. For hard reset convolutions stay, those over one axis as 1xk kernels, and uneven padding becomes
-    zeros of the kernel; unrolled is what else netx has no layer for, where it has no more than ``limit`` neurons.
+    the flattened map. For hard reset, and for soft reset of convolutions that are too large for that, convolutions
+    stay, those over one axis as 1xk kernels, and uneven padding becomes zeros of the kernel; unrolled is what else netx
+    has no layer for, where it has no more than ``limit`` neurons.
 
     Attributes:
-        reset: ``soft``, ``hard``, or ``auto``: soft if no layer has more than ``limit`` neurons. A model whose neurons
-            all have hard reset keeps its layers as it is.
+        reset: ``soft``, ``hard``, or ``auto``: soft if no layer has more than ``limit`` neurons. Larger convolutions
+            with soft reset need a loader of ours, and stock netx resets them to zero, so ``soft`` must be asked for.
+            A model whose neurons all have hard reset keeps its layers as it is.
         limit: the matrix has the square of it as entries; netx takes 12 s to load 4096 neurons, 0.3 s for 1024.
     """
 
@@ -46,20 +49,27 @@ class LegalizeNetx(Pass):
     def run(self, graph: Graph, context: Context) -> int:
         """Rewrite what netx has in another form. What it has not at all stays, for the backend to refuse."""
         changes = sum(_readout(graph, node.name) for node in graph.match(Output))
-        soft = self._is_soft(graph, context)
+        unrolls = self._unrolls(graph, context)
         before: tuple[int, ...] | None = None  # the map that the layer before gives
         for node in graph.match(Weighted):
             if is_behind(graph, node.name, Neuron):
-                changes += self._legalize(graph, node, soft, before)
+                changes += self._legalize(graph, node, unrolls, before)
                 before = graph.type(node.name).shape
         return changes
 
-    def _legalize(self, graph: Graph, node: Node[Weighted], soft: bool, before: tuple[int, ...] | None) -> bool:
-        """Rewrite one layer; ``before`` is the shape of the file's layer in front of it, None for the first one."""
+    def _legalize(self, graph: Graph, node: Node[Weighted], unrolls: bool, before: tuple[int, ...] | None) -> bool:
+        """Rewrite one layer.
+
+        Args:
+            graph: it is in.
+            node: it.
+            unrolls: whether all layers are unrolled, for soft reset.
+            before: the shape of the file's layer in front of it, None for the first one.
+        """
         operand, result = graph.type(graph.operands(node.name)[0]).shape, graph.type(node.name).shape
         operand = (operand[0], 1, operand[1]) if len(operand) == 2 else operand
         is_conv = isinstance(node.op, Conv) and len(operand) == 3 and before in (None, operand)
-        if len(result) > 1 and (soft or (not is_conv and math.prod(result) <= self.limit)):
+        if len(result) > 1 and (unrolls or (not is_conv and math.prod(result) <= self.limit)):
             _unroll(graph, node.name)
         elif isinstance(node.op, Conv) and len(node.op.kernel) == 1:
             _put_on_map(graph, node.name, node.op)
@@ -69,21 +79,34 @@ class LegalizeNetx(Pass):
             return False
         return True
 
-    def _is_soft(self, graph: Graph, context: Context) -> bool:
+    def _unrolls(self, graph: Graph, context: Context) -> bool:
+        """Whether all layers become matrices; says what becomes of those that are too large for it."""
         behind = [node for node in graph.match(Neuron) if is_behind(graph, node.name, Neuron)]
         if self.reset == "hard" or (behind and not any(node.op.subtracts for node in behind)):
             return False
         sizes = {node.name: math.prod(graph.type(node.name).shape) for node in behind}
         large = {name: size for name, size in sizes.items() if size > self.limit}
         if large and self.reset == "soft":
-            needs = f"soft reset in netx is unrolled into a matrix, for up to {self.limit} neurons"
-            messages = {name: f"{size} neurons in a layer: {needs}" for name, size in large.items()}
-            hint = 'use reset="hard" or "auto"' if all(_fits_hard(graph, each) for each in large) else _SMALLER
-            raise UnsupportedOpError([graph.problem(*each, hint.format(self.limit)) for each in messages.items()])
+            self._expect_convolutions(graph, large)
         for name, size in list(large.items())[:1]:
-            message = f"{size} neurons are more than {self.limit}: hard reset in all layers, which costs accuracy"
+            message = f"{size} neurons are more than {self.limit}: "
+            if self.reset == "soft":
+                message += "soft reset behind convolutions by run_in_lava and our loader only; to stock netx it is hard"
+            else:
+                message += 'hard reset in all layers, which costs accuracy; reset="soft" needs our loader'
             context.note(name, message)
         return not large
+
+    def _expect_convolutions(self, graph: Graph, sizes: Mapping[str, int]) -> None:
+        """Raise an error unless layers of these neurons can stay, as convolutions."""
+        message = f"{{}} neurons in a layer: soft reset in netx takes up to {self.limit}, and more behind a convolution"
+        found = []
+        for name, size in sizes.items():
+            if not (_fits_hard(graph, name) and isinstance(graph[_before_shapes(graph, name)], Conv)):
+                hint = 'use reset="hard" or "auto"' if all(_fits_hard(graph, each) for each in sizes) else _SMALLER
+                found.append(graph.problem(name, message.format(size), hint.format(self.limit)))
+        if found:
+            raise UnsupportedOpError(found)
 
 
 def _fits_hard(graph: Graph, name: str) -> bool:

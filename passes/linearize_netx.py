@@ -13,8 +13,7 @@ from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op, Role, StatefulOp
 from spikec.ir.ops import IF, Conv, Flatten, Linear, Neuron, Reshape, Weighted
 from spikec.ir.origin import Origin, merge
-from spikec.ir.readings import Reader, Shape, UnreadableError
-from spikec.ir.rewrite import follow
+from spikec.ir.readings import Reader, Shape, UnreadableError, spikes_of
 from spikec.ir.stages import FINAL
 from spikec.ir.types import Array, compress
 from spikec.ir.windows import Pair, Windows, box
@@ -132,11 +131,10 @@ def _start(graph: Graph) -> str | None:
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         return None
     (first,) = graph.inputs
-    start = follow(graph, first, Neuron, Weighted) or first
     nodes = [node for node in graph.match(Op) if node.name != first]
     branches = any(len(graph.operands(node.name)) > 1 or len(graph.users(node.name)) > 1 for node in nodes)
     known = all(node.op.role is Role.IO or _is_known(graph, node) for node in nodes)
-    return start if branches and known else None
+    return spikes_of(graph) if branches and known else None
 
 
 def _is_known(graph: Graph, node: Node[Op]) -> bool:

@@ -166,7 +166,8 @@ def _quantize(graph: Graph, name: str, reader: str, growth: Array, context: Cont
         if isinstance(neuron, LoihiNeuron) and not neuron.strict:
             scale -= 1 - GRAIN  # the least potential at which the chip fires, above an integer that is no sum
     halves = _times(op.weight, scale / threshold) / 2
-    halves = np.where(relays.reshape(-1, *[1] * (halves.ndim - 1)), np.ceil(halves - _ROUNDING), np.round(halves))
+    counts = relays & (isinstance(neuron, Neuron) and neuron.v_reset is not None)
+    halves = np.where(counts.reshape(-1, *[1] * (halves.ndim - 1)), np.ceil(halves - _ROUNDING), np.round(halves))
     weight = np.clip(2 * halves, -WEIGHT, WEIGHT)
     if not weight.any():
         message = (

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from spikec.backends.lava.slayer import FixedBias, slayer, windows
 from spikec.backends.netx.backend import Netx
 from spikec.backends.netx.model import NetxNetwork
+from spikec.backends.netx.plan import plan
 from spikec.backends.netx.sim import UNITY, IntegerLayer
 from spikec.extend.passbase import Context
-from spikec.ir.errors import UnsupportedOpError
+from spikec.ir.errors import Problem, UnsupportedOpError
 from spikec.ir.graph import Graph
+from spikec.ir.ops import Conv
 
 #: units of 1.0 in every block: 64 is the scale at which slayer's rounding of thresholds is exact
 _SCALE = 64
@@ -93,6 +95,14 @@ class Lava(Netx):
     """Emits :class:`LavaBlocks`; the options are those of ``netx``."""
 
     name: ClassVar[str] = "lava"
+
+    def check(self, graph: Graph) -> list[Problem]:
+        """List what ``netx`` refuses, and neurons behind a convolution that are reset by subtraction."""
+        message = "lava-dl has no block of a convolution with soft reset"
+        hint = 'use reset="hard", or the target "netx"'
+        soft = [each for each in plan(graph).layers if each.neurons is not None and each.neurons.soft]
+        found = [graph.problem(each.neuron, message, hint) for each in soft if isinstance(each.affine, Conv)]
+        return super().check(graph) or found
 
     def emit(self, graph: Graph, context: Context) -> LavaBlocks:
         """Make slayer's blocks of the integer network.

@@ -81,7 +81,7 @@ class Netx(Backend):
             name=graph.name,
             encoder=None if self.takes_spikes else encoder,
             layers=tuple(layers),
-            reset="soft" if any(layer.kind == "dense_rec" for layer in layers) else "hard",
+            reset="soft" if any(layer.weight_rec is not None for layer in layers) else "hard",
             constants=constants,
             pulses=pulses,
             input_shape=(shape[0] + more, *shape[1:]),

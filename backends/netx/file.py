@@ -33,6 +33,9 @@ _SMALLEST = -256
 _WEIGHT = Numbers(f"within {_SMALLEST} and {WEIGHT}; netx takes up to {WEIGHT} unchanged", _SMALLEST, WEIGHT)
 _BIAS = Numbers(f"within {-NEVER} and {NEVER}", -NEVER, NEVER)
 
+#: the datasets of neurons, and of softReset, that say how they decay and fire, and the fields of a layer
+_SOFT = {"iDecay": "current_decay", "vDecay": "voltage_decay", "vThMant": "threshold"}
+
 
 def write(path: Path, input_shape: tuple[int, ...], layers: Sequence[IntegerLayer], facts: Mapping[str, Any]) -> None:
     """Write a file, which is prepared in memory: HDF5 ends the process where the disk is full.
@@ -55,7 +58,7 @@ def write(path: Path, input_shape: tuple[int, ...], layers: Sequence[IntegerLaye
             for key, value in _contents(layer).items():
                 group[key] = value
             for key in ("weight", "weight_rec", "bias"):
-                if getattr(layer, key) is not None:
+                if getattr(layer, key) is not None and (key, layer.kind) != ("weight_rec", "conv"):
                     group.create_dataset(key, data=getattr(layer, key).astype(np.int32), compression="gzip")
             before = layer.shape
         ours = file.create_group("spikec")
@@ -75,16 +78,32 @@ def _start(groups: Any, kind: str, shape: tuple[int, ...]) -> Any:
     return group
 
 
+def stock(layer: IntegerLayer) -> IntegerLayer:
+    """Return what netx makes of a layer by itself: it has no convolution with soft reset, and there it is hard.
+
+    Such a neuron starts at 0, and fires at the threshold that a spike would take off.
+    """
+    if layer.kind != "conv" or layer.weight_rec is None:
+        return layer
+    threshold = int(-layer.weight_rec.min()) - 1
+    made: IntegerLayer = attrs.evolve(layer, weight_rec=None, threshold=threshold, current_decay=UNITY, voltage_decay=0)
+    return made
+
+
 def _contents(layer: IntegerLayer) -> dict[str, Any]:
     """Return what the group of a layer holds besides its kind and shape, by path."""
+    neurons = stock(layer)
     held: dict[str, Any] = {
         "neuron/type": np.array([b"CUBA"], dtype="S10"),
-        "neuron/iDecay": layer.current_decay,
-        "neuron/vDecay": layer.voltage_decay,
-        "neuron/vThMant": layer.threshold,
+        "neuron/iDecay": neurons.current_decay,
+        "neuron/vDecay": neurons.voltage_decay,
+        "neuron/vThMant": neurons.threshold,
         "neuron/refDelay": 1,
         "neuron/gradedSpike": False,
     }
+    if layer.weight_rec is not None and neurons is not layer:  # what our loader makes of them
+        held |= {f"softReset/{key}": getattr(layer, name) for key, name in _SOFT.items()}
+        held["softReset/weight"] = np.diagonal(layer.weight_rec)
     if layer.kind != "conv":
         return {**held, "inFeatures": layer.weight.shape[1], "outFeatures": layer.weight.shape[0]}
     held |= {key: np.array(getattr(layer, key), dtype=np.int64) for key in ("stride", "padding", "dilation")}
@@ -249,6 +268,9 @@ def _layer(part: _Part, before: tuple[int, ...], name: str, relays: int, truncat
         if key == "weight" or key in part.values
     }
     truncated += [f"/{part.place}/{key}" for key, found in arrays.items() if (found % 1).any()]
+    if kind == "conv" and "softReset" in part.values:
+        neuron = part.part("softReset")
+        arrays["weight_rec"] = np.diag(neuron.numbers("weight", _WEIGHT).reshape(-1))
     layer = IntegerLayer(
         kind=cast(Any, kind),
         name=name,
@@ -295,8 +317,10 @@ def _check_shapes(part: _Part, layer: IntegerLayer, before: tuple[int, ...]) -> 
     if not agree or wanted != layer.shape:
         part.refuse(f"its weight of shape {layer.weight.shape} does not make {layer.shape} of {before}")
     square = layer.weight.shape[:1] * 2
-    if (layer.weight_rec is not None) != (layer.kind == "dense_rec") or (
-        layer.weight_rec is not None and layer.weight_rec.shape != square
+    if layer.kind == "conv" and "weight_rec" in part.values:
+        part.refuse("it is a convolution with a weight_rec, which netx does not read")
+    if (layer.weight_rec is None and layer.kind == "dense_rec") or (
+        layer.weight_rec is not None and (layer.kind == "dense" or layer.weight_rec.shape != square)
     ):
         part.refuse(f"a dense_rec, and nothing else, has a weight_rec, of shape {square}")
     if layer.bias is not None and layer.bias.shape != square[:1]:

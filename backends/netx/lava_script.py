@@ -29,6 +29,36 @@ def _turned(x: Any) -> Any:
     return x.transpose(*range(x.ndim - 1, -1, -1))
 
 
+def load(path: str, **options: Any) -> Any:
+    """Load a file as lava's ``hdf5.Network``, with soft reset behind convolutions where the file asks for it.
+
+    netx has no such layer: to it these neurons have hard reset. Here their current becomes their potential, from which
+    a spike takes off the threshold, by a connection of each neuron to itself.
+
+    Args:
+        path: of the file.
+        options: of ``hdf5.Network``.
+    """
+    from lava.lib.dl.netx import hdf5
+    from lava.proc.conv.process import Conv
+
+    net = hdf5.Network(net_config=path, **options)
+    with h5py.File(path, "r") as file:
+        groups = [file[f"layer/{i}"] for i in range(len(file["layer"]))]
+        kept = [group for group in groups if "neuron" in group]
+        for layer, group in zip(net.layers, kept, strict=True):
+            if "softReset" in group:
+                soft = {name: group["softReset"][name][()] for name in group["softReset"]}
+                layer.neuron.du.init, layer.neuron.dv.init = soft["iDecay"] - 1, soft["vDecay"]
+                layer.neuron.vth.init = soft["vThMant"]
+                weight = soft["weight"].reshape(-1, 1, 1, 1)
+                shape = layer.neuron.s_out.shape
+                layer.synapse_rec = Conv(weight=weight, input_shape=shape, groups=len(weight))
+                layer.neuron.s_out.connect(layer.synapse_rec.s_in)
+                layer.synapse_rec.a_out.connect(layer.neuron.a_in)
+    return net
+
+
 def run(path: str, inputs: Any) -> dict[str, Any]:
     """Run all samples, one behind the other.
 
@@ -36,7 +66,6 @@ def run(path: str, inputs: Any) -> dict[str, Any]:
     own reset does that. Where layers inhibit themselves (soft reset), a spike of a sample's last step would reach into
     the next one: there all states are cleared between samples, which are padded until the last layer is done.
     """
-    from lava.lib.dl.netx import hdf5
     from lava.magma.core.run_conditions import RunSteps
     from lava.magma.core.run_configs import Loihi2SimCfg
     from lava.proc import io
@@ -44,9 +73,9 @@ def run(path: str, inputs: Any) -> dict[str, Any]:
     steps, samples = inputs.shape[:2]
     with h5py.File(path, "r") as file:
         groups = file["layer"]
-        recurrent = any("weight_rec" in group for group in groups.values())
+        recurrent = any("weight_rec" in group or "softReset" in group for group in groups.values())
         never = int(np.max(groups[f"{len(groups) - 1}/neuron/vThMant"])) == 131071
-    net = hdf5.Network(net_config=path, **({} if recurrent else {"reset_interval": steps, "reset_offset": 1}))
+    net = load(path, **({} if recurrent else {"reset_interval": steps, "reset_offset": 1}))
     depth = len(net.layers)
     each = steps + depth if recurrent else steps
     fed = np.zeros((samples * each + depth + 1, *inputs.shape[2:]), dtype=np.int32)
@@ -87,14 +116,12 @@ def run(path: str, inputs: Any) -> dict[str, Any]:
 def _clear(net: Any) -> None:
     """Forget currents, voltages, and what is on its way between layers."""
     for layer in net.layers:
-        for owner, names in ((layer.neuron, "uv"), (layer.synapse, ["a_buff"]), (layer, ["a_buff"])):
+        synapses = layer.synapse, getattr(layer, "synapse_rec", None), layer
+        for owner, names in ((layer.neuron, "uv"), *((each, ["a_buff", "a_buf"]) for each in synapses)):
             for name in names:
                 if hasattr(owner, name):
                     state = getattr(owner, name)
                     state.set(np.zeros_like(state.get()))
-        rec = getattr(layer, "synapse_rec", None)
-        if rec is not None:
-            rec.a_buff.set(np.zeros_like(rec.a_buff.get()))
 
 
 if __name__ == "__main__":

@@ -196,8 +196,8 @@ def _form(graph: Graph, layer: PlannedLayer, before: str) -> Iterator[Problem]:
         yield graph.problem(name, "netx has no reshape in front of a convolution", unrolled)
     if neurons is None:
         return
-    if neurons.recurs:
-        message = "netx cannot reset by subtraction behind a convolution, nor feed spikes back to it"
+    if neurons.weight_rec is not None:
+        message = "netx cannot feed spikes back to a convolution"
         yield graph.problem(layer.neuron, message, 'use reset="hard"')
     for values in map(np.asarray, (neurons.decay, neurons.current_decay, neurons.bias)):
         if values.ndim and (values != values.reshape(len(values), -1)[:, :1].reshape(-1, 1, 1)).any():
@@ -247,7 +247,10 @@ def _channels_on_maps(graph: Graph, layers: Sequence[PlannedLayer]) -> Iterator[
         if behind and isinstance(op, Conv) and op.inner_tap(*shapes) is None:
             what = "v_init" if starts else "what charges or feeds its neurons, or those behind it, from outside"
             message = f"no cell of its kernel lies on the map at every step, to carry {what}"
-            hint = "use Normalization(v_init=0)" if starts else "use less padding, or layers without bias and v_init"
+            soft = neurons is not None and neurons.soft
+            charged = "use Normalization(v_init=0), or less padding"
+            other = charged if starts else "use less padding, or layers without bias and v_init"
+            hint = 'use reset="hard", or less padding' if soft else other
             yield graph.problem(layer.name, message, hint)
             return
 

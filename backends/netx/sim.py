@@ -45,7 +45,8 @@ class IntegerLayer:
         name: of the neuron or output in the graph.
         shape: of its neurons in torch order, the relays included.
         weight: (O, I), or (O, I/groups, kh, kw) for a conv.
-        weight_rec: (O, O), from its own spikes of the step before.
+        weight_rec: (O, O), from its own spikes of the step before; of a conv between channels, in each cell of the
+            map, which lava has only where :func:`spikec.backends.netx.lava_script.load` adds it.
         bias: (O,), added to the voltage at every step, or None.
         stride, padding, dilation, groups: of a conv.
         threshold: ``vThMant``; a neuron fires above it.
@@ -103,7 +104,7 @@ def run_layer(layer: IntegerLayer, spikes: Array) -> Response:
         spikes: bool [T, B, ...], those of the layer before at the same (aligned) steps.
     """
     inputs = torch.tensor(spikes)
-    recurrent = None if layer.weight_rec is None else _Recurrent(layer.weight_rec)
+    recurrent = None if layer.weight_rec is None else _Recurrent(layer.weight_rec, len(layer.shape))
     bias = None
     if layer.bias is not None:
         bias = _int32(layer.bias << _SHIFT).reshape(-1, *[1] * (len(layer.shape) - 1))
@@ -196,17 +197,18 @@ def _floats(weight: Array) -> Tensor:
 
 
 class _Recurrent:
-    """A layer's weights from its own spikes; a vector where they are diagonal."""
+    """A layer's weights from its own spikes to samples of some rank; a vector where they are diagonal, as on maps."""
 
-    def __init__(self, matrix: Array) -> None:
+    def __init__(self, matrix: Array, rank: int) -> None:
         diagonal = np.diagonal(matrix)
         alone = np.count_nonzero(matrix) == np.count_nonzero(diagonal)
-        self.weight = _int32(diagonal << _SHIFT) if alone else _floats(matrix).T
+        along = _int32(diagonal << _SHIFT).reshape(-1, *[1] * (rank - 1))
+        self.alone, self.weight = alone, along if alone else _floats(matrix).T
         self.most = _largest(matrix) << _SHIFT
 
     def __call__(self, fired: Tensor) -> Tensor:
-        """Return the currents [B, O] of spikes [B, O]."""
-        return fired * self.weight if self.weight.ndim == 1 else (fired.to(self.weight) @ self.weight).int()
+        """Return the currents [B, O, ...] of spikes [B, O, ...]."""
+        return fired * self.weight if self.alone else (fired.to(self.weight) @ self.weight).int()
 
 
 def _currents(layer: IntegerLayer, spikes: Tensor) -> Iterator[Tensor]:

@@ -14,6 +14,7 @@ from spikec.ir.graph import Graph
 from spikec.ir.op import tensor_cache
 from spikec.ir.ops import Add, Concat, Conv, Flatten, Neuron, Reshape, Weighted
 from spikec.ir.origin import Origin, merge
+from spikec.ir.rewrite import follow
 from spikec.ir.types import Array, channel_scale
 from spikec.ir.windows import Windows, as_map
 
@@ -45,6 +46,11 @@ class Reading:
     shift: Array
     scale: Array
     origin: Origin
+
+
+def spikes_of(graph: Graph) -> str:
+    """Return the spikes that come of the input: those of the host's encoder, or the input itself."""
+    return follow(graph, graph.inputs[0], Neuron, Weighted) or graph.inputs[0]
 
 
 #: reads and shift of a :class:`Reading`
@@ -81,6 +87,10 @@ class Reader:
             reads, shift = self._windows(name)
             shape, scale = as_map(signal.shape), self._scale(name)
         return Reading(shape, reads, shift, np.broadcast_to(scale, shape[:1]), origin)
+
+    def between(self, name: str) -> list[str]:
+        """Return the nodes between the signals that reach a node and it, that one included; in order."""
+        return self._behind(name)[1]
 
     def shape(self, name: str) -> Shape:
         """Return the shape of a signal's map."""

@@ -67,6 +67,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
             "lower-movement",
             avgpool,
             rescale,
+            "pool-neurons",
             "fold-pool{affine=True}",
             "linearize-netx",
             pass_named("legalize-netx", reset=backend.reset),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import branched_nets
 import nets
 import spikec
 from leaky_nets import KINDS, ON_MAPS, RECURRENT, dense_net, map_net
@@ -72,6 +73,34 @@ def test_lava_runs_our_file_spike_for_spike(name, reset, low, tmp_path):
     assert differences(tmp_path / "x.net", inputs, responses, tmp_path) == (0, 0)
 
 
+def equal_in_lava(net, x):
+    """Compare everything that lava says of some samples with the simulation."""
+    found, trace = run_in_lava(net, x, python=PYTHON), net.simulate(x)
+    assert np.array_equal(found.output, trace.output)
+    for name, spikes in trace.spikes.items():
+        assert np.array_equal(found.spikes[name], spikes)
+    assert any(spikes.any() for spikes in trace.spikes.values())
+
+
+@pytest.mark.parametrize("reset", ["soft", "hard"])
+@pytest.mark.parametrize("name", branched_nets.ZOO)
+def test_lava_runs_branches_that_became_a_chain(name, reset):
+    model, x = branched_nets.build(name, low=-0.5 if name == "from_input" else 0.0)
+    equal_in_lava(spikec.compile(model, "netx", calibration=x, timesteps=T, reset=reset, normalization="max"), x[:2])
+
+
+def test_our_loader_gives_lava_soft_reset_behind_large_convolutions():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(864, 5), nn.ReLU(), nn.Linear(5, 4),
+    ).eval()  # fmt: skip
+    x = torch.rand(8, 1, 26, 26)
+    net = spikec.compile(model, "netx", calibration=x, timesteps=T, reset="soft", normalization="max")
+    assert [layer.kind for layer in net.layers] == ["conv", "conv", "dense_rec", "dense"]
+    equal_in_lava(net, x[:3])
+
+
 def by_hand(layers, inputs):
     encoder = Encoder(inputs, 1.0, 0.5, False)
     output = layers[-1].shape
@@ -121,6 +150,22 @@ def test_conv_sums_and_options_are_lava_s(tmp_path):
     inputs = rng.random((T, 2, 4, 9, 8)) < 0.3
     responses = run_layers(net.layers, inputs)
     assert responses[0].spikes.any()
+    net.save(tmp_path / "x.net")
+    assert differences(tmp_path / "x.net", inputs, responses, tmp_path) == (0, 0)
+
+
+def test_soft_reset_of_convolutions_in_all_forms_is_lava_s(tmp_path):
+    rng = np.random.default_rng(1)
+    options = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}
+    soft = {"current_decay": 0, "voltage_decay": 4096}
+    first = IntegerLayer("conv", "a", (6, 5, 10), 2 * rng.integers(-40, 60, (6, 2, 3, 2)), 99,
+                         weight_rec=-200 * np.eye(6), **soft, **options)  # fmt: skip
+    second = IntegerLayer("conv", "b", (3, 5, 10), 2 * rng.integers(-40, 60, (3, 6, 3, 3)), 111,
+                          weight_rec=-224 * np.eye(3), padding=(1, 1), **soft)  # fmt: skip
+    net = by_hand([first, second, readout(rng, 150)], (4, 9, 8))
+    inputs = rng.random((T, 3, 4, 9, 8)) < 0.3
+    responses = run_layers(net.layers, inputs)
+    assert all(response.spikes.any() for response in responses[:-1])
     net.save(tmp_path / "x.net")
     assert differences(tmp_path / "x.net", inputs, responses, tmp_path) == (0, 0)
 

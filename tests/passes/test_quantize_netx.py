@@ -94,15 +94,21 @@ def test_a_net_that_ends_in_a_neuron_gets_a_readout():
     assert after.type("output").scale.item() == 2.0
 
 
-def test_soft_reset_of_a_large_layer_is_refused_and_auto_turns_hard():
+def test_soft_reset_of_a_large_convolution_is_kept_for_our_loader_and_auto_turns_hard():
     graph = net(2, 6, 5)
-    with pytest.raises(UnsupportedOpError, match="neurons in a layer") as error:
-        apply(graph, "legalize-netx", reset="soft", limit=20)
-    assert error.value.location == "if"
-    assert error.value.hint == 'use reset="hard" or "auto"'
+    after, found = apply(graph, "legalize-netx", reset="soft", limit=20)
+    assert isinstance(after["conv"], Conv)
+    assert "our loader only" in found.notes[0].reason
     after, found = apply(graph, "legalize-netx", limit=20)
     assert after.match(Conv)
     assert "hard reset in all" in found.notes[0].reason
+
+
+def test_soft_reset_of_a_large_dense_layer_is_refused():
+    with pytest.raises(UnsupportedOpError, match="neurons in a layer") as error:
+        apply(net(5), "legalize-netx", reset="soft", limit=4)
+    assert error.value.location == "if"
+    assert error.value.hint == 'use reset="hard" or "auto"'
 
 
 # --------------------------------------------------------------------- reset

@@ -203,7 +203,7 @@ def capped_relu(net):
     )()
 
 
-@step("nir", often=2)
+@step("nir", "netx", often=2)
 def leaky(net):
     slope = net.pick(0.25, 0.01, -0.5, 1.5)
     channels = net.pick(1, net.channels)
@@ -218,7 +218,7 @@ def leaky(net):
     )()
 
 
-@step("nir")
+@step("nir", "netx")
 def bent(net):
     """Other piecewise linear functions."""
     low, high = net.pick((-0.5, 0.5), (-1.0, 2.0), (0.2, 0.9), (-0.9, -0.1))
@@ -241,7 +241,7 @@ def bent(net):
     )()
 
 
-@step("nir")
+@step("nir", "netx")
 def larger_or_smaller(net):
     function = net.pick("torch.maximum", "torch.minimum", "torch.max", "torch.min")
     others = {net.other(), f"{net.x}.flip(1)" if net.channels > 1 else f"-{net.x}", f"-{net.x}"} - {net.x}
@@ -270,7 +270,7 @@ def window(net):
     return net.some(2, 3, 1), net.pick(None, net.some(1, 2, 3)), net.pick(None, 1), net.pick(None, True)
 
 
-@step("nir", often=2)
+@step("nir", "netx", often=2)
 def max_pool(net):
     if not maps(net):
         return None
@@ -371,7 +371,7 @@ def affine_anywhere(net):
     return net.pick(lambda: f"{net.x} * {net.parameter(*shape)}", lambda: f"{net.x} + {net.parameter(*shape)}")()
 
 
-@step("nir", often=3)
+@step("nir", "netx", often=3)
 def total(net):
     other = net.other()
     return net.pick(
@@ -386,7 +386,7 @@ def total(net):
     )
 
 
-@step("nir", often=2)
+@step("nir", "netx", often=2)
 def skip(net):
     if not maps(net):
         return None
@@ -406,7 +406,7 @@ def broadcast_sum(net):
     )
 
 
-@step("nir")
+@step("nir", "netx")
 def in_place(net):
     other = net.other()
     line = net.pick(
@@ -551,7 +551,7 @@ def parts(net):
     return second
 
 
-@step("nir", often=2)
+@step("nir", "netx", often=2)
 def concat(net):
     axis = net.pick(1, *range(1, len(net.shape)))
     fitting = [
@@ -603,7 +603,7 @@ def copied(net):
     )
 
 
-@step("nir")
+@step("nir", "netx")
 def padded(net):
     if not maps(net):
         return None

@@ -24,8 +24,8 @@ WHOLE = {
     ],
     "netx": [
         *TO_SPIKES, "loihi-neurons", "encode-input", "correct-bias", "lower-movement", "avgpool-to-sumpool",
-        "fold-rescale{thresholds=uniform}", "fold-pool{affine=True}", "linearize-netx", "legalize-netx",
-        "fold-pool{affine=True}", "reset-netx", "quantize-netx",
+        "fold-rescale{thresholds=uniform}", "pool-neurons", "fold-pool{affine=True}", "linearize-netx",
+        "legalize-netx", "fold-pool{affine=True}", "reset-netx", "quantize-netx",
     ],
 }  # fmt: skip
 WHOLE["lava"] = WHOLE["netx"]
