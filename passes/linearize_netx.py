@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 import numpy as np
@@ -11,7 +12,7 @@ from spikec.ir.affine import BlockedError
 from spikec.ir.errors import UnsupportedOpError
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op, Role, StatefulOp
-from spikec.ir.ops import IF, Conv, Flatten, Linear, Neuron, Reshape, Weighted
+from spikec.ir.ops import IF, Conv, Flatten, Linear, LoihiNeuron, Neuron, Reshape, Weighted
 from spikec.ir.origin import Origin, merge
 from spikec.ir.readings import Reader, Shape, UnreadableError, spikes_of
 from spikec.ir.stages import FINAL
@@ -197,9 +198,8 @@ class _Schedule:
             self._pass(each, space, stride, relays)
         layer = _Layer(self.wires, self.space, chosen, relays)
         if relays and first.kind == first.name:
-            raise _UnfitError(
-                first.name, first.name, "signals have to pass its neurons, which are no IF that start at one v_init"
-            )
+            message = "signals have to pass its neurons, and no neuron of that kind repeats them"
+            raise _UnfitError(first.name, first.name, message)
         made = {name: self._relayed(source, pick, space) for name, (source, pick) in relays.items()}
         self.wires = {**{each.name: self._wire(each.name) for each in chosen if self.waiting}, **made}
         self.space = space
@@ -242,6 +242,8 @@ class _Schedule:
 
 def _kind(op: Op) -> object:
     """Return what neurons of one layer have in common; None for those that share a layer with no others."""
+    if isinstance(op, LoihiNeuron) and op.weight_rec is None:
+        return LoihiNeuron, op.strict
     if not isinstance(op, IF) or (op.v_reset is not None and op.v_reset.any()):
         return None
     starts = np.unique(op.v_init / op.v_threshold)
@@ -333,30 +335,34 @@ def _evenly(windows: Sequence[Windows], size: Pair, result: Pair) -> tuple[Pair,
     return (found[0][0], found[1][0]), (found[0][1], found[1][1])
 
 
-def _neurons(layer: _Layer, ops: Mapping[str, Op], shapes: Mapping[str, tuple[int, ...]]) -> IF:
-    """Write the neurons of a layer as one op; relays start at the fraction of their threshold that all start at."""
+def _neurons(layer: _Layer, ops: Mapping[str, Op], shapes: Mapping[str, tuple[int, ...]]) -> Neuron:
+    """Write the neurons of a layer as one op."""
     first = ops[layer.targets[0].name]
-    assert isinstance(first, IF)
-    relay = 0.5 if first.strict and first.v_reset is not None else 1.0
-    fraction = (first.v_init / first.v_threshold).flat[0]
-    space = layer.targets[0].shape[1:]
-    thresholds, starts, scales = list[Array](), list[Array](), list[Array]()
+    assert isinstance(first, Neuron)
+    relay, space, scales = _relay(first), layer.targets[0].shape[1:], list[Array]()
+    laid: dict[str, list[Array]] = {name: [] for name in relay}
     for each in layer.targets:
-        op = ops[each.name]
-        assert isinstance(op, IF)
-        for values, found in ((op.v_threshold, thresholds), (op.v_init, starts)):
-            found.append(np.broadcast_to(values, shapes[each.name]).reshape(each.shape))
+        for name, values in laid.items():
+            values.append(np.broadcast_to(getattr(ops[each.name], name), shapes[each.name]).reshape(each.shape))
         scales.append(each.spikes)
     for source, _ in layer.relays.values():
         scale = layer.before[source].scale
-        thresholds.append(np.full((len(scale), *space), relay))
-        starts.append(thresholds[-1] * fraction)
+        for name, values in laid.items():
+            values.append(np.full((len(scale), *space), relay[name]))
         scales.append(scale)
     rank = 1 if space == (1, 1) else 3
-    laid = [compress(np.concatenate(values).reshape(-1, *space[: rank - 1])) for values in (thresholds, starts)]
-    out_scale = np.concatenate(scales).reshape(-1, *(1,) * (rank - 1))
-    origin = merge(*(ops[each.name].origin for each in layer.targets))
-    return attrs.evolve(first, v_threshold=laid[0], v_init=laid[1], out_scale=out_scale, origin=origin)
+    flat = {name: np.concatenate(values).reshape(-1, *space[: rank - 1]) for name, values in laid.items()}
+    fields: dict[str, Any] = {name: compress(values) for name, values in flat.items()}
+    fields["out_scale"] = np.concatenate(scales).reshape(-1, *(1,) * (rank - 1))
+    return attrs.evolve(first, **fields, origin=merge(*(ops[each.name].origin for each in layer.targets)))
+
+
+def _relay(like: Neuron) -> dict[str, float]:
+    """Return the fields of a neuron that repeats spikes of weight 1, and starts at the fraction that all start at."""
+    if isinstance(like, LoihiNeuron):  # it forgets, and rounding takes less of its weight than 1/100
+        return {"v_threshold": 0.99, **dict.fromkeys(("decay_syn", "decay", "feedback", "bias"), 0.0)}
+    threshold = 0.5 if like.strict and like.v_reset is not None else 1.0
+    return {"v_threshold": threshold, "v_init": threshold * (like.v_init / like.v_threshold).flat[0]}
 
 
 def _summary(layers: Sequence[_Layer]) -> str:

@@ -105,3 +105,24 @@ def map_net(kind, seed=0):
     x = graph.add(Linear(rng.normal(0, 0.3, (4, size)), rng.normal(0, 0.1, 4)), x, name="fc")
     graph.add(Output(), x, name="y")
     return graph
+
+
+def residual_net(kind, seed=0):
+    """Spikes that skip a convolution, and are added to what comes of it."""
+    rng, graph = np.random.default_rng(seed), spikec.Graph("net")
+    x = graph.add(Input((2, 6, 5), "float64", rate=True), name="x")
+    pads = {"padding": ((1, 1), (1, 1)), "stride": (1, 1), "dilation": (1, 1), "groups": 1}
+    before = None
+    for i, inputs in enumerate((2, 4, 4)):
+        conv = Conv(rng.normal(0.1, 0.3, (4, inputs, 3, 3)), rng.normal(0, 0.1, 4), **pads)
+        current = graph.add(conv, x, name=f"conv{i}")
+        neuron = KINDS[kind][i % len(KINDS[kind])](rng, (4, 1, 1))
+        threshold = neuron.v_threshold.reshape(-1, 1, 1)
+        neuron = attrs.evolve(neuron, v_threshold=threshold, out_scale=np.ones((1, 1, 1)))
+        if i == 2:
+            current = graph.add(Add(), current, before, name="sum")
+        x = graph.add(neuron, current, name=f"n{i}")
+        before = x if i == 0 else before
+    x = graph.add(Flatten(), x)
+    graph.add(Output(), graph.add(Linear(rng.normal(0, 0.3, (4, 120))), x, name="fc"), name="y")
+    return graph

@@ -12,7 +12,7 @@ from torch import nn
 import branched_nets
 import nets
 import spikec
-from leaky_nets import KINDS, ON_MAPS, RECURRENT, dense_net, map_net
+from leaky_nets import KINDS, ON_MAPS, RECURRENT, dense_net, map_net, residual_net
 from spikec.backends.netx import NetxNetwork, lava_script, run_in_lava
 from spikec.backends.netx.model import Encoder
 from spikec.backends.netx.sim import IntegerLayer, run_layers
@@ -195,7 +195,12 @@ def test_a_user_runs_a_network_in_lava_by_one_call(reset, tmp_path):
         assert np.array_equal(found.spikes[name], spikes)
 
 
-FORMS = {"dense": lambda kind: dense_net(kind), "recurrent": lambda kind: dense_net(kind, True), "map": map_net}
+FORMS = {
+    "dense": dense_net,
+    "recurrent": lambda kind: dense_net(kind, recurrent=True),
+    "map": map_net,
+    "residual": residual_net,
+}
 
 
 @pytest.mark.slow
@@ -223,7 +228,16 @@ def test_leaky_and_recurrent_neurons_are_lava_s(form, kind, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("form", "kind"), [("recurrent", "cuba"), ("map", "lif"), ("map", "if hard and cuba")])
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [
+        ("recurrent", "cuba"),
+        ("map", "lif"),
+        ("map", "if hard and cuba"),
+        ("residual", "cuba"),
+        ("residual", "lif soft"),
+    ],
+)
 def test_events_are_lava_s_too(form, kind, tmp_path):
     graph = FORMS[form](kind)
     x = (torch.rand(T, 3, *graph.type("x").shape, dtype=torch.float64) < 0.3).double()

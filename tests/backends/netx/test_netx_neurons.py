@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import spikec
-from leaky_nets import KINDS, ON_MAPS, RECURRENT, STEPS, arr, dense_net, map_net
+from leaky_nets import KINDS, ON_MAPS, RECURRENT, STEPS, arr, dense_net, map_net, residual_net
 from spikec import SpikecWarning, UnsupportedOpError
 from spikec.backends.netx import NetxNetwork
 from spikec.ir.ops import IF, LIF, CubaLIF, Input, Linear, LoihiNeuron, Neuron, Output
@@ -16,6 +16,14 @@ NETS = [
     *(("recurrent", kind) for kind in RECURRENT),
     *(("map", kind) for kind in ON_MAPS),
 ]
+RESIDUAL = (
+    "lif with gain, leak and reset",
+    "lif unlike",
+    "lif soft",
+    "lif never reset",
+    "cuba",
+    "cuba with leak and reset",
+)
 
 
 def made(form, kind, seed=0):
@@ -308,3 +316,25 @@ def test_a_channel_that_cannot_get_through_a_convolution_is_refused():
         compiled(graph, inputs(graph))
     assert "%conv0" in str(error.value)
     assert "less padding" in error.value.hint
+
+
+@pytest.mark.parametrize("kind", RESIDUAL)
+def test_spikes_that_skip_a_layer_of_leaky_neurons_are_relayed_in_it(kind):
+    graph = residual_net(kind)
+    x = events(graph)
+    found = compiled(graph, x.mean(0), input="spikes")
+    chain = next(stage.graph for stage in found.stages if stage.name == "linearize-netx")
+    assert len(chain.match(Neuron)) == 4
+    theirs, wanted = spikes_of(graph, x, ("n2",), None)
+    ours, total = spikes_of(chain, x, ("n2",), None)
+    assert 0.02 < theirs["n2"].mean() < 0.98
+    assert np.array_equal(ours["n2"], theirs["n2"])
+    np.testing.assert_allclose(total, wanted, rtol=1e-9, atol=1e-9)
+    trace = found.artifact.simulate(x)
+    spikes, total = spikes_of(found.graph, x, trace.spikes, None)
+    for name, seen in trace.spikes.items():
+        assert np.array_equal(spikes[name].reshape(seen.shape), seen)
+    assert np.array_equal(total, trace.total)
+    (layer,) = (name for name in trace.spikes if name.endswith("_layer"))
+    relayed = trace.spikes[layer].reshape(STEPS, 6, 8, 6, 5)[:, :, 4:]
+    assert np.array_equal(relayed, trace.spikes["n0"].reshape(relayed.shape)), "the relays repeat what they are fed"
