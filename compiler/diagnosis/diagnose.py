@@ -92,7 +92,7 @@ def diagnose(
         timesteps=timesteps,
         layers=found,
         cost=count.cost(model, spikes, ladder.samples, timesteps),
-        advice=advise(compilation, found, figures["rungs"], timesteps, figures["enough"]),
+        advice=advise(compilation, found, layers.makers, figures["rungs"], timesteps, figures["enough"]),
         **figures,
     )
 
