@@ -24,6 +24,8 @@ class CancelPermutes(Pass):
     p(x)               = reshape(x)     where only axes of length 1 change places
     reshape(reshape(x)) = reshape(x)
     linear(flatten(p(x))) = linear'(flatten(x)), with the weight's columns in x's order
+
+    So does a reshape to a single number, behind ops that work element by element: layers have an axis for channels.
     """
 
     name = "cancel-permutes"
@@ -106,11 +108,25 @@ def _absorb(graph: Graph, permute: Node[Permute], flatten: Node[Op], linear: Nod
     return True
 
 
+def _keep_axis(graph: Graph, reshape: Node[Op], user: Node[Op]) -> bool:
+    """A reshape of every operand to a single number moves behind the op, in front of which one axis is left."""
+    operands = graph.operands(user.name)
+    numbers = [each for each in operands if isinstance(graph[each], _RESHAPES) and graph.type(each).shape == ()]
+    if len(numbers) < len(operands) or not user.op.elementwise:
+        return False
+    origin = merge(*(graph[each].origin for each in operands))
+    for slot, each in enumerate(operands):
+        graph.insert_before(user.name, slot, Reshape((1,), origin=origin), new=f"{each}_axis")
+    graph.insert_after(user.name, Reshape((), origin=origin), new=f"{user.name}_number")
+    return True
+
+
 _RESHAPES = (Reshape, Flatten)
 _RULES: tuple[tuple[tuple[Kinds, ...], Callable[..., bool]], ...] = (
     ((Permute, Permute), _compose),
     ((Permute,), _reshape),
     ((_RESHAPES, _RESHAPES), _join),
     ((Permute, Op), _sink),
+    ((Reshape, Op), _keep_axis),
     ((Permute, _RESHAPES, Linear), _absorb),
 )

@@ -136,6 +136,8 @@ def _readout(graph: Graph, name: str) -> int:
     source = _before_shapes(graph, name)
     if isinstance(graph[source], Weighted) and len(graph.users(source)) == 1:
         return 0
+    if not graph.type(name).shape:  # a layer cannot stand behind the reshape to a single number
+        (name,) = graph.operands(name)
     signal = graph.type(graph.operands(name)[0])
     if max(signal.scale.shape[1:], default=1) > 1:  # a scale that differs within a channel needs a matrix
         graph.insert_before(name, 0, Flatten(), new=f"{name}_flat")

@@ -10,7 +10,7 @@ import numpy as np
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import Add, Conv, Delay, Flatten, Linear, Neuron, Pad, Reshape, SumPool, Weighted
-from spikec.ir.ops.weighted import block_diagonal, identity, spread_kernel
+from spikec.ir.ops.weighted import block_diagonal, depthwise, identity, spread_kernel
 from spikec.ir.origin import merge
 from spikec.ir.rewrite import Kinds, rewrite
 from spikec.ir.stages import FINAL
@@ -41,7 +41,7 @@ class LegalizeNir(Pass):
             ((Pad, Conv), _join_pads),
             ((Add, Add), _join_sums),
             ((Add,), _separate),
-            ((Conv,), partial(_square, context)),
+            ((Conv,), _square),
             ((Delay, (Linear, Conv), Add), _give_bias),
             (((Linear, Conv),), _add_bias),
             ((Add,), _order),
@@ -130,24 +130,36 @@ def _order(graph: Graph, node: Node[Add]) -> bool:
     return True
 
 
-def _square(context: Context, graph: Graph, node: Node[Conv]) -> bool:
-    """Give a convolution in one or two dimensions one group, even padding and a square kernel."""
-    op, shape = node.op, graph.type(graph.operands(node.name)[0]).shape
+def _square(graph: Graph, node: Node[Conv]) -> bool:
+    """Give a convolution in one or two dimensions one group, even padding and a square kernel.
+
+    Where the sides' parities forbid it, a layer in front appends zeros to the map: two rows and a column, which changes
+    the parity of one side. It may do so, though its kernel is square too, because its rows lie two apart.
+    """
+    op, operand = node.op, graph.type(graph.operands(node.name)[0])
     if len(op.kernel) > 2:
         return False
-    even = _pad_evenly(block_diagonal(op.weight, op.groups), op.padding, op.dilation)
-    undilated = spread_kernel(even[0], even[2]), even[1], (1,) * len(op.kernel)
-    forms = (_make_square(*kernel, shape[1:], op.stride) for kernel in (even, undilated))
-    legal = next((form for form in forms if form is not None), None)
+    legal = _legal(op, operand.shape[1:])
     if legal is None:
-        kernel = "x".join(map(str, op.kernel))
-        context.note(node.name, f"no zeros make a {kernel} kernel square without moving the result")
-        return False
+        last = depthwise(np.array([[0.0, 0.0], [0.0, 1.0]]), operand, padding=((2, 2), (1, 1)), dilation=(2, 1))
+        appends = attrs.evolve(last, weight=block_diagonal(last.weight, last.groups), groups=1)
+        graph.insert_before(node.name, 0, appends, new=f"{node.name}_appended")
+        less = [(before, after - zeros) for (before, after), zeros in zip(op.padding, (2, 1), strict=True)]
+        legal = _legal(attrs.evolve(op, padding=less), appends.infer(operand).shape[1:])
+        assert legal is not None
     weight, padding, dilation = legal
     if weight.shape == op.weight.shape and padding == op.padding:
         return False
     graph.set_op(node.name, attrs.evolve(op, weight=weight, padding=padding, dilation=dilation, groups=1))
     return True
+
+
+def _legal(op: Conv, size: Sequence[int]) -> Kernel | None:
+    """Return the kernel, padding and dilation of NIR for a convolution over a map of that size, if it has any."""
+    even = _pad_evenly(block_diagonal(op.weight, op.groups), op.padding, op.dilation)
+    undilated = spread_kernel(even[0], even[2]), even[1], (1,) * len(op.kernel)
+    forms = (_make_square(*kernel, size, op.stride) for kernel in (even, undilated))
+    return next((form for form in forms if form is not None), None)
 
 
 def _add_bias(graph: Graph, node: Node[Linear | Conv]) -> bool:
@@ -175,7 +187,7 @@ def _make_square(
     weight: Array,
     padding: tuple[tuple[int, int], ...],
     dilation: tuple[int, ...],
-    size: tuple[int, ...],
+    size: Sequence[int],
     stride: tuple[int, ...],
 ) -> Kernel | None:
     """Make a kernel square by zeros around it and as much padding; None where the sides' parities forbid it."""

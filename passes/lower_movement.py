@@ -90,7 +90,9 @@ def _channels(graph: Graph, run: Sequence[str], operand: Type, result: Type) -> 
 
     The run moves numbers that are all different, and they are looked for where they arrive.
     """
-    if operand.shape[1:] != result.shape[1:] or not (_is_uniform(operand) or len(operand.shape) == 1):
+    if not result.shape or operand.shape[1:] != result.shape[1:]:
+        return None
+    if not (_is_uniform(operand) or len(operand.shape) == 1):
         return None
     numbers = np.arange(1.0, np.prod(operand.shape) + 1).reshape(operand.shape)
     moved = torch.tensor(numbers)[None]

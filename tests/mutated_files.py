@@ -312,7 +312,8 @@ def work(folder, kind, first, end):
         try:
             USES[kind](path)
         except spikec.CompileError as error:
-            said = "a spikec error" if error.problems[0].message else "an error without a text"
+            told = all(problem.message and problem.hint for problem in error.problems)
+            said = "a spikec error" if told else f"an error without a hint: {error}"
         except BaseException as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             said = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"

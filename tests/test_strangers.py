@@ -25,6 +25,7 @@ def test_a_hostile_file_is_refused_soon_and_in_little_memory(outcomes, name):
     found, (*_, says) = outcomes[name], hostile_files.FILES[name]
     assert found["said"].startswith("refused: ")
     assert says in found["said"]
+    assert "\n  try " in found["said"], "every refusal says what works"
     assert found["seconds"] < 5
     assert found["peak"] < 1 << 30
 

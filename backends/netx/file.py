@@ -127,7 +127,7 @@ def read(path: Path, max_bytes: int | None = None) -> tuple[tuple[int, ...], lis
     Raises:
         InvalidModelError: not such a file, or netx would skip, clip or misread a part of it.
     """
-    tree = read_hdf5(path, ["layer", "spikec"], _REFUSAL, max_bytes)
+    tree = read_hdf5(path, ["layer", "spikec"], _REFUSAL, _SAVED, max_bytes)
     parts = {name: _Part(path, name, tree[name]) for name in tree if isinstance(tree[name], dict)}
     if "layer" not in parts:
         raise InvalidModelError(f"{path} {_REFUSAL}: it has no group layer", hint=_SAVED)

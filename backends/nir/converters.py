@@ -78,14 +78,8 @@ def _conv(op: Conv, operand: Type, result: Type) -> Any:
     axes = len(op.kernel)
     if axes > 2:
         raise UnsupportedOpError(f"NIR has no {axes}d convolution", hint="use Conv1d or Conv2d" + _ELSEWHERE)
-    if len(set(op.kernel)) > 1:
-        shown = "x".join(map(str, op.kernel))
-        raise UnsupportedOpError(
-            f"nir takes square kernels only, and no zeros make this {shown} kernel square at stride {op.stride}",
-            hint="use kernel sizes that are both odd or both even" + _ELSEWHERE,
-        )
-    if op.groups != 1 or any(before != after for before, after in op.padding):
-        raise CompileError("a convolution with groups or uneven padding", hint="run legalize-nir before")
+    if len(set(op.kernel)) > 1 or op.groups != 1 or any(before != after for before, after in op.padding):
+        raise CompileError("a convolution with groups, uneven padding or sides", hint="run legalize-nir before")
     fields = {"stride": op.stride, "padding": tuple(before for before, _ in op.padding), "dilation": op.dilation}
     make, size = (nir.Conv2d, operand.shape[1:]) if axes == 2 else (nir.Conv1d, operand.shape[1])
     return make(

@@ -196,12 +196,13 @@ class Calibration:
         Raises:
             CalibrationError: the file is not one.
         """
-        arrays = read_npz(path_of(path), CalibrationError, "is not a saved calibration", max_bytes=max_bytes)
+        hint = "give a file that Calibration.save wrote"
+        arrays = read_npz(path_of(path), CalibrationError, "is not a saved calibration", hint, max_bytes)
         try:
             return cls._of(arrays)
         except (KeyError, ValueError, TypeError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
-            raise CalibrationError(f"{os.fspath(path)} is not a saved calibration: {reason}") from None
+            raise CalibrationError(f"{os.fspath(path)} is not a saved calibration: {reason}", hint=hint) from None
 
     @classmethod
     def _of(cls, arrays: dict[str, Array]) -> Calibration:

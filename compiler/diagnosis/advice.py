@@ -1,6 +1,6 @@
 """One change to recommend, by rules on what was measured."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import numpy as np
@@ -10,7 +10,6 @@ from spikec.diagnosis.diagnosis import Advice, LayerFindings, Rung
 from spikec.driver import Compilation
 from spikec.ir.errors import Hint, Option
 from spikec.ir.ops import Neuron
-from spikec.ir.rewrite import neurons_of
 from spikec.ir.types import Array
 
 #: a percentile helps if it clips at most this share of what is clipped now
@@ -42,9 +41,17 @@ class Suspect:
 
 
 def advise(
-    compilation: Compilation, layers: Sequence[LayerFindings], rungs: Sequence[Rung], timesteps: int, enough: int | None
+    compilation: Compilation,
+    layers: Sequence[LayerFindings],
+    makers: Mapping[str, Sequence[str]],
+    rungs: Sequence[Rung],
+    timesteps: int,
+    enough: int | None,
 ) -> Advice:
-    """One change against the kind of error that changes the output most, at the layer that makes most of it."""
+    """One change against the kind of error that changes the output most, at the layer that makes most of it.
+
+    ``makers`` are the neurons that stand for a ReLU, by its name.
+    """
     if enough is not None:
         fewer = Hint(Option("timesteps", enough)) if enough < timesteps else ""
         return Advice(None, None, fewer, "nothing has to change" + (", fewer steps will do" if fewer else ""))
@@ -53,8 +60,9 @@ def advise(
     neuron = compilation.graph[layer.node]
     assert isinstance(neuron, Neuron)
     scale = compilation.graph.type(layer.node).scale
+    relu = next((name for name, neurons in makers.items() if layer.node in neurons), "")
     charged = any(
-        node.name == layer.node and bool(node.op.v_init.any())
+        node.name in (layer.node, relu) and bool(node.op.v_init.any())
         for record in compilation.stages
         for node in record.graph.match(Neuron)
     )
@@ -64,8 +72,7 @@ def advise(
         why = "thresholds follow from the weights alone"
     else:
         known = compilation.calibration.nodes
-        relu = next((name for name in known if layer.node in neurons_of(compilation.graph, name)), "")
-        copies = len(neurons_of(compilation.graph, relu)) or 1
+        copies = len(makers.get(relu, ())) or 1
         change, why = _RULES[kind](Suspect(layer, neuron, scale * copies, charged, known.get(relu), copies, timesteps))
     return Advice(kind, layer.name, change, f"most is lost by {kind}, first of all in {layer.name} ({share}): {why}")
 

@@ -21,7 +21,7 @@ from spikec.diagnosis.layers import Layers, Moments, Train, clip, ideal
 from spikec.driver import Compilation
 from spikec.interpreter.inputs import as_input, class_numbers, is_number, whole_number, within
 from spikec.interpreter.interp import outputs_over_time, run
-from spikec.interpreter.results import RunningMean, as_tuple, hits, in_ann_units, outputs
+from spikec.interpreter.results import RunningMean, as_tuple, cells, hits, in_ann_units, outputs
 from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError, shown
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role, StatefulOp, tensor_cache
@@ -88,7 +88,7 @@ def diagnose(
         timesteps=timesteps,
         layers=found,
         cost=count.cost(model, spikes, ladder.samples, timesteps),
-        advice=advise(compilation, found, figures["rungs"], timesteps, figures["enough"]),
+        advice=advise(compilation, found, layers.makers, figures["rungs"], timesteps, figures["enough"]),
         **figures,
     )
 
@@ -220,7 +220,7 @@ class Ladder:
         waiting = said = in_ann_units(self.graph, as_tuple(run(self._synchronous, xs)))
         for i, said in enumerate(itertools.chain([bound, waiting], over_time)):
             self._squares[i] += _squares(said, wanted)
-            agreed = sum(hits(a, b.flatten(1).argmax(1)) for a, b in zip(said, wanted, strict=True))
+            agreed = sum(hits(a, cells(b).argmax(1)) for a, b in zip(said, wanted, strict=True))
             self._agreed[i] += agreed / len(wanted)
             self._right[i] += 0 if truth is None else hits(said[0], truth)
         self._steps += [_squares(bound, wanted), _squares(waiting, bound), _squares(said, waiting)]

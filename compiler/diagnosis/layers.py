@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spikec.diagnosis.diagnosis import KINDS, OWN, Deviation, LayerFindings
 from spikec.interpreter.interp import run
+from spikec.interpreter.results import cells
 from spikec.ir.graph import Graph
 from spikec.ir.op import StatefulOp, tensor
 from spikec.ir.ops import IF, Neuron
@@ -171,7 +172,7 @@ class LayerSums:
         for kind, moments in self.errors.items():
             moments.add((parts[kind] * scale).flatten())
         for kind, moments in self.effects.items():
-            moments.add((parts[kind] * fed.slope).flatten(1).sum(1))
+            moments.add(cells(parts[kind] * fed.slope).sum(1))
         activation = fed.activation * scale
         self.activation.add(activation.flatten())
         self.rate.add(rate.flatten())
@@ -307,7 +308,7 @@ class Layers:
         """[B]: by how much the first class is ahead of the second, summed over the outputs; a single number itself."""
         total = torch.zeros(())
         for name, x in zip(self.graph.outputs, averages, strict=True):
-            flat = (x * tensor(self.graph.type(name).scale, x)).flatten(1)
+            flat = cells(x * tensor(self.graph.type(name).scale, x))
             best = flat.topk(min(2, flat.shape[1])).values
             total = total + best[:, 0] - best[:, 1:].sum(1)
         return total

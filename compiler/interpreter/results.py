@@ -2,19 +2,22 @@
 
 from collections.abc import Iterable, Sequence
 
+import attrs
 import numpy as np
 import torch
 from torch import Tensor
 
 from spikec.interpreter.interp import outputs_over_time, run
 from spikec.ir.graph import Graph
-from spikec.ir.op import tensor, tensor_cache
+from spikec.ir.op import Op, tensor, tensor_cache
 from spikec.ir.ops import Output
 
 #: allowed difference of an exact pass, relative to the output's spread over the probe
 EXACT = 1e-9
 #: least spread over a batch, relative to the output's maximum, at which float64 still resolves the exact contract
 SPREAD = 1e-6
+#: by how much more rounding may move a result than weights do that are moved by what they may be rounded by
+ROUNDING = 16
 #: input values that an ANN graph is fed at a time, which bounds the memory of its activations
 CELLS = 2**16
 #: samples that run at a time where agreement is measured
@@ -66,14 +69,46 @@ def as_tuple(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return results if isinstance(results, tuple) else (results,)
 
 
-def difference(before: Sequence[Tensor], after: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
-    """Return the largest difference of two graphs' outputs, relative to the spread of a third's (the ANN's)."""
-    return largest(distance(a, b) / max(spread(of), 1e-30) for a, b, of in zip(before, after, reference, strict=True))
+def difference(
+    before: Sequence[Tensor], after: Sequence[Tensor], reference: Sequence[Tensor], least: Sequence[float] = ()
+) -> float:
+    """Return the largest difference of two graphs' outputs, relative to the spread of a third's (the ANN's).
+
+    An output that hardly varies has its largest number in place of its spread, and none has less than its ``least``.
+    """
+    sizes = [spread(of) if varies(of) else float(of.abs().max()) for of in reference]
+    floors = least or [1e-30] * len(sizes)
+    return largest(distance(a, b) / max(s, f) for a, b, s, f in zip(before, after, sizes, floors, strict=True))
 
 
 def distance(a: Tensor, b: Tensor) -> float:
     """Return the largest difference of two elements."""
     return float((a - b).abs().max())
+
+
+def differences(a: Tensor, b: Tensor) -> Tensor:
+    """Return the largest difference within each sample: [B]."""
+    return cells((a - b).abs()).amax(1)
+
+
+def rounding(graph: Graph, xs: Sequence[Tensor], timesteps: int, got: Sequence[Tensor]) -> list[float]:
+    """Return how far rounding may move each of a graph's outputs; where terms cancel, it is all that is left."""
+    moved = outputs(moved_weights(graph, got[0].dtype), xs, timesteps)
+    return [ROUNDING * distance(a, b) for a, b in zip(got, moved, strict=True)]
+
+
+def moved_weights(graph: Graph, dtype: torch.dtype) -> Graph:
+    """Return a copy whose weights and biases are off by four units in the last place of a dtype, as rounded ones."""
+    copy, generator = graph.copy(), np.random.default_rng(0)
+    for node in graph.match(Op):
+        held = {field: value for field, value in node.op.parameters().items() if field in ("weight", "bias")}
+        moved = {
+            field: value * (1 + 4 * torch.finfo(dtype).eps * generator.choice((-1.0, 1.0), value.shape))
+            for field, value in held.items()
+            if isinstance(value, np.ndarray)
+        }
+        copy.set_op(node.name, attrs.evolve(node.op, **moved))
+    return copy
 
 
 def spread(output: Tensor) -> float:
@@ -110,15 +145,20 @@ def nearness(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[float, 
     """
     same, error = 0, 0.0
     for a, b in zip(wanted, found, strict=True):
-        same += hits(b, a.flatten(1).argmax(1))
-        error += float((a - b).abs().flatten(1).mean(1).sum(dtype=torch.float64))
+        same += hits(b, cells(a).argmax(1))
+        error += float(cells((a - b).abs()).mean(1).sum(dtype=torch.float64))
     count = sum(map(len, wanted))
     return same / count, -error / count
 
 
 def hits(output: Tensor, classes: Tensor) -> int:
     """Count the samples of an output, flattened, that have their largest value at these indices [B]."""
-    return int((output.flatten(1).argmax(1) == classes).sum())
+    return int((cells(output).argmax(1) == classes).sum())
+
+
+def cells(output: Tensor) -> Tensor:
+    """Return a batch of outputs of any shape, a single number a sample among them, as [B, cells]."""
+    return output.reshape(len(output), -1)
 
 
 def agreement_text(found: tuple[float, float]) -> str:

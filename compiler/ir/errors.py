@@ -194,3 +194,13 @@ def warn(message: str) -> None:
         frame, level = frame.f_back, level + 1
     with _filters:
         warnings.warn(message, SpikecWarning, stacklevel=level)
+
+
+@contextlib.contextmanager
+def advising(hint: str) -> Iterator[None]:
+    """Give this hint to every problem in an error that has none."""
+    try:
+        yield
+    except CompileError as error:
+        error.problems = tuple(attrs.evolve(problem, hint=problem.hint or hint) for problem in error.problems)
+        raise

@@ -77,3 +77,9 @@ def replacing(path: Any) -> Iterator[Path]:
     except OSError as error:
         why = error.strerror or str(error) or type(error).__name__
         raise InvalidModelError(f"{path} cannot be written: {why}", hint="name another one, or make room") from error
+
+
+def write_text(path: Any, text: str) -> None:
+    """Let a file with this text appear, whole or not at all; raises what :func:`replacing` does."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")

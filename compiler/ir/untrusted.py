@@ -97,7 +97,9 @@ def _bytes_on_disk(path: Path) -> int:
     return min(stat.st_size, stat.st_blocks * 512) if hasattr(stat, "st_blocks") else stat.st_size
 
 
-def read_hdf5(path: Path, groups: Sequence[str], refusal: str, max_bytes: int | None = None) -> dict[str, Any]:
+def read_hdf5(
+    path: Path, groups: Sequence[str], refusal: str, hint: str, max_bytes: int | None = None
+) -> dict[str, Any]:
     """Read the named groups at the top of an HDF5 file, as far as it has them.
 
     Another process does it (:mod:`untrusted_hdf5`), as the library crashes on some damaged files; that costs 0.2 s.
@@ -106,6 +108,7 @@ def read_hdf5(path: Path, groups: Sequence[str], refusal: str, max_bytes: int | 
         path: of the file.
         groups: their names.
         refusal: what a message says of a file that cannot be read: "is not an X file".
+        hint: what it says to do.
         max_bytes: that its arrays may take in memory; None for half a gigabyte more than the file takes.
 
     Returns:
@@ -118,7 +121,7 @@ def read_hdf5(path: Path, groups: Sequence[str], refusal: str, max_bytes: int | 
     task = {"path": str(path.resolve()), "groups": groups, "allowed": allowed, "share": _bytes_on_disk(path)}
     process = _start(task)
     try:
-        return _Sender(path, refusal, process.stdout).tree()
+        return _Sender(path, refusal, hint, process.stdout).tree()
     except EOFError:
         process.wait()
     finally:
@@ -126,7 +129,7 @@ def read_hdf5(path: Path, groups: Sequence[str], refusal: str, max_bytes: int | 
         process.stdout.close()
         code = process.wait()
     how = "comes to no end" if code == -getattr(signal, "SIGXCPU", 0) else "crashes"
-    raise InvalidModelError(f"{path} {refusal}: the HDF5 library {how}, so it is damaged")
+    raise InvalidModelError(f"{path} {refusal}: the HDF5 library {how}, so it is damaged", hint=hint)
 
 
 def _start(task: dict[str, Any]) -> Any:
@@ -149,6 +152,7 @@ class _Sender:
 
     path: Path
     refusal: str
+    hint: str
     stream: Any
 
     def tree(self) -> dict[str, Any]:
@@ -177,7 +181,7 @@ class _Sender:
         place = "/".join(said["place"])
         if "needed" in said:
             raise too_large(self.path, said["needed"], place)
-        raise InvalidModelError(f"{self.path} {self.refusal}: {said['refused']}", location=place)
+        raise InvalidModelError(f"{self.path} {self.refusal}: {said['refused']}", location=place, hint=self.hint)
 
     def _array(self, said: dict[str, Any]) -> Any:
         array = np.empty(said["shape"], said["dtype"])
@@ -262,6 +266,7 @@ def _array(file: zipfile.ZipFile, record: zipfile.ZipInfo) -> Array:
         return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
 
 
+_SAVE = "write it with torch.save(model.state_dict(), path)"
 #: what the pickle in a file of weights may name: tensors are made of nothing else
 _TENSOR_PARTS = {
     "collections OrderedDict",
@@ -293,9 +298,9 @@ def read_weights(path: Path, max_bytes: int | None = None) -> dict[str, Tensor]:
         raise
     except Exception as error:  # whatever zipfile and torch make of damaged bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InvalidModelError(f"{path} is no file of weights: {reason}") from None
+        raise InvalidModelError(f"{path} is no file of weights: {reason}", hint=_SAVE) from None
     if not isinstance(loaded, dict) or not all(isinstance(x, Tensor) for x in loaded.values()):
-        raise InvalidModelError(f"{path} is no file of weights: it holds something else than tensors by name")
+        raise InvalidModelError(f"{path} is no file of weights: it holds other things than tensors by name", hint=_SAVE)
     if (needed := sum(x.numel() * x.element_size() for x in loaded.values())) > allowed:
         raise too_large(path, needed)
     return loaded

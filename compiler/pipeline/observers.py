@@ -13,6 +13,7 @@ from spikec.interpreter.parts import check_parts
 from spikec.interpreter.probe import affordable, in_own_dtype, within_budget
 from spikec.interpreter.results import difference, outputs
 from spikec.ir.errors import CompileError, VerificationError
+from spikec.ir.files import write_text
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger
 from spikec.ir.op import Role
@@ -89,7 +90,8 @@ class Numbers(Observer):
             known = next((out for out in alike if len(out[0]) == len(xs[0])), None)
             ran.append((graph, steps, outputs(graph, xs, steps) if known is None else known))
         self._ran = ran
-        return f"{difference(*(out for _, _, out in ran)):.1e} of the ANN's spread at T={steps}"
+        before, after, ann = (out for _, _, out in ran)
+        return f"{difference(before, after, ann):.1e} of the ANN's spread at T={steps}"
 
     def _exact(self, last: Graph) -> list[str]:
         """Check the run of exact passes that ends here."""
@@ -126,7 +128,7 @@ class Dump(Observer):
         self.folder = folder
         make_folder(folder)
         self._remove_earlier()
-        (folder / "00-import.txt").write_text(str(start))
+        write_text(folder / "00-import.txt", str(start))
         self.rows: list[tuple[str, ...]] = [("00-import", "", "", str(len(start)), "", "", "")]
         self.stages = [StageRecord("import", start)]
         self._write()
@@ -142,8 +144,8 @@ class Dump(Observer):
     def _add(self, step: Step, text: str | None, changes: str, check: str) -> None:
         stem = f"{step.index:02d}-{step.by.name}"
         if text is not None:
-            (self.folder / f"{stem}.txt").write_text(text)
-            (self.folder / f"{stem}.diff").write_text(diff(str(step.before), text))
+            write_text(self.folder / f"{stem}.txt", text)
+            write_text(self.folder / f"{stem}.diff", diff(str(step.before), text))
         why = " | ".join(f"%{note.node}: {note.reason}" if note.node else note.reason for note in step.notes)
         sizes = str(len(step.before)), str(len(step.after))
         self.rows.append((stem, changes, *sizes, f"{step.seconds:.3f}", check, why))
@@ -154,15 +156,16 @@ class Dump(Observer):
     def _remove_earlier(self) -> None:
         """Remove the dumps that an index.tsv of ours lists, and nothing else."""
         index = self.folder / "index.tsv"
-        lines = index.read_text().splitlines() if index.exists() else []
+        lines = index.read_text(encoding="utf-8", errors="replace").splitlines() if index.is_file() else []
         if lines and lines[0].split("\t") == list(self._HEAD):
-            for stem in (line.split("\t")[0] for line in lines[1:]):
+            stems = (line.split("\t")[0] for line in lines[1:])
+            for stem in (each for each in stems if each == Path(each).name):  # and nothing in another folder
                 for suffix in ("txt", "diff"):
                     (self.folder / f"{stem}.{suffix}").unlink(missing_ok=True)
 
     def _write(self) -> None:
         lines = ["\t".join(row).replace("\n", " ") for row in (self._HEAD, *self.rows)]
-        (self.folder / "index.tsv").write_text("\n".join([*lines, ""]))
+        write_text(self.folder / "index.tsv", "\n".join([*lines, ""]))
 
 
 def finish_dump(
@@ -176,7 +179,7 @@ def finish_dump(
     """Write ``ledger.txt`` beside the dumps, and the page of all: ``index.html``, and the same as ``index.json``."""
     make_folder(folder)
     if ledger is not None:
-        (folder / "ledger.txt").write_text(f"{ledger}\n")
+        write_text(folder / "ledger.txt", f"{ledger}\n")
     if stages:
         Page(title, stages, notes, ledger, error).write(folder)
 

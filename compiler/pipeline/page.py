@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from spikec.extend.passbase import Note
-from spikec.ir.files import replacing
+from spikec.ir.files import write_text
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger
 from spikec.ir.printer import attributes, type_text
@@ -85,8 +85,7 @@ class Page:
         """Write ``index.html`` and ``index.json`` into a folder that is there, and return the path of the first."""
         index = folder / "index.html"
         for path, text in ((index, self.html()), (folder / "index.json", json.dumps(self.data, indent=1))):
-            with replacing(path) as part:
-                part.write_text(text, encoding="utf-8")
+            write_text(path, text)
         return index
 
     def _add(self, graph: Graph) -> None:

@@ -17,7 +17,17 @@ from spikec.extend.frontend import Frontend
 from spikec.frontends.nir import meaning
 from spikec.frontends.nir.converters import Reading, converter, floats
 from spikec.frontends.nir.recurrence import delayed, inlined
-from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError, shown, warn
+from spikec.ir.errors import (
+    CompileError,
+    Hint,
+    InvalidModelError,
+    Option,
+    Problem,
+    UnsupportedOpError,
+    advising,
+    shown,
+    warn,
+)
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Delay, Neuron, Permute, Reshape, Weighted
 from spikec.ir.ops.weighted import diagonal
@@ -29,6 +39,7 @@ from spikec.ir.untrusted import SPARE, allowed_bytes, read_hdf5
 _UNIT = 1e-4
 _REFUSAL = "cannot be read as NIR"
 _REWRITE = "write it with nir.write"
+_MEND = "mend that node, and if it comes from a file, write it again with nir.write"
 
 
 @attrs.frozen
@@ -62,9 +73,8 @@ class NirFrontend(Frontend):
 
     def accepts(self, model: Any) -> bool:
         """A NIRGraph, or a Path with NIR's suffixes."""
-        return isinstance(model, (nir.NIRGraph, _Opened)) or (
-            isinstance(model, Path) and model.suffix in (".nir", ".h5")
-        )
+        is_file = isinstance(model, Path) and model.suffix in (".nir", ".h5")
+        return is_file or isinstance(model, (nir.NIRGraph, _Opened))
 
     def opened(self, model: Any, dt: float | None = None, max_bytes: int | None = None) -> _Opened:
         """The graph that a file holds, or the one that is given, with what the user says of it.
@@ -79,7 +89,8 @@ class NirFrontend(Frontend):
             return model
         seconds = None if dt is None else meaning.seconds(dt)
         if isinstance(model, Path):
-            return _Opened(_read(model, max_bytes), model.stem, seconds, allowed_bytes(model, max_bytes))
+            with advising(_MEND):
+                return _Opened(_read(model, max_bytes), model.stem, seconds, allowed_bytes(model, max_bytes))
         return _Opened(model, "nir", seconds, SPARE if max_bytes is None else max_bytes)
 
     def input_names(self, model: Any) -> list[str]:
@@ -89,13 +100,14 @@ class NirFrontend(Frontend):
 
     def load(self, model: Any, examples: Sequence[Tensor] | None) -> Graph:
         """The graph, spiking; shapes come from the Input nodes."""
-        return _Loader(self.opened(model)).graph()
+        with advising(_MEND):
+            return _Loader(self.opened(model)).graph()
 
 
 def _read(path: Path, max_bytes: int | None) -> Any:
     """The graph of a file, node by node as ``nir.read`` makes it."""
     problems: list[Problem] = []
-    graph = _graph_of(path, "node", read_hdf5(path, ["node"], _REFUSAL, max_bytes).get("node"), problems)
+    graph = _graph_of(path, "node", read_hdf5(path, ["node"], _REFUSAL, _REWRITE, max_bytes).get("node"), problems)
     if problems:
         raise InvalidModelError(problems)
     return graph

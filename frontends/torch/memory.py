@@ -19,6 +19,8 @@ from spikec.ir.types import Array
 
 #: batch size of the tensors without data: no usual size, so that it is known where it turns up in another axis
 SAMPLES = 113
+#: what copies its operand on one device, and gives a view of it on another
+_DIFFERS = (torch.channel_shuffle, torch.native_channel_shuffle)
 
 
 class Changes(NamedTuple):
@@ -128,6 +130,8 @@ class Memory:
         given = map_arg((node.args, node.kwargs), self._without_data)
         args, kwargs = map_aggregate(given, lambda x: x.at(SAMPLES) if isinstance(x, BatchSize) else x)
         module = self._traced.module(node)
+        if node.target in _DIFFERS or isinstance(module, nn.ChannelShuffle):
+            return None
         if module is not None and is_firing(module):
             return map_aggregate(self._values[node], lambda x: self._fresh(x) if isinstance(x, Signal) else x)
         if module is not None:

@@ -12,6 +12,7 @@ from spikec.interpreter.contract import check_exact
 from spikec.interpreter.probe import probe
 from spikec.ir.errors import VerificationError
 from spikec.ir.ops import (
+    IF,
     Add,
     Clamp,
     Concat,
@@ -181,3 +182,27 @@ def test_a_channels_last_torch_model_has_no_permute_left():
     compilation = spikec.Compiler("nir", calibration=torch.rand(16, 3, 6, 7), verify="each").run(Net().eval())
     assert not compilation.graph.match(Permute)
     assert len(compilation.graph.match(Linear)) == 1
+
+
+@pytest.mark.parametrize("target", ["spikingjelly", "nir", "netx"])
+def test_a_model_may_give_one_number_a_sample(target):
+    """Neurons and layers of every target have an axis for channels, so the reshape to none moves to the output."""
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.hidden, self.value = torch.nn.Linear(6, 8), torch.nn.Linear(8, 1)
+
+        def forward(self, x):
+            return self.value(self.hidden(x).relu()).squeeze(-1).add(1).relu()
+
+    x, net = torch.rand(16, 6), Net().eval()
+    found = spikec.Compiler(target, calibration=x, timesteps=32, verify="each").run(net)
+    assert all(found.graph.type(name).shape == () for name in found.graph.outputs)
+    neurons = [found.graph.type(node.name).shape for node in found.graph.match(IF)]
+    assert neurons[-2:] == [(8,), (1,)]
+    answer = spikec.run(found.graph, x, 32).mean(0) * float(found.output_scale)
+    wanted = net(x).detach()
+    assert answer.shape == wanted.shape
+    assert float((answer - wanted).abs().max()) < 0.1 * float(wanted.max())

@@ -210,3 +210,12 @@ def test_a_comparison_is_as_wide_as_what_it_compares(between, normalization):
     early, late = (float((outputs(run.graph, [x], t)[0] - wanted).abs().max()) for t in (64, 1024))
     assert late < 0.1 * float(wanted.std())
     assert late < 0.2 * early
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [((1, 2), 0), ((3, 2), 0), ((4, 3), (1, 0))])
+def test_nir_takes_a_pool_that_changes_the_parity_of_one_side(kernel, padding):
+    torch.manual_seed(0)
+    pool = nn.MaxPool2d(kernel, 1, padding)
+    size = pool(torch.zeros(1, 2, 5, 8)).numel()
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU(), pool, nn.Flatten(), nn.Linear(size, 3)).eval()
+    spikec.compile(model, "nir", calibration=torch.rand(8, 2, 5, 8), normalization="max")

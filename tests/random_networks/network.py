@@ -18,6 +18,12 @@ from torch.nn import functional as F
 #: numbers that a value of a network may hold for each sample, and axes that it may have, the batch included
 LARGEST = 400
 AXES = 5
+#: what a network may end in: heads, and a single number a sample
+ENDS = [
+    *("F.softmax({x}, 1)", "F.log_softmax({x}, 1)", "torch.sigmoid({x})", "torch.tanh({x})"),
+    *("{x}.flatten(1).sum(1)", "{x}.flatten(1)[:, 0]", "F.relu({x}.flatten(1).mean(1) + 1)"),
+    "{x}.flatten(1).sum(1) + {x}.flatten(1)[:, 0]",
+]
 #: an output must vary over the batch by this share of the largest number in the network, or it can check nothing
 VARIES = 1e-2
 BATCH = 6
@@ -236,9 +242,8 @@ class Writer:
         if not worth:
             return False
         first = worth[0]
-        if head := self.pick(*[""] * 12, "F.softmax", "F.log_softmax", "torch.sigmoid", "torch.tanh"):
-            axis = ", 1" if "softmax" in head else ""
-            self.run(f"{self.name()} = {head}({first}{axis})")
+        if end := self.pick(*[""] * 24, *ENDS):
+            self.run(f"{self.name()} = {end.format(x=first)}")
             first = list(self.values)[-1]
         text = " ".join(self.lines)
         unused = [name for name in worth[1:] if len(re.findall(rf"\b{name}\b", text)) == 1]

@@ -250,6 +250,15 @@ def error_falls(model, xs, seed=0):
     return "equal"
 
 
+def laid_out(values, node, port):
+    """What the model takes as [T, B, ...] as the file's input does, or what its output gives as the model's does."""
+    values = np.asarray(values)
+    if "axes" not in node.metadata:
+        return values
+    shape = node.input_type["input"] if port == "input" else node.metadata["model_shape"]
+    return values.transpose(0, 1, *(axis + 2 for axis in node.metadata["axes"])).reshape(*values.shape[:2], *shape)
+
+
 def nir_file_equals_interpreter(model, xs, seed=0):
     """The NIR file means the final graph: by an evaluator of our own, and read back by spikec."""
     try:
@@ -264,9 +273,10 @@ def nir_file_equals_interpreter(model, xs, seed=0):
         path = Path(folder) / "net.nir"
         spikec.save(run.artifact, path)
         written, again = nir.read(path), spikec.load(path)
-    feeds = {name: x.numpy() for name, x in zip(sorted(written.inputs), train, strict=True)}
+    names = sorted(written.inputs)
+    feeds = {name: laid_out(x, written.nodes[name], "input") for name, x in zip(names, train, strict=True)}
     found = evaluate(written, feeds, v_init=written.metadata.get("v_init", 0.0))
-    found = [torch.tensor(found[name]) for name in sorted(written.outputs)]
+    found = [torch.tensor(laid_out(found[name], written.nodes[name], "output")) for name in sorted(written.outputs)]
     assert apart(found, wanted) <= EXACT, f"the file is {apart(found, wanted):.2g} of the spread off"
     found = interpreted(again, train)
     assert apart(found, wanted) <= EXACT, f"the file read back is {apart(found, wanted):.2g} of the spread off"

@@ -230,7 +230,6 @@ IMAGE = (2, 8, 6)
 REFUSED = {
     "no 3d convolution": hand(conv((2, 2, 3, 3, 3)), shape=(2, 5, 5, 5)),
     "no 3d pool": hand(SumPool((2, 2, 2), (2, 2, 2), (0, 0, 0)), shape=(2, 4, 4, 4)),
-    "no zeros make this 3x4 kernel square": hand(conv((2, 2, 3, 4)), shape=IMAGE),
     "Affine in NIR takes a vector": hand(Linear(np.ones((2, 6)), None), shape=(4, 6)),
     "disagree about a Flatten": hand(neurons(3), Flatten(1, 2), neurons(2), shape=IMAGE),
     "has no reshape": hand(neurons(3), Reshape((8, 12)), neurons(2), shape=IMAGE),
@@ -282,6 +281,7 @@ def test_concat_along_another_axis_is_refused():
     [
         (conv((4, 1, 3, 3), groups=2), "groups"),
         (conv((4, 2, 3, 3), padding=((0, 1), (0, 1))), "uneven padding"),
+        (conv((4, 2, 3, 4)), "uneven padding or sides"),
         (Conv(np.ones((4, 2, 3, 3)), None, stride=(1, 1), padding=(0, 0), dilation=(1, 1)), "without a bias"),
         (SumPool((2, 2), (2, 2), (1, 1)), "padding"),
         (IF(np.ones((1, 1, 1))), "fires at its threshold"),

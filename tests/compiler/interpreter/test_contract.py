@@ -75,13 +75,6 @@ def test_a_tie_is_no_difference_and_a_near_tie_is_one():
         check_exact(neuron(1 + 1e-6), neuron(1 - 1e-6), xs)
 
 
-def test_a_probe_that_cannot_tell_is_an_error():
-    g = build.mlp()
-    g.set_op("fc3", Linear(np.full((4, 7), 1e-9), np.ones(4), origin=g["fc3"].origin))
-    with pytest.raises(VerificationError, match="hardly varies"):
-        check_exact(g, scaled(g, "fc3", 1.0), probe(g, None, 0))
-
-
 def test_a_silent_spiking_graph_is_fed_more_until_it_answers():
     """At the probe's own size nothing fires within 16 steps, and nothing could be seen."""
     xs = (torch.tensor([[0.9], [0.3], [0.1]], dtype=torch.float64),)

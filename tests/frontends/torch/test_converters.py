@@ -129,6 +129,13 @@ def test_a_layers_view_is_not_changed_in_place(call, convert):
         spikec.load(net, torch.zeros(2, 2, 5, 4))
 
 
+def test_what_is_a_copy_on_some_devices_only_is_not_changed_in_place():
+    """Torch shuffles one group of channels by a copy on the CPU, and by a view elsewhere."""
+    net = Net(lambda net, y: net.layer(y).mul_(0.5) + y, layer=nn.ChannelShuffle(1))
+    with pytest.raises(UnsupportedOpError, match="shares its memory, or may do so"):
+        spikec.load(net, torch.zeros(2, 2, 5, 4))
+
+
 def test_a_layer_that_gives_its_operand(agrees):
     agrees(Net(layer_changed, layer=Layer(lambda x: x, same)), (2, 5, 4))
 
