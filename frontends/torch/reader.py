@@ -93,6 +93,10 @@ class Reader:
         self.graph.imported.notes += notes
         output = self._advance()
         self._judge_use(output)
+        for node in output.all_input_nodes:
+            if isinstance(self._values[node], Stacked):
+                message, hint = "it works along the batch axis", "stack behind the batch: torch.stack(xs, 1)"
+                self._errors.append(UnsupportedOpError(message, location=str(self._traced.source(node)), hint=hint))
         result = self._resolve(output.args[0])
         graph = self.graph
         if self._errors:
@@ -303,12 +307,6 @@ class Reader:
             return {key: self._output(each, f"{name}_{key}", count) for key, each in value.items()}
         if is_record(value):
             return type(value)(**self._output(fields_of(value), name, count))
-        if isinstance(value, Stacked):
-            raise UnsupportedOpError(
-                "the model stacks its results along the batch axis",
-                location=self._traced.name,
-                hint="stack behind the batch: torch.stack(xs, 1)",
-            )
         if isinstance(value, (tuple, list)) and value:
             items = [self._output(each, f"{name}_{i}", count) for i, each in enumerate(value)]
             if isinstance(value, list):
