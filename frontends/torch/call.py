@@ -14,7 +14,7 @@ from torch.fx.node import map_aggregate
 from spikec.extend.call import Call as BaseCall
 from spikec.extend.call import Refused as Refused
 from spikec.extend.call import Signal as Signal
-from spikec.extend.converters import Converters
+from spikec.extend.converters import Converters, Mark
 from spikec.ir.types import Array, sealed
 
 
@@ -28,11 +28,26 @@ class Missing:
     reason: str
 
 
+class Stacked(tuple[Signal, ...]):
+    """Signals of one shape along a new axis in front of the batch, which a graph does not have."""
+
+    _fields = ()  # by which torch.fx makes another of the same class, as of any named tuple
+
+    def __new__(cls, *parts: Signal) -> Stacked:
+        """Hold the parts, in order."""
+        return super().__new__(cls, parts)
+
+
 #: Converters. A key is a layer's class, a function, ``("method", "relu")``, or a qualified name such as
 #: ``"timm.layers.mlp.Mlp"``. A layer's converter is called as ``(module, call)``, every other one as
 #: ``(call, *args, **kwargs)`` with the arguments of the call, where tensors are :class:`Signal`. The
 #: result is a Signal, or numbers where the call asks for a shape.
 converter: Converters[Callable[..., Signal]] = Converters("torch.fx converter")
+
+#: what reads a call on :class:`Stacked`, by the converter that would read it of a signal
+on_stacked: dict[Callable[..., Any] | None, Callable[..., Any]] = {}
+#: marks a converter of a function that gives a view of its operand, although the ops that stand for it compute
+gives_view = Mark()
 
 
 @attrs.frozen(eq=False)

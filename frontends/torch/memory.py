@@ -14,8 +14,8 @@ from spikec.frontends.torch.batch import BatchSize
 from spikec.frontends.torch.call import Signal, tensors
 from spikec.frontends.torch.layers import is_firing
 from spikec.frontends.torch.traced import Traced
+from spikec.frontends.torch.writing import cells
 from spikec.ir.graph import Graph
-from spikec.ir.types import Array
 
 #: batch size of the tensors without data: no usual size, so that it is known where it turns up in another axis
 SAMPLES = 113
@@ -24,7 +24,7 @@ _DIFFERS = (torch.channel_shuffle, torch.native_channel_shuffle)
 
 
 class Changes(NamedTuple):
-    """Nodes whose value is a call's result from then on, and nodes that it changed in a way that is not followed."""
+    """Nodes whose value is a call's result from then on, and others whose memory it wrote to."""
 
     same: tuple[fx.Node, ...] = ()
     other: tuple[fx.Node, ...] = ()
@@ -109,6 +109,10 @@ class Memory:
             result = map_aggregate(value, lambda x: self._unknown(x, operands) if isinstance(x, Signal) else x)
         self._hold(node, result)
         return self._changes(node, result, changed) if changed else Changes()
+
+    def tensor(self, node: fx.Node) -> Any:
+        """The value of a node that was followed, as tensors without data."""
+        return self._tensors[node]
 
     def _changes(self, node: fx.Node, result: Any, changed: list[fx.Node]) -> Changes:
         written = [tensor for each in changed for tensor in tensors(self._tensors[each])]
@@ -197,17 +201,9 @@ def _disjoint(a: Tensor, b: Tensor) -> bool:
     """True for two parts of one memory, batch first in both, that have no element in common."""
     if _coincide(a, b) or a.shape[:1] != b.shape[:1] or a.stride()[:1] != b.stride()[:1]:
         return False
-    first, second = _cells(a), _cells(b)
+    first, second = cells(a), cells(b)
     inside = max(first.max(initial=0), second.max(initial=0)) < a.stride(0)  # else one's sample lies in another's next
     return _storages(a) == _storages(b) and bool(inside) and not np.intersect1d(first, second).size
-
-
-def _cells(tensor: Tensor) -> Array:
-    """Places of the first sample's elements in memory."""
-    places = np.array([tensor.storage_offset()])
-    for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True):
-        places = (places[:, None] + np.arange(size) * stride).reshape(-1)
-    return places
 
 
 def _coincide(a: Any, b: Any) -> bool:

@@ -1,5 +1,6 @@
 """Goes through a traced graph once, node by node, and converts what depends on the model's input."""
 
+import contextlib
 import dataclasses
 import operator
 from collections.abc import Sequence
@@ -11,11 +12,24 @@ from torch.fx.node import map_aggregate, map_arg
 
 from spikec.extend.frontend import failure, without_unused
 from spikec.frontends.torch.batch import BatchSize, takes_batch
-from spikec.frontends.torch.call import Call, Missing, Refused, Signal, fields_of, is_record, leaves, tensors
+from spikec.frontends.torch.call import (
+    Call,
+    Missing,
+    Refused,
+    Signal,
+    Stacked,
+    fields_of,
+    gives_view,
+    is_record,
+    leaves,
+    on_stacked,
+    tensors,
+)
 from spikec.frontends.torch.convert import convert, refuse_unknown
 from spikec.frontends.torch.layers import lacks_converter, layer_converter, torch_layer
 from spikec.frontends.torch.memory import SAMPLES, Memory
 from spikec.frontends.torch.traced import AUGMENTED, Traced
+from spikec.frontends.torch.writing import NotFollowedError, put_together
 from spikec.ir.errors import (
     CompileError,
     InvalidModelError,
@@ -79,6 +93,10 @@ class Reader:
         self.graph.imported.notes += notes
         output = self._advance()
         self._judge_use(output)
+        for node in output.all_input_nodes:
+            if isinstance(self._values[node], Stacked):
+                message, hint = "it works along the batch axis", "stack behind the batch: torch.stack(xs, 1)"
+                self._errors.append(UnsupportedOpError(message, location=str(self._traced.source(node)), hint=hint))
         result = self._resolve(output.args[0])
         graph = self.graph
         if self._errors:
@@ -179,7 +197,13 @@ class Reader:
                 f"{source.kind} with a number that depends on the batch size is not supported",
                 "samples of a batch are independent in a compiled network",
             )
-        return convert(converter, self._traced.adapted(node, call, converter))
+        adapted = self._traced.adapted(node, call, converter)
+        if any(isinstance(each, Stacked) for each in (*args, *kwargs.values())):
+            converter = on_stacked.get(converter)
+            if converter is None:
+                message = "it is given what is stacked in front of the batch, or works along the batch axis"
+                call.refuse(message, "stack behind the batch: torch.stack(xs, 1)")
+        return convert(converter, adapted)
 
     def _resolve(self, value: Any) -> Any:
         return map_arg(value, self._values.__getitem__)
@@ -241,11 +265,16 @@ class Reader:
         for other in changes.same:
             self._values[other] = value
         for other in changes.other:
+            call = Call(self.graph, source, f"{self._traced.op_name(node, source)}_in_{other.name}", (), {})
+            with contextlib.suppress(NotFollowedError):
+                old, tensor = self._values[other], self._memory.tensor(other)
+                self._values[other] = put_together(call, old, tensor, value, self._memory.tensor(node))
+                continue
             self._outdated[other] = UnsupportedOpError(
                 f"{source.kind} changes a tensor in place that is used later in another shape or order: "
                 f"%{other.name} shares its memory, or may do so",
                 location=str(source),
-                hint="write it without the underscore or inplace=True",
+                hint="write it without the underscore or inplace=True, and join what changes and what stays: torch.cat",
             )
 
     def _computes(self, node: fx.Node, source: Source, value: Any) -> bool:
@@ -254,7 +283,8 @@ class Reader:
         So it is for what is made of several tensors, and for what :attr:`Op.fresh` is true of.
         """
         converter = self._traced.converter(node)
-        if not isinstance(value, Signal) or not str(getattr(converter, "__module__", "")).startswith("spikec."):
+        is_ours = str(getattr(converter, "__module__", "")).startswith("spikec.")
+        if not isinstance(value, Signal) or not is_ours or converter in gives_view:
             return False
         op = self.graph[value.name]
         return source in op.origin and (op.fresh or len(set(self.graph.operands(value.name))) > 1)
@@ -311,5 +341,7 @@ def _is_container(target: Any) -> bool:
 def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
         return getattr(module, "inplace", False) is True
+    if isinstance(node.target, torch._ops.OpOverload):
+        return bool(node.target._schema.is_mutable)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return node.kwargs.get("inplace") is True or node.target in AUGMENTED or name.rstrip("_") + "_" == name

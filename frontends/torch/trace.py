@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from spikec.frontends.torch.call import Signal
+from spikec.frontends.torch.call import Signal, Stacked, leaves
 from spikec.frontends.torch.layers import keeps_state, layer_converter
 from spikec.frontends.torch.reader import Reader
 from spikec.frontends.torch.shadow import snapshot
@@ -69,7 +69,10 @@ class _TensorProxy(_Proxy, Tensor):  # type: ignore[misc]
         return self.__getattr__(name) if name in _HIDDEN else object.__getattribute__(self, name)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        raise TypeError("a proxy does not support item assignment")
+        if not all(isinstance(each, (int, slice, type(None), type(...))) for each in leaves(index)):
+            raise TypeError("a proxy does not support item assignment")  # what lists and tensors pick is a copy
+        write = self[index].copy_ if isinstance(value, Tensor) else self[index].fill_
+        write(value)
 
 
 #: what belongs to the empty tensor
@@ -247,7 +250,7 @@ class _Tracer(fx.Tracer):
             found = node.target in _ASKING or (bool(inputs) and self._numbers.issuperset(inputs))
         else:
             value = self._ask(lambda reader: reader.peek(node))
-            found = not isinstance(value, (Signal, Tensor))
+            found = not isinstance(value, (Signal, Tensor, Stacked))
         if found:
             self._numbers.add(node)
         return found
@@ -275,7 +278,7 @@ class _Tracer(fx.Tracer):
             value = self.value(proxy)
         except fx.proxy.TraceError:
             return fx.Proxy
-        return fx.Proxy if isinstance(value, (Signal, Tensor)) else type(value)
+        return fx.Proxy if isinstance(value, (Signal, Tensor, Stacked)) else type(value)
 
     def length(self, proxy: fx.Proxy) -> int:
         """Length of a shape."""

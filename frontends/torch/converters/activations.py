@@ -159,7 +159,7 @@ class Extreme(NamedTuple):
     indices: Missing
 
 
-_NO_INDICES = Missing("the places of a maximum have no spiking form")
+NO_INDICES = Missing("the places of a maximum have no spiking form")
 
 
 def _over(call: Call, input: Signal, dim: Any = (), keepdim: bool = False, *, sign: int) -> Signal:
@@ -196,7 +196,7 @@ def _of_two_or_over(
     second = dim if other is None else other
     if isinstance(second, (Signal, Tensor)):
         return _extreme(call, input, second, sign=sign)
-    return Extreme(_over(call, input, dim, keepdim, sign=sign), _NO_INDICES)
+    return Extreme(_over(call, input, dim, keepdim, sign=sign), NO_INDICES)
 
 
 converter(torch.amax, *methods("amax"))(partial(_over, sign=1))

@@ -3,14 +3,14 @@
 import math
 import operator
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from spikec.extend import composites
-from spikec.extend.composites import along, permuted, reshaped
+from spikec.extend.composites import along, expanded, permuted, reshaped
 from spikec.frontends.torch.call import Call, Signal, as_array, converter, methods
 from spikec.frontends.torch.converters.parts import matched
 from spikec.frontends.torch.converters.shapes import same_dtype, sample_axes, sample_axis, transpose
@@ -92,6 +92,30 @@ def _filled(call: Call, input: Signal, fill_value: Any, *, dtype: Any = None, **
 converter(torch.full_like)(_filled)
 converter(torch.zeros_like)(partial(_filled, fill_value=0.0))
 converter(torch.ones_like)(partial(_filled, fill_value=1.0))
+converter(torch.empty_like)(partial(_filled, fill_value=0.0))  # any number is as good
+converter(torch.zero_, *methods("zero_"))(partial(_filled, fill_value=0.0))
+
+
+@converter(torch.fill_, *methods("fill_"))
+def _fill(call: Call, input: Signal, value: Any) -> Signal:
+    return _filled(call, input, value)
+
+
+@converter(*methods("__setitem__"))
+def _written_to_constant(call: Call, input: Any, index: Any, value: Any) -> NoReturn:
+    """A write to a tensor of the model's input is recorded as ``copy_`` or ``fill_``."""
+    call.refuse(
+        "it writes to a tensor that does not depend on the model's input",
+        "write to torch.zeros_like(x), or join the parts: torch.cat",
+    )
+
+
+@converter(*methods("copy_"))
+def _copy(call: Call, input: Any, src: Any, non_blocking: bool = False) -> Signal:
+    """What is written over the input."""
+    if not isinstance(input, Signal):
+        _written_to_constant(call, input, ..., src)
+    return expanded(call, src, call.shape(input)) if isinstance(src, Signal) else _filled(call, input, src)
 
 
 @converter(*_keys("neg", "negative"))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from spikec.extend.composites import affine, expanded, reshaped, selected, sliced
 from spikec.frontends.torch.batch import BATCH, BatchSize, takes_batch
-from spikec.frontends.torch.call import Call, Signal, as_array, converter, leaves, methods
+from spikec.frontends.torch.call import Call, Signal, Stacked, as_array, converter, gives_view, leaves, methods
 from spikec.frontends.torch.convert import spreads
 from spikec.frontends.torch.converters.shapes import asked, sample_axis
 from spikec.frontends.torch.converters.weights import adaptive_avg_pool
@@ -184,7 +184,12 @@ def _cat(call: Call, tensors: Sequence[Signal], dim: int = 0) -> Signal:
 
 
 @converter(torch.stack)
-def _stack(call: Call, tensors: Sequence[Signal], dim: int = 0) -> Signal:
+def _stack(call: Call, tensors: Sequence[Signal], dim: int = 0) -> Any:
+    """Signals beside each other in a sample; in front of the batch they stay a list."""
+    if all(isinstance(each, Signal) for each in tensors) and dim in (0, -len(call.shape(tensors[0])) - 2):
+        if len({call.shape(each) for each in tensors}) > 1:
+            call.refuse("it stacks tensors of different shapes")
+        return Stacked(*tensors)
     axis = sample_axis(call, tensors[0], dim, new=True)
     parts = []
     for i, each in enumerate(tensors):
@@ -218,6 +223,7 @@ def matched(call: Call, *signals: Signal) -> tuple[Signal, ...]:
 @converter(torch.broadcast_to, *methods("broadcast_to", "expand"))
 @spreads
 @takes_batch
+@gives_view
 def _broadcast(call: Call, input: Signal, size: Any) -> Signal:
     if not all(isinstance(each, int) for each in size):
         call.refuse("only sizes are supported as arguments", "give whole numbers, or x.shape[i]")
@@ -236,6 +242,7 @@ def _broadcast(call: Call, input: Signal, size: Any) -> Signal:
 
 
 @converter(*methods("expand_as"))
+@gives_view
 def _expand_as(call: Call, input: Signal, other: Signal) -> Signal:
     return _broadcast(call, input, (BATCH, *call.shape(other)))
 
