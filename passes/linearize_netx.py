@@ -361,7 +361,7 @@ def _relay(like: Neuron) -> dict[str, float]:
     """Return the fields of a neuron that repeats spikes of weight 1, and starts at the fraction that all start at."""
     if isinstance(like, LoihiNeuron):  # it forgets, and rounding takes less of its weight than 1/100
         return {"v_threshold": 0.99, **dict.fromkeys(("decay_syn", "decay", "feedback", "bias"), 0.0)}
-    threshold = 0.5 if like.strict and like.v_reset is not None else 1.0
+    threshold = 0.99 if like.strict and like.v_reset is not None else 1.0  # a spike exceeds it, and clears what is left
     return {"v_threshold": threshold, "v_init": threshold * (like.v_init / like.v_threshold).flat[0]}
 
 
