@@ -1,17 +1,21 @@
 """Runs a netx file in lava's own simulation, in a Python that has lava."""
 
+import collections
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import attrs
 import numpy as np
 from torch import Tensor
 
+from spikec.backends.netx.lava_script import DONE
 from spikec.backends.netx.model import NetxNetwork
 from spikec.ir.errors import InvalidModelError, MissingDependencyError
+from spikec.ir.progress import Progress, shown, track
 from spikec.ir.types import Array
 
 _SCRIPT = Path(__file__).with_name("lava_script.py")
@@ -44,6 +48,7 @@ def run_in_lava(
     timesteps: int | None = None,
     *,
     python: str = "python3.10",
+    progress: bool | Callable[[Progress], None] | None = None,
 ) -> LavaRun:
     """Run a network in lava's fixed-point simulation on the CPU, as Loihi 2 would run it.
 
@@ -54,6 +59,7 @@ def run_in_lava(
         timesteps: T; None for the T that the network was compiled for.
         python: an interpreter with lava-nc 0.10.0 and lava-dl 0.6.0, which are for Python 3.10; it needs neither torch
             nor spikec.
+        progress: show how many samples have run, as in :func:`spikec.compile`.
 
     Raises:
         MissingDependencyError: there is no such interpreter, or no lava in it.
@@ -70,12 +76,8 @@ def run_in_lava(
         else:
             paths[0] = os.path.abspath(model)  # the file itself, as lava reads it
         np.savez(paths[1], inputs=inputs)
-        done = subprocess.run([python, str(_SCRIPT), *paths], capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
-            if "ModuleNotFoundError" in said:
-                raise MissingDependencyError(f"{python} has no lava: {said}", hint=_INSTALL)
-            raise InvalidModelError(f"lava failed: {said}")
+        with shown(progress):
+            _run([python, str(_SCRIPT), *paths], inputs.shape[1])
         found = dict(np.load(paths[2]))
     names = {layer.name: f"hidden_{i}" for i, layer in enumerate(net.layers[:-1])}
     if net.layers[-1].fires:
@@ -89,3 +91,22 @@ def run_in_lava(
     total = spikes[net.layers[-1].name].sum(0) if net.layers[-1].fires else found["total"]
     total = total.reshape(inputs.shape[1], *net.output_shape)
     return LavaRun(total / len(inputs) * net.output_scale, inputs, spikes, total)
+
+
+def _run(command: Sequence[str], samples: int) -> None:
+    """Run the script, and tell who watches how many samples are done."""
+    with tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+            assert process.stdout is not None
+            try:
+                done = (line for line in process.stdout if line.startswith(DONE))
+                collections.deque(track(done, "samples in lava", samples), maxlen=0)
+            except BaseException:  # an interrupt, or an error of who watches
+                process.kill()
+                raise
+        if process.returncode:
+            errors.seek(0)
+            said = (errors.read().strip().splitlines() or ["nothing was said"])[-1]
+            if "ModuleNotFoundError" in said:
+                raise MissingDependencyError(f"{command[0]} has no lava: {said}", hint=_INSTALL)
+            raise InvalidModelError(f"lava failed: {said}")

@@ -15,6 +15,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+#: begins a line on stdout that says how many samples have run
+DONE = "samples done:"
+
 
 def _stub() -> None:
     """Stand in for torch and slayer, which netx imports and does not use here, and which weigh 5 GB."""
@@ -96,6 +99,7 @@ def run(path: str, inputs: Any) -> dict[str, Any]:
             totals.append(_turned(net.out_layer.neuron.v.get()).astype(np.int64) >> 6)
             if recurrent:
                 _clear(net)
+            print(DONE, sample + 1, flush=True)
         spikes = [_turned(sink.data.get()) for sink in sinks]
     finally:
         net.stop()

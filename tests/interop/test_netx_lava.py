@@ -186,7 +186,9 @@ def test_a_user_runs_a_network_in_lava_by_one_call(reset, tmp_path):
     x = nets.batch(name, 12)
     net = spikec.compile(nets.build(name), "netx", calibration=x, timesteps=T, reset=reset)
     net.save(tmp_path / "x.net")
-    found = run_in_lava(tmp_path / "x.net", x[:4], python=PYTHON)
+    told = []
+    found = run_in_lava(tmp_path / "x.net", x[:4], python=PYTHON, progress=told.append)
+    assert [str(each) for each in told] == [f"samples in lava {done} of 4" for done in range(1, 5)]
     trace = net.simulate(x[:4])
     assert np.array_equal(found.output, net.run(x[:4]).numpy())
     assert list(found.spikes) == list(trace.spikes)
