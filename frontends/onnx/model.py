@@ -160,14 +160,12 @@ def resolve_shapes(
     Raises:
         InvalidModelError: a shape is not known, examples do not fit, or an input has no axis.
     """
+    wanted = _as_declared(specs)
     if examples is not None and len(examples) != len(specs):
         names = ", ".join(spec.name for spec in specs)
-        raise InvalidModelError(
-            f"the model has {len(specs)} input(s) ({names}), {len(examples)} example(s) are given",
-            hint=_as_declared(specs),
-        )
+        message = f"the model has {len(specs)} input(s) ({names}), {len(examples)} example(s) are given"
+        raise InvalidModelError(message, hint=wanted)
     given = [None] * len(specs) if examples is None else [tuple(each.shape) for each in examples]
-    wanted = _as_declared(specs)
     shapes = [_sample_shape(spec, example, wanted) for spec, example in zip(specs, given, strict=True)]
     fixed = {spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None}
     if len(fixed) > 1:

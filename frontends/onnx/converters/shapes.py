@@ -51,27 +51,27 @@ def _transpose(call: Call, x: Any, perm: list[int] | None = None) -> Any:
     return torch.permute(x, [call.position(x, axis) for axis in order])
 
 
+# A channel's number is (depth, cell of the block) in mode CRD, as in torch, and (cell, depth) in DCR.
+
+
 @converter("DepthToSpace")
 def _depth_to_space(call: Call, x: Any, blocksize: int, mode: str = "DCR") -> Any:
-    """A channel's number is (depth, cell of the block) in mode CRD, as in torch, and (cell, depth) in DCR."""
     _check_block(call, x, blocksize, mode, call.shape(x)[:1], blocksize**2)
-    if mode == "CRD":
-        return F.pixel_shuffle(x, blocksize)
-    (channels, height, width), size = call.shape(x), blocksize
-    depth = channels // size**2
-    cells = torch.permute(torch.reshape(x, (-1, size, size, depth, height, width)), (0, 3, 4, 1, 5, 2))
-    return torch.reshape(cells, (-1, depth, height * size, width * size))
+    return F.pixel_shuffle(x if mode == "CRD" else _regrouped(call, x, blocksize**2), blocksize)
 
 
 @converter("SpaceToDepth")
 def _space_to_depth(call: Call, x: Any, blocksize: int, mode: str = "DCR") -> Any:
     _check_block(call, x, blocksize, mode, call.shape(x)[1:], blocksize)
-    if mode == "CRD":
-        return F.pixel_unshuffle(x, blocksize)
-    (depth, height, width), size = call.shape(x), blocksize
-    cells = torch.reshape(x, (-1, depth, height // size, size, width // size, size))
-    channels = torch.permute(cells, (0, 3, 5, 1, 2, 4))
-    return torch.reshape(channels, (-1, depth * size**2, height // size, width // size))
+    cells = F.pixel_unshuffle(x, blocksize)
+    return cells if mode == "CRD" else _regrouped(call, cells, call.shape(x)[0])
+
+
+def _regrouped(call: Call, x: Any, groups: int) -> Any:
+    """Channels that were counted group by group, counted across the groups."""
+    channels, height, width = call.shape(x)
+    parts = torch.reshape(x, (-1, groups, channels // groups, height, width))
+    return torch.reshape(torch.transpose(parts, 1, 2), (-1, channels, height, width))
 
 
 def _check_block(call: Call, x: Any, blocksize: int, mode: str, sizes: Sequence[int], divisor: int) -> None:

@@ -296,7 +296,7 @@ def caught(before: Graph, after: Graph, xs, stage) -> bool:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=[pytest.mark.slow] * (name in ("cnn", "spiking"))) for name in GRAPHS],
+    params=[pytest.param(name, marks=[pytest.mark.slow] * (name != "functions")) for name in GRAPHS],
 )
 def planted_in(request):
     make, stage = GRAPHS[request.param]
