@@ -138,6 +138,7 @@ CALLS = {
     "compile seed": (lambda v: compiled(seed=v), "seed"),
     "compile counters": (lambda v: compiled(counters=v), "counters"),
     "compile streams": (lambda v: compiled(streams=v, timesteps=4), "streams"),
+    "compile events": (lambda v: compiled(events=v), "events"),
     "compile dt": (lambda v: compiled(target="nir", dt=v), "dt"),
     "compile profile": (lambda v: compiled(target="nir", profile=v), "profile"),
     "compile reset": (lambda v: compiled(target="netx", reset=v), "reset"),
