@@ -8,8 +8,8 @@ from spikec.backends.spikingjelly.modules import is_free
 
 #: share of the operands that fire up to which events win; measured with benchmarks/speed.py, which puts it near 0.3
 SPARSE = 0.2
-#: results below which they do not win at any rate
-FEWEST = 64
+#: multiply-accumulates of a call below which they do not win at any rate
+LEAST = 2**20
 
 
 class EventLinear(nn.Linear):
@@ -19,10 +19,8 @@ class EventLinear(nn.Linear):
     """
 
     @classmethod
-    def of(cls, linear: nn.Linear) -> nn.Module:
-        """Return the layer with the same parameters, or the given one where events never win."""
-        if linear.out_features < FEWEST:
-            return linear
+    def of(cls, linear: nn.Linear) -> "EventLinear":
+        """Return the layer with the same parameters."""
         made = cls(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
         made.weight, made.bias = nn.Parameter(linear.weight.detach().t().contiguous().t()), linear.bias
         return made
@@ -30,6 +28,8 @@ class EventLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x W^T + b`` of [B, in]."""
         if not is_free() or x.device.type != "cpu" or x.ndim != 2 or x.dtype != self.weight.dtype:
+            return super().forward(x)
+        if x.numel() * self.out_features < LEAST:
             return super().forward(x)
         most = SPARSE * x.numel()
         if float(x.sum()) > most:  # of spikes, which are at least 1 each, this is no less than their number

@@ -17,6 +17,7 @@ from spikec.backends.spikingjelly.neurons import IFNode
 from spikec.extend.backend import SpikingModule, StepModule
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.op import Op
+from spikec.ir.ops import Add
 
 #: bytes that the largest value of the steps which go through the network at a time takes, where one step is not more
 CHUNK = 2**22
@@ -85,7 +86,8 @@ class SpikingNetwork(StepModule, SpikingModule):
             self.add_module(key, part)
         self._exported_from_reset = False
         self._last_uses = _last_uses(self.plan, self.outputs)
-        calls = {call.node: call for call in self.plan if call.kind.fresh}
+        sums = (call for call in self.plan if call.kind is Add and len(call.operands) > 1)
+        calls = {call.node: call for call in (*sums, *(call for call in self.plan if call.kind.fresh))}
         #: where a call's only operand is memory that another call gave to it alone: that other call
         self._sole_sources = {user: calls[xs[0]] for user, xs in self._last_uses.items() if xs[0] in calls}
         self._constants: Constants | None = None

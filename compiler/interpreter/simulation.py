@@ -80,14 +80,25 @@ def simulate(
             hint="give [B, ...] and timesteps, or [T, B, ...], with one batch size and one number of steps for all",
         )
     total = len(xs[0]) if timesteps is None else whole_number("timesteps", timesteps, 1)
-    patience = total if patience is None else whole_number("patience", patience, 1)
     steps = torch.full((xs[0].shape[axis],), total)
-    after = list(_over_time(snn, xs, timesteps, steps, patience))
+    if patience is None:
+        return Simulation(torch.stack(list(_means(snn, xs, timesteps))), steps, int(steps.sum()))
+    after = list(_until_settled(snn, xs, timesteps, steps, whole_number("patience", patience, 1)))
     return Simulation(torch.stack([mean for mean, _ in after]), steps, sum(ran for _, ran in after))
 
 
 @torch.no_grad()
-def _over_time(
+def _means(snn: Network, xs: Sequence[Tensor], timesteps: int | None) -> Iterator[Tensor]:
+    """Yield the output's mean up to each step, [B, ...]."""
+    running, mean = _running(snn), torch.zeros(())
+    for t, out in enumerate(running.over(xs, timesteps)):
+        mean = mean + (out - mean) / (t + 1)
+        yield mean
+    running.reset()
+
+
+@torch.no_grad()
+def _until_settled(
     snn: Network, xs: Sequence[Tensor], timesteps: int | None, steps: Tensor, patience: int
 ) -> Iterator[tuple[Tensor, int]]:
     """Yield the means after each step, [B, ...], and how many samples were run.
@@ -95,27 +106,23 @@ def _over_time(
     Args:
         steps: [B], T each; where a sample stops it becomes the number of its steps.
     """
-    running = _running(snn)
-    batch, total = len(steps), int(steps[0])
+    running, batch, total = _running(snn), len(steps), int(steps[0])
     live = torch.arange(batch)  # the samples that are run; what has an entry for each of them is cut with it
-    mean, said, same = torch.zeros(()), torch.full((batch,), -1), torch.zeros(batch, dtype=torch.int64)
-    first: Tensor | None = None
-    whole: Tensor | None = None
+    said, same = torch.full((batch,), -1), torch.zeros(batch, dtype=torch.int64)
     outputs = running.over(xs, timesteps)
     for t in range(total):
         if len(live):
             out = next(outputs)
-            first = out if first is None else first
+            if t == 0:
+                mean = first = whole = out
             mean = mean + (out - mean) / (t + 1)
             now = mean.reshape(len(live), -1).argmax(1).cpu()
             moved = (mean != first).reshape(len(live), -1).any(1).cpu()
             same, said = torch.where((now == said) & moved, same + 1, 0), now
             going = steps[live] > t
-            whole = mean.clone() if whole is None else whole.clone()
+            whole = whole.clone()
             whole[live[going]] = mean[going]
             steps[live[going & (same >= patience)]] = t + 1
-        assert whole is not None
-        assert first is not None
         yield whole, len(live)
         going = steps[live] > t + 1
         if (~going).sum() >= _WORTHWHILE * len(live) > 0 and t + 1 < total:
@@ -238,8 +245,7 @@ def evaluate(snn: Network, loader: Iterable[Any], timesteps: int, *, time_axis: 
             raise CalibrationError(
                 f"{len(labels)} labels for a batch of {samples} samples", hint="give one class number a sample"
             )
-        fed = timesteps if time_axis is None else None
-        for t, (mean, _) in enumerate(_over_time(snn, [x], fed, torch.full((samples,), timesteps), timesteps)):
+        for t, mean in enumerate(_means(snn, [x], timesteps if time_axis is None else None)):
             if mean.ndim != 2:
                 message = f"the output has shape {tuple(mean.shape)}, accuracy needs [B, classes]"
                 raise InvalidModelError(message, hint="compare such outputs with spikec.diagnose")

@@ -23,6 +23,11 @@ def sparse(rate, samples=11):
     return x
 
 
+@pytest.fixture(autouse=True)
+def any_amount_of_work(monkeypatch):
+    monkeypatch.setattr(events, "LEAST", 0)
+
+
 @pytest.fixture
 def dense_calls(monkeypatch):
     found = []
@@ -52,7 +57,13 @@ def test_many_events_and_what_is_trained_are_torchs(dense_calls):
     x = sparse(0.1).requires_grad_()
     layer(x).sum().backward()
     torch.testing.assert_close(x.grad, plain.weight.sum(0).expand_as(x).detach())
-    assert EventLinear.of(layers(outputs=events.FEWEST - 1)[0]).__class__ is nn.Linear
+
+
+def test_of_little_work_none_is_saved(dense_calls, monkeypatch):
+    monkeypatch.setattr(events, "LEAST", 11 * 40 * 96 + 1)
+    with torch.no_grad():
+        layers()[1](sparse(0.1))
+    assert len(dense_calls) == 1
 
 
 def test_a_network_with_events_spikes_as_one_without_and_follows_its_weights():
@@ -65,7 +76,7 @@ def test_a_network_with_events_spikes_as_one_without_and_follows_its_weights():
     plain_read = spikec.load(plain)
     assert str(read) == str(plain_read)
     for other in (net, kept):
-        assert sum(isinstance(part, EventLinear) for part in other.modules()) == 2
+        assert sum(isinstance(part, EventLinear) for part in other.modules()) == 3
         for _ in range(2):
             wanted, found = spikec.simulate(plain, x, 8).means, spikec.simulate(other, x, 8).means
             torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
