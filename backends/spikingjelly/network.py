@@ -9,7 +9,6 @@ from typing import Any, cast
 import attrs
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from spikec.backends.spikingjelly.constants import Constants, is_constant, is_function, is_hooked
 from spikec.backends.spikingjelly.modules import StatefulModule, is_exporting, is_free
@@ -20,7 +19,7 @@ from spikec.ir.op import Op
 from spikec.ir.ops import Add
 
 #: bytes that the largest value of the steps which go through the network at a time takes, where one step is not more
-CHUNK = 2**22
+CHUNK = 2**23
 
 
 @attrs.frozen
@@ -247,10 +246,6 @@ class SpikingNetwork(StepModule, SpikingModule):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_constants": None}
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Self:
-        self._constants = None  # torch gives parameters other numbers without telling their versions
-        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
 
     def _part(self, call: ModuleCall) -> nn.Module:
         return cast(nn.Module, self._modules[call.part])

@@ -22,6 +22,8 @@ from spikec.ir.types import Array
 
 #: what part of a batch must have stopped before it is left out, as that copies the states of the others
 _WORTHWHILE = 1 / 8
+#: how many steps a module is given at a time where nobody looks at it in between
+_AHEAD = 16
 
 
 @attrs.frozen(eq=False)
@@ -90,7 +92,7 @@ def simulate(
 @torch.no_grad()
 def _means(snn: Network, xs: Sequence[Tensor], timesteps: int | None) -> Iterator[Tensor]:
     """Yield the output's mean up to each step, [B, ...]."""
-    running, mean = _running(snn), torch.zeros(())
+    running, mean = _running(snn, ahead=True), torch.zeros(())
     for t, out in enumerate(running.over(xs, timesteps)):
         mean = mean + (out - mean) / (t + 1)
         yield mean
@@ -133,10 +135,11 @@ def _until_settled(
     running.reset()
 
 
-def _running(snn: Network) -> _RunningGraph | _RunningIntegers | _RunningModule:
+def _running(snn: Network, ahead: bool = False) -> _RunningGraph | _RunningIntegers | _RunningModule:
+    """Return what runs a network; with ``ahead`` it may be further than the step whose output it has given."""
     if isinstance(snn, Graph):
         return _RunningGraph(snn)
-    return _RunningIntegers(snn) if isinstance(snn, RunsOverTime) else _RunningModule(snn)
+    return _RunningIntegers(snn) if isinstance(snn, RunsOverTime) else _RunningModule(snn, ahead)
 
 
 class _RunningGraph:
@@ -172,25 +175,44 @@ class _RunningGraph:
 class _RunningModule:
     """A module that is run from its first step on."""
 
-    def __init__(self, snn: nn.Module) -> None:
+    def __init__(self, snn: nn.Module, ahead: bool) -> None:
         if not isinstance(snn, nn.Module) or not callable(getattr(snn, "reset", None)):
             raise InvalidModelError(
                 f"a {type(snn).__name__} is neither a Graph nor a spiking module with reset()",
                 hint="give what compile(..., target='spikingjelly') returned",
             )
         self.snn: Any = snn
+        hooked = (part._forward_hooks or part._forward_pre_hooks for part in snn.modules())
+        #: hooks see one step at a time, and of a stranger's module it is not known whether it can do several
+        self.steps = _AHEAD if ahead and callable(getattr(snn, "keep", None)) and not any(hooked) else 1
         self.reset()
 
     def over(self, xs: Sequence[Tensor], timesteps: int | None) -> Iterator[Tensor]:
         """Yield the output of each step, [B, ...], in ANN units; it goes on from where it was."""
         like = next((t for t in (*self.snn.parameters(), *self.snn.buffers())), xs[0])
         xs = [x.to(like.device, like.dtype) for x in xs]
+        if self.steps > 1:
+            over_time = xs if timesteps is None else [x.expand(timesteps, *x.shape) for x in xs]
+            yield from self._ahead(over_time)
+            return
         for now in zip(*xs, strict=True) if timesteps is None else itertools.repeat(xs, timesteps):
-            out = self.snn(*now)
-            if not isinstance(out, Tensor):
-                message = f"the module gives a {type(out).__name__}, and it takes one output"
-                raise InvalidModelError(message, hint="wrap it in a module that gives the output with classes only")
-            yield out
+            yield self._output(now)
+
+    def _ahead(self, xs: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the output of each step of inputs [T, B, ...], of which some steps are run at a time."""
+        mode, self.snn.step_mode = self.snn.step_mode, "m"
+        try:
+            for some in zip(*(torch.split(x, self.steps) for x in xs), strict=True):
+                yield from self._output(some)
+        finally:
+            self.snn.step_mode = mode
+
+    def _output(self, xs: Sequence[Tensor]) -> Tensor:
+        out = self.snn(*xs)
+        if not isinstance(out, Tensor):
+            message = f"the module gives a {type(out).__name__}, and it takes one output"
+            raise InvalidModelError(message, hint="wrap it in a module that gives the output with classes only")
+        return out
 
     def keep(self, samples: Tensor) -> None:
         """Go on with these samples, a bool for each of the batch."""
