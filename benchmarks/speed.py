@@ -13,12 +13,15 @@ import itertools
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -28,6 +31,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 import spikec
+from spikec.backends.spikingjelly.events import EventLinear
 from spikec.shell.demo import tutorial_cnn
 
 sys.path.insert(0, str(Path(__file__).parent))  # also where Python is told not to look there
@@ -113,70 +117,75 @@ def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
     return found
 
 
+def converted(net: nn.Module, x: Tensor, **options: Any) -> spikec.Compilation:
+    chosen = spikec.Normalization(method="percentile", percentile=99.9, per_channel=True)
+    compiler = spikec.Compiler("spikingjelly", calibration=[x], normalization=chosen, verify="off", **options)
+    return compiler.run(net)
+
+
 def ways_to_simulate(case: Case) -> dict[str, Callable[[], object]]:
     """What is measured of a case; all of them do T steps of the same batch, the plain network T passes."""
     torch.manual_seed(0)
     net, x = case.build().eval(), torch.rand(case.batch, *case.shape)
-    xs, steps = x.expand(case.timesteps, *x.shape), range(case.timesteps)
-    chosen = spikec.Normalization(method="percentile", percentile=99.9, per_channel=True)
-    compiler = spikec.Compiler("spikingjelly", calibration=[x], normalization=chosen, verify="off")
-    compilation = compiler.run(net)
-    snn, fresh = compilation.artifact, copy.deepcopy(compilation.artifact)
-    ways: dict[str, Callable[[], object]] = {"plain ANN": lambda: [net(x) for _ in steps]}
+    compilation = converted(net, x)
+    steps, labels = range(case.timesteps), torch.zeros(case.batch, dtype=torch.int64)
+    ours = compilation.artifact
+    ways: dict[str, Callable[[], object]] = {
+        "plain ANN": lambda: [net(x) for _ in steps],
+        "spikec, s": lambda: stepwise(ours, x, case.timesteps),
+        "spikec, m": lambda: at_once(ours, x, case.timesteps),
+        "spikec.evaluate": lambda: spikec.evaluate(in_steps(ours), [(x, labels)], case.timesteps),
+        "spikec.run": lambda: spikec.run(compilation.graph, x, case.timesteps),
+    }
     if len(case.shape) == 3:
-        folded = fuse(net).to(memory_format=torch.channels_last)
-        last = x.to(memory_format=torch.channels_last)
-        ways["ANN, folded, channels_last"] = lambda: [folded(last) for _ in steps]
-
-    def stepwise(module: nn.Module, sample: Tensor) -> list[Tensor]:
-        module.reset()  # type: ignore[operator]
-        module.step_mode = "s"  # type: ignore[assignment]
-        return [module(sample) for _ in steps]
-
-    def at_once(module: nn.Module, samples: Tensor) -> Tensor:
-        module.reset()  # type: ignore[operator]
-        module.step_mode = "m"  # type: ignore[assignment]
-        found: Tensor = module(samples)
-        return found
-
-    ways["spikec, s"] = lambda: stepwise(snn, x)
-    ways["spikec, m"] = lambda: at_once(snn, xs)
-    labels = torch.zeros(case.batch, dtype=torch.int64)
-    ways["spikec.evaluate"] = lambda: spikec.evaluate(fresh, [(x, labels)], case.timesteps)
-    ways["spikec.run"] = lambda: spikec.run(compilation.graph, x, case.timesteps)
-    if len(case.shape) == 3:
-        other = copy.deepcopy(snn).to(memory_format=torch.channels_last)
-        ways["spikec, s, channels_last"] = lambda: stepwise(other, last)
+        last = torch.channels_last
+        folded, theirs_last, x_last = fuse(net).to(memory_format=last), copy.deepcopy(ours), x.to(memory_format=last)
+        theirs_last.to(memory_format=last)  # type: ignore[call-overload]
+        ways["ANN, folded, channels_last"] = lambda: [folded(x_last) for _ in steps]
+        ways["spikec, s, channels_last"] = lambda: stepwise(theirs_last, x_last, case.timesteps)
+    if any(isinstance(part, nn.Linear) and part.out_features > 64 for part in net.modules()):
+        by_events = converted(net, x, events=True).artifact
+        ways["spikec, m, events=True"] = lambda: at_once(by_events, x, case.timesteps)
     if ann2snn is not None:
-        ways |= theirs(net, x, case.timesteps)
+        other = theirs(net, x)
+        ways["SpikingJelly, s"] = lambda: stepwise(other, x, case.timesteps)
+        ways["SpikingJelly, m"] = lambda: at_once(other, x, case.timesteps)
     return ways
 
 
-def theirs(net: nn.Module, x: Tensor, timesteps: int) -> dict[str, Callable[[], object]]:
-    """SpikingJelly's conversion of the same network with the same statistic, in both step modes."""
+def in_steps(snn: Any, mode: str = "s") -> Any:
+    """A spiking module of either library, reset, in a step mode."""
+    if isinstance(snn, torch.fx.GraphModule):
+        functional.reset_net(snn)
+        functional.set_step_mode(snn, mode)
+    else:
+        snn.reset()
+        snn.step_mode = mode
+    return snn
+
+
+def stepwise(snn: nn.Module, x: Tensor, timesteps: int) -> list[Tensor]:
+    net = in_steps(snn)
+    return [net(x) for _ in range(timesteps)]
+
+
+def at_once(snn: nn.Module, x: Tensor, timesteps: int) -> Tensor:
+    found: Tensor = in_steps(snn, "m")(x.expand(timesteps, *x.shape))
+    return found
+
+
+def theirs(net: nn.Module, x: Tensor) -> nn.Module:
+    """SpikingJelly's conversion of the same network with the same statistic."""
     recipe = ann2snn.RateCodingRecipe(dataloader=[(x, torch.zeros(len(x)))], mode="99.9%")
     with contextlib.redirect_stderr(io.StringIO()):
-        snn = ann2snn.FXConverter(recipe=recipe).convert(copy.deepcopy(net)).eval()
-
-    def stepwise() -> None:
-        functional.reset_net(snn)
-        functional.set_step_mode(snn, "s")
-        for _ in range(timesteps):
-            snn(x)
-
-    def at_once() -> None:
-        functional.reset_net(snn)
-        functional.set_step_mode(snn, "m")
-        snn(x.expand(timesteps, *x.shape))
-
-    return {"SpikingJelly, s": stepwise, "SpikingJelly, m": at_once}
+        snn: nn.Module = ann2snn.FXConverter(recipe=recipe).convert(copy.deepcopy(net)).eval()
+    return snn
 
 
 def simulation(console: Console, rounds: int) -> None:
     """Print a table for each network."""
     for case in CASES:
-        with torch.no_grad():
-            found = in_turns(ways_to_simulate(case), rounds)
+        found = in_turns(ways_to_simulate(case), rounds)
         table = Table(title=f"{case.name}: T={case.timesteps}, batch {case.batch}; 1 x = T passes of the plain network")
         for heading in ("", "x (CPU)", "spread", "CPU s", "wall s"):
             table.add_column(heading, justify="right" if heading else "left")
@@ -188,21 +197,82 @@ def simulation(console: Console, rounds: int) -> None:
         console.print(table)
 
 
+def events(console: Console, rounds: int) -> None:
+    """Print from which rate on adding up the weights of what fired costs more than the product with all of them."""
+    rates = (0.02, 0.05, 0.1, 0.2, 0.3)
+    table = Table(title="CPU time of a linear layer over the one that is driven by events, by the rate of its operand")
+    for heading in ("layer, batch", *(f"{rate:.0%}" for rate in rates)):
+        table.add_column(heading, justify="left" if heading.startswith("layer") else "right")
+    for size, batch in ((512, 1), (512, 100), (4096, 8), (4096, 100)):
+        plain = nn.Linear(size, size)
+        layer = EventLinear.of(plain)
+        cells = []
+        for rate in rates:
+            x = (torch.rand(batch, size) < rate).float()
+            found = in_turns({"dense": partial(plain, x), "sparse": partial(layer, x)}, rounds)
+            dense_s, sparse_s = (min(run.cpu for run in found[name]) for name in ("dense", "sparse"))
+            cells.append(f"{dense_s / sparse_s:.2f}")
+        table.add_row(f"{size}x{size}, {batch}", *cells)
+    console.print(table)
+
+
+def memory(console: Console) -> None:
+    """Print how far the peak of memory rises when the MNIST CNN is run, by T, each in a process of its own."""
+    table = Table(title="MNIST CNN, batch 10: how far memory rises above that of one step, MB (Linux)")
+    for heading in ("T", "spikec, m", *["SpikingJelly, m"] * (ann2snn is not None)):
+        table.add_column(heading, justify="right")
+    for timesteps in (50, 200, 1000):
+        names = ["spikec", *["spikingjelly"] * (ann2snn is not None)]
+        commands = ([sys.executable, __file__, "--peak", name, str(timesteps)] for name in names)
+        peaks = (subprocess.run(command, capture_output=True, text=True, check=True) for command in commands)
+        table.add_row(str(timesteps), *(peak.stdout.split()[-1] for peak in peaks))
+    console.print(table)
+
+
+def print_peak(library: str, timesteps: int) -> None:
+    """Print by how many MB the peak of this process rises when it runs so many steps, after it has run one."""
+    net, x = tutorial_cnn().eval(), torch.rand(10, 1, 28, 28)
+    snn = converted(net, x).artifact if library == "spikec" else theirs(net, x)
+    at_once(snn, x, 1)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far, which is that of converting
+    before = peak()
+    at_once(snn, x, timesteps)
+    print(round((peak() - before) / 1024))
+
+
+def peak() -> int:
+    """The peak of this process's memory, in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--quick", action="store_true", help="few rounds, small cases")
+    options.add_argument("--quick", action="store_true", help="two rounds")
     options.add_argument("--rounds", type=int, help="how often each way is measured")
     options.add_argument("--threads", type=int, default=1, help="of torch")
+    options.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)  # what a process of its own measures
     chosen = options.parse_args()
     rounds = chosen.rounds or (2 if chosen.quick else 9)
     torch.set_num_threads(chosen.threads)
+    torch.set_grad_enabled(False)
     warnings.simplefilter("ignore")
+    if chosen.peak:
+        print_peak(chosen.peak[0], int(chosen.peak[1]))
+        return
     console = Console(highlight=False, width=120)
     names = ["spikec", "torch"] + ["spikingjelly"] * (ann2snn is not None)
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     console.print(f"{versions}; Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
     console.print(f"{chosen.threads} thread(s), {rounds} rounds, load {os.getloadavg()[0]:.1f}")
     simulation(console, rounds)
+    events(console, rounds)
+    memory(console)
+    for name in OTHERS:
+        path = Path(__file__).with_name(name)
+        if path.exists():
+            given = ["--rounds", str(rounds), "--threads", str(chosen.threads), *["--quick"] * chosen.quick]
+            subprocess.run([sys.executable, str(path), *given], check=True)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ class SpikingJellyOptions(Options, total=False):
 
     counters: bool
     streams: bool
+    events: bool
 
 
 class NirOptions(Options, total=False):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from spikec.backends.spikingjelly.converters import module_for
+from spikec.backends.spikingjelly.events import EventLinear
 from spikec.backends.spikingjelly.network import ModuleCall, SpikingNetwork
 from spikec.extend.backend import Backend
 from spikec.extend.passbase import Context
@@ -24,6 +25,8 @@ class SpikingJelly(Backend):
     Attributes:
         counters: max-pools count spikes, instead of being sums of neurons that compare.
         streams: layers take a bias for each step, tuned for ``timesteps``.
+        events: linear layers add up the weights of the neurons that fired, whenever few did, see
+            :class:`spikec.backends.spikingjelly.events.EventLinear`; the rounding is another one.
     """
 
     name: ClassVar[str] = "spikingjelly"
@@ -33,6 +36,7 @@ class SpikingJelly(Backend):
 
     counters: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     streams: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    events: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
 
     def emit(self, graph: Graph, context: Context) -> SpikingNetwork:
         """Make the module, on the model's device, in evaluation mode and step mode ``"s"``."""
@@ -40,7 +44,8 @@ class SpikingJelly(Backend):
         parts: dict[str, nn.Module] = {}
         for name in graph:
             part = _attribute(name, parts)
-            parts[part] = module_for(graph[name], graph.type(name))
+            made = module_for(graph[name], graph.type(name))
+            parts[part] = EventLinear.of(made) if self.events and type(made) is nn.Linear else made
             plan.append(ModuleCall.of(name, part, graph.operands(name), graph[name], math.prod(graph.type(name).shape)))
         network = SpikingNetwork(graph.name, plan, parts, graph.inputs, graph.outputs, graph.imported.structure)
         return network.eval().to(graph.imported.device)

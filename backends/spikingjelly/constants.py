@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from spikec.backends.spikingjelly.events import EventLinear
 from spikec.backends.spikingjelly.modules import AdaptiveAverage, InputPort, OpModule, Readout
 
 _AXES = (1, 2, 3)
@@ -16,7 +17,7 @@ _TORCHS = ("Conv{}d", "ConvTranspose{}d", "ConstantPad{}d", "AvgPool{}d", "Adapt
 #: the classes, but no subclass, whose result follows from operands and parameters: a user's own may draw numbers
 _FUNCTIONS = {
     *(getattr(nn, name.format(axes)) for name in _TORCHS for axes in _AXES),
-    *(nn.Linear, nn.Flatten, nn.Upsample, nn.Sequential),
+    *(nn.Linear, EventLinear, nn.Flatten, nn.Upsample, nn.Sequential),
     *(AdaptiveAverage, InputPort, OpModule, Readout),
 }
 

@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from spikec.extend.backend import StepModule
 from spikec.ir.errors import CompileError, InvalidModelError
+from spikec.ir.op import is_recorded
 
 
 class RunsOp(nn.Module):
@@ -81,6 +82,11 @@ class AdaptiveAverage(OpModule):
 def is_exporting() -> bool:
     """Return whether TorchScript, an ONNX exporter or ``torch.export`` records what is called."""
     return torch.compiler.is_exporting() or bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call, attr-defined]
+
+
+def is_free() -> bool:
+    """Return whether calls may be left out and made in parts: no gradient is asked for, and nothing records them."""
+    return not torch.is_grad_enabled() and not is_recorded()
 
 
 class StatefulModule(StepModule, RunsOp):

@@ -9,17 +9,17 @@ from typing import Any, cast
 import attrs
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from spikec.backends.spikingjelly.constants import Constants, is_constant, is_function, is_hooked
-from spikec.backends.spikingjelly.modules import StatefulModule, is_exporting
+from spikec.backends.spikingjelly.modules import StatefulModule, is_exporting, is_free
 from spikec.backends.spikingjelly.neurons import IFNode
 from spikec.extend.backend import SpikingModule, StepModule
 from spikec.ir.errors import InvalidModelError
-from spikec.ir.op import Op, is_recorded
+from spikec.ir.op import Op
+from spikec.ir.ops import Add
 
 #: bytes that the largest value of the steps which go through the network at a time takes, where one step is not more
-CHUNK = 2**22
+CHUNK = 2**23
 
 
 @attrs.frozen
@@ -85,7 +85,8 @@ class SpikingNetwork(StepModule, SpikingModule):
             self.add_module(key, part)
         self._exported_from_reset = False
         self._last_uses = _last_uses(self.plan, self.outputs)
-        calls = {call.node: call for call in self.plan if call.kind.fresh}
+        sums = (call for call in self.plan if call.kind is Add and len(call.operands) > 1)
+        calls = {call.node: call for call in (*sums, *(call for call in self.plan if call.kind.fresh))}
         #: where a call's only operand is memory that another call gave to it alone: that other call
         self._sole_sources = {user: calls[xs[0]] for user, xs in self._last_uses.items() if xs[0] in calls}
         self._constants: Constants | None = None
@@ -131,7 +132,7 @@ class SpikingNetwork(StepModule, SpikingModule):
 
     def _step(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """Return the outputs of one step, [B, ...]; what is as it was at the last step is not computed again."""
-        if not _is_free() or any(x.device.type != "cpu" for x in xs):  # elsewhere comparing is waiting
+        if not is_free() or any(x.device.type != "cpu" for x in xs):  # elsewhere comparing is waiting
             return self._sweep(xs, 0, {})
         if self._constants is None or not self._constants.hold_for(xs):
             calls = self._constant_calls()
@@ -145,15 +146,15 @@ class SpikingNetwork(StepModule, SpikingModule):
         steps = _steps(xs)
         if any(self._is_register(call) for call in self.plan):
             return 0
-        if not _is_free() or any(is_hooked(part) for part in self.modules() if part is not self):
+        if not is_free() or any(is_hooked(part) for part in self.modules() if part is not self):
             return steps
-        largest = max(call.size for call in self.plan) * xs[0].shape[1] * xs[0].element_size()
+        largest = max(call.size for call in self.plan) * max(xs[0].shape[1], 1) * xs[0].element_size()
         return min(steps, CHUNK // largest) if 2 * largest <= CHUNK else 0
 
     def _all_steps(self, xs: Sequence[Tensor], at_once: int) -> list[Tensor]:
         """Return the outputs of all steps, [T, B, ...], some steps at a time."""
         given: dict[str, Tensor] = {}
-        if _is_free() and all(is_constant(x) for x in xs):
+        if is_free() and all(is_constant(x) for x in xs):
             given = self._values(self._constant_calls(), [x[0] for x in xs])
         chunks = zip(*(torch.split(x, at_once) for x in xs), strict=True)
         results = [self._sweep(chunk, len(chunk[0]), given) for chunk in chunks]
@@ -221,7 +222,7 @@ class SpikingNetwork(StepModule, SpikingModule):
     def _is_spent(self, call: ModuleCall, given: Mapping[str, Tensor]) -> bool:
         """Return whether nobody but this call will look at its operand's memory, also where the user changed parts."""
         source = self._sole_sources.get(call.node)
-        if source is None or source.node in given or not _is_free() or is_hooked(self._part(call)):
+        if source is None or source.node in given or not is_free() or is_hooked(self._part(call)):
             return False
         return is_function(self._part(source))
 
@@ -245,10 +246,6 @@ class SpikingNetwork(StepModule, SpikingModule):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_constants": None}
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Self:
-        self._constants = None  # torch gives parameters other numbers without telling their versions
-        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
 
     def _part(self, call: ModuleCall) -> nn.Module:
         return cast(nn.Module, self._modules[call.part])
@@ -278,11 +275,6 @@ def _steps(xs: Sequence[Tensor]) -> int:
             hint='give [T, B, ...], or set step_mode = "s" and call it once a step',
         )
     return len(xs[0])
-
-
-def _is_free() -> bool:
-    """Return whether calls may be left out and made in parts: no gradient is asked for, and nothing records them."""
-    return not torch.is_grad_enabled() and not is_recorded()
 
 
 def _last_uses(plan: Sequence[ModuleCall], outputs: Sequence[str]) -> dict[str, list[str]]:

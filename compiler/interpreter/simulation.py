@@ -22,6 +22,8 @@ from spikec.ir.types import Array
 
 #: what part of a batch must have stopped before it is left out, as that copies the states of the others
 _WORTHWHILE = 1 / 8
+#: how many steps a module is given at a time where nobody looks at it in between
+_AHEAD = 16
 
 
 @attrs.frozen(eq=False)
@@ -80,14 +82,25 @@ def simulate(
             hint="give [B, ...] and timesteps, or [T, B, ...], with one batch size and one number of steps for all",
         )
     total = len(xs[0]) if timesteps is None else whole_number("timesteps", timesteps, 1)
-    patience = total if patience is None else whole_number("patience", patience, 1)
     steps = torch.full((xs[0].shape[axis],), total)
-    after = list(_over_time(snn, xs, timesteps, steps, patience))
+    if patience is None:
+        return Simulation(torch.stack(list(_means(snn, xs, timesteps))), steps, int(steps.sum()))
+    after = list(_until_settled(snn, xs, timesteps, steps, whole_number("patience", patience, 1)))
     return Simulation(torch.stack([mean for mean, _ in after]), steps, sum(ran for _, ran in after))
 
 
 @torch.no_grad()
-def _over_time(
+def _means(snn: Network, xs: Sequence[Tensor], timesteps: int | None) -> Iterator[Tensor]:
+    """Yield the output's mean up to each step, [B, ...]."""
+    running, mean = _running(snn, ahead=True), torch.zeros(())
+    for t, out in enumerate(running.over(xs, timesteps)):
+        mean = mean + (out - mean) / (t + 1)
+        yield mean
+    running.reset()
+
+
+@torch.no_grad()
+def _until_settled(
     snn: Network, xs: Sequence[Tensor], timesteps: int | None, steps: Tensor, patience: int
 ) -> Iterator[tuple[Tensor, int]]:
     """Yield the means after each step, [B, ...], and how many samples were run.
@@ -95,27 +108,23 @@ def _over_time(
     Args:
         steps: [B], T each; where a sample stops it becomes the number of its steps.
     """
-    running = _running(snn)
-    batch, total = len(steps), int(steps[0])
+    running, batch, total = _running(snn), len(steps), int(steps[0])
     live = torch.arange(batch)  # the samples that are run; what has an entry for each of them is cut with it
-    mean, said, same = torch.zeros(()), torch.full((batch,), -1), torch.zeros(batch, dtype=torch.int64)
-    first: Tensor | None = None
-    whole: Tensor | None = None
+    said, same = torch.full((batch,), -1), torch.zeros(batch, dtype=torch.int64)
     outputs = running.over(xs, timesteps)
     for t in range(total):
         if len(live):
             out = next(outputs)
-            first = out if first is None else first
+            if t == 0:
+                mean = first = whole = out
             mean = mean + (out - mean) / (t + 1)
             now = mean.reshape(len(live), -1).argmax(1).cpu()
             moved = (mean != first).reshape(len(live), -1).any(1).cpu()
             same, said = torch.where((now == said) & moved, same + 1, 0), now
             going = steps[live] > t
-            whole = mean.clone() if whole is None else whole.clone()
+            whole = whole.clone()
             whole[live[going]] = mean[going]
             steps[live[going & (same >= patience)]] = t + 1
-        assert whole is not None
-        assert first is not None
         yield whole, len(live)
         going = steps[live] > t + 1
         if (~going).sum() >= _WORTHWHILE * len(live) > 0 and t + 1 < total:
@@ -126,10 +135,11 @@ def _over_time(
     running.reset()
 
 
-def _running(snn: Network) -> _RunningGraph | _RunningIntegers | _RunningModule:
+def _running(snn: Network, ahead: bool = False) -> _RunningGraph | _RunningIntegers | _RunningModule:
+    """Return what runs a network; with ``ahead`` it may be further than the step whose output it has given."""
     if isinstance(snn, Graph):
         return _RunningGraph(snn)
-    return _RunningIntegers(snn) if isinstance(snn, RunsOverTime) else _RunningModule(snn)
+    return _RunningIntegers(snn) if isinstance(snn, RunsOverTime) else _RunningModule(snn, ahead)
 
 
 class _RunningGraph:
@@ -165,25 +175,44 @@ class _RunningGraph:
 class _RunningModule:
     """A module that is run from its first step on."""
 
-    def __init__(self, snn: nn.Module) -> None:
+    def __init__(self, snn: nn.Module, ahead: bool) -> None:
         if not isinstance(snn, nn.Module) or not callable(getattr(snn, "reset", None)):
             raise InvalidModelError(
                 f"a {type(snn).__name__} is neither a Graph nor a spiking module with reset()",
                 hint="give what compile(..., target='spikingjelly') returned",
             )
         self.snn: Any = snn
+        hooked = (part._forward_hooks or part._forward_pre_hooks for part in snn.modules())
+        #: hooks see one step at a time, and of a stranger's module it is not known whether it can do several
+        self.steps = _AHEAD if ahead and callable(getattr(snn, "keep", None)) and not any(hooked) else 1
         self.reset()
 
     def over(self, xs: Sequence[Tensor], timesteps: int | None) -> Iterator[Tensor]:
         """Yield the output of each step, [B, ...], in ANN units; it goes on from where it was."""
         like = next((t for t in (*self.snn.parameters(), *self.snn.buffers())), xs[0])
         xs = [x.to(like.device, like.dtype) for x in xs]
+        if self.steps > 1:
+            over_time = xs if timesteps is None else [x.expand(timesteps, *x.shape) for x in xs]
+            yield from self._ahead(over_time)
+            return
         for now in zip(*xs, strict=True) if timesteps is None else itertools.repeat(xs, timesteps):
-            out = self.snn(*now)
-            if not isinstance(out, Tensor):
-                message = f"the module gives a {type(out).__name__}, and it takes one output"
-                raise InvalidModelError(message, hint="wrap it in a module that gives the output with classes only")
-            yield out
+            yield self._output(now)
+
+    def _ahead(self, xs: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the output of each step of inputs [T, B, ...], of which some steps are run at a time."""
+        mode, self.snn.step_mode = self.snn.step_mode, "m"
+        try:
+            for some in zip(*(torch.split(x, self.steps) for x in xs), strict=True):
+                yield from self._output(some)
+        finally:
+            self.snn.step_mode = mode
+
+    def _output(self, xs: Sequence[Tensor]) -> Tensor:
+        out = self.snn(*xs)
+        if not isinstance(out, Tensor):
+            message = f"the module gives a {type(out).__name__}, and it takes one output"
+            raise InvalidModelError(message, hint="wrap it in a module that gives the output with classes only")
+        return out
 
     def keep(self, samples: Tensor) -> None:
         """Go on with these samples, a bool for each of the batch."""
@@ -238,8 +267,7 @@ def evaluate(snn: Network, loader: Iterable[Any], timesteps: int, *, time_axis: 
             raise CalibrationError(
                 f"{len(labels)} labels for a batch of {samples} samples", hint="give one class number a sample"
             )
-        fed = timesteps if time_axis is None else None
-        for t, (mean, _) in enumerate(_over_time(snn, [x], fed, torch.full((samples,), timesteps), timesteps)):
+        for t, mean in enumerate(_means(snn, [x], timesteps if time_axis is None else None)):
             if mean.ndim != 2:
                 message = f"the output has shape {tuple(mean.shape)}, accuracy needs [B, classes]"
                 raise InvalidModelError(message, hint="compare such outputs with spikec.diagnose")

@@ -80,6 +80,21 @@ def test_an_output_that_stands_still_is_no_answer():
     assert found.steps.tolist() == [6]  # the second neuron fires in the fourth step
 
 
+@pytest.mark.parametrize("steps", [1, 5, 16, 40])
+def test_a_module_is_run_several_steps_at_a_time_and_one_where_a_hook_looks(compilation, x, steps):
+    snn, seen = compilation.artifact, []
+    snn.step_mode = "s"
+    wanted = spikec.simulate(compilation.graph, x, steps).means
+    torch.testing.assert_close(spikec.simulate(snn, x, steps).means, wanted, rtol=0, atol=1e-12)
+    over_time = spikec.simulate(snn, x.expand(steps, *x.shape)).means
+    torch.testing.assert_close(over_time, wanted, rtol=0, atol=1e-12)
+    hook = snn.output.register_forward_hook(lambda part, given, out: seen.append(out.shape))
+    torch.testing.assert_close(spikec.simulate(snn, x, steps).means, wanted, rtol=0, atol=1e-12)
+    hook.remove()
+    assert seen == [wanted.shape[1:]] * steps
+    assert snn.step_mode == "s"
+
+
 class Foreign(nn.Module):
     """A spiking module of a stranger's, which cannot drop samples."""
 
