@@ -318,8 +318,8 @@ def compile(model: Any, target: str | Backend, **options: Any) -> Any:
             channel, or thresholds and initial potentials that agree better with the ANN on the calibration data.
         timesteps: the T that you mean to run; biases, and what you did not choose, are tuned for it.
         pipeline: passes of your own; see :meth:`spikec.Pipeline.default`.
-        verify: hold exact passes to their contract one by one (``"each"``), each run of them as a whole
-            (``"end"``), or not (``"off"``). Types and structure are always checked.
+        verify: hold exact passes to their contract one by one, whatever it costs (``"each"``), each run of them as a
+            whole, within a budget (``"end"``), or not (``"off"``). Types and structure are always checked.
         dump_dir: write the graph after every pass there.
         progress: show how far it is on stderr, as bars, or as a line now and then where that is no terminal; or a
             function that is given a :class:`spikec.Progress` whenever something is done.

@@ -18,7 +18,7 @@ from spikec.interpreter.results import EXACT, RunningMean, difference, largest, 
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, StatefulOp, tensor_cache
-from spikec.ir.ops import Neuron, Weighted
+from spikec.ir.ops import Neuron
 from spikec.ir.types import SCALE_RTOL, Type
 
 #: by how much the probe may be multiplied until a spiking graph answers differently to different samples
@@ -67,8 +67,7 @@ def _shape_or_value(parameter: object) -> object:
 
 
 def _shape_given(op: Op, operands: Sequence[Type]) -> tuple[int, ...]:
-    device = "meta" if isinstance(op, Weighted) else None  # those are ours, and cost more than all others
-    xs = [torch.zeros((1, *t.shape), dtype=getattr(torch, t.dtype), device=device) for t in operands]
+    xs = [torch.zeros((1, *t.shape), dtype=getattr(torch, t.dtype)) for t in operands]
     result = op.step(op.initial(*xs), *xs)[1] if isinstance(op, StatefulOp) else op.eval(*xs)
     return tuple(result.shape[1:])
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.ir.affine import SAME, THROUGH, BlockedError
+from spikec.ir.affine import SAME, THROUGH, Affine, BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import ONE_SCALE, SPIKES_FIRST, Op, Role, array, tensor
 from spikec.ir.types import Array, Rate, Type, fits, span
@@ -55,6 +55,10 @@ class Add(Op):
         if not all(np.allclose(first, other, rtol=SAME, atol=0) for other in others):
             raise BlockedError(THROUGH)
         return first
+
+    def map_operands(self, wanted: Affine, operands: Sequence[Type]) -> list[Affine]:
+        """Give each operand what the sum is to have."""
+        return super().map_operands(wanted, operands) if wanted.shifts else [wanted] * len(operands)
 
 
 @attrs.frozen(eq=False)
