@@ -212,11 +212,6 @@ def test_what_takes_the_time_axis_for_the_batch_is_refused():
     assert 'some layers have step_mode "s", and some "m"' in refusal(mixed, x, spikec.InvalidModelError)
 
 
-def test_netx_refuses_by_the_users_layer():
-    text = refusal(mlp(IFNode(v_reset=None), LIFNode(v_reset=None)).float(), target="netx", timesteps=8)
-    assert "netx has no lif\n  at  3" in text
-
-
 def test_a_wrong_converter_is_found(monkeypatch):
     """The import is held to the model: read the threshold wrongly, the leak, the reset, and see each found."""
     right = spiking._jelly
