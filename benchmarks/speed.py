@@ -269,10 +269,7 @@ def main() -> None:
     events(console, rounds)
     memory(console)
     for name in OTHERS:
-        path = Path(__file__).with_name(name)
-        if path.exists():
-            given = ["--rounds", str(rounds), "--threads", str(chosen.threads), *["--quick"] * chosen.quick]
-            subprocess.run([sys.executable, str(path), *given], check=True)
+        subprocess.run([sys.executable, str(Path(__file__).with_name(name)), *sys.argv[1:]], check=True)
 
 
 if __name__ == "__main__":
