@@ -63,8 +63,8 @@ def simulate(
     """Run a spiking network from its first step on, and average its output over time.
 
     Args:
-        snn: a spiking torch module (``step_mode`` "s"), which is reset before and after, a Graph, a network of
-            ``netx``, or the path of a file, such as a .net; with one output.
+        snn: a spiking torch module, which is reset before and after, a Graph, a network of ``netx``, or the path of a
+            file, such as a .net; with one output.
         x: one tensor an input: [B, ...], fed at each of ``timesteps`` steps, or with ``timesteps=None`` time-major,
             [T, B, ...].
         timesteps: T.
@@ -93,8 +93,8 @@ def evaluate(
     """Measure top-1 accuracy after each time-step, of the output's running mean up to that step.
 
     Args:
-        snn: a spiking torch module (``step_mode`` "s"), a Graph with one output (an ANN graph gives the same accuracy
-            at every step), a network of ``netx``, or the path of a file, such as a .net.
+        snn: a spiking torch module, a Graph with one output (an ANN graph gives the same accuracy at every step), a
+            network of ``netx``, or the path of a file, such as a .net.
         loader: batches ``(x [B, ...], labels [B])``.
         timesteps: number of steps T; x is fed at each of them.
         time_axis: of event data, the axis of x that is time, of length T (0 for [T, B, ...]).

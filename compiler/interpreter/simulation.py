@@ -196,7 +196,10 @@ class _RunningModule:
             yield from self._ahead(over_time)
             return
         for now in zip(*xs, strict=True) if timesteps is None else itertools.repeat(xs, timesteps):
-            yield self._output(now)
+            if getattr(self.snn, "step_mode", "s") == "s":
+                yield self._output(now)
+            else:
+                yield self._output([x[None] for x in now])[0]
 
     def _ahead(self, xs: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the output of each step of inputs [T, B, ...], of which some steps are run at a time."""

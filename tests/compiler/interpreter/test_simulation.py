@@ -95,6 +95,16 @@ def test_a_module_is_run_several_steps_at_a_time_and_one_where_a_hook_looks(comp
     assert snn.step_mode == "s"
 
 
+def test_the_step_mode_of_a_module_makes_no_difference(compilation, x):
+    snn = compilation.artifact
+    wanted = [spikec.simulate(snn, x, T, patience=patience).means for patience in (None, 2)]
+    snn.step_mode = "m"
+    found = [spikec.simulate(snn, x, T, patience=patience).means for patience in (None, 2)]
+    assert snn.step_mode == "m"
+    snn.step_mode = "s"
+    assert all(map(torch.equal, found, wanted))
+
+
 class Foreign(nn.Module):
     """A spiking module of a stranger's, which cannot drop samples."""
 
