@@ -398,3 +398,30 @@ def test_a_renamed_neuron_that_is_not_told_apart_is_noted():
 def test_options_without_a_meaning_are_refused_by_name(text, option):
     with pytest.raises(CompileError, match=f"{option}'? "):
         Pipeline.parse(text)
+
+
+def test_what_candidates_begin_with_runs_once_and_the_choice_is_as_if_each_ran_alone():
+    ran = []
+
+    @attrs.frozen
+    class Counted(Pass):
+        name = "counted"
+        contract = "tuned"
+        needs = (SPIKING,)
+
+        def run(self, graph, context):
+            ran.append(len(graph))
+            return pass_named("tune-thresholds").run(graph, context)
+
+    ways = [(Counted(), pass_named("dither-potential", layers=which)) for which in ("first", "all")]
+    graph, context = start("cnn")
+    alone = []
+    for way in ways:
+        tried = graph.copy()
+        for each in way:
+            each.run(tried, context)
+        alone.append(agreement(tried, context.reference, context.samples, T))
+    ran.clear()
+    assert pass_named("choose", candidates=tuple(ways)).run(graph, context)
+    assert len(ran) == 1
+    assert context.agreement(graph) == pytest.approx(max(alone), rel=1e-5)

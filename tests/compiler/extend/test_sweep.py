@@ -10,6 +10,7 @@ import nets
 from spikec import CompileError, Compiler, Graph, Normalization, Pipeline, Role, run
 from spikec.extend.passbase import Context
 from spikec.extend.sweep import Sweep, layers
+from spikec.interpreter.results import agreement, outputs
 from spikec.ir.ops import IF, Delay, Input, Neuron, Output
 
 T = 12
@@ -112,3 +113,14 @@ def test_pipelines_tune_only_what_the_user_left_open():
     assert "correct-bias" in chosen
     assert "choose" not in chosen
     assert not {"choose", "correct-bias"} & set(names(normalization=Normalization()))
+
+
+@pytest.mark.parametrize("name", ["resnet", "two_inputs", "two_outputs"])
+def test_a_sweep_puts_out_what_the_interpreter_does(name):
+    graph, ann, xs = spiking(name)
+    sweep = Sweep(graph, xs, T)
+    assert list(sweep)
+    for found, wanted in zip(sweep.outputs(), outputs(graph, xs, T), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+    context = Context(ann, timesteps=T, ann=ann, calibration=build.samples(*xs))
+    assert context.ran(graph, sweep.outputs()) == pytest.approx(agreement(graph, ann, xs, T), rel=1e-5)

@@ -7,12 +7,13 @@ from typing import ClassVar
 import attrs
 import numpy as np
 import pytest
+import torch
 
 from spikec import Graph
 from spikec.ir import ops
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op
-from spikec.ir.ops import SumPool
+from spikec.ir.ops import AvgPool, SumPool
 from spikec.ir.types import Rate, Type
 
 
@@ -58,3 +59,20 @@ def test_a_window_larger_than_the_map_is_refused_before_it_is_summed():
         with pytest.raises(TypeMismatchError, match="larger than samples"):
             SumPool(kernel, (1, 1), ((0, 0), (0, 0))).infer(rate)
     assert SumPool((5, 4), (1, 1), ((1, 0), (0, 0))).infer(rate).shape == (2, 1, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride"),
+    [
+        ((3, 9, 7), (2, 2), (2, 2)),
+        ((3, 9, 7), (2, 2), (3, 1)),
+        ((3, 2, 2), (2, 2), (2, 2)),
+        ((3, 9, 7), (1, 3), (2, 2)),
+        ((2, 11), (4,), (3,)),
+    ],
+)
+def test_averages_over_tiny_windows_are_torchs_bit_for_bit(shape, kernel, stride, dtype):
+    x = torch.randn(5, *shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    pool = getattr(torch.nn.functional, f"avg_pool{len(kernel)}d") if len(kernel) > 1 else torch.avg_pool1d
+    assert torch.equal(AvgPool(kernel, stride, (0,) * len(kernel)).eval(x), pool(x, kernel, stride))
