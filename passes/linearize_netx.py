@@ -19,6 +19,8 @@ from spikec.ir.stages import FINAL
 from spikec.ir.types import Array, compress
 from spikec.ir.windows import Pair, Windows, box
 
+_HINT = 'make it smaller (up to {} neurons are unrolled), or use the target "spikingjelly"'
+
 
 @attrs.frozen
 class LinearizeNetx(Pass):
@@ -56,19 +58,17 @@ class LinearizeNetx(Pass):
         flat = {node.name for node in graph.match(Neuron) if len(graph.type(node.name).shape) > 3}
         while True:
             try:
-                layers = _Schedule(graph, start, flat).layers()
+                layers = _Schedule(graph, start, flat, self.limit).layers()
                 break
             except _UnfitError as why:
                 if why.target in flat or math.prod(graph.type(why.target).shape) > self.limit:
-                    raise UnsupportedOpError(graph.problem(why.node, *self._card(why))) from None
+                    message = f"it has no place in a netx file, one chain of layers: {why.reason}"
+                    raise UnsupportedOpError(graph.problem(why.node, message, _HINT.format(self.limit))) from None
                 flat.add(why.target)
         _Writer(graph, start).write(layers)
-        context.note("", _summary(layers))
+        relayed = sum(len(layer.before[source].scale) for layer in layers for source, _ in layer.relays.values())
+        context.note("", f"one chain of {len(layers)} layers, in which {relayed} channels are relays")
         return len(layers)
-
-    def _card(self, why: "_UnfitError") -> tuple[str, str]:
-        message = f"it has no place in a netx file, one chain of layers: {why.reason}"
-        return message, f'make it smaller (up to {self.limit} neurons are unrolled), or use the target "spikingjelly"'
 
 
 class _UnfitError(Exception):
@@ -145,13 +145,19 @@ def _is_known(graph: Graph, node: Node[Op]) -> bool:
 
 
 class _Schedule:
-    """Says what each layer of the chain computes, and what it relays; see :class:`Reader` for the arguments."""
+    """Says what each layer of the chain computes, and what it relays.
 
-    def __init__(self, graph: Graph, start: str, flat: set[str]) -> None:
-        self.graph, self.reader = graph, Reader(graph, start, flat)
+    Args:
+        graph, start, flat: as of :class:`Reader`.
+        limit: the most neurons that carry a map past a layer that is none.
+    """
+
+    def __init__(self, graph: Graph, start: str, flat: set[str], limit: int) -> None:
+        self.graph, self.reader, self.limit = graph, Reader(graph, start, flat), limit
         names = [node.name for node in graph.match(Neuron) if node.name != start]
         self.waiting = [self._target(name) for name in (*names, *graph.outputs)]
-        self.wires, self.space = {start: self._wire(start)}, self.reader.shape(start)[1:]
+        self.space = self.reader.shape(start)[1:]
+        self.wires = {start: _Wire(self.reader.scale(start), self.space)}
         self.rest: dict[str, int] = {}  # the number of layers from a target to the output
         for each in reversed(self.waiting):
             self.rest[each.name] = 1 + max((self.rest[x.name] for x in self.waiting if each.name in x.reads), default=0)
@@ -175,9 +181,6 @@ class _Schedule:
         reads = dict(found.reads)
         return _Target(name, found.shape, reads, found.shift, found.scale, spikes, found.origin, kind)
 
-    def _wire(self, name: str) -> _Wire:
-        return _Wire(self.reader.scale(name), self.reader.shape(name)[1:])
-
     def _next(self) -> _Layer:
         ready = [each for each in self.waiting if each.reads.keys() <= self.wires.keys()]
         first = max(ready, key=lambda each: self.rest[each.name])
@@ -196,12 +199,16 @@ class _Schedule:
         relays: dict[str, tuple[str, Windows]] = {}
         for each in self.waiting:
             self._pass(each, space, stride, relays)
+        carried = sum(len(self.wires[source].scale) for source, _ in relays.values())
+        if space == (1, 1) != self.space and carried > self.limit:
+            message = f"{carried} neurons would relay a map past a layer that is none"
+            raise _UnfitError(self.waiting[0].name, self.waiting[0].name, message)
         layer = _Layer(self.wires, self.space, chosen, relays)
         if relays and first.kind == first.name:
             message = "signals have to pass its neurons, and no neuron of that kind repeats them"
             raise _UnfitError(first.name, first.name, message)
         made = {name: self._relayed(source, pick, space) for name, (source, pick) in relays.items()}
-        self.wires = {**{each.name: self._wire(each.name) for each in chosen if self.waiting}, **made}
+        self.wires = {**{each.name: _Wire(each.spikes, space) for each in chosen}, **made}
         self.space = space
         return layer
 
@@ -209,10 +216,10 @@ class _Schedule:
         """Return the stride of a target; 1 along an axis where it has one cell only."""
         found = [1, 1]
         for axis, size in enumerate(first.shape[1:]):
-            strides = {windows.stride[axis] for windows in first.reads.values()} if size > 1 else {1}
+            strides = {windows.stride[axis] for windows in first.reads.values()} if size > 1 else set()
             if len(strides) > 1:
                 raise _UnfitError(first.name, first.name, f"it reads signals at strides of {sorted(strides)}")
-            (found[axis],) = strides
+            found[axis] = max(strides, default=1)
         return found[0], found[1]
 
     def _pass(self, target: _Target, space: Pair, stride: Pair, relays: dict[str, tuple[str, Windows]]) -> None:
@@ -305,6 +312,7 @@ def _affine(layer: _Layer) -> Linear | Conv:
     shift = np.concatenate([*(each.shift for each in layer.targets), *map(np.zeros_like, relays)])
     space = layer.targets[0].shape[1:]
     every = [windows for reads in rows for windows in reads.values()]
+    every = every or [Windows(np.zeros((1, 1, 1, 1)))]  # where all weights are zero
     first, kernel = ((0, 0), layer.space) if space == (1, 1) else _evenly(every, layer.space, space)
     weight = np.zeros((len(shift), sum(map(len, scales)), *kernel))
     start = 0
@@ -363,8 +371,3 @@ def _relay(like: Neuron) -> dict[str, float]:
         return {"v_threshold": 0.99, **dict.fromkeys(("decay_syn", "decay", "feedback", "bias"), 0.0)}
     threshold = 0.99 if like.strict and like.v_reset is not None else 1.0  # a spike exceeds it, and clears what is left
     return {"v_threshold": threshold, "v_init": threshold * (like.v_init / like.v_threshold).flat[0]}
-
-
-def _summary(layers: Sequence[_Layer]) -> str:
-    relayed = sum(len(layer.before[source].scale) for layer in layers for source, _ in layer.relays.values())
-    return f"one chain of {len(layers)} layers, in which {relayed} channels are relays"

@@ -30,8 +30,9 @@ class Netx(Backend):
 
     Attributes:
         reset: ``soft`` (by subtraction: exact rates, all layers dense and recurrent, convolutions unrolled, up to
-            2,000 neurons a layer), ``hard`` (to zero: rates do not converge to the ANN's), or ``auto``: soft
-            where all layers are small enough. A spiking model's own hard reset stays.
+            2,000 neurons a layer; larger convolutions stay, and need our loader for lava), ``hard`` (to zero: rates do
+            not converge to the ANN's), or ``auto``: soft where all layers are small enough. A spiking model's own hard
+            reset stays.
         input: ``values``, which the host makes into spikes, or ``spikes``: then it is run on [T, B, ...] of 0 and 1.
     """
 

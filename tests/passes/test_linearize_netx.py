@@ -1,5 +1,6 @@
 """The pass linearize-netx: graphs with branches become chains that spike as before."""
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,7 @@ import spikec
 from build import Builder, source
 from spikec import Context, UnsupportedOpError, run
 from spikec.extend.loader import pass_named
-from spikec.ir.ops import IF, Add, Conv, Input, Linear, Neuron
+from spikec.ir.ops import IF, Add, Conv, Flatten, Input, Linear, Neuron
 from spikec.ir.stages import FINAL
 from spikec.ir.verify import verify
 
@@ -129,6 +130,25 @@ def test_several_neurons_for_each_relu_stand_in_several_layers():
         errors[name] = float((net.run(x) - model(x).detach()).pow(2).mean())
     assert len(net.layers) == 5
     assert errors["two"] < errors["one"]
+
+
+def test_weights_of_zero_are_a_layer_too():
+    b, encoder, ones = graph_of(2, 6, 6)
+    b.conv(encoder, 2, "dead", padding=(1, 2))
+    b.graph.set_op("dead", attrs.evolve(b.graph["dead"], weight=np.zeros_like(b.graph["dead"].weight)))
+    dead = b.add(IF(ones), "dead", name="if")
+    linearized(b.done(b.add(Add(), dead, encoder, name="sum")))
+
+
+def test_a_large_map_is_not_relayed_past_a_vector():
+    b, encoder, ones = graph_of(2, 6, 6)
+    flat = b.add(Flatten(), encoder, name="flat")
+    hidden = b.add(IF(ones[0, 0]), b.linear(flat, 4, "fc1"), name="one")
+    hidden = b.add(IF(ones[0, 0]), b.linear(hidden, 72, "fc2"), name="two")
+    graph = b.done(b.linear(b.add(Add(), hidden, flat, name="sum"), 3, "fc3"))
+    linearized(graph, limit=72)
+    with pytest.raises(UnsupportedOpError, match="72 neurons would relay a map"):
+        pass_named("linearize-netx", limit=71).run(graph.copy(), Context(graph))
 
 
 def test_what_has_no_place_in_a_chain_is_refused_at_its_layer():
