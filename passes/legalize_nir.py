@@ -8,8 +8,10 @@ import attrs
 import numpy as np
 
 from spikec.extend.passbase import Context, Pass
+from spikec.ir.affine import BlockedError
+from spikec.ir.errors import TypeMismatchError
 from spikec.ir.graph import Graph, Node
-from spikec.ir.ops import Add, Conv, Delay, Flatten, Linear, Neuron, Pad, Reshape, SumPool, Weighted
+from spikec.ir.ops import Add, Conv, Delay, Flatten, Interpolate, Linear, Neuron, Pad, Reshape, SumPool, Weighted
 from spikec.ir.ops.weighted import block_diagonal, depthwise, identity, spread_kernel
 from spikec.ir.origin import merge
 from spikec.ir.rewrite import Kinds, rewrite
@@ -38,6 +40,7 @@ class LegalizeNir(Pass):
         rewrites: Sequence[tuple[tuple[Kinds, ...], Callable[..., bool]]] = (
             (((Reshape, Flatten),), _flatten),
             ((SumPool,), _convolve),
+            ((Interpolate,), _resize),
             ((Pad, Conv), _join_pads),
             ((Add, Add), _join_sums),
             ((Add,), _separate),
@@ -68,6 +71,15 @@ def _convolve(graph: Graph, node: Node[SumPool]) -> bool:
     if len(node.op.kernel) > 2 or (len(node.op.kernel) == 2 and not padded):
         return False
     graph.set_op(node.name, node.op.as_convolution(graph.type(operand)))
+    return True
+
+
+def _resize(graph: Graph, node: Node[Interpolate]) -> bool:
+    """Write a resizing as a depthwise convolution where it is one: most that make a map a whole number smaller are."""
+    try:
+        graph.set_op(node.name, node.op.as_convolution(graph.type(graph.operands(node.name)[0])))
+    except (BlockedError, TypeMismatchError):
+        return False
     return True
 
 

@@ -26,7 +26,9 @@ _HINTS = {
     "avgpool": "NIR readers have no average pool with these options: use ceil_mode=False, count_include_pad=True",
     "adaptiveavgpool": "choose an output size that divides the input's",
     "pad": "only zero padding in front of a convolution or sum-pool goes into NIR",
-    **dict.fromkeys(("upsample", "interpolate"), "put a Flatten and a Linear right behind it, which take it in"),
+    **dict.fromkeys(
+        ("upsample", "interpolate"), "make the map smaller by a whole number, or put a Flatten and a Linear behind it"
+    ),
     "reshape": "NIR has Flatten only, and other reshapes only directly behind an input or in front of an output",
     "permute": "NIR has transpositions only directly behind an input or in front of an output",
     "delay": "write the recurrent layer by hand in NIR",

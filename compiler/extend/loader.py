@@ -62,7 +62,14 @@ def names(folder: str) -> list[str]:
 
 @functools.cache
 def _listed(*places: str) -> tuple[str, ...]:
-    return tuple(module.name for module in pkgutil.iter_modules(places))
+    """List the modules in folders of ours, none of which is empty.
+
+    Raises:
+        CompileError: they cannot be listed, as where too many files are open; pkgutil takes them for empty then.
+    """
+    if found := tuple(module.name for module in pkgutil.iter_modules(places)):
+        return found
+    raise CompileError(f"the folder {', '.join(places)} cannot be read", hint="close files, or install spikec again")
 
 
 def needed(name: str, needed_by: str) -> Any:

@@ -37,6 +37,15 @@ def refuse_all(problems: Iterable[Problem]) -> None:
         raise InvalidModelError(found)
 
 
+def scripted(model: nn.Module) -> Iterator[Problem]:
+    """The TorchScript modules in a module, which only torch.export may be able to read."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            hint = "put the nn.Module in its place that it came from"
+            yield Problem("the layer is a TorchScript module, which has no forward to trace", name, hint=hint)
+            return
+
+
 def _wrappers(model: nn.Module) -> Iterator[Problem]:
     for name, module in model.named_modules():
         if "_orig_mod" in module._modules:

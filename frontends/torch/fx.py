@@ -15,7 +15,15 @@ from torch.export import Dim
 
 from spikec.extend.frontend import Frontend
 from spikec.frontends.torch.call import tensors
-from spikec.frontends.torch.check import check_model, dtype_of, example_shapes, shapes_from_layers, template
+from spikec.frontends.torch.check import (
+    check_model,
+    dtype_of,
+    example_shapes,
+    refuse_all,
+    scripted,
+    shapes_from_layers,
+    template,
+)
 from spikec.frontends.torch.layers import is_spiking
 from spikec.frontends.torch.program import Program, program
 from spikec.frontends.torch.reader import Reader
@@ -57,6 +65,7 @@ def exported(model: nn.Module, shapes: Sequence[tuple[int, ...]] | None, error: 
         frames = traceback.extract_tb(failure.__traceback__)[1:]
         found = untraceable(failure, "", frames)
         located = found.location != "forward" and not problem.location.endswith(found.location.split("(")[-1])
+        located = located and not any(scripted(model))  # of which the first problem tells
         raise InvalidModelError(found if located else problem) from failure
     return program(result)
 
@@ -158,6 +167,7 @@ class TorchFx(Frontend):
         own = shadow(model)
         before = Content(own)
         try:
+            refuse_all(scripted(model))
             traced, reader = trace(model, own, shapes, dtype)
         except InvalidModelError as error:
             if spiking:  # its neurons are known as layers, not by what they do to their states

@@ -294,12 +294,14 @@ class Reader:
     def _output(self, value: Any, name: str, count: list[int]) -> Any:
         """Add outputs for every signal in the model's own container; the container with their positions.
 
-        What stays inside a layer is None there.
+        What stays inside a layer is None there, and so is what an ANN gives None for.
         """
         if isinstance(value, Signal):
             self.graph.add(Output(), value.name, name=name)
             count[0] += 1
             return count[0] - 1
+        if value is None and name != "output" and not self.graph.is_spiking:
+            return None
         if isinstance(value, Missing):
             self.graph.imported.notes.append(f"{value.reason}: the model's result holds None in its place")
             return None

@@ -63,7 +63,7 @@ class _TensorProxy(_Proxy, Tensor):  # type: ignore[misc]
     """
 
     def __new__(cls, *args: Any) -> Any:
-        return Tensor._make_subclass(cls, torch.empty(0))
+        return Tensor._make_subclass(cls, torch.empty(0, device="meta"))
 
     def __getattribute__(self, name: str) -> Any:
         return self.__getattr__(name) if name in _HIDDEN else object.__getattribute__(self, name)

@@ -134,12 +134,17 @@ def placeholders(graph: fx.Graph) -> list[str]:
 
 
 def required(model: nn.Module) -> list[str]:
-    """Names of the arguments that forward must be given: the model's inputs. ``*xs`` alone is one."""
+    """Names of the arguments that forward must be given: the model's inputs. ``*xs`` alone is one.
+
+    Where forward could be called without any, its first one is the input if it may be None, as ``x=None`` says.
+    """
     if isinstance(model, fx.GraphModule):
         return placeholders(model.graph)
-    parameters = [p for p in inspect.signature(model.forward).parameters.values() if p.default is p.empty]
+    declared = list(inspect.signature(model.forward).parameters.values())
+    parameters = [p for p in declared if p.default is p.empty]
     named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    return named or [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
+    variadic = [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
+    return named or variadic or [p.name for p in declared[:1] if p.default is None and p.kind is not p.KEYWORD_ONLY]
 
 
 def untraceable(error: Exception, path: str, frames: Sequence[traceback.FrameSummary]) -> Problem:

@@ -1,11 +1,17 @@
 """Resizing that weighs neighbouring cells."""
 
+from typing import Any
+
 import attrs
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spikec.ir.affine import BlockedError
 from spikec.ir.op import Op, Role
-from spikec.ir.types import ints
+from spikec.ir.ops.weighted import Conv, depthwise
+from spikec.ir.types import Array, Type, ints
 
 __all__ = ["Interpolate"]
 
@@ -49,3 +55,28 @@ class Interpolate(Op):
             self.align_corners,
             antialias=self.antialias,
         )
+
+    def as_convolution(self, operand: Type) -> Conv:
+        """Give the product of one kernel an axis, if each cell of the result weighs its neighbours in the same way."""
+        kernel, strides = np.ones(()), list[int]()
+        for axis, new in enumerate(self.size):
+            rows = self._rows(operand, axis)
+            first = np.array([np.flatnonzero(row)[0] for row in rows])
+            stride = int(first[1] - first[0]) if new > 1 else len(rows[0])
+            length = max(rows.shape[1] - (new - 1) * stride, 1)
+            line = rows[0, :length]
+            alike = [np.pad(line, (i * stride, rows.shape[1]))[: rows.shape[1]] for i in range(new)]
+            if stride < 1 or not np.allclose(rows, alike, rtol=0, atol=1e-12):
+                raise BlockedError("its cells weigh their neighbours in different ways")
+            kernel, strides = np.multiply.outer(kernel, line), [*strides, stride]
+        return depthwise(kernel, operand, stride=strides, padding=((0, 0),) * len(strides), origin=self.origin)
+
+    def _rows(self, operand: Type, axis: int) -> Array:
+        """[new, old]: how each cell of the result along an axis weighs the operand's."""
+        old, new, axes = operand.shape[axis + 1], self.size[axis], range(len(self.size))
+        factors: Any = None if self.factors is None else [self.factors[i] if i == axis else 1.0 for i in axes]
+        size = [new if i == axis else 1 for i in axes]
+        alone = Interpolate(size, self.mode, self.align_corners, factors, self.antialias)
+        units = torch.eye(old, dtype=torch.float64).reshape(old, 1, *(old if i == axis else 1 for i in axes))
+        rows: Array = alone.eval(units).reshape(old, new).numpy().T
+        return rows

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from spikec.ir.affine import BlockedError
 from spikec.ir.ops import Interpolate
 from spikec.ir.types import Rate, Type
 
@@ -59,3 +60,27 @@ def test_one_and_three_axes():
 def test_a_scale_may_differ_between_channels_only():
     op, scale = Interpolate((4, 4)), np.array([1.0, 2, 3]).reshape(3, 1, 1)
     assert op.infer(Type((3, 2, 2), "float32", Rate(scale))).scale.reshape(-1).tolist() == [1, 2, 3]
+
+
+SMALLER = [
+    (Interpolate((4, 3)), (8, 6)),
+    (Interpolate((4, 3), factors=(0.5, 0.5)), (9, 7)),
+    (Interpolate((3, 3)), (9, 3)),
+    (Interpolate((3, 2), "cubic"), (9, 6)),
+    (Interpolate((5, 4), align_corners=True), (9, 7)),
+    (Interpolate((1, 1)), (6, 5)),
+    (Interpolate((4,)), (12,)),
+]
+
+
+@pytest.mark.parametrize(("op", "sizes"), SMALLER)
+def test_a_resizing_by_a_whole_number_is_a_convolution(op, sizes):
+    x = torch.rand(2, 3, *sizes, dtype=torch.float64)
+    conv = op.as_convolution(Type((3, *sizes), "float64", Rate(np.ones((1,) * (1 + len(sizes))))))
+    torch.testing.assert_close(conv.eval(x), op.eval(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("op", [Interpolate((16, 12)), Interpolate((4, 4)), Interpolate((4, 3), "cubic")])
+def test_other_resizings_are_none(op):
+    with pytest.raises(BlockedError, match="in different ways"):
+        op.as_convolution(Type((3, 8, 6), "float64", Rate(np.ones((1, 1, 1)))))

@@ -50,6 +50,20 @@ def test_what_fx_cannot_trace_equals_torch(call, agrees):
     agrees(Net(call), (2, 6, 5))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_layers_of_torchscript(agrees):
+    """One that was traced is read; of one that was scripted torch.export gets no result."""
+    net = Net(lambda net, y: net.script(y))
+    net.script = torch.jit.trace(
+        nn.Sequential(nn.Flatten(), nn.Linear(48, 5), nn.ReLU()).eval(), torch.rand(2, 4, 4, 3)
+    )
+    agrees(net, (2, 6, 5))
+    net.script = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)).eval())
+    with pytest.raises(InvalidModelError, match="the layer is a TorchScript module") as caught:
+        spikec.load(net, torch.rand(2, 2, 6, 5))
+    assert caught.value.location == "script"
+
+
 def test_the_note_says_so_in_ledger_and_report(tmp_path):
     x = torch.rand(8, 2, 6, 5)
     compilation = spikec.Compiler("spikingjelly", calibration=x, dump_dir=tmp_path).run(Net(typed))
