@@ -93,18 +93,20 @@ def _taken_apart(graph: Graph, delay: str) -> Array | None:
     others = [each for each in graph.operands(total) if each not in (linear, delay)]
     if not others:
         return None
-    weight, origin = np.eye(graph.type(neuron).shape[0]), graph[total].origin
+    weight = np.eye(graph.type(neuron).shape[0])
+    origin = merge(graph[neuron].origin, graph[delay].origin, *((graph[linear].origin,) if linear else ()))
     if linear:
         op = graph.get(linear, Linear)
-        weight, origin = np.asarray(op.weight, dtype=np.float64), merge(op.origin, origin)
+        weight = np.asarray(op.weight, dtype=np.float64)
         if op.shift.any():
             _add_constant(graph, others[0], op.shift)
     if len(others) > 1:
         graph.set_operands(total, *others)
     else:
+        origin = merge(origin, graph[total].origin)
         graph.set_operands(neuron, *others)
         graph.remove(total)
-        graph.set_op(neuron, attrs.evolve(graph[neuron], origin=merge(graph[neuron].origin, origin)))
+    graph.set_op(neuron, attrs.evolve(graph[neuron], origin=origin))
     graph.remove_dead(linear or delay)
     return weight
 
@@ -150,13 +152,35 @@ class _Dynamics:
         return cls(_ZERO, one, one)
 
 
-def _replace(graph: Graph, node: Node[Neuron], weight_rec: Array | None, hard: bool, context: Context) -> None:
-    op, how = node.op, _Dynamics.of(node.op)
-    (source,) = operands = graph.operands(node.name)
+def _put_layer(graph: Graph, name: str) -> None:
+    """Put an identity in front of a neuron whose current is spikes or the input."""
+    (source,) = operands = graph.operands(name)
     while isinstance(graph[source], (Flatten, Reshape)):
         (source,) = graph.operands(source)
     if isinstance(graph[source], (Input, Neuron)):
-        graph.insert_before(node.name, 0, identity(graph.type(operands[0])), new=f"{node.name}_weights")
+        graph.insert_before(name, 0, identity(graph.type(operands[0])), new=f"{name}_weights")
+
+
+def _start(op: Neuron, never: bool) -> Array:
+    """Return the potential at which a neuron starts, and to which it is reset.
+
+    Raises:
+        CompileError: there is no one such potential below its threshold.
+    """
+    rest = op.v_init if op.v_reset is None or never else op.v_reset
+    if not (op.v_init == rest).all():
+        message = "it starts at another potential than it is reset to, which netx cannot for a neuron that leaks"
+        raise CompileError(message, hint="give it a v_init equal to its v_reset")
+    if not (op.v_threshold > rest).all():
+        hint = "give it a v_init, and v_reset, below v_threshold"
+        raise CompileError("it starts at or above its threshold", hint=hint)
+    return rest
+
+
+def _replace(graph: Graph, node: Node[Neuron], weight_rec: Array | None, hard: bool, context: Context) -> None:
+    """Write one neuron as LoihiNeuron, with recurrent weights from its layer's spikes; ``hard`` where none is soft."""
+    op, how = node.op, _Dynamics.of(node.op)
+    _put_layer(graph, node.name)
     if not (how.gain > 0).all():
         raise CompileError("its gain is not positive", hint="give the weights in front of it the sign")
     one_pole = not how.decay_syn.any()
@@ -165,16 +189,9 @@ def _replace(graph: Graph, node: Node[Neuron], weight_rec: Array | None, hard: b
         raise CompileError("it is never reset, and its current decays: netx clears potentials", hint=_TARGET)
     carried = one_pole and (never or (soft and not hard))  # by the chip's current
     _warn_of_reset(node, how, soft and not carried, context)
-    rest = op.v_init if op.v_reset is None or never else op.v_reset
-    if not (op.v_init == rest).all():
-        message = "it starts at another potential than it is reset to, which netx cannot for a neuron that leaks"
-        raise CompileError(message, hint="give it a v_init equal to its v_reset")
-    if not (op.v_threshold > rest).all():
-        hint = "give it a v_init, and v_reset, below v_threshold"
-        raise CompileError("it starts at or above its threshold", hint=hint)
+    rest = _start(op, never)
     constant = (1 - how.decay) * (how.v_leak - rest)
     feedback = op.v_threshold * (1 if how.reset_at == "next" else how.decay) if soft and carried else _ZERO
-    rank = op.v_threshold.ndim
     made = LoihiNeuron(
         op.v_threshold - rest,
         strict=op.strict,
@@ -183,9 +200,9 @@ def _replace(graph: Graph, node: Node[Neuron], weight_rec: Array | None, hard: b
         feedback=feedback,
         bias=_ZERO if carried else constant,
         out_scale=graph.type(node.name).scale,
-        origin=graph[node.name].origin,
+        origin=op.origin,
     )
-    gain = how.gain.reshape((1,) * (rank - how.gain.ndim) + how.gain.shape)
+    gain = how.gain.reshape((1,) * (op.v_threshold.ndim - how.gain.ndim) + how.gain.shape)
     if carried and constant.any():
         _add_constant(graph, graph.operands(node.name)[0], constant / gain)
     graph.set_op(node.name, attrs.evolve(made.scale_input(gain), weight_rec=weight_rec))

@@ -54,7 +54,7 @@ class LavaBlocks(nn.Sequential):
                     state.zero_()
 
     def encode(self, x: Tensor, timesteps: int | None = None) -> Tensor:
-        """Return the spikes [N, ..., T] that the first block takes, of inputs [N, ...] that are constant over time."""
+        """Return the spikes [N, ..., T] that the first block takes, of inputs as :meth:`run` takes."""
         spikes = np.moveaxis(self.model.encode(x, timesteps), 0, -1)
         return torch.from_numpy(spikes.astype(np.float32)).to(x.device)
 
@@ -71,13 +71,13 @@ class LavaBlocks(nn.Sequential):
         """Return the output's mean over T steps in the ANN's units, as :meth:`NetxNetwork.run` does.
 
         Args:
-            x: [N, ...] inputs, constant over time.
+            x: [N, ...] inputs, constant over time, or [T, N, ...], as :meth:`NetxNetwork.run` takes them.
             timesteps: T; None for the T that the network was compiled for.
         """
         spikes = self.encode(x, timesteps)
         with torch.no_grad():
             total = self.potential(spikes)[..., -1].double().cpu().numpy()
-        mean = total.reshape(len(x), *self.model.output_shape) / spikes.shape[-1]
+        mean = total.reshape(len(spikes), *self.model.output_shape) / spikes.shape[-1]
         return torch.from_numpy(mean * self.model.output_scale).to(x.device)
 
     def export_hdf5(self, path: str | Path) -> None:

@@ -171,11 +171,25 @@ def _layer(
         weight_rec=None if neurons is None else _recurrent(neurons, shape[0], relays),
         bias=_padded(to_potential, relays, 0) if to_potential.any() else None,
         threshold=threshold,
-        current_decay=_padded(current_decay, relays, _KEEP if neurons is not None and neurons.soft else UNITY),
+        current_decay=_padded(current_decay, relays, _relay_decay(neurons, pulses[1])),
         voltage_decay=_padded(voltage_decay, relays, voltage_decay[0]),
         relays=relays,
         **conv,
     )
+
+
+def _relay_decay(neurons: LayerNeurons | None, pulses: int) -> int:
+    """Return what relays lose of their current: all, or as their layer does, for blocks of lava-dl have one decay.
+
+    A relay of channels that are always on fires at every step also if its current stays, unless that grows too large.
+    One of pulses, of which there are so many, would fire again; with soft reset it inhibits itself.
+    """
+    if neurons is None or neurons.soft:
+        return _KEEP
+    lost = neurons.current_decay
+    if pulses or not isinstance(lost, int) or _relay_charge(neurons) * UNITY >= NEVER * lost:
+        return UNITY
+    return lost
 
 
 def _padded(values: Array, count: int, value: float) -> Array:

@@ -16,7 +16,7 @@ from torch import Tensor
 from spikec.extend.frontend import Frontend
 from spikec.frontends.nir import meaning
 from spikec.frontends.nir.converters import Reading, converter, floats
-from spikec.frontends.nir.recurrence import delayed, inlined
+from spikec.frontends.nir.recurrence import delayed, inlined, pairs
 from spikec.ir.errors import (
     CompileError,
     Hint,
@@ -25,7 +25,6 @@ from spikec.ir.errors import (
     Problem,
     UnsupportedOpError,
     advising,
-    shown,
     warn,
 )
 from spikec.ir.graph import Graph
@@ -134,8 +133,8 @@ def _graph_of(path: Path, place: str, tree: Any, problems: list[Problem]) -> Any
             except Exception as error:  # whatever nir makes of wrong or missing fields
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 problems.append(Problem(f"{path} {_REFUSAL}: {reason}", name, hint=_REWRITE))
-    pairs = [(start, end) for start, end in edges.tolist()]
-    return nir.NIRGraph(nodes, pairs, metadata=fields.get("metadata", {}), type_check=False)
+    named = [(start, end) for start, end in edges.tolist()]
+    return nir.NIRGraph(nodes, named, metadata=fields.get("metadata", {}), type_check=False)
 
 
 def _called(name: str, node: Any) -> str:
@@ -154,10 +153,7 @@ class _Loader:
         self.names: dict[str, str] = {}
         self.delays: dict[str, str] = {}
         self.producers: dict[str, dict[str, None]] = {node: {} for node in source.nodes}
-        for edge in source.edges:
-            if not isinstance(edge, (tuple, list)) or len(edge) != 2:
-                raise InvalidModelError(f"the edge {shown(edge)} is no pair of names")
-            start, end = edge
+        for start, end in pairs(source):
             if start not in source.nodes or end not in source.nodes:
                 raise self._without_end(start, end)
             if start in self.producers[end]:

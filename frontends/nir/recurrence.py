@@ -7,20 +7,37 @@ from typing import Any
 import nir
 import numpy as np
 
-from spikec.ir.errors import Problem, UnsupportedOpError
+from spikec.ir.errors import InvalidModelError, Problem, UnsupportedOpError, shown
+
+#: in how many others a graph may lie
+_DEEPEST = 16
 
 #: what a weight on the way back may be
 _WEIGHTS = (nir.Affine, nir.Linear, nir.Conv1d, nir.Conv2d)
 _HINT = "feed spikes back to neurons directly, or through one Affine, Linear or convolution of their own"
 
 
-def inlined(graph: Any) -> Any:
+def pairs(graph: Any) -> list[tuple[str, str]]:
+    """Return the edges of a graph.
+
+    Raises:
+        InvalidModelError: one is no pair.
+    """
+    for edge in graph.edges:
+        if not isinstance(edge, (tuple, list)) or len(edge) != 2:
+            raise InvalidModelError(f"the edge {shown(edge)} is no pair of names")
+    return [(start, end) for start, end in graph.edges]
+
+
+def inlined(graph: Any, depth: int = 0) -> Any:
     """Return a NIR graph without graphs in it: ``outer.inner`` for node ``inner`` of the graph that is node ``outer``.
 
-    What a graph's metadata say of all its neurons is passed on to them.
+    What a graph's metadata say of all its neurons is passed on to them. A graph is in ``depth`` others.
     """
     if not any(isinstance(node, nir.NIRGraph) for node in graph.nodes.values()):
         return graph
+    if depth > _DEEPEST:
+        raise InvalidModelError(f"graphs lie in more than {_DEEPEST} others", hint="write the graph without such depth")
     nodes: dict[str, Any] = {}
     edges = list[tuple[str, str]]()
     entries: dict[str, list[str]] = {}
@@ -29,18 +46,18 @@ def inlined(graph: Any) -> Any:
         if not isinstance(node, nir.NIRGraph):
             nodes[name], entries[name], exits[name] = node, [name], [name]
             continue
-        inner = inlined(node)
+        inner = inlined(node, depth + 1)
         ports = {port for port, each in inner.nodes.items() if isinstance(each, (nir.Input, nir.Output))}
-        if len(ports) != 2 or any(set(edge) == ports for edge in inner.edges):
+        if len(ports) != 2 or any(set(edge) == ports for edge in pairs(inner)):
             hint = "give it one Input and one Output, with nodes between them"
             raise UnsupportedOpError(Problem("a graph in a graph has other ends", name, "nir.NIRGraph", hint))
         for key, each in inner.nodes.items():
             if key not in ports:
                 nodes[f"{name}.{key}"] = _with_metadata(each, node.metadata)
-        edges += [(f"{name}.{a}", f"{name}.{b}") for a, b in inner.edges if not ports.intersection((a, b))]
-        entries[name] = [f"{name}.{b}" for a, b in inner.edges if a in ports]
-        exits[name] = [f"{name}.{a}" for a, b in inner.edges if b in ports]
-    for start, end in graph.edges:
+        edges += [(f"{name}.{a}", f"{name}.{b}") for a, b in pairs(inner) if not ports.intersection((a, b))]
+        entries[name] = [f"{name}.{b}" for a, b in pairs(inner) if a in ports]
+        exits[name] = [f"{name}.{a}" for a, b in pairs(inner) if b in ports]
+    for start, end in pairs(graph):
         edges += [(a, b) for a in exits.get(start, [start]) for b in entries.get(end, [end])]
     return nir.NIRGraph(nodes, edges, metadata=graph.metadata, type_check=False)
 
@@ -76,7 +93,8 @@ def delayed(nodes: Mapping[str, Any], producers: Mapping[str, Iterable[str]]) ->
         node = nodes[start]
         if isinstance(node, _WEIGHTS) and users[start] == [end]:
             end, (start, *others) = start, producers[start]
-            shape = (node.weight.shape[1],) if node.weight.ndim == 2 else np.shape(nodes[start].v_threshold)
+            matrix = np.shape(node.weight)
+            shape = matrix[1:] if len(matrix) == 2 else np.shape(getattr(nodes[start], "v_threshold", ()))
         else:
             others, shape = [], np.shape(getattr(node, "v_threshold", ()))
         if others or not shape or not hasattr(nodes[start], "v_threshold"):

@@ -44,6 +44,7 @@ from lava.lib.dl import slayer  # noqa: E402
 from torch import nn  # noqa: E402
 
 import spikec  # noqa: E402
+from leaky_nets import dense_net  # noqa: E402
 from spikec.backends import lava  # noqa: E402
 from spikec.backends.netx import NetxNetwork  # noqa: E402
 from spikec.backends.netx.sim import run_layers  # noqa: E402
@@ -181,6 +182,18 @@ def compare_target(folder):
             say(f"  its file {differ or ''}", len(differ), len(theirs))
 
 
+def compare_leaky():
+    """The target ``lava`` with the target ``netx``, of spiking models on events."""
+    for kind, recurrent in (("lif", False), ("lif soft", False), ("cuba", True), ("if hard and cuba", False)):
+        graph, x = dense_net(kind, recurrent), spikes(8, rate=0.4).double()
+        options = {"calibration": x.mean(0), "timesteps": T, "input": "spikes", "verify": "off"}
+        blocks, net = spikec.compile(graph, "lava", **options), spikec.compile(graph, "netx", **options)
+        trace = net.simulate(x)
+        say(
+            f"{kind}{' recurrent' * recurrent}", int((blocks.run(x) != net.run(x)).sum()), int(trace.spikes["n1"].sum())
+        )
+
+
 def train_and_write(folder):
     """Trains a small CSNN of blocks, and writes it for netx with the spikes that it makes."""
     torch.manual_seed(1)
@@ -267,6 +280,7 @@ def main(folder):
     compare_blocks()
     compare_neurons_and_synapses()
     compare_target(folder)
+    compare_leaky()
     train_and_write(folder)
     read_own_files(folder)
     assert slayer.neuron.cuba.Neuron.__module__.startswith("lava.")

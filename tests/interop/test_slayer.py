@@ -18,8 +18,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def ran(*command):
+    """A command that may import what lies in ``tests``."""
+    places = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(HERE.parent))))
+    environment = {**os.environ, "PYTHONPATH": places}
+    command = list(map(str, command))
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+
+
 def drive(*command):
-    found = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
+    found = ran(*command)
     assert found.returncode == 0, found.stdout + found.stderr[-3000:]
     return found.stdout
 
@@ -46,6 +54,6 @@ def test_a_block_that_is_not_slayers_is_seen(tmp_path):
     )
     assert broken != script
     (tmp_path / "broken.py").write_text(broken)
-    found = subprocess.run([PYTHON, tmp_path / "broken.py", tmp_path], capture_output=True, text=True, check=False)
+    found = ran(PYTHON, tmp_path / "broken.py", tmp_path)
     assert found.returncode == 1
     assert "WRONG: dense if" in found.stdout

@@ -9,7 +9,7 @@ import spikec
 from leaky_nets import KINDS, ON_MAPS, RECURRENT, STEPS, arr, dense_net, map_net, residual_net
 from spikec import SpikecWarning, UnsupportedOpError
 from spikec.backends.netx import NetxNetwork
-from spikec.ir.ops import IF, LIF, CubaLIF, Input, Linear, LoihiNeuron, Neuron, Output
+from spikec.ir.ops import IF, LIF, CubaLIF, Delay, Input, Linear, LoihiNeuron, Neuron, Output
 
 NETS = [
     *(("dense", kind) for kind in KINDS),
@@ -338,3 +338,20 @@ def test_spikes_that_skip_a_layer_of_leaky_neurons_are_relayed_in_it(kind):
     (layer,) = (name for name in trace.spikes if name.endswith("_layer"))
     relayed = trace.spikes[layer].reshape(STEPS, 6, 8, 6, 5)[:, :, 4:]
     assert np.array_equal(relayed, trace.spikes["n0"].reshape(relayed.shape)), "the relays repeat what they are fed"
+
+
+def test_a_recurrent_layer_may_be_fed_by_several():
+    graph = dense_net("lif", recurrent=True)
+    rng = np.random.default_rng(5)
+    more = graph.add(Linear(rng.normal(0.2, 0.5, (12, 8)), rng.normal(0, 0.1, 12)), "x", name="more")
+    (total,) = graph.operands("n0")
+    graph.set_operands(total, *graph.operands(total), more)
+    x = events(graph)
+    found = compiled(graph, x.mean(0), input="spikes")
+    assert [layer.kind for layer in found.artifact.layers] == ["dense_rec", "dense_rec", "dense"]
+    theirs, _ = spikes_of(graph, x, ("n0",), None)
+    lowered = next(stage.graph for stage in found.stages if stage.name == "loihi-neurons")
+    assert not lowered.match(Delay)
+    assert np.array_equal(spikes_of(lowered, x, ("n0",), None)[0]["n0"], theirs["n0"])
+    trace = found.artifact.simulate(x)
+    assert np.array_equal(spikes_of(found.graph, x, ("n0",), None)[0]["n0"], trace.spikes["n0"])

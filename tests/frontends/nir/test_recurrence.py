@@ -159,3 +159,29 @@ def test_what_is_wrong_inside_is_said_of_files_too(tmp_path):
     nir.write(tmp_path / "x.nir", graph)
     with pytest.raises(spikec.InvalidModelError, match="tau"):
         spikec.load(tmp_path / "x.nir")
+
+
+def test_odd_graphs_in_graphs_are_refused(tmp_path):
+    graph = recurrent(lif(), "nested")
+    graph.nodes["rec"].edges.append("lif")
+    with pytest.raises(spikec.InvalidModelError, match="is no pair of names"):
+        spikec.load(graph)
+    graph = recurrent(lif(), "nested")
+    graph.nodes["rec"].nodes["rec"] = graph
+    with pytest.raises(spikec.InvalidModelError, match="more than 16 others"):
+        spikec.load(graph)
+    graph = recurrent(lif(), "flat", nir.Conv1d(N, np.ones((N, N, 1)), 1, 0, 1, 1, np.zeros(N)))
+    graph.edges = [("fc", "w_rec") if edge == ("lif", "w_rec") else edge for edge in graph.edges]
+    graph.edges.append(("w_rec", "fc"))
+    with pytest.raises(UnsupportedOpError, match="not of neurons alone"):
+        spikec.load(graph)
+
+
+def test_deep_files_are_refused(tmp_path):
+    ports = {"input": nir.Input(np.array([3])), "output": nir.Output(np.array([3]))}
+    inner = nir.NIRGraph(ports, [("input", "output")])
+    for _ in range(18):
+        inner = nir.NIRGraph({**ports, "g": inner}, [("input", "g"), ("g", "output")], type_check=False)
+    nir.write(tmp_path / "x.nir", inner)
+    with pytest.raises(spikec.InvalidModelError, match="deep in each other"):
+        spikec.load(tmp_path / "x.nir")
