@@ -181,8 +181,8 @@ def _layer(
 def _relay_decay(neurons: LayerNeurons | None, pulses: int) -> int:
     """Return what relays lose of their current: all, or as their layer does, for blocks of lava-dl have one decay.
 
-    A relay of channels that are always on fires at every step also if its current stays, unless that grows too large.
-    One of pulses, of which there are so many, would fire again; with soft reset it inhibits itself.
+    A relay of a channel that is always on fires at every step, also if its current stays, unless that grows too large.
+    One of a pulse would fire again. With soft reset a relay inhibits itself, as its neighbours do.
     """
     if neurons is None or neurons.soft:
         return _KEEP
