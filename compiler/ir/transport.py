@@ -1,6 +1,7 @@
 """Affine maps on their way through the graph, until ops take them in."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import attrs
@@ -12,6 +13,10 @@ from spikec.ir.op import Op, StatefulOp
 from spikec.ir.types import Array, Type
 
 T = TypeVar("T")
+#: moves a map by one node; what it gives is to be done next, in order
+_Step = Callable[[], "list[_Step]"]
+#: how many maps may reach a node, on the average, before they are said to go round
+_VISITS = 100
 
 
 @attrs.frozen(eq=False)
@@ -44,40 +49,59 @@ class Transport:
 
     def up(self, name: str, wanted: Affine) -> None:
         """Make a node, which may have one user only, give ``wanted`` of what it gives now."""
+        self._walk(partial(self._up, name, wanted))
+
+    def down(self, name: str, lost: Affine) -> None:
+        """Make all users of a node do to it what they did to ``lost`` of it."""
+        self._walk(partial(self._down, name, lost))
+
+    def into(self, user: str, slot: int, lost: Affine) -> None:
+        """Make one user do to one of its operands what it did to ``lost`` of it."""
+        self._walk(partial(self._into, user, slot, lost))
+
+    def _walk(self, first: _Step) -> None:
+        """Do a step and all that follow from it, without recursion, as a graph may be deep."""
+        todo = [first]
+        for _ in range(_VISITS * len(self.graph)):
+            if not todo:
+                return
+            todo += reversed(todo.pop()())
+        if todo:
+            raise BlockedError("lets the map go round in a circle")
+
+    def _up(self, name: str, wanted: Affine) -> list[_Step]:
         op, operands = self.edits.get(name, self.graph[name]), self.graph.operands(name)
         if (users := len(self.graph.users(name))) > 1:
             raise BlockedError(f"%{name} has {users} users")
         taken = self._named(name, lambda: self.into_result(name, op, wanted))
         if taken is not None:
             self.edits[name] = taken
-            return
-        for operand, each in zip(operands, self._named(name, lambda: self._back(name, op, wanted)), strict=True):
-            self.up(operand, each)
+            return []
+        maps = self._named(name, lambda: self._back(name, op, wanted))
+        return [partial(self._up, operand, each) for operand, each in zip(operands, maps, strict=True)]
 
-    def down(self, name: str, lost: Affine) -> None:
-        """Make all users of a node do to it what they did to ``lost`` of it."""
-        for user, slot in self.graph.users(name):
-            self.into(user, slot, lost)
+    def _down(self, name: str, lost: Affine) -> list[_Step]:
+        return [partial(self._into, user, slot, lost) for user, slot in self.graph.users(name)]
 
-    def into(self, user: str, slot: int, lost: Affine) -> None:
-        """Make one user do to one of its operands what it did to ``lost`` of it."""
+    def _into(self, user: str, slot: int, lost: Affine) -> list[_Step]:
         op, operands = self.edits.get(user, self.graph[user]), self.graph.operands(user)
         taken = self._named(user, lambda: self.into_operand(user, op, lost))
         if taken is not None:
             self.edits[user] = taken
-            return
+            return []
         others = [Affine.scaling(np.ones((1,) * len(t.shape))) for t in self._types(user)]
         maps = [*others[:slot], lost, *others[slot + 1 :]]
+        steps: list[_Step] = []
         try:
             result = self._named(user, lambda: self._on(user, op, maps))
         except BlockedError:
             if len(operands) == 1 or lost.shifts or not (lost.gain > 0).all():
                 raise
             # The operands of a sum are in one unit, so the others give the gain up too.
-            for operand in (*operands[:slot], *operands[slot + 1 :]):
-                self.up(operand, Affine.scaling(1 / lost.gain))
+            rest = (*operands[:slot], *operands[slot + 1 :])
+            steps += (partial(self._up, operand, Affine.scaling(1 / lost.gain)) for operand in rest)
             result = self._named(user, lambda: self._on(user, op, [lost] * len(operands)))
-        self.down(user, result)
+        return [*steps, partial(self._down, user, result)]
 
     def write(self) -> None:
         """Put the edits into the graph."""

@@ -81,7 +81,7 @@ class Wiring:
     def users(self, name: str) -> list[tuple[str, int]]:
         """Return (user, operand position) for every use, outputs included."""
         self.operands(name)  # raises where there is no such node
-        return [(user, slot) for _, user, slot in self._g.out_edges(name, keys=True)]
+        return [(user, slot) for user, slots in self._g.succ[name].items() for slot in slots]
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -118,6 +118,10 @@ class Memory:
         written = [tensor for each in changed for tensor in tensors(self._tensors[each])]
         touched = self._related(set().union(*(self._memories[each] for each in changed)))
 
+        def is_affected(each: fx.Node) -> bool:
+            value = self._tensors[each]
+            return value is result or any(map(is_touched, tensors(value)))
+
         def is_touched(tensor: Tensor) -> bool:
             return bool(touched & _storages(tensor)) and not all(_disjoint(tensor, each) for each in written)
 
@@ -125,8 +129,7 @@ class Memory:
         for memory in touched:
             near.update(self._holders[memory])
         near.pop(node, None)
-        in_order = sorted(near, key=near.__getitem__)
-        affected = [each for each in in_order if any(map(is_touched, tensors(self._tensors[each])))]
+        affected = [each for each in sorted(near, key=near.__getitem__) if is_affected(each)]
         same = tuple(each for each in affected if _coincide(self._tensors[each], result))
         return Changes(same, tuple(each for each in affected if each not in same))
 
@@ -208,7 +211,7 @@ def _disjoint(a: Tensor, b: Tensor) -> bool:
 
 def _coincide(a: Any, b: Any) -> bool:
     """True for two tensors of one shape whose elements lie at the same places of one memory."""
-    return (
+    return a is b or (
         isinstance(a, Tensor)
         and isinstance(b, Tensor)
         and a.shape == b.shape
