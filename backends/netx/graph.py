@@ -189,7 +189,7 @@ class _Layer:
         if not self.rec.any() or self.subtracts:
             return graph.add(op, current, name=self.layer.name)
         delay = graph.add(Delay(Type(self.shape, "float64", rate)), name=f"{self.layer.name}_before")
-        rec = Linear(self.rec, in_scale=rate.scale.reshape(-1), origin=self._origin)
+        rec = pointwise(self.rec, None, self.rank, in_scale=rate.scale.reshape(-1), origin=self._origin)
         back = graph.add(rec, delay, name=f"{self.layer.name}_rec")
         spikes = graph.add(op, graph.add(Add(), current, back), name=self.layer.name)
         graph.set_operands(delay, spikes)

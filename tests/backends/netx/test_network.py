@@ -121,6 +121,20 @@ def test_recurrent_weights_read_the_step_before():
     assert np.array_equal(net.run(x), trace.total / T)
 
 
+def test_channels_of_a_map_that_inhibit_themselves_each_in_its_way():
+    rng = np.random.default_rng(4)
+    weight = 2 * rng.integers(-20, 60, (3, 2, 3, 3))
+    rec = -np.diag([200, 120, 40])
+    hidden = IntegerLayer("conv", "h", (3, 5, 4), weight, 151, 0, 4096, rec, padding=(1, 1))
+    net = by_hand(hidden, layer("y", 4, 60), shape=(2, 5, 4))
+    x = spikes(2, 5, 4)
+    seen, steps = over_time(net, x)
+    trace = net.simulate(x)
+    assert 0 < trace.spikes["h"].mean() < 1
+    assert np.array_equal(seen["h"], trace.spikes["h"])
+    assert np.array_equal(steps, trace.steps)
+
+
 def test_inhibition_by_the_threshold_is_soft_reset_and_a_bias_of_the_voltage_is_where_it_starts():
     hidden = layer("h", 9, 6, threshold=151, current_decay=0, voltage_decay=4096, weight_rec=-220 * np.eye(9),
                    bias=2 * np.arange(-4, 5))  # fmt: skip
