@@ -45,9 +45,12 @@ class _SurrogateSpike(torch.autograd.Function):
 
 
 def _reaches(v: Tensor, threshold: Tensor, strict: bool, out: Tensor | None = None) -> Tensor:
-    """Return 1 where v reaches (strict: exceeds) the threshold, else 0; it is written once, and not as bool first."""
+    """Return 1 where v reaches (strict: exceeds) the threshold, else 0; it is written once, and not as bool first.
+
+    Into ``out``, where it is given, also while another thread records: whoever gives it reads it.
+    """
     compare = torch.gt if strict else torch.ge
-    if is_recorded():
+    if out is None and is_recorded():
         return compare(v, threshold).to(v.dtype)
     return compare(v, threshold, out=torch.empty_like(v) if out is None else out)
 

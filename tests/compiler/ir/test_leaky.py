@@ -109,3 +109,13 @@ def test_what_cannot_be_is_refused():
         LIF(np.ones(1), np.zeros(()), tau=np.asarray(2.0), reset_at="again")
     with pytest.raises(TypeMismatchError, match="tau of shape"):
         graph(LIF(np.ones(1), tau=np.full(5, 2.0))).type("n")
+
+
+def test_spikes_are_written_where_they_are_read_also_if_another_thread_begins_to_record(monkeypatch):
+    recorded = iter([False, True, True])
+    monkeypatch.setattr("spikec.ir.ops.neuron.is_recorded", lambda: next(recorded))
+    z = torch.tensor([[0.4, 1.2, 2.5]], dtype=torch.float64)
+    with torch.no_grad():
+        state, spikes = IF(np.ones(1)).step(torch.zeros_like(z), z)
+    assert spikes.tolist() == [[0, 1, 1]]
+    assert state.tolist() == [[0.4, pytest.approx(0.2), 1.5]]

@@ -102,8 +102,10 @@ def test_fifty_compiles_in_two_threads_give_what_each_gives_alone(switching):
             assert all(map(torch.equal, found, alone[i])), f"model {i}"
 
     def both():
-        in_threads(lambda: work([0, 1, 2, 4, 3] * 5), lambda: work([0, 2, 4, 1, 3] * 5))
-        ready.set()
+        try:
+            in_threads(lambda: work([0, 1, 2, 4, 3] * 5), lambda: work([0, 2, 4, 1, 3] * 5))
+        finally:
+            ready.set()
 
     def use():
         while not ready.is_set():
