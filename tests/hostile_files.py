@@ -259,7 +259,7 @@ for name, good, change, says in (
     ("a negative decay", "mlp", put("layer/1/neuron/vDecay", -1), "its vDecay is -1"),
     ("a negative encoder_threshold", "mlp", put("spikec/encoder_threshold", -1.0), "encoder_threshold is -1"),
     ("an output_scale of 0", "mlp", put("spikec/output_scale", 0.0), "output_scale is 0"),
-    ("too few names", "mlp", put("spikec/names", np.array(["a"], dtype=object)), "more layers than names"),
+    ("too few names", "mlp", put("spikec/names", np.array(["a"], dtype=object)), "must name each in a way of its own"),
     ("another encoder", "mlp", put("spikec/encoder_shape", [10**9]), "its encoder makes"),
     ("a layer without weights", "mlp", changed(lambda file: file.__delitem__("layer/1/weight")), "no weight"),
     ("stride 0", "cnn", put("layer/1/stride", [0, 1]), "its stride is 0..1"),

@@ -194,7 +194,7 @@ class Diagnosis:
         """Draw accuracy over time, the layers' errors by kind, and rates over activations.
 
         Args:
-            path: a .png, .svg or .pdf to write to.
+            path: to write to: a .svg or .pdf, or else a PNG.
 
         Returns:
             The matplotlib figure, which a notebook shows.
@@ -350,10 +350,11 @@ def _scatter(axes: Any, layer: LayerFindings, timesteps: int) -> None:
 
 
 def saved(figure: Any, path: str | os.PathLike[str] | None) -> Any:
-    """Write a matplotlib figure where there is a path, in the format of its suffix, and return it."""
+    """Write a matplotlib figure where there is a path, as .svg or .pdf if it ends so and else as PNG; return it."""
     if path is not None:
+        suffix = Path(path).suffix
         with replacing(path) as part:
-            figure.savefig(Path(part), dpi=130, format=Path(path).suffix.lstrip(".") or "png")
+            figure.savefig(Path(part), dpi=130, format=suffix[1:] if suffix in (".svg", ".pdf") else "png")
     return figure
 
 

@@ -83,7 +83,7 @@ class Recording:
             layer: its name in ``layers``.
             sample: of the batch.
             ax: matplotlib axes to draw into; without them a figure of its own is made.
-            path: a .png, .svg or .pdf to write the figure to.
+            path: to write the figure to: a .svg or .pdf, or else a PNG.
 
         Returns:
             The matplotlib figure.

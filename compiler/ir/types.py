@@ -174,7 +174,7 @@ def channel_scale(operand: Type, axis: int, what: str) -> Array:
         TypeMismatchError: the scale varies along another axis.
     """
     scale = operand.scale
-    axis = axis % len(operand.shape)
+    axis = axis % max(len(operand.shape), 1)  # one number counts as one channel
     if any(size != 1 for i, size in enumerate(scale.shape) if i != axis):
         raise TypeMismatchError(
             f"{what} shares its weights over all axes but {axis}, and its operand's scale has shape {scale.shape}",

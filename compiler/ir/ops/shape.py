@@ -25,7 +25,9 @@ class Flatten(Movement):
     end: int = -1
 
     def eval(self, *xs: Tensor) -> Tensor:
-        """Run torch's flatten, past the batch."""
+        """Run torch's flatten, past the batch; a sample of one number becomes a vector of one, as there."""
+        if xs[0].ndim == 1:
+            return xs[0].reshape(-1, 1)
         end = self.end + 1 if self.end >= 0 else self.end
         return xs[0].flatten(self.start + 1, end)
 

@@ -141,3 +141,25 @@ def test_a_view_that_repeats_is_still_a_view():
 
     with pytest.raises(UnsupportedOpError, match="in another shape or order"):
         spikec.load(Net(repeated), torch.randn(2, *SHAPE))
+
+
+class OneFeature(nn.Module):
+    """Writes to one number of each sample, a part that has no axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(32, 4)
+
+    def forward(self, x):
+        y = self.fc(x.flatten(1))
+        y[:, 0] += 1
+        return y
+
+
+@pytest.mark.parametrize("target", ["spikingjelly", "netx"])
+def test_a_number_of_a_vector_is_written_and_compiled(target):
+    torch.manual_seed(0)
+    model, x = OneFeature().eval(), torch.rand(8, 2, 4, 4)
+    compilation = spikec.Compiler(target, calibration=x, timesteps=64).run(model)
+    found = spikec.simulate(compilation.graph, x, 64).answer
+    assert float((found - model(x).detach()).abs().max()) < 0.2
