@@ -49,7 +49,7 @@ class LayerSummary:
     def of(cls, layer: IntegerLayer) -> Self:
         """Count a layer."""
         weights = [layer.weight] if layer.weight_rec is None else [layer.weight, layer.weight_rec]
-        neurons, kept = math.prod(layer.shape), sum(np.count_nonzero(each) for each in weights)
+        neurons, kept = math.prod(layer.shape), int(sum(np.count_nonzero(each) for each in weights))
         bits = max(map(_bits, weights))
         stored = math.ceil(kept * bits / 8)
         is_shared = layer.kind == "conv"
