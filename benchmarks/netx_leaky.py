@@ -1,8 +1,14 @@
-"""What eight bits cost a leaky spiking net on events, layer by layer: netx's integers beside the model's floats."""
+"""What eight bits cost a leaky spiking net on events, layer by layer: netx's integers beside the model's floats.
+
+Run by a Python with snnTorch, it trains nets of snnTorch first, and says what eight bits cost of their accuracy.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
 import nir
@@ -17,20 +23,25 @@ from spikec.backends.netx.sim import run_layer
 from spikec.backends.spikingjelly import CubaLIFNode, IFNode, LIFNode
 
 STEPS, SAMPLES, SIZE = 60, 8, 32
+#: of the nets that are trained
+CLASSES, TRAINED_STEPS, BATCHES = 8, 24, 60
 
 
-def events(seed: int = 0) -> Tensor:
-    """Edges that move over a sensor: [T, B, 2, H, W] of 0 and 1, on and off as channels, with noise."""
-    rng = np.random.default_rng(seed)
-    frames = np.zeros((STEPS + 1, SAMPLES, SIZE, SIZE))
+def events(angles: Any, steps: int = STEPS, seed: int = 0) -> Tensor:
+    """Edges that move over a sensor: [T, B, 2, H, W] of 0 and 1, on and off as channels, with noise.
+
+    Args:
+        angles: [B], in which direction each sample's edges move, in radians.
+        steps: T.
+        seed: of speeds (0.3 to 0.8 pixels a step) and noise (1 % of the pixels at every step).
+    """
+    rng, count = np.random.default_rng(seed), len(angles)
     rows, columns = np.mgrid[:SIZE, :SIZE]
-    for sample in range(SAMPLES):
-        speed, angle = rng.uniform(0.3, 0.8), rng.uniform(0, 2 * np.pi)
-        for t in range(STEPS + 1):
-            place = np.cos(angle) * columns + np.sin(angle) * rows - speed * t
-            frames[t, sample] = (place % 11) < 4
-    change = np.diff(frames, axis=0)
-    noise = rng.random((STEPS, SAMPLES, 2, SIZE, SIZE)) < 0.01
+    turned = np.asarray(angles)[:, None, None]
+    place = np.cos(turned) * columns + np.sin(turned) * rows
+    moved = np.arange(steps + 1).reshape(-1, 1, 1, 1) * rng.uniform(0.3, 0.8, (count, 1, 1))
+    change = np.diff(((place - moved) % 11 < 4).astype(int), axis=0)
+    noise = rng.random((steps, count, 2, SIZE, SIZE)) < 0.01
     return torch.tensor(np.stack([change > 0, change < 0], axis=2) | noise, dtype=torch.float32)
 
 
@@ -61,6 +72,57 @@ def net(kind: str) -> nn.Module:
     return made
 
 
+def directions(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Events of edges that move in one of CLASSES directions, within 10 degrees, and which that is [B]."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(CLASSES, size=count)
+    angles = 2 * np.pi * labels / CLASSES + np.deg2rad(rng.uniform(-10, 10, count))
+    return events(angles, TRAINED_STEPS, seed), torch.tensor(labels)
+
+
+def trained(kind: str) -> nn.Module:
+    """A net of snnTorch that tells directions apart by its output's sum, trained for some seconds."""
+    import snntorch
+
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"reset_mechanism": "zero", "reset_delay": False, "init_hidden": True}
+    layers: list[nn.Module] = []
+    for weights in (
+        nn.Conv2d(2, 6, 3, stride=2, padding=1),
+        nn.Conv2d(6, 12, 3, stride=2, padding=1),
+        nn.Conv2d(12, 16, 3, stride=2, padding=1),
+        nn.Linear(256, 64),
+    ):
+        more = {"alpha": 0.5, "beta": 0.7, "threshold": 0.5} if kind == "Synaptic" else {"beta": 0.8, "threshold": 0.2}
+        flat = [nn.Flatten()] if isinstance(weights, nn.Linear) else []
+        layers += [*flat, weights, getattr(snntorch, kind)(**more, **options)]
+    made = nn.Sequential(*layers, nn.Linear(64, CLASSES))
+    optimizer = torch.optim.Adam(made.parameters(), 3e-3)
+    for step in range(BATCHES):
+        x, labels = directions(32, 100 + step)
+        for module in made:
+            if hasattr(module, "reset_mem"):
+                module.reset_mem()
+        loss = nn.functional.cross_entropy(sum(made(each) for each in x) / 4, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return made.eval()
+
+
+def trained_rows() -> list[list[str]]:
+    """Compare trained nets: of both kinds of neurons as they are, and one as a NIR file."""
+    (x, labels), (seen, _) = directions(256, 1), directions(64, 2)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("Leaky", "Synaptic"):
+            made = trained(kind)
+            found += rows(f"snnTorch, {kind}", made, x, seen, labels)
+            spikec.save(spikec.compile(made, "nir", example_input=x[0]), Path(folder) / f"{kind}.nir")
+            found += rows(f"the same from {kind}.nir", Path(folder) / f"{kind}.nir", x, seen, labels)
+    return found
+
+
 def recurrent(kind: str) -> Any:
     """A NIR graph as snnTorch writes one: a layer whose spikes come back to it."""
     rng, n = np.random.default_rng(0), 64
@@ -81,9 +143,17 @@ def recurrent(kind: str) -> Any:
     return nir.NIRGraph(nodes, [*edges, ("read", "output")], metadata={"dt": 1.0, "reset": "value"}, type_check=False)
 
 
-def rows(name: str, model: Any, x: Tensor) -> list[list[str]]:
-    """Compare every layer: all in integers, and each in integers on its own, fed the spikes of the floats."""
-    options: dict[str, Any] = {"calibration": x.mean(0), "timesteps": STEPS, "input": "spikes", "verify": "off"}
+def rows(name: str, model: Any, x: Tensor, seen: Tensor, labels: Tensor | None = None) -> list[list[str]]:
+    """Compare every layer: all in integers, and each in integers on its own, fed the spikes of the floats.
+
+    Args:
+        name: of the net, in the table.
+        model: what spikec reads.
+        x: [T, B, ...] events.
+        seen: [T, N, ...], the events that it is calibrated with.
+        labels: [B], by which the accuracy is told, of floats and of integers.
+    """
+    options: dict[str, Any] = {"calibration": seen.mean(0), "timesteps": len(x), "input": "spikes", "verify": "off"}
     network: Any = spikec.compile(model, "netx", **options)
     trace, theirs = network.simulate(x), {}
 
@@ -109,9 +179,13 @@ def rows(name: str, model: Any, x: Tensor) -> list[list[str]]:
             + [f"{100 * (ours.sum() / counts.sum() - 1):+.1f}", f"{same:.4f}"]
         )
         name, before = "", np.concatenate([floats, alone[:, :, floats.shape[2] :]], axis=2)
-    said = trace.output.argmax(1) == wanted.argmax(1)
+    ours, said = trace.output.argmax(1), wanted.argmax(1)
     error = np.abs(trace.output - wanted).mean() / wanted.std()
-    return [*found, ["", "output", "", "", "", "", "", "", f"error {error:.3f}", f"{int(said.sum())} of {len(said)}"]]
+    output = ["", "output", "", "", "", "", "", "", f"error {error:.3f}", f"{(ours == said).sum()} of {len(said)}"]
+    if labels is None:
+        return [*found, output]
+    right = [f"{100 * (each == labels.numpy()).mean():.1f} %" for each in (said, ours)]
+    return [*found, output, ["", "accuracy", "", "", "", "", "", "", *right]]
 
 
 def main() -> None:
@@ -119,12 +193,15 @@ def main() -> None:
     warnings.simplefilter("ignore", spikec.SpikecWarning)
     headings = ("net", "layer", "as", "rate", "vThMant", "weight", "alone, %", "in the net, %", "spikes, %", "counts")
     table = Table(*headings, title=f"spikes that differ, of the float net's; T={STEPS}, {SAMPLES} samples")
-    x = events()
+    x = events(np.random.default_rng(0).uniform(0, 2 * np.pi, SAMPLES))
     for kind in ("IF", "LIF", "LIF, soft", "CubaLIF"):
-        for row in rows(kind, net(kind), x):
+        for row in rows(kind, net(kind), x, x):
             table.add_row(*row)
     for kind in ("LIF", "CubaLIF"):
-        for row in rows(f"NIR, recurrent {kind}", recurrent(kind), x):
+        for row in rows(f"NIR, recurrent {kind}", recurrent(kind), x, x):
+            table.add_row(*row)
+    if importlib.util.find_spec("snntorch"):
+        for row in trained_rows():
             table.add_row(*row)
     Console(width=140).print(table)
 

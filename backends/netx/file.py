@@ -29,9 +29,9 @@ _AGAIN = 'compile it again: spikec.compile(model, "netx")'
 _MOST = (1 << 31) - 1
 #: slayer's smallest weight, which netx clips where no weight is positive
 _SMALLEST = -256
-#: what netx takes unchanged, and what a voltage can be raised by
+#: what netx takes unchanged; lava keeps a bias in 16 bits
 _WEIGHT = Numbers(f"within {_SMALLEST} and {WEIGHT}; netx takes up to {WEIGHT} unchanged", _SMALLEST, WEIGHT)
-_BIAS = Numbers(f"within {-NEVER} and {NEVER}", -NEVER, NEVER)
+_BIAS = Numbers("within -32767 and 32767, as lava keeps them in 16 bits", -32767, 32767)
 
 #: the datasets of neurons, and of softReset, that say how they decay and fire, and the fields of a layer
 _SOFT = {"iDecay": "current_decay", "vDecay": "voltage_decay", "vThMant": "threshold"}
@@ -219,6 +219,8 @@ def _read_layers(groups: _Part, ours: _Part | None, max_bytes: int) -> tuple[tup
     truncated: list[str] = []
     for part, kind in zip(parts, kinds, strict=True):
         if kind == ["flatten"]:
+            if layers and len(layers[-1].shape) == 1:
+                part.refuse("it flattens a vector, which netx cannot", "leave that block out")
             before = (math.prod(before),)
             continue
         layers.append(_layer(part, before, names[len(layers)], relays[len(layers)], truncated))

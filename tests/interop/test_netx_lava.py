@@ -17,6 +17,7 @@ from spikec.backends.netx import NetxNetwork, lava_script, run_in_lava
 from spikec.backends.netx.model import Encoder
 from spikec.backends.netx.sim import IntegerLayer, run_layers
 
+MANY = Path(__file__).with_name("lava_many.py")
 PYTHON = os.environ.get("SPIKEC_LAVA_PYTHON")
 SCRIPT = Path(lava_script.__file__)
 T = 32
@@ -30,7 +31,11 @@ def differences(path, inputs, responses, folder):
     command = [PYTHON, str(SCRIPT), str(path), str(folder / "inputs.npz"), str(folder / "outputs.npz")]
     found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert found.returncode == 0, found.stdout + found.stderr[-3000:]
-    seen = np.load(folder / "outputs.npz")
+    return differing(np.load(folder / "outputs.npz"), responses)
+
+
+def differing(seen, responses):
+    """How many spikes and outputs that lava's script wrote are not these."""
     *hidden, last = responses
     assert len(seen.files) == len(hidden) + 1
     spikes = sum(int((seen[f"hidden_{i}"] != response.spikes).sum()) for i, response in enumerate(hidden))
@@ -250,3 +255,66 @@ def test_events_are_lava_s_too(form, kind, tmp_path):
         assert spikes.any()
         assert np.array_equal(found.spikes[name], spikes)
     assert np.array_equal(found.total, trace.total)
+
+
+def random_conv_net(seed):
+    """Two convolutions of random kernels, strides, paddings, dilations and groups, one or no pool, and a Linear."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    layers, channels = [], 2
+    for outputs in (4, 6):
+        options = {
+            "kernel_size": tuple(map(int, rng.integers(1, 4, 2))),
+            "stride": tuple(map(int, rng.integers(1, 3, 2))),
+            "padding": tuple(map(int, rng.integers(0, 2, 2))),
+            "dilation": tuple(map(int, rng.integers(1, 3, 2))),
+            "groups": int(rng.integers(1, 3)),
+            "bias": bool(rng.integers(2)),
+        }
+        layers += [nn.Conv2d(channels, outputs, **options), nn.ReLU()]
+        channels = outputs
+    pools = (nn.Identity(), nn.AvgPool2d(2, ceil_mode=True), nn.MaxPool2d((2, 1), ceil_mode=True))
+    net = nn.Sequential(*layers, pools[seed % 3], nn.Flatten(), nn.LazyLinear(3)).eval()
+    net(torch.zeros(1, 2, 13, 12))
+    return nets.randomize(net)
+
+
+def random_nets():
+    """Pairs of a name and (model, shape of a sample, options): ANNs with either reset, and spiking nets, over 60."""
+    for reset in ("soft", "hard"):
+        for seed in range(8):
+            yield f"conv {seed} {reset}", random_conv_net(seed), (2, 13, 12), {"reset": reset}
+        for name in branched_nets.ZOO:
+            model, x = branched_nets.build(name)
+            yield f"{name} {reset}", model, x.shape[1:], {"reset": reset, "normalization": "max"}
+    for form, kinds in {"dense": KINDS, "recurrent": RECURRENT, "map": ON_MAPS, "residual": ("cuba", "lif")}.items():
+        for kind in kinds:
+            graph = dense_net(kind, form == "recurrent", 1) if form in ("dense", "recurrent") else FORMS[form](kind, 1)
+            yield f"{form} {kind}", graph, graph.type("x").shape, {}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
+def test_random_nets_on_inputs_that_change_over_time_are_lava_s(tmp_path, capsys):
+    steps, wanted = 16, {}
+    for name, model, shape, options in random_nets():
+        rng = torch.Generator().manual_seed(len(wanted))
+        x = torch.rand(steps, 2, *shape, generator=rng, dtype=torch.float64)
+        calibration = x.flatten(0, 1).float() if isinstance(model, nn.Module) else x.flatten(0, 1)
+        net = spikec.compile(model, "netx", calibration=calibration, timesteps=steps, verify="off", **options)
+        inputs = net.encode(x)
+        path = tmp_path / f"{name}.net"
+        net.save(path)
+        np.savez(path.with_suffix(".in.npz"), inputs=inputs)
+        wanted[path] = run_layers(net.layers, inputs)
+    command = [PYTHON, str(MANY), str(SCRIPT), str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr[-3000:]
+    counted = {path.stem: differing(np.load(path.with_suffix(".out.npz")), each) for path, each in wanted.items()}
+    spikes = sum(int(response.spikes.sum()) for each in wanted.values() for response in each)
+    spiking = sum(any(response.spikes.any() for response in each) for each in wanted.values())
+    differ = sum(first for first, _ in counted.values())
+    with capsys.disabled():
+        print(f"\n{len(wanted)} random nets in lava: {differ} of {spikes:,} spikes differ")
+    assert not {name: each for name, each in counted.items() if each != (0, 0)}
+    assert spiking == len(wanted) >= 60

@@ -250,6 +250,20 @@ def put(key, value):
     return change
 
 
+def flattened_again(file):
+    file.copy("layer/3", "layer/5")
+    file.copy("layer/4", "layer/6")
+    put("layer/6/weight", np.ones((3, 3)))(file)
+
+
+def moved(*pairs):
+    def change(file):
+        for pair in pairs:
+            file.move(*pair)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -260,6 +274,13 @@ def put(key, value):
         (put("layer/0/neuron/type", "CUBA"), "input layer has neurons"),
         (put("layer/0/type", "conv"), "not an input, and is conv"),
         (put("layer/4/weight", np.full((3, 24), -256)), "netx clips"),
+        (put("layer/4/weight", np.zeros((3, 24))), "weights of zero only"),
+        (put("layer/2/weight", np.full((4, 3, 2, 2), 2000)), "its weight .* takes up to 254"),  # netx clips no kernel
+        (put("layer/2/bias", np.full(4, 40_000)), "its bias .* 16 bits"),
+        (put("layer/2/shape", np.array([4, 3, 3])), r"does not make \(4, 3, 3\)"),
+        (flattened_again, "flattens a vector"),
+        (moved(("layer/3", "f"), ("layer/4", "layer/3")), r"does not make \(3,\) of \(4, "),
+        (moved(("layer/3", "f"), ("layer/2", "layer/3"), ("f", "layer/2")), r"does not make \(4, 3, 2\) of \(240,\)"),
         (lambda file: file.move("layer/3", "layer/5"), "no group 3"),
     ],
 )

@@ -249,6 +249,26 @@ def test_conv_is_torch_s_conv_whatever_its_options():
     assert np.array_equal(found.voltage, total)
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("padding", [(0, 0), (2, 1)])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_a_pool_folded_into_a_conv_is_torch_s_conv(steps, padding, groups, spoilt):
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-50, 50, (6, 4 // groups, 3, 2)).repeat(2, 2).repeat(3, 3)
+    weight[4:, 0] = weight[4:, -1] = 0
+    weight[0, 0, 5, 5] += spoilt  # one weight of a block is another than the rest
+    spikes = rng.random((steps, 3, 4, 11, 16)) < 0.4
+    spikes[1:, :, 1:3] = False  # the last outputs hear none of what is left
+    options = {"stride": (2, 3), "padding": padding, "groups": groups}
+    wanted = torch.nn.functional.conv2d(
+        torch.tensor(spikes.reshape(-1, 4, 11, 16)).double(), torch.tensor(weight).double(), **options
+    )
+    found = run_layer(layer(kind="conv", weight=weight, shape=wanted.shape[1:], **options), spikes)
+    total = wanted.reshape(steps, 3, *wanted.shape[1:]).sum(0).numpy()
+    assert np.array_equal(found.voltage, total)
+
+
 def test_a_full_recurrent_matrix_works_as_a_diagonal_one_does():
     rng = np.random.default_rng(0)
     on = rng.random((30, 2, 4)) < 0.5
