@@ -80,8 +80,16 @@ class AdaptiveAverage(OpModule):
 
 
 def is_exporting() -> bool:
-    """Return whether TorchScript, an ONNX exporter or ``torch.export`` records what is called."""
-    return torch.compiler.is_exporting() or bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call, attr-defined]
+    """Return whether TorchScript, an ONNX exporter or ``torch.export`` records what this thread calls.
+
+    torch says of the process that something is exported. Only the thread that does it has a dispatch mode, or dynamo,
+    which reads this function as it stands; another thread may run a network meanwhile.
+    """
+    if torch.jit.is_tracing():  # type: ignore[no-untyped-call, attr-defined]
+        return True
+    if not torch.compiler.is_exporting():
+        return False
+    return torch.compiler.is_dynamo_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
 def is_free() -> bool:

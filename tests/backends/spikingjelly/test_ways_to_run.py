@@ -302,3 +302,15 @@ def test_average_pools_of_the_module_are_torchs():
     x = graph.add(Input((2, 5, 5), "float64", rate=True))
     graph.add(Output(), graph.add(AvgPool((2, 2), (2, 2), (0, 0), ceil_mode=True), x))
     assert any(isinstance(part, nn.AvgPool2d) for part in emitted(graph).modules())
+
+
+def test_a_network_runs_while_another_thread_exports(monkeypatch):
+    """torch says of the whole process that something is exported."""
+    graph, xs = graph_of(3), inputs(constant=False)
+    wanted = at_once(emitted(graph), xs)
+    net = emitted(graph)
+    net.step_mode = "m"
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    with torch.no_grad():
+        first, second = net(xs[:3]), net(xs[3:])
+    assert torch.equal(torch.cat([first, second]), wanted)
