@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-import tempfile
-import webbrowser
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints, overload
 
 import attrs
@@ -17,6 +14,7 @@ from torch import Tensor, nn
 from spikec.calibration.calibration import Calibration
 from spikec.calibration.normalization import Normalization
 from spikec.calibration.source import Batches, CalibrationSource
+from spikec.compilation import Compilation
 from spikec.dry_run import refuse_early, refused_beside, run_dry
 from spikec.extend import loader
 from spikec.extend.backend import Backend, IntegerModel, SpikingModule
@@ -41,7 +39,6 @@ from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
 from spikec.ir.progress import shown
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
-from spikec.ir.templates import render
 from spikec.options import (
     OWN,
     AnyOptions,
@@ -53,8 +50,7 @@ from spikec.options import (
     timesteps_of,
 )
 from spikec.pipeline.manager import Observer, Report, StageRecord, run_pipeline
-from spikec.pipeline.observers import Dump, Numbers, Verify, finish_dump, make_folder
-from spikec.pipeline.page import Page
+from spikec.pipeline.observers import Dump, Numbers, Verify, finish_dump
 from spikec.pipeline.pipeline import Pipeline, as_passes
 from spikec.reading import detach_from_model, find_frontend, keeping_grad_mode, reading_options
 
@@ -66,58 +62,6 @@ _TYPES = get_type_hints(Options)
 T = TypeVar("T")
 #: holds the imported graph to its model on a probe
 _Check = Callable[[Sequence[Tensor]], float]
-
-
-@attrs.frozen(eq=False, repr=False)
-class Compilation:
-    """Everything that one run of the compiler left.
-
-    Attributes:
-        artifact: the target's own object.
-        graph: the final graph; the interpreter on it is what the artifact is held to.
-        stages: the graph after the import and after every pass, with seconds and numeric check.
-        ledger: what became of every node of the model.
-        report: notes, checks and losses as text.
-        output_scale: for each output, what the time-average of the graph's raw output is multiplied by to
-            be in ANN units (an array that broadcasts over a sample); one array if there is one output.
-        calibration: the statistics that thresholds were chosen from, to ``save`` and to use again for the
-            same model; None where there was no data.
-    """
-
-    artifact: Any
-    graph: Graph
-    stages: tuple[StageRecord, ...]
-    ledger: Ledger
-    report: Report
-    calibration: Calibration | None
-
-    @property
-    def output_scale(self) -> Any:
-        """The output's scale as an array, or a tuple with one for each output."""
-        scales = tuple(self.graph.type(name).scale for name in self.graph.outputs)
-        return scales[0] if len(scales) == 1 else scales
-
-    def __repr__(self) -> str:
-        return f"<spikec.Compilation {self.report.title}>"
-
-    def _repr_html_(self) -> str:
-        drawing, report, ledger = self.graph.draw(), self.report._repr_html_(), self.ledger._repr_html_()
-        return render("compilation.html.j2", title=self.report.title, drawing=drawing, report=report, ledger=ledger)
-
-    def show(self, folder: str | os.PathLike[str] | None = None) -> Path:
-        """Open the page of this compilation in the browser: every pass, the graph behind it, and what became of layers.
-
-        Args:
-            folder: where ``index.html`` is written; a temporary one that stays, if none is given.
-
-        Returns:
-            The path of the page.
-        """
-        made = Path(tempfile.mkdtemp(prefix="spikec-")) if folder is None else path_of(folder, "folder")
-        make_folder(made)
-        page = Page(self.report.title, self.stages, self.report.notes, self.ledger).write(made)
-        webbrowser.open(page.resolve().as_uri())
-        return page
 
 
 def _showing_progress(method: Callable[[Compiler, Any], T]) -> Callable[[Compiler, Any], T]:

@@ -6,8 +6,8 @@ import attrs
 import numpy as np
 
 from spikec.calibration.statistics import Statistics
+from spikec.compilation import Compilation
 from spikec.diagnosis.diagnosis import Advice, LayerFindings, Rung
-from spikec.driver import Compilation
 from spikec.ir.errors import Hint, Option
 from spikec.ir.ops import Neuron
 from spikec.ir.types import Array

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from spikec.calibration.source import Batches
+from spikec.compilation import Compilation
 from spikec.diagnosis.advice import advise
 from spikec.diagnosis.cost import Count
 from spikec.diagnosis.diagnosis import OWN, Diagnosis, Rung
 from spikec.diagnosis.layers import Layers, Moments, Train, clip, ideal
-from spikec.driver import Compilation
 from spikec.interpreter.inputs import as_input, class_numbers, is_number, whole_number, within
 from spikec.interpreter.interp import outputs_over_time, run
 from spikec.interpreter.results import RunningMean, as_tuple, cells, hits, in_ann_units, outputs

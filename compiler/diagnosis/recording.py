@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spikec.compilation import Compilation
 from spikec.diagnosis.diagnosis import empty_figure, saved
-from spikec.driver import Compilation
 from spikec.interpreter.inputs import whole_number
 from spikec.interpreter.interp import run
 from spikec.ir.errors import CompileError, InvalidModelError
