@@ -136,8 +136,8 @@ def _lif(node: Any, name: str, operand: Type, reading: Reading) -> Op:
     if _is_multi(node):
         gain = compress(_unit(node.r / tau))
         return MultiSpike(decay=compress(1 - 1 / tau), gain=gain, v_leak=compress(np.asarray(node.v_leak)), **fields)
-    gain = None if (node.r == 1).all() else compress(_unit(node.r / tau))
-    return LIF(tau=compress(tau), gain=gain, **_leak(node), **fields)
+    plain = bool((node.r == 1).all())
+    return LIF(tau=compress(tau), gain=None if plain else compress(_unit(node.r / tau)), **_leak(node), **fields)
 
 
 @converter(nir.CubaLIF)

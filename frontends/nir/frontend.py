@@ -102,6 +102,4 @@ class NirFrontend(Frontend):
             return Loader(opened.graph, opened.name, opened.stated, opened.max_bytes).graph()
 
 
-
-
 frontend = NirFrontend()

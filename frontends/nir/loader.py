@@ -15,7 +15,7 @@ from spikec.frontends.nir.converters import Reading, converter, floats
 from spikec.frontends.nir.readers import features
 from spikec.frontends.nir.recurrence import delayed, inlined, pairs
 from spikec.frontends.nir.stated import Stated, settle
-from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError
+from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError, warn
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Delay, Neuron, Permute, Reshape, Weighted
 from spikec.ir.ops.weighted import diagonal
@@ -24,6 +24,7 @@ from spikec.ir.types import Array, Rate, Type, channel_scale, ints
 
 
 def called(name: str, node: Any) -> str:
+    """Return what the model called an input or output, which stands in its metadata; of others the name."""
     return str(node.metadata.get("name", name)) if isinstance(node, (nir.Input, nir.Output)) else name
 
 
@@ -37,8 +38,9 @@ def check(source: Any) -> list[Problem]:
         for name in missing:
             close = difflib.get_close_matches(str(name), list(map(str, names)), n=3)
             hint = f"name {' or '.join(map(repr, close))}" if close else "add the node, or leave the edge out"
-            which = "starts at" if name == start else "ends at"
-            problems.append(Problem(f"edge {start!r} -> {end!r} {which} {name!r}, which is not in the graph", hint=hint))
+            which = "starts" if name == start else "ends"
+            what = f"edge {start!r} -> {end!r} {which} at {name!r}, which is not in the graph"
+            problems.append(Problem(what, hint=hint))
         if (start, end) in seen:
             hint = "leave one out: several edges into a node are summed"
             problems.append(Problem(f"edge {start!r} -> {end!r} stands twice in the graph", hint=hint))
@@ -64,7 +66,7 @@ class Loader:
         if stated.reader and (problems := stated.reader.problems(features(graph, source, bool(self.late)))):
             raise UnsupportedOpError(problems)
         settled = settle(source, stated)
-        self.source = settled.graph
+        self.source, self.doubts = settled.graph, settled.doubts
         self.reading = Reading(self._dtype(), settled.strict, settled.dt)
         self.out.imported.notes += settled.notes
         self.out.imported.dt = settled.seconds
@@ -74,6 +76,8 @@ class Loader:
         problems = [problem for name, node in self.source.nodes.items() if (problem := self._unknown(name, node))]
         if problems:
             raise UnsupportedOpError(problems)
+        for doubt in self.doubts:
+            warn(doubt)
         for name in self._order():
             self._convert(name)
         if not self.out.outputs:
@@ -212,5 +216,3 @@ class Loader:
         before, after = channel_scale(signal, 0, "sum"), channel_scale(wanted, 0, "sum")
         unit = diagonal(np.ones(signal.shape[0]), None, len(signal.shape), in_scale=before, out_scale=after)
         return self.out.add(unit, name, name=f"{name}_units")
-
-

@@ -14,7 +14,8 @@ import numpy as np
 from spikec.frontends.nir import meaning
 from spikec.frontends.nir.converters import UNIT
 from spikec.frontends.nir.readers import Reader, reader_named
-from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError, shown, warn
+from spikec.frontends.nir.rules import with_fields
+from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError, shown
 
 #: what users say of a reset, and what metadata call it
 _RESETS = {"subtract": "subtract", "soft": "subtract", "value": "value", "hard": "value"}
@@ -50,7 +51,7 @@ class Stated:
                 raise InvalidModelError(f"{name} is {shown(value)}", hint=f"known: {', '.join(known)}")
         for value in v_init.values() if isinstance(v_init, Mapping) else () if v_init is None else (v_init,):
             if wrong := meaning.ANY.wrong("v_init", value):
-                raise InvalidModelError(wrong[0], hint=wrong[1])
+                raise InvalidModelError(wrong[0], hint=wrong[1] or "give a number, or a dict of numbers by neuron")
         return cls(
             None if dt is None else meaning.seconds(dt),
             None if reset is None else _RESETS[reset],
@@ -70,13 +71,15 @@ class Settled:
         seconds: those of a step, or None where the graph or its tool knows no seconds.
         strict: whether neurons fire above their threshold, or also at it.
         notes: what was used, and who says so.
+        doubts: those of them that the user may not want.
     """
 
     graph: Any
     dt: float | None
     seconds: float | None
     strict: bool
-    notes: list[str]
+    notes: tuple[str, ...]
+    doubts: tuple[str, ...]
 
 
 def settle(graph: Any, stated: Stated) -> Settled:
@@ -85,7 +88,7 @@ def settle(graph: Any, stated: Stated) -> Settled:
     Raises:
         UnsupportedOpError: the reader refuses nodes; with all of them.
     """
-    notes: list[str] = []
+    notes = _Notes()
     dt = _dt(graph, stated, notes)
     nodes = graph.nodes if stated.reader is None else _as_run(graph, stated.reader, dt)
     common = {key: graph.metadata[key] for key in ("reset", "v_init") if key in graph.metadata and not stated.reader}
@@ -93,20 +96,30 @@ def settle(graph: Any, stated: Stated) -> Settled:
     if stated.reader is None:
         _note_reset(graph, stated, notes)
     else:
-        notes.append(f"read as {stated.reader.tool} runs it")
+        notes.add(f"read as {stated.reader.tool} runs it")
     fire = stated.fire or (stated.reader and stated.reader.fire) or graph.metadata.get("fire", ">")
     _note_others(graph, stated, nodes, fire, notes)
     metadata = {key: value for key, value in graph.metadata.items() if key not in ("reset", "v_init", "fire", "dt")}
     made = nir.NIRGraph(nodes, graph.edges, metadata=metadata, type_check=False)
     if stated.reader is not None and stated.reader.steps:
-        return Settled(made, 1.0, stated.dt or _stated_dt(graph), fire == ">", notes)
-    return Settled(made, dt, dt, fire == ">", notes)
+        return Settled(made, 1.0, stated.dt or _stated_dt(graph), fire == ">", tuple(notes.all), tuple(notes.doubts))
+    return Settled(made, dt, dt, fire == ">", tuple(notes.all), tuple(notes.doubts))
 
 
-def _say(message: str, notes: list[str]) -> None:
-    """Warn, and note it for the report."""
-    warn(message)
-    notes.append(message)
+class _Notes:
+    """What there is to say."""
+
+    def __init__(self) -> None:
+        self.all: list[str] = []
+        self.doubts: list[str] = []
+
+    def add(self, note: str) -> None:
+        self.all.append(note)
+
+    def doubt(self, note: str) -> None:
+        """Add a note that the user is warned with."""
+        self.all.append(note)
+        self.doubts.append(note)
 
 
 def _stated_dt(graph: Any) -> float | None:
@@ -114,26 +127,26 @@ def _stated_dt(graph: Any) -> float | None:
     return None if found is None else float(np.asarray(found).item())
 
 
-def _dt(graph: Any, stated: Stated, notes: list[str]) -> float | None:
+def _dt(graph: Any, stated: Stated, notes: _Notes) -> float | None:
     """Seconds a step: what the user says, or the reader, or the metadata, or what all gains that are not 1 imply."""
     found, reader = _stated_dt(graph), stated.reader
     if stated.dt is not None:
         if found is not None and found != stated.dt:
-            _say(f"dt = {stated.dt:g} as you say, where the graph says {found:g}", notes)
+            notes.doubt(f"dt = {stated.dt:g} as you say, where the graph says {found:g}")
         else:
-            notes.append(f"dt = {stated.dt:g} s a step, as you say")
+            notes.add(f"dt = {stated.dt:g} s a step, as you say")
         return stated.dt
     if reader is not None and not (reader.dt_given and found is not None):
         if not reader.steps:
-            notes.append(f"dt = {reader.dt:g} s a step, as {reader.tool} has it")
+            notes.add(f"dt = {reader.dt:g} s a step, as {reader.tool} has it")
         return reader.dt
     if found is not None:
-        notes.append(f"dt = {found:g} s a step, as the graph's metadata say")
+        notes.add(f"dt = {found:g} s a step, as the graph's metadata say")
         return found
     return _implied(graph, notes)
 
 
-def _implied(graph: Any, notes: list[str]) -> float | None:
+def _implied(graph: Any, notes: _Notes) -> float | None:
     nodes = graph.nodes.values()
     implied = [1 / n.r for n in nodes if isinstance(n, (nir.I, nir.IF)) and (n.r != 1).any() and (n.r > 0).all()]
     implied += [n.tau / n.r for n in nodes if isinstance(n, (nir.LI, nir.LIF)) and (n.r != 1).any() and (n.r > 0).all()]
@@ -144,7 +157,7 @@ def _implied(graph: Any, notes: list[str]) -> float | None:
         return None
     dt = float(found[0])
     message = f"the NIR graph does not say how long a step is: dt = {dt:.6g} is what its gains imply; if so, say "
-    _say(Hint(message, Option("dt", dt)), notes)
+    notes.doubt(Hint(message, Option("dt", dt)))
     return dt
 
 
@@ -179,12 +192,10 @@ def _as_said(name: str, node: Any, stated: Stated, common: Mapping[str, Any]) ->
         said |= {"v_init": stated.v_init[name]} if name in stated.v_init else {}
     elif stated.v_init is not None:
         said["v_init"] = stated.v_init
-    changed = type(node).__new__(type(node))
-    vars(changed).update(fields, metadata={**common, **node.metadata, **said})
-    return changed
+    return with_fields(type(node), {**fields, "metadata": {**common, **node.metadata, **said}})
 
 
-def _note_reset(graph: Any, stated: Stated, notes: list[str]) -> None:
+def _note_reset(graph: Any, stated: Stated, notes: _Notes) -> None:
     """Say how zeros of unknown meaning are read."""
     common = graph.metadata.get("reset")
     if stated.reset is not None:
@@ -195,15 +206,15 @@ def _note_reset(graph: Any, stated: Stated, notes: list[str]) -> None:
             "the NIR graph stores v_reset = 0, or none, and no reset mode: it is read as a reset to zero; one by "
             "subtraction is "
         )
-        _say(Hint(message, Option("reset", "subtract")), notes)
+        notes.doubt(Hint(message, Option("reset", "subtract")))
 
 
-def _note_others(graph: Any, stated: Stated, nodes: Mapping[str, Any], fire: str, notes: list[str]) -> None:
+def _note_others(graph: Any, stated: Stated, nodes: Mapping[str, Any], fire: str, notes: _Notes) -> None:
     """Say where the graph's metadata say otherwise than the user, or the tool that the user names."""
     who = "you say" if stated.reader is None else f"{stated.reader.tool} does"
     if graph.metadata.get("fire", fire) != fire:
         said = "you say" if stated.fire else who
-        _say(f"neurons fire at v {fire} v_threshold, as {said}; the graph says {graph.metadata['fire']!r}", notes)
+        notes.doubt(f"neurons fire at v {fire} v_threshold, as {said}; the graph says {graph.metadata['fire']!r}")
     for key in ("reset", "v_init"):
         differing = [
             name
@@ -213,7 +224,8 @@ def _note_others(graph: Any, stated: Stated, nodes: Mapping[str, Any], fire: str
         if differing:
             said = "you say" if getattr(stated, key) is not None else who
             value = shown(nodes[differing[0]].metadata[key])
-            _say(f"{len(differing)} layer(s) of neurons have {key} = {value}, as {said}, and not as the graph says", notes)
+            layers = f"{len(differing)} layer(s) of neurons"
+            notes.doubt(f"{layers} have {key} = {value}, as {said}, and not as the graph says")
 
 
 def _differs(key: str, node: Any, before: Any, common: Mapping[str, Any]) -> bool:
