@@ -79,7 +79,8 @@ def agree(graph, shape, path=None, dt=DT, x=None, **options):
     assert output.std() > 0.05
     module = spikec.compile(path or graph, "spikingjelly", **options)
     module.step_mode = "m"
-    np.testing.assert_allclose(module.double()(torch.tensor(x)).detach().numpy(), output, rtol=1e-9, atol=1e-9)
+    inputs = torch.tensor(x).to(getattr(torch, loaded.type("input").dtype))
+    torch.testing.assert_close(module(inputs).detach(), spikec.run(loaded, inputs))
     return loaded
 
 
@@ -161,7 +162,6 @@ def test_inputs_and_parameters_with_axes_for_the_batch(batched):
     assert loaded.type("input").shape == (5,)
     note = f"input 'input' of shape {batched} is read as (5,): axes of 1 in front count the batch"
     assert note in loaded.imported.notes
-    )
     x = torch.tensor(RNG.uniform(-0.5, 2, (T, B, 5)))
     assert torch.equal(spikec.run(loaded, x), spikec.run(spikec.load(plain), x))
 
@@ -199,7 +199,7 @@ def test_files_of_old_versions(tmp_path):
     conv = nir.Conv2d((6, 6), each(-1, 1, (2, 3, 3, 3)), 1, 0, 1, 1, np.zeros(2))
     flat = nir.Flatten({"input": np.array([2, 4, 4])}, 0, -1)
     last = cuba((32,))
-    last.w_in, last.v_reset = np.ones(32), np.zeros(32)
+    last.w_in, last.v_reset, last.v_threshold = np.ones(32), np.zeros(32), np.full(32, 0.2)
     graph = chain((3, 6, 6), (32,), conv=conv, flat=flat, n=last)
     nir.write(tmp_path / "x.nir", graph)
     with h5py.File(tmp_path / "x.nir", "r+") as file:
