@@ -290,9 +290,10 @@ class _Synapses:
         sums = F.conv2d(x, weight, None, stride, padding, layer.dilation, layer.groups)
         if any(map(bool, sums.frac().aminmax())):
             patches = F.unfold(x, weight.shape[2:], layer.dilation, padding, stride)
-            sums = weight.reshape(layer.groups, len(weight) // layer.groups, -1) @ patches.reshape(
+            products = weight.reshape(layer.groups, len(weight) // layer.groups, -1) @ patches.reshape(
                 len(x), layer.groups, -1, patches.shape[2]
             )
+            sums = products.reshape(sums.shape)
         if not self.wraps:
             return sums
         wide = _LIMIT << _SHIFT
