@@ -10,8 +10,8 @@ import attrs
 import numpy as np
 
 from spikec.diagnosis.cost import PRICES, Cost
-from spikec.extend.loader import needed
 from spikec.ir.files import replacing
+from spikec.ir.packages import frame, needed
 from spikec.ir.templates import table
 from spikec.ir.types import Array
 
@@ -40,7 +40,7 @@ class Deviation:
     rms: float
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class LayerFindings:
     """One layer of neurons beside the ReLUs that it stands for.
 
@@ -91,6 +91,10 @@ class LayerFindings:
     effects: dict[str, Deviation]
     residual: float | None
     points: Array
+
+    def __repr__(self) -> str:
+        error = percent(self.relative(self.total))
+        return f"<spikec findings {self.name}: {self.neurons} neurons, rate {self.rate:.3g}, error {error} %>"
 
     def relative(self, error: Deviation) -> float:
         """An rms error as a share of the rms activation, or of the scale where the ANN is silent."""
@@ -222,8 +226,7 @@ class Diagnosis:
         Raises:
             MissingDependencyError: pandas is not installed.
         """
-        pandas = needed("pandas", "a table of a diagnosis")
-        rows = []
+        rows: list[dict[str, Any]] = []
         for layer in self.layers:
             shares = {kind: layer.relative(layer.errors[kind]) for kind in KINDS}
             low, high = layer.scale
@@ -235,7 +238,7 @@ class Diagnosis:
             }
             about |= {"scale_max": high, "rate": layer.rate, "silent": layer.silent, "saturated": layer.saturated}
             rows.append({**about, **shares, "total": layer.relative(layer.total), "effect": layer.effects["own"].rms})
-        return pandas.DataFrame(rows)
+        return frame(list(rows[0]), [list(row.values()) for row in rows])
 
     def __repr__(self) -> str:
         return f"<spikec.Diagnosis {self._headline()}>"
