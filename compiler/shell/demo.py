@@ -20,7 +20,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
-from spikec.diagnosis.diagnosis import empty_figure, percent
+from spikec.diagnosis.diagnosis import percent
+from spikec.diagnosis.pictures import empty_figure
 from spikec.driver import Compiler, save
 from spikec.extend.passbase import Note
 from spikec.interpreter.results import hits
