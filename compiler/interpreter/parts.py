@@ -130,9 +130,9 @@ class Cut:
         numbers: dict[object, int] = {}
         alike = self._alike(self.before, numbers), self._alike(self.after, numbers)
         place = {name: i for i, name in enumerate(self.before)}
-        ends = dict(zip(self.before.outputs, self.after.outputs, strict=True))
+        pairs = {name: name for name in self.places} | dict(zip(self.before.outputs, self.after.outputs, strict=True))
         changed = []
-        for old, new in sorted([*zip(self.places, self.places), *ends.items()], key=lambda pair: place[pair[0]]):
+        for old, new in sorted(pairs.items(), key=lambda pair: place[pair[0]]):
             operands = self.before.operands(old), self.after.operands(new)
             same = [alike[0][x] for x in operands[0]] == [alike[1][x] for x in operands[1]]
             if not same or not self._has_same_op(old, new):
@@ -142,8 +142,8 @@ class Cut:
         if rounding:
             before, after = (moved_weights(graph, torch.float64) for graph in (self.before, self.after))
             moved = attrs.evolve(self, before=before, after=after)._given(changed, samples)
-        pairs = zip(changed, given, moved, strict=False)
-        return [old for (old, new), found, near in pairs if not self._agree(old, new, found, near, samples)]
+        found = zip(changed, given, moved, strict=False)
+        return [old for (old, new), here, near in found if not self._agree(old, new, here, near, samples)]
 
     def _given(self, pairs: Sequence[tuple[str, str]], samples: int) -> Iterator[Given]:
         """Compute what each of these nodes is given, in ``before`` and in ``after``, one pair after the other."""
