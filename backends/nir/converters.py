@@ -1,6 +1,5 @@
 """What each op of a final graph becomes in NIR, in the form that every reader takes."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -147,7 +146,7 @@ def _cuba(op: CubaLIF, operand: Type, result: Type) -> Any:
 
 
 def _neuron(make: Any, op: Neuron, result: Type, **fields: Any) -> Any:
-    """Make a node whose time constants are in steps; :func:`in_seconds` changes them.
+    """Make a node whose time constants are in steps; :mod:`spikec.backends.nir.nodes` changes them.
 
     NIR has no field for an initial potential, nor for how a spike resets: they are metadata.
     """
@@ -161,40 +160,8 @@ def _neuron(make: Any, op: Neuron, result: Type, **fields: Any) -> Any:
     node.metadata["reset"] = "subtract" if op.v_reset is None else "value"
     if isinstance(op, Leaky) and op.reset_at != "spike":
         node.metadata["reset_at"] = op.reset_at
-    if op.v_reset is None:
-        node.to_dict = functools.partial(_without_v_reset, node)
     return node
 
 
 #: fields that are float64 in a leaky neuron: the readers compare them with dt, which float32 misses by 1e-8
 _TIMED = ("tau", "tau_syn", "tau_mem", "r", "w_in")
-
-
-def in_seconds(node: Any, dt: float, physical: bool) -> None:
-    """Make a node's time constants seconds, which are steps until now.
-
-    Args:
-        node: any node; it is changed.
-        dt: seconds a step.
-        physical: an IF gets r = 1/dt, so that a current integrated over a step is the sample.
-    """
-    for name in ("tau", "tau_syn", "tau_mem"):
-        if hasattr(node, name):
-            setattr(node, name, _times(getattr(node, name), dt))
-    if isinstance(node, nir.IF) and physical:
-        node.r = node.r / node.r.dtype.type(dt)
-
-
-def _times(steps: Any, dt: float) -> Any:
-    """Return ``steps * dt``, or the float beside it that gives ``steps`` again when a reader divides it by dt."""
-    product = steps * dt
-    for candidate in (np.nextafter(product, 0), np.nextafter(product, np.inf)):
-        product = np.where((product / dt != steps) & (candidate / dt == steps), candidate, product)
-    return product
-
-
-def _without_v_reset(node: Any) -> dict[str, Any]:
-    """Return what is written of a soft-reset neuron: without v_reset, which is 0, every version of nir reads it."""
-    fields: dict[str, Any] = type(node).to_dict(node)
-    del fields["v_reset"]
-    return fields

@@ -78,6 +78,11 @@ class Backend(metaclass=Configured):
         """True if its inputs are spikes, and not numbers that are to be made into spikes."""
         return False
 
+    @property
+    def forms(self) -> Sequence[Pass | str]:
+        """Passes that write the graph in the forms that the target's readers have, if its order has room for them."""
+        return ()
+
     def passes(self, timesteps: int | None) -> Sequence[Pass | str] | None:
         """An order of its own from spiking graphs on, for a target that none of the orders suits; None for ``order``.
 

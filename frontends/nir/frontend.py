@@ -16,6 +16,7 @@ from torch import Tensor
 from spikec.extend.frontend import Frontend
 from spikec.frontends.nir import meaning
 from spikec.frontends.nir.converters import Reading, converter, floats
+from spikec.frontends.nir.ports import with_ports
 from spikec.frontends.nir.recurrence import delayed, inlined, pairs
 from spikec.ir.errors import (
     CompileError,
@@ -89,8 +90,10 @@ class NirFrontend(Frontend):
         seconds = None if dt is None else meaning.seconds(dt)
         if isinstance(model, Path):
             with advising(_MEND):
-                return _Opened(_read(model, max_bytes), model.stem, seconds, allowed_bytes(model, max_bytes))
-        return _Opened(model, "nir", seconds, SPARE if max_bytes is None else max_bytes)
+                return _Opened(
+                    with_ports(_read(model, max_bytes)), model.stem, seconds, allowed_bytes(model, max_bytes)
+                )
+        return _Opened(with_ports(model), "nir", seconds, SPARE if max_bytes is None else max_bytes)
 
     def input_names(self, model: Any) -> list[str]:
         """Of the Input nodes: as their metadata say the model called them, else of the nodes."""
@@ -150,6 +153,7 @@ class _Loader:
         self._check_numbers()
         self.dt = self._dt(opened.dt)
         self.out = Graph(opened.name)
+        self.out.imported.dt = self.dt
         self.names: dict[str, str] = {}
         self.delays: dict[str, str] = {}
         self.producers: dict[str, dict[str, None]] = {node: {} for node in source.nodes}
