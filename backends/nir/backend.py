@@ -57,6 +57,7 @@ class Nir(Backend):
 
     name: ClassVar[str] = "nir"
     suffix: ClassVar[str] = ".nir"
+    aliases: ClassVar[tuple[str, ...]] = (".h5",)
     order: ClassVar[str] = "nir"
     thresholds: ClassVar[str] = "uniform"
     artifacts: ClassVar[tuple[type, ...]] = (nir.NIRGraph,)

@@ -28,6 +28,7 @@ class Backend(metaclass=Configured):
     Attributes:
         name: what users say; the folder's name.
         suffix: of the files that ``save`` writes.
+        aliases: other suffixes, by which such files are known as well.
         order: the name of its order of passes, of those in ``compiler/pipeline/orders.py``.
         artifacts: the classes of what ``emit`` returns, for ``owns``.
     """
@@ -35,6 +36,7 @@ class Backend(metaclass=Configured):
     what: ClassVar[str] = "target"
     name: ClassVar[str]
     suffix: ClassVar[str] = ""
+    aliases: ClassVar[tuple[str, ...]] = ()
     order: ClassVar[str] = "default"
     artifacts: ClassVar[tuple[type, ...]] = ()
 

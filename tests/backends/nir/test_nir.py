@@ -108,6 +108,7 @@ def test_form_of_the_nodes(tmp_path):
                 assert (node.r == 1).all()
                 assert node.v_threshold.flat[0] == np.nextafter(1.0, 0)
 
+
 def test_v_reset_is_not_written_and_every_reader_knows_the_class(tmp_path):
     run, _ = compiled("mlp")
     neurons = [node for node in run.artifact.nodes.values() if isinstance(node, nir.IF)]
