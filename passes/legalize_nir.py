@@ -30,10 +30,15 @@ class LegalizeNir(Pass):
     reshapes to a vector Flatten. A sum is several edges into an affine op or a neuron: elsewhere, and where
     it takes one operand twice, an identity is inserted. Every affine op gets a bias; one on the way back of a cycle
     gives it to the layer in front of the neurons, as readers do not agree whether it is there before the first spikes.
+
+    Attributes:
+        dilates: False to put zeros between the cells of dilated kernels.
     """
 
     name = "legalize-nir"
     needs = (FINAL,)
+
+    dilates: bool = True
 
     def run(self, graph: Graph, context: Context) -> int:
         """Apply all rewrites, in an order in which none makes work for an earlier one."""
@@ -44,6 +49,7 @@ class LegalizeNir(Pass):
             ((Pad, Conv), _join_pads),
             ((Add, Add), _join_sums),
             ((Add,), _separate),
+            *(() if self.dilates else (((Conv,), _spread),)),
             ((Conv,), _square),
             ((Delay, (Linear, Conv), Add), _give_bias),
             (((Linear, Conv),), _add_bias),
@@ -163,6 +169,15 @@ def _square(graph: Graph, node: Node[Conv]) -> bool:
     if weight.shape == op.weight.shape and padding == op.padding:
         return False
     graph.set_op(node.name, attrs.evolve(op, weight=weight, padding=padding, dilation=dilation, groups=1))
+    return True
+
+
+def _spread(graph: Graph, node: Node[Conv]) -> bool:
+    """Write a dilated kernel with zeros between its cells."""
+    if set(node.op.dilation) == {1}:
+        return False
+    weight = spread_kernel(node.op.weight, node.op.dilation)
+    graph.set_op(node.name, attrs.evolve(node.op, weight=weight, dilation=(1,) * len(node.op.kernel)))
     return True
 
 

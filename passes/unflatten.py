@@ -71,7 +71,9 @@ def _on_map(op: Op, signal: Type) -> Op:
     if isinstance(op, Linear):
         scale = channel_scale(signal, 0, "unflatten")
         weight = op.weight.reshape(len(op.weight), *shape)
-        return Conv(weight, op.bias, in_scale=scale, out_scale=op.out_scale, origin=op.origin)
+        # the window has one place; a stride lets legalize-nir put zeros around the kernel
+        stride = (max(shape[1:]),) * (len(shape) - 1)
+        return Conv(weight, op.bias, stride=stride, in_scale=scale, out_scale=op.out_scale, origin=op.origin)
     if isinstance(op, Neuron):
         fields: dict[str, Any] = {
             name: _shaped(value, shape) for name, value in op.parameters().items() if isinstance(value, np.ndarray)

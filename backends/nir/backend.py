@@ -12,6 +12,7 @@ import numpy as np
 
 from spikec.backends.nir import wiring
 from spikec.backends.nir.converters import written
+from spikec.backends.nir.feedback import with_feedback
 from spikec.backends.nir.layout import Layout, layouts
 from spikec.backends.nir.losses import note_losses
 from spikec.backends.nir.nodes import without_zero_v_reset
@@ -83,10 +84,8 @@ class Nir(Backend):
             passes.append(pass_named("fit-neurons", gain=profile.gain, zero=profile.zero))
         if not profile.flattens and profile.takes(Conv):
             passes.append("unflatten")
-        passes.append("legalize-nir")
-        if profile.walks:
-            passes += ("chain-sums", "legalize-nir")
-        return passes
+        legal = pass_named("legalize-nir", dilates=profile.dilates)
+        return *passes, legal, *(("chain-sums", legal) if profile.walks else ())
 
     @property
     def _profile(self) -> Profile:
@@ -166,11 +165,13 @@ class Nir(Backend):
         ports: dict[str, Any] = {}
         for terminal in (*graph.inputs, *graph.outputs):
             ports[names[terminal]] = {"name": terminal} | _laid_out(graph, terminal, found[terminal], context)
+        edges = [(names[start], names[end]) for start, end in wiring.edges(graph, found)]
+        if profile.feedback:
+            nodes, edges = with_feedback(nodes, edges, dt)
         note_losses(profile, {name: nodes[names[name]] for name in names}, dt, context)
         metadata = self._metadata(graph, names, found, context) | {"dt": dt, "ports": ports}
         for key in ("v_init", "reset"):
             metadata.update(_shared(key, nodes.values()))
-        edges = [(names[start], names[end]) for start, end in wiring.edges(graph, found)]
         return nir.NIRGraph(nodes=nodes, edges=edges, metadata=metadata)
 
     def _dt(self, graph: Graph) -> float:
@@ -207,7 +208,7 @@ class Nir(Backend):
 
 def _shared(key: str, nodes: Iterable[Any]) -> dict[str, Any]:
     """Take from the nodes that have it the metadata that is the same in all; nothing where they differ."""
-    holders = [node.metadata for node in nodes if key in node.metadata]
+    holders = [node.metadata for node in nodes if key in getattr(node, "metadata", {})]
     values = {value for metadata in holders for value in np.ravel(metadata[key]).tolist()}
     if len(values) != 1:
         return {}

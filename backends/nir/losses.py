@@ -18,7 +18,7 @@ def note_losses(profile: Profile, nodes: Mapping[str, Any], dt: float, context: 
         dt: seconds a step.
         context: takes the notes.
     """
-    neurons = {name: node for name, node in nodes.items() if "reset" in node.metadata}
+    neurons = {name: node for name, node in nodes.items() if "reset" in getattr(node, "metadata", {})}
     late = [name for name, node in neurons.items() if "reset_at" in node.metadata]
     _note_reset(profile, {name: neurons[name] for name in neurons if name not in late}, dt, context)
     if late:

@@ -41,6 +41,8 @@ class Profile:
         layers: of which ops it takes; None for all that NIR has.
         sums: ``"any"`` if it sums right in every graph; ``"walk"`` if it runs a graph depth first, and layers whose
             turn has not come count for nothing, ``"some"`` if some of the readers do; ``"none"`` if it runs chains.
+        dilates: it runs dilated convolutions; else their kernels have zeros between their cells.
+        feedback: a reset by subtraction is written in nodes of its own.
         recurrent: it runs layers that are fed back.
         ports: it takes several inputs and outputs.
         limits: what an op must be for the reader to take it.
@@ -63,6 +65,8 @@ class Profile:
     flattens: bool = True
     layers: tuple[type[Op], ...] | None = None
     sums: Literal["any", "walk", "some", "none"] = "any"
+    dilates: bool = True
+    feedback: bool = False
     recurrent: bool = True
     ports: bool = False
     limits: tuple[Limit, ...] = ()
@@ -271,9 +275,10 @@ PROFILES = {
             gain="one",
             zero=True,
             averages=True,
+            dilates=False,
             sums="none",
             limits=(*_CUBA, _dense_kernel),
         ),
-        Profile("full", resets="stated", v_reset=True, averages=True, ports=True, node=nodes.physical),
+        Profile("full", resets="stated", v_reset=True, averages=True, feedback=True, ports=True, node=nodes.physical),
     )
 }
