@@ -185,7 +185,7 @@ def _read_from(graph: Graph, head: str, source: str, wide: str, out: int) -> Non
         fields: dict[str, Any] = {"groups": 1, "stride": (1,) * len(padding), "dilation": (1,) * len(padding)}
         graph.set_op(head, attrs.evolve(op, weight=weight, padding=padding, in_scale=scales, **fields))
         return
-    count, signal = scales.size - out, graph.type(source)
+    count, signal = graph.type(wide).shape[0] - out, graph.type(source)
     scale = channel_scale(signal, 0, "chain")
     eye = np.concatenate([np.zeros((count, out)), np.eye(count)], 1)
     again = graph.add(

@@ -209,7 +209,6 @@ PROFILES = {
             mends=_SUBTRACTS,
             fires=">=",
             node=nodes.physical,
-            v_reset=True,
             averages=True,
             limits=(_resets_with_its_spike, _uniform, _leaks_to_its_reset, _gain, _leaks),
         ),
