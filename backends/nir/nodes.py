@@ -17,6 +17,9 @@ Rule = Callable[[Any, float], Any]
 #: which is what float32 resolves
 _ENDLESS = 1e7
 
+#: by how much such a neuron's threshold is lower, so that what it forgets and rounding do not cost a spike
+_MARGIN = 1e-5
+
 #: time constants in a step of what stands for a current without memory: e^-16 = 1.1e-7 of it is left
 _FAST = 16.0
 
@@ -40,18 +43,18 @@ def physical(node: Any, dt: float) -> Any:
 def cuba(node: Any, dt: float) -> Any:
     """Write an IF or a LIF of unit gain as the CubaLIF that it is: ``tau_syn = dt`` makes its current the sample.
 
-    An IF gets a tau_mem of 1e7 steps, as NIR's time constants are finite.
+    An IF gets a tau_mem of 1e7 steps, as NIR's time constants are finite, and a threshold lower by 1e-5 of itself.
     """
     if not isinstance(node, (nir.IF, nir.LIF)):
         return in_seconds(node, dt)
     like = np.ones(node.v_threshold.shape)
-    tau = node.tau if isinstance(node, nir.LIF) else _ENDLESS * like
+    tau, threshold = (node.tau, node.v_threshold) if isinstance(node, nir.LIF) else _endless(node)
     made = nir.CubaLIF(
         tau_syn=_times(like, dt),
         tau_mem=_times(tau, dt),
         r=np.array(tau, dtype=np.float64),
         v_leak=getattr(node, "v_leak", np.zeros_like(node.v_threshold)),
-        v_threshold=node.v_threshold,
+        v_threshold=threshold,
         v_reset=node.v_reset,
         w_in=like,
     )
@@ -75,7 +78,10 @@ def rockpool(node: Any, dt: float) -> Any:
     if not isinstance(node, (nir.IF, nir.LIF, nir.CubaLIF)):
         return in_seconds(node, dt)
     like = np.ones(node.v_threshold.shape)
-    tau = next((getattr(node, name) for name in ("tau", "tau_mem") if hasattr(node, name)), _ENDLESS * like)
+    if isinstance(node, nir.IF):
+        tau, threshold = _endless(node)
+    else:
+        tau, threshold = node.tau if isinstance(node, nir.LIF) else node.tau_mem, node.v_threshold
     tau_mem = _steps_of(1 - 1 / tau)
     tau_syn = _steps_of(1 - 1 / node.tau_syn) if isinstance(node, nir.CubaLIF) else like / _FAST
     made = nir.CubaLIF(
@@ -83,11 +89,16 @@ def rockpool(node: Any, dt: float) -> Any:
         tau_mem=tau_mem * dt,
         r=tau_mem - 1,
         v_leak=np.zeros_like(node.v_threshold),
-        v_threshold=(node.v_threshold * np.exp(-1 / tau_syn)).astype(node.v_threshold.dtype),
+        v_threshold=(threshold * np.exp(-1 / tau_syn)).astype(node.v_threshold.dtype),
         v_reset=node.v_reset,
         w_in=like,
     )
     return _with_metadata_of(node, made)
+
+
+def _endless(node: Any) -> tuple[Any, Any]:
+    """Return the time constants, in steps, and the thresholds of what stands for an IF."""
+    return np.full(node.v_threshold.shape, _ENDLESS), node.v_threshold * node.v_threshold.dtype.type(1 - _MARGIN)
 
 
 def without_zero_v_reset(node: Any) -> Any:
