@@ -115,4 +115,4 @@ class Stateless(StepModule):
 def _says_no_dt(source: Any) -> bool:
     """Whether a graph does not say how long a step is."""
     opened: Any = find_frontend(source)[1]
-    return opened.graph.metadata.get("dt") is None
+    return opened.file.graph.metadata.get("dt") is None
