@@ -11,7 +11,20 @@ from spikec.extend.passbase import Context, Pass
 from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.graph import Graph, Node
-from spikec.ir.ops import Add, Conv, Delay, Flatten, Interpolate, Linear, Neuron, Pad, Reshape, SumPool, Weighted
+from spikec.ir.ops import (
+    Add,
+    Conv,
+    Delay,
+    Flatten,
+    Integrator,
+    Interpolate,
+    Linear,
+    Neuron,
+    Pad,
+    Reshape,
+    SumPool,
+    Weighted,
+)
 from spikec.ir.ops.weighted import block_diagonal, depthwise, identity, spread_kernel
 from spikec.ir.origin import merge
 from spikec.ir.rewrite import Kinds, rewrite
@@ -119,7 +132,7 @@ def _separate(graph: Graph, node: Node[Add]) -> bool:
     repeats = [(slot, operand) for slot, operand in enumerate(operands) if operand in operands[:slot]]
     for slot, operand in repeats:
         graph.insert_before(node.name, slot, identity(graph.type(operand)), new=f"{operand}_copy")
-    if all(isinstance(graph[user], (Weighted, Neuron)) for user, _ in graph.users(node.name)):
+    if all(isinstance(graph[user], (Weighted, Neuron, Integrator)) for user, _ in graph.users(node.name)):
         return bool(repeats)
     graph.insert_after(node.name, identity(graph.type(node.name)), new=f"{node.name}_sum")
     return True

@@ -23,7 +23,7 @@ from spikec.extend.passbase import Context, Pass
 from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op
-from spikec.ir.ops import Add, Conv, Delay, Input, Neuron, Weighted
+from spikec.ir.ops import Add, Conv, Delay, Input, Integrator, Neuron, Weighted
 from spikec.ir.stages import FINAL
 
 #: seconds a step where nobody says it: the value of the NIR paper
@@ -111,7 +111,7 @@ class Nir(Backend):
     def _unwired(self, graph: Graph, found: dict[str, Layout]) -> list[Problem]:
         """List what the reader runs otherwise than it is wired."""
         profile, problems = self._profile, list[Problem]()
-        hint = _elsewhere()
+        hint = _elsewhere(self.profile)
         ends = [("inputs", graph.inputs), ("outputs", graph.outputs)]
         for what, names in ends if not profile.ports else ():
             if len(names) > 1:
@@ -140,7 +140,9 @@ class Nir(Backend):
             return
         users = [graph[user] for user, _ in graph.users(name)]
         operands = graph.operands(name)
-        if not all(isinstance(op, (Weighted, Neuron)) for op in users) or len(set(operands)) < len(operands):
+        if not all(isinstance(op, (Weighted, Neuron, Integrator)) for op in users) or len(set(operands)) < len(
+            operands
+        ):
             raise UnsupportedOpError("a sum that is not the fan-in of a layer", hint="run legalize-nir before")
 
     def _readable(self, op: Op) -> None:
@@ -150,7 +152,7 @@ class Nir(Backend):
             message = f"a neuron that fires {here} its threshold; those of the reader fire {there} it"
             raise CompileError(message, hint="run strict-threshold")
         if found := self._profile.problem(op):
-            raise UnsupportedOpError(f"{self.profile} does not read {found}", hint=_elsewhere())
+            raise UnsupportedOpError(f"{self.profile} does not read {found}", hint=_elsewhere(self.profile))
 
     def emit(self, graph: Graph, context: Context) -> Any:
         """Make the graph, which nir type-checks."""
@@ -225,15 +227,21 @@ def _written(graph: Graph, name: str, inner: str) -> tuple[Op, Any]:
 
 
 def _check_back_edge(graph: Graph, name: str) -> None:
-    """Raise a CompileError where a register is not on the way back of a cycle: there readers take a step anyway."""
+    """Raise a CompileError where a register is not on the way back of a cycle: there readers take a step anyway.
+
+    Weights without a bias may be in front of it, which give nothing of silent neurons.
+    """
     (source,) = graph.operands(name)
-    if name not in graph.before(source) or not isinstance(graph[source], Neuron):
+    op, firing = graph[source], source
+    if isinstance(op, Weighted) and not op.shift.any():
+        (firing,) = graph.operands(source)
+    if name not in graph.before(source) or not isinstance(graph[firing], Neuron):
         message = "a delay that does not lead spikes of neurons back to them"
         raise UnsupportedOpError(message, hint='leave it out, or use the target "spikingjelly"')
 
 
-def _elsewhere() -> Hint:
-    return Hint("use ", Option("profile", "portable"))
+def _elsewhere(profile: str) -> Hint:
+    return Hint("use ", Option("profile", "full" if profile == "portable" else "portable"))
 
 
 def _laid_out(graph: Graph, terminal: str, layout: Layout, context: Context) -> dict[str, Any]:

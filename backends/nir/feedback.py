@@ -46,7 +46,8 @@ def with_feedback(
 
 
 def _subtracts(node: Any) -> bool:
-    return node.metadata.get("reset") == "subtract" and "reset_at" not in node.metadata
+    known = node.metadata
+    return known.get("reset") == "subtract" and "reset_at" not in known and "spikes" not in known
 
 
 def _whole(r: Any, dt: float) -> Any:

@@ -25,8 +25,8 @@ _FAST = 16.0
 
 
 def in_seconds(node: Any, dt: float) -> Any:
-    """Multiply all time constants by dt."""
-    for name in ("tau", "tau_syn", "tau_mem"):
+    """Multiply all time constants and delays by dt."""
+    for name in ("tau", "tau_syn", "tau_mem", "delay"):
         if hasattr(node, name):
             setattr(node, name, _times(getattr(node, name), dt))
     return node
@@ -38,6 +38,16 @@ def physical(node: Any, dt: float) -> Any:
     if isinstance(node, (nir.I, nir.IF)):
         node.r = node.r / node.r.dtype.type(dt)
     return node
+
+
+def plain(node: Any, dt: float) -> Any:
+    """Do as :func:`physical`, and write an affine layer without a bias as a Linear, or as the Scale that it is."""
+    if not isinstance(node, nir.Affine) or node.bias.any():
+        return physical(node, dt)
+    diagonal = np.diag(node.weight)
+    if len(node.weight) == node.weight.shape[1] and np.array_equal(np.diag(diagonal), node.weight):
+        return nir.Scale(scale=diagonal.copy())
+    return nir.Linear(weight=node.weight)
 
 
 def cuba(node: Any, dt: float) -> Any:

@@ -11,10 +11,32 @@ import numpy as np
 
 from spikec.backends.nir import nodes
 from spikec.ir.op import Op
-from spikec.ir.ops import IF, LIF, AvgPool, Conv, CubaLIF, Delay, Flatten, Leaky, Linear, Neuron, SumPool, Weighted
+from spikec.ir.ops import (
+    IF,
+    LIF,
+    AvgPool,
+    Conv,
+    CubaLIF,
+    Delay,
+    DelayLine,
+    Flatten,
+    Integrator,
+    Leaky,
+    Linear,
+    MultiSpike,
+    Neuron,
+    SumPool,
+    Threshold,
+)
 
 #: why a reader does not take an op, or ``""``
 Limit = Callable[[Op], str]
+
+#: what every reader but rockpool has
+_SIMPLE: tuple[type[Op], ...] = (Linear, Conv, SumPool, IF, LIF)
+_COMMON = (*_SIMPLE, CubaLIF, AvgPool, Flatten)
+#: all that NIR has
+_ALL = (*_COMMON, MultiSpike, Integrator, Threshold, DelayLine)
 
 
 @attrs.frozen
@@ -38,7 +60,7 @@ class Profile:
         v_reset: whether a v_reset of zeros is written.
         averages: AvgPool2d stays; else it is a SumPool2d, with 1/k^2 in the next weights.
         flattens: its Flatten leaves the batch alone; else linear layers behind a map are convolutions over all of it.
-        layers: of which ops it takes; None for all that NIR has.
+        layers: of which ops it takes, of those that NIR has.
         sums: ``"any"`` if it sums right in every graph; ``"walk"`` if it runs a graph depth first, and layers whose
             turn has not come count for nothing, ``"some"`` if some of the readers do; ``"none"`` if it runs chains.
         dilates: it runs dilated convolutions; else their kernels have zeros between their cells.
@@ -63,7 +85,7 @@ class Profile:
     v_reset: bool = False
     averages: bool = False
     flattens: bool = True
-    layers: tuple[type[Op], ...] | None = None
+    layers: tuple[type[Op], ...] = _COMMON
     sums: Literal["any", "walk", "some", "none"] = "any"
     dilates: bool = True
     feedback: bool = False
@@ -74,7 +96,7 @@ class Profile:
     @property
     def physical(self) -> bool:
         """Whether an IF has r = 1/dt, and not r = 1 whatever dt is."""
-        return self.node is nodes.physical
+        return self.node in (nodes.physical, nodes.plain)
 
     @property
     def walks(self) -> bool:
@@ -83,7 +105,7 @@ class Profile:
 
     def takes(self, kind: type[Op]) -> bool:
         """Return whether the reader has ops of a kind at all."""
-        return self.layers is None or issubclass(kind, self.layers) or not issubclass(kind, _LAYERS)
+        return kind in self.layers or kind not in _ALL
 
     def problem(self, op: Op) -> str:
         """Return the first reason why the reader does not take an op, or ``""``."""
@@ -96,10 +118,6 @@ class Profile:
     def code(self, dt: float) -> str:
         """Return the reader's code for a file with steps of so many seconds."""
         return "\n".join((self.loads.format(dt=dt), *self.mends))
-
-
-#: what ``Profile.layers`` may leave out
-_LAYERS = (Weighted, Neuron, AvgPool, SumPool, Flatten)
 
 
 def _resets_with_its_spike(op: Op) -> str:
@@ -185,7 +203,6 @@ _SUBTRACTS = (
     "for m in net.modules():",
     "    if isinstance(m, neuron.BaseNode): m.v_reset = None",
 )
-_COMMON: tuple[type[Op], ...] = (Linear, Conv, SumPool, IF, LIF)
 _CUBA = (_resets_with_its_spike, _uniform, _leaks_to_zero, _gain_of_one, _leaks, _resets_to_zero)
 
 #: ``portable`` is what the readers of IF have in common, ``full`` all that NIR has; the others are what one takes
@@ -239,7 +256,7 @@ PROFILES = {
             node=nodes.exponential,
             sums="walk",
             recurrent=False,
-            layers=(*_COMMON, Flatten),
+            layers=(*_SIMPLE, MultiSpike, Flatten),
             limits=(_resets_with_its_spike, _leaks_to_zero, _gain_of_one, _leaks, _two_axes),
         ),
         Profile(
@@ -250,7 +267,7 @@ PROFILES = {
             zero=True,
             flattens=False,
             sums="walk",
-            layers=(*_COMMON, CubaLIF),
+            layers=(*_SIMPLE, CubaLIF),
             limits=(_resets_with_its_spike, _resets_to_zero, _gain_is_leak, _still_synapse, _two_axes),
         ),
         Profile(
@@ -266,7 +283,7 @@ PROFILES = {
             flattens=False,
             sums="walk",
             recurrent=False,
-            layers=(Linear, IF, LIF, CubaLIF),
+            layers=(Linear, IF, LIF, CubaLIF, MultiSpike),
             limits=(_resets_with_its_spike, _leaks_to_zero, _gain_of_one, _leaks, _remembers),
         ),
         Profile(
@@ -276,10 +293,20 @@ PROFILES = {
             gain="one",
             zero=True,
             averages=True,
+            layers=(*_COMMON, Integrator),
             dilates=False,
             sums="none",
             limits=(*_CUBA, _dense_kernel),
         ),
-        Profile("full", resets="stated", v_reset=True, averages=True, feedback=True, ports=True, node=nodes.physical),
+        Profile(
+            "full",
+            layers=_ALL,
+            resets="stated",
+            v_reset=True,
+            averages=True,
+            feedback=True,
+            ports=True,
+            node=nodes.plain,
+        ),
     )
 }
