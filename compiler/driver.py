@@ -362,7 +362,7 @@ def save(artifact: Any, path: str | os.PathLike[str]) -> None:
                 f"a {type(artifact).__name__} is not an artifact of any target",
                 hint=f"targets: {', '.join(loader.backends())}; a backend of your own says what it owns, and saves it",
             )
-        if backend.suffix and (given := path_of(path)).suffix != backend.suffix:
+        if backend.suffix and (given := path_of(path)).suffix not in (backend.suffix, *backend.aliases):
             warn(f"{given.name} does not end in {backend.suffix}, by which spikec knows such a file again")
         backend.save(artifact, part)
 
