@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import attrs
 import nir
@@ -16,7 +16,7 @@ from spikec.backends.nir.layout import Layout, layouts
 from spikec.backends.nir.profiles import PROFILES, Profile
 from spikec.extend.backend import Backend
 from spikec.extend.loader import unknown
-from spikec.extend.passbase import Context
+from spikec.extend.passbase import Context, rounds
 from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op
@@ -41,6 +41,9 @@ class Nir(Backend):
     Attributes:
         dt: seconds a time-step: the unit of time constants; an IF with r = 1 counts steps.
         profile: for which reader, see :data:`spikec.backends.nir.profiles.PROFILES`.
+        reset: ``"hard"``: for a reader that resets every neuron to zero; the network is tuned as it runs it, for
+            ``timesteps``. ``"auto"``: by subtraction, or as the model's own neurons do.
+        neurons: for each value of a ReLU, with ``reset="hard"``: the more, the nearer to the ANN.
     """
 
     name: ClassVar[str] = "nir"
@@ -51,6 +54,8 @@ class Nir(Backend):
 
     dt: float = attrs.field(default=1e-4, validator=_positive)
     profile: str = attrs.field(default="portable", validator=_known_profile)
+    reset: Literal["auto", "hard"] = attrs.field(default="auto", validator=attrs.validators.in_(("auto", "hard")))
+    neurons: int = attrs.field(default=1, validator=rounds())
 
     @property
     def averages(self) -> tuple[int, ...]:

@@ -74,6 +74,11 @@ class Backend(metaclass=Configured):
         return "auto"
 
     @property
+    def neurons(self) -> int:
+        """How many neurons stand for each value of a ReLU, where all are reset to zero."""
+        return 1
+
+    @property
     def takes_spikes(self) -> bool:
         """True if its inputs are spikes, and not numbers that are to be made into spikes."""
         return False

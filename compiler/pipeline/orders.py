@@ -46,7 +46,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
         "default": (*spikes, *tuned, avgpool, rescale, "cast-parameters"),
         "nir": (
             *spikes,
-            *tuned,
+            *(_hard(backend, timesteps) if backend.reset == "hard" else tuned),
             "lower-movement",
             avgpool,
             "lower-concat",
@@ -80,6 +80,14 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
     if backend.order not in orders:
         raise unknown("order of passes", backend.order, orders)
     return orders[backend.order]
+
+
+def _hard(backend: Backend, timesteps: int | None) -> Order:
+    """What tunes a network for a reader that resets its neurons to zero."""
+    if timesteps is None:
+        message = f"target {backend.name} is to be tuned for hard reset, and timesteps is not given"
+        raise CompileError(message, hint=Hint("say how many steps you will run: ", Option("timesteps", 64)))
+    return "lower-v-init", pass_named("hard-reset", neurons=backend.neurons)
 
 
 def _tuned(backend: Backend, normalization: Normalization | None, timesteps: int | None) -> Order:
