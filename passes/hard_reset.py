@@ -1,6 +1,6 @@
 """Neurons that their reader resets to zero, tuned as it runs them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -13,6 +13,7 @@ from spikec.extend.passbase import Context, Pass, number, rounds
 from spikec.extend.sweep import Sweep, activations, tunable
 from spikec.interpreter.results import agreement_text
 from spikec.ir.affine import BlockedError
+from spikec.ir.errors import CompileError, Hint, Option
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import tensor_cache
 from spikec.ir.ops import IF, Relu, Rescale, Weighted
@@ -29,6 +30,8 @@ _LIMITS = (0.3, 3.0)
 _BETWEEN = 0.75
 #: the next threshold of several neurons for a value
 _SPREAD = 1.5
+#: numbers that a layer is fed at a time while it is tuned
+_AT_ONCE = 2**18
 
 
 def _positive(pass_: Any, field: Any, values: tuple[float, ...]) -> None:
@@ -68,7 +71,7 @@ class HardReset(Pass):
 
     ratios: tuple[float, ...] = attrs.field(default=(3.0, 2.0), validator=_positive)
     neurons: int = attrs.field(default=1, validator=rounds())
-    rounds: int = attrs.field(default=2, validator=rounds())
+    rounds: int = attrs.field(default=3, validator=rounds())
     step: float = attrs.field(default=0.7, validator=number(0))
 
     def run(self, graph: Graph, context: Context) -> int:
@@ -77,6 +80,9 @@ class HardReset(Pass):
         samples = context.tuning_samples(graph) if context.ann is not None else ()
         if not soft:
             return 0
+        if context.timesteps is None:
+            hint = Hint("say how many steps you will run: ", Option("timesteps", 64))
+            raise CompileError("a network is tuned for hard reset, and timesteps is not given", hint=hint)
         if not samples:
             for name in soft:
                 _harden(graph, name, self.ratios[-1])
@@ -182,11 +188,10 @@ class _Layer:
         """
         rows = _rows(wanted)
         biases = (self.thresholds - self.lowered) / (2 * sweep.timesteps)
-        for left in reversed(range(corrections + 1)):
+        for _ in range(corrections):
             rates = np.stack([_rows(each) for each in self._rates(sweep, biases)], -1)  # [C, M, n]
             values = _least_squares(rates, rows, self.thresholds.T / len(biases))
-            if left:
-                biases = biases + step * (rows - (rates * values[:, None]).sum(-1)).mean(1)
+            biases = biases + step * (rows - (rates * values[:, None]).sum(-1)).mean(1)
         self._write(biases, values)
         return values.T
 
@@ -196,7 +201,7 @@ class _Layer:
         rank = len(self.graph.type(self.current).shape)
         ops = [IF(on_axis(each, rank, 0), v_reset=np.zeros(())) for each in self.thresholds]
         with torch.no_grad(), tensor_cache():
-            for x in sweep.values(self.current):
+            for x in _joined(sweep.values(self.current)):
                 for op, bias, rates in zip(ops, biases, found, strict=True):
                     current = x + torch.as_tensor(on_axis(bias, rank, 0), dtype=x.dtype)
                     current = current.expand(sweep.timesteps, *current.shape[1:])
@@ -218,6 +223,13 @@ def _cast(graph: Graph, casts: tuple[str, str], name: str, threshold: Array, val
     graph.set_op(casts[0], Rescale(1 / threshold))
     graph.set_op(name, attrs.evolve(graph.get(name, IF), v_threshold=np.ones((1,) * value.ndim), out_scale=value))
     graph.set_op(casts[1], Rescale(value))
+
+
+def _joined(parts: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Join values for a few samples each, [T, n, ...], to fewer of as many numbers as a cache holds."""
+    count = max(1, _AT_ONCE // parts[0].numel())
+    for first in range(0, len(parts), count):
+        yield torch.cat(tuple(parts[first : first + count]), 1)
 
 
 def _rows(values: Array) -> Array:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import attrs
 import nir
@@ -34,6 +34,11 @@ def _positive(_: Any, __: Any, value: Any) -> None:
         raise CompileError(f"dt is {value!r}", hint="give the length of a time-step in seconds, such as 1e-4")
 
 
+def _reset(value: Any) -> Any:
+    """Return what the frontend of NIR calls otherwise in the target's words."""
+    return {"subtract": "soft", "value": "hard"}.get(value, value) if isinstance(value, str) else value
+
+
 @attrs.frozen
 class Nir(Backend):
     """Emits an ``nir.NIRGraph``: IF, LIF, CubaLIF, Affine, Conv1d, Conv2d, SumPool2d or AvgPool2d, and Flatten.
@@ -42,7 +47,8 @@ class Nir(Backend):
         dt: seconds a time-step: the unit of time constants; an IF with r = 1 counts steps.
         profile: for which reader, see :data:`spikec.backends.nir.profiles.PROFILES`.
         reset: ``"hard"``: for a reader that resets every neuron to zero; the network is tuned as it runs it, for
-            ``timesteps``. ``"auto"``: by subtraction, or as the model's own neurons do.
+            ``timesteps``. Otherwise neurons reset by subtraction, or as the model's own do. Of a NIR model it says how
+            that one's neurons reset, too.
         neurons: for each value of a ReLU, with ``reset="hard"``: the more, the nearer to the ANN.
     """
 
@@ -51,10 +57,13 @@ class Nir(Backend):
     order: ClassVar[str] = "nir"
     thresholds: ClassVar[str] = "uniform"
     artifacts: ClassVar[tuple[type, ...]] = (nir.NIRGraph,)
+    shared: ClassVar[tuple[str, ...]] = ("dt", "reset")
 
     dt: float = attrs.field(default=1e-4, validator=_positive)
     profile: str = attrs.field(default="portable", validator=_known_profile)
-    reset: Literal["auto", "hard"] = attrs.field(default="auto", validator=attrs.validators.in_(("auto", "hard")))
+    reset: str = attrs.field(
+        default="auto", converter=_reset, validator=attrs.validators.in_(("auto", "soft", "hard"))
+    )
     neurons: int = attrs.field(default=1, validator=rounds())
 
     @property
@@ -66,6 +75,11 @@ class Nir(Backend):
     def fires(self) -> str:
         """As the reader's neurons do."""
         return self._profile.fires
+
+    @property
+    def reader(self) -> str:
+        """SpikingJelly, whose profile it is; the portable one is nobody's."""
+        return self.profile if self.profile == "spikingjelly" else ""
 
     @property
     def _profile(self) -> Profile:

@@ -38,6 +38,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
         pass_named("init-potential", fraction=chosen.v_init),
     )
     tuned = _tuned(backend, normalization, timesteps)
+    hard = "lower-v-init", pass_named("hard-reset", neurons=backend.neurons)
     avgpool = pass_named("avgpool-to-sumpool", keep=backend.averages)
     rescale = pass_named("fold-rescale", thresholds=backend.thresholds)
     if (own := backend.passes(timesteps)) is not None:
@@ -46,7 +47,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
         "default": (*spikes, *tuned, avgpool, rescale, "cast-parameters"),
         "nir": (
             *spikes,
-            *(_hard(backend, timesteps) if backend.reset == "hard" else tuned),
+            *(hard if backend.reset == "hard" else tuned),
             "lower-movement",
             avgpool,
             "lower-concat",
@@ -80,14 +81,6 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
     if backend.order not in orders:
         raise unknown("order of passes", backend.order, orders)
     return orders[backend.order]
-
-
-def _hard(backend: Backend, timesteps: int | None) -> Order:
-    """What tunes a network for a reader that resets its neurons to zero."""
-    if timesteps is None:
-        message = f"target {backend.name} is to be tuned for hard reset, and timesteps is not given"
-        raise CompileError(message, hint=Hint("say how many steps you will run: ", Option("timesteps", 64)))
-    return "lower-v-init", pass_named("hard-reset", neurons=backend.neurons)
 
 
 def _tuned(backend: Backend, normalization: Normalization | None, timesteps: int | None) -> Order:
