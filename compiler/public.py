@@ -7,6 +7,7 @@ from spikec.calibration.normalization import Normalization
 from spikec.compilation import Compilation
 from spikec.diagnosis.diagnose import diagnose
 from spikec.diagnosis.diagnosis import Diagnosis
+from spikec.diagnosis.forecast import Forecast
 from spikec.diagnosis.recording import Recording, record
 from spikec.driver import Compiler, calibrate, check, compile, save
 from spikec.extend.backend import Backend
@@ -31,6 +32,7 @@ from spikec.ir.op import Movement, Op, Role, StatefulOp
 from spikec.ir.progress import Progress
 from spikec.pipeline.pipeline import Pipeline
 from spikec.reading import load
+from spikec.repair import Repair, repair
 from spikec.running import evaluate, run, simulate
 
 __version__ = version("spikec")
@@ -44,6 +46,7 @@ __all__ = [
     "Compiler",
     "Context",
     "Diagnosis",
+    "Forecast",
     "Graph",
     "InvalidModelError",
     "MissingDependencyError",
@@ -56,6 +59,7 @@ __all__ = [
     "Problem",
     "Progress",
     "Recording",
+    "Repair",
     "Role",
     "Simulation",
     "SpikecWarning",
@@ -71,6 +75,7 @@ __all__ = [
     "load",
     "pass_named",
     "record",
+    "repair",
     "run",
     "save",
     "simulate",

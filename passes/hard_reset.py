@@ -100,7 +100,8 @@ class HardReset(Pass):
         ann = context.ann
         assert ann is not None
         ratios = [ratio * _SPREAD**i for i in range(self.neurons)]
-        made = [_Layer.of(graph, relu, *names, ratios) for relu, names in tunable(graph, context).items() if len(names) == 1 and names[0] in soft]
+        alone = {relu: names[0] for relu, names in tunable(graph, context).items() if len(names) == 1}
+        made = [_Layer.of(graph, relu, name, ratios) for relu, name in alone.items() if name in soft]
         tuned = {layer.name: layer for layer in made if layer is not None}
         compares = {node.name: compared(ann, node) for node in ann.match(Relu) if node.op.compares}
         counts = {name: compares[name] for name in soft if compares.get(name) in {each.relu for each in tuned.values()}}
@@ -256,8 +257,8 @@ def _harden(graph: Graph, name: str, ratio: float) -> None:
     """Reset neurons to zero, at a threshold times a ratio; a spike then stands for as many times more."""
     op, rank = graph.get(name, IF), len(graph.type(name).shape)
     given = None if op.out_scale is None else op.out_scale * ratio
-    hard = attrs.evolve(op, v_threshold=op.v_threshold * ratio, v_reset=np.zeros(()), v_init=np.zeros(()), out_scale=given)
-    graph.set_op(name, hard)
+    threshold, zero = op.v_threshold * ratio, np.zeros(())
+    graph.set_op(name, attrs.evolve(op, v_threshold=threshold, v_reset=zero, v_init=zero, out_scale=given))
     if ratio != 1:
         graph.insert_after(name, Rescale(np.full((1,) * rank, ratio)), new=f"{name}_ratio")
 

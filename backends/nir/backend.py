@@ -61,9 +61,7 @@ class Nir(Backend):
 
     dt: float = attrs.field(default=1e-4, validator=_positive)
     profile: str = attrs.field(default="portable", validator=_known_profile)
-    reset: str = attrs.field(
-        default="auto", converter=_reset, validator=attrs.validators.in_(("auto", "soft", "hard"))
-    )
+    reset: str = attrs.field(default="auto", converter=_reset, validator=attrs.validators.in_(("auto", "soft", "hard")))
     neurons: int = attrs.field(default=1, validator=rounds())
 
     @property
