@@ -12,18 +12,17 @@ from spikec.frontends.nir.rules import Rule
 from spikec.frontends.nir.stated import Stated
 from spikec.ir.errors import CompileError, Hint, Option, Problem, without_warnings
 from spikec.ir.graph import Graph
-from spikec.ir.ops import MultiSpike, Neuron
+from spikec.ir.ops import LIF, MultiSpike, Neuron
 from spikec.ir.types import Array, span
 
-#: what NIR calls a field of a neuron, and in which unit it is shown
-_FIELDS = {
+#: what is compared of two neurons
+_CALLED = {
     "v_threshold": "v_threshold",
     "v_leak": "v_leak",
     "v_init": "the potential before step 0",
-    "tau": "tau, in steps,",
-    "gain": "the gain of its input",
-    "decay": "the share of its potential that a step leaves",
-    "decay_syn": "the share of its current that a step leaves",
+    "decay": "what a step leaves of the potential (tau, tau_mem)",
+    "decay_syn": "what a step leaves of the current (tau_syn)",
+    "gain": "the gain of the input (r, w_in)",
 }
 
 
@@ -95,12 +94,21 @@ def _of_neuron(tool: str, meant: Graph, run: Graph, name: str) -> list[Problem]:
         here, there = ("by subtraction", "to v_reset") if op.subtracts else ("to v_reset", "by subtraction")
         hint = Hint("tune the network for it: ", Option("reset", "hard")) if op.subtracts else ""
         found.append((f"a spike resets the potential {there}, and not {here}", hint))
-    for field, called in _FIELDS.items():
-        ours, theirs = (getattr(each, field, None) for each in (op, other))
-        if ours is not None and theirs is not None and not _equal(ours, theirs):
-            found.append((f"{called} is {span(theirs)}, and not {span(ours)}", _repair(tool)))
+    ours, theirs = _numbers(op), _numbers(other)
+    for field, called in _CALLED.items():
+        if not _equal(ours[field], theirs[field]):
+            found.append((f"{called} is {span(theirs[field])}, and not {span(ours[field])}", _repair(tool)))
     kind = op.origin[0].kind if op.origin else op.kind
     return [Problem(f"{tool}: {message}", name, kind, hint) for message, hint in found]
+
+
+def _numbers(op: Neuron) -> dict[str, Array]:
+    """Return what is compared, under the same names for each kind of neuron."""
+    fields = {name: value for name, value in op.parameters().items() if isinstance(value, np.ndarray)}
+    found = {"v_leak": np.zeros(()), "decay": np.ones(()), "decay_syn": np.zeros(()), "gain": np.ones(())}
+    if isinstance(op, LIF):
+        found |= {"decay": 1 - 1 / op.tau, "gain": 1 / op.tau}
+    return {name: np.asarray(value) for name, value in {**found, **fields}.items()}
 
 
 def _repair(tool: str) -> str:
