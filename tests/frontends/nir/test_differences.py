@@ -1,5 +1,7 @@
 """What a reader does otherwise than a file says: everything at once, in the file's own terms."""
 
+import itertools
+
 import nir
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ def chain(*nodes, shape=(4,), out=(4,), **metadata):
     named = {"input": nir.Input(np.array(shape)), **{f"n{i}": node for i, node in enumerate(nodes)}}
     named["output"] = nir.Output(np.array(out))
     names = list(named)
-    edges = list(zip(names, names[1:], strict=False))
+    edges = list(itertools.pairwise(names))
     return nir.NIRGraph(named, edges, metadata=metadata, type_check=False)
 
 
