@@ -54,7 +54,7 @@ class Note:
         return f"{self.by}: %{self.node}: {self.reason}" if self.node else f"{self.by}: {self.reason}"
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Context:
     """What a pass or a backend may know besides the graph.
 
@@ -69,7 +69,8 @@ class Context:
         notes: in order; see :meth:`note`.
         running: name of the pass that runs.
         speedup: product of the ``speedup`` of this pass and of those still to come.
-        ann: the ANN just before its ReLUs became neurons, under the same names; for a pass over an ANN, its graph.
+        ann: the ANN just before its ReLUs became neurons, under the same names; for a pass over an ANN, its graph; None
+            where no pass to come looks back.
     """
 
     reference: Graph
@@ -82,6 +83,10 @@ class Context:
     ann: Graph | None = None
     _judged: list[tuple[Graph, int, tuple[float, float]]] = attrs.field(factory=list)
     _made: dict[tuple[Any, ...], tuple[tuple[Tensor, ...], Any]] = attrs.field(factory=dict)
+
+    def __repr__(self) -> str:
+        steps = "any T" if self.timesteps is None else f"T={self.timesteps}"
+        return f"<spikec.Context of {self.reference.name}, {steps}, {len(self.notes)} notes, now {self.running or '-'}>"
 
     def note(self, node: str, reason: str) -> None:
         """Record why the running pass left a node as it is, or what its choice costs."""
@@ -159,6 +164,8 @@ class Pass(metaclass=Configured):
         contract: what it does to the numbers, and so how it is checked.
         needs: the stages at which it may run.
         gives: the stage that the graph has reached after it, or None for the same.
+        looks_back: whether it may ask its context for the ANN or for statistics of the data; where none of the passes
+            to come does, they are let go of.
     """
 
     what: ClassVar[str] = "pass"
@@ -166,6 +173,7 @@ class Pass(metaclass=Configured):
     contract: ClassVar[Contract] = "exact"
     needs: ClassVar[tuple[Stage, ...]] = EVERY
     gives: ClassVar[Stage | None] = None
+    looks_back: ClassVar[bool] = True
 
     @property
     def speedup(self) -> int:
