@@ -65,7 +65,7 @@ TOOLS = {
 }
 
 
-class NotDone(Exception):
+class NotDoneError(Exception):
     """Why there is nothing to count: what spikec or the tool says."""
 
 
@@ -78,7 +78,7 @@ def compiled(ann: nn.Module, fold: Fold, reader: str, reset: str, path: Path) ->
         )
         spikec.save(graph, path)
     except spikec.CompileError as error:
-        raise NotDone(f"refused: {str(error).splitlines()[0]}") from error
+        raise NotDoneError(f"refused: {str(error).splitlines()[0]}") from error
 
 
 def ours(reader: str, path: Path, x: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def theirs(reader: str, path: Path, x: Tensor) -> Tensor | None:
     tool = TOOLS[reader]
     python = os.environ.get(tool.python)
     if not python:
-        raise NotDone(f"set {tool.python}")
+        raise NotDoneError(f"set {tool.python}")
     if not tool.runs:
         script(python, "nir_read.py", reader, path)
         return None
@@ -106,7 +106,7 @@ def script(python: str, name: str, *arguments: str | Path) -> None:
     command = [python, "-W", "ignore", str(SCRIPTS / name), *map(str, arguments)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     if found.returncode:
-        raise NotDone(f"fails: {found.stderr.strip().splitlines()[-1]}")
+        raise NotDoneError(f"fails: {found.stderr.strip().splitlines()[-1]}")
 
 
 def accuracies(y: Tensor, labels: Tensor) -> list[str]:
@@ -128,7 +128,7 @@ def row(ann: nn.Module, fold: Fold, reader: str, reset: str, x: Tensor, labels: 
             compiled(ann, fold, reader, reset, path)
             found = theirs(reader, path, x)
             model = ours(reader, path, x)
-        except NotDone as reason:
+        except NotDoneError as reason:
             return [str(reason), "", *("" for _ in STEPS)]
     if found is None:
         return ["parses", "not run", *accuracies(model, labels)]

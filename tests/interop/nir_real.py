@@ -1,7 +1,7 @@
 """Runs under a Python that has one importer of NIR: what that tool makes of a file, as it is documented, untouched.
 
-``nir_real.py TOOL FILE IN.npz OUT.npz`` imports FILE, runs it a step at a time, and leaves its output [T, B, ...] in OUT.
-IN holds x [T, B, ...] and dt in seconds, for the importers that have this argument.
+``nir_real.py TOOL FILE IN.npz OUT.npz`` imports FILE, runs it a step at a time, and leaves its output, [T, B, ...], in
+OUT. IN holds x [T, B, ...] and dt in seconds, for the importers that have this argument.
 """
 
 import sys
