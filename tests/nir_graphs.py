@@ -61,9 +61,13 @@ def _counted(rng, shape, _):
 
 @attrs.frozen
 class Tool:
-    """What a tool takes; ``dt`` is that of its import."""
+    """What a tool takes: neurons, behind maps ``of_maps`` only; ``dt`` is that of its import.
+
+    A Flatten from axis -3 on is one thing to all tools; some take an axis of 0 for the batch.
+    """
 
     neurons: tuple
+    of_maps: tuple = ()
     dt: float = 1e-4
     maps: bool = True
     pools: tuple = (nir.SumPool2d,)
@@ -86,9 +90,16 @@ TOOLS = {
     "norse": Tool(
         (_integrate(_each), _leaky(_each, leaks=(0.0, 0.2), drawn=_each), _current(_each, False)),
         loops=True,
-        groups=True,
     ),
-    "sinabs": Tool((_integrate(_each), _counted), dt=1.0, linear=False, groups=True, flatten=0, last=(_integrator,)),
+    "sinabs": Tool(
+        (_integrate(_each), _counted),
+        (_integrate(_each),),
+        dt=1.0,
+        linear=False,
+        groups=True,
+        flatten=0,
+        last=(_integrator,),
+    ),
     "rockpool": Tool((_current(_each),), maps=False, skips=False, linear=False),
 }
 
@@ -128,7 +139,8 @@ def random_graph(name, seed):
     start = graph.shape
 
     def neurons():
-        graph.add(tool.neurons[rng.integers(len(tool.neurons))](rng, graph.shape, tool.dt))
+        takes = tool.neurons if len(graph.shape) == 1 else tool.of_maps or tool.neurons
+        graph.add(takes[rng.integers(len(takes))](rng, graph.shape, tool.dt))
 
     if len(start) == 3:
         graph.convolution(4)
@@ -138,10 +150,10 @@ def random_graph(name, seed):
             neurons()
         if tool.skips and rng.random() < 0.5:
             _skip(graph, lambda: graph.convolution(4), neurons)
-        if tool.pools:
+        if tool.pools and rng.random() < 0.7:
             pool = tool.pools[rng.integers(len(tool.pools))]
             graph.add(pool(np.array([2, 2]), np.array([2, 2]), np.array([0, 0])), (4, 3, 3))
-        graph.add(nir.Flatten({"input": np.array(graph.shape)}, tool.flatten, -1), (36,))
+        graph.add(nir.Flatten({"input": np.array(graph.shape)}, tool.flatten, -1), (int(np.prod(graph.shape)),))
     for _ in range(rng.integers(1, 4)):
         graph.affine(int(rng.integers(4, 9)), tool.linear and rng.random() < 0.3)
         neurons()
