@@ -9,6 +9,7 @@ import nir
 import numpy as np
 
 from spikec.frontends.nir import meaning
+from spikec.frontends.nir.ports import with_ports
 from spikec.frontends.nir.rules import with_fields
 from spikec.ir.errors import InvalidModelError, Problem
 from spikec.ir.untrusted import read_hdf5
@@ -22,12 +23,12 @@ class File:
     """What a file holds.
 
     Attributes:
-        graph: of nir, unchecked.
+        graph: of nir, unchecked; its inputs and outputs hold what its metadata say of them.
         version: of nir, that wrote it, or ``""``.
         unset: places of the neurons, as messages name them, for which it has no ``v_reset``.
     """
 
-    graph: Any
+    graph: Any = attrs.field(converter=with_ports)
     version: str
     unset: frozenset[str]
 

@@ -86,6 +86,7 @@ class Loader:
         self.reading = Reading(self._dtype(), settled.strict, settled.dt)
         self._strip_inputs(settled.notes)
         self.out.imported.dt = settled.seconds
+        self.out.imported.timesteps = meaning.steps(source.metadata)
 
     def graph(self) -> Graph:
         """Convert everything, or raise with everything that cannot be."""
