@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, get_type_hints, overload
 
 import attrs
 import torch
@@ -37,7 +37,7 @@ from spikec.ir.errors import (
 from spikec.ir.files import path_of, replacing
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
-from spikec.ir.progress import shown
+from spikec.ir.progress import shown, track
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
 from spikec.options import (
     OWN,
@@ -59,18 +59,19 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _TYPES = get_type_hints(Options)
+P = ParamSpec("P")
 T = TypeVar("T")
 #: holds the imported graph to its model on a probe
 _Check = Callable[[Sequence[Tensor]], float]
 
 
-def _showing_progress(method: Callable[[Compiler, Any], T]) -> Callable[[Compiler, Any], T]:
+def _showing_progress(method: Callable[Concatenate[Compiler, P], T]) -> Callable[Concatenate[Compiler, P], T]:
     """Show how far a compiler is, as its option says."""
 
     @functools.wraps(method)
-    def watched(compiler: Compiler, model: Any) -> T:
+    def watched(compiler: Compiler, *args: P.args, **kwargs: P.kwargs) -> T:
         with shown(compiler.progress):
-            return method(compiler, model)
+            return method(compiler, *args, **kwargs)
 
     return watched
 
@@ -114,8 +115,13 @@ class Compiler:
 
     @_showing_progress
     @keeping_grad_mode
-    def lower(self, model: Any) -> tuple[Context, Sequence[StageRecord]]:
+    def lower(self, model: Any, *, proved: bool = True) -> tuple[Context, Sequence[StageRecord]]:
         """All of :meth:`run` but emitting: what backends may know, and the graph after the import and every pass.
+
+        Args:
+            model: see :func:`compile`.
+            proved: hold the passes to their contracts, as ``verify`` says; without it only what was read is compared
+                with the model.
 
         Raises:
             CompileError: with every problem of the model and the target that can be known by then, and with the ledger.
@@ -129,7 +135,7 @@ class Compiler:
             if self.pipeline is None and calibration.is_long:
                 refuse_early(graph, calibration, self._run_dry)
             first = example if calibration.batches is None else calibration.batches.first
-            observers = self._observers(graph, first, check_model)
+            observers = self._observers(graph, first, check_model, proved)
             records = run_pipeline(graph, self._pipeline(graph, calibration), context, observers)
             if problems := self.backend.check(records[-1].graph):
                 if self.pipeline is not None and not records[-1].graph.is_spiking:
@@ -193,15 +199,19 @@ class Compiler:
         check = None if reference is None else lambda xs: check_import(graph, reference, xs, layers)
         return Context(graph, self.timesteps, self.seed, calibration, notes), example, check
 
-    def _observers(self, graph: Graph, example: Sequence[Tensor] | None, check_model: _Check | None) -> list[Observer]:
+    def _observers(
+        self, graph: Graph, example: Sequence[Tensor] | None, check_model: _Check | None, proved: bool
+    ) -> list[Observer]:
         """Who watches the passes; an imported graph that is not the model is refused here."""
         observers: list[Observer] = []
         if self.verify != "off":
-            xs = probe(graph, example, self.seed)
-            check_shapes(graph)
-            if check_model is not None:
-                check_model(xs)
-            observers.append(Numbers(graph, xs, each=self.verify == "each", timesteps=self.timesteps))
+            for _ in track(("what was read, beside the model",), "checks", current=str):
+                xs = probe(graph, example, self.seed)
+                check_shapes(graph)
+                if check_model is not None:
+                    check_model(xs)
+            if proved:
+                observers.append(Numbers(graph, xs, each=self.verify == "each", timesteps=self.timesteps))
         if self.dump_dir is not None:
             observers.append(Dump(self.dump_dir, graph))
         return observers
@@ -311,11 +321,15 @@ def calibrate(
 
 
 def check(model: Any, target: str | Backend, **options: Unpack[AnyOptions]) -> list[Problem]:
-    """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none."""
+    """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none.
+
+    What was read is compared with the model. That passes keep their contracts is not proved here, as such a fault is
+    ours, and proving it takes longer than all else.
+    """
     compiler = Compiler(target, **options)
     with without_warnings():  # about accuracy, which is not the question
         try:
-            compiler.lower(model)
+            compiler.lower(model, proved=False)
         except CompileError as error:
             return list(error.problems)
     return []

@@ -59,6 +59,7 @@ def simulate(
     timesteps: int | None = None,
     *,
     patience: int | None = None,
+    progress: bool | Callable[[Progress], None] | None = None,
 ) -> Simulation:
     """Run a spiking network from its first step on, and average its output over time.
 
@@ -70,6 +71,7 @@ def simulate(
         timesteps: T.
         patience: stop with a sample once its answer, the index of its largest mean, has stayed the same for that many
             steps; they count from where its output first changes, as no spike has come through before.
+        progress: as in :func:`spikec.compile`.
 
     Returns:
         Means over time, [T, B, ...], and what stopping has saved.
@@ -79,7 +81,8 @@ def simulate(
             a part of its batch, which ``patience`` needs.
         CompileError: ``timesteps`` or ``patience`` is no whole number above 0.
     """
-    return simulation.simulate(_opened(snn), x, timesteps, patience)
+    with shown(progress):
+        return simulation.simulate(_opened(snn), x, timesteps, patience)
 
 
 def evaluate(

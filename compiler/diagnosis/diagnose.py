@@ -103,7 +103,8 @@ def _over_time(xs: Sequence[Tensor], layers: Layers, count: Count) -> Iterator[l
         count.step(name, operands)
 
     mean = RunningMean(layers.graph)
-    for step in outputs_over_time(layers.graph, xs, layers.timesteps, tap):
+    steps = outputs_over_time(layers.graph, xs, layers.timesteps, tap)
+    for step in track(steps, "steps", layers.timesteps):
         mean.add(step)
         yield mean.outputs()
     for name, layer in layers.sums.items():

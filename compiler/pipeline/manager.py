@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from typing import ClassVar
 
 import attrs
 
@@ -37,7 +38,13 @@ class Step:
 
 
 class Observer:
-    """Looks at each step of a pipeline; the pass manager knows nothing else of it."""
+    """Looks at each step of a pipeline; the pass manager knows nothing else of it.
+
+    Attributes:
+        looks_at: what is said while it looks; may be empty.
+    """
+
+    looks_at: ClassVar[str] = ""
 
     def __call__(self, step: Step) -> str | None:
         """Look at a pass that has run; what is returned becomes the step's check, and an exception stops the run."""
@@ -95,7 +102,7 @@ def run_pipeline(
             seconds = time.perf_counter() - started
             notes, last = tuple(context.notes[noted:]), index == len(pipeline)
             step = Step(index, each, graph, after, changes, seconds, notes, last)
-            for observer in observers:
+            for observer in track(observers, "checks", current=lambda observer: observer.looks_at):
                 if found := observer(step):
                     step = attrs.evolve(step, check=found)
         except Exception as error:
