@@ -1,25 +1,25 @@
-"""``run``, ``simulate`` and ``evaluate``, of graphs and of what else runs in time: networks of ``netx``, and files."""
+"""``run``, ``simulate`` and ``evaluate``, of graphs and of what else runs in time: compiled networks, and files."""
 
-import os
 from collections.abc import Callable, Collection, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spikec.compilation import Compilation
+from spikec.extend.backend import SpikingModule
 from spikec.interpreter import interp, simulation
 from spikec.interpreter.interp import Tap
-from spikec.interpreter.simulation import RunsOverTime, Simulation
+from spikec.interpreter.simulation import Simulation
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
 from spikec.ir.progress import Progress, shown
 from spikec.ir.types import Array
-from spikec.reading import find_frontend, is_netx
+from spikec.reading import find_frontend, is_netx, load
 
 
 def run(
-    graph: Graph | RunsOverTime | str | os.PathLike[str],
+    graph: Any,
     x: Tensor | Sequence[Tensor],
     timesteps: int | None = None,
     *,
@@ -29,7 +29,8 @@ def run(
     """Run a graph by the reference interpreter, or a network of ``netx`` by its integers.
 
     Args:
-        graph: an ANN or an SNN, a network of ``netx``, or the path of a file of a spiking network, such as a .net.
+        graph: an ANN or an SNN, what :func:`spikec.compile` or ``Compiler.run`` returned, or the path of a file that
+            spikec reads, such as a .net; what is no graph and no network of ``netx`` is read as a graph before.
         x: one tensor an input. ANN: [B, ...]. SNN: [B, ...], fed at each of ``timesteps`` steps, or with
             ``timesteps=None`` time-major [T, B, ...]. Its dtype is the dtype of the arithmetic. A network of ``netx``
             takes what its ``run`` does.
@@ -45,6 +46,8 @@ def run(
         InvalidModelError: timesteps for an ANN, no step at all, or inputs that do not fit.
     """
     model = _opened(graph)
+    if isinstance(model, SpikingModule):
+        model = load(model)
     if not is_netx(model):
         return interp.run(model, x, timesteps, tap=tap, nodes=nodes)
     if tap is not None:
@@ -54,7 +57,7 @@ def run(
 
 
 def simulate(
-    snn: nn.Module | Graph | RunsOverTime | str | os.PathLike[str],
+    snn: Any,
     x: Tensor | Sequence[Tensor],
     timesteps: int | None = None,
     *,
@@ -64,8 +67,8 @@ def simulate(
     """Run a spiking network from its first step on, and average its output over time.
 
     Args:
-        snn: a spiking torch module, which is reset before and after, a Graph, a network of ``netx``, or the path of a
-            file, such as a .net; with one output.
+        snn: a spiking torch module, which is reset before and after, a Graph, or whatever else :func:`run` takes; with
+            one output.
         x: one tensor an input: [B, ...], fed at each of ``timesteps`` steps, or with ``timesteps=None`` time-major,
             [T, B, ...].
         timesteps: T.
@@ -86,7 +89,7 @@ def simulate(
 
 
 def evaluate(
-    snn: nn.Module | Graph | RunsOverTime | str | os.PathLike[str],
+    snn: Any,
     loader: Iterable[Any],
     timesteps: int,
     *,
@@ -96,8 +99,8 @@ def evaluate(
     """Measure top-1 accuracy after each time-step, of the output's running mean up to that step.
 
     Args:
-        snn: a spiking torch module, a Graph with one output (an ANN graph gives the same accuracy at every step), a
-            network of ``netx``, or the path of a file, such as a .net.
+        snn: a spiking torch module, a Graph with one output (an ANN graph gives the same accuracy at every step), or
+            whatever else :func:`run` takes.
         loader: batches ``(x [B, ...], labels [B])``.
         timesteps: number of steps T; x is fed at each of them.
         time_axis: of event data, the axis of x that is time, of length T (0 for [T, B, ...]).
@@ -115,8 +118,11 @@ def evaluate(
 
 
 def _opened(model: Any) -> Any:
-    """Return what runs: of a path the network in the file, else the model itself."""
-    if not isinstance(model, (str, Path)):
+    """Return what runs: a graph, a module, or a network of ``netx``."""
+    if isinstance(model, Compilation):
+        runs_itself = isinstance(model.artifact, SpikingModule) or is_netx(model.artifact)
+        return model.artifact if runs_itself else model.graph
+    if isinstance(model, (Graph, nn.Module)) or is_netx(model):
         return model
     frontend, opened = find_frontend(model)
     return opened if is_netx(opened) else frontend.load(opened, None)

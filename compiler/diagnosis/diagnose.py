@@ -65,7 +65,8 @@ def diagnose(
     """
     if not isinstance(compilation, Compilation):
         raise InvalidModelError(
-            f"a {type(compilation).__name__} is not a Compilation", hint="give Compiler(target, ...).run(model)"
+            f"a {type(compilation).__name__} is not a Compilation, which has the ANN to compare it with",
+            hint="give what spikec.Compiler(target, ...).run(model) returns",
         )
     if not is_number(tolerance) or not 0 < tolerance < 1:
         raise CompileError(f"tolerance is {shown(tolerance)}", hint="give a share in (0, 1)")

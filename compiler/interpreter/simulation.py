@@ -180,7 +180,7 @@ class _RunningModule:
         if not isinstance(snn, nn.Module) or not callable(getattr(snn, "reset", None)):
             raise InvalidModelError(
                 f"a {type(snn).__name__} is neither a Graph nor a spiking module with reset()",
-                hint="give what compile(..., target='spikingjelly') returned",
+                hint="give what compile returned for the target spikingjelly, nir or netx, or a Compilation of any",
             )
         self.snn: Any = snn
         hooked = (part._forward_hooks or part._forward_pre_hooks for part in snn.modules())

@@ -94,6 +94,42 @@ def test_evaluate_and_diagnose_tell_of_their_batches(seen):
     compilation = spikec.Compiler("nir", calibration=images, normalization="max").run(model)
     labelled = [(x, torch.zeros(2, dtype=torch.int64)) for x in images.split(2)]
     spikec.evaluate(compilation.graph, labelled, 2, progress=seen.append)
-    assert texts(seen) == [("batches", "", done, 3) for done in range(3)]
+    assert outermost(seen, "batches") == [(0, 3), (1, 3), (2, 3)]
+    assert {each.what for each in seen} == {("batches",), ("batches", "steps")}
+    del seen[:]
     spikec.diagnose(compilation, list(images.split(3)), 2, progress=seen.append)
-    assert [each.done for each in seen[3:]] == [0, 1]
+    assert [done for done, _ in outermost(seen, "batches")] == [0, 1]
+
+
+def outermost(seen, what):
+    """How far the outermost work was, each once."""
+    return list(dict.fromkeys((each.done, each.total) for each in seen if each.what == (what,)))
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_simulate_tells_of_its_steps(seen, patience):
+    graph = spikec.compile(
+        nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), "nir", calibration=torch.rand(6, 4)
+    )
+    spikec.simulate(graph, torch.rand(6, 4), 5, patience=patience, progress=seen.append)
+    assert outermost(seen, "steps") == [(done, 5) for done in range(5)]
+
+
+def test_a_tuned_compilation_tells_which_way_and_which_layer_is_tuned(seen):
+    images, layers = torch.rand(64, 4), (nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    spikec.compile(nn.Sequential(*layers), "spikingjelly", calibration=images, timesteps=4, progress=seen.append)
+    ways = [each for each in seen if each.what == ("passes", "ways")]
+    assert {"tune-thresholds + correct-bias"} <= {each.current for each in ways}
+    tuned = [each for each in seen if each.what == ("passes", "ways", "layers")]
+    assert {each.current for each in tuned} == {"1", "3"}, "the names of the ReLUs in the model"
+    assert {each.total for each in tuned} == {2}
+    assert {each.what[:2] for each in seen} >= {("checks",), ("passes", "checks")}
+
+
+def test_check_proves_nothing_of_our_own_passes(seen):
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    assert spikec.check(model, "nir", example_input=torch.rand(6, 4), progress=seen.append) == []
+    assert {each.what for each in seen} == {("checks",), ("passes",)}
+    del seen[:]
+    spikec.compile(model, "nir", calibration=torch.rand(6, 4), progress=seen.append)
+    assert ("passes", "checks") in {each.what for each in seen}
