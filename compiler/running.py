@@ -1,6 +1,6 @@
 """``run``, ``simulate`` and ``evaluate``, of graphs and of what else runs in time: compiled networks, and files."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from spikec.extend.backend import SpikingModule
 from spikec.interpreter import interp, simulation
 from spikec.interpreter.interp import Tap
 from spikec.interpreter.simulation import Simulation
-from spikec.ir.errors import InvalidModelError
+from spikec.ir.errors import CompileError, InvalidModelError
 from spikec.ir.graph import Graph
 from spikec.ir.progress import Progress, shown
 from spikec.ir.types import Array
@@ -25,18 +25,20 @@ def run(
     *,
     tap: Tap | None = None,
     nodes: Collection[str] | None = None,
+    **options: Any,
 ) -> Any:
     """Run a graph by the reference interpreter, or a network of ``netx`` by its integers.
 
     Args:
         graph: an ANN or an SNN, what :func:`spikec.compile` or ``Compiler.run`` returned, or the path of a file that
-            spikec reads, such as a .net; what is no graph and no network of ``netx`` is read as a graph before.
+            spikec reads, such as a .nir or .net; what is no graph and no network of ``netx`` is read as a graph before.
         x: one tensor an input. ANN: [B, ...]. SNN: [B, ...], fed at each of ``timesteps`` steps, or with
             ``timesteps=None`` time-major [T, B, ...]. Its dtype is the dtype of the arithmetic. A network of ``netx``
             takes what its ``run`` does.
         timesteps: number of steps T of an SNN.
         tap: called after every node of every step of a graph.
         nodes: those that ``tap`` wants, if not all; others may then be overwritten by what is made of them.
+        options: on how a file or a NIR graph is read, as :func:`spikec.load` takes them.
 
     Returns:
         ANN: [B, ...]. SNN: [T, B, ...] in the graph's own units (times the output's scale it is in ANN
@@ -45,7 +47,7 @@ def run(
     Raises:
         InvalidModelError: timesteps for an ANN, no step at all, or inputs that do not fit.
     """
-    model = _opened(graph)
+    model = _opened(graph, options)
     if isinstance(model, SpikingModule):
         model = load(model)
     if not is_netx(model):
@@ -63,6 +65,7 @@ def simulate(
     *,
     patience: int | None = None,
     progress: bool | Callable[[Progress], None] | None = None,
+    **options: Any,
 ) -> Simulation:
     """Run a spiking network from its first step on, and average its output over time.
 
@@ -75,6 +78,7 @@ def simulate(
         patience: stop with a sample once its answer, the index of its largest mean, has stayed the same for that many
             steps; they count from where its output first changes, as no spike has come through before.
         progress: as in :func:`spikec.compile`.
+        options: on how a file or a NIR graph is read, as :func:`spikec.load` takes them.
 
     Returns:
         Means over time, [T, B, ...], and what stopping has saved.
@@ -85,7 +89,7 @@ def simulate(
         CompileError: ``timesteps`` or ``patience`` is no whole number above 0.
     """
     with shown(progress):
-        return simulation.simulate(_opened(snn), x, timesteps, patience)
+        return simulation.simulate(_opened(snn, options), x, timesteps, patience)
 
 
 def evaluate(
@@ -95,6 +99,7 @@ def evaluate(
     *,
     time_axis: int | None = None,
     progress: bool | Callable[[Progress], None] | None = None,
+    **options: Any,
 ) -> Array:
     """Measure top-1 accuracy after each time-step, of the output's running mean up to that step.
 
@@ -105,6 +110,7 @@ def evaluate(
         timesteps: number of steps T; x is fed at each of them.
         time_axis: of event data, the axis of x that is time, of length T (0 for [T, B, ...]).
         progress: as in :func:`spikec.compile`.
+        options: on how a file or a NIR graph is read, as :func:`spikec.load` takes them.
 
     Returns:
         [T] accuracies in [0, 1].
@@ -114,15 +120,22 @@ def evaluate(
         InvalidModelError: not a model with a single output.
     """
     with shown(progress):
-        return simulation.evaluate(_opened(snn), loader, timesteps, time_axis=time_axis)
+        return simulation.evaluate(_opened(snn, options), loader, timesteps, time_axis=time_axis)
 
 
-def _opened(model: Any) -> Any:
-    """Return what runs: a graph, a module, or a network of ``netx``."""
+def _opened(model: Any, options: Mapping[str, Any]) -> Any:
+    """Return what runs: a graph, a module, or a network of ``netx``.
+
+    Raises:
+        CompileError: options on how a model is read, which this one is already, or that its frontend has not.
+    """
     if isinstance(model, Compilation):
         runs_itself = isinstance(model.artifact, SpikingModule) or is_netx(model.artifact)
-        return model.artifact if runs_itself else model.graph
+        model = model.artifact if runs_itself else model.graph
     if isinstance(model, (Graph, nn.Module)) or is_netx(model):
+        for name in options:
+            hint = f"say it where the model is read: spikec.load(..., {name}=...)"
+            raise CompileError(f"{name} is no option of running a {type(model).__name__}", hint=hint)
         return model
-    frontend, opened = find_frontend(model)
+    frontend, opened = find_frontend(model, options)
     return opened if is_netx(opened) else frontend.load(opened, None)
