@@ -25,13 +25,12 @@ from spikec.driver import Compiler, save
 from spikec.extend.loader import needed
 from spikec.extend.passbase import Note
 from spikec.interpreter.results import hits
-from spikec.interpreter.simulation import evaluate
 from spikec.ir.errors import CompileError, InvalidModelError
 from spikec.ir.files import replacing
 from spikec.ir.types import Array
 from spikec.ir.untrusted import read_weights
 from spikec.pipeline.observers import make_folder
-from spikec.shell.inputs import simulate
+from spikec.running import evaluate, simulate
 
 #: how many digits of each of the ten classes are held out
 HELD_OUT = 100
@@ -277,7 +276,7 @@ def export(net: nn.Module, data: Digits, target: str, out: Path, count: int | No
     compilation = compiler.run(net)
     save(compilation.artifact, path)
     batches = data.held_out(count)
-    said = torch.cat([simulate(path, [x], EXPORT_STEPS).popitem()[1].argmax(1) for x, _ in batches])
+    said = torch.cat([simulate(path, x, EXPORT_STEPS).answer.argmax(1) for x, _ in batches])
     labels = torch.cat([labels for _, labels in batches])
     ann = torch.cat([net(x).argmax(1) for x, _ in batches])
     right, agreed = (float((said == wanted).double().mean()) for wanted in (labels, ann))
