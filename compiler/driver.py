@@ -70,7 +70,7 @@ def _showing_progress(method: Callable[Concatenate[Compiler, P], T]) -> Callable
     """Show how far a compiler is, as its option says."""
 
     @functools.wraps(method)
-    def watched(compiler: Compiler, *args: P.args, **kwargs: P.kwargs) -> T:
+    def watched(compiler: Compiler, /, *args: P.args, **kwargs: P.kwargs) -> T:
         with shown(compiler.progress):
             return method(compiler, *args, **kwargs)
 

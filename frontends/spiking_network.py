@@ -101,7 +101,7 @@ def _graph(name: str, structure: Any, device: str, calls: Iterator[_Call]) -> Gr
 
 def _read(part: str, kind: type[Op], fields: Mapping[str, Any], find: Callable[[str], "Array | None"]) -> Op:
     """Make the op with the arrays that its part holds."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name in (name for name in attrs.fields_dict(kind) if name not in fields):
         found = find(name)
         if found is None:

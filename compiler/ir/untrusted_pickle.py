@@ -198,7 +198,7 @@ def take_apart(path: Path, max_bytes: int | None = None) -> Any:
                 raise ValueError("its numbers are in big-endian order")
             data = file.read(records[pickled])
         for opcode, argument, _ in pickletools.genops(data):
-            if "PUT" in opcode.name and int(argument) > len(data):  # it would make room for that many
+            if "PUT" in opcode.name and int(str(argument)) > len(data):  # it would make room for that many
                 raise ValueError("it counts objects that it cannot hold")
 
         @functools.cache

@@ -113,7 +113,7 @@ def targets_command() -> None:
     "-o", "--output", "--out", "out", type=options.FOLDER, default="spikec-demo", show_default=True, help="The folder."
 )
 def demo_command(out: Path) -> None:
-    """Convert a CNN trained on real digits to three targets, and show its accuracy."""
+    """Convert a CNN trained on real digits, and show its accuracy."""
     from spikec.shell import demo
 
     demo.run(out, tables.console())

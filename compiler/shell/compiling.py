@@ -40,9 +40,9 @@ def compile_command(model: Any, target: str, out: Path, dump: Path | None, **opt
 
 
 def dump_command(model: Any, target: str, out: Path, **options: Any) -> None:
-    """Compile MODEL for a target, and write the graph after each pass, and a page to look at them.
+    """Write the graph after each pass, and a page to look at them.
 
-    Of a model that is refused, the page shows how far it came.
+    MODEL is compiled for a target. If it is refused, the page shows how far it came.
     """
     from spikec.driver import Compiler
 
@@ -59,7 +59,10 @@ def dump_command(model: Any, target: str, out: Path, **options: Any) -> None:
 
 
 def check_command(model: Any, target: str, **options: Any) -> None:
-    """Say everything that keeps MODEL from a target, without writing anything."""
+    """Say everything that keeps MODEL from a target.
+
+    Nothing is written.
+    """
     from spikec.driver import check
 
     problems = check(model, target, **own.for_compiler(model, **options))
@@ -69,9 +72,10 @@ def check_command(model: Any, target: str, **options: Any) -> None:
 
 
 def inspect_command(model: Any, target: str | None, **options: Any) -> None:
-    """Print the graph of MODEL; with --target also the final graph and what became of each layer.
+    """Print the graph of MODEL, and with --target the final one.
 
-    Of a model that is refused, print what could be read of each layer.
+    With --target it also prints what became of each layer. Of a model that is refused, print what could be read of
+    each layer.
     """
     from spikec.driver import Compiler
     from spikec.reading import find_frontend, is_netx, load
@@ -105,9 +109,9 @@ def add_to(group: click.Group) -> None:
         group,
         "compile",
         [*own.compiling(), own.output("The file to write."), dump, own.as_json()],
-        "compile net.py:model --target nir -o model.nir --calibration train.npz --timesteps 32",
-        "compile model.onnx --target netx -o model.net --calibration train.npz",
-        "compile net.py:model --target nir -o model.nir --example 1,28,28 --option profile=spikingjelly",
+        "compile net.py:model --target nir -o net.nir --calibration train.npz",
+        "compile model.onnx --target netx -o net.net --timesteps 32",
+        "compile net.pt --target nir -o net.nir --option profile=spikingjelly",
     )(compile_command)
     own.command(
         group,
@@ -121,7 +125,7 @@ def add_to(group: click.Group) -> None:
         "inspect",
         [*own.compiling(target=None), own.as_json()],
         "inspect net.py:model --example 1,28,28",
-        "inspect model.nir",
+        "inspect net.nir",
         "inspect net.py:model --target nir --calibration train.npz",
     )(inspect_command)
     own.command(

@@ -118,7 +118,11 @@ def compiling(
             help="Hold each exact pass to its contract by itself, each run of them as a whole, or none.",
         ),
         click.Option(
-            ["--seed"], type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of everything random."
+            ["--seed"],
+            type=click.IntRange(0, 2**63 - 1),
+            default=0,
+            metavar="N",
+            help="Of everything random; 0 if not given.",
         ),
         own("An option of the target or of how the model is read, such as profile=spikingjelly or dt=1e-4."),
         reader(),

@@ -31,7 +31,7 @@ def run_command(
     own: tuple[tuple[str, Any], ...],
     reader: str | None,
 ) -> None:
-    """Run MODEL, a spiking network, on the inputs in the .npz DATA.
+    """Run MODEL, a spiking network, on the inputs in DATA.
 
     The inputs are constant over time, or say all steps. Each output is written as its average over time, in ANN units.
     """
@@ -60,10 +60,10 @@ def _compiled(opened: Any, xs: Sequence[Tensor], target: str | None, options: di
 
 
 def evaluate_command(model: Any, data: Path, target: str | None, **options: Any) -> None:
-    """Say how often MODEL is right after each time-step, on the .npz DATA of inputs x and class numbers labels.
+    """Say how often MODEL is right after each time-step.
 
-    A spiking network runs as it is. Another model, or any with --target, is compiled before: for spikingjelly, if no
-    target is given.
+    DATA is an .npz of inputs x and class numbers labels. A spiking network runs as it is. Another model, or any
+    with --target, is compiled before: for spikingjelly, if no target is given.
     """
     from spikec.reading import is_netx
     from spikec.running import evaluate
@@ -92,10 +92,10 @@ def diagnose_command(
     plot: Path | None,
     **options: Any,
 ) -> None:
-    """Say why MODEL is less accurate as a spiking network, layer by layer, and what to change.
+    """Say why MODEL is less accurate as a spiking network.
 
-    DATA is an .npz of inputs, with class numbers under labels if they are known. MODEL is compiled for a target,
-    spikingjelly where none is given, and run for --timesteps steps.
+    It says so layer by layer, and what to change. DATA is an .npz of inputs, with class numbers under labels if
+    they are known. MODEL is compiled for a target, spikingjelly where none is given, and run for --timesteps steps.
     """
     from spikec.diagnosis.diagnose import diagnose
     from spikec.reading import find_frontend
@@ -138,15 +138,15 @@ def add_to(group: click.Group) -> None:
             own.reader(),
             own.as_json(),
         ],
-        "run model.nir test.npz --timesteps 32 -o out.npz",
-        "run model.net events.npz --time-major -o out.npz",
+        "run net.nir test.npz --timesteps 32 -o out.npz",
+        "run net.net events.npz --time-major -o out.npz",
     )(run_command)
     own.command(
         group,
         "evaluate",
         [*own.compiling(target=None, timesteps_required=True, takes=[own.data()]), own.as_json()],
-        "evaluate model.nir test.npz --timesteps 32",
-        "evaluate net.py:model test.npz --timesteps 32 --target netx --calibration train.npz",
+        "evaluate net.nir test.npz --timesteps 32",
+        "evaluate net.py:model test.npz --timesteps 8 --target netx",
     )(evaluate_command)
     own.command(
         group,
@@ -158,6 +158,6 @@ def add_to(group: click.Group) -> None:
             plot,
             own.as_json(),
         ],
-        "diagnose net.py:model test.npz --calibration train.npz --timesteps 32",
-        "diagnose net.py:model test.npz --timesteps 8 --target nir --plot diagnosis.png",
+        "diagnose net.py:model test.npz --timesteps 8 --calibration train.npz",
+        "diagnose net.py:model test.npz --timesteps 8 --plot diagnosis.png",
     )(diagnose_command)
