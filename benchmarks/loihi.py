@@ -1,14 +1,11 @@
-"""Networks for Loihi 2: how often the integers say what the ANN says, and whether real lava runs the same spikes.
+"""Networks for Loihi 2: how often the integers say what the ANN says.
 
     python benchmarks/loihi.py [--quick] [NAME ...]
 
-SPIKEC_LAVA_PYTHON names a Python with lava (see ``tests/interop/README.md``); without it nothing is run there. Exits
-with 1 if a spike of lava's differs.
+``loihi_lava.py`` runs them in real lava.
 """
 
 import argparse
-import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,10 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import spikec
-from spikec.backends.netx import NetxNetwork, run_in_lava
 from spikec.shell.demo import digits
 
-PYTHON = os.environ.get("SPIKEC_LAVA_PYTHON")
 CLASSES, CHANNELS, FRAMES = 8, 20, 48
 
 
@@ -41,19 +36,15 @@ class Data:
 
 @attrs.frozen
 class Plan:
-    """How much is done: epochs of training, samples that are calibrated with, run, and run in lava; steps.
-
-    In lava only the fewest steps are run: it takes minutes for a large network.
-    """
+    """How much is done: epochs of training, samples that are calibrated with and run; steps."""
 
     epochs: int = 4
     calibration: int = 128
     count: int = 200
-    in_lava: int = 2
     steps: tuple[int, ...] = (32, 64)
 
 
-QUICK = Plan(epochs=2, calibration=64, count=40, in_lava=1, steps=(32,))
+QUICK = Plan(epochs=2, calibration=64, count=40, steps=(32,))
 
 
 def tones(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -172,7 +163,7 @@ def trained(make: Callable[[], nn.Module], data: Data, epochs: int) -> nn.Module
 
 @attrs.frozen
 class Row:
-    """What came of one network, one reset and one T: shares of the samples that ran, and spikes of lava."""
+    """What came of one network, one reset and one T: shares of the samples that ran."""
 
     net: str
     reset: str
@@ -181,8 +172,6 @@ class Row:
     ann: float
     accuracy: float
     agreement: float
-    spikes: int
-    differ: int
     seconds: float
 
 
@@ -205,22 +194,11 @@ def rows(name: str, plan: Plan) -> Iterator[Row]:
             spent = time.process_time() - begin
             size = f"{len(net.layers)} layers, up to {max(int(np.prod(each.shape)) for each in net.layers):,} neurons"
             hits = (float((found == each).double().mean()) for each in (labels, wanted))
-            lava = compared(net, x[: plan.in_lava]) if steps == min(plan.steps) else (0, 0)
-            yield Row(name, reset, steps, size, right, *hits, *lava, spent)
+            yield Row(name, reset, steps, size, right, *hits, spent)
 
 
-def compared(net: NetxNetwork, x: Tensor) -> tuple[int, int]:
-    """Return how many spikes there are on some samples, and how many spikes and outputs of real lava differ."""
-    if not PYTHON:
-        return 0, 0
-    trace, lava = net.simulate(x), run_in_lava(net, x, python=PYTHON)
-    differ = sum(int((lava.spikes[name] != spikes).sum()) for name, spikes in trace.spikes.items())
-    differ += int((lava.output != trace.output).sum())
-    return sum(int(spikes.sum()) for spikes in trace.spikes.values()), differ
-
-
-def main() -> int:
-    """Print the table; returns the exit code."""
+def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NETS)}; all of them if none is given")
     parser.add_argument("--quick", action="store_true", help="little training, few samples, T=32")
@@ -228,18 +206,13 @@ def main() -> int:
     if unknown := set(given.names) - NETS.keys():
         parser.error(f"no network is called {', '.join(sorted(unknown))}")
     warnings.simplefilter("ignore", spikec.SpikecWarning)
-    heads = "network", "reset", "T", "file", "ANN %", "accuracy %", "agreement %", "spikes in lava", "differ", "CPU s"
-    table = Table(*heads)
-    differ = 0
+    table = Table("network", "reset", "T", "file", "ANN %", "accuracy %", "agreement %", "CPU s")
     for name in given.names or NETS:
         for row in rows(name, QUICK if given.quick else Plan()):
             shares = (f"{100 * share:.1f}" for share in (row.ann, row.accuracy, row.agreement))
-            lava = (f"{row.spikes:,}", str(row.differ)) if row.spikes else ("-", "-")
-            table.add_row(row.net, row.reset, str(row.steps), row.size, *shares, *lava, f"{row.seconds:.0f}")
-            differ += row.differ
+            table.add_row(row.net, row.reset, str(row.steps), row.size, *shares, f"{row.seconds:.0f}")
     Console(width=150).print(table)
-    return int(differ > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -105,6 +105,10 @@ class Compiler:
         dump_dir = options.get("dump_dir")
         self.dump_dir = None if dump_dir is None else path_of(dump_dir, "dump_dir")
 
+    def __repr__(self) -> str:
+        steps = "any T" if self.timesteps is None else f"T={self.timesteps}"
+        return f"<spikec.Compiler for {self.backend}, {steps}, verify={self.verify!r}, seed={self.seed}>"
+
     def run(self, model: Any) -> Compilation:
         """Compile one model: import it, run the passes, ask the target, and emit.
 

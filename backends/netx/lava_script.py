@@ -63,11 +63,14 @@ def load(path: str, **options: Any) -> Any:
 
 
 def run(path: str, inputs: Any) -> dict[str, Any]:
-    """Run all samples, one behind the other.
+    """Run all samples, one behind the other, in one network.
 
-    A layer that has a bias must start each sample when its first spike arrives, l + 1 steps after the input; lava's
-    own reset does that. Where layers inhibit themselves (soft reset), a spike of a sample's last step would reach into
-    the next one: there all states are cleared between samples, which are padded until the last layer is done.
+    A layer starts a sample when its first spike arrives, l + 1 steps after the input. Lava's own reset clears currents
+    and voltages there. Of layers that have spikes come back to them (soft reset), those of a sample's last step would
+    arrive in the next one; lava's ``Reset`` clears them.
+
+    Spikes leave lava step by step through its ``Extractor``: lava reads and writes variables number by number, which
+    takes longer than all the rest.
     """
     from lava.magma.core.run_conditions import RunSteps
     from lava.magma.core.run_configs import Loihi2SimCfg
@@ -75,57 +78,47 @@ def run(path: str, inputs: Any) -> dict[str, Any]:
 
     steps, samples = inputs.shape[:2]
     with h5py.File(path, "r") as file:
-        groups = file["layer"]
-        recurrent = any("weight_rec" in group or "softReset" in group for group in groups.values())
-        never = int(np.max(groups[f"{len(groups) - 1}/neuron/vThMant"])) == 131071
-    net = load(path, **({} if recurrent else {"reset_interval": steps, "reset_offset": 1}))
+        never = int(np.max(file[f"layer/{len(file['layer']) - 1}/neuron/vThMant"])) == 131071
+    net = load(path, reset_interval=steps, reset_offset=1)
     depth = len(net.layers)
-    each = steps + depth if recurrent else steps
-    fed = np.zeros((samples * each + depth + 1, *inputs.shape[2:]), dtype=np.int32)
-    for sample in range(samples):
-        fed[sample * each : sample * each + steps] = inputs[:, sample]
+    fed = np.zeros((samples * steps + depth + 1, *inputs.shape[2:]), dtype=np.int32)
+    fed[: samples * steps] = np.moveaxis(inputs, 1, 0).reshape(-1, *inputs.shape[2:])
     source = io.source.RingBuffer(data=_turned(fed))
     source.s_out.connect(net.inp)
-    sinks = []
-    for layer in net.layers:
-        sinks.append(io.sink.RingBuffer(shape=layer.out.shape, buffer=len(fed)))
-        (net.out if layer is net.out_layer else layer.out).connect(sinks[-1].a_in)
-    totals = []
+    taps, resets = [], []
+    for i, layer in enumerate(net.layers):
+        taps.append(io.extractor.Extractor(shape=layer.out.shape, buffer_size=steps + depth + 1))
+        (net.out if layer is net.out_layer else layer.out).connect(taps[-1].in_port)
+        if hasattr(layer, "synapse_rec"):
+            resets.append(io.reset.Reset(interval=steps, offset=i))
+            back = layer.synapse_rec
+            resets[-1].connect_var(back.a_buff if hasattr(back, "a_buff") else back.a_buf)
+    totals: list[Any] = []
+    spikes: list[list[Any]] = [[] for _ in taps]
+    # the default configuration computes in floats, and differs; the extractor has no model that says which it does
+    models = {io.extractor.Extractor: io.extractor.PyLoihiExtractorModel}
+    config = Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=models)
     try:
         for sample in range(samples):
-            count = each if recurrent or sample else each + depth
-            # the default configuration computes in floats, and differs
-            net.run(condition=RunSteps(num_steps=count), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
+            count = steps if sample else steps + depth
+            net.run(condition=RunSteps(num_steps=count), run_cfg=config)
+            for tap, seen in zip(taps, spikes, strict=True):
+                seen.extend(_turned(tap.receive()) != 0 for _ in range(count))
             totals.append(_turned(net.out_layer.neuron.v.get()).astype(np.int64) >> 6)
-            if recurrent:
-                _clear(net)
             print(DONE, sample + 1, flush=True)
-        spikes = [_turned(sink.data.get()) for sink in sinks]
     finally:
         net.stop()
         net.net_config.f.close()
-    if never and spikes[-1].any():
+    if never and np.any(spikes[-1]):
         raise SystemExit("the output layer fired: its voltage passed the largest threshold")
-    aligned = []
-    for i, seen in enumerate(spikes):
-        starts = [sample * each + 1 + i for sample in range(samples)]
-        aligned.append(np.stack([seen[start : start + steps] for start in starts], axis=1).astype(bool))
-    *hidden, output = aligned
+    *hidden, output = (
+        np.stack(seen[i + 1 : i + 1 + samples * steps]).reshape(samples, steps, *seen[0].shape).swapaxes(0, 1)
+        for i, seen in enumerate(spikes)
+    )
     found = {f"hidden_{i}": seen for i, seen in enumerate(hidden)}
     if output.any():
         found["output"] = output
     return {"total": np.stack(totals), **found}
-
-
-def _clear(net: Any) -> None:
-    """Forget currents, voltages, and what is on its way between layers."""
-    for layer in net.layers:
-        synapses = layer.synapse, getattr(layer, "synapse_rec", None), layer
-        for owner, names in ((layer.neuron, "uv"), *((each, ["a_buff", "a_buf"]) for each in synapses)):
-            for name in names:
-                if hasattr(owner, name):
-                    state = getattr(owner, name)
-                    state.set(np.zeros_like(state.get()))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ WEIGHT = 254
 
 _CHAIN = "a netx file is one chain of layers"
 _LINEARIZE = 'put "linearize-netx" in the pipeline, behind "fold-rescale"'
+_ONE_INPUT = "let forward take one tensor x, joined along axis 1, and begin with: a, b = torch.split(x, [A, B], 1)"
+_ONE_OUTPUT = "let forward return torch.cat([a.flatten(1), b.flatten(1)], 1), and split what the file puts out"
 _ELSEWHERE = 'use another target, such as "nir", or a model without it'
 #: the most neurons of a layer that the pass legalize-netx unrolls into a matrix
 _UNROLLED = 2000
@@ -92,9 +94,9 @@ def plan(graph: Graph) -> Plan:
 def _wiring(graph: Graph) -> list[Problem]:
     """Find what is not one chain of ops that netx has; a fork is reported only if no join behind it is."""
     found = []
-    for names, what in ((graph.inputs, "inputs"), (graph.outputs, "outputs")):
+    for names, what, hint in ((graph.inputs, "inputs", _ONE_INPUT), (graph.outputs, "outputs", _ONE_OUTPUT)):
         for name in names[1:]:
-            found.append(graph.problem(name, f"the model has {len(names)} {what}, a netx file has one", _ELSEWHERE))
+            found.append(graph.problem(name, f"the model has {len(names)} {what}, a netx file has one", hint))
     if found:
         return found
     inner = [node for node in graph.match(Op) if node.op.role is not Role.IO]

@@ -159,6 +159,22 @@ def test_conv_sums_and_options_are_lava_s(tmp_path):
     assert differences(tmp_path / "x.net", inputs, responses, tmp_path) == (0, 0)
 
 
+@pytest.mark.parametrize("level", [254, -254])
+@pytest.mark.parametrize("channels", [60, 180], ids=["once", "far"])
+def test_sums_of_a_convolution_wrap_as_lava_s(channels, level, tmp_path):
+    rng = np.random.default_rng(2)
+    weight = np.full((3, channels, 3, 3), level)
+    weight[1:] = 2 * rng.integers(-40, 60, weight[1:].shape)
+    conv = IntegerLayer("conv", "c", (3, 4, 3), weight, 901, current_decay=4096, voltage_decay=0)
+    net = by_hand([conv, readout(rng, 36)], (channels, 6, 5))
+    inputs = rng.random((T, 2, channels, 6, 5)) < 0.99
+    responses = run_layers(net.layers, inputs)
+    assert responses[0].spikes.any()
+    assert responses[0].overflows > T
+    net.save(tmp_path / "x.net")
+    assert differences(tmp_path / "x.net", inputs, responses, tmp_path) == (0, 0)
+
+
 def test_soft_reset_of_convolutions_in_all_forms_is_lava_s(tmp_path):
     rng = np.random.default_rng(1)
     options = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}

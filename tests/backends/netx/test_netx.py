@@ -292,20 +292,47 @@ def test_an_overflow_is_reported():
 
 
 @pytest.mark.parametrize(
-    ("name", "message", "location"),
+    ("name", "message", "location", "hint"),
     [
-        ("two_inputs", "2 inputs", ""),
-        ("two_outputs", "2 outputs", "value"),
+        ("two_inputs", "2 inputs", "", "torch.split(x, [A, B], 1)"),
+        ("two_outputs", "2 outputs", "value", "torch.cat([a.flatten(1), b.flatten(1)], 1)"),
     ],
 )
-def test_what_is_no_chain_is_refused_where_it_stands(name, message, location):
+def test_what_is_no_chain_is_refused_where_it_stands(name, message, location, hint):
     x = nets.batch(name, 8)
     data = [x] if isinstance(x, tuple) else x
     problems = spikec.check(nets.build(name), "netx", calibration=data)
     assert message in problems[0].message
     assert problems[0].location.startswith(location)
+    assert hint in problems[0].hint
     with pytest.raises(UnsupportedOpError, match=message):
         spikec.compile(nets.build(name), "netx", calibration=data)
+
+
+class Joined(nn.Module):
+    """What the hints say, of a network with two inputs or two outputs."""
+
+    def __init__(self, net, *sizes):
+        super().__init__()
+        self.net, self.sizes = net, sizes
+
+    def forward(self, x):
+        found = self.net(*torch.split(x, self.sizes, 1)) if self.sizes else self.net(x)
+        if isinstance(found, dict):
+            found = torch.cat([each.flatten(1) for each in found.values()], 1)
+        return found
+
+
+@pytest.mark.parametrize("reset", ["soft", "hard"])
+@pytest.mark.parametrize(("name", "sizes"), [("two_inputs", (5, 3)), ("two_outputs", ())])
+def test_several_inputs_or_outputs_that_are_joined_become_a_file(name, sizes, reset):
+    model, x = Joined(nets.build(name), *sizes).eval(), nets.batch(name, 16)
+    x = torch.cat(x, 1) if sizes else x
+    net = spikec.compile(model, "netx", calibration=x, timesteps=256, reset=reset)
+    with torch.no_grad():
+        wanted = model(x)
+    assert net.run(x).shape == wanted.shape
+    assert float((net.run(x) - wanted).abs().mean() / wanted.std()) < (0.02 if reset == "soft" else 0.2)
 
 
 HARD = {
