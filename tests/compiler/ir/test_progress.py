@@ -1,3 +1,7 @@
+import re
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -71,6 +75,41 @@ def test_a_terminal_gets_bars_and_is_left_clean(monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert "letters" in err
+
+
+def test_bars_within_bars_are_one_display(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with shown(True), shown(True):
+        list(track("ab", "letters"))
+    assert "letters" in capsys.readouterr().err
+
+
+def test_bars_stand_in_a_line_of_a_terminal_of_80_columns(monkeypatch, capsys):
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "80")):
+        monkeypatch.setenv(name, value)
+    with shown(True):
+        for _ in track("a", "ways", current=lambda _: "x" * 200):
+            list(track("ab", "layers"))
+    lines = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "\r", capsys.readouterr().err)
+    assert max(map(len, re.split(r"[\r\n]", lines))) <= 80
+    assert "layers" in lines
+
+
+def test_a_notebook_gets_bars_in_its_cell_and_is_left_clean(monkeypatch):
+    updates = []
+    handle = SimpleNamespace(update=lambda data, raw: updates.append(data))
+    display = SimpleNamespace(display=lambda data, raw, display_id: handle)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    with shown(True):
+        for _ in track("ab", "letters <b>", current=str):
+            pass
+    first, *_, last = updates
+    assert '<progress value="0" max="2">' in first["text/html"]
+    assert "letters &lt;b&gt; 1 of 2: a" in first["text/html"]
+    assert set(last.values()) == {""}
 
 
 def test_a_compilation_tells_of_its_passes_and_the_batches_within(seen):
