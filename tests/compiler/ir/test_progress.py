@@ -3,6 +3,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import rich.progress  # noqa: F401  before a test changes the clock that it takes
 import torch
 from torch import nn
 
@@ -158,7 +159,8 @@ def test_a_tuned_compilation_tells_which_way_and_which_layer_is_tuned(seen):
     images, layers = torch.rand(64, 4), (nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
     spikec.compile(nn.Sequential(*layers), "spikingjelly", calibration=images, timesteps=4, progress=seen.append)
     ways = [each for each in seen if each.what == ("passes", "ways")]
-    assert {each.current for each in ways} >= {"correct-bias", "tune-thresholds + calibrate-potential"}
+    assert "tune-thresholds + calibrate-potential" in {each.current for each in ways}
+    assert len({each.done for each in ways}) == ways[0].total > 1
     tuned = [each for each in seen if each.what == ("passes", "ways", "layers")]
     assert {each.current for each in tuned} == {"1", "3"}, "the names of the ReLUs in the model"
     assert {each.total for each in tuned} == {2}
