@@ -36,7 +36,9 @@ def compile_command(model: Any, target: str, out: Path, dump: Path | None, **opt
     notes = tuple(attrs.evolve(note, reason=own.for_shell(note.reason)) for note in compilation.report.notes)
     report = str(attrs.evolve(compilation.report, notes=notes))
     data = {**tables.compilation_data(compilation), "file": str(out), "bytes": size}
-    tables.show(data, report, f"wrote {out} ({size:,} bytes); `spikec targets` says who reads it")
+    steps = f"--timesteps {options['timesteps'] or 32}"
+    runs = f"; to run it: spikec run {out} DATA {steps} -o out.npz" if compiler.backend.suffix else ""
+    tables.show(data, report, f"wrote {out} ({size:,} bytes){runs}")
 
 
 def dump_command(model: Any, target: str, out: Path, **options: Any) -> None:

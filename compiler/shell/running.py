@@ -79,8 +79,8 @@ def evaluate_command(model: Any, data: Path, target: str | None, **options: Any)
         found["ann"] = float(evaluate(network, loader, 1)[0])
     runs = network if spikes and target is None else _compiled(opened, xs, target, options)
     accuracy = evaluate(runs, loader, options["timesteps"], progress=True)
-    title = f"{len(labels)} samples" if spikes else f"{len(labels)} samples; the ANN: {100 * found['ann']:.2f} %"
-    tables.show({**found, "accuracy": accuracy.tolist()}, tables.accuracy_table(accuracy, title))
+    table = tables.accuracy_table(accuracy, f"{len(labels)} samples", found.get("ann"))
+    tables.show({**found, "accuracy": accuracy.tolist()}, table)
 
 
 def diagnose_command(

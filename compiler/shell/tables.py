@@ -123,9 +123,10 @@ def problem_data(problem: Problem) -> dict[str, str]:
     return {"message": problem.message, "location": problem.location, "op": problem.op, "hint": hint}
 
 
-def accuracy_table(accuracy: Array, title: str) -> Table:
-    """Return a table of the accuracy after 1, 2, 4, ... steps, and after the last."""
+def accuracy_table(accuracy: Array, title: str, ann: float | None) -> Table:
+    """Return a table of the accuracy after 1, 2, 4, ... steps and after the last, and of the ANN where it is known."""
     last = len(accuracy)
     steps = sorted({2**i for i in range(last.bit_length())} | {last})
     rows = [(str(step), f"{100 * accuracy[step - 1]:.2f} %") for step in steps]
+    rows += [] if ann is None else [("ANN", f"{100 * ann:.2f} %")]
     return table(("time-steps", "accuracy"), rows, title)
