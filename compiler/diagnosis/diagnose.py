@@ -148,7 +148,7 @@ def _reference(compilation: Compilation) -> Graph:
     if not anns:
         raise InvalidModelError(
             "the compilation is of a network that spikes already: there is no ANN to compare it with",
-            hint="diagnose the compilation of the ANN",
+            hint="diagnose the ANN that it was made from, compiled anew",
         )
     plain = [graph for graph in anns if all(node.op.scale is None for node in graph.match(Relu))]
     return plain[-1] if plain else anns[0]
