@@ -34,7 +34,7 @@ def differences(file: File, name: str, stated: Stated, max_bytes: int) -> list[P
     nothing says how long a step is, the reader's step counts.
 
     Args:
-        file: that holds the graph.
+        file: the graph, and what its file says beside it.
         name: of the model.
         stated: with a reader.
         max_bytes: that the signals of one sample may take.
@@ -59,8 +59,10 @@ def differences(file: File, name: str, stated: Stated, max_bytes: int) -> list[P
                 unread = error.problems
         else:
             return [*found, *(problem for problem in unread if problem not in found)]
+    if run is None:
+        return found
     refused = {problem.location for problem in found}
-    neurons = [node.name for node in meant.match(Neuron) if node.name not in refused] if run is not None else ()
+    neurons = [node.name for node in meant.match(Neuron) if node.name not in refused]
     return found + [each for name in neurons for each in _of_neuron(reader.tool, meant, run, name)]
 
 
@@ -117,4 +119,5 @@ def _repair(tool: str) -> str:
 
 
 def _equal(one: Array, other: Array) -> bool:
-    return bool(np.allclose(*np.broadcast_arrays(one, other), rtol=1e-6, atol=1e-9))
+    ours, theirs = np.broadcast_arrays(one, other)
+    return bool(np.allclose(ours, theirs, rtol=1e-6, atol=1e-9))
