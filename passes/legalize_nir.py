@@ -50,6 +50,7 @@ class LegalizeNir(Pass):
 
     name = "legalize-nir"
     needs = (FINAL,)
+    looks_back = False
 
     dilates: bool = True
 
