@@ -232,8 +232,8 @@ class Nir(Backend):
 
 
 def _shared(key: str, nodes: Iterable[Any]) -> dict[str, Any]:
-    """Take from the nodes that have it the metadata that is the same in all; nothing where they differ."""
-    holders = [node.metadata for node in nodes if key in getattr(node, "metadata", {})]
+    """Take from the neurons that have it the metadata that is the same in all; nothing where they differ."""
+    holders = [node.metadata for node in nodes if hasattr(node, "v_threshold") and key in node.metadata]
     values = {value for metadata in holders for value in np.ravel(metadata[key]).tolist()}
     if len(values) != 1:
         return {}
