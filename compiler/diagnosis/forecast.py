@@ -84,7 +84,7 @@ def forecast(
     is_read = isinstance(snn, Graph)
     problems = differences(snn, reader) if reader and not is_read else []
     with without_warnings():  # what they say is in the problems
-        net = snn if is_read else load(snn, **({"reader": reader} if reader else {}))
+        net = snn if is_read else load(snn, reader=reader) if reader else load(snn)
     steps = net.imported.timesteps if timesteps is None else whole_number("timesteps", timesteps, 1)
     if steps is None:
         hint = Hint("say how many steps to run: ", Option("timesteps", 32))

@@ -58,8 +58,10 @@ def differences(graph: Any, name: str, stated: Stated, max_bytes: int) -> list[P
                 unread = error.problems
         else:
             return [*found, *(problem for problem in unread if problem not in found)]
+    if run is None:
+        return found
     refused = {problem.location for problem in found}
-    neurons = [node.name for node in meant.match(Neuron) if node.name not in refused] if run is not None else ()
+    neurons = [node.name for node in meant.match(Neuron) if node.name not in refused]
     return found + [each for name in neurons for each in _of_neuron(reader.tool, meant, run, name)]
 
 
@@ -116,4 +118,4 @@ def _repair(tool: str) -> str:
 
 
 def _equal(one: Array, other: Array) -> bool:
-    return bool(np.allclose(*np.broadcast_arrays(one, other), rtol=1e-6, atol=1e-9))
+    return bool(np.allclose(one, other, rtol=1e-6, atol=1e-9))
