@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, get_type_hints, overload
 
@@ -50,7 +51,7 @@ from spikec.options import (
     backend_of,
     timesteps_of,
 )
-from spikec.pipeline.manager import Observer, Report, StageRecord, run_pipeline
+from spikec.pipeline.manager import Observer, Report, StageRecord, looks_back, run_pipeline, stages
 from spikec.pipeline.observers import Dump, Numbers, Verify, finish_dump
 from spikec.pipeline.pipeline import Pipeline, as_passes
 from spikec.reading import detach_from_model, find_frontend, keeping_grad_mode, reading_options
@@ -70,9 +71,9 @@ def _showing_progress(method: Callable[Concatenate[Compiler, P], T]) -> Callable
     """Show how far a compiler is, as its option says."""
 
     @functools.wraps(method)
-    def watched(compiler: Compiler, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def watched(compiler: Compiler, /, *args: P.args, **options: P.kwargs) -> T:
         with shown(compiler.progress):
-            return method(compiler, *args, **kwargs)
+            return method(compiler, *args, **options)
 
     return watched
 
@@ -115,17 +116,18 @@ class Compiler:
         Where there is more than one batch of data, the passes run dry before, on none and on the first one, so that a
         model is refused before all of the data is looked at. Nothing is emitted before the target has no objection.
         """
-        context, stages = self.lower(model)
-        detach_from_model(*(stage.graph for stage in stages))
-        return self.emit(context, stages)
+        context, records = self.lower(model)
+        detach_from_model(*(record.graph for record in records))
+        return self.emit(context, records)
 
     @_showing_progress
     @keeping_grad_mode
-    def lower(self, model: Any, *, proved: bool = True) -> tuple[Context, Sequence[StageRecord]]:
+    def lower(self, model: Any, *, whole: bool = True, proved: bool = True) -> tuple[Context, Sequence[StageRecord]]:
         """All of :meth:`run` but emitting: what backends may know, and the graph after the import and every pass.
 
         Args:
-            model: see :func:`compile`.
+            model: what to compile.
+            whole: keep all graphs and the statistics of the data, or else the last graph only.
             proved: hold the passes to their contracts, as ``verify`` says; without it only what was read is compared
                 with the model.
 
@@ -142,7 +144,7 @@ class Compiler:
                 refuse_early(graph, calibration, self._run_dry)
             first = example if calibration.batches is None else calibration.batches.first
             observers = self._observers(graph, first, check_model, proved)
-            records = run_pipeline(graph, self._pipeline(graph, calibration), context, observers)
+            records = self._run_passes(graph, context, observers, whole=whole)
             if problems := self.backend.check(records[-1].graph):
                 if self.pipeline is not None and not records[-1].graph.is_spiking:
                     hint = f"put relu-to-if in it; spikec.Pipeline.default({self.backend.name!r}) has all that it takes"
@@ -155,20 +157,31 @@ class Compiler:
             account(error, imported, records[-1].graph if records else imported)
             read = imported or error.graph
             seen = next((each.stages for each in observers if isinstance(each, Dump)), None)
-            stages = seen or ([StageRecord("import", read)] if read is not None else [])
-            self._finish_dump(stages, context.notes if context else (), error.ledger, str(error))
+            left = seen or ([StageRecord("import", read)] if read is not None else [])
+            self._finish_dump(left, context.notes if context else (), error.ledger, str(error))
             raise
         return context, records
 
+    def _run_passes(
+        self, graph: Graph, context: Context, observers: Sequence[Observer], *, whole: bool
+    ) -> list[StageRecord]:
+        pipeline = self._pipeline(graph, context.calibration)
+        records: deque[StageRecord] = deque(maxlen=None if whole else 1)
+        for count, record in enumerate(stages(graph, pipeline, context, observers)):
+            records.append(record)
+            if not whole and not looks_back(pipeline.passes[count:]):
+                context.calibration.gathered = None
+        return list(records)
+
     @keeping_grad_mode
-    def emit(self, context: Context, stages: Sequence[StageRecord]) -> Compilation:
+    def emit(self, context: Context, records: Sequence[StageRecord]) -> Compilation:
         """Make the artifact, and gather everything that the run has left."""
-        final = stages[-1].graph
+        final = records[-1].graph
         artifact = self.backend.emit(final, attrs.evolve(context, running=self.backend.name))
         ledger = Ledger.of(context.reference, final)
-        self._finish_dump(stages, context.notes, ledger)
-        report = Report(self.backend.name, tuple(stages), tuple(context.notes))
-        return Compilation(artifact, final, tuple(stages), ledger, report, context.calibration.gathered)
+        self._finish_dump(records, context.notes, ledger)
+        report = Report(self.backend.name, tuple(records), tuple(context.notes))
+        return Compilation(artifact, final, tuple(records), ledger, report, context.calibration.gathered)
 
     @_showing_progress
     @keeping_grad_mode
@@ -242,11 +255,11 @@ class Compiler:
         return run_dry(graph, self._pipeline(graph, calibration), self.backend, context)
 
     def _finish_dump(
-        self, stages: Sequence[StageRecord], notes: Sequence[Note], ledger: Ledger | None, error: str = ""
+        self, records: Sequence[StageRecord], notes: Sequence[Note], ledger: Ledger | None, error: str = ""
     ) -> None:
         if self.dump_dir is not None:
-            name = stages[0].graph.name if stages else "model"
-            finish_dump(self.dump_dir, f"{name} -> {self.backend.name}", stages, notes, ledger, error)
+            name = records[0].graph.name if records else "model"
+            finish_dump(self.dump_dir, f"{name} -> {self.backend.name}", records, notes, ledger, error)
 
 
 @overload
@@ -299,9 +312,9 @@ def compile(model: Any, target: str | Backend, **options: Any) -> Any:
         CompileError: one of its subclasses, with every problem located in the model.
     """
     compiler = Compiler(target, **options)
-    context, stages = compiler.lower(model)
-    detach_from_model(stages[-1].graph)  # the other stages go
-    return compiler.emit(context, stages).artifact
+    context, records = compiler.lower(model, whole=compiler.dump_dir is not None)
+    detach_from_model(records[-1].graph)  # the other stages go
+    return compiler.emit(context, records).artifact
 
 
 def calibrate(
@@ -340,7 +353,7 @@ def check(model: Any, target: str | Backend, **options: Unpack[AnyOptions]) -> l
     compiler = Compiler(target, **options)
     with without_warnings():  # about accuracy, which is not the question
         try:
-            compiler.lower(model, proved=False)
+            compiler.lower(model, whole=False, proved=False)
         except CompileError as error:
             return list(error.problems)
     return []

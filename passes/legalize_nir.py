@@ -34,6 +34,7 @@ class LegalizeNir(Pass):
 
     name = "legalize-nir"
     needs = (FINAL,)
+    looks_back = False
 
     def run(self, graph: Graph, context: Context) -> int:
         """Apply all rewrites, in an order in which none makes work for an earlier one."""

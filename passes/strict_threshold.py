@@ -26,6 +26,7 @@ class StrictThreshold(Pass):
     name = "strict-threshold"
     contract = "approximate"
     needs = (FINAL,)
+    looks_back = False
 
     fires: Literal[">", ">="] = ">"
 
