@@ -37,7 +37,7 @@ from spikec.ir.errors import (
 from spikec.ir.files import path_of, replacing
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
-from spikec.ir.progress import shown
+from spikec.ir.progress import shown, track
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
 from spikec.options import (
     OWN,
@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _TYPES = get_type_hints(Options)
-T = TypeVar("T")
 P = ParamSpec("P")
+T = TypeVar("T")
 #: holds the imported graph to its model on a probe
 _Check = Callable[[Sequence[Tensor]], float]
 
@@ -121,12 +121,14 @@ class Compiler:
 
     @_showing_progress
     @keeping_grad_mode
-    def lower(self, model: Any, *, whole: bool = True) -> tuple[Context, Sequence[StageRecord]]:
+    def lower(self, model: Any, *, whole: bool = True, proved: bool = True) -> tuple[Context, Sequence[StageRecord]]:
         """All of :meth:`run` but emitting: what backends may know, and the graph after the import and every pass.
 
         Args:
             model: what to compile.
             whole: keep all graphs and the statistics of the data, or else the last graph only.
+            proved: hold the passes to their contracts, as ``verify`` says; without it only what was read is compared
+                with the model.
 
         Raises:
             CompileError: with every problem of the model and the target that can be known by then, and with the ledger.
@@ -140,7 +142,7 @@ class Compiler:
             if self.pipeline is None and calibration.is_long:
                 refuse_early(graph, calibration, self._run_dry)
             first = example if calibration.batches is None else calibration.batches.first
-            observers = self._observers(graph, first, check_model)
+            observers = self._observers(graph, first, check_model, proved)
             records = self._run_passes(graph, context, observers, whole=whole)
             if problems := self.backend.check(records[-1].graph):
                 if self.pipeline is not None and not records[-1].graph.is_spiking:
@@ -217,15 +219,19 @@ class Compiler:
         check = None if reference is None else lambda xs: check_import(graph, reference, xs, layers)
         return Context(graph, self.timesteps, self.seed, calibration, notes), example, check
 
-    def _observers(self, graph: Graph, example: Sequence[Tensor] | None, check_model: _Check | None) -> list[Observer]:
+    def _observers(
+        self, graph: Graph, example: Sequence[Tensor] | None, check_model: _Check | None, proved: bool
+    ) -> list[Observer]:
         """Who watches the passes; an imported graph that is not the model is refused here."""
         observers: list[Observer] = []
         if self.verify != "off":
-            xs = probe(graph, example, self.seed)
-            check_shapes(graph)
-            if check_model is not None:
-                check_model(xs)
-            observers.append(Numbers(graph, xs, each=self.verify == "each", timesteps=self.timesteps))
+            for _ in track(("what was read, beside the model",), "checks", current=str):
+                xs = probe(graph, example, self.seed)
+                check_shapes(graph)
+                if check_model is not None:
+                    check_model(xs)
+            if proved:
+                observers.append(Numbers(graph, xs, each=self.verify == "each", timesteps=self.timesteps))
         if self.dump_dir is not None:
             observers.append(Dump(self.dump_dir, graph))
         return observers

@@ -43,6 +43,18 @@ class Forecast:
     accuracy: Array | None
     ann_accuracy: float | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all figures, as JSON takes them."""
+        return {
+            "reader": self.reader,
+            "problems": list(map(str, self.problems)),
+            "timesteps": self.timesteps,
+            "samples": self.samples,
+            "agreement": self.agreement.tolist(),
+            "accuracy": None if self.accuracy is None else self.accuracy.tolist(),
+            "ann_accuracy": self.ann_accuracy,
+        }
+
     def __str__(self) -> str:
         """Return the figures at some steps, and what the tool does otherwise."""
         who = f"as {self.reader} runs it" if self.reader else "as the file is meant"
