@@ -42,7 +42,6 @@ from spikec.ir.progress import shown, track
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
 from spikec.options import (
     OWN,
-    SHARED,
     AnyOptions,
     NetxOptions,
     NirOptions,
@@ -54,6 +53,7 @@ from spikec.options import (
 from spikec.pipeline.manager import Observer, Report, StageRecord, looks_back, run_pipeline, stages
 from spikec.pipeline.observers import Dump, Numbers, Verify, finish_dump
 from spikec.pipeline.pipeline import Pipeline, as_passes
+from spikec.readers import differences, warn_of_reader
 from spikec.reading import detach_from_model, find_frontend, keeping_grad_mode, reading_options
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Compiler:
     def __init__(self, target: str | Backend, **options: Unpack[AnyOptions]) -> None:
         others: dict[str, Any] = {name: value for name, value in options.items() if name not in OWN}
         self.backend = backend_of(target, others)
-        of_target = {field.name for field in attrs.fields(type(self.backend))}.difference(SHARED)
+        of_target = {field.name for field in attrs.fields(type(self.backend))}.difference(self.backend.shared)
         self.reading = {name: others[name] for name in others if name in reading_options() - of_target}
         normalization, pipeline = options.get("normalization"), options.get("pipeline")
         if pipeline is not None and normalization is not None:
@@ -177,7 +177,9 @@ class Compiler:
     def emit(self, context: Context, records: Sequence[StageRecord]) -> Compilation:
         """Make the artifact, and gather everything that the run has left."""
         final = records[-1].graph
-        artifact = self.backend.emit(final, attrs.evolve(context, running=self.backend.name))
+        own = attrs.evolve(context, running=self.backend.name)
+        artifact = self.backend.emit(final, own)
+        warn_of_reader(self.backend, artifact, final, own)
         ledger = Ledger.of(context.reference, final)
         self._finish_dump(records, context.notes, ledger)
         report = Report(self.backend.name, tuple(records), tuple(context.notes))
@@ -344,12 +346,32 @@ def calibrate(
     return compiler.gather(model)
 
 
-def check(model: Any, target: str | Backend, **options: Unpack[AnyOptions]) -> list[Problem]:
+def check(
+    model: Any, target: str | Backend | None = None, *, profile: str | None = None, **options: Unpack[AnyOptions]
+) -> list[Problem]:
     """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none.
 
-    What was read is compared with the model. That passes keep their contracts is not proved here, as such a fault is
-    ours, and proving it takes longer than all else.
+    What was read is compared with the model. That passes keep their contracts is not proved here: such a fault is ours,
+    and proving it takes longer than all else.
+
+    Args:
+        model: see :func:`compile`.
+        target: see :func:`compile`; None for a file of a network that spikes already, such as a .nir, to be checked for
+            its reader.
+        profile: the target's option; without a target the tool that is to read the file, as ``reader`` of
+            :func:`load`: what it refuses, leaves out, or runs otherwise than the file says.
+        options: see :func:`compile`; without a target those of :func:`load`.
+
+    Raises:
+        CompileError: neither a target nor a profile is given, or there is none of that name.
     """
+    if target is None:
+        if profile is None:
+            hint = Hint("give a target, or the reader of a file: ", Option("profile", "spikingjelly"))
+            raise CompileError("there is nothing to check the model for", hint=hint)
+        return differences(model, profile, **options)
+    if profile is not None:
+        options["profile"] = profile
     compiler = Compiler(target, **options)
     with without_warnings():  # about accuracy, which is not the question
         try:
@@ -372,7 +394,7 @@ def save(artifact: Any, path: str | os.PathLike[str]) -> None:
                 f"a {type(artifact).__name__} is not an artifact of any target",
                 hint=f"targets: {', '.join(loader.backends())}; a backend of your own says what it owns, and saves it",
             )
-        if backend.suffix and (given := path_of(path)).suffix != backend.suffix:
+        if backend.suffix and (given := path_of(path)).suffix not in (backend.suffix, *backend.aliases):
             warn(f"{given.name} does not end in {backend.suffix}, by which spikec knows such a file again")
         backend.save(artifact, part)
 
