@@ -115,8 +115,7 @@ class Compiler:
         Args:
             model: what to compile.
             whole: keep all graphs and the statistics of the data, or else the last graph only.
-            proved: hold the passes to their contracts, as ``verify`` says; without it only what was read is compared
-                with the model.
+            proved: hold the passes to their contracts, as ``verify`` says, and not only what was read to the model.
 
         Raises:
             CompileError: with every problem of the model and the target that can be known by then, and with the ledger.
@@ -338,8 +337,6 @@ def check(
 ) -> list[Problem]:
     """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none.
 
-    What was read is compared with the model; that our own passes keep their contracts is not proved here.
-
     Args:
         model: see :func:`compile`.
         target: see :func:`compile`; None for a file of a network that spikes already, such as a .nir, to be checked for
@@ -347,6 +344,7 @@ def check(
         profile: the target's option; without a target the tool that is to read the file, as ``reader`` of
             :func:`load`: what it refuses, leaves out, or runs otherwise than the file says.
         options: see :func:`compile`; without a target those of :func:`load`.
+            What was read is compared with the model, unless ``verify`` is "off"; our own passes are not proved.
 
     Raises:
         CompileError: neither a target nor a profile is given, or there is none of that name.
