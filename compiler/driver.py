@@ -6,7 +6,7 @@ import functools
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints, overload
 
 import attrs
 import torch
@@ -37,7 +37,7 @@ from spikec.ir.errors import (
 from spikec.ir.files import path_of, replacing
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
-from spikec.ir.progress import shown, track
+from spikec.ir.progress import showing, track
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
 from spikec.options import (
     OWN,
@@ -60,21 +60,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _TYPES = get_type_hints(Options)
-P = ParamSpec("P")
-T = TypeVar("T")
 #: holds the imported graph to its model on a probe
 _Check = Callable[[Sequence[Tensor]], float]
-
-
-def _showing_progress(method: Callable[Concatenate[Compiler, P], T]) -> Callable[Concatenate[Compiler, P], T]:
-    """Show how far a compiler is, as its option says."""
-
-    @functools.wraps(method)
-    def watched(compiler: Compiler, /, *args: P.args, **options: P.kwargs) -> T:
-        with shown(compiler.progress):
-            return method(compiler, *args, **options)
-
-    return watched
 
 
 class Compiler:
@@ -119,7 +106,7 @@ class Compiler:
         detach_from_model(*(record.graph for record in records))
         return self.emit(context, records)
 
-    @_showing_progress
+    @showing
     @keeping_grad_mode
     def lower(self, model: Any, *, whole: bool = True, proved: bool = True) -> tuple[Context, Sequence[StageRecord]]:
         """All of :meth:`run` but emitting: what backends may know, and the graph after the import and every pass.
@@ -127,8 +114,7 @@ class Compiler:
         Args:
             model: see :func:`compile`.
             whole: keep all graphs and the statistics of the data, or else the last graph only.
-            proved: hold the passes to their contracts, as ``verify`` says; without it only what was read is compared
-                with the model.
+            proved: hold the passes to their contracts, as ``verify`` says, and not only what was read to the model.
 
         Raises:
             CompileError: with every problem of the model and the target that can be known by then, and with the ledger.
@@ -184,7 +170,7 @@ class Compiler:
         report = Report(self.backend.name, tuple(records), tuple(context.notes))
         return Compilation(artifact, final, tuple(records), ledger, report, context.calibration.gathered)
 
-    @_showing_progress
+    @showing
     @keeping_grad_mode
     def gather(self, model: Any) -> Calibration:
         """Run the passes up to the one that asks for statistics.

@@ -41,11 +41,11 @@ MODES: dict[str, str | float] = {"max": "max", "99.9 %": "99.9%", **{f"1/{n}": 1
 DEFAULT = "default"
 #: the modes that the demo shows beside it
 SHOWN = ("max", "99.9 %", "1/3")
-#: on how many held-out digits it measures
-COUNT = 500
+#: on how many held-out digits it measures, and on how many others thresholds are chosen
+COUNT, CALIBRATION = 500, 1000
 #: the numbers of time-steps that the table shows, and the one that the exported files are meant for
 STEPS = (4, 8, 16, 32, 50)
-EXPORT_STEPS = 32
+EXPORT_STEPS = 16
 
 SILENT = Console(quiet=True)
 
@@ -253,7 +253,7 @@ def mode_curves(net: nn.Module, data: Digits, out: Path, count: int | None = Non
     The dumps of the default mode go to ``out/passes``, and its module to ``out/mnist.pt``.
     """
     curves: dict[str, Array] = {}
-    calibration: Any = data.train
+    calibration: Any = data.train[:CALIBRATION]
     modes = {**{label: MODES[label] for label in SHOWN}, DEFAULT: None}
     for label, mode in track(modes.items(), "modes", current=lambda each: each[0]):
         dump = out / "passes" / "spikingjelly" if mode is None else None
@@ -267,7 +267,7 @@ def mode_curves(net: nn.Module, data: Digits, out: Path, count: int | None = Non
 
 def export(net: nn.Module, data: Digits, target: str, out: Path, count: int | None = None) -> Export:
     """Compile for a target that is a file, write ``out/mnist.<suffix>``, and run what was written."""
-    compiler = Compiler(target, calibration=data.train, timesteps=EXPORT_STEPS, dump_dir=out / "passes" / target)
+    compiler = Compiler(target, calibration=data.train[:CALIBRATION], timesteps=EXPORT_STEPS, dump_dir=out / "passes" / target)
     path = out / f"mnist{compiler.backend.suffix}"
     compilation = compiler.run(net)
     save(compilation.artifact, path)
