@@ -77,7 +77,12 @@ def _showing_progress(method: Callable[[Compiler, Any], T]) -> Callable[[Compile
 
 
 class Compiler:
-    """A target with its options; see :func:`compile` for what they mean."""
+    """A target with its options; see :func:`compile` for what they mean.
+
+    Examples:
+        >>> spikec.Compiler("netx", calibration=images, timesteps=8).run(model).artifact
+        <NetxNetwork Sequential: 2 layers, ... neurons, ... synapses of 8 bits, ... bytes, about ... cores of Loihi 2>
+    """
 
     def __init__(self, target: str | Backend, **options: Unpack[AnyOptions]) -> None:
         others: dict[str, Any] = {name: value for name, value in options.items() if name not in OWN}
@@ -287,6 +292,12 @@ def compile(model: Any, target: str | Backend, **options: Any) -> Any:
 
     Raises:
         CompileError: one of its subclasses, with every problem located in the model.
+
+    Examples:
+        >>> snn = spikec.compile(model, "spikingjelly", calibration=images, timesteps=8)
+        >>> with torch.no_grad():
+        ...     outputs = torch.stack([snn(images) for _ in range(8)])    # [T, B, 10], in the ANN's units
+        >>> snn.reset()
     """
     compiler = Compiler(target, **options)
     context, stages = compiler.lower(model)
@@ -314,6 +325,14 @@ def calibrate(
         time_axis: of event data, the axis of each input that is time (0 for [T, B, ...]); the ANN then sees the
             average over it, which is what a rate stands for.
         device: where the ANN runs; None for where the data is.
+
+    Raises:
+        CompileError: the model or the data do not fit, as for :func:`compile`.
+
+    Examples:
+        >>> halves = [spikec.calibrate(model, images[:32]), spikec.calibrate(model, images[32:])]
+        >>> halves[0].merge(halves[1]).samples
+        64
     """
     compiler = Compiler(target, **options)
     frontend, model = compiler.open(model)
@@ -322,7 +341,15 @@ def calibrate(
 
 
 def check(model: Any, target: str | Backend, **options: Unpack[AnyOptions]) -> list[Problem]:
-    """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none."""
+    """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none.
+
+    Raises:
+        CompileError: the target or an option is not known.
+
+    Examples:
+        >>> spikec.check(model, "netx", example_input=images[:1])
+        []
+    """
     compiler = Compiler(target, **options)
     with without_warnings():  # about accuracy, which is not the question
         try:
@@ -337,6 +364,11 @@ def save(artifact: Any, path: str | os.PathLike[str]) -> None:
 
     Raises:
         InvalidModelError: it is no target's artifact, or the file cannot be written.
+
+    Examples:
+        >>> spikec.save(spikec.compile(model, "nir", calibration=images, timesteps=8), "model.nir")
+        >>> spikec.load("model.nir").is_spiking
+        True
     """
     with replacing(path) as part:
         backend = next((each for each in loader.known_backends() if each.owns(artifact)), None)

@@ -62,6 +62,11 @@ def diagnose(
     Raises:
         InvalidModelError: the compilation is not of an ANN, or its network has no neuron.
         CalibrationError: no sample, samples that do not fit, or labels that do not.
+
+    Examples:
+        >>> compilation = spikec.Compiler("spikingjelly", calibration=images, normalization="max").run(model)
+        >>> print(spikec.diagnose(compilation, images, timesteps=4, labels=labels).advice.kind)
+        quantization
     """
     if not isinstance(compilation, Compilation):
         raise InvalidModelError(

@@ -163,6 +163,13 @@ class Diagnosis:
         enough: the least number of steps from which on it is kept, or None. It holds for this network; one that
             is compiled for fewer steps has other parameters.
         advice: one change to make.
+
+    Examples:
+        >>> compilation = spikec.Compiler("spikingjelly", calibration=images, normalization="max").run(model)
+        >>> diagnosis = spikec.diagnose(compilation, images, timesteps=4)
+        >>> [layer.name for layer in diagnosis.layers], [rung.kind for rung in diagnosis.rungs]
+        (['2'], ['clipping', 'quantization', 'unevenness'])
+        >>> figure = diagnosis.plot("diagnosis.png")
     """
 
     model: str

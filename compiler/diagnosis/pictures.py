@@ -63,6 +63,11 @@ def plot_accuracy(
     Raises:
         CompileError: a curve is not a row of shares from 0 to 1.
         MissingDependencyError: matplotlib is not installed.
+
+    Examples:
+        >>> snn = spikec.compile(model, "spikingjelly", calibration=images, normalization="max")
+        >>> curve = spikec.evaluate(snn, [(images, labels)], timesteps=8)
+        >>> figure = spikec.plot_accuracy({"max": curve}, ann=0.98, path="accuracy.png")
     """
     (axes,), figure = axes_for(ax, "a picture of accuracies")
     for name, curve in curves.items():

@@ -58,6 +58,13 @@ class Recording:
         model: the network's name.
         layers: the record of each layer of neurons by its name, in order.
         outputs: [T, B, ...] of each output, in ANN units.
+
+    Examples:
+        >>> compilation = spikec.Compiler("spikingjelly", calibration=images, normalization="max").run(model)
+        >>> recording = spikec.record(compilation, images[:2], timesteps=8)
+        >>> recording["2"].spikes.shape, recording.outputs[0].shape
+        ((8, 2, 8, 6, 6), (8, 2, 10))
+        >>> figure = recording.raster("2", sample=0, path="raster.png")
     """
 
     model: str
@@ -171,6 +178,11 @@ def record(network: Compilation | Graph, x: Tensor | Sequence[Tensor], timesteps
 
     Raises:
         InvalidModelError: the graph does not spike, or the inputs do not fit.
+
+    Examples:
+        >>> graph = spikec.Compiler("nir", calibration=images, normalization="max").run(model).graph
+        >>> spikec.record(graph, images[:2], timesteps=8)
+        <spikec.Recording Sequential: 1 layers, 8 steps, 2 samples>
     """
     graph = network.graph if isinstance(network, Compilation) else network
     if isinstance(graph, Graph) and not graph.is_spiking:

@@ -30,6 +30,15 @@ class Backend(metaclass=Configured):
         suffix: of the files that ``save`` writes.
         order: the name of its order of passes, of those in ``compiler/pipeline/orders.py``.
         artifacts: the classes of what ``emit`` returns, for ``owns``.
+
+    Examples:
+        >>> @attrs.frozen
+        ... class Thresholds(spikec.Backend):
+        ...     name = "thresholds"
+        ...     def emit(self, graph, context):
+        ...         return [float(node.op.v_threshold.max()) for node in graph.with_role(spikec.Role.NEURON)]
+        >>> spikec.compile(model, Thresholds(), calibration=images, normalization="max")
+        [1.0]
     """
 
     what: ClassVar[str] = "target"
