@@ -11,8 +11,11 @@ import jinja2
 import spikec
 
 HERE = Path(__file__).parent
-#: what a class takes when it is made is said of these in the docstring of the class, or by their fields
-HIDDEN = ("Backend", "Op", "StatefulOp", "Movement", "Pass")
+#: classes that are derived from, or whose objects spikec makes: nobody calls them
+HIDDEN = (
+    *("Backend", "Calibration", "Compilation", "Context", "Diagnosis", "Movement", "Op", "Pass", "Progress"),
+    *("Recording", "Role", "Simulation", "StatefulOp"),
+)
 ROLES = (
     ("Compile and run", ("compile", "check", "load", "run", "simulate", "evaluate", "save", "targets")),
     ("Look inside", ("Compiler", "Compilation", "Graph", "Simulation", "Recording", "record", "plot_accuracy")),
@@ -30,7 +33,7 @@ def entry(name: str, value: Any) -> dict[str, Any]:
 
 def signature(name: str, value: Any) -> str:
     """How it is called, with names only: types stand in the text."""
-    if inspect.isclass(value) and (issubclass(value, BaseException) or name.split(".")[-1] in (*HIDDEN, "Role")):
+    if inspect.isclass(value) and (issubclass(value, BaseException) or name.split(".")[-1] in HIDDEN):
         return name
     try:
         parameters = inspect.signature(value).parameters.values()

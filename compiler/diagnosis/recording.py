@@ -101,8 +101,8 @@ class Recording:
         spikes = self._of(record.spikes, sample)
         axes, figure = axes_for(ax, _PICTURES)
         times, neurons = np.nonzero(spikes)
-        axes[0].plot(times, neurons, "|" if spikes.shape[1] <= 200 else ",", color=BLUE, markersize=5)
-        axes[0].set(xlabel="time-step", ylabel=f"neuron of {record.name}", xlim=(-0.5, len(spikes) - 0.5))
+        axes[0].plot(times, neurons, "|", color=BLUE, markersize=float(np.clip(600 / spikes.shape[1], 1.5, 6)))
+        axes[0].set(xlabel="time-step", ylabel=f"neuron of layer {record.name}", xlim=(-0.5, len(spikes) - 0.5))
         axes[0].set_title(f"{len(times)} spikes of {spikes.shape[1]} neurons")
         return saved(figure, path)
 
@@ -133,7 +133,7 @@ class Recording:
             number = whole_number("neurons", neuron, 0, potentials.shape[1] - 1)
             axes[0].plot(potentials[:, number], marker=".", label=f"neuron {number}")
         axes[0].axhline(1, color="black", linestyle="--", linewidth=0.8, label="threshold")
-        axes[0].set(xlabel="time-step", ylabel=f"potential of {record.name}, thresholds")
+        axes[0].set(xlabel="time-step", ylabel=f"potential in layer {record.name}, thresholds")
         axes[0].legend(loc="best", fontsize="small")
         return saved(figure, path)
 
@@ -158,7 +158,7 @@ class Recording:
             rates = record.rates.reshape(-1)
             each.hist(rates, bins=np.linspace(0, max(1.0, float(rates.max())), 33), color=BLUE)
             each.set(yscale="log", ylabel="neurons")
-            each.set_title(f"{record.name}: mean {rates.mean():.3f}, silent {100 * np.mean(rates == 0):.1f} %")
+            each.set_title(f"layer {record.name}: mean {rates.mean():.3f}, silent {100 * np.mean(rates == 0):.1f} %")
         axes[-1].set_xlabel("spikes a step")
         return saved(figure, path)
 
