@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import os
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, get_type_hints, overload
 
 import attrs
 import torch
@@ -16,7 +16,6 @@ from spikec.calibration.normalization import Normalization
 from spikec.calibration.source import Batches, CalibrationSource
 from spikec.compilation import Compilation
 from spikec.dry_run import refuse_early, refused_beside, run_dry
-from spikec.extend import loader
 from spikec.extend.backend import Backend, IntegerModel, SpikingModule
 from spikec.extend.frontend import Frontend
 from spikec.extend.passbase import Context, Note
@@ -27,14 +26,12 @@ from spikec.interpreter.probe import probe
 from spikec.ir.errors import (
     CompileError,
     Hint,
-    InvalidModelError,
     Option,
     Problem,
     UnsupportedOpError,
-    warn,
     without_warnings,
 )
-from spikec.ir.files import path_of, replacing
+from spikec.ir.files import path_of
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
 from spikec.ir.progress import shown
@@ -50,7 +47,7 @@ from spikec.options import (
     backend_of,
     timesteps_of,
 )
-from spikec.pipeline.manager import Observer, Report, StageRecord, run_pipeline
+from spikec.pipeline.manager import Observer, Report, StageRecord, looks_back, run_pipeline, stages
 from spikec.pipeline.observers import Dump, Numbers, Verify, finish_dump
 from spikec.pipeline.pipeline import Pipeline, as_passes
 from spikec.reading import detach_from_model, find_frontend, keeping_grad_mode, reading_options
@@ -61,17 +58,18 @@ if TYPE_CHECKING:
 
 _TYPES = get_type_hints(Options)
 T = TypeVar("T")
+P = ParamSpec("P")
 #: holds the imported graph to its model on a probe
 _Check = Callable[[Sequence[Tensor]], float]
 
 
-def _showing_progress(method: Callable[[Compiler, Any], T]) -> Callable[[Compiler, Any], T]:
+def _showing_progress(method: Callable[Concatenate[Compiler, P], T]) -> Callable[Concatenate[Compiler, P], T]:
     """Show how far a compiler is, as its option says."""
 
     @functools.wraps(method)
-    def watched(compiler: Compiler, model: Any) -> T:
+    def watched(compiler: Compiler, /, *args: P.args, **options: P.kwargs) -> T:
         with shown(compiler.progress):
-            return method(compiler, model)
+            return method(compiler, *args, **options)
 
     return watched
 
@@ -119,14 +117,18 @@ class Compiler:
         Where there is more than one batch of data, the passes run dry before, on none and on the first one, so that a
         model is refused before all of the data is looked at. Nothing is emitted before the target has no objection.
         """
-        context, stages = self.lower(model)
-        detach_from_model(*(stage.graph for stage in stages))
-        return self.emit(context, stages)
+        context, records = self.lower(model)
+        detach_from_model(*(record.graph for record in records))
+        return self.emit(context, records)
 
     @_showing_progress
     @keeping_grad_mode
-    def lower(self, model: Any) -> tuple[Context, Sequence[StageRecord]]:
+    def lower(self, model: Any, *, whole: bool = True) -> tuple[Context, Sequence[StageRecord]]:
         """All of :meth:`run` but emitting: what backends may know, and the graph after the import and every pass.
+
+        Args:
+            model: what to compile.
+            whole: keep all graphs and the statistics of the data, or else the last graph only.
 
         Raises:
             CompileError: with every problem of the model and the target that can be known by then, and with the ledger.
@@ -141,7 +143,7 @@ class Compiler:
                 refuse_early(graph, calibration, self._run_dry)
             first = example if calibration.batches is None else calibration.batches.first
             observers = self._observers(graph, first, check_model)
-            records = run_pipeline(graph, self._pipeline(graph, calibration), context, observers)
+            records = self._run_passes(graph, context, observers, whole=whole)
             if problems := self.backend.check(records[-1].graph):
                 if self.pipeline is not None and not records[-1].graph.is_spiking:
                     hint = f"put relu-to-if in it; spikec.Pipeline.default({self.backend.name!r}) has all that it takes"
@@ -154,20 +156,31 @@ class Compiler:
             account(error, imported, records[-1].graph if records else imported)
             read = imported or error.graph
             seen = next((each.stages for each in observers if isinstance(each, Dump)), None)
-            stages = seen or ([StageRecord("import", read)] if read is not None else [])
-            self._finish_dump(stages, context.notes if context else (), error.ledger, str(error))
+            left = seen or ([StageRecord("import", read)] if read is not None else [])
+            self._finish_dump(left, context.notes if context else (), error.ledger, str(error))
             raise
         return context, records
 
+    def _run_passes(
+        self, graph: Graph, context: Context, observers: Sequence[Observer], *, whole: bool
+    ) -> list[StageRecord]:
+        pipeline = self._pipeline(graph, context.calibration)
+        records: deque[StageRecord] = deque(maxlen=None if whole else 1)
+        for count, record in enumerate(stages(graph, pipeline, context, observers)):
+            records.append(record)
+            if not whole and not looks_back(pipeline.passes[count:]):
+                context.calibration.gathered = None
+        return list(records)
+
     @keeping_grad_mode
-    def emit(self, context: Context, stages: Sequence[StageRecord]) -> Compilation:
+    def emit(self, context: Context, records: Sequence[StageRecord]) -> Compilation:
         """Make the artifact, and gather everything that the run has left."""
-        final = stages[-1].graph
+        final = records[-1].graph
         artifact = self.backend.emit(final, attrs.evolve(context, running=self.backend.name))
         ledger = Ledger.of(context.reference, final)
-        self._finish_dump(stages, context.notes, ledger)
-        report = Report(self.backend.name, tuple(stages), tuple(context.notes))
-        return Compilation(artifact, final, tuple(stages), ledger, report, context.calibration.gathered)
+        self._finish_dump(records, context.notes, ledger)
+        report = Report(self.backend.name, tuple(records), tuple(context.notes))
+        return Compilation(artifact, final, tuple(records), ledger, report, context.calibration.gathered)
 
     @_showing_progress
     @keeping_grad_mode
@@ -237,11 +250,11 @@ class Compiler:
         return run_dry(graph, self._pipeline(graph, calibration), self.backend, context)
 
     def _finish_dump(
-        self, stages: Sequence[StageRecord], notes: Sequence[Note], ledger: Ledger | None, error: str = ""
+        self, records: Sequence[StageRecord], notes: Sequence[Note], ledger: Ledger | None, error: str = ""
     ) -> None:
         if self.dump_dir is not None:
-            name = stages[0].graph.name if stages else "model"
-            finish_dump(self.dump_dir, f"{name} -> {self.backend.name}", stages, notes, ledger, error)
+            name = records[0].graph.name if records else "model"
+            finish_dump(self.dump_dir, f"{name} -> {self.backend.name}", records, notes, ledger, error)
 
 
 @overload
@@ -300,9 +313,9 @@ def compile(model: Any, target: str | Backend, **options: Any) -> Any:
         >>> snn.reset()
     """
     compiler = Compiler(target, **options)
-    context, stages = compiler.lower(model)
-    detach_from_model(stages[-1].graph)  # the other stages go
-    return compiler.emit(context, stages).artifact
+    context, records = compiler.lower(model, whole=compiler.dump_dir is not None)
+    detach_from_model(records[-1].graph)  # the other stages go
+    return compiler.emit(context, records).artifact
 
 
 def calibrate(
@@ -353,33 +366,10 @@ def check(model: Any, target: str | Backend, **options: Unpack[AnyOptions]) -> l
     compiler = Compiler(target, **options)
     with without_warnings():  # about accuracy, which is not the question
         try:
-            compiler.lower(model)
+            compiler.lower(model, whole=False)
         except CompileError as error:
             return list(error.problems)
     return []
-
-
-def save(artifact: Any, path: str | os.PathLike[str]) -> None:
-    """Write what :func:`compile` returned for any target; the file appears whole or not at all, and a link is followed.
-
-    Raises:
-        InvalidModelError: it is no target's artifact, or the file cannot be written.
-
-    Examples:
-        >>> spikec.save(spikec.compile(model, "nir", calibration=images, timesteps=8), "model.nir")
-        >>> spikec.load("model.nir").is_spiking
-        True
-    """
-    with replacing(path) as part:
-        backend = next((each for each in loader.known_backends() if each.owns(artifact)), None)
-        if backend is None:
-            raise InvalidModelError(
-                f"a {type(artifact).__name__} is not an artifact of any target",
-                hint=f"targets: {', '.join(loader.backends())}; a backend of your own says what it owns, and saves it",
-            )
-        if backend.suffix and (given := path_of(path)).suffix != backend.suffix:
-            warn(f"{given.name} does not end in {backend.suffix}, by which spikec knows such a file again")
-        backend.save(artifact, part)
 
 
 def _stage(graph: Graph) -> Stage:

@@ -9,7 +9,7 @@ from spikec.diagnosis.diagnose import diagnose
 from spikec.diagnosis.diagnosis import Diagnosis
 from spikec.diagnosis.pictures import plot_accuracy
 from spikec.diagnosis.recording import Recording, record
-from spikec.driver import Compiler, calibrate, check, compile, save
+from spikec.driver import Compiler, calibrate, check, compile
 from spikec.extend.backend import Backend
 from spikec.extend.loader import backends as targets
 from spikec.extend.loader import pass_named
@@ -33,6 +33,7 @@ from spikec.ir.progress import Progress
 from spikec.pipeline.pipeline import Pipeline
 from spikec.reading import load
 from spikec.running import evaluate, run, simulate
+from spikec.saving import save
 
 __version__ = version("spikec")
 

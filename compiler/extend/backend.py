@@ -28,6 +28,7 @@ class Backend(metaclass=Configured):
     Attributes:
         name: what users say; the folder's name.
         suffix: of the files that ``save`` writes.
+        aliases: other suffixes, by which such files are known as well.
         order: the name of its order of passes, of those in ``compiler/pipeline/orders.py``.
         artifacts: the classes of what ``emit`` returns, for ``owns``.
 
@@ -44,6 +45,7 @@ class Backend(metaclass=Configured):
     what: ClassVar[str] = "target"
     name: ClassVar[str]
     suffix: ClassVar[str] = ""
+    aliases: ClassVar[tuple[str, ...]] = ()
     order: ClassVar[str] = "default"
     artifacts: ClassVar[tuple[type, ...]] = ()
 
@@ -86,6 +88,11 @@ class Backend(metaclass=Configured):
     def takes_spikes(self) -> bool:
         """True if its inputs are spikes, and not numbers that are to be made into spikes."""
         return False
+
+    @property
+    def forms(self) -> Sequence[Pass | str]:
+        """Passes that write the graph in the forms that the target's readers have, if its order has room for them."""
+        return ()
 
     def passes(self, timesteps: int | None) -> Sequence[Pass | str] | None:
         """An order of its own from spiking graphs on, for a target that none of the orders suits; None for ``order``.

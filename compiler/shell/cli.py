@@ -198,7 +198,8 @@ def ledger_table(ledger: Ledger) -> Table:
 @click.option("--dump", type=_FOLDER, help="Write the graph after each pass here, and index.html to look at them.")
 def compile_command(model: Any, target: str, out: Path, dump: Path | None, **options: Any) -> None:
     """Compile MODEL for a target and write it to a file."""
-    from spikec.driver import Compiler, save
+    from spikec.driver import Compiler
+    from spikec.saving import save
 
     compiler = Compiler(target, dump_dir=dump, **_options(model, **options))
     with warnings.catch_warnings():

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from spikec.diagnosis.diagnosis import percent
 from spikec.diagnosis.pictures import empty_figure
-from spikec.driver import Compiler, save
+from spikec.driver import Compiler
 from spikec.extend.passbase import Note
 from spikec.interpreter.results import hits
 from spikec.interpreter.simulation import evaluate
@@ -32,6 +32,7 @@ from spikec.ir.packages import needed
 from spikec.ir.types import Array
 from spikec.ir.untrusted import read_weights
 from spikec.pipeline.observers import make_folder
+from spikec.saving import save
 from spikec.shell.inputs import simulate
 
 #: how many digits of each of the ten classes are held out
