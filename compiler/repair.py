@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from spikec.driver import Compiler, save
+from spikec.driver import Compiler
 from spikec.ir.errors import Problem, without_warnings
 from spikec.readers import differences
 

@@ -46,6 +46,13 @@ def run(
 
     Raises:
         InvalidModelError: timesteps for an ANN, no step at all, or inputs that do not fit.
+
+    Examples:
+        >>> spikec.run(spikec.load(model, images[:1]), images).shape    # the ANN
+        torch.Size([64, 10])
+        >>> graph = spikec.Compiler("nir", calibration=images, timesteps=8).run(model).graph
+        >>> spikec.run(graph, images, timesteps=8).shape
+        torch.Size([8, 64, 10])
     """
     model = _opened(graph, options)
     if isinstance(model, SpikingModule):
@@ -87,6 +94,11 @@ def simulate(
         InvalidModelError: not a model with a single output, or inputs that do not fit; a model that cannot go on with
             a part of its batch, which ``patience`` needs.
         CompileError: ``timesteps`` or ``patience`` is no whole number above 0.
+
+    Examples:
+        >>> snn = spikec.compile(model, "spikingjelly", calibration=images, timesteps=8)
+        >>> spikec.simulate(snn, images, timesteps=8)
+        <spikec.Simulation 64 samples, T=8, 0 % saved>
     """
     with shown(progress):
         return simulation.simulate(_opened(snn, options), x, timesteps, patience)
@@ -118,6 +130,11 @@ def evaluate(
     Raises:
         CalibrationError: the loader is empty, its batches are no pairs, or its labels no classes of the model.
         InvalidModelError: not a model with a single output.
+
+    Examples:
+        >>> snn = spikec.compile(model, "spikingjelly", calibration=images, timesteps=8)
+        >>> spikec.evaluate(snn, [(images, labels)], timesteps=8).shape
+        (8,)
     """
     with shown(progress):
         return simulation.evaluate(_opened(snn, options), loader, timesteps, time_axis=time_axis)

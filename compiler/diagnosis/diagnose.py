@@ -92,6 +92,11 @@ def diagnose(
         InvalidModelError: the compilation is not of an ANN, or its network has no neuron.
         UnsupportedOpError: the reader refuses nodes of the file, or leaves them out.
         CalibrationError: no sample, samples that do not fit, or labels that do not.
+
+    Examples:
+        >>> compilation = spikec.Compiler("spikingjelly", calibration=images, normalization="max").run(model)
+        >>> print(spikec.diagnose(compilation, images, timesteps=4, labels=labels).advice.kind)
+        quantization
     """
     if not isinstance(compilation, Compilation) and data is not None and not is_number(data):
         return forecast(compilation, x, data, labels, timesteps=timesteps, reader=reader, progress=progress)

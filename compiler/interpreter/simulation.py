@@ -34,6 +34,12 @@ class Simulation:
         means: [T, B, ...], the output's mean up to each step, in ANN units; where a sample has stopped it stays.
         steps: [B] int64, after how many steps each sample stopped: T for one that did not.
         ran: how many steps were computed, summed over the samples.
+
+    Examples:
+        >>> snn = spikec.compile(model, "spikingjelly", calibration=images, timesteps=8)
+        >>> found = spikec.simulate(snn, images, timesteps=8, patience=3)
+        >>> found.means.shape, found.answer.shape, found.steps.shape
+        (torch.Size([8, 64, 10]), torch.Size([64, 10]), torch.Size([64]))
     """
 
     means: Tensor
