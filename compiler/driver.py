@@ -41,6 +41,7 @@ from spikec.ir.progress import shown
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
 from spikec.options import (
     OWN,
+    SHARED,
     AnyOptions,
     NetxOptions,
     NirOptions,
@@ -81,7 +82,8 @@ class Compiler:
     def __init__(self, target: str | Backend, **options: Unpack[AnyOptions]) -> None:
         others: dict[str, Any] = {name: value for name, value in options.items() if name not in OWN}
         self.backend = backend_of(target, others)
-        self.reading = {name: others[name] for name in others if name in reading_options()}
+        of_target = {field.name for field in attrs.fields(type(self.backend))}.difference(SHARED)
+        self.reading = {name: others[name] for name in others if name in reading_options() - of_target}
         normalization, pipeline = options.get("normalization"), options.get("pipeline")
         if pipeline is not None and normalization is not None:
             raise CompileError(
@@ -101,6 +103,10 @@ class Compiler:
         self.progress = options.get("progress")
         dump_dir = options.get("dump_dir")
         self.dump_dir = None if dump_dir is None else path_of(dump_dir, "dump_dir")
+
+    def __repr__(self) -> str:
+        steps = "any T" if self.timesteps is None else f"T={self.timesteps}"
+        return f"<spikec.Compiler for {self.backend}, {steps}, verify={self.verify!r}, seed={self.seed}>"
 
     def run(self, model: Any) -> Compilation:
         """Compile one model: import it, run the passes, ask the target, and emit.
@@ -250,7 +256,12 @@ def compile(model: Any, target: str | Backend, **options: Any) -> Any:
         model: a ``torch.nn.Module`` or ``torch.fx.GraphModule``, a ``spikec.Graph``, or what another
             installed frontend reads (a path, for instance).
         target: name of a backend, or an instance of one of your own.
-        dt: seconds a step, of a NIR model that does not say it; the target ``nir`` writes it (1e-4 where not given).
+        dt: seconds a step of a NIR model; the target ``nir`` writes it (1e-4 where not given).
+        reset: how the neurons of a NIR model reset, see :func:`spikec.load`; of a target that has an option of that
+            name, it is the target's.
+        fire: whether the neurons of a NIR model fire above their threshold (``">"``) or also at it (``">="``).
+        v_init: the potential before step 0 of the neurons of a NIR model.
+        reader: the tool whose way of running a NIR model is meant, see :func:`spikec.load`.
         max_bytes: what the arrays of a file may take in memory (if not stated, half a gigabyte more than the file).
         example_input: tensor [B, ...], or a tuple with one for each input; not needed where the
             calibration data or the model itself gives the shapes.

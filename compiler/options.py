@@ -22,6 +22,10 @@ class ReadingOptions(TypedDict, total=False):
     """Options on how a model is read, for the frontends that have them; the target ``nir`` has ``dt`` as well."""
 
     dt: float
+    reset: Literal["auto", "soft", "hard", "subtract", "value"]
+    fire: Literal[">", ">="]
+    v_init: Any
+    reader: str
     max_bytes: int | None
 
 
@@ -54,15 +58,17 @@ class NirOptions(Options, total=False):
 
 
 class NetxOptions(Options, total=False):
-    """With those of the targets ``netx`` and ``lava``."""
+    """With those of the targets ``netx`` and ``lava``, but for ``reset``, which the frontend of NIR has too."""
 
-    reset: Literal["auto", "soft", "hard"]
     input: Literal["values", "spikes"]
 
 
 class AnyOptions(SpikingJellyOptions, NirOptions, NetxOptions, total=False):
     """With those of every target: which of them has which is known when it runs."""
 
+
+#: what a target and a frontend mean alike; of other options that both have, such as ``reset``, the target's is meant
+SHARED = ("dt",)
 
 #: the options of ``compile`` itself, which neither target nor frontend has
 OWN = Options.__annotations__.keys() - ReadingOptions.__annotations__.keys()

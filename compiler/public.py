@@ -7,6 +7,7 @@ from spikec.calibration.normalization import Normalization
 from spikec.compilation import Compilation
 from spikec.diagnosis.diagnose import diagnose
 from spikec.diagnosis.diagnosis import Diagnosis
+from spikec.diagnosis.pictures import plot_accuracy
 from spikec.diagnosis.recording import Recording, record
 from spikec.driver import Compiler, calibrate, check, compile, save
 from spikec.extend.backend import Backend
@@ -70,6 +71,7 @@ __all__ = [
     "evaluate",
     "load",
     "pass_named",
+    "plot_accuracy",
     "record",
     "run",
     "save",

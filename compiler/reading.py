@@ -51,8 +51,16 @@ def load(model: Any, example_input: Inputs | None = None, **options: Any) -> Gra
     Args:
         model: see :func:`compile`.
         example_input: see :func:`compile`.
-        options: of the frontend. For NIR: ``dt``, seconds a step, where the model does not say it; ``max_bytes``, what
-            the arrays of a file may take in memory (if not stated, half a gigabyte more than the file takes).
+        options: of the frontend. For NIR: ``dt``, seconds a step; ``reset``, ``"subtract"`` or ``"value"`` (to
+            v_reset); ``fire``, ``">"`` or ``">="``; ``v_init``, the potential before step 0, of all neurons or by
+            name; ``reader``, the tool whose way of running the file is meant: ``"spikingjelly"``, ``"snntorch"``,
+            ``"norse"``, ``"sinabs"``, ``"rockpool"``, ``"snn-mlir"``, or ``"nir"`` for the format's equations;
+            ``max_bytes``, what the arrays of a file may take in memory (if not stated, half a gigabyte more than the
+            file takes). Each overrides what the reader means, and both what the file's metadata say.
+
+    Raises:
+        UnsupportedOpError: with everything that cannot be read, or that the reader refuses.
+        InvalidModelError: the model is none, or an option makes no sense.
     """
     frontend, model = find_frontend(model, options)
     try:
@@ -140,6 +148,15 @@ def reading_options() -> set[str]:
     return {name for each in found for name in loader.options_of(each.opened)}
 
 
+def _no_option(name: str, frontend: Frontend) -> CompileError:
+    """The error for an option on how a model is read that its frontend has not, with those that it is for."""
+    whose = [each for each in loader.frontends() if isinstance(each, Frontend)]
+    takes = [each.takes for each in whose if name in loader.options_of(each.opened)]
+    if not takes:
+        return loader.unknown(f"option for {frontend.takes}", name, loader.options_of(frontend.opened))
+    return CompileError(f"{name} is for {' and '.join(takes)}, and this is {frontend.takes}", hint="leave it out")
+
+
 def find_frontend(
     model: Any, options: Mapping[str, Any] = MappingProxyType({}), of_target: Collection[str] = ()
 ) -> tuple[Frontend, Any]:
@@ -171,7 +188,7 @@ def find_frontend(
             its_own = loader.options_of(found.opened)
             for name in options:
                 if name not in its_own and name not in of_target:
-                    raise loader.unknown(f"option for {found.takes}", name, its_own)
+                    raise _no_option(name, found)
             return found, found.opened(model, **{name: options[name] for name in options if name in its_own})
     described = f"the file {model}" if isinstance(model, Path) else f"a {type(model).__module__}.{type(model).__name__}"
     advice = [text for text in (frontend.advice(model) for frontend in known) if text]

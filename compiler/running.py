@@ -1,8 +1,7 @@
 """``run``, ``simulate`` and ``evaluate``, of graphs and of what else runs in time: networks of ``netx``, and files."""
 
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from spikec.interpreter import interp, simulation
 from spikec.interpreter.interp import Tap
 from spikec.interpreter.simulation import RunsOverTime, Simulation
-from spikec.ir.errors import InvalidModelError
+from spikec.ir.errors import CompileError, InvalidModelError
 from spikec.ir.graph import Graph
 from spikec.ir.progress import Progress, shown
 from spikec.ir.types import Array
@@ -19,23 +18,26 @@ from spikec.reading import find_frontend, is_netx
 
 
 def run(
-    graph: Graph | RunsOverTime | str | os.PathLike[str],
+    graph: Graph | RunsOverTime | str | os.PathLike[str] | Any,
     x: Tensor | Sequence[Tensor],
     timesteps: int | None = None,
     *,
     tap: Tap | None = None,
     nodes: Collection[str] | None = None,
+    **options: Any,
 ) -> Any:
     """Run a graph by the reference interpreter, or a network of ``netx`` by its integers.
 
     Args:
-        graph: an ANN or an SNN, a network of ``netx``, or the path of a file of a spiking network, such as a .net.
+        graph: an ANN or an SNN, a network of ``netx``, a ``nir.NIRGraph``, or the path of a file of a spiking network,
+            such as a .nir or .net.
         x: one tensor an input. ANN: [B, ...]. SNN: [B, ...], fed at each of ``timesteps`` steps, or with
             ``timesteps=None`` time-major [T, B, ...]. Its dtype is the dtype of the arithmetic. A network of ``netx``
             takes what its ``run`` does.
         timesteps: number of steps T of an SNN.
         tap: called after every node of every step of a graph.
         nodes: those that ``tap`` wants, if not all; others may then be overwritten by what is made of them.
+        options: on how a file or a NIR graph is read, as :func:`spikec.load` takes them.
 
     Returns:
         ANN: [B, ...]. SNN: [T, B, ...] in the graph's own units (times the output's scale it is in ANN
@@ -44,7 +46,7 @@ def run(
     Raises:
         InvalidModelError: timesteps for an ANN, no step at all, or inputs that do not fit.
     """
-    model = _opened(graph)
+    model = _opened(graph, options)
     if not is_netx(model):
         return interp.run(model, x, timesteps, tap=tap, nodes=nodes)
     if tap is not None:
@@ -59,6 +61,7 @@ def simulate(
     timesteps: int | None = None,
     *,
     patience: int | None = None,
+    **options: Any,
 ) -> Simulation:
     """Run a spiking network from its first step on, and average its output over time.
 
@@ -70,6 +73,7 @@ def simulate(
         timesteps: T.
         patience: stop with a sample once its answer, the index of its largest mean, has stayed the same for that many
             steps; they count from where its output first changes, as no spike has come through before.
+        options: on how a file or a NIR graph is read, as :func:`spikec.load` takes them.
 
     Returns:
         Means over time, [T, B, ...], and what stopping has saved.
@@ -79,7 +83,7 @@ def simulate(
             a part of its batch, which ``patience`` needs.
         CompileError: ``timesteps`` or ``patience`` is no whole number above 0.
     """
-    return simulation.simulate(_opened(snn), x, timesteps, patience)
+    return simulation.simulate(_opened(snn, options), x, timesteps, patience)
 
 
 def evaluate(
@@ -89,6 +93,7 @@ def evaluate(
     *,
     time_axis: int | None = None,
     progress: bool | Callable[[Progress], None] | None = None,
+    **options: Any,
 ) -> Array:
     """Measure top-1 accuracy after each time-step, of the output's running mean up to that step.
 
@@ -99,6 +104,7 @@ def evaluate(
         timesteps: number of steps T; x is fed at each of them.
         time_axis: of event data, the axis of x that is time, of length T (0 for [T, B, ...]).
         progress: as in :func:`spikec.compile`.
+        options: on how a file or a NIR graph is read, as :func:`spikec.load` takes them.
 
     Returns:
         [T] accuracies in [0, 1].
@@ -108,12 +114,19 @@ def evaluate(
         InvalidModelError: not a model with a single output.
     """
     with shown(progress):
-        return simulation.evaluate(_opened(snn), loader, timesteps, time_axis=time_axis)
+        return simulation.evaluate(_opened(snn, options), loader, timesteps, time_axis=time_axis)
 
 
-def _opened(model: Any) -> Any:
-    """Return what runs: of a path the network in the file, else the model itself."""
-    if not isinstance(model, (str, Path)):
+def _opened(model: Any, options: Mapping[str, Any]) -> Any:
+    """Return what runs: a graph, a torch module or a network of ``netx`` as it is, and of another model the network.
+
+    Raises:
+        CompileError: options on how a model is read, which this one is already, or that its frontend has not.
+    """
+    if isinstance(model, (Graph, nn.Module)) or is_netx(model):
+        for name in options:
+            hint = f"say it where the model is read: spikec.load(..., {name}=...)"
+            raise CompileError(f"{name} is no option of running a {type(model).__name__}", hint=hint)
         return model
-    frontend, opened = find_frontend(model)
+    frontend, opened = find_frontend(model, options)
     return opened if is_netx(opened) else frontend.load(opened, None)

@@ -30,7 +30,7 @@ _FACTS = ("name", "reset", "constants", "pulses", "output_scale", "output_shape"
 _MARGIN = 0.1
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Trace:
     """Everything that a simulation saw.
 
@@ -48,6 +48,10 @@ class Trace:
     steps: Array
     output: Array
     overflows: int
+
+    def __repr__(self) -> str:
+        steps, samples = self.steps.shape[:2]
+        return f"<spikec netx trace: {len(self.spikes)} layers, {steps} steps, {samples} samples>"
 
     @property
     def total(self) -> Array:

@@ -125,7 +125,7 @@ def _missing(graph: Graph, op: Op) -> tuple[str, str]:
         message = f"netx has no {op.kind}, and it did not fold into a layer next to it"
         return message, _by_unrolling(graph, "", 'use the target "spikingjelly", or leave it out')
     if isinstance(op, Neuron):
-        return f"netx has no {op.kind}", f"register a converter for it, or {_ELSEWHERE}"
+        return f"netx has no {op.kind}", 'register a converter for it, or use the target "spikingjelly"'
     return f"netx has no {op.kind}", _ELSEWHERE
 
 

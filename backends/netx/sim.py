@@ -38,7 +38,7 @@ def _integers(value: Array | None) -> Array | None:
     return None if value is None else readonly(np.trunc(value), np.int64)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class IntegerLayer:
     """One layer of a file with its neurons.
 
@@ -70,6 +70,10 @@ class IntegerLayer:
     dilation: tuple[int, ...] = (1, 1)
     groups: int = 1
     relays: int = 0
+
+    def __repr__(self) -> str:
+        shapes = " -> ".join("x".join(map(str, shape)) for shape in (self.weight.shape, self.shape))
+        return f"<spikec netx layer {self.name}: {self.kind} {shapes}>"
 
     @property
     def fires(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import attrs
 import numpy as np
@@ -13,6 +14,8 @@ from typing_extensions import Self
 
 from spikec.backends.netx.contents import Contents
 from spikec.backends.netx.sim import IntegerLayer
+from spikec.ir.packages import frame
+from spikec.ir.templates import table as html_table
 from spikec.ir.types import Array
 
 #: Loihi 2's core as it is usually quoted from Intel's technology brief of 2021: up to 8192 neurons, and 192 KB of
@@ -144,6 +147,17 @@ class Summary:
             f"{len(self.layers)} layers, {self.neurons:,} neurons, {self.synapses:,} synapses of {self.bits} bits, "
             f"{self.bytes:,} bytes, about {self.cores} cores of Loihi 2"
         )
+
+    def to_pandas(self) -> Any:
+        """Return a ``pandas.DataFrame`` with a row for each layer, as :class:`LayerSummary` describes it.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        return frame(_HEADINGS, [attrs.astuple(layer, recurse=False) for layer in self.layers])
+
+    def _repr_html_(self) -> str:
+        return html_table(f"{self.name}: {self.totals}", _HEADINGS, [layer.row for layer in self.layers])
 
     def __rich__(self) -> Group:
         table = Table(title=Text(self.name), title_justify="left")

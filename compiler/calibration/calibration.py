@@ -27,7 +27,7 @@ from spikec.ir.untrusted import read_npz
 RETAINED = 256
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Retained:
     """At most 256 samples: those whose contents hash to the smallest numbers, in that order.
 
@@ -47,6 +47,9 @@ class Retained:
         digests = (hashlib.sha256(b"".join(parts)).digest() for parts in zip(*flat, strict=True))
         marks = np.array([int.from_bytes(each[:8], "big") for each in digests], dtype=np.uint64)
         return cls(inputs, marks)._least()
+
+    def __repr__(self) -> str:
+        return f"<spikec retained samples: {len(self.marks)}>"
 
     def merge(self, other: Retained) -> Retained:
         """Keep the samples that would be kept of both sets together."""
@@ -86,7 +89,7 @@ def _keep_freed_memory() -> None:
     torch.empty(31 << 20, dtype=torch.uint8)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Calibration:
     """Statistics of every ReLU, gathered in one pass over the data.
 
@@ -103,6 +106,10 @@ class Calibration:
     model: str = ""
     shapes: tuple[tuple[int, ...], ...] = ()
     retained: Retained | None = None
+
+    def __repr__(self) -> str:
+        shapes = ", ".join("x".join(map(str, shape)) for shape in self.shapes)
+        return f"<spikec.Calibration {self.samples} samples {shapes}, {len(self.nodes)} layers>"
 
     @classmethod
     def gather(cls, graph: Graph, axes: dict[str, int], batches: Iterable[Sequence[Tensor]]) -> Calibration:

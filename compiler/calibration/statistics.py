@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from spikec.ir.errors import CalibrationError
-from spikec.ir.types import Array
+from spikec.ir.types import Array, brief
 
 # A bin is the upper bits of a float32. Its code is the float's bits without the lowest SHIFT: 512 an octave.
 SHIFT = 14
@@ -52,10 +52,10 @@ class Statistics:
         counts: how many values are in each.
     """
 
-    maximum: Array
+    maximum: Array = attrs.field(repr=brief)
     count: int = attrs.field(converter=int)
-    keys: Array
-    counts: Array
+    keys: Array = attrs.field(repr=brief)
+    counts: Array = attrs.field(repr=brief)
 
     def wrong(self) -> str:
         """Return what keeps these, read from a file, from being statistics; nothing where they are."""

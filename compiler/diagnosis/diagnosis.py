@@ -10,11 +10,15 @@ import attrs
 import numpy as np
 
 from spikec.diagnosis.cost import PRICES, Cost
-from spikec.extend.loader import needed
+from spikec.diagnosis.pictures import BLUE, axes_for, bars_by_kind, empty_figure, saved, scatter
+from spikec.ir.errors import CompileError
 from spikec.ir.files import replacing
+from spikec.ir.packages import frame
 from spikec.ir.templates import table
 from spikec.ir.types import Array
 
+#: what matplotlib is asked for
+_PLOT = "the plot of a diagnosis"
 #: above the table of layers
 _CAPTION = "  silent, saturated: % of the neurons; errors: % of the rms activation; effect: % of the margin"
 #: the parts of a layer's error, in the order in which they come about
@@ -40,7 +44,7 @@ class Deviation:
     rms: float
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class LayerFindings:
     """One layer of neurons beside the ReLUs that it stands for.
 
@@ -91,6 +95,10 @@ class LayerFindings:
     effects: dict[str, Deviation]
     residual: float | None
     points: Array
+
+    def __repr__(self) -> str:
+        error = percent(self.relative(self.total))
+        return f"<spikec findings {self.name}: {self.neurons} neurons, rate {self.rate:.3g}, error {error} %>"
 
     def relative(self, error: Deviation) -> float:
         """An rms error as a share of the rms activation, or of the scale where the ANN is silent."""
@@ -191,7 +199,7 @@ class Diagnosis:
             Path(part).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """Draw accuracy over time, the layers' errors by kind, and rates over activations.
+        """Draw accuracy over time, the layers' errors by kind, and rates over activations, in one figure.
 
         Args:
             path: to write to: a .svg or .pdf, or else a PNG.
@@ -205,15 +213,69 @@ class Diagnosis:
         worst = sorted(self.layers, key=lambda layer: -layer.relative(layer.total))[:SCATTERS]
         shown = [layer for layer in self.layers if layer in worst]
         height = max(4.0, 1.6 + 0.7 * len(self.layers))
-        figure = empty_figure((11, height + 3.2), "the plot of a diagnosis")
-        halves: Any = figure.subfigures(2, 1, height_ratios=[height, 3.2])
-        upper, lower = halves
+        figure = empty_figure((11, height + 3.2), _PLOT)
+        upper, lower = figure.subfigures(2, 1, height_ratios=[height, 3.2])
         left, right = upper.subplots(1, 2)
-        self._over_time(left)
-        self._by_kind(right)
+        self.plot_over_time(ax=left)
+        self.plot_errors(ax=right)
         for axes, layer in zip(lower.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-            _scatter(axes, layer, self.timesteps)
+            self.plot_rates(layer.name, ax=axes)
         figure.suptitle(f"{self.model}: SNN beside ANN, {self.samples} samples, T={self.timesteps}")
+        return saved(figure, path)
+
+    def plot_over_time(self, *, ax: Any = None, path: str | os.PathLike[str] | None = None) -> Any:
+        """Draw agreement with the ANN, and accuracy where there are labels, in % after each step.
+
+        Args:
+            ax: matplotlib axes to draw into; without them a figure of its own is made.
+            path: to write the figure to, as for :meth:`plot`.
+
+        Returns:
+            The matplotlib figure.
+        """
+        (axes,), figure = axes_for(ax, _PLOT)
+        steps = np.arange(1, self.timesteps + 1)
+        axes.plot(steps, 100 * self.agreement, color=BLUE, label="agreement with the ANN")
+        if self.accuracy is not None and self.ann_accuracy is not None:
+            axes.plot(steps, 100 * self.accuracy, color="#55a868", label="accuracy of the SNN")
+            axes.axhline(100 * self.ann_accuracy, color="black", linestyle="--", linewidth=1, label="accuracy, ANN")
+        if self.enough is not None:
+            label = f"within {100 * self.tolerance:g} % from T={self.enough}"
+            axes.axvline(self.enough, color="#b0b0b0", linestyle=":", label=label)
+        axes.set(xlabel="time-steps", ylabel="%", title="over time")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right")
+        return saved(figure, path)
+
+    def plot_errors(self, *, ax: Any = None, path: str | os.PathLike[str] | None = None) -> Any:
+        """Draw for each layer a bar of each kind of error and one of all together, in % of its rms activation.
+
+        They stand side by side, for rms errors do not add up. The arguments are those of :meth:`plot_over_time`.
+        """
+        (axes,), figure = axes_for(ax, _PLOT, height=max(3.5, 1.6 + 0.7 * len(self.layers)))
+        shares = {kind: [layer.relative(layer.errors[kind]) for layer in self.layers] for kind in KINDS}
+        shares["total"] = [layer.relative(layer.total) for layer in self.layers]
+        bars_by_kind(axes, [layer.name for layer in self.layers], shares, _COLORS)
+        axes.set(xlabel="rms error, % of the rms activation", title="by layer and kind")
+        return saved(figure, path)
+
+    def plot_rates(self, layer: str, *, ax: Any = None, path: str | os.PathLike[str] | None = None) -> Any:
+        """Draw for some neurons of a layer and some samples the spike rate over the ANN's activation, in its units.
+
+        The other arguments are those of :meth:`plot_over_time`.
+
+        Args:
+            layer: its ``name`` in ``layers``.
+
+        Raises:
+            CompileError: there is no such layer.
+        """
+        found = next((each for each in self.layers if each.name == layer), None)
+        if found is None:
+            there = ", ".join(each.name for each in self.layers)
+            raise CompileError(f"the diagnosis has no layer {layer!r}", hint=f"there are {there}")
+        (axes,), figure = axes_for(ax, _PLOT)
+        scatter(axes, *found.points, f"{found.name}, T={self.timesteps}")
         return saved(figure, path)
 
     def to_pandas(self) -> Any:
@@ -222,8 +284,7 @@ class Diagnosis:
         Raises:
             MissingDependencyError: pandas is not installed.
         """
-        pandas = needed("pandas", "a table of a diagnosis")
-        rows = []
+        rows: list[dict[str, Any]] = []
         for layer in self.layers:
             shares = {kind: layer.relative(layer.errors[kind]) for kind in KINDS}
             low, high = layer.scale
@@ -235,7 +296,7 @@ class Diagnosis:
             }
             about |= {"scale_max": high, "rate": layer.rate, "silent": layer.silent, "saturated": layer.saturated}
             rows.append({**about, **shares, "total": layer.relative(layer.total), "effect": layer.effects["own"].rms})
-        return pandas.DataFrame(rows)
+        return frame(list(rows[0]), [list(row.values()) for row in rows])
 
     def __repr__(self) -> str:
         return f"<spikec.Diagnosis {self._headline()}>"
@@ -289,34 +350,6 @@ class Diagnosis:
         if self.advice.change:
             yield f"try {self.advice.change}"
 
-    def _over_time(self, axes: Any) -> None:
-        steps = np.arange(1, self.timesteps + 1)
-        axes.plot(steps, 100 * self.agreement, color="#4c72b0", label="agreement with the ANN")
-        if self.accuracy is not None and self.ann_accuracy is not None:
-            axes.plot(steps, 100 * self.accuracy, color="#55a868", label="accuracy of the SNN")
-            axes.axhline(100 * self.ann_accuracy, color="black", linestyle="--", linewidth=1, label="accuracy, ANN")
-        if self.enough is not None:
-            label = f"within {100 * self.tolerance:g} % from T={self.enough}"
-            axes.axvline(self.enough, color="#b0b0b0", linestyle=":", label=label)
-        axes.set(xlabel="time-steps", ylabel="%", title="over time")
-        axes.grid(alpha=0.3)
-        axes.legend(loc="lower right")
-
-    def _by_kind(self, axes: Any) -> None:
-        """Draw a bar for each kind and one for all together, side by side, as rms errors do not add up."""
-        layers = self.layers
-        bars = {kind: [100 * layer.relative(layer.errors[kind]) for layer in layers] for kind in KINDS}
-        bars["total"] = [100 * layer.relative(layer.total) for layer in layers]
-        height = 0.8 / len(bars)
-        for place, (kind, widths) in enumerate(bars.items()):
-            rows = np.arange(len(layers)) + (place - (len(bars) - 1) / 2) * height
-            axes.barh(rows, widths, color=_COLORS[kind], label=kind, height=height)
-        axes.set_yticks(np.arange(len(layers)), [layer.name for layer in layers])
-        axes.invert_yaxis()
-        axes.set(xlabel="rms error, % of the rms activation", title="by layer and kind")
-        axes.grid(axis="x", alpha=0.3)
-        axes.legend(loc="best", fontsize="small")
-
 
 def percent(share: float) -> str:
     """Return a share in percent, such as ``97.9``."""
@@ -337,31 +370,3 @@ def _table(rows: Iterable[Sequence[str]]) -> Iterable[str]:
     for row in cells:
         rest = (text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))
         yield "  ".join(["", row[0].ljust(widths[0]), *rest]).rstrip()
-
-
-def _scatter(axes: Any, layer: LayerFindings, timesteps: int) -> None:
-    activation, rate = layer.points
-    axes.plot(activation, rate, ".", markersize=2.5, alpha=0.4, color="#4c72b0", rasterized=True)
-    high = float(max(activation.max(), rate.max(), 1e-12))
-    axes.plot([0, high], [0, high], color="black", linewidth=0.8)
-    axes.set(xlabel="ANN activation", ylabel="spike rate x scale", title=f"{layer.name}, T={timesteps}")
-    axes.title.set_fontsize("medium")
-    axes.grid(alpha=0.3)
-
-
-def saved(figure: Any, path: str | os.PathLike[str] | None) -> Any:
-    """Write a matplotlib figure where there is a path, as .svg or .pdf if it ends so and else as PNG; return it."""
-    if path is not None:
-        suffix = Path(path).suffix
-        with replacing(path) as part:
-            figure.savefig(Path(part), dpi=130, format=suffix[1:] if suffix in (".svg", ".pdf") else "png")
-    return figure
-
-
-def empty_figure(size: tuple[float, float], purpose: str) -> Any:
-    """Return an empty matplotlib figure that needs no display, of that size in inches.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed, which ``purpose`` needs.
-    """
-    return needed("matplotlib.figure", purpose).Figure(figsize=size, layout="constrained")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spikec.compilation import Compilation
-from spikec.diagnosis.diagnosis import empty_figure, saved
+from spikec.diagnosis.pictures import BLUE, axes_for, saved
 from spikec.interpreter.inputs import whole_number
 from spikec.interpreter.interp import run
 from spikec.ir.errors import CompileError, InvalidModelError
@@ -19,8 +19,10 @@ from spikec.ir.ops import Neuron
 from spikec.ir.origin import distinct, label
 from spikec.ir.types import Array
 
-#: rows of a raster and of the histograms, in inches
+#: rows of the histograms, in inches
 _ROW = 1.6
+#: what matplotlib is asked for
+_PICTURES = "pictures of spikes"
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -90,9 +92,9 @@ class Recording:
         """
         record = self[layer]
         spikes = self._of(record.spikes, sample)
-        axes, figure = _axes(ax, 1)
+        axes, figure = axes_for(ax, _PICTURES)
         times, neurons = np.nonzero(spikes)
-        axes[0].plot(times, neurons, "|" if spikes.shape[1] <= 200 else ",", color="#4c72b0", markersize=5)
+        axes[0].plot(times, neurons, "|" if spikes.shape[1] <= 200 else ",", color=BLUE, markersize=5)
         axes[0].set(xlabel="time-step", ylabel=f"neuron of {record.name}", xlim=(-0.5, len(spikes) - 0.5))
         axes[0].set_title(f"{len(times)} spikes of {spikes.shape[1]} neurons")
         return saved(figure, path)
@@ -119,7 +121,7 @@ class Recording:
         if record.potentials is None:
             raise CompileError(f"the neurons of {layer} do not say their potential", hint="draw its raster")
         potentials = self._of(record.potentials, sample)
-        axes, figure = _axes(ax, 1)
+        axes, figure = axes_for(ax, _PICTURES)
         for neuron in neurons:
             number = whole_number("neurons", neuron, 0, potentials.shape[1] - 1)
             axes[0].plot(potentials[:, number], marker=".", label=f"neuron {number}")
@@ -128,12 +130,26 @@ class Recording:
         axes[0].legend(loc="best", fontsize="small")
         return saved(figure, path)
 
-    def rates(self, *, path: str | os.PathLike[str] | None = None) -> Any:
-        """Draw a histogram of the rates of each layer's neurons over all samples, and return the figure."""
-        axes, figure = _axes(None, len(self.layers))
-        for each, record in zip(axes, self.layers.values(), strict=True):
+    def rates(self, layer: str | None = None, *, ax: Any = None, path: str | os.PathLike[str] | None = None) -> Any:
+        """Draw a histogram of the rates of each layer's neurons over all samples, in spikes a step.
+
+        Args:
+            layer: its name in ``layers``, to draw that alone; None for all of them below each other.
+            ax, path: as in :meth:`raster`; ``ax`` takes one layer.
+
+        Returns:
+            The matplotlib figure.
+
+        Raises:
+            CompileError: there is no such layer, or none is named for ``ax``.
+        """
+        if ax is not None and layer is None:
+            raise CompileError("ax takes the histogram of one layer", hint=f"name it: {', '.join(self.layers)}")
+        shown = list(self.layers.values()) if layer is None else [self[layer]]
+        axes, figure = axes_for(ax, _PICTURES, len(shown), max(_ROW * len(shown), 3.5))
+        for each, record in zip(axes, shown, strict=True):
             rates = record.rates.reshape(-1)
-            each.hist(rates, bins=np.linspace(0, max(1.0, float(rates.max())), 33), color="#4c72b0")
+            each.hist(rates, bins=np.linspace(0, max(1.0, float(rates.max())), 33), color=BLUE)
             each.set(yscale="log", ylabel="neurons")
             each.set_title(f"{record.name}: mean {rates.mean():.3f}, silent {100 * np.mean(rates == 0):.1f} %")
         axes[-1].set_xlabel("spikes a step")
@@ -178,11 +194,3 @@ def record(network: Compilation | Graph, x: Tensor | Sequence[Tensor], timesteps
         layers[shown] = LayerRecord(shown, torch.stack(spikes[name]).numpy(), kept, graph.type(name).scale)
     scales = (graph.type(name).scale for name in graph.outputs)
     return Recording(graph.name, layers, tuple(out.numpy() * scale for out, scale in zip(outputs, scales, strict=True)))
-
-
-def _axes(ax: Any, rows: int) -> tuple[Sequence[Any], Any]:
-    """Return the axes to draw into, and their figure."""
-    if ax is not None:
-        return [ax], ax.figure
-    figure = empty_figure((8, max(_ROW * rows, 3.5)), "pictures of spikes")
-    return figure.subplots(rows, 1, squeeze=False)[:, 0], figure

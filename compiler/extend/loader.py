@@ -20,15 +20,13 @@ from spikec.extend.backend import Backend
 from spikec.extend.frontend import Frontend
 from spikec.extend.passbase import Pass
 from spikec.ir.errors import CompileError, MissingDependencyError, PluginError, shown, warn
+from spikec.ir.packages import needed
 
 BuiltT = TypeVar("BuiltT")
 ClassT = TypeVar("ClassT")
 
 #: the entry points that name modules of other packages with parts for spikec
 GROUP = "spikec.plugins"
-
-#: the extra of spikec that installs a package; any other package is installed by its own name
-_EXTRAS = {"onnx": "onnx", "lava": "lava", "matplotlib": "demo", "mlxtend": "demo", "sklearn": "demo"}
 
 
 @attrs.frozen(eq=False)
@@ -70,23 +68,6 @@ def _listed(*places: str) -> tuple[str, ...]:
     if found := tuple(module.name for module in pkgutil.iter_modules(places)):
         return found
     raise CompileError(f"the folder {', '.join(places)} cannot be read", hint="close files, or install spikec again")
-
-
-def needed(name: str, needed_by: str) -> Any:
-    """Import a module that may not be installed, or one of spikec's that imports such a module.
-
-    Raises:
-        MissingDependencyError: a package is not installed; with who needs it, and the command that installs it.
-    """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").split(".")[0]
-        if missing in ("", "spikec"):
-            raise
-        wanted = f"spikec[{_EXTRAS[missing]}]" if missing in _EXTRAS else missing
-        message = f"{needed_by} needs the package {missing}, which is not installed"
-        raise MissingDependencyError(message, hint=f'pip install "{wanted}"') from error
 
 
 def module(folder: str, name: str) -> ModuleType:

@@ -54,7 +54,7 @@ class Note:
         return f"{self.by}: %{self.node}: {self.reason}" if self.node else f"{self.by}: {self.reason}"
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Context:
     """What a pass or a backend may know besides the graph.
 
@@ -82,6 +82,10 @@ class Context:
     ann: Graph | None = None
     _judged: list[tuple[Graph, int, tuple[float, float]]] = attrs.field(factory=list)
     _made: dict[tuple[Any, ...], tuple[tuple[Tensor, ...], Any]] = attrs.field(factory=dict)
+
+    def __repr__(self) -> str:
+        steps = "any T" if self.timesteps is None else f"T={self.timesteps}"
+        return f"<spikec.Context of {self.reference.name}, {steps}, {len(self.notes)} notes, now {self.running or '-'}>"
 
     def note(self, node: str, reason: str) -> None:
         """Record why the running pass left a node as it is, or what its choice costs."""

@@ -26,7 +26,7 @@ _WORTHWHILE = 1 / 8
 _AHEAD = 16
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Simulation:
     """What a network has answered for a batch.
 
@@ -39,6 +39,9 @@ class Simulation:
     means: Tensor
     steps: Tensor
     ran: int
+
+    def __repr__(self) -> str:
+        return f"<spikec.Simulation {len(self.steps)} samples, T={len(self.means)}, {100 * self.saved:.0f} % saved>"
 
     @property
     def answer(self) -> Tensor:

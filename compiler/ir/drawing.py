@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from spikec.ir.files import replacing
+from spikec.ir.grouping import parts
 from spikec.ir.op import Op, Role
 from spikec.ir.origin import label
 from spikec.ir.printer import type_text
@@ -21,27 +22,31 @@ _CHARACTER, _LINE, _BORDER = 6.7, 14, 8
 _LONGEST = 34
 #: rounds in which crossings of edges are removed (Sugiyama et al. 1981)
 _ROUNDS = 3
+#: a graph with more ops is drawn in parts
+_MOST = 600
+#: points that long edges may run through, in all and for each box: with more the boxes are driven far apart
+_POINTS, _POINTS_EACH = 100, 2
 
 
 @attrs.define
 class Box:
-    """A node as it is drawn: up to three lines of text around a centre, in pixels.
+    """A node, or a part of a large graph, as it is drawn: up to three lines of text around a centre, in pixels.
 
     Attributes:
-        name: of the node.
-        kind: of its op.
+        name: of the node, or of the first one.
         lines: what stands in it.
         about: what a reader that sees no picture says of it.
-        role: of its op, which gives the colour.
+        role: of its op, which gives the colour; ``part`` for several nodes.
+        members: the nodes that it stands for.
     """
 
     name: str
-    kind: str
     lines: tuple[str, ...]
     about: str
     role: str
     w: float
     h: float
+    members: tuple[str, ...]
     xy: tuple[float, float] = (0.0, 0.0)
 
     @property
@@ -67,51 +72,113 @@ class _Line:
 
 @attrs.frozen
 class Drawing:
-    """Boxes, and for each edge the names of its ends and its path in SVG's terms; in pixels from 0."""
+    """Boxes, and for each edge the names of its ends and its path in SVG's terms; in pixels from 0.
+
+    ``note`` says how the drawing differs from one box an op.
+    """
 
     boxes: tuple[Box, ...]
     edges: tuple[tuple[str, str, str], ...]
     width: float
     height: float
+    note: str
 
 
 def lay_out(nodes: Sequence[tuple[str, Op, Sequence[str]]], type_of: Callable[[str], Any]) -> Drawing:
-    """Place nodes, given with their operands in topological order but for the edges that lead back to a register."""
+    """Place nodes, given with their operands in topological order but for the edges that lead back to a register.
+
+    Graphs of more than 600 ops are drawn in at most 240 parts. The longest edges run beside the boxes where
+    there are many, which would drive the boxes far apart.
+    """
     from grandalf.graphs import Edge, Vertex  # only who draws waits for it
     from grandalf.graphs import Graph as Layered
 
-    boxes = {name: _box(name, op, type_text(type_of, name)) for name, op, _ in nodes}
+    boxes = _boxes(nodes, type_of)
+    holder = {member: box.name for box in boxes.values() for member in box.members}
+    ends = list(
+        dict.fromkeys(
+            (holder[operand], holder[name])
+            for name, _, operands in nodes
+            for operand in operands
+            if holder[operand] != holder[name] or operand == name
+        )
+    )
+    place = {name: index for index, name in enumerate(boxes)}
+    beside = _beside(ends, place)
     vertices = {name: Vertex(name) for name in boxes}
     for name, vertex in vertices.items():
         vertex.view = boxes[name]
-    place = {name: index for index, name in enumerate(boxes)}
-    edges, back = [], set()
-    for name, _, operands in nodes:
-        for operand in dict.fromkeys(operands):
-            edge = Edge(vertices[operand], vertices[name])
-            edge.view = _Line()
-            edges.append(edge)
-            if place[operand] >= place[name]:
-                back.add(edge)
-    ends = [(edge, edge.v[0].data, edge.v[1].data) for edge in edges]
+    edges = {each: Edge(vertices[each[0]], vertices[each[1]]) for each in ends if each not in beside}
+    for edge in edges.values():
+        edge.view = _Line()
+    back = {edge for (start, end), edge in edges.items() if place[start] >= place[end]}
     right = 0.0
-    for component in Layered(list(vertices.values()), edges).C:
+    for component in Layered(list(vertices.values()), list(edges.values())).C:
         right = _place(component, back, right)
-    top = min(box.top for box in boxes.values()) - _LINE
+    note = _note(len(nodes), len(boxes), len(beside))
+    top = min(box.top for box in boxes.values()) - (2 if note else 1) * _LINE
     for box in boxes.values():
         box.xy = (box.xy[0], box.xy[1] - top)
-    lines = tuple((a, b, _path(boxes[a], boxes[b], edge.view.points, top)) for edge, a, b in ends)
-    return Drawing(tuple(boxes.values()), lines, right, max(b.top + b.h for b in boxes.values()) + _LINE)
+    lines = []
+    for start, end in ends:
+        if (start, end) in beside:
+            path, side = _arc(boxes[start], boxes[end])
+            right = max(right, side)
+        else:
+            path = _path(boxes[start], boxes[end], edges[start, end].view.points, top)
+        lines.append((start, end, path))
+    width, height = max(right, len(note) * _CHARACTER), max(b.top + b.h for b in boxes.values()) + _LINE
+    return Drawing(tuple(boxes.values()), tuple(lines), width, height, note)
+
+
+def _boxes(nodes: Sequence[tuple[str, Op, Sequence[str]]], type_of: Callable[[str], Any]) -> dict[str, Box]:
+    """Return a box for each node, or for each part of a graph with many, by its name or that of its first node."""
+    ops = {name: op for name, op, _ in nodes}
+    if len(nodes) <= _MOST:
+        return {name: _box(name, op, type_text(type_of, name)) for name, op in ops.items()}
+    found = {}
+    for part in parts(nodes):
+        name, last = part.members[0], part.members[-1]
+        result = type_text(type_of, last)
+        if len(part.members) == 1:
+            found[name] = _box(name, ops[name], result)
+        else:
+            texts = (part.title, f"{len(part.members)} ops", result)
+            about = f"{len(part.members)} ops of {part.title}, %{name} to %{last}, {result}"
+            found[name] = _boxed(name, "part", texts, about, part.members)
+    return found
 
 
 def _box(name: str, op: Op, result: str) -> Box:
     source = label(op.origin)
-    texts = (op.kind if op.kind == name else f"{op.kind}  %{name}", source, result)
-    lines = tuple(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…" for text in texts if text)
-    width = max(map(len, lines)) * _CHARACTER + 2 * _BORDER
     role = "weighted" if op.role is Role.LINEAR and op.parameters() else op.role.value
     about = f"{op.kind} {name}, {result}{f', from {source}' if source else ''}"
-    return Box(name, op.kind, lines, about, role, width, len(lines) * _LINE + 2 * _BORDER)
+    return _boxed(name, role, (op.kind if op.kind == name else f"{op.kind}  %{name}", source, result), about, (name,))
+
+
+def _boxed(name: str, role: str, texts: Sequence[str], about: str, members: tuple[str, ...]) -> Box:
+    lines = tuple(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…" for text in texts if text)
+    width = max(map(len, lines)) * _CHARACTER + 2 * _BORDER
+    return Box(name, lines, about, role, width, len(lines) * _LINE + 2 * _BORDER, members)
+
+
+def _beside(ends: Sequence[tuple[str, str]], place: dict[str, int]) -> set[tuple[str, str]]:
+    """Return the longest edges, those that are too many to be laid out; what they join stays joined by others."""
+    rank = dict.fromkeys(place, 0)
+    forward = [(start, end) for start, end in ends if place[start] < place[end]]
+    for start, end in sorted(forward, key=lambda each: place[each[1]]):
+        rank[end] = max(rank[end], rank[start] + 1)
+    spans = sorted(forward, key=lambda each: rank[each[1]] - rank[each[0]])
+    most = _POINTS + _POINTS_EACH * len(place)
+    points = itertools.accumulate(rank[end] - rank[start] - 1 for start, end in spans)
+    return {each for each, total in zip(spans, points, strict=True) if total > most}
+
+
+def _note(ops: int, boxes: int, beside: int) -> str:
+    """Say what is not one box an op, or an edge from box to box."""
+    said = [f"{ops} ops drawn as {boxes} parts, by the modules that they come from"] if boxes < ops else []
+    said += [f"the {beside} longest edges run at the right of the boxes"] if beside else []
+    return "; ".join(said)
 
 
 def _place(component: Any, back: set[Any], left: float) -> float:
@@ -147,6 +214,14 @@ def _path(start: Box, end: Box, points: Sequence[tuple[float, float]], top: floa
         middle = (y0 + y1) / 2
         path += f"C{x0:.0f} {middle:.0f} {x1:.0f} {middle:.0f} {x1:.0f} {y1:.0f}"
     return path
+
+
+def _arc(start: Box, end: Box) -> tuple[str, float]:
+    """Write an edge at the right of the boxes, further out the longer it is; also return how far out."""
+    y0, y1 = start.xy[1], end.xy[1]
+    x0, x1 = start.left + start.w, end.left + end.w
+    side = max(x0, x1) + 2 * _LINE + min((y1 - y0) / 20, 20 * _LINE)
+    return f"M{x0:.0f} {y0:.0f}C{side:.0f} {y0:.0f} {side:.0f} {y1:.0f} {x1:.0f} {y1:.0f}", side
 
 
 def draw(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -13,6 +13,7 @@ from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op
 from spikec.ir.ops import Head, Output
 from spikec.ir.origin import Source
+from spikec.ir.packages import frame
 from spikec.ir.templates import table
 
 Fate = Literal["converted", "folded", "lowered", "kept", "refused", "unread"]
@@ -85,6 +86,14 @@ class Ledger:
     def rows(self) -> list[tuple[str, str, str, str]]:
         """Return for each layer: its name with the user's line, what it was, its fate, and what stands for it now."""
         return [(str(entry.source), entry.source.kind, entry.fate, entry.into) for entry in self]
+
+    def to_pandas(self) -> Any:
+        """Return a ``pandas.DataFrame`` of :meth:`rows`.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        return frame(self.HEADINGS, self.rows())
 
     def _repr_html_(self) -> str:
         return table("what became of each layer", self.HEADINGS, self.rows(), self.notes)

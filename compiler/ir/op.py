@@ -18,8 +18,8 @@ from typing_extensions import Self
 from spikec.ir import affine
 from spikec.ir.affine import THROUGH, Affine, BlockedError
 from spikec.ir.errors import CompileError, Hint, Option, TypeMismatchError
-from spikec.ir.origin import Origin
-from spikec.ir.types import Array, Rate, Real, Type, compress, readonly
+from spikec.ir.origin import Origin, label
+from spikec.ir.types import Array, Rate, Real, Type, brief, compress, readonly
 
 #: what to do where a real signal comes to an op on spikes, and where scales of one signal differ
 SPIKES_FIRST = 'put the pass "relu-to-if" before'
@@ -40,7 +40,8 @@ class Role(enum.Enum):
 
 def array(**options: Any) -> Any:
     """Declare a field that holds a numpy array: the op gets a read-only one."""
-    return attrs.field(converter=attrs.converters.optional(readonly), metadata={"array": True}, **options)
+    read_only = attrs.converters.optional(readonly)
+    return attrs.field(converter=read_only, repr=brief, metadata={"array": True}, **options)
 
 
 _tensors: contextvars.ContextVar[dict[tuple[int, torch.dtype, torch.device], tuple[Array, Tensor]] | None]
@@ -107,7 +108,7 @@ class Op:
     #: close a cycle, and declares the type of its result by itself
     register: ClassVar[bool] = False
 
-    origin: Origin = attrs.field(default=(), kw_only=True)
+    origin: Origin = attrs.field(default=(), kw_only=True, repr=label)
 
     def infer(self, *operands: Type) -> Type:
         """Give the result's type for the operands': the type rule. A linear op moves a rate's scale as it moves a gain.

@@ -82,6 +82,7 @@ class Imported:
         notes: what the frontend has to say about how it read the model.
         structure: the model's own output container, with the outputs' positions as leaves.
         device: where the model's parameters were, as torch writes it.
+        dt: seconds a step, of a model that says so.
     """
 
     order: dict[Source, None] = attrs.field(factory=dict)
@@ -89,6 +90,7 @@ class Imported:
     notes: list[str] = attrs.field(factory=list)
     structure: Any = 0
     device: str = "cpu"
+    dt: float | None = None
 
     def copy(self) -> Imported:
         """Return another record, which can be changed without changing this one."""

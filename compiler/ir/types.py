@@ -29,6 +29,13 @@ def readonly(value: Any, dtype: Any = None) -> Array:
     return array
 
 
+def brief(array: Array | None) -> str:
+    """Write an array for a repr: its shape and type, or its value if it is one number."""
+    if array is None:
+        return "None"
+    return f"{array.item():.6g}" if array.size == 1 else f"<{'x'.join(map(str, array.shape))} {array.dtype}>"
+
+
 def sealed(array: Array) -> Array:
     """Make an array read-only in place: its maker gives up writing to it, so that nobody needs a copy."""
     array.flags.writeable = False
@@ -77,7 +84,7 @@ class Rate:
         scale: float64, of the sample's rank, each axis of length 1 or full.
     """
 
-    scale: Array = attrs.field(converter=as_scale, validator=_positive)
+    scale: Array = attrs.field(converter=as_scale, validator=_positive, repr=lambda scale: span(scale, 4))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Rate) or self.scale.ndim != other.scale.ndim:

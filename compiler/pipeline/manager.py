@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 
@@ -10,6 +11,7 @@ from spikec.extend.passbase import NO_SAMPLES, Context, Note, Pass
 from spikec.interpreter.results import agreement_text
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
+from spikec.ir.packages import frame
 from spikec.ir.progress import track
 from spikec.ir.templates import table
 from spikec.ir.verify import verify
@@ -47,7 +49,7 @@ class Observer:
         """Look at a pass that raised, or that was refused; ``step.after`` is the graph as the pass left it."""
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class StageRecord:
     """The graph after a pass, ``by``, with what the numeric check found; after the import, ``by`` is None.
 
@@ -61,6 +63,10 @@ class StageRecord:
     check: str = ""
     by: Pass | None = None
     failed: bool = False
+
+    def __repr__(self) -> str:
+        what = "failed" if self.failed else f"{self.changes} change{'' if self.changes == 1 else 's'}"
+        return f"<spikec stage {self.name}: {what}, {len(self.graph)} ops>"
 
 
 def run_pipeline(
@@ -154,6 +160,15 @@ class Report:
 
     def __repr__(self) -> str:
         return f"<spikec report {self.title}; {len(self.stages) - 1} passes, {len(self.notes)} notes>"
+
+    def to_pandas(self) -> Any:
+        """Return a ``pandas.DataFrame`` with a row for each pass; ``ops`` are those that it left.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        rows = [(each.name, each.changes, len(each.graph), each.seconds, each.check) for each in self.stages[1:]]
+        return frame(("pass", "changes", "ops", "seconds", "check"), rows)
 
     def _repr_html_(self) -> str:
         rows = [(each.name, str(each.changes), f"{each.seconds:.3f}", each.check) for each in self.stages[1:]]

@@ -62,6 +62,10 @@ class Page:
                     "failed": record.failed,
                 }
             )
+        why: dict[str, list[str]] = {}
+        for note in notes:
+            if note.node:
+                why.setdefault(note.node, []).append(f"{note.by}: {note.reason}")
         names = {each["name"] for each in passes}
         self.data = {
             "title": title,
@@ -69,6 +73,7 @@ class Page:
             "passes": passes,
             "graphs": self._graphs,
             "records": [json.loads(record) for record in self._records],
+            "why": why,
             "ledger": [
                 {"source": str(entry.source), "was": entry.source.kind, "fate": entry.fate, "into": entry.into}
                 for entry in ledger or ()

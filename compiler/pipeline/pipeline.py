@@ -96,6 +96,9 @@ class Pipeline:
     def __len__(self) -> int:
         return len(self.passes)
 
+    def __repr__(self) -> str:
+        return f"<spikec.Pipeline from {self.start.name}, {len(self)} passes: {self}>"
+
     def __str__(self) -> str:
         return ", ".join(map(str, self.passes))
 

@@ -103,6 +103,18 @@ def _own(about: str) -> click.Option:
     return click.Option(["--option", "own"], type=inputs.option, metavar="NAME=VALUE", multiple=True, help=about)
 
 
+_READER = click.Option(
+    ["--reader"],
+    metavar="TOOL",
+    help="Run a NIR file as a tool does: spikingjelly, snntorch, norse, sinabs, rockpool or snn-mlir.",
+)
+
+
+def _with_reader(own: tuple[tuple[str, Any], ...], reader: str | None) -> dict[str, Any]:
+    """Return the options of ``--option`` by name, with that of ``--reader``."""
+    return {**dict(own), **({} if reader is None else {"reader": reader})}
+
+
 #: the options that say how to compile, as parameters of ``spikec.compile`` but for ``own``
 _COMPILING = (
     click.Option(["--calibration"], type=_EXISTING_FILE, help="An .npz of inputs: x, or a key for each argument."),
@@ -127,6 +139,7 @@ _COMPILING = (
         help='The passes to run instead of the usual ones, as a report prints them: "NAME, NAME{OPTION=VALUE}".',
     ),
     _own("An option of the target or of how the model is read, such as profile=spikingjelly or dt=1e-4."),
+    _READER,
 )
 
 
@@ -137,19 +150,20 @@ def compiling(*, target_required: bool) -> list[click.Parameter]:
     return [click.Argument(["model"], type=inputs.model, metavar="MODEL"), target, *_COMPILING]
 
 
-def _options(model: Any, own: tuple[tuple[str, Any], ...], **options: Any) -> dict[str, Any]:
+def _options(model: Any, own: tuple[tuple[str, Any], ...], reader: str | None = None, **options: Any) -> dict[str, Any]:
     """Return the options as ``spikec.compile`` takes them: ``own`` by name, files and shapes as tensors."""
     from spikec.options import OWN
     from spikec.reading import find_frontend
 
     if taken := {"target", *OWN} & dict(own).keys():
         raise click.BadParameter(f"{min(taken)} is no option of a target or a frontend", param_hint="--option")
+    given = _with_reader(own, reader)
     if options["calibration"] is not None:
-        frontend, model = find_frontend(model, inputs.reading(dict(own)), dict(own))
+        frontend, model = find_frontend(model, inputs.reading(given), given)
         arrays = inputs.read_arrays(options["calibration"], frontend.input_names(model))
         options["calibration"] = inputs.batches(arrays)
     options["example_input"] = inputs.random_inputs(options["example_input"])
-    return {"progress": True, **options, **dict(own)}
+    return {"progress": True, **options, **given}
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", notes: Iterable[str] = ()) -> Table:
@@ -239,7 +253,7 @@ def inspect_command(model: Any, target: str | None, **options: Any) -> None:
     try:
         if target is None:
             example = given["example_input"] or next(iter(given["calibration"] or ()), None)
-            own = dict(options["own"])
+            own = _with_reader(options["own"], options["reader"])
             _, opened = find_frontend(model, own)
             screen.print(graph_table(load(opened, example, **own)))
             if is_netx(opened):
@@ -255,14 +269,20 @@ def inspect_command(model: Any, target: str | None, **options: Any) -> None:
     screen.print(ledger_table(compilation.ledger))
 
 
-@main.command("run", params=[_own("An option of how FILE is read, such as dt=1e-4.")])
+@main.command("run", params=[_own("An option of how FILE is read, such as dt=1e-4."), _READER])
 @click.argument("file", type=_EXISTING_FILE)
 @click.argument("data", type=_EXISTING_FILE)
 @click.option("--timesteps", type=click.IntRange(min=1), help="The number of time-steps.")
 @click.option("--time-major", is_flag=True, help="The inputs change over time: they are [T, B, ...].")
 @click.option("-o", "--output", "out", type=inputs.new_file, metavar="FILE", required=True, help="The .npz to write.")
 def run_command(
-    file: Path, data: Path, timesteps: int | None, time_major: bool, out: Path, own: tuple[tuple[str, Any], ...]
+    file: Path,
+    data: Path,
+    timesteps: int | None,
+    time_major: bool,
+    out: Path,
+    own: tuple[tuple[str, Any], ...],
+    reader: str | None,
 ) -> None:
     """Simulate FILE, a .nir or .net, on the inputs in the .npz DATA.
 
@@ -270,8 +290,9 @@ def run_command(
     """
     if (timesteps is None) != time_major:
         raise click.UsageError("give --timesteps, or --time-major with inputs that say all steps")
-    names = inputs.input_names(file, **dict(own))
-    results = inputs.simulate(file, inputs.read_arrays(data, names), timesteps, **dict(own))
+    options = _with_reader(own, reader)
+    names = inputs.input_names(file, **options)
+    results = inputs.simulate(file, inputs.read_arrays(data, names), timesteps, **options)
     arrays: dict[str, Any] = {name: value.numpy() for name, value in results.items()}
     with replacing(out) as part, part.open("wb") as target:  # numpy would append .npz to a path
         np.savez(target, **arrays)
@@ -304,7 +325,7 @@ def diagnose_command(
     from spikec.driver import Compiler
     from spikec.reading import find_frontend
 
-    own = dict(options["own"])
+    own = _with_reader(options["own"], options["reader"])
     frontend, model = find_frontend(model, inputs.reading(own), own)
     xs = inputs.read_arrays(data, frontend.input_names(model))
     if options["calibration"] is None and not options["example_input"]:

@@ -20,14 +20,15 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
-from spikec.diagnosis.diagnosis import empty_figure, percent
+from spikec.diagnosis.diagnosis import percent
+from spikec.diagnosis.pictures import empty_figure
 from spikec.driver import Compiler, save
-from spikec.extend.loader import needed
 from spikec.extend.passbase import Note
 from spikec.interpreter.results import hits
 from spikec.interpreter.simulation import evaluate
 from spikec.ir.errors import CompileError, InvalidModelError
 from spikec.ir.files import replacing
+from spikec.ir.packages import needed
 from spikec.ir.types import Array
 from spikec.ir.untrusted import read_weights
 from spikec.pipeline.observers import make_folder

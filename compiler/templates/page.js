@@ -6,7 +6,7 @@ const changed = data.passes.findLastIndex(each => each.changes);
 const state = {
   pass: Math.min(+(start.get("pass") ?? Math.max(changed, 0)), data.passes.length - 1),
   node: start.get("node"), tab: start.get("tab") ?? (start.get("node") ? "node" : "pass"),
-  both: start.get("both") === "1", find: start.get("find") ?? "",
+  part: [], both: start.get("both") === "1", find: start.get("find") ?? "",
 };
 let panes = [];
 
@@ -23,9 +23,11 @@ function make(tag, attributes = {}, ...children) {
 const recordsOf = index => data.graphs[data.passes[index].graph];
 const recordOf = (index, node) => index < 0 ? undefined : data.records[recordsOf(index)[node]];
 const texts = (node, record) => [node, record.kind, ...record.from].join("\n").toLowerCase();
+/** The names of the nodes that a box stands for: one, or those of a part of a large graph. */
+const membersOf = box => box.dataset.members?.split(" ") ?? [box.dataset.node];
 
 /** Says of a node what the chosen pass has done to it. */
-function markOf(node, isAfter) {
+function markOf(node) {
   const [before, after] = [state.pass ? recordsOf(state.pass - 1)[node] : undefined, recordsOf(state.pass)[node]];
   if (!state.pass || before === after) return null;
   if (before === undefined) return "added";
@@ -33,24 +35,33 @@ function markOf(node, isAfter) {
   return "changed";
 }
 
+/** Says of a box what the chosen pass has done to the nodes in it. */
+function markOfBox(box) {
+  const marks = new Set(membersOf(box).map(markOf));
+  return marks.size === 1 ? [...marks][0] : "changed";
+}
+
 class Pane {
   constructor(index, title) {
     this.index = index;
     const drawing = byId(`drawing-${data.passes[index].graph}`).content.firstElementChild.cloneNode(true);
     this.svg = drawing;
-    this.box = make("div", { class: "pane", role: "group", "aria-label": title }, make("h2", {}, title), drawing);
+    this.boxes = new Map([...this.nodes()].flatMap(box => membersOf(box).map(name => [name, box])));
+    this.box = make("div", { class: "pane", role: "group", "aria-label": title }, make("h2", {}, title, drawing.dataset.note ? make("small", {}, drawing.dataset.note) : null), drawing);
     [this.x, this.y, this.zoom] = [0, 0, 1];
     for (const node of this.nodes()) {
-      const name = node.dataset.node, mark = markOf(name);
+      const members = membersOf(node), name = node.dataset.node, mark = markOfBox(node);
       if (mark) node.classList.add(mark);
-      node.setAttribute("tabindex", "0");
+      node.setAttribute("tabindex", "-1");
       node.setAttribute("role", "button");
       node.setAttribute("aria-label", node.querySelector("title").textContent + (mark ? `, ${mark}` : ""));
-      node.addEventListener("click", () => this.dragged || choose(name));
+      node.addEventListener("click", () => this.dragged || choose(name, members));
       node.addEventListener("keydown", event => {
-        if (event.key !== "Enter" && event.key !== " ") return;
+        const to = this.neighbour(node, event.key);
+        if (!to && event.key !== "Enter" && event.key !== " ") return;
         event.preventDefault();
-        choose(name);
+        if (to) this.enter(to).focus();
+        else choose(name, members);
       });
       node.addEventListener("focus", () => node.matches(":focus-visible") && this.centre(name));
     }
@@ -71,7 +82,28 @@ class Pane {
     });
   }
   nodes() { return this.svg.querySelectorAll(".node"); }
-  find(name) { return this.svg.querySelector(`.node[data-node="${CSS.escape(name)}"]`); }
+  find(name) { return this.boxes.get(name); }
+  /** The names of the nodes that are searched for. */
+  hits() {
+    const wanted = state.find.trim().toLowerCase();
+    return wanted === "" ? [] : [...this.boxes.keys()].filter(name => texts(name, recordOf(this.index, name)).includes(wanted));
+  }
+  /** Makes a box the one that the tab key leads to. */
+  enter(box) {
+    for (const each of this.nodes()) each.setAttribute("tabindex", each === box ? "0" : "-1");
+    return box;
+  }
+  /** The box that an arrow key leads to: up to what feeds this one, down to what it feeds, left and right in order. */
+  neighbour(box, key) {
+    const boxes = [...this.nodes()], at = boxes.indexOf(box), records = recordsOf(this.index);
+    const operands = of => membersOf(of).flatMap(name => data.records[records[name]].operands.map(each => this.find(each.slice(1))));
+    const found = {
+      ArrowLeft: () => boxes[at - 1], ArrowRight: () => boxes[at + 1],
+      ArrowUp: () => operands(box).find(each => each !== box),
+      ArrowDown: () => boxes.find(each => each !== box && operands(each).includes(box)),
+    }[key];
+    return found?.();
+  }
   move(x, y) {
     [this.x, this.y] = [x, y];
     this.svg.style.transform = `translate(${x}px, ${y}px) scale(${this.zoom})`;
@@ -125,40 +157,50 @@ function showPanes() {
   const name = data.passes[state.pass].name;
   panes = state.both && state.pass ? [new Pane(state.pass - 1, `before ${name}`), new Pane(state.pass, `after ${name}`)] : [new Pane(state.pass, state.pass ? `after ${name}` : name)];
   byId("panes").replaceChildren(...panes.map(pane => pane.box));
-  const first = [...panes.at(-1).nodes()].find(node => markOf(node.dataset.node));
+  const first = [...panes.at(-1).nodes()].find(markOfBox);
   for (const pane of panes) {
     pane.top();
+    pane.enter(pane.find(state.node) ?? pane.find(first?.dataset.node) ?? pane.nodes()[0]);
+    const hit = pane.hits()[0];
     if (state.node && pane.find(state.node)) pane.centre(state.node);
+    else if (hit) pane.centre(hit);
     else if (first && state.pass) pane.centre(first.dataset.node);
   }
 }
 
 function mark() {
-  const wanted = state.find.trim().toLowerCase();
-  let hits = 0;
   for (const pane of panes) {
-    pane.svg.classList.toggle("finding", wanted !== "");
-    for (const node of pane.nodes()) {
-      const name = node.dataset.node, hit = wanted !== "" && texts(name, recordOf(pane.index, name)).includes(wanted);
-      node.classList.toggle("hit", hit);
-      node.classList.toggle("chosen", name === state.node);
-      hits += hit && pane === panes.at(-1);
+    const hits = pane.hits(), boxes = new Set(hits.map(name => pane.find(name)));
+    pane.svg.classList.toggle("finding", state.find.trim() !== "");
+    for (const box of pane.nodes()) {
+      box.classList.toggle("hit", boxes.has(box));
+      box.classList.toggle("chosen", membersOf(box).includes(state.node) || state.part[0] === box.dataset.node);
     }
+    byId("hits").textContent = state.find.trim() ? `${hits.length} found` : "";
   }
-  byId("hits").textContent = wanted ? `${hits} found` : "";
 }
 
-const row = (name, value, was) => make("tr", {}, make("th", { scope: "row" }, name),
-  make("td", { class: value === "refused" ? "refused" : null }, was !== undefined && was !== value ? make("span", { class: "was", "aria-label": "before" }, was) : null, value ?? ""));
+const row = (name, value, was, more) => make("tr", {}, make("th", { scope: "row" }, name),
+  make("td", { class: value === "refused" ? "refused" : null }, was !== undefined && was !== value ? make("span", { class: "was", "aria-label": "before" }, was) : null, value ?? "", more ? ` ${more}` : ""));
 
-function histogram(name, numbers) {
+const facts = numbers => ({ range: `${numbers.min} to ${numbers.max}`, "mean, std": `${numbers.mean}, ${numbers.std}`, zeros: `${numbers.zeros} %` });
+
+function histogram(name, numbers, was) {
   const most = Math.max(...numbers.counts, 1), bars = make("svg", { class: "bars", viewBox: `0 0 ${numbers.counts.length} 1`, preserveAspectRatio: "none", role: "img", "aria-label": `histogram of ${name}` });
   bars.append(...numbers.counts.map((count, index) => make("rect", { x: index + 0.05, width: 0.9, y: 1 - count / most, height: count / most })));
   return make("div", {}, make("h3", {}, `${name}, ${numbers.shape.join("x")}`), bars,
-    make("table", {}, row("range", `${numbers.min} to ${numbers.max}`), row("mean, std", `${numbers.mean}, ${numbers.std}`), row("zeros", `${numbers.zeros} %`)));
+    make("table", {}, ...Object.entries(facts(numbers)).map(([fact, value]) => row(fact, value, was && facts(was)[fact]))));
 }
 
+/** A list of nodes, each with what the pass has done to it, to choose from. */
+const nodesToChoose = names => make("table", {}, ...names.map(name => {
+  const button = make("button", { class: "link" }, `%${name}`), record = recordOf(state.pass, name) ?? recordOf(state.pass - 1, name);
+  button.addEventListener("click", () => { choose(name); panes.forEach(pane => pane.centre(name)); });
+  return row(markOf(name) ?? "", button, undefined, `${record.kind} ${record.from.join(", ")}`);
+}));
+
 function aboutNode() {
+  if (!state.node && state.part.length) return [make("h3", {}, `${state.part.length} ops`), nodesToChoose(state.part)];
   const after = state.node && recordOf(state.pass, state.node), before = state.node && recordOf(state.pass - 1, state.node);
   const shown = after ?? before;
   if (!shown) return [make("p", {}, state.node ? `%${state.node} is not in this graph.` : "Choose a node of the graph.")];
@@ -167,7 +209,8 @@ function aboutNode() {
     make("h3", {}, `%${state.node}${after ? "" : ", removed by this pass"}`),
     make("table", {}, row("op", shown.kind, was?.kind), row("operands", shown.operands.join(" "), was?.operands.join(" ")), row("type", shown.type, was?.type),
       row("from", shown.from.join(", "), was?.from.join(", ")), ...[...keys].map(key => row(key, shown.attributes[key] ?? "not set", was ? was.attributes[key] ?? "not set" : undefined))),
-    ...Object.entries(shown.numbers).map(([name, numbers]) => histogram(name, numbers)),
+    ...(data.why[state.node] ? [make("h3", {}, "what passes say of it"), make("ul", {}, ...data.why[state.node].map(note => make("li", {}, note)))] : []),
+    ...Object.entries(shown.numbers).map(([name, numbers]) => histogram(name, numbers, was?.numbers[name])),
   ];
 }
 
@@ -179,7 +222,7 @@ function aboutPass() {
     make("table", {}, ...(state.pass ? [row("changes", pass.failed ? "failed" : String(pass.changes)), row("seconds", pass.seconds.toFixed(3))] : []),
       row("ops", String(Object.keys(recordsOf(state.pass)).length)), ...(pass.check ? [row(pass.failed ? "error" : "check", pass.check)] : [])),
     ...(pass.notes.length ? [make("h3", {}, "what it says"), make("ul", {}, ...pass.notes.map(note => make("li", {}, note)))] : []),
-    ...(marks.length ? [make("h3", {}, "nodes"), make("table", {}, ...marks.map(([name, what]) => row(what, `%${name}`)))] : []),
+    ...(marks.length ? [make("h3", {}, "nodes"), nodesToChoose(marks.map(([name]) => name))] : []),
   ];
 }
 
@@ -192,26 +235,41 @@ const aboutLedger = () => [
 
 function showAbout() {
   for (const name of ["node", "pass", "ledger"]) byId(`tab-${name}`).setAttribute("aria-selected", String(state.tab === name));
+  for (const tab of byId("tabs").children) tab.setAttribute("tabindex", tab.getAttribute("aria-selected") === "true" ? "0" : "-1");
+  byId("about").setAttribute("aria-labelledby", `tab-${state.tab}`);
   byId("about").replaceChildren(...{ node: aboutNode, pass: aboutPass, ledger: aboutLedger }[state.tab]());
 }
 
-function choose(name) { state.node = name; state.tab = "node"; mark(); showAbout(); remember(); }
+/** Chooses a node, or a box that stands for several. */
+function choose(name, members = [name]) {
+  [state.node, state.part] = members.length > 1 ? [null, members] : [name, []];
+  state.tab = "node";
+  for (const pane of panes) if (pane.find(name)) pane.enter(pane.find(name));
+  mark(); showAbout(); remember();
+}
 
 function show() {
   byId("both").setAttribute("aria-pressed", String(state.both));
-  showPasses(); showPanes(); mark(); showAbout(); remember();
+  showPasses();
+  byId("passes").children[state.pass].scrollIntoView({ block: "nearest" });
+  showPanes(); mark(); showAbout(); remember();
 }
 
 for (const name of ["node", "pass", "ledger"]) byId(`tab-${name}`).addEventListener("click", () => { state.tab = name; showAbout(); remember(); });
+byId("tabs").addEventListener("keydown", event => {
+  const tabs = [...byId("tabs").children], step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  const next = step && tabs[tabs.indexOf(document.activeElement) + step];
+  if (next) { event.preventDefault(); next.click(); next.focus(); }
+});
 byId("find").value = state.find;
 byId("find").addEventListener("input", event => {
   state.find = event.target.value;
   mark(); remember();
-  const hit = panes.at(-1).svg.querySelector(".hit");
-  if (hit) panes.forEach(pane => pane.centre(hit.dataset.node));
+  const hit = panes.at(-1).hits()[0];
+  if (hit) panes.forEach(pane => pane.centre(hit));
 });
 byId("find").addEventListener("keydown", event => {
-  const hits = [...panes.at(-1).svg.querySelectorAll(".hit")].map(node => node.dataset.node);
+  const hits = panes.at(-1).hits();
   if (event.key !== "Enter" || !hits.length) return;
   const next = hits[(hits.indexOf(state.node) + 1) % hits.length];
   panes.forEach(pane => pane.centre(next));

@@ -11,29 +11,30 @@ import numpy as np
 from spikec.extend.converters import Converters
 from spikec.ir.errors import Hint, Option, TypeMismatchError, UnsupportedOpError
 from spikec.ir.op import Op
-from spikec.ir.ops import IF, LIF, AvgPool, Conv, CubaLIF, Flatten, Input, Linear, Output, SumPool
+from spikec.ir.ops import IF, LIF, AvgPool, Conv, CubaLIF, Flatten, Input, Linear, MultiSpike, Output, SumPool
 from spikec.ir.ops.weighted import Pairs, diagonal
-from spikec.ir.types import Array, Type, channel_scale, compress, ints, laid_over
+from spikec.ir.types import Array, Type, channel_scale, compress, ints, laid_over, span
 
 
 @attrs.frozen
 class Reading:
     """What converters need to know of the graph that a node is from.
 
+    How a neuron resets and starts stands in its own metadata by then: ``reset`` and ``v_init``.
+
     Attributes:
         dtype: of the signals.
-        soft: names of the neurons with soft reset.
-        v_init: membrane potential before step 0 of each neuron, by name.
         strict: whether neurons fire above their threshold, or also at it.
         dt: seconds a step; None where nothing says it.
     """
 
     dtype: str
-    soft: frozenset[str]
-    v_init: dict[str, Any]
     strict: bool
     dt: float | None
 
+
+#: r dt may differ from 1 by this much and still be unit gain; files hold float32
+UNIT = 1e-4
 
 #: called with (node, its name, the type of its operand, the reading); raises UnsupportedOpError
 Convert = Callable[[Any, str, Type, Reading], Op]
@@ -107,31 +108,59 @@ def _flatten(node: Any, name: str, operand: Type, reading: Reading) -> Op:
 @converter(nir.IF)
 def _if(node: Any, name: str, operand: Type, reading: Reading) -> Op:
     node = _laid_over(node, operand)
-    fields = _common(node, name, operand, reading)
-    if "reset_at" in node.metadata:
-        return LIF(tau=np.asarray(np.inf), gain=np.ones(()), reset_at=str(node.metadata["reset_at"]), **fields)
+    fields, gain = _common(node, operand, reading), _gain(node, reading)
+    if _is_multi(node):
+        return MultiSpike(gain=compress(gain), **fields)
+    if "reset_at" in node.metadata or (gain != 1).any():
+        return LIF(tau=np.asarray(np.inf), gain=compress(gain), reset_at=_reset_at(node), **fields)
     return IF(**fields)
+
+
+def _gain(node: Any, reading: Reading) -> Array:
+    """Return ``r dt`` of an integrator: 1 for r = 1, which counts steps whatever they last.
+
+    Raises:
+        UnsupportedOpError: nothing says how long a step is.
+    """
+    if (node.r == 1).all():
+        return np.ones(())
+    gain = np.asarray(node.r, dtype=np.float64) * _dt(reading)
+    return np.where(np.isclose(gain, 1, rtol=UNIT, atol=0), 1.0, gain)
 
 
 @converter(nir.LIF)
 def _lif(node: Any, name: str, operand: Type, reading: Reading) -> Op:
     node = _laid_over(node, operand)
-    tau = _steps(node.tau, reading)
-    gain = None if (node.r == 1).all() else compress(_unit(node.r / tau))
-    return LIF(tau=compress(tau), gain=gain, **_leak(node), **_common(node, name, operand, reading))
+    tau = _steps(node, "tau", reading)
+    fields = _common(node, operand, reading)
+    if _is_multi(node):
+        gain = compress(_unit(node.r / tau))
+        return MultiSpike(decay=compress(1 - 1 / tau), gain=gain, v_leak=compress(np.asarray(node.v_leak)), **fields)
+    plain = bool((node.r == 1).all())
+    return LIF(tau=compress(tau), gain=None if plain else compress(_unit(node.r / tau)), **_leak(node), **fields)
 
 
 @converter(nir.CubaLIF)
 def _cuba(node: Any, name: str, operand: Type, reading: Reading) -> Op:
     node = _laid_over(node, operand)
-    tau_syn, tau_mem = _steps(node.tau_syn, reading), _steps(node.tau_mem, reading)
-    return CubaLIF(
-        decay_syn=compress(1 - 1 / tau_syn),
-        decay=compress(1 - 1 / tau_mem),
-        gain=compress(_unit(node.w_in / tau_syn * (node.r / tau_mem))),
-        **_leak(node),
-        **_common(node, name, operand, reading),
-    )
+    tau_syn, tau_mem = _steps(node, "tau_syn", reading), _steps(node, "tau_mem", reading)
+    fields: dict[str, Any] = {
+        "decay_syn": compress(1 - 1 / tau_syn),
+        "decay": compress(1 - 1 / tau_mem),
+        "gain": compress(_unit(node.w_in / tau_syn * (node.r / tau_mem))),
+        **_common(node, operand, reading),
+    }
+    if _is_multi(node):
+        return MultiSpike(v_leak=compress(np.asarray(node.v_leak)), **fields)
+    return CubaLIF(**fields, **_leak(node))
+
+
+def _is_multi(node: Any) -> bool:
+    return str(node.metadata.get("spikes", "binary")) == "multi"
+
+
+def _reset_at(node: Any) -> str:
+    return str(node.metadata.get("reset_at", "spike"))
 
 
 def _laid_over(node: Any, operand: Type) -> Any:
@@ -149,23 +178,27 @@ def _laid_over(node: Any, operand: Type) -> Any:
     return laid
 
 
-def _common(node: Any, name: str, operand: Type, reading: Reading) -> dict[str, Any]:
-    v_init = np.asarray(reading.v_init.get(name, 0.0), dtype=np.float64)
-    return {
+def _common(node: Any, operand: Type, reading: Reading) -> dict[str, Any]:
+    rank = len(operand.shape)
+    soft = node.metadata.get("reset") == "subtract" and not np.any(node.v_reset)
+    fields: dict[str, Any] = {
         "v_threshold": compress(np.asarray(node.v_threshold)),
-        "v_reset": None if name in reading.soft else compress(np.asarray(node.v_reset)),
-        "v_init": compress(v_init),
+        "v_reset": None if soft else compress(np.asarray(node.v_reset)),
+        "v_init": compress(np.asarray(node.metadata.get("v_init", 0.0), dtype=np.float64)),
         "strict": reading.strict,
-        "out_scale": np.ones((1,) * len(operand.shape)),  # a spike is 1, whatever its threshold
+        "out_scale": np.ones((1,) * rank),  # a spike is 1, whatever its threshold
     }
+    if _is_multi(node) and "v_floor" in node.metadata:
+        fields["v_floor"] = compress(laid_over(np.asarray(node.metadata["v_floor"]), operand.shape))
+    return fields
 
 
 def _leak(node: Any) -> dict[str, Any]:
-    return {"v_leak": compress(np.asarray(node.v_leak)), "reset_at": str(node.metadata.get("reset_at", "spike"))}
+    return {"v_leak": compress(np.asarray(node.v_leak)), "reset_at": _reset_at(node)}
 
 
-def _steps(seconds: Any, reading: Reading) -> Array:
-    """Return a time constant in steps.
+def _dt(reading: Reading) -> float:
+    """Return seconds a step.
 
     Raises:
         UnsupportedOpError: nothing says how long a step is.
@@ -175,7 +208,23 @@ def _steps(seconds: Any, reading: Reading) -> Array:
             "its time constants are seconds, and nothing says how long a step is",
             hint=Hint("state it: ", Option("dt", 1e-4), ' (the usual value), or graph.metadata["dt"] = 1e-4'),
         )
-    return np.asarray(seconds, dtype=np.float64) / reading.dt
+    return reading.dt
+
+
+def _steps(node: Any, field: str, reading: Reading) -> Array:
+    """Return a time constant in steps.
+
+    Raises:
+        UnsupportedOpError: nothing says how long a step is, or it is longer than the time constant.
+    """
+    seconds = np.asarray(getattr(node, field), dtype=np.float64)
+    steps = seconds / _dt(reading)
+    if not (steps >= 1 - UNIT).all():
+        raise UnsupportedOpError(
+            f"its {field} is {span(seconds)} s, and a step {_dt(reading):g} s: a time constant is at least one step",
+            hint=Hint("take shorter steps: ", Option("dt", float(seconds.min()))),
+        )
+    return np.maximum(steps, 1.0)
 
 
 def _unit(gain: Any) -> Array:

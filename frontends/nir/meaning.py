@@ -9,7 +9,7 @@ import numpy as np
 from spikec.ir.errors import InvalidModelError, Problem, shown
 from spikec.ir.untrusted import Numbers
 
-_ANY = Numbers("numbers")
+ANY = Numbers("numbers")
 _POSITIVE = Numbers("positive numbers", 0, above=True)
 _COUNT = Numbers("whole numbers from 1 on", 1, whole=True)
 _SIZE = Numbers("whole numbers from 0 on", 0, whole=True)
@@ -17,14 +17,14 @@ _AXIS = Numbers("whole numbers", whole=True)
 
 #: by the names of fields, which mean the same in all nodes
 _FIELDS = {
-    **dict.fromkeys(("weight", "bias", "scale", "r", "w_in", "v_leak", "v_reset"), _ANY),
+    **dict.fromkeys(("weight", "bias", "scale", "r", "w_in", "v_leak", "v_reset"), ANY),
     **dict.fromkeys(("v_threshold", "tau", "tau_syn", "tau_mem"), _POSITIVE),
     **dict.fromkeys(("stride", "dilation", "kernel_size", "groups", "shape"), _COUNT),
     **dict.fromkeys(("start_dim", "end_dim"), _AXIS),
     "padding": _SIZE,
 }
-_METADATA = {"dt": _POSITIVE, "v_init": _ANY, "output_scale": _POSITIVE, "axes": _SIZE, "model_shape": _COUNT}
-_WORDS = {"reset": ("subtract", "value"), "fire": (">", ">=")}
+_METADATA = {"dt": _POSITIVE, "v_init": ANY, "output_scale": _POSITIVE, "axes": _SIZE, "model_shape": _COUNT}
+WORDS = {"reset": ("subtract", "value"), "fire": (">", ">=")}
 
 
 def check(name: str, node: Any) -> list[Problem]:
@@ -68,7 +68,7 @@ def metadata(stated: Any) -> list[tuple[str, str] | None]:
             wrong.append(kind.wrong(f"metadata {key}", value))
     if np.size(stated.get("dt", 1.0)) != 1:
         wrong.append(("its metadata dt is no single number", "give the seconds of one step"))
-    for key, words in _WORDS.items():
+    for key, words in WORDS.items():
         if key in stated and not (isinstance(stated[key], str) and stated[key] in words):
             wrong.append((f"its metadata {key} is {shown(stated[key])}", f"known: {', '.join(words)}"))
     return wrong

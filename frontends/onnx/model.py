@@ -12,9 +12,9 @@ import attrs
 import numpy as np
 from torch import Tensor
 
-from spikec.extend.loader import needed
 from spikec.frontends.onnx.checked import check_structure, held_bytes, load_external
 from spikec.ir.errors import Hint, InvalidModelError, Option, Problem, UnsupportedOpError
+from spikec.ir.packages import needed
 from spikec.ir.types import Array
 from spikec.ir.untrusted import SPARE, allowed_bytes, too_large
 

@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from spikec.ir.errors import InvalidModelError, TypeMismatchError
 from spikec.ir.op import SPIKES_FIRST, Role, StatefulOp, array, is_recorded, tensor
-from spikec.ir.types import Array, Rate, Type, compress, fits, readonly, span
+from spikec.ir.types import Array, Rate, Type, brief, compress, fits, readonly, span
 
 __all__ = ["IF", "LIF", "CubaLIF", "Leaky", "Neuron"]
 
@@ -86,7 +86,9 @@ class Neuron(StatefulOp):
     v_reset: Array | None = array(default=None)
     v_init: Array = array(default=ZERO)
     strict: bool = False
-    out_scale: Array | None = attrs.field(default=None, converter=attrs.converters.optional(_float64), kw_only=True)
+    out_scale: Array | None = attrs.field(
+        default=None, converter=attrs.converters.optional(_float64), kw_only=True, repr=brief
+    )
 
     @property
     def subtracts(self) -> bool:

@@ -13,7 +13,20 @@ from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import SPIKES_FIRST, Op, Role, array, tensor
 from spikec.ir.origin import Origin
-from spikec.ir.types import SCALE_RTOL, Array, Rate, Real, Type, as_scale, channel_scale, ints, on_axis, sealed, span
+from spikec.ir.types import (
+    SCALE_RTOL,
+    Array,
+    Rate,
+    Real,
+    Type,
+    as_scale,
+    brief,
+    channel_scale,
+    ints,
+    on_axis,
+    sealed,
+    span,
+)
 
 __all__ = ["Conv", "ConvTranspose", "Linear", "Weighted"]
 
@@ -44,8 +57,8 @@ class Weighted(Op):
 
     weight: Array = array()
     bias: Array | None = array(default=None)
-    in_scale: Array = attrs.field(default=_ONE, converter=_vector, kw_only=True)
-    out_scale: Array = attrs.field(default=_ONE, converter=_vector, kw_only=True)
+    in_scale: Array = attrs.field(default=_ONE, converter=_vector, kw_only=True, repr=brief)
+    out_scale: Array = attrs.field(default=_ONE, converter=_vector, kw_only=True, repr=brief)
 
     @property
     def in_features(self) -> int:

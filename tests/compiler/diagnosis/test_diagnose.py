@@ -532,6 +532,43 @@ def test_every_bar_of_the_plot_is_one_error_of_one_layer():
     assert all(bar.get_x() == 0 for bar in bars)
 
 
+def test_each_part_of_the_plot_goes_into_axes_of_the_users_own(tmp_path):
+    from matplotlib.figure import Figure
+
+    model, x = separable(16)
+    found = spikec.diagnose(compiled(model, x), x, 4, torch.zeros(16, dtype=torch.int64))
+    mine = Figure()
+    left, middle, right = mine.subplots(1, 3)
+    assert found.plot_over_time(ax=left) is found.plot_errors(ax=middle) is found.plot_rates("1", ax=right) is mine
+    np.testing.assert_array_equal(left.lines[0].get_ydata(), 100 * found.agreement)
+    np.testing.assert_array_equal(left.lines[1].get_ydata(), 100 * found.accuracy)
+    assert len(middle.patches) == 5 * len(found.layers)
+    np.testing.assert_array_equal(right.lines[0].get_data(), found.layers[0].points)
+    found.plot_rates("1", path=tmp_path / "rates.svg")
+    assert "<svg" in (tmp_path / "rates.svg").read_text()
+    with pytest.raises(spikec.CompileError, match="no layer '7'") as refused:
+        found.plot_rates("7")
+    assert refused.value.hint == "there are 1, 3"
+
+
+def test_accuracies_of_several_networks_are_drawn_side_by_side(tmp_path):
+    model, x = separable(32)
+    labels = model(x).argmax(1)
+    curves = {
+        mode: spikec.evaluate(
+            spikec.compile(model, "spikingjelly", calibration=x, normalization=mode), [(x, labels)], timesteps=6
+        )
+        for mode in ("max", 0.5)
+    }
+    axes = spikec.plot_accuracy(curves, 1.0, path=tmp_path / "curves.png").axes[0]
+    for line, curve in zip(axes.lines, curves.values(), strict=False):
+        np.testing.assert_array_equal(line.get_data(), [range(1, 7), 100 * np.asarray(curve)])
+    assert [each.get_text() for each in axes.get_legend().get_texts()] == ["max", "0.5", "ANN"]
+    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(spikec.CompileError, match="no row of shares"):
+        spikec.plot_accuracy({"wrong": [97.5, 98.0]})
+
+
 def test_a_table_has_a_row_for_each_layer():
     pytest.importorskip("pandas")
     model, x = separable(16)

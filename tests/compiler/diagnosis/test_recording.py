@@ -87,10 +87,20 @@ def test_pictures_go_into_axes_of_the_users_own(recording):
     np.testing.assert_array_equal(drawn, recording["relu %relu"].potentials[:, 0, 2])
 
 
+def counted(axes):
+    return sum(patch.get_height() for patch in axes.patches)
+
+
 def test_histograms_count_every_neuron(recording):
-    axes = recording.rates().axes
-    counted = [sum(patch.get_height() for patch in each.patches) for each in axes]
-    assert counted == [2 * 3, 2 * 4]
+    from matplotlib.figure import Figure
+
+    assert [counted(each) for each in recording.rates().axes] == [2 * 3, 2 * 4]
+    mine = Figure()
+    assert recording.rates("relu %relu_1", ax=mine.subplots()) is mine
+    assert counted(mine.axes[0]) == 2 * 4
+    with pytest.raises(spikec.CompileError, match="one layer") as refused:
+        recording.rates(ax=mine.axes[0])
+    assert "relu %relu_1" in refused.value.hint
 
 
 def test_what_cannot_be_recorded_or_drawn_is_refused(compilation, recording):

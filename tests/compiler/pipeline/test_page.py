@@ -12,8 +12,12 @@ import torch
 from torch import nn
 
 import spikec
-from spikec.ir.ops import Weighted
-from spikec.pipeline.page import summary
+from spikec.extend.passbase import Note
+from spikec.ir.graph import Graph
+from spikec.ir.ops import Input, Linear, Output, Weighted
+from spikec.ir.origin import Source
+from spikec.pipeline.manager import StageRecord
+from spikec.pipeline.page import Page, summary
 
 CHROMIUM = os.environ.get("SPIKEC_CHROMIUM") or shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the path or in SPIKEC_CHROMIUM")
@@ -172,8 +176,36 @@ def test_a_summary_of_numbers_is_numpys():
     assert summary(np.array([np.nan, 1.0, 2.0]))["counts"][0] == 1
 
 
-def screen(page: Path, fragment: str) -> str:
-    """The page's document as Chromium leaves it, opened at a fragment."""
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """The page of a pass over 10,000 ops in modules of a hundred each, which changes two of them."""
+    graph = Graph("large")
+    last = graph.add(Input((2,)), name="x")
+    for index in range(10_000):
+        origin = (Source(f"n{index}", f"stage{index // 1000}.{index // 100 % 10}.layer{index % 100}"),)
+        last = graph.add(Linear(np.eye(2), origin=origin), last, name=f"n{index}")
+    graph.add(Output(), last)
+    after = graph.copy()
+    for name in ("n5", "n7777"):
+        after.set_op(name, attrs.evolve(after[name], weight=2 * np.eye(2)))
+    stages = [StageRecord("import", graph), StageRecord("wrong", after, 2, by=Wrong())]
+    folder = tmp_path_factory.mktemp("large")
+    return Page("large", stages, [Note("wrong", "n7777", "it is not the last one")], None).write(folder)
+
+
+def test_a_page_of_ten_thousand_ops_is_small_and_draws_parts(large):
+    assert large.stat().st_size < 10e6
+    text = large.read_text()
+    assert text.count('<g class="node') < 500
+    assert "10002 ops drawn as 101 parts" in text
+
+
+def screen(page: Path, fragment: str, script: str = "") -> str:
+    """The page's document as Chromium leaves it, opened at a fragment and after a script of somebody who uses it."""
+    if script:
+        text = page.read_text().replace("</body>", f"<script>{script}</script></body>")
+        page = page.with_name("used.html")
+        page.write_text(text)
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900", "--dump-dom"]
     shown = subprocess.run(
         [*command, f"{page.as_uri()}#{fragment}"], capture_output=True, text=True, timeout=60, check=True
@@ -205,3 +237,41 @@ def test_a_browser_shows_why_a_compilation_failed(failed):
     assert "an exact pass changed the output" in shown
     assert 'class="failed"' in shown
     assert 'aria-label="linear one, real&lt;6&gt;' in shown
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_browser_finds_a_node_in_a_part_of_a_large_graph(large):
+    shown = screen(large, "pass=1&node=n7777&find=stage7.7.layer77")
+    assert 'role="status">1 found' in shown
+    box = shown.split("changed hit chosen")[1].split("</g>")[0]
+    assert "100 ops of stage7.7" in box
+    assert "<h3>%n7777</h3>" in shown
+    assert "wrong: it is not the last one" in shown  # what the pass says of it
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_browser_lists_the_ops_of_a_part(large):
+    shown = screen(large, "pass=1", 'panes[0].find("n7777").dispatchEvent(new MouseEvent("click"))')
+    assert "<h3>100 ops</h3>" in shown
+    assert shown.count('class="link"') == 100
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_keys_alone_go_through_passes_graph_and_tabs(dumped):
+    _, folder = dumped
+    names = [each["name"] for each in json.loads((folder / "index.json").read_text())["passes"]]
+    walk = f"""
+      const key = key => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {{ key, bubbles: true }}));
+      byId("passes").children[{names.index("fold-batchnorm") - 1}].firstChild.focus(); key("ArrowDown");
+      panes[0].svg.querySelector("[tabindex='0']").focus(); key("ArrowUp"); key("ArrowDown"); key("Enter");
+      key("b"); byId("tab-node").focus(); key("ArrowRight");"""
+    shown = screen(folder / "index.html", "pass=0", walk)
+    assert shown.count('class="pane"') == 2
+    assert "after fold-batchnorm" in shown
+    assert shown.count('tabindex="0"') >= 4  # one in each pane, a tab, and what it shows
+    assert shown.count('class="node') - shown.count('tabindex="0" role="button"') >= 14
+    assert 'aria-labelledby="tab-pass"' in shown
+    assert "chosen" in shown

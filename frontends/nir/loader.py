@@ -1,0 +1,218 @@
+"""One NIR graph on its way in."""
+
+import difflib
+import graphlib
+import heapq
+import math
+from typing import Any
+
+import attrs
+import nir
+import numpy as np
+
+from spikec.frontends.nir import meaning
+from spikec.frontends.nir.converters import Reading, converter, floats
+from spikec.frontends.nir.readers import features
+from spikec.frontends.nir.recurrence import delayed, inlined, pairs
+from spikec.frontends.nir.stated import Stated, settle
+from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError, warn
+from spikec.ir.graph import Graph
+from spikec.ir.ops import Add, Delay, Neuron, Permute, Reshape, Weighted
+from spikec.ir.ops.weighted import diagonal
+from spikec.ir.origin import Source
+from spikec.ir.types import Array, Rate, Type, channel_scale, ints
+
+
+def called(name: str, node: Any) -> str:
+    """Return what the model called an input or output, which stands in its metadata; of others the name."""
+    return str(node.metadata.get("name", name)) if isinstance(node, (nir.Input, nir.Output)) else name
+
+
+def check(source: Any) -> list[Problem]:
+    """List what is wrong with the numbers, texts and edges of a graph without graphs in it."""
+    problems = meaning.check_metadata(source.metadata)
+    problems += [problem for name, node in source.nodes.items() for problem in meaning.check(name, node)]
+    names, seen = source.nodes, set[Any]()
+    for start, end in pairs(source):
+        missing = [name for name in (start, end) if name not in names]
+        for name in missing:
+            close = difflib.get_close_matches(str(name), list(map(str, names)), n=3)
+            hint = f"name {' or '.join(map(repr, close))}" if close else "add the node, or leave the edge out"
+            which = "starts" if name == start else "ends"
+            what = f"edge {start!r} -> {end!r} {which} at {name!r}, which is not in the graph"
+            problems.append(Problem(what, hint=hint))
+        if (start, end) in seen:
+            hint = "leave one out: several edges into a node are summed"
+            problems.append(Problem(f"edge {start!r} -> {end!r} stands twice in the graph", hint=hint))
+        seen.add((start, end))
+    return problems
+
+
+class Loader:
+    """One graph on its way in."""
+
+    def __init__(self, graph: Any, name: str, stated: Stated, max_bytes: int) -> None:
+        source = inlined(graph)
+        self.max_bytes = max_bytes
+        if problems := check(source):
+            raise InvalidModelError(problems)
+        self.out = Graph(name)
+        self.names: dict[str, str] = {}
+        self.delays: dict[str, str] = {}
+        self.producers: dict[str, dict[str, None]] = {node: {} for node in source.nodes}
+        for start, end in source.edges:
+            self.producers[end][start] = None
+        self.late = delayed(source.nodes, self.producers)
+        if stated.reader and (problems := stated.reader.problems(features(graph, source, bool(self.late)))):
+            raise UnsupportedOpError(problems)
+        settled = settle(source, stated)
+        self.source, self.doubts = settled.graph, settled.doubts
+        self.reading = Reading(self._dtype(), settled.strict, settled.dt)
+        self.out.imported.notes += settled.notes
+        self.out.imported.dt = settled.seconds
+
+    def graph(self) -> Graph:
+        """Convert everything, or raise with everything that cannot be."""
+        problems = [problem for name, node in self.source.nodes.items() if (problem := self._unknown(name, node))]
+        if problems:
+            raise UnsupportedOpError(problems)
+        for doubt in self.doubts:
+            warn(doubt)
+        for name in self._order():
+            self._convert(name)
+        if not self.out.outputs:
+            raise InvalidModelError("the NIR graph has no Output", hint="add one: nir.Output(shape)")
+        self.out.imported.structure = 0 if len(self.out.outputs) == 1 else tuple(range(len(self.out.outputs)))
+        return self.out
+
+    def _dtype(self) -> str:
+        """Return float64 where nothing in the graph is less exact than that."""
+        arrays = [array for node in self.source.nodes.values() for array in floats(node)]
+        return "float64" if arrays and all(array.dtype == np.float64 for array in arrays) else "float32"
+
+    def _unknown(self, name: str, node: Any) -> Problem | None:
+        kind = f"nir.{type(node).__name__}"
+        if converter.get(type(node)) is None:
+            kinds = converter.keys()
+            known = ", ".join(sorted(key.__name__ for key in kinds if isinstance(key, type)))
+            return Problem(f"{kind} cannot be read", name, kind, f"known nodes: {known}")
+        if not isinstance(node, nir.Input) and not self.producers[name]:
+            return Problem("nothing feeds this node", name, kind, "give it an Input")
+        return None
+
+    def _order(self) -> list[str]:
+        """Topological, ties in the order of the file."""
+        position = {name: i for i, name in enumerate(self.source.nodes)}
+        edges = {end: [x for x in starts if (x, end) not in self.late] for end, starts in self.producers.items()}
+        sorter = graphlib.TopologicalSorter(edges)
+        sorter.prepare()
+        order: list[str] = []
+        ready: list[tuple[int, str]] = []
+        while sorter.is_active():
+            for name in sorter.get_ready():
+                heapq.heappush(ready, (position[name], name))
+            order.append(heapq.heappop(ready)[1])
+            sorter.done(order[-1])
+        return order
+
+    def _convert(self, name: str) -> None:
+        node = self.source.nodes[name]
+        kind = f"nir.{type(node).__name__}"
+        origin = (Source(name, name, kind),)
+        operands = [self._operand(producer, name) for producer in self.producers[name]]
+        if len(operands) > 1:
+            operands = [self._sum(operands, name)]
+        like = self.out.type(operands[0]) if operands else Type(())
+        convert = converter.get(type(node))
+        assert convert is not None
+        try:
+            op = attrs.evolve(convert(node, name, like, self.reading), origin=origin)
+            if isinstance(node, nir.Output):
+                operands = [self._laid_out(self._in_units(operands[0], name), node, node.metadata.get("model_shape"))]
+            self.names[name] = self.out.add(op, *operands, name=called(name, node))
+            if isinstance(node, nir.Input):
+                self.names[name] = self._laid_out(self.names[name], node, node.input_type["input"])
+            self._check_size(self.out.type(self.names[name]))
+            if name in self.delays:
+                self.out.set_operands(self.delays[name], self.names[name])
+        except CompileError as error:
+            if error.location:
+                raise
+            raise type(error)(Problem(error.problems[0].message, name, kind, error.hint)) from None
+        except Exception as error:  # fields that contradict each other in a way that nothing above knows, or a plugin
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            ours = convert.__module__.startswith("spikec.")
+            what = (
+                "its fields make no sense" if ours else f"its converter {convert.__module__}.{convert.__name__} fails"
+            )
+            raise InvalidModelError(Problem(f"{what} ({reason})", name, kind)) from error
+        if isinstance(node, nir.Output):
+            self._check_shape(name, node)
+
+    def _operand(self, start: str, end: str) -> str:
+        """What an edge carries: of a neuron that comes later in the order, a register of its spikes."""
+        if (start, end) not in self.late:
+            return self.names[start]
+        if start not in self.delays:
+            shape = self.late[start, end]
+            signal = Type(shape, self.reading.dtype, Rate(np.ones((1,) * len(shape))))
+            self.delays[start] = self.out.add(Delay(signal), name=f"{start}_before")
+        return self.delays[start]
+
+    def _check_size(self, signal: Type) -> None:
+        needed = math.prod(signal.shape) * np.dtype(signal.dtype).itemsize
+        if needed > self.max_bytes:
+            raise InvalidModelError(
+                f"its result has shape {signal.shape}, {needed:,} bytes a sample",
+                hint=Hint("if it is meant so: ", Option("max_bytes", needed)),
+            )
+
+    def _laid_out(self, name: str, node: Any, shape: Any) -> str:
+        """The signal transposed and reshaped, where an Input or Output is laid out otherwise than the model's."""
+        axes = ints(np.ravel(node.metadata.get("axes", ())))
+        rank = len(self.out.type(name).shape)
+        if axes and sorted(axes) != list(range(rank)):
+            raise InvalidModelError(f"its metadata order axes {axes} of a sample that has {rank}")
+        if list(axes) != sorted(axes):
+            name = self.out.add(Permute(axes), name)
+        if shape is None or ints(np.ravel(shape)) == self.out.type(name).shape:
+            return name
+        return self.out.add(Reshape(ints(np.ravel(shape))), name)
+
+    def _check_shape(self, name: str, node: Any) -> None:
+        declared = node.output_type["output"]
+        shape = self.out.type(self.names[next(iter(self.producers[name]))]).shape
+        if declared is not None and tuple(np.ravel(declared)) != shape:
+            message = f"this output is declared as {ints(np.ravel(declared))}, and gets {shape}"
+            hint = f"declare it as nir.Output({shape})"
+            raise InvalidModelError(Problem(message, name, "nir.Output", hint))
+
+    def _sum(self, operands: list[str], name: str) -> str:
+        """Fan-in: all operands in the units of the first that is no affine op."""
+        fixed = [x for x in operands if not isinstance(self.out[x], Weighted)]
+        scale = self.out.type((fixed or operands)[0]).scale
+        return self.out.add(Add(), *(self._relabelled(x, scale) for x in operands), name=f"{name}_in")
+
+    def _in_units(self, operand: str, output: str) -> str:
+        """The output's operand with the scale that the metadata state, or 1: the numbers are what they are."""
+        scale = self.source.metadata.get("output_scale", 1.0)
+        if isinstance(scale, dict):
+            scale = scale.get(output, 1.0)
+        signal = self.out.type(operand)
+        return self._relabelled(operand, np.reshape(scale, (1,) * len(signal.shape)) if np.size(scale) == 1 else scale)
+
+    def _relabelled(self, name: str, scale: Array) -> str:
+        """The same numbers, standing for another ANN value: NIR states no units, so they are chosen here."""
+        signal, op = self.out.type(name), self.out[name]
+        wanted = signal.with_scale(scale)
+        if wanted == signal:
+            return name
+        if isinstance(op, Neuron) and not self.out.users(name):
+            self.out.set_op(name, attrs.evolve(op, out_scale=wanted.scale))
+            return name
+        if isinstance(op, Weighted) and not self.out.users(name):
+            self.out.set_op(name, attrs.evolve(op, out_scale=channel_scale(wanted, op.axis, op.kind)))
+            return name
+        before, after = channel_scale(signal, 0, "sum"), channel_scale(wanted, 0, "sum")
+        unit = diagonal(np.ones(signal.shape[0]), None, len(signal.shape), in_scale=before, out_scale=after)
+        return self.out.add(unit, name, name=f"{name}_units")
