@@ -194,8 +194,8 @@ class _Layer:
         if self.rounded and any(((each > 0) & (each < 1)).any() for each in (leak, leak_syn)):
             # half a grain lets a start be what it is, and no less, once it has leaked and been rounded
             fixed["v_init"] = (start + GRAIN / 2) / (1 - leak) if start.any() else start
-            decays = {"decay_syn": compress(1 - leak_syn), "decay": compress(1 - leak)}
-            return LoihiNeuron(**fixed, **decays, bias=compress(self.shift), grain=np.asarray(GRAIN))
+            fixed |= {"bias": compress(self.shift), "grain": np.asarray(GRAIN)}
+            return LoihiNeuron(**fixed, decay_syn=compress(1 - leak_syn), decay=compress(1 - leak))
         if forgets and leak.all():
             fixed["v_init"] = start / (1 - leak) if start.any() else start  # it leaks before the first step's input
             return LIF(**fixed, tau=compress(1 / leak), gain=np.ones(()))

@@ -64,9 +64,10 @@ def diagnose(
         CalibrationError: no sample, samples that do not fit, or labels that do not.
     """
     if not isinstance(compilation, Compilation):
-        message = f"a {type(compilation).__name__} is not a Compilation, which holds the ANN that is compared with"
-        hint = "give Compiler(target, ...).run(model) of the ANN; evaluate() takes a network, or its file, alone"
-        raise InvalidModelError(message, hint=hint)
+        raise InvalidModelError(
+            f"a {type(compilation).__name__} is not a Compilation, which holds the ANN that is compared with",
+            hint="give Compiler(target, ...).run(model) of the ANN; evaluate() takes a network, or its file, alone",
+        )
     if not is_number(tolerance) or not 0 < tolerance < 1:
         raise CompileError(f"tolerance is {shown(tolerance)}", hint="give a share in (0, 1)")
     timesteps = whole_number("timesteps", timesteps, 1)
