@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, get_type_hints, overload
 
 import attrs
 import torch
@@ -41,7 +42,6 @@ from spikec.ir.progress import shown
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
 from spikec.options import (
     OWN,
-    SHARED,
     AnyOptions,
     NetxOptions,
     NirOptions,
@@ -50,9 +50,10 @@ from spikec.options import (
     backend_of,
     timesteps_of,
 )
-from spikec.pipeline.manager import Observer, Report, StageRecord, run_pipeline
+from spikec.pipeline.manager import Observer, Report, StageRecord, looks_back, run_pipeline, stages
 from spikec.pipeline.observers import Dump, Numbers, Verify, finish_dump
 from spikec.pipeline.pipeline import Pipeline, as_passes
+from spikec.readers import differences, warn_of_reader
 from spikec.reading import detach_from_model, find_frontend, keeping_grad_mode, reading_options
 
 if TYPE_CHECKING:
@@ -61,17 +62,18 @@ if TYPE_CHECKING:
 
 _TYPES = get_type_hints(Options)
 T = TypeVar("T")
+P = ParamSpec("P")
 #: holds the imported graph to its model on a probe
 _Check = Callable[[Sequence[Tensor]], float]
 
 
-def _showing_progress(method: Callable[[Compiler, Any], T]) -> Callable[[Compiler, Any], T]:
+def _showing_progress(method: Callable[Concatenate[Compiler, P], T]) -> Callable[Concatenate[Compiler, P], T]:
     """Show how far a compiler is, as its option says."""
 
     @functools.wraps(method)
-    def watched(compiler: Compiler, model: Any) -> T:
+    def watched(compiler: Compiler, /, *args: P.args, **options: P.kwargs) -> T:
         with shown(compiler.progress):
-            return method(compiler, model)
+            return method(compiler, *args, **options)
 
     return watched
 
@@ -82,7 +84,7 @@ class Compiler:
     def __init__(self, target: str | Backend, **options: Unpack[AnyOptions]) -> None:
         others: dict[str, Any] = {name: value for name, value in options.items() if name not in OWN}
         self.backend = backend_of(target, others)
-        of_target = {field.name for field in attrs.fields(type(self.backend))}.difference(SHARED)
+        of_target = {field.name for field in attrs.fields(type(self.backend))}.difference(self.backend.shared)
         self.reading = {name: others[name] for name in others if name in reading_options() - of_target}
         normalization, pipeline = options.get("normalization"), options.get("pipeline")
         if pipeline is not None and normalization is not None:
@@ -114,14 +116,18 @@ class Compiler:
         Where there is more than one batch of data, the passes run dry before, on none and on the first one, so that a
         model is refused before all of the data is looked at. Nothing is emitted before the target has no objection.
         """
-        context, stages = self.lower(model)
-        detach_from_model(*(stage.graph for stage in stages))
-        return self.emit(context, stages)
+        context, records = self.lower(model)
+        detach_from_model(*(record.graph for record in records))
+        return self.emit(context, records)
 
     @_showing_progress
     @keeping_grad_mode
-    def lower(self, model: Any) -> tuple[Context, Sequence[StageRecord]]:
+    def lower(self, model: Any, *, whole: bool = True) -> tuple[Context, Sequence[StageRecord]]:
         """All of :meth:`run` but emitting: what backends may know, and the graph after the import and every pass.
+
+        Args:
+            model: what to compile.
+            whole: keep all graphs and the statistics of the data, or else the last graph only.
 
         Raises:
             CompileError: with every problem of the model and the target that can be known by then, and with the ledger.
@@ -136,7 +142,7 @@ class Compiler:
                 refuse_early(graph, calibration, self._run_dry)
             first = example if calibration.batches is None else calibration.batches.first
             observers = self._observers(graph, first, check_model)
-            records = run_pipeline(graph, self._pipeline(graph, calibration), context, observers)
+            records = self._run_passes(graph, context, observers, whole=whole)
             if problems := self.backend.check(records[-1].graph):
                 if self.pipeline is not None and not records[-1].graph.is_spiking:
                     hint = f"put relu-to-if in it; spikec.Pipeline.default({self.backend.name!r}) has all that it takes"
@@ -149,20 +155,33 @@ class Compiler:
             account(error, imported, records[-1].graph if records else imported)
             read = imported or error.graph
             seen = next((each.stages for each in observers if isinstance(each, Dump)), None)
-            stages = seen or ([StageRecord("import", read)] if read is not None else [])
-            self._finish_dump(stages, context.notes if context else (), error.ledger, str(error))
+            left = seen or ([StageRecord("import", read)] if read is not None else [])
+            self._finish_dump(left, context.notes if context else (), error.ledger, str(error))
             raise
         return context, records
 
+    def _run_passes(
+        self, graph: Graph, context: Context, observers: Sequence[Observer], *, whole: bool
+    ) -> list[StageRecord]:
+        pipeline = self._pipeline(graph, context.calibration)
+        records: deque[StageRecord] = deque(maxlen=None if whole else 1)
+        for count, record in enumerate(stages(graph, pipeline, context, observers)):
+            records.append(record)
+            if not whole and not looks_back(pipeline.passes[count:]):
+                context.calibration.gathered = None
+        return list(records)
+
     @keeping_grad_mode
-    def emit(self, context: Context, stages: Sequence[StageRecord]) -> Compilation:
+    def emit(self, context: Context, records: Sequence[StageRecord]) -> Compilation:
         """Make the artifact, and gather everything that the run has left."""
-        final = stages[-1].graph
-        artifact = self.backend.emit(final, attrs.evolve(context, running=self.backend.name))
+        final = records[-1].graph
+        own = attrs.evolve(context, running=self.backend.name)
+        artifact = self.backend.emit(final, own)
+        warn_of_reader(self.backend, artifact, final, own)
         ledger = Ledger.of(context.reference, final)
-        self._finish_dump(stages, context.notes, ledger)
-        report = Report(self.backend.name, tuple(stages), tuple(context.notes))
-        return Compilation(artifact, final, tuple(stages), ledger, report, context.calibration.gathered)
+        self._finish_dump(records, context.notes, ledger)
+        report = Report(self.backend.name, tuple(records), tuple(context.notes))
+        return Compilation(artifact, final, tuple(records), ledger, report, context.calibration.gathered)
 
     @_showing_progress
     @keeping_grad_mode
@@ -232,11 +251,11 @@ class Compiler:
         return run_dry(graph, self._pipeline(graph, calibration), self.backend, context)
 
     def _finish_dump(
-        self, stages: Sequence[StageRecord], notes: Sequence[Note], ledger: Ledger | None, error: str = ""
+        self, records: Sequence[StageRecord], notes: Sequence[Note], ledger: Ledger | None, error: str = ""
     ) -> None:
         if self.dump_dir is not None:
-            name = stages[0].graph.name if stages else "model"
-            finish_dump(self.dump_dir, f"{name} -> {self.backend.name}", stages, notes, ledger, error)
+            name = records[0].graph.name if records else "model"
+            finish_dump(self.dump_dir, f"{name} -> {self.backend.name}", records, notes, ledger, error)
 
 
 @overload
@@ -289,9 +308,9 @@ def compile(model: Any, target: str | Backend, **options: Any) -> Any:
         CompileError: one of its subclasses, with every problem located in the model.
     """
     compiler = Compiler(target, **options)
-    context, stages = compiler.lower(model)
-    detach_from_model(stages[-1].graph)  # the other stages go
-    return compiler.emit(context, stages).artifact
+    context, records = compiler.lower(model, whole=compiler.dump_dir is not None)
+    detach_from_model(records[-1].graph)  # the other stages go
+    return compiler.emit(context, records).artifact
 
 
 def calibrate(
@@ -321,12 +340,33 @@ def calibrate(
     return compiler.gather(model)
 
 
-def check(model: Any, target: str | Backend, **options: Unpack[AnyOptions]) -> list[Problem]:
-    """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none."""
+def check(
+    model: Any, target: str | Backend | None = None, *, profile: str | None = None, **options: Unpack[AnyOptions]
+) -> list[Problem]:
+    """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none.
+
+    Args:
+        model: see :func:`compile`.
+        target: see :func:`compile`; None for a file of a network that spikes already, such as a .nir, to be checked for
+            its reader.
+        profile: the target's option; without a target the tool that is to read the file, as ``reader`` of
+            :func:`load`: what it refuses, leaves out, or runs otherwise than the file says.
+        options: see :func:`compile`; without a target those of :func:`load`.
+
+    Raises:
+        CompileError: neither a target nor a profile is given, or there is none of that name.
+    """
+    if target is None:
+        if profile is None:
+            hint = Hint("give a target, or the reader of a file: ", Option("profile", "spikingjelly"))
+            raise CompileError("there is nothing to check the model for", hint=hint)
+        return differences(model, profile, **options)
+    if profile is not None:
+        options["profile"] = profile
     compiler = Compiler(target, **options)
     with without_warnings():  # about accuracy, which is not the question
         try:
-            compiler.lower(model)
+            compiler.lower(model, whole=False)
         except CompileError as error:
             return list(error.problems)
     return []
@@ -345,7 +385,7 @@ def save(artifact: Any, path: str | os.PathLike[str]) -> None:
                 f"a {type(artifact).__name__} is not an artifact of any target",
                 hint=f"targets: {', '.join(loader.backends())}; a backend of your own says what it owns, and saves it",
             )
-        if backend.suffix and (given := path_of(path)).suffix != backend.suffix:
+        if backend.suffix and (given := path_of(path)).suffix not in (backend.suffix, *backend.aliases):
             warn(f"{given.name} does not end in {backend.suffix}, by which spikec knows such a file again")
         backend.save(artifact, part)
 
