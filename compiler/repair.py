@@ -10,6 +10,7 @@ import attrs
 from spikec.driver import Compiler
 from spikec.ir.errors import Problem, without_warnings
 from spikec.readers import differences
+from spikec.saving import save
 
 
 @attrs.frozen(eq=False)
