@@ -110,6 +110,7 @@ def evaluate(
     timesteps: int,
     *,
     time_axis: int | None = None,
+    all_reduce: bool = False,
     progress: bool | Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> Array:
@@ -121,6 +122,8 @@ def evaluate(
         loader: batches ``(x [B, ...], labels [B])``.
         timesteps: number of steps T; x is fed at each of them.
         time_axis: of event data, the axis of x that is time, of length T (0 for [T, B, ...]).
+        all_reduce: of the samples of all processes of a ``torch.distributed`` group, each of which calls this with
+            batches of its own, or with none; all of them return what one process would for all batches.
         progress: as in :func:`spikec.compile`.
         options: on how a file or a NIR graph is read, as :func:`spikec.load` takes them.
 
@@ -128,7 +131,8 @@ def evaluate(
         [T] accuracies in [0, 1].
 
     Raises:
-        CalibrationError: the loader is empty, its batches are no pairs, or its labels no classes of the model.
+        CalibrationError: the loader is empty, its batches are no pairs, its labels no classes of the model, or
+            processes are to be summed over and this one is in no group.
         InvalidModelError: not a model with a single output.
 
     Examples:
@@ -137,7 +141,7 @@ def evaluate(
         (8,)
     """
     with shown(progress):
-        return simulation.evaluate(_opened(snn, options), loader, timesteps, time_axis=time_axis)
+        return simulation.evaluate(_opened(snn, options), loader, timesteps, time_axis=time_axis, all_reduce=all_reduce)
 
 
 def _opened(model: Any, options: Mapping[str, Any]) -> Any:
