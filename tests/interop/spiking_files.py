@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from spiking_real import T, jelly_cases, prepared, snntorch_cases
 
 import spikec
+
+sys.path.insert(0, str(Path(__file__).parent))  # also where Python is told not to look there
+from spiking_real import T, jelly_cases, prepared, snntorch_cases
 
 PROFILES = ("spikingjelly", "snntorch", "norse", "sinabs")
 #: of how many cases one is taken

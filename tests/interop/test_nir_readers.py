@@ -98,7 +98,7 @@ def test_a_file_of_a_tool_runs_as_its_own_model_did(name, tools, tmp_path):
         data = np.load(path.with_suffix(".npz"))
         options = UNSAID.get(f"{name} {path.stem}", UNSAID.get(name, {}))
         ours = spikec.run(spikec.load(path, **{"reader": name, **options}), torch.from_numpy(data["x"]))
-        assert data["output"].std() > 0.1, f"{path.stem} hardly does anything"
+        assert data["output"].std() > 0.05, f"{path.stem} hardly does anything"
         assert_equal(data["output"], ours.numpy())
 
 
@@ -137,13 +137,16 @@ def test_every_version_of_nir_reads_what_is_written(tmp_path):
     pythons = os.environ.get("SPIKEC_NIR_PYTHONS")
     if not pythons:
         pytest.skip("SPIKEC_NIR_PYTHONS names no Pythons with versions of nir")
-    files = []
+    files = {"mlp": [], "cnn": [], "resnet": []}
     for profile in ("portable", "portable-cuba", *PYTHONS):
-        for net in ("mlp",) if profile == "rockpool" else ("mlp", "cnn", "resnet"):
+        for net in ("mlp",) if profile == "rockpool" else files:
             (folder := tmp_path / f"{profile}-{net}").mkdir()
-            files.append(converted(profile, net, folder)[0])
+            files[net].append(converted(profile, net, folder)[0])
     for python in pythons.split(":"):
-        read(python, "nir", *files)
+        read(python, "nir", *files["mlp"])
+        # 1.0.5 refuses every pool, whoever wrote it: "post node ... has no input type"
+        if "nir-1.0.5-" not in python:
+            read(python, "nir", *files["cnn"], *files["resnet"])
 
 
 def read(python, name, *files):
