@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints, overload
 
 import attrs
 import torch
@@ -32,16 +33,14 @@ from spikec.ir.errors import (
     Problem,
     UnsupportedOpError,
     warn,
-    without_warnings,
 )
 from spikec.ir.files import path_of, replacing
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
-from spikec.ir.progress import shown
+from spikec.ir.progress import showing, track
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
 from spikec.options import (
     OWN,
-    SHARED,
     AnyOptions,
     NetxOptions,
     NirOptions,
@@ -50,9 +49,10 @@ from spikec.options import (
     backend_of,
     timesteps_of,
 )
-from spikec.pipeline.manager import Observer, Report, StageRecord, run_pipeline
+from spikec.pipeline.manager import Observer, Report, StageRecord, looks_back, run_pipeline, stages
 from spikec.pipeline.observers import Dump, Numbers, Verify, finish_dump
 from spikec.pipeline.pipeline import Pipeline, as_passes
+from spikec.readers import warn_of_reader
 from spikec.reading import detach_from_model, find_frontend, keeping_grad_mode, reading_options
 
 if TYPE_CHECKING:
@@ -60,20 +60,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _TYPES = get_type_hints(Options)
-T = TypeVar("T")
 #: holds the imported graph to its model on a probe
 _Check = Callable[[Sequence[Tensor]], float]
-
-
-def _showing_progress(method: Callable[[Compiler, Any], T]) -> Callable[[Compiler, Any], T]:
-    """Show how far a compiler is, as its option says."""
-
-    @functools.wraps(method)
-    def watched(compiler: Compiler, model: Any) -> T:
-        with shown(compiler.progress):
-            return method(compiler, model)
-
-    return watched
 
 
 class Compiler:
@@ -82,7 +70,7 @@ class Compiler:
     def __init__(self, target: str | Backend, **options: Unpack[AnyOptions]) -> None:
         others: dict[str, Any] = {name: value for name, value in options.items() if name not in OWN}
         self.backend = backend_of(target, others)
-        of_target = {field.name for field in attrs.fields(type(self.backend))}.difference(SHARED)
+        of_target = {field.name for field in attrs.fields(type(self.backend))}.difference(self.backend.shared)
         self.reading = {name: others[name] for name in others if name in reading_options() - of_target}
         normalization, pipeline = options.get("normalization"), options.get("pipeline")
         if pipeline is not None and normalization is not None:
@@ -114,14 +102,19 @@ class Compiler:
         Where there is more than one batch of data, the passes run dry before, on none and on the first one, so that a
         model is refused before all of the data is looked at. Nothing is emitted before the target has no objection.
         """
-        context, stages = self.lower(model)
-        detach_from_model(*(stage.graph for stage in stages))
-        return self.emit(context, stages)
+        context, records = self.lower(model)
+        detach_from_model(*(record.graph for record in records))
+        return self.emit(context, records)
 
-    @_showing_progress
+    @showing
     @keeping_grad_mode
-    def lower(self, model: Any) -> tuple[Context, Sequence[StageRecord]]:
+    def lower(self, model: Any, *, whole: bool = True, proved: bool = True) -> tuple[Context, Sequence[StageRecord]]:
         """All of :meth:`run` but emitting: what backends may know, and the graph after the import and every pass.
+
+        Args:
+            model: see :func:`compile`.
+            whole: keep all graphs and the statistics of the data, or else the last graph only.
+            proved: hold the passes to their contracts, as ``verify`` says, and not only what was read to the model.
 
         Raises:
             CompileError: with every problem of the model and the target that can be known by then, and with the ledger.
@@ -135,8 +128,8 @@ class Compiler:
             if self.pipeline is None and calibration.is_long:
                 refuse_early(graph, calibration, self._run_dry)
             first = example if calibration.batches is None else calibration.batches.first
-            observers = self._observers(graph, first, check_model)
-            records = run_pipeline(graph, self._pipeline(graph, calibration), context, observers)
+            observers = self._observers(graph, first, check_model, proved)
+            records = self._run_passes(graph, context, observers, whole=whole)
             if problems := self.backend.check(records[-1].graph):
                 if self.pipeline is not None and not records[-1].graph.is_spiking:
                     hint = f"put relu-to-if in it; spikec.Pipeline.default({self.backend.name!r}) has all that it takes"
@@ -149,22 +142,35 @@ class Compiler:
             account(error, imported, records[-1].graph if records else imported)
             read = imported or error.graph
             seen = next((each.stages for each in observers if isinstance(each, Dump)), None)
-            stages = seen or ([StageRecord("import", read)] if read is not None else [])
-            self._finish_dump(stages, context.notes if context else (), error.ledger, str(error))
+            left = seen or ([StageRecord("import", read)] if read is not None else [])
+            self._finish_dump(left, context.notes if context else (), error.ledger, str(error))
             raise
         return context, records
 
-    @keeping_grad_mode
-    def emit(self, context: Context, stages: Sequence[StageRecord]) -> Compilation:
-        """Make the artifact, and gather everything that the run has left."""
-        final = stages[-1].graph
-        artifact = self.backend.emit(final, attrs.evolve(context, running=self.backend.name))
-        ledger = Ledger.of(context.reference, final)
-        self._finish_dump(stages, context.notes, ledger)
-        report = Report(self.backend.name, tuple(stages), tuple(context.notes))
-        return Compilation(artifact, final, tuple(stages), ledger, report, context.calibration.gathered)
+    def _run_passes(
+        self, graph: Graph, context: Context, observers: Sequence[Observer], *, whole: bool
+    ) -> list[StageRecord]:
+        pipeline = self._pipeline(graph, context.calibration)
+        records: deque[StageRecord] = deque(maxlen=None if whole else 1)
+        for count, record in enumerate(stages(graph, pipeline, context, observers)):
+            records.append(record)
+            if not whole and not looks_back(pipeline.passes[count:]):
+                context.calibration.gathered = None
+        return list(records)
 
-    @_showing_progress
+    @keeping_grad_mode
+    def emit(self, context: Context, records: Sequence[StageRecord]) -> Compilation:
+        """Make the artifact, and gather everything that the run has left."""
+        final = records[-1].graph
+        own = attrs.evolve(context, running=self.backend.name)
+        artifact = self.backend.emit(final, own)
+        warn_of_reader(self.backend, artifact, final, own)
+        ledger = Ledger.of(context.reference, final)
+        self._finish_dump(records, context.notes, ledger)
+        report = Report(self.backend.name, tuple(records), tuple(context.notes))
+        return Compilation(artifact, final, tuple(records), ledger, report, context.calibration.gathered)
+
+    @showing
     @keeping_grad_mode
     def gather(self, model: Any) -> Calibration:
         """Run the passes up to the one that asks for statistics.
@@ -199,15 +205,19 @@ class Compiler:
         check = None if reference is None else lambda xs: check_import(graph, reference, xs, layers)
         return Context(graph, self.timesteps, self.seed, calibration, notes), example, check
 
-    def _observers(self, graph: Graph, example: Sequence[Tensor] | None, check_model: _Check | None) -> list[Observer]:
+    def _observers(
+        self, graph: Graph, example: Sequence[Tensor] | None, check_model: _Check | None, proved: bool
+    ) -> list[Observer]:
         """Who watches the passes; an imported graph that is not the model is refused here."""
         observers: list[Observer] = []
         if self.verify != "off":
-            xs = probe(graph, example, self.seed)
-            check_shapes(graph)
-            if check_model is not None:
-                check_model(xs)
-            observers.append(Numbers(graph, xs, each=self.verify == "each", timesteps=self.timesteps))
+            for _ in track(("what was read, beside the model",), "checks", current=str):
+                xs = probe(graph, example, self.seed)
+                check_shapes(graph)
+                if check_model is not None:
+                    check_model(xs)
+            if proved:
+                observers.append(Numbers(graph, xs, each=self.verify == "each", timesteps=self.timesteps))
         if self.dump_dir is not None:
             observers.append(Dump(self.dump_dir, graph))
         return observers
@@ -232,11 +242,11 @@ class Compiler:
         return run_dry(graph, self._pipeline(graph, calibration), self.backend, context)
 
     def _finish_dump(
-        self, stages: Sequence[StageRecord], notes: Sequence[Note], ledger: Ledger | None, error: str = ""
+        self, records: Sequence[StageRecord], notes: Sequence[Note], ledger: Ledger | None, error: str = ""
     ) -> None:
         if self.dump_dir is not None:
-            name = stages[0].graph.name if stages else "model"
-            finish_dump(self.dump_dir, f"{name} -> {self.backend.name}", stages, notes, ledger, error)
+            name = records[0].graph.name if records else "model"
+            finish_dump(self.dump_dir, f"{name} -> {self.backend.name}", records, notes, ledger, error)
 
 
 @overload
@@ -289,9 +299,9 @@ def compile(model: Any, target: str | Backend, **options: Any) -> Any:
         CompileError: one of its subclasses, with every problem located in the model.
     """
     compiler = Compiler(target, **options)
-    context, stages = compiler.lower(model)
-    detach_from_model(stages[-1].graph)  # the other stages go
-    return compiler.emit(context, stages).artifact
+    context, records = compiler.lower(model, whole=compiler.dump_dir is not None)
+    detach_from_model(records[-1].graph)  # the other stages go
+    return compiler.emit(context, records).artifact
 
 
 def calibrate(
@@ -321,17 +331,6 @@ def calibrate(
     return compiler.gather(model)
 
 
-def check(model: Any, target: str | Backend, **options: Unpack[AnyOptions]) -> list[Problem]:
-    """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none."""
-    compiler = Compiler(target, **options)
-    with without_warnings():  # about accuracy, which is not the question
-        try:
-            compiler.lower(model)
-        except CompileError as error:
-            return list(error.problems)
-    return []
-
-
 def save(artifact: Any, path: str | os.PathLike[str]) -> None:
     """Write what :func:`compile` returned for any target; the file appears whole or not at all, and a link is followed.
 
@@ -345,7 +344,7 @@ def save(artifact: Any, path: str | os.PathLike[str]) -> None:
                 f"a {type(artifact).__name__} is not an artifact of any target",
                 hint=f"targets: {', '.join(loader.backends())}; a backend of your own says what it owns, and saves it",
             )
-        if backend.suffix and (given := path_of(path)).suffix != backend.suffix:
+        if backend.suffix and (given := path_of(path)).suffix not in (backend.suffix, *backend.aliases):
             warn(f"{given.name} does not end in {backend.suffix}, by which spikec knows such a file again")
         backend.save(artifact, part)
 

@@ -19,6 +19,7 @@ class AvgPoolToSumPool(Pass):
 
     name = "avgpool-to-sumpool"
     needs = (SPIKING,)
+    looks_back = False
 
     keep: tuple[int, ...] = ()
 

@@ -19,6 +19,7 @@ class CastParameters(Pass):
     name = "cast-parameters"
     contract = "approximate"
     needs = (FINAL,)
+    looks_back = False
 
     def run(self, graph: Graph, context: Context) -> int:
         """Round every array parameter; scales are types and stay exact."""

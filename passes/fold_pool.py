@@ -36,6 +36,7 @@ class FoldPool(Pass):
     """
 
     name = "fold-pool"
+    looks_back = False
 
     affine: bool = False
     pools: bool = True

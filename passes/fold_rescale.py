@@ -32,6 +32,7 @@ class FoldRescale(Pass):
     name = "fold-rescale"
     needs = (SPIKING,)
     gives = FINAL
+    looks_back = False
 
     thresholds: Thresholds = "any"
 

@@ -25,6 +25,7 @@ class LowerConcat(Pass):
 
     name = "lower-concat"
     needs = (SPIKING,)
+    looks_back = False
 
     def run(self, graph: Graph, context: Context) -> int:
         """Lower every concat along the channels, producers first."""

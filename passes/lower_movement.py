@@ -31,6 +31,7 @@ class LowerMovement(Pass):
 
     name = "lower-movement"
     needs = (SPIKING,)
+    looks_back = False
 
     def run(self, graph: Graph, context: Context) -> int:
         """Lower the longest runs, then fold the picks that they became, producers first."""

@@ -25,6 +25,7 @@ class LowerVInit(Pass):
     name = "lower-v-init"
     contract = "approximate"
     needs = SNN
+    looks_back = False
 
     def run(self, graph: Graph, context: Context) -> int:
         """Lower the potential of every neuron that has one."""

@@ -69,7 +69,8 @@ class Context:
         notes: in order; see :meth:`note`.
         running: name of the pass that runs.
         speedup: product of the ``speedup`` of this pass and of those still to come.
-        ann: the ANN just before its ReLUs became neurons, under the same names; for a pass over an ANN, its graph.
+        ann: the ANN just before its ReLUs became neurons, under the same names; for a pass over an ANN, its graph; None
+            where no pass to come looks back.
     """
 
     reference: Graph
@@ -163,6 +164,8 @@ class Pass(metaclass=Configured):
         contract: what it does to the numbers, and so how it is checked.
         needs: the stages at which it may run.
         gives: the stage that the graph has reached after it, or None for the same.
+        looks_back: whether it may ask its context for the ANN or for statistics of the data; where none of the passes
+            to come does, they are let go of.
     """
 
     what: ClassVar[str] = "pass"
@@ -170,6 +173,7 @@ class Pass(metaclass=Configured):
     contract: ClassVar[Contract] = "exact"
     needs: ClassVar[tuple[Stage, ...]] = EVERY
     gives: ClassVar[Stage | None] = None
+    looks_back: ClassVar[bool] = True
 
     @property
     def speedup(self) -> int:

@@ -5,7 +5,9 @@ neuron that is silent on them. So both graphs are cut at the activations, or neu
 Each of these gives random numbers, the same ones in both graphs, and what it is given in turn must be the same.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -127,25 +129,28 @@ class Cut:
         """
         numbers: dict[object, int] = {}
         alike = self._alike(self.before, numbers), self._alike(self.after, numbers)
-        outputs = zip(self.before.outputs, self.after.outputs, strict=True)
+        place = {name: i for i, name in enumerate(self.before)}
+        pairs = {name: name for name in self.places} | dict(zip(self.before.outputs, self.after.outputs, strict=True))
         changed = []
-        for old, new in [*((name, name) for name in self.places), *outputs]:
+        for old, new in sorted(pairs.items(), key=lambda pair: place[pair[0]]):
             operands = self.before.operands(old), self.after.operands(new)
             same = [alike[0][x] for x in operands[0]] == [alike[1][x] for x in operands[1]]
             if not same or not self._has_same_op(old, new):
                 changed.append((old, new))
-        given = moved = self._given(changed, samples)
+        given = self._given(changed, samples)
+        moved: Iterator[Given | None] = itertools.repeat(None)
         if rounding:
             before, after = (moved_weights(graph, torch.float64) for graph in (self.before, self.after))
             moved = attrs.evolve(self, before=before, after=after)._given(changed, samples)
-        return [pair[0] for pair in changed if not self._agree(*pair, given[pair], moved[pair], samples)]
+        found = zip(changed, given, moved, strict=False)
+        return [old for (old, new), here, near in found if not self._agree(old, new, here, near, samples)]
 
-    def _given(self, pairs: Iterable[tuple[str, str]], samples: int) -> dict[tuple[str, str], Given]:
-        """Compute what each of these nodes is given, in ``before`` and in ``after``."""
-        operands = {(old, new): (self.before.operands(old), self.after.operands(new)) for old, new in pairs}
-        wanted = self._values(self.before, {x for xs, _ in operands.values() for x in xs}, samples)
-        found = self._values(self.after, {y for _, ys in operands.values() for y in ys}, samples)
-        return {pair: ([wanted[x] for x in xs], [found[y] for y in ys]) for pair, (xs, ys) in operands.items()}
+    def _given(self, pairs: Sequence[tuple[str, str]], samples: int) -> Iterator[Given]:
+        """Compute what each of these nodes is given, in ``before`` and in ``after``, one pair after the other."""
+        before = _Values(self, self.before, [x for old, _ in pairs for x in self.before.operands(old)], samples)
+        after = _Values(self, self.after, [x for _, new in pairs for x in self.after.operands(new)], samples)
+        for old, new in pairs:
+            yield before.take(self.before.operands(old)), after.take(self.after.operands(new))
 
     def _has_same_op(self, old: str, new: str) -> bool:
         """Whether there is no need to compare what two nodes do with what they are given."""
@@ -164,23 +169,8 @@ class Cut:
             found[name] = numbers.setdefault(content, len(numbers))
         return found
 
-    def _values(self, graph: Graph, wanted: set[str], samples: int) -> Mapping[str, Tensor | None]:
-        """Compute the values of these nodes; None for what follows from a state that is not cut off."""
-        needed, order = set(wanted), []
-        for name in reversed(list(graph)):
-            if name in needed:
-                order.append((name, () if name in self.places else graph.operands(name)))
-                needed.update(order[-1][1])
-        order.reverse()
-        last = {x: name for name, operands in order for x in operands if x not in wanted}
-        values: dict[str, Tensor | None] = {}
-        for name, operands in order:
-            values[name] = self._value(graph, name, [values.get(x) for x in operands], samples)
-            for each in {x for x in operands if last.get(x) == name}:
-                del values[each]
-        return values
-
-    def _value(self, graph: Graph, name: str, xs: Sequence[Tensor | None], samples: int) -> Tensor | None:
+    def value(self, graph: Graph, name: str, xs: Sequence[Tensor | None], samples: int) -> Tensor | None:
+        """Compute what a node of either graph gives; None for what follows from a state that is not cut off."""
         op, shape = graph[name], graph.type(name).shape
         if isinstance(op, Input):
             place = graph.inputs.index(name)
@@ -200,7 +190,7 @@ class Cut:
         value: Tensor = graph.apply_rule(name, op.eval, *xs)
         return value
 
-    def _agree(self, old: str, new: str, given: Given, moved: Given, samples: int) -> bool:
+    def _agree(self, old: str, new: str, given: Given, moved: Given | None, samples: int) -> bool:
         """Whether a node is given the same in both graphs, and is itself the same; True where it cannot be told.
 
         ``moved`` is what it is given where weights are moved a little: so far, and a little farther, may rounding go.
@@ -209,16 +199,18 @@ class Cut:
         for i, (x, y) in enumerate(zip(*given, strict=True)):
             if x is None or y is None:
                 return True
-            a, b = self._in_one_unit(old, new, i, x, y)
+            pair = self._in_one_unit(old, new, i, x, y)
             rounding = 0.0
-            if moved is not given:
+            if moved is not None:
                 near = self._in_one_unit(old, new, i, moved[0][i], moved[1][i])
-                rounding = ROUNDING * max(map(distance, (a, b), near))
+                rounding = ROUNDING * max(map(distance, pair, near))
             if isinstance(one, Output):
                 allowed = EXACT if samples == SAMPLES else PART
-                return bool((differences(a, b) <= allowed * differences(a, torch.zeros_like(a)) + rounding).all())
-            if not agree(a, b, rounding):
+                sizes = differences(pair[0], torch.zeros_like(pair[0]))
+                return bool((differences(*pair) <= allowed * sizes + rounding).all())
+            if not agree(*pair, rounding):
                 return False
+            del pair
         if old not in self.places or self._has_same_op(old, new):
             return True
         (x, *_), (y, *_) = given
@@ -230,6 +222,41 @@ class Cut:
         a = x * _unit(one, other, self.before.type(self.before.operands(old)[slot]), x)
         b = y * _unit(other, one, self.after.type(self.after.operands(new)[slot]), y)
         return (one.finish(a), other.finish(b)) if isinstance(one, Output) and isinstance(other, Output) else (a, b)
+
+
+class _Values:
+    """Computes what nodes of one graph give, in order, each as late as it is taken, and lets go of it once it was.
+
+    Args:
+        cut: says where the graph is cut.
+        graph: one of its graphs.
+        wanted: the nodes whose values will be taken, as often as they stand here.
+        samples: how many.
+    """
+
+    def __init__(self, cut: Cut, graph: Graph, wanted: Iterable[str], samples: int) -> None:
+        self._cut, self._graph, self._samples = cut, graph, samples
+        self._uses = Counter(wanted)
+        self._values: dict[str, Tensor | None] = {}
+        order: list[tuple[str, Sequence[str]]] = []
+        for name in reversed(list(graph)):
+            if name in self._uses:
+                starts = name in cut.places or isinstance(graph[name], StatefulOp)
+                order.append((name, () if starts else graph.operands(name)))
+                self._uses.update(order[-1][1])
+        self._order = reversed(order)
+
+    def take(self, names: Sequence[str]) -> list[Tensor | None]:
+        """Return the values of these nodes."""
+        while any(name not in self._values for name in names):
+            name, operands = next(self._order)
+            self._values[name] = self._cut.value(self._graph, name, self.take(operands), self._samples)
+        found = [self._values[name] for name in names]
+        for name in names:
+            self._uses[name] -= 1
+            if not self._uses[name]:
+                del self._values[name]
+        return found
 
 
 def _both_signs(shape: tuple[int, ...], samples: int, place: int) -> Tensor:
@@ -343,15 +370,21 @@ def _same_neurons(one: Neuron, other: Neuron, x: Tensor, y: Tensor) -> bool:
     states = one.initial(x), other.initial(y)
     for step in range(STEPS if len(x) > 1 else STEPS // 2):
         now = _at(step, x), _at(step, y)
-        ahead, found = one.above_threshold(states[0], now[0]), other.above_threshold(states[1], now[1])
-        (old, spikes), (new, others) = one.step(states[0], now[0]), other.step(states[1], now[1])
-        tie = False
-        if ahead is not None and found is not None:
-            allowed = POTENTIAL * (1 + ahead.abs())
-            if not bool(((found - ahead).abs() <= allowed).all()):
-                return False
-            tie = bool((ahead.abs() <= allowed).any())
+        same, tie = _near(one.above_threshold(states[0], now[0]), other.above_threshold(states[1], now[1]))
+        if not same:
+            return False
+        (old, spikes), (new, others) = one.step_over(states[0], now[0]), other.step_over(states[1], now[1])
         if not torch.equal(spikes, others):
             return tie
         states = old, new
+        del now, old, new, spikes, others  # of large maps each is a megabyte or more
     return True
+
+
+def _near(ahead: Tensor | None, found: Tensor | None) -> tuple[bool, bool]:
+    """Whether two neurons are as far above their thresholds, if they say so, and whether one of them may be a tie."""
+    if ahead is None or found is None:
+        return True, False
+    allowed = ahead.abs().add_(1).mul_(POTENTIAL)
+    same = bool(((found - ahead).abs_() <= allowed).all())
+    return same, same and bool((ahead.abs() <= allowed).any())

@@ -38,10 +38,10 @@ class Role(enum.Enum):
     CAST = "cast"
 
 
-def array(**options: Any) -> Any:
-    """Declare a field that holds a numpy array: the op gets a read-only one."""
-    read_only = attrs.converters.optional(readonly)
-    return attrs.field(converter=read_only, repr=brief, metadata={"array": True}, **options)
+def array(*, infinite: bool = False, **options: Any) -> Any:
+    """Declare a field that holds a numpy array: the op gets a read-only one. Its numbers may be ``infinite``."""
+    read_only, metadata = attrs.converters.optional(readonly), {"array": True, "infinite": infinite}
+    return attrs.field(converter=read_only, repr=brief, metadata=metadata, **options)
 
 
 _tensors: contextvars.ContextVar[dict[tuple[int, torch.dtype, torch.device], tuple[Array, Tensor]] | None]
@@ -109,6 +109,11 @@ class Op:
     register: ClassVar[bool] = False
 
     origin: Origin = attrs.field(default=(), kw_only=True, repr=label)
+
+    @property
+    def timed(self) -> bool:
+        """Whether a graph with it runs in time, step by step."""
+        return False
 
     def infer(self, *operands: Type) -> Type:
         """Give the result's type for the operands': the type rule. A linear op moves a rate's scale as it moves a gain.
@@ -270,6 +275,11 @@ def _cut(values: Array, rows: slice, shape: tuple[int, ...]) -> Array:
 @attrs.frozen(eq=False)
 class StatefulOp(Op):
     """An op with memory: its meaning is an initial state and a step."""
+
+    @property
+    def timed(self) -> bool:
+        """Always: there is a state from step to step."""
+        return True
 
     def initial(self, *xs: Tensor) -> Tensor:
         """Give the state before step 0; the operands of step 0, [B, ...], say its shape, dtype and device."""

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, ClassVar
 
 import attrs
 
@@ -11,8 +11,10 @@ from spikec.extend.passbase import NO_SAMPLES, Context, Note, Pass
 from spikec.interpreter.results import agreement_text
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
+from spikec.ir.origin import Source
 from spikec.ir.packages import frame
 from spikec.ir.progress import track
+from spikec.ir.stages import Stage
 from spikec.ir.templates import table
 from spikec.ir.verify import verify
 from spikec.pipeline.pipeline import Pipeline
@@ -23,7 +25,8 @@ class Step:
     """What one pass did.
 
     Attributes:
-        index: from 1; ``last`` is True for the end of the pipeline.
+        index: from 1.
+        next: the pass that runs behind this one; None at the end of the pipeline.
         check: what the observers before this one found.
     """
 
@@ -34,12 +37,18 @@ class Step:
     changes: int
     seconds: float
     notes: tuple[Note, ...]
-    last: bool = False
+    next: Pass | None = None
     check: str = ""
 
 
 class Observer:
-    """Looks at each step of a pipeline; the pass manager knows nothing else of it."""
+    """Looks at each step of a pipeline; the pass manager knows nothing else of it.
+
+    Attributes:
+        looks_at: what is said while it looks; may be empty.
+    """
+
+    looks_at: ClassVar[str] = ""
 
     def __call__(self, step: Step) -> str | None:
         """Look at a pass that has run; what is returned becomes the step's check, and an exception stops the run."""
@@ -72,59 +81,86 @@ class StageRecord:
 def run_pipeline(
     graph: Graph, pipeline: Pipeline, context: Context, observers: Sequence[Observer] = ()
 ) -> list[StageRecord]:
-    """Run every pass on its own copy.
+    """Run every pass on its own copy; see :func:`stages`."""
+    return list(stages(graph, pipeline, context, observers))
+
+
+def stages(
+    graph: Graph, pipeline: Pipeline, context: Context, observers: Sequence[Observer] = ()
+) -> Iterator[StageRecord]:
+    """Run every pass on its own copy, and yield what it left, the import first; nothing else holds earlier graphs.
 
     Raises:
         CompileError: from a pass or from the verifier. A note on it, as on any other exception of a pass,
             names the pass and those that ran before it.
     """
     sources = graph.sources | graph.imported.order.keys()
-    stage = pipeline.start
+    stage, ann = pipeline.start, context.ann if graph.is_spiking else graph
     verify(graph, stage, sources)
-    records = [StageRecord("import", graph)]
+    record = StageRecord("import", graph)
+    yield record
     for index, each in enumerate(track(pipeline, "passes", current=lambda each: each.name), start=1):
-        after = graph.copy()
-        own = _context(context, pipeline.passes[index - 1 :], records)
-        noted = len(context.notes)
-        started = time.perf_counter()
-        try:
-            changes = each.run(after, own)
-            if changes is None or (changes == 0) != after.same_as(graph):
-                raise VerificationError(
-                    f"pass {each.name} reports {changes} change(s), and the graph says otherwise",
-                    hint="return the number of changes from run",
-                )
-            stage = each.reached(stage)
-            verify(after, stage, sources, before=graph)
-            if each.contract == "tuned" and changes:
-                after, changes = _kept(graph, after, changes, own)
-            seconds = time.perf_counter() - started
-            notes, last = tuple(context.notes[noted:]), index == len(pipeline)
-            step = Step(index, each, graph, after, changes, seconds, notes, last)
-            for observer in observers:
-                if found := observer(step):
-                    step = attrs.evolve(step, check=found)
-        except Exception as error:
-            done = ", ".join(record.name for record in records[1:]) or "nothing"
-            if hasattr(error, "add_note"):
-                error.add_note(f"in pass {index} of {len(pipeline)}, {each}; run before it: {done}")
-            seconds, notes = time.perf_counter() - started, tuple(context.notes[noted:])
-            for observer in observers:
-                observer.failed(Step(index, each, graph, after, 0, seconds, notes), error)
-            raise
-        records.append(StageRecord(each.name, after, changes, seconds, step.check, each))
-        graph = after
-    return records
+        own = _context(context, pipeline.passes[index - 1 :], ann)
+        record = _run_pass(index, pipeline, record.graph, stage, sources, own, observers)
+        stage = each.reached(stage)
+        ann = record.graph if not record.graph.is_spiking else ann
+        if not looks_back(pipeline.passes[index:]):
+            ann = None
+        yield record
 
 
-def _context(context: Context, still_to_run: Sequence[Pass], records: Sequence[StageRecord]) -> Context:
+def _run_pass(
+    index: int,
+    pipeline: Pipeline,
+    graph: Graph,
+    stage: Stage,
+    sources: Collection[Source],
+    context: Context,
+    observers: Sequence[Observer],
+) -> StageRecord:
+    """Run the pass of this number on its own copy, and show observers what it did."""
+    each, behind = pipeline.passes[index - 1], pipeline.passes[index:]
+    after = graph.copy()
+    noted = len(context.notes)
+    started = time.perf_counter()
+    try:
+        changes = each.run(after, context)
+        if changes is None or (changes == 0) != after.same_as(graph):
+            raise VerificationError(
+                f"pass {each.name} reports {changes} change(s), and the graph says otherwise",
+                hint="return the number of changes from run",
+            )
+        verify(after, each.reached(stage), sources, before=graph)
+        if each.contract == "tuned" and changes:
+            after, changes = _kept(graph, after, changes, context)
+        seconds, notes = time.perf_counter() - started, tuple(context.notes[noted:])
+        step = Step(index, each, graph, after, changes, seconds, notes, behind[0] if behind else None)
+        for observer in track(observers, "checks", current=lambda observer: observer.looks_at):
+            if found := observer(step):
+                step = attrs.evolve(step, check=found)
+    except Exception as error:
+        if hasattr(error, "add_note"):
+            done = ", ".join(one.name for one in pipeline.passes[: index - 1]) or "nothing"
+            error.add_note(f"in pass {index} of {len(pipeline)}, {each}; run before it: {done}")
+        seconds, notes = time.perf_counter() - started, tuple(context.notes[noted:])
+        for observer in observers:
+            observer.failed(Step(index, each, graph, after, 0, seconds, notes), error)
+        raise
+    return StageRecord(each.name, after, changes, seconds, step.check, each)
+
+
+def looks_back(still_to_run: Sequence[Pass]) -> bool:
+    """Whether one of these passes may ask for the ANN, or for statistics of the data."""
+    return any(each.looks_back for each in still_to_run)
+
+
+def _context(context: Context, still_to_run: Sequence[Pass], ann: Graph | None) -> Context:
     """Make the context of the first of these passes: the facts, and what is so only while it runs."""
-    anns = (record.graph for record in reversed(records) if not record.graph.is_spiking)
     return attrs.evolve(
         context,
         running=still_to_run[0].name,
         speedup=math.prod(each.speedup for each in still_to_run),
-        ann=next(anns, context.ann),
+        ann=ann,
     )
 
 

@@ -4,6 +4,7 @@ Every test counts how many it planted and names those that went unseen; ``pytest
 """
 
 import itertools
+import weakref
 from collections.abc import Callable, Iterator
 
 import attrs
@@ -16,7 +17,7 @@ import spikec
 from spikec import CompileError, Compiler, Graph, Pass, Pipeline
 from spikec.interpreter import probe as probes
 from spikec.interpreter.contract import check_exact
-from spikec.interpreter.parts import PART, check_parts
+from spikec.interpreter.parts import PART, Cut, check_parts
 from spikec.interpreter.probe import probe
 from spikec.ir.ops import (
     IF,
@@ -377,3 +378,27 @@ def test_parts_that_a_pass_has_not_touched_are_not_run(monkeypatch):
     monkeypatch.setattr(Conv, "eval", lambda self, x: ran.append(self))
     check_parts(before, after, xs)
     assert not ran
+
+
+def test_parts_are_compared_one_after_the_other_and_let_go_of(monkeypatch):
+    b = build.Builder(2, 5, 5)
+    x = b.x
+    for i in range(20):
+        x = b.relu(b.conv(x, 2, f"conv{i}"), f"relu{i}")
+    before = b.done(x)
+    after = before.copy()
+    for i in range(20):
+        after.set_op(f"conv{i}", attrs.evolve(before[f"conv{i}"], weight=before[f"conv{i}"].weight.copy()))
+    xs, alive, computed = probe(before, None, 0), [], []
+    value = Cut.value
+
+    def watched(self, *args):
+        found = value(self, *args)
+        computed.append(weakref.ref(found))
+        alive.append(sum(each() is not None for each in computed))
+        return found
+
+    monkeypatch.setattr(Cut, "value", watched)
+    check_parts(before, after, xs)
+    assert len(computed) >= 80
+    assert max(alive) <= 8

@@ -87,9 +87,9 @@ def test_a_run_of_exact_passes_is_checked_at_the_end_and_the_one_to_blame_is_nam
     graph = build.mlp()
     broken, after = scaled(graph, 1.01), scaled(graph, 1.01)
     observer = numbers(graph, each=False)
-    assert observer(step(Exact(), graph, broken)) is None
+    assert observer(step(Exact(), graph, broken, next=Exact())) is None
     with pytest.raises(VerificationError, match="pass exact-pass: an exact pass changed the output"):
-        observer(step(Exact(), broken, after, last=True))
+        observer(step(Exact(), broken, after))
     with pytest.raises(VerificationError, match="^an exact pass changed the output"):
         numbers(graph, each=True)(step(Exact(), graph, broken))
 

@@ -1,9 +1,13 @@
+import gc
+import weakref
+
 import attrs
 import numpy as np
 import pytest
 import torch
 
 import build
+import spikec
 from spikec import CompileError, Compiler, Pass, Pipeline, SpikecWarning, TypeMismatchError, VerificationError
 from spikec.calibration.normalization import Normalization
 from spikec.extend.loader import names, pass_named
@@ -288,3 +292,38 @@ def test_a_pass_that_fails_leaves_its_dump_and_its_diff(tmp_path, how, error, sh
 
 def test_the_probe_is_of_the_graph():
     assert probe(build.mlp(), None, 3)[0].shape[1:] == (6,)
+
+
+@attrs.frozen
+class Spy(Pass):
+    """Sees which ops that stood behind batch norms are still there, and what else may be asked for."""
+
+    name = "spy"
+    looks_back = False
+    seen = []
+
+    def run(self, graph, context):
+        gc.collect()
+        known = context.ann is not None, context.calibration.gathered is not None
+        self.seen.append((weakref.ref(graph["conv1"]), known, [op() is not None for op, *_ in self.seen]))
+        return 0
+
+
+@attrs.frozen
+class LooksBack(Spy):
+    name = "looks-back"
+    looks_back = True
+
+
+@pytest.mark.parametrize("verify", ["off", "end"])
+def test_what_no_pass_to_come_looks_back_at_is_let_go_of(verify, monkeypatch):
+    monkeypatch.setattr("spikec.interpreter.probe.PRODUCTS", 1)  # as of a net that is too large to be measured
+    Spy.seen.clear()
+    pipeline = Pipeline.default(TARGET, normalization="max").insert_after("relu-to-if", LooksBack()) + [Spy(), Spy()]
+    spikec.compile(build.residual(), TARGET, calibration=X, pipeline=pipeline, verify=verify)
+    assert [known for _, known, _ in Spy.seen] == [(True, True), (False, False), (False, False)]
+    assert Spy.seen[-1][2] == [False, True]
+    Spy.seen.clear()
+    compilation = Compiler(TARGET, calibration=X, pipeline=pipeline, verify=verify).run(build.residual())
+    assert Spy.seen[-1][2] == [True, True]
+    assert compilation.calibration is not None
