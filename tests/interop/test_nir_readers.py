@@ -1,14 +1,12 @@
 """NIR files in the tools that read them, each in its own Python, beside our models of these tools.
 
-SPIKEC_SJ_PYTHON, SPIKEC_SNNTORCH_PYTHON, SPIKEC_SINABS_PYTHON, SPIKEC_NORSE_PYTHON, SPIKEC_ROCKPOOL_PYTHON and
-SPIKEC_SNN_MLIR_PYTHON name Pythons with a tool; SPIKEC_NIR_PYTHONS names several with versions of nir alone, with ":"
-between them.
+SPIKEC_SJ_PYTHON, SPIKEC_SNNTORCH_PYTHON, SPIKEC_SINABS_PYTHON, SPIKEC_NORSE_PYTHON and SPIKEC_ROCKPOOL_PYTHON name
+Pythons with a tool.
 """
 
 import contextlib
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -122,36 +120,6 @@ def test_what_is_written_for_a_tool_runs_there_as_its_model(name, net, tools, tm
     theirs, ours = both(tools, name, path, x, 1e-4)
     assert theirs.std() > 0
     assert_equal(theirs, ours)
-
-
-@pytest.mark.parametrize("net", ["mlp", "cnn"])
-def test_snn_mlir_parses_what_is_written_for_it(net, tmp_path):
-    python = os.environ.get("SPIKEC_SNN_MLIR_PYTHON")
-    if not python:
-        pytest.skip("SPIKEC_SNN_MLIR_PYTHON names no Python with snn-mlir")
-    read(python, "snn-mlir", converted("snn-mlir", net, tmp_path)[0])
-
-
-def test_every_version_of_nir_reads_what_is_written(tmp_path):
-    pythons = os.environ.get("SPIKEC_NIR_PYTHONS")
-    if not pythons:
-        pytest.skip("SPIKEC_NIR_PYTHONS names no Pythons with versions of nir")
-    files = {"mlp": [], "cnn": [], "resnet": []}
-    for profile in ("portable", "portable-cuba", *PYTHONS):
-        for net in ("mlp",) if profile == "rockpool" else files:
-            (folder := tmp_path / f"{profile}-{net}").mkdir()
-            files[net].append(converted(profile, net, folder)[0])
-    for python in pythons.split(":"):
-        read(python, "nir", *files["mlp"])
-        # 1.0.5 refuses every pool, whoever wrote it: "post node ... has no input type"
-        if "nir-1.0.5-" not in python:
-            read(python, "nir", *files["cnn"], *files["resnet"])
-
-
-def read(python, name, *files):
-    command = [python, "-W", "ignore", HERE / "nir_read.py", name, *files]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr[-3000:]
 
 
 #: how many files there are for all tools together, of so many that there could be
