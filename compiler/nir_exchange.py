@@ -77,7 +77,7 @@ def import_from_nir(
     source = os.fspath(graph) if isinstance(graph, os.PathLike) else graph
     if dt is None and _says_no_dt(source):
         dt = _DT
-    given = {} if dt is None else {"dt": dt}
+    given: dict[str, Any] = {} if dt is None else {"dt": dt}
     net: Any = compile(source, "spikingjelly", **given, **reading)
     net = net.to(device=device, dtype=dtype)
     module = Stateless(net) if with_state else net
