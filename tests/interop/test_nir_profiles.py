@@ -72,7 +72,7 @@ def evaluate_by(graph, x, rule):
     state, outputs = {}, []
     for step in x:
         values = {}
-        for name in _topological(graph):
+        for name in _topological(graph.nodes, graph.edges):
             node, operands = graph.nodes[name], [values[a] for a, b in graph.edges if b == name]
             value = sum(operands[1:], operands[0]) if operands else step
             if hasattr(node, "v_threshold"):
