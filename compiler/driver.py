@@ -6,7 +6,7 @@ import functools
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints, overload
 
 import attrs
 import torch
@@ -33,12 +33,11 @@ from spikec.ir.errors import (
     Problem,
     UnsupportedOpError,
     warn,
-    without_warnings,
 )
 from spikec.ir.files import path_of, replacing
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
-from spikec.ir.progress import shown
+from spikec.ir.progress import showing, track
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
 from spikec.options import (
     OWN,
@@ -53,7 +52,7 @@ from spikec.options import (
 from spikec.pipeline.manager import Observer, Report, StageRecord, looks_back, run_pipeline, stages
 from spikec.pipeline.observers import Dump, Numbers, Verify, finish_dump
 from spikec.pipeline.pipeline import Pipeline, as_passes
-from spikec.readers import differences, warn_of_reader
+from spikec.readers import warn_of_reader
 from spikec.reading import detach_from_model, find_frontend, keeping_grad_mode, reading_options
 
 if TYPE_CHECKING:
@@ -61,21 +60,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _TYPES = get_type_hints(Options)
-T = TypeVar("T")
-P = ParamSpec("P")
 #: holds the imported graph to its model on a probe
 _Check = Callable[[Sequence[Tensor]], float]
-
-
-def _showing_progress(method: Callable[Concatenate[Compiler, P], T]) -> Callable[Concatenate[Compiler, P], T]:
-    """Show how far a compiler is, as its option says."""
-
-    @functools.wraps(method)
-    def watched(compiler: Compiler, /, *args: P.args, **options: P.kwargs) -> T:
-        with shown(compiler.progress):
-            return method(compiler, *args, **options)
-
-    return watched
 
 
 class Compiler:
@@ -120,14 +106,15 @@ class Compiler:
         detach_from_model(*(record.graph for record in records))
         return self.emit(context, records)
 
-    @_showing_progress
+    @showing
     @keeping_grad_mode
-    def lower(self, model: Any, *, whole: bool = True) -> tuple[Context, Sequence[StageRecord]]:
+    def lower(self, model: Any, *, whole: bool = True, proved: bool = True) -> tuple[Context, Sequence[StageRecord]]:
         """All of :meth:`run` but emitting: what backends may know, and the graph after the import and every pass.
 
         Args:
-            model: what to compile.
+            model: see :func:`compile`.
             whole: keep all graphs and the statistics of the data, or else the last graph only.
+            proved: hold the passes to their contracts, as ``verify`` says, and not only what was read to the model.
 
         Raises:
             CompileError: with every problem of the model and the target that can be known by then, and with the ledger.
@@ -141,7 +128,7 @@ class Compiler:
             if self.pipeline is None and calibration.is_long:
                 refuse_early(graph, calibration, self._run_dry)
             first = example if calibration.batches is None else calibration.batches.first
-            observers = self._observers(graph, first, check_model)
+            observers = self._observers(graph, first, check_model, proved)
             records = self._run_passes(graph, context, observers, whole=whole)
             if problems := self.backend.check(records[-1].graph):
                 if self.pipeline is not None and not records[-1].graph.is_spiking:
@@ -183,7 +170,7 @@ class Compiler:
         report = Report(self.backend.name, tuple(records), tuple(context.notes))
         return Compilation(artifact, final, tuple(records), ledger, report, context.calibration.gathered)
 
-    @_showing_progress
+    @showing
     @keeping_grad_mode
     def gather(self, model: Any) -> Calibration:
         """Run the passes up to the one that asks for statistics.
@@ -218,15 +205,19 @@ class Compiler:
         check = None if reference is None else lambda xs: check_import(graph, reference, xs, layers)
         return Context(graph, self.timesteps, self.seed, calibration, notes), example, check
 
-    def _observers(self, graph: Graph, example: Sequence[Tensor] | None, check_model: _Check | None) -> list[Observer]:
+    def _observers(
+        self, graph: Graph, example: Sequence[Tensor] | None, check_model: _Check | None, proved: bool
+    ) -> list[Observer]:
         """Who watches the passes; an imported graph that is not the model is refused here."""
         observers: list[Observer] = []
         if self.verify != "off":
-            xs = probe(graph, example, self.seed)
-            check_shapes(graph)
-            if check_model is not None:
-                check_model(xs)
-            observers.append(Numbers(graph, xs, each=self.verify == "each", timesteps=self.timesteps))
+            for _ in track(("what was read, beside the model",), "checks", current=str):
+                xs = probe(graph, example, self.seed)
+                check_shapes(graph)
+                if check_model is not None:
+                    check_model(xs)
+            if proved:
+                observers.append(Numbers(graph, xs, each=self.verify == "each", timesteps=self.timesteps))
         if self.dump_dir is not None:
             observers.append(Dump(self.dump_dir, graph))
         return observers
@@ -338,38 +329,6 @@ def calibrate(
     frontend, model = compiler.open(model)
     compiler.calibration = Batches(data, frontend.input_names(model), "data", time_axis=time_axis, device=device)
     return compiler.gather(model)
-
-
-def check(
-    model: Any, target: str | Backend | None = None, *, profile: str | None = None, **options: Unpack[AnyOptions]
-) -> list[Problem]:
-    """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none.
-
-    Args:
-        model: see :func:`compile`.
-        target: see :func:`compile`; None for a file of a network that spikes already, such as a .nir, to be checked for
-            its reader.
-        profile: the target's option; without a target the tool that is to read the file, as ``reader`` of
-            :func:`load`: what it refuses, leaves out, or runs otherwise than the file says.
-        options: see :func:`compile`; without a target those of :func:`load`.
-
-    Raises:
-        CompileError: neither a target nor a profile is given, or there is none of that name.
-    """
-    if target is None:
-        if profile is None:
-            hint = Hint("give a target, or the reader of a file: ", Option("profile", "spikingjelly"))
-            raise CompileError("there is nothing to check the model for", hint=hint)
-        return differences(model, profile, **options)
-    if profile is not None:
-        options["profile"] = profile
-    compiler = Compiler(target, **options)
-    with without_warnings():  # about accuracy, which is not the question
-        try:
-            compiler.lower(model, whole=False)
-        except CompileError as error:
-            return list(error.problems)
-    return []
 
 
 def save(artifact: Any, path: str | os.PathLike[str]) -> None:

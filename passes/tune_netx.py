@@ -12,6 +12,7 @@ from spikec.extend.sweep import Layer, layers
 from spikec.interpreter.results import agreement, agreement_text, outputs
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Flatten, Neuron, Output, Reshape, Weighted
+from spikec.ir.progress import track
 from spikec.ir.rewrite import bias_owner, follow, is_behind
 from spikec.ir.stages import FINAL
 from spikec.ir.types import Array
@@ -69,7 +70,8 @@ class TuneNetx(Pass):
         half = len(samples[0]) // 2
         held_out = [x[half:] for x in samples]
         was = agreement(graph, context.reference, held_out, context.steps)
-        for ratios in (self.ratios, *((ratio,) for ratio in self.ratios[:2])):
+        ways = self.ratios, *((ratio,) for ratio in self.ratios[:2])
+        for ratios in track(ways, "ways", current=lambda ratios: f"ratios {written(ratios)}"):
             tuned = graph.copy()
             changes = self._tune(tuned, context, [x[:half] for x in samples], ratios)
             if not changes:

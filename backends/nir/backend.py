@@ -105,6 +105,12 @@ class Nir(Backend):
         return self.profile if self._profile.reader else ""
 
     @property
+    def mends(self) -> str:
+        """What loads a file there so that its neurons subtract, where there is such code."""
+        code = self._profile.code(self.dt or self._profile.dt or DT) if self._profile.mends else ""
+        return "\n".join(f"    {line}" for line in code.splitlines())
+
+    @property
     def _profile(self) -> Profile:
         return PROFILES[self.profile]
 
@@ -187,7 +193,7 @@ class Nir(Backend):
         edges = [(names[start], names[end]) for start, end in wiring.edges(graph, found)]
         if profile.feedback:
             nodes, edges = with_feedback(nodes, edges, dt)
-        note_losses(profile, {name: nodes[names[name]] for name in names}, dt, context)
+        note_losses(profile, {name: nodes[names[name]] for name in names}, context)
         metadata = self._metadata(graph, names, found, context) | {"dt": dt, "ports": ports}
         for key in ("v_init", "reset"):
             metadata.update(_shared(key, nodes.values()))

@@ -39,9 +39,10 @@ _RUNGS = ("the ANN with the SNN's thresholds", "+ T steps, each layer after the 
 def diagnose(
     compilation: Compilation,
     x: Any,
-    timesteps: int,
+    data: int | None = None,
     labels: Any = None,
     *,
+    timesteps: int | None = None,
     tolerance: float = 0.01,
     progress: bool | Callable[[Progress], None] | None = None,
 ) -> Diagnosis: ...
@@ -97,7 +98,8 @@ def diagnose(
     steps = data if timesteps is None else timesteps
     if not isinstance(compilation, Compilation):
         raise InvalidModelError(
-            f"a {type(compilation).__name__} is not a Compilation", hint="give Compiler(target, ...).run(model)"
+            f"a {type(compilation).__name__} is not a Compilation, which has the ANN to compare it with",
+            hint="give what spikec.Compiler(target, ...).run(model) returns",
         )
     if not is_number(tolerance) or not 0 < tolerance < 1:
         raise CompileError(f"tolerance is {shown(tolerance)}", hint="give a share in (0, 1)")
@@ -135,7 +137,8 @@ def _over_time(xs: Sequence[Tensor], layers: Layers, count: Count) -> Iterator[l
         count.step(name, operands)
 
     mean = RunningMean(layers.graph)
-    for step in outputs_over_time(layers.graph, xs, layers.timesteps, tap):
+    steps = outputs_over_time(layers.graph, xs, layers.timesteps, tap)
+    for step in track(steps, "steps", layers.timesteps):
         mean.add(step)
         yield mean.outputs()
     for name, layer in layers.sums.items():
@@ -148,7 +151,7 @@ def _reference(compilation: Compilation) -> Graph:
     if not anns:
         raise InvalidModelError(
             "the compilation is of a network that spikes already: there is no ANN to compare it with",
-            hint="diagnose the compilation of the ANN",
+            hint="diagnose the ANN that it was made from, compiled anew",
         )
     plain = [graph for graph in anns if all(node.op.scale is None for node in graph.match(Relu))]
     return plain[-1] if plain else anns[0]

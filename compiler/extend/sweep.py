@@ -14,6 +14,8 @@ from spikec.ir.errors import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, StatefulOp, tensor_cache
 from spikec.ir.ops import Neuron, Relu
+from spikec.ir.origin import label
+from spikec.ir.progress import track
 from spikec.ir.rewrite import neurons_by_relu
 from spikec.ir.types import Array
 
@@ -204,7 +206,8 @@ def layers(graph: Graph, context: Context, samples: Sequence[Tensor] = ()) -> It
     wanted = _means(ann, found, samples) if samples else dict(context.once(key, lambda: _means(ann, found, own)))
     relus = {name: relu for relu, neurons in found.items() for name in neurons}
     sweep = Sweep(graph, fed, context.steps)
-    for name in sweep:
+    count = len(list(graph.match(Neuron)))
+    for name in track(sweep, "layers", count, current=lambda name: label(graph[name].origin) or name):
         relu = relus.get(name)
         if relu in wanted:
             yield Layer(relu, found[relu], wanted.pop(relu), sweep, ann)
