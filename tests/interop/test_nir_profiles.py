@@ -16,6 +16,9 @@ import spikec
 from nir_numpy import _function, _topological
 from spikec.ir.ops import IF, LIF, Add, AvgPool, Conv, CubaLIF, Flatten, Input, Linear, Output, SumPool
 
+#: that a tool runs neurons otherwise than they are meant is what these tests are about
+pytestmark = pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
+
 FOLDER = Path(__file__).parent
 T, B = 24, 3
 DT = 1e-4
