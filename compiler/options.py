@@ -21,7 +21,7 @@ from spikec.reading import Inputs, reading_options
 class ReadingOptions(TypedDict, total=False):
     """Options on how a model is read, for the frontends that have them; the target ``nir`` has ``dt`` as well."""
 
-    dt: float
+    dt: float | None
     reset: Literal["auto", "soft", "hard", "subtract", "value"]
     fire: Literal[">", ">="]
     v_init: Any

@@ -5,17 +5,25 @@ that it tries, within each the layers.
 """
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import attrs
 
 from spikec.ir.errors import CompileError
 from spikec.ir.templates import render
 
+
+class _Shows(Protocol):
+    progress: "bool | Callable[[Progress], None] | None"
+
+
+P = ParamSpec("P")
+S = TypeVar("S", bound=_Shows)
 T = TypeVar("T")
 
 #: seconds between two lines where the output is no terminal
@@ -31,6 +39,12 @@ class Progress:
         current: what is being done now, such as the name of a pass; may be empty.
         done: how many items are done.
         total: of how many; None where that is not known.
+
+    Examples:
+        >>> told = []
+        >>> graph = spikec.compile(model, "nir", calibration=images, normalization="max", progress=told.append)
+        >>> print(next(each for each in told if each.what == ("passes",)))
+        passes 1 of ...
     """
 
     what: tuple[str, ...]
@@ -99,6 +113,17 @@ def shown(progress: bool | Callable[[Progress], None] | None) -> Iterator[None]:
             yield
         finally:
             _watcher.reset(kept)
+
+
+def showing(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Show the work of a method as the attribute ``progress`` of its object says."""
+
+    @functools.wraps(method)
+    def watched(of: S, /, *args: P.args, **options: P.kwargs) -> T:
+        with shown(of.progress):
+            return method(of, *args, **options)
+
+    return watched
 
 
 def _each(tell: Callable[[Progress], None]) -> Watcher:

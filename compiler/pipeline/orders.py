@@ -55,7 +55,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
             "fold-pool{pools=False}",
             "lower-v-init",
             *(() if timesteps is None else ("correct-bias",)),
-            "legalize-nir",
+            *backend.forms,
             "cast-parameters",
             pass_named("strict-threshold", fires=backend.fires),
         ),

@@ -77,7 +77,8 @@ def _checked(path: Path, held: Mapping[str, bytes], allowed: int) -> dict[str, b
     program = json.loads(held[_PROGRAM])
     for name, value in _fields(program):
         _check_field(name, value)
-    program["guards_code"] = []  # which torch would run as Python
+    if "guards_code" in program:
+        program["guards_code"] = []  # which torch would run as Python
     checked = {name: held[name] for name in _MARKS if name in held}
     checked |= {_PROGRAM: json.dumps(program).encode(), _EXAMPLES: b""}
     numbers = 0

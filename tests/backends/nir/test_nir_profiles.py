@@ -66,7 +66,7 @@ def test_an_ann_in_both_profiles(profile):
     expected = spikec.run(compilation.graph, train)
     physical = profile == "spikingjelly"
     found = evaluate(compilation.artifact, train.numpy(), dt=DT if physical else None)
-    assert np.allclose(found["output"], expected, rtol=0, atol=1e-9)
+    assert np.allclose(found["output"].reshape(expected.shape), expected, rtol=0, atol=1e-9)
     back = spikec.load(compilation.artifact)
     assert np.allclose(spikec.run(back, train), expected, rtol=0, atol=1e-9)
     assert compilation.artifact.metadata["gain"] == ("physical" if physical else "unit")
