@@ -267,7 +267,9 @@ def mode_curves(net: nn.Module, data: Digits, out: Path, count: int | None = Non
 
 def export(net: nn.Module, data: Digits, target: str, out: Path, count: int | None = None) -> Export:
     """Compile for a target that is a file, write ``out/mnist.<suffix>``, and run what was written."""
-    compiler = Compiler(target, calibration=data.train[:CALIBRATION], timesteps=EXPORT_STEPS, dump_dir=out / "passes" / target)
+    compiler = Compiler(
+        target, calibration=data.train[:CALIBRATION], timesteps=EXPORT_STEPS, dump_dir=out / "passes" / target
+    )
     path = out / f"mnist{compiler.backend.suffix}"
     compilation = compiler.run(net)
     save(compilation.artifact, path)
