@@ -33,7 +33,6 @@ from spikec.ir.errors import (
     Problem,
     UnsupportedOpError,
     warn,
-    without_warnings,
 )
 from spikec.ir.files import path_of, replacing
 from spikec.ir.graph import Graph
@@ -53,7 +52,7 @@ from spikec.options import (
 from spikec.pipeline.manager import Observer, Report, StageRecord, looks_back, run_pipeline, stages
 from spikec.pipeline.observers import Dump, Numbers, Verify, finish_dump
 from spikec.pipeline.pipeline import Pipeline, as_passes
-from spikec.readers import differences, warn_of_reader
+from spikec.readers import warn_of_reader
 from spikec.reading import detach_from_model, find_frontend, keeping_grad_mode, reading_options
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ class Compiler:
         """All of :meth:`run` but emitting: what backends may know, and the graph after the import and every pass.
 
         Args:
-            model: what to compile.
+            model: see :func:`compile`.
             whole: keep all graphs and the statistics of the data, or else the last graph only.
             proved: hold the passes to their contracts, as ``verify`` says, and not only what was read to the model.
 
@@ -330,39 +329,6 @@ def calibrate(
     frontend, model = compiler.open(model)
     compiler.calibration = Batches(data, frontend.input_names(model), "data", time_axis=time_axis, device=device)
     return compiler.gather(model)
-
-
-def check(
-    model: Any, target: str | Backend | None = None, *, profile: str | None = None, **options: Unpack[AnyOptions]
-) -> list[Problem]:
-    """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none.
-
-    Args:
-        model: see :func:`compile`.
-        target: see :func:`compile`; None for a file of a network that spikes already, such as a .nir, to be checked for
-            its reader.
-        profile: the target's option; without a target the tool that is to read the file, as ``reader`` of
-            :func:`load`: what it refuses, leaves out, or runs otherwise than the file says.
-        options: see :func:`compile`; without a target those of :func:`load`.
-            What was read is compared with the model, unless ``verify`` is "off"; our own passes are not proved.
-
-    Raises:
-        CompileError: neither a target nor a profile is given, or there is none of that name.
-    """
-    if target is None:
-        if profile is None:
-            hint = Hint("give a target, or the reader of a file: ", Option("profile", "spikingjelly"))
-            raise CompileError("there is nothing to check the model for", hint=hint)
-        return differences(model, profile, **options)
-    if profile is not None:
-        options["profile"] = profile
-    compiler = Compiler(target, **options)
-    with without_warnings():  # about accuracy, which is not the question
-        try:
-            compiler.lower(model, whole=False, proved=False)
-        except CompileError as error:
-            return list(error.problems)
-    return []
 
 
 def save(artifact: Any, path: str | os.PathLike[str]) -> None:

@@ -4,13 +4,14 @@ from importlib.metadata import version
 
 from spikec.calibration.calibration import Calibration
 from spikec.calibration.normalization import Normalization
+from spikec.checking import check
 from spikec.compilation import Compilation
 from spikec.diagnosis.diagnose import diagnose
 from spikec.diagnosis.diagnosis import Diagnosis
 from spikec.diagnosis.forecast import Forecast
 from spikec.diagnosis.pictures import plot_accuracy
 from spikec.diagnosis.recording import Recording, record
-from spikec.driver import Compiler, calibrate, check, compile, save
+from spikec.driver import Compiler, calibrate, compile, save
 from spikec.extend.backend import Backend
 from spikec.extend.loader import backends as targets
 from spikec.extend.loader import pass_named

@@ -194,7 +194,7 @@ class _Layer:
             values = _least_squares(rates, rows, self.thresholds.T / len(biases))
             biases = biases + step * (rows - (rates * values[:, None]).sum(-1)).mean(1)
         self._write(biases, values)
-        return values.T
+        return np.asarray(values.T)
 
     def _rates(self, sweep: Sweep, biases: Array) -> list[Array]:
         """Return how often each of the neurons of a value fires in a step, [N, C, ...] for each."""

@@ -105,6 +105,12 @@ class Nir(Backend):
         return self.profile if self._profile.reader else ""
 
     @property
+    def mends(self) -> str:
+        """What loads a file there so that its neurons subtract, where there is such code."""
+        code = self._profile.code(self.dt or self._profile.dt or DT) if self._profile.mends else ""
+        return "\n".join(f"    {line}" for line in code.splitlines())
+
+    @property
     def _profile(self) -> Profile:
         return PROFILES[self.profile]
 
@@ -187,7 +193,7 @@ class Nir(Backend):
         edges = [(names[start], names[end]) for start, end in wiring.edges(graph, found)]
         if profile.feedback:
             nodes, edges = with_feedback(nodes, edges, dt)
-        note_losses(profile, {name: nodes[names[name]] for name in names}, dt, context)
+        note_losses(profile, {name: nodes[names[name]] for name in names}, context)
         metadata = self._metadata(graph, names, found, context) | {"dt": dt, "ports": ports}
         for key in ("v_init", "reset"):
             metadata.update(_shared(key, nodes.values()))
@@ -226,8 +232,8 @@ class Nir(Backend):
 
 
 def _shared(key: str, nodes: Iterable[Any]) -> dict[str, Any]:
-    """Take from the nodes that have it the metadata that is the same in all; nothing where they differ."""
-    holders = [node.metadata for node in nodes if key in getattr(node, "metadata", {})]
+    """Take from the neurons that have it the metadata that is the same in all; nothing where they differ."""
+    holders = [node.metadata for node in nodes if hasattr(node, "v_threshold") and key in node.metadata]
     values = {value for metadata in holders for value in np.ravel(metadata[key]).tolist()}
     if len(values) != 1:
         return {}

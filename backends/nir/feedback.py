@@ -37,7 +37,7 @@ def with_feedback(
         else:
             made[name] = nir.I(r=node.r)
             back = -node.v_threshold / _whole(node.r, dt)
-        if "v_init" in node.metadata:
+        if np.any(node.metadata.get("v_init", 0)):
             made[name].metadata["v_init"] = node.metadata["v_init"]
         made[f"{name}{FIRES}"] = nir.Threshold(threshold=node.v_threshold)
         made[f"{name}{RESETS}"] = nir.Scale(scale=np.asarray(back, dtype=node.v_threshold.dtype))

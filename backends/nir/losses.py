@@ -1,4 +1,4 @@
-"""What a reader does otherwise than the network that it is given: notes for the report, and how to mend it there."""
+"""What a reader does otherwise than the network that it is given: notes for the report."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,18 +9,17 @@ from spikec.backends.nir.profiles import Profile
 from spikec.extend.passbase import Context
 
 
-def note_losses(profile: Profile, nodes: Mapping[str, Any], dt: float, context: Context) -> None:
+def note_losses(profile: Profile, nodes: Mapping[str, Any], context: Context) -> None:
     """Note what the reader that a profile is for does otherwise than the nodes' metadata say.
 
     Args:
         profile: of the reader.
         nodes: those of the file, by their names in the graph.
-        dt: seconds a step.
         context: takes the notes.
     """
     neurons = {name: node for name, node in nodes.items() if "reset" in getattr(node, "metadata", {})}
     late = [name for name, node in neurons.items() if "reset_at" in node.metadata]
-    _note_reset(profile, {name: neurons[name] for name in neurons if name not in late}, dt, context)
+    _note_reset(profile, {name: neurons[name] for name in neurons if name not in late}, context)
     if late:
         context.note(
             late[0],
@@ -39,8 +38,8 @@ def _has(nodes: Mapping[str, Any], kind: type) -> bool:
     return any(isinstance(node, kind) for node in nodes.values())
 
 
-def _note_reset(profile: Profile, neurons: Mapping[str, Any], dt: float, context: Context) -> None:
-    """Warn where the reader resets otherwise than the network, with the reader's code that mends it."""
+def _note_reset(profile: Profile, neurons: Mapping[str, Any], context: Context) -> None:
+    """Note where the reader resets otherwise than the network."""
     wanted = "value" if profile.resets == "soft" else "subtract"
     odd = [name for name, node in neurons.items() if node.metadata["reset"] == wanted]
     if not odd or profile.resets == "stated":
@@ -50,6 +49,4 @@ def _note_reset(profile: Profile, neurons: Mapping[str, Any], dt: float, context
     message = f"{len(odd)} of {len(neurons)} layer(s) reset {here}, which NIR has no field for: {who} reset {there}"
     if not profile.reader:
         message += " (SpikingJelly, norse and snn-mlir; sinabs subtracts)"
-    if profile.mends and wanted == "subtract":
-        message += ", unless you write\n" + "\n".join(f"    {line}" for line in profile.code(dt).splitlines())
     context.note(odd[0], message)

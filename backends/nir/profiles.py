@@ -146,7 +146,7 @@ def _leaks_to_its_reset(op: Op) -> str:
 
 def _leaks_to_zero(op: Op) -> str:
     if isinstance(op, Leaky) and op.v_leak.any():
-        return f"a {op.kind} that leaks to {op.v_leak.flat[0]:g}, where the reader's leaks to 0"
+        return f"a {op.kind} that leaks to another potential than its reset's, where the reader's leaks to 0"
     return ""
 
 

@@ -39,9 +39,10 @@ _RUNGS = ("the ANN with the SNN's thresholds", "+ T steps, each layer after the 
 def diagnose(
     compilation: Compilation,
     x: Any,
-    timesteps: int,
+    data: int | None = None,
     labels: Any = None,
     *,
+    timesteps: int | None = None,
     tolerance: float = 0.01,
     progress: bool | Callable[[Progress], None] | None = None,
 ) -> Diagnosis: ...

@@ -43,6 +43,18 @@ class Forecast:
     accuracy: Array | None
     ann_accuracy: float | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all figures, as JSON takes them."""
+        return {
+            "reader": self.reader,
+            "problems": list(map(str, self.problems)),
+            "timesteps": self.timesteps,
+            "samples": self.samples,
+            "agreement": self.agreement.tolist(),
+            "accuracy": None if self.accuracy is None else self.accuracy.tolist(),
+            "ann_accuracy": self.ann_accuracy,
+        }
+
     def __str__(self) -> str:
         """Return the figures at some steps, and what the tool does otherwise."""
         who = f"as {self.reader} runs it" if self.reader else "as the file is meant"
@@ -84,7 +96,7 @@ def forecast(
     is_read = isinstance(snn, Graph)
     problems = differences(snn, reader) if reader and not is_read else []
     with without_warnings():  # what they say is in the problems
-        net = snn if is_read else load(snn, **({"reader": reader} if reader else {}))
+        net = snn if is_read else load(snn, reader=reader) if reader else load(snn)
     steps = net.imported.timesteps if timesteps is None else whole_number("timesteps", timesteps, 1)
     if steps is None:
         hint = Hint("say how many steps to run: ", Option("timesteps", 32))

@@ -222,7 +222,7 @@ class Graph(Wiring):
 
     def __str__(self) -> str:
         """Return one line an op, also where the graph is broken, with ``?`` for types that are not known."""
-        return text(self.name, self._lines(), self.type)
+        return text(self.name, self._lines(), self.type, self.imported.notes)
 
     def __repr__(self) -> str:
         ends = (", ".join(f"%{x}: {type_text(self.type, x)}" for x in names) for names in (self.inputs, self.outputs))

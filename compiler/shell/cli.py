@@ -12,7 +12,7 @@ import attrs
 import click
 
 from spikec.ir.errors import CompileError, MissingDependencyError, SpikecWarning
-from spikec.shell import compiling, options, running, tables
+from spikec.shell import compiling, options, readers, running, tables
 from spikec.shell.options import for_shell
 
 _COMPLETION = """\b
@@ -78,6 +78,7 @@ def main() -> None:
 
 compiling.add_to(main)
 running.add_to(main)
+readers.add_to(main)
 
 
 @main.command("passes", params=[options.as_json()])

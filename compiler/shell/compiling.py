@@ -13,7 +13,7 @@ import click
 
 from spikec.ir.errors import CompileError, SpikecWarning
 from spikec.shell import options as own
-from spikec.shell import tables
+from spikec.shell import readers, tables
 
 
 @contextlib.contextmanager
@@ -60,13 +60,21 @@ def dump_command(model: Any, target: str, out: Path, **options: Any) -> None:
     tables.show({"index": str(index)}, f"look at {index}")
 
 
-def check_command(model: Any, target: str, **options: Any) -> None:
+def check_command(model: Any, target: str | None, profile: str | None, **options: Any) -> None:
     """Say everything that keeps MODEL from a target.
 
+    With --profile and no target it is a file, and what its reader refuses, leaves out or runs otherwise than it says.
     Nothing is written.
     """
-    from spikec.driver import check
+    from spikec.checking import check
 
+    if target is None:
+        if profile is None:
+            raise click.UsageError("Missing option '--target', or '--profile' for the reader of a file.")
+        readers.check_file(model, profile, options["own"])
+        return
+    if profile is not None:
+        options["own"] = (*options["own"], ("profile", profile))
     problems = check(model, target, **own.for_compiler(model, **options))
     if problems:
         raise CompileError(problems)
@@ -118,8 +126,9 @@ def add_to(group: click.Group) -> None:
     own.command(
         group,
         "check",
-        [*own.compiling(), own.as_json()],
+        [*own.compiling(target=None), readers.profile(), own.as_json()],
         "check net.py:model --target nir --example 1,28,28",
+        "check theirs.nir --profile sinabs",
         "check model.pt2 --target netx --json",
     )(check_command)
     own.command(

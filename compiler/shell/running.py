@@ -15,6 +15,7 @@ from spikec.ir.files import replacing
 from spikec.shell import inputs, tables
 from spikec.shell import options as own
 from spikec.shell.options import for_compiler, for_shell, reading
+from spikec.shell.readers import foretell
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,12 +91,16 @@ def diagnose_command(
     target: str | None,
     tolerance: float,
     plot: Path | None,
+    snn: Path | None,
+    tool: str | None,
     **options: Any,
 ) -> None:
     """Say why MODEL is less accurate as a spiking network.
 
     It says so layer by layer, and what to change. DATA is an .npz of inputs, with class numbers under labels if
     they are known. MODEL is compiled for a target, spikingjelly where none is given, and run for --timesteps steps.
+
+    With --snn it is not compiled: the file is run beside it, with --as in the way of the tool that is to read it.
     """
     from spikec.diagnosis.diagnose import diagnose
     from spikec.reading import find_frontend
@@ -104,6 +109,12 @@ def diagnose_command(
         raise click.UsageError("give DATA once, behind MODEL; --json takes no file: it prints, so send it to one by >")
     given = data or data_before
     assert given is not None
+    if snn is not None:
+        foretell(model, snn, given, tool, options["timesteps"], options["own"])
+        return
+    if options["timesteps"] is None or tool is not None:
+        missing = "--timesteps" if tool is None else "--snn"
+        raise click.UsageError(f"Missing option '{missing}'.")
     read = reading(options["own"], options["reader"])
     frontend, opened = find_frontend(model, inputs.reading(read), read)
     xs = inputs.read_arrays(given, frontend.input_names(opened))
@@ -152,12 +163,15 @@ def add_to(group: click.Group) -> None:
         group,
         "diagnose",
         [
-            *own.compiling(target=None, timesteps_required=True, takes=[data]),
+            *own.compiling(target=None, takes=[data]),
             before,
+            click.Option(["--snn"], type=own.EXISTING_FILE, metavar="FILE", help="A .nir file made of MODEL."),
+            click.Option(["--as", "tool"], metavar="TOOL", help="Run --snn as a tool does, such as sinabs."),
             tolerance,
             plot,
             own.as_json(),
         ],
         "diagnose net.py:model test.npz --timesteps 8 --calibration train.npz",
         "diagnose net.py:model test.npz --timesteps 8 --plot diagnosis.png",
+        "diagnose net.py:model test.npz --snn net.nir --as sinabs",
     )(diagnose_command)

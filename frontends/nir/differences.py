@@ -6,6 +6,7 @@ import attrs
 import nir
 import numpy as np
 
+from spikec.frontends.nir.files import File
 from spikec.frontends.nir.loader import Loader
 from spikec.frontends.nir.readers import Reader
 from spikec.frontends.nir.rules import Rule
@@ -26,14 +27,14 @@ _CALLED = {
 }
 
 
-def differences(graph: Any, name: str, stated: Stated, max_bytes: int) -> list[Problem]:
+def differences(file: File, name: str, stated: Stated, max_bytes: int) -> list[Problem]:
     """List everything that the reader refuses, leaves out, or computes otherwise.
 
     The graph's own meaning is that of its fields and metadata, and of what the user says besides the reader; where
     nothing says how long a step is, the reader's step counts.
 
     Args:
-        graph: of nir.
+        file: the graph, and what its file says beside it.
         name: of the model.
         stated: with a reader.
         max_bytes: that the signals of one sample may take.
@@ -45,21 +46,23 @@ def differences(graph: Any, name: str, stated: Stated, max_bytes: int) -> list[P
     with without_warnings():
         for each in (reader, attrs.evolve(reader, graphs={}), _lenient(reader)):
             try:
-                run = Loader(graph, name, attrs.evolve(stated, reader=each), max_bytes).graph()
+                run = Loader(file, name, attrs.evolve(stated, reader=each), max_bytes).graph()
                 break
             except CompileError as error:
                 found += (problem for problem in error.problems if problem not in found)
         own = attrs.evolve(stated, reader=None)
         for said in (own, attrs.evolve(own, dt=reader.dt)):
             try:
-                meant = Loader(graph, name, said, max_bytes).graph()
+                meant = Loader(file, name, said, max_bytes).graph()
                 break
             except CompileError as error:
                 unread = error.problems
         else:
             return [*found, *(problem for problem in unread if problem not in found)]
+    if run is None:
+        return found
     refused = {problem.location for problem in found}
-    neurons = [node.name for node in meant.match(Neuron) if node.name not in refused] if run is not None else ()
+    neurons = [node.name for node in meant.match(Neuron) if node.name not in refused]
     return found + [each for name in neurons for each in _of_neuron(reader.tool, meant, run, name)]
 
 
@@ -116,4 +119,4 @@ def _repair(tool: str) -> str:
 
 
 def _equal(one: Array, other: Array) -> bool:
-    return bool(np.allclose(*np.broadcast_arrays(one, other), rtol=1e-6, atol=1e-9))
+    return bool(np.allclose(one, other, rtol=1e-6, atol=1e-9))

@@ -108,7 +108,7 @@ class NirFrontend(Frontend):
         opened = self.opened(model)
         if opened.stated.reader is None:
             return []
-        return differences(opened.graph, opened.name, opened.stated, opened.max_bytes)
+        return differences(opened.file, opened.name, opened.stated, opened.max_bytes)
 
 
 frontend = NirFrontend()

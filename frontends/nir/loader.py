@@ -4,7 +4,7 @@ import difflib
 import graphlib
 import heapq
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -14,6 +14,7 @@ import numpy as np
 from spikec.extend.frontend import without_unused
 from spikec.frontends.nir import meaning
 from spikec.frontends.nir.converters import Reading, converter, floats
+from spikec.frontends.nir.doubts import Notes, note_reset
 from spikec.frontends.nir.files import File
 from spikec.frontends.nir.readers import features
 from spikec.frontends.nir.recurrence import delayed, inlined, pairs, silent
@@ -21,7 +22,7 @@ from spikec.frontends.nir.rules import with_fields
 from spikec.frontends.nir.stated import Stated, settle
 from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError, warn
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Add, Delay, DelayLine, Neuron, Permute, Reshape, Weighted
+from spikec.ir.ops import Add, Delay, DelayLine, Input, Neuron, Permute, Reshape, Weighted
 from spikec.ir.ops.weighted import diagonal
 from spikec.ir.origin import Source
 from spikec.ir.types import Array, Rate, Type, channel_scale, ints
@@ -81,32 +82,65 @@ class Loader:
         if stated.reader and (problems := stated.reader.problems(features(file.graph, source, self.late))):
             raise UnsupportedOpError(problems)
         settled = settle(source, stated)
-        self.source, self.doubts = settled.graph, settled.doubts
+        self.source, self.settled, self.file = settled.graph, settled, file
         self.reading = Reading(self._dtype(), settled.strict, settled.dt)
-        self.out.imported.notes += [*settled.notes, *self._strip_inputs()]
+        self._strip_inputs(settled.notes)
         self.out.imported.dt = settled.seconds
         self.out.imported.timesteps = meaning.steps(source.metadata)
 
     def graph(self) -> Graph:
         """Convert everything, or raise with everything that cannot be."""
-        problems = [problem for name, node in self.source.nodes.items() if (problem := self._unknown(name, node))]
-        if problems:
-            raise UnsupportedOpError(problems)
-        for doubt in self.doubts:
-            warn(doubt)
-        for name in self._order():
-            self._convert(name)
-        if not self.out.outputs:
-            raise InvalidModelError("the NIR graph has no Output", hint="add one: nir.Output(shape)")
+        self._convert_all()
         if self.bias_first:
             for start, delay in self.delays.items():
                 first = silent(self.out, self.names[start])
                 self.out.set_op(delay, attrs.evolve(self.out.get(delay, Delay), first=first if first.any() else None))
         without_unused(self.out, "NIR graph")
+        self._say()
         self.out.imported.structure = 0 if len(self.out.outputs) == 1 else tuple(range(len(self.out.outputs)))
         return self.out
 
-    def _strip_inputs(self) -> Iterator[str]:
+    def _convert_all(self) -> None:
+        nodes = self.source.nodes
+        unknown = {name: problem for name, node in nodes.items() if (problem := self._unknown(name, node))}
+        errors: list[CompileError] = [UnsupportedOpError(problem) for problem in unknown.values()]
+        if not any(isinstance(node, nir.Output) for node in nodes.values()):
+            errors.append(InvalidModelError("the NIR graph has no Output", hint="add one: nir.Output(shape)"))
+        for name in self._order():
+            on_time = [start for start in self.producers[name] if (start, name) not in self.late]
+            if name in unknown or any(start not in self.names for start in on_time):
+                continue
+            try:
+                self._convert(name)
+            except CompileError as error:
+                errors.append(error)
+                self._stand_in(name, on_time)
+        if errors:
+            kinds = {type(error) for error in errors}
+            kind = kinds.pop() if len(kinds) == 1 else UnsupportedOpError if unknown else InvalidModelError
+            raise kind([problem for error in errors for problem in error.problems])
+
+    def _stand_in(self, name: str, behind: Sequence[str]) -> None:
+        """Let what is behind a wrong node be looked at too, where the shape of its result is known."""
+        node = self.source.nodes[name]
+        if isinstance(node, (nir.Affine, nir.Linear)):
+            shape = ints(np.shape(node.weight)[:1])
+        elif any(hasattr(node, field) for field in ("r", "threshold", "delay", "scale")) and behind:
+            shape = self.out.type(self.names[behind[0]]).shape
+        else:
+            return
+        self.names[name] = self.out.add(Input(shape, self.reading.dtype, rate=True), name=f"{name}_wrong")
+
+    def _say(self) -> None:
+        """Note how the graph was read, and warn of what the user may not want."""
+        notes = self.settled.notes
+        if doubtful := [name for name in self.settled.doubtful if self.names[name] in self.out]:
+            note_reset(self.out, doubtful, self.file.unset, self.file.version, notes)
+        for doubt in notes.doubts:
+            warn(doubt)
+        self.out.imported.notes += notes.all
+
+    def _strip_inputs(self, notes: Notes) -> None:
         """Take axes of 1 in front of a sample from inputs that have them for the batch, and say so."""
         users: dict[str, list[str]] = {name: [] for name in self.source.nodes}
         for start, end in self.source.edges:
@@ -118,7 +152,9 @@ class Loader:
                 if sample != shape:
                     fields = {**vars(node), "input_type": {"input": np.array(sample)}}
                     self.source.nodes[name] = with_fields(nir.Input, fields)
-                    yield f"input {name!r} of shape {shape} is read as {sample}: axes of 1 in front count the batch"
+                    notes.add(
+                        f"input {name!r} of shape {shape} is read as {sample}: axes of 1 in front count the batch"
+                    )
 
     def _rank(self, start: str, users: Mapping[str, list[str]]) -> int | None:
         """Return how many axes a sample has, by the first node behind it that takes only so many."""

@@ -29,6 +29,14 @@ def norse(path, x, dt):
     return with_state(from_nir(nir.read(path), dt=dt), x)
 
 
+def norse_soft(path, x, dt):
+    """Its CubaLIF can subtract, where its caller says so."""
+    from norse.torch import from_nir
+    from norse.torch.functional.reset import reset_subtract
+
+    return with_state(from_nir(nir.read(path), dt=dt, reset_method=reset_subtract), x)
+
+
 def sinabs(path, x, _):
     from sinabs.nir import from_nir
 
@@ -50,7 +58,7 @@ def with_state(net, x):
     return torch.stack(outputs)
 
 
-TOOLS = {call.__name__: call for call in (spikingjelly, snntorch, norse, sinabs, rockpool)}
+TOOLS = {call.__name__: call for call in (spikingjelly, snntorch, norse, norse_soft, sinabs, rockpool)}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
