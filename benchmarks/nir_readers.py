@@ -139,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("nets", nargs="*", help=f"of {', '.join(NETS)}; all by default")
     parser.add_argument("--readers", nargs="+", choices=TOOLS, default=list(TOOLS))
+    parser.add_argument("--resets", nargs="+", choices=("soft", "hard"), default=["soft", "hard"])
     parser.add_argument("--images", type=int, default=200, help="how many test images")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore", spikec.SpikecWarning)
@@ -154,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for heading in ("reader", "reset", "loads", "equal to our model", *(f"T={t}" for t in STEPS)):
             table.add_column(heading)
         for reader in options.readers:
-            for reset in TOOLS[reader].resets:
+            for reset in [each for each in TOOLS[reader].resets if each in options.resets]:
                 table.add_row(reader, reset, *row(ann, fold, reader, reset, x, labels))
         console.print(table)
 

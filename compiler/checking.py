@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def check(model: Any, target: str | Backend | None = None, **options: Unpack[AnyOptions]) -> list[Problem]:
     """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none.
 
-    What was read is compared with the model. That passes keep their contracts is not proved here, as such a fault is
-    ours, and proving it takes longer than all else.
+    What was read is compared with the model, unless ``verify`` is ``"off"``. That passes keep their contracts is not
+    proved here, as such a fault is ours, and proving it takes longer than all else.
 
     Args:
         model: see :func:`compile`.
@@ -29,6 +29,10 @@ def check(model: Any, target: str | Backend | None = None, **options: Unpack[Any
 
     Raises:
         CompileError: neither a target nor a profile is given, or there is none of that name.
+
+    Examples:
+        >>> spikec.check(model, "netx", example_input=images[:1])
+        []
     """
     if target is None:
         own: dict[str, Any] = dict(options)

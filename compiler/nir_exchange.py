@@ -7,11 +7,12 @@ import nir
 import torch
 from torch import Tensor, nn
 
-from spikec.driver import compile, save
+from spikec.driver import compile
 from spikec.extend.backend import StepModule
 from spikec.extend.loader import unknown
 from spikec.ir.errors import CompileError
 from spikec.reading import find_frontend
+from spikec.saving import save
 
 #: seconds a step where neither the user nor the graph says it, which is SpikingJelly's value
 _DT = 1e-4

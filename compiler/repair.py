@@ -7,9 +7,10 @@ from typing import Any
 
 import attrs
 
-from spikec.driver import Compiler, save
+from spikec.driver import Compiler
 from spikec.ir.errors import Problem, without_warnings
 from spikec.readers import differences
+from spikec.saving import save
 
 
 @attrs.frozen(eq=False)
