@@ -29,7 +29,6 @@ from spikec.ir.errors import (
     Option,
     Problem,
     UnsupportedOpError,
-    without_warnings,
 )
 from spikec.ir.files import path_of
 from spikec.ir.graph import Graph
@@ -38,7 +37,6 @@ from spikec.ir.progress import shown
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
 from spikec.options import (
     OWN,
-    SHARED,
     AnyOptions,
     NetxOptions,
     NirOptions,
@@ -50,6 +48,7 @@ from spikec.options import (
 from spikec.pipeline.manager import Observer, Report, StageRecord, looks_back, run_pipeline, stages
 from spikec.pipeline.observers import Dump, Numbers, Verify, finish_dump
 from spikec.pipeline.pipeline import Pipeline, as_passes
+from spikec.readers import warn_of_reader
 from spikec.reading import detach_from_model, find_frontend, keeping_grad_mode, reading_options
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ class Compiler:
     def __init__(self, target: str | Backend, **options: Unpack[AnyOptions]) -> None:
         others: dict[str, Any] = {name: value for name, value in options.items() if name not in OWN}
         self.backend = backend_of(target, others)
-        of_target = {field.name for field in attrs.fields(type(self.backend))}.difference(SHARED)
+        of_target = {field.name for field in attrs.fields(type(self.backend))}.difference(self.backend.shared)
         self.reading = {name: others[name] for name in others if name in reading_options() - of_target}
         normalization, pipeline = options.get("normalization"), options.get("pipeline")
         if pipeline is not None and normalization is not None:
@@ -176,7 +175,9 @@ class Compiler:
     def emit(self, context: Context, records: Sequence[StageRecord]) -> Compilation:
         """Make the artifact, and gather everything that the run has left."""
         final = records[-1].graph
-        artifact = self.backend.emit(final, attrs.evolve(context, running=self.backend.name))
+        own = attrs.evolve(context, running=self.backend.name)
+        artifact = self.backend.emit(final, own)
+        warn_of_reader(self.backend, artifact, final, own)
         ledger = Ledger.of(context.reference, final)
         self._finish_dump(records, context.notes, ledger)
         report = Report(self.backend.name, tuple(records), tuple(context.notes))
@@ -351,25 +352,6 @@ def calibrate(
     frontend, model = compiler.open(model)
     compiler.calibration = Batches(data, frontend.input_names(model), "data", time_axis=time_axis, device=device)
     return compiler.gather(model)
-
-
-def check(model: Any, target: str | Backend, **options: Unpack[AnyOptions]) -> list[Problem]:
-    """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none.
-
-    Raises:
-        CompileError: the target or an option is not known.
-
-    Examples:
-        >>> spikec.check(model, "netx", example_input=images[:1])
-        []
-    """
-    compiler = Compiler(target, **options)
-    with without_warnings():  # about accuracy, which is not the question
-        try:
-            compiler.lower(model, whole=False)
-        except CompileError as error:
-            return list(error.problems)
-    return []
 
 
 def _stage(graph: Graph) -> Stage:

@@ -19,7 +19,7 @@ from spikec.backends.nir.nodes import without_zero_v_reset
 from spikec.backends.nir.profiles import PROFILES, Profile
 from spikec.extend.backend import Backend
 from spikec.extend.loader import pass_named, unknown
-from spikec.extend.passbase import Context, Pass
+from spikec.extend.passbase import Context, Pass, rounds
 from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op
@@ -46,6 +46,11 @@ def _positive(backend: "Nir", __: Any, value: Any) -> None:
         )
 
 
+def _reset(value: Any) -> Any:
+    """Return what the frontend of NIR calls otherwise in the target's words."""
+    return {"subtract": "soft", "value": "hard"}.get(value, value) if isinstance(value, str) else value
+
+
 @attrs.frozen
 class Nir(Backend):
     """Emits an ``nir.NIRGraph`` for a reader: in the nodes, units and wiring that it takes.
@@ -54,6 +59,10 @@ class Nir(Backend):
         profile: for which reader, see :data:`spikec.backends.nir.profiles.PROFILES`.
         dt: seconds a time-step: the unit of time constants; an IF with r = 1 counts steps. None for the reader's own,
             or else what the model says, or else 1e-4.
+        reset: ``"hard"``: for a reader that resets every neuron to zero; the network is tuned as it runs it, for
+            ``timesteps``. Otherwise neurons reset by subtraction, or as the model's own do. Of a NIR model it says how
+            that one's neurons reset, too.
+        neurons: for each value of a ReLU, with ``reset="hard"``: the more, the nearer to the ANN.
     """
 
     name: ClassVar[str] = "nir"
@@ -62,9 +71,12 @@ class Nir(Backend):
     order: ClassVar[str] = "nir"
     thresholds: ClassVar[str] = "uniform"
     artifacts: ClassVar[tuple[type, ...]] = (nir.NIRGraph,)
+    shared: ClassVar[tuple[str, ...]] = ("dt", "reset")
 
     profile: str = attrs.field(default="portable", validator=_known_profile)
     dt: float | None = attrs.field(default=None, validator=_positive)
+    reset: str = attrs.field(default="auto", converter=_reset, validator=attrs.validators.in_(("auto", "soft", "hard")))
+    neurons: int = attrs.field(default=1, validator=rounds())
 
     @property
     def averages(self) -> tuple[int, ...]:
@@ -86,6 +98,11 @@ class Nir(Backend):
             passes.append("unflatten")
         legal = pass_named("legalize-nir", dilates=profile.dilates)
         return *passes, legal, *(("chain-sums", legal) if profile.walks else ())
+
+    @property
+    def reader(self) -> str:
+        """The tool whose profile it is; what several have in common is nobody's."""
+        return self.profile if self._profile.reader else ""
 
     @property
     def _profile(self) -> Profile:

@@ -282,7 +282,7 @@ class Diagnosis:
             there = ", ".join(each.name for each in self.layers)
             raise CompileError(f"the diagnosis has no layer {layer!r}", hint=f"there are {there}")
         (axes,), figure = axes_for(ax, _PLOT)
-        scatter(axes, *found.points, f"layer {found.name}, T={self.timesteps}")
+        scatter(axes, found.points[0], found.points[1], f"layer {found.name}, T={self.timesteps}")
         return saved(figure, path)
 
     def to_pandas(self) -> Any:

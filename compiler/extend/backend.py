@@ -31,6 +31,7 @@ class Backend(metaclass=Configured):
         aliases: other suffixes, by which such files are known as well.
         order: the name of its order of passes, of those in ``compiler/pipeline/orders.py``.
         artifacts: the classes of what ``emit`` returns, for ``owns``.
+        shared: its options that a frontend of that name means alike; of others the frontend is not told.
 
     Examples:
         >>> @attrs.frozen
@@ -48,6 +49,7 @@ class Backend(metaclass=Configured):
     aliases: ClassVar[tuple[str, ...]] = ()
     order: ClassVar[str] = "default"
     artifacts: ClassVar[tuple[type, ...]] = ()
+    shared: ClassVar[tuple[str, ...]] = ("dt",)
 
     @property
     def potentials(self) -> bool:
@@ -83,6 +85,21 @@ class Backend(metaclass=Configured):
     def reset(self) -> str:
         """``"soft"``, ``"hard"``, or ``"auto"`` for what suits: the one kind of reset that all neurons have."""
         return "auto"
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons stand for each value of a ReLU, where all are reset to zero."""
+        return 1
+
+    @property
+    def reader(self) -> str:
+        """The ``reader`` with which :func:`spikec.load` reads what is emitted as its tool runs it; ``""`` for none."""
+        return ""
+
+    @property
+    def mends(self) -> str:
+        """Lines of the reader's code by which its neurons reset by subtraction; ``""`` where there are none."""
+        return ""
 
     @property
     def takes_spikes(self) -> bool:

@@ -73,7 +73,7 @@ class Sweep:
     def outputs(self) -> list[Tensor]:
         """Return what the graph puts out, once all neurons are settled, as ``outputs`` of the interpreter does."""
         means = [RunningMean(self.graph) for _ in self._settled]
-        for parts in zip(means, *map(self._values, self.graph.outputs), strict=True):
+        for parts in zip(means, *map(self.values, self.graph.outputs), strict=True):
             mean, *values = parts
             for t in range(self.timesteps):
                 mean.add([x[min(t, len(x) - 1)] for x in values])
@@ -81,12 +81,12 @@ class Sweep:
 
     def _run(self, name: str) -> Iterator[Tensor]:
         """Run a layer with the ops as they are; yield its spikes, [T, n, ...], for a few samples after the other."""
-        for given in self._values(self.graph.operands(name)[0]):
+        for given in self.values(self.graph.operands(name)[0]):
             with torch.no_grad(), tensor_cache():
                 spikes = self._over_time(name, given)
             yield spikes
 
-    def _values(self, name: str) -> list[Tensor]:
+    def values(self, name: str) -> list[Tensor]:
         """Return what a node gives, [T, n, ...] or [1, n, ...] for a few samples each, as long as it stays the same."""
         between = self._between(name)
         ops = [(each, self.graph[each]) for each in between]
@@ -160,10 +160,15 @@ class Layer:
 
     def activations(self) -> Array:
         """Return the ReLU's values, [N, ...]."""
-        found: list[Tensor] = []
-        for batch in zip(*(torch.split(x, BATCH) for x in self.sweep.feeds.values()), strict=True):
-            run(self.ann, batch, tap=lambda _, value, *__: found.append(value), nodes=(self.name,))
-        return np.asarray(torch.cat(found).double().numpy())
+        return activations(self.ann, self.name, tuple(self.sweep.feeds.values()))
+
+
+def activations(ann: Graph, name: str, samples: Sequence[Tensor]) -> Array:
+    """Return what a node of an ANN gives for samples, [N, ...]."""
+    found: list[Tensor] = []
+    for batch in zip(*(torch.split(x, BATCH) for x in samples), strict=True):
+        run(ann, batch, tap=lambda _, value, *__: found.append(value), nodes=(name,))
+    return np.asarray(torch.cat(found).double().numpy())
 
 
 def tunable(graph: Graph, context: Context) -> dict[str, tuple[str, ...]]:

@@ -232,7 +232,7 @@ def dump_command(model: Any, target: str, out: Path, **options: Any) -> None:
 @main.command("check", params=compiling(target_required=True))
 def check_command(model: Any, target: str, **options: Any) -> None:
     """Say everything that keeps MODEL from a target, without writing anything."""
-    from spikec.driver import check
+    from spikec.checking import check
 
     problems = check(model, target, **_options(model, **options))
     if problems:

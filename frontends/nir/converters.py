@@ -117,7 +117,8 @@ def _pool(node: Any, name: str, operand: Type, reading: Reading) -> Op:
 
 @converter(nir.Flatten)
 def _flatten(node: Any, name: str, operand: Type, reading: Reading) -> Op:
-    return Flatten(int(node.start_dim), int(node.end_dim))
+    start = int(node.start_dim)
+    return Flatten(start + len(operand.shape) if start < 0 else start, int(node.end_dim))
 
 
 @converter(nir.IF)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from spikec.extend.frontend import Frontend
 from spikec.frontends.nir import files
+from spikec.frontends.nir.differences import differences
 from spikec.frontends.nir.loader import Loader, called
 from spikec.frontends.nir.stated import Stated
-from spikec.ir.errors import advising
+from spikec.ir.errors import Problem, advising
 from spikec.ir.graph import Graph
 from spikec.ir.untrusted import SPARE, allowed_bytes
 
@@ -101,6 +102,13 @@ class NirFrontend(Frontend):
         with advising(_MEND):
             opened = self.opened(model)
             return Loader(opened.file, opened.name, opened.stated, opened.max_bytes).graph()
+
+    def differences(self, model: Any) -> list[Problem]:
+        """What the reader refuses, leaves out, or runs otherwise than the graph's fields and metadata say."""
+        opened = self.opened(model)
+        if opened.stated.reader is None:
+            return []
+        return differences(opened.graph, opened.name, opened.stated, opened.max_bytes)
 
 
 frontend = NirFrontend()

@@ -85,6 +85,7 @@ class Loader:
         self.reading = Reading(self._dtype(), settled.strict, settled.dt)
         self.out.imported.notes += [*settled.notes, *self._strip_inputs()]
         self.out.imported.dt = settled.seconds
+        self.out.imported.timesteps = meaning.steps(source.metadata)
 
     def graph(self) -> Graph:
         """Convert everything, or raise with everything that cannot be."""

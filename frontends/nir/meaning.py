@@ -44,7 +44,14 @@ _NEEDED = {
     "Delay": ("delay",),
     "Input": ("shape",),
 }
-_METADATA = {"dt": _POSITIVE, "v_init": ANY, "output_scale": _POSITIVE, "axes": _SIZE, "model_shape": _COUNT}
+_METADATA = {
+    "dt": _POSITIVE,
+    "v_init": ANY,
+    "output_scale": _POSITIVE,
+    "axes": _SIZE,
+    "model_shape": _COUNT,
+    "timesteps": _COUNT,
+}
 WORDS = {"reset": ("subtract", "value"), "fire": (">", ">=")}
 
 
@@ -120,3 +127,9 @@ def seconds(value: Any) -> float:
     if np.ndim(value) or _POSITIVE.wrong("dt", value):
         raise InvalidModelError(f"dt is {shown(value)}", hint="give the seconds of one step, such as dt=1e-4")
     return float(value)
+
+
+def steps(metadata: Mapping[str, Any]) -> int | None:
+    """Return the number of steps that a graph says it is run for, or None."""
+    stated = metadata.get("timesteps")
+    return None if stated is None else int(np.ravel(stated)[0])

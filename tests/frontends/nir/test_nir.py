@@ -501,3 +501,15 @@ def test_a_node_that_is_a_text_is_refused(tmp_path):
         file[f"node/nodes/{name}"] = "Output"
     with pytest.raises(spikec.CompileError, match="its type is 'Output', which NIR has not"):
         spikec.load(path)
+
+
+@pytest.mark.parametrize("axes", [(0, -1), (-3, -1), (-2, -1), (1, 2), (-3, -2)])
+def test_the_axes_of_a_flatten_may_count_from_the_end(axes):
+    flat = nir.Flatten({"input": np.array([2, 3, 4])}, *axes)
+    shape = flat.output_type["output"]
+    fires = nir.IF(np.ones(shape), np.ones(shape), np.zeros(shape))
+    nodes = {"input": nir.Input(np.array([2, 3, 4])), "flat": flat, "fires": fires, "output": nir.Output(shape)}
+    graph = nir.NIRGraph(nodes, list(itertools.pairwise(nodes)), metadata={"reset": "value"})
+    x = torch.randint(0, 3, (1, 1, 2, 3, 4))
+    found = spikec.run(spikec.load(graph), x.double())
+    assert torch.equal(found, (x > 1).double().reshape(1, 1, *shape))
