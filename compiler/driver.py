@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints, overload
 
 import attrs
 import torch
@@ -17,7 +16,6 @@ from spikec.calibration.normalization import Normalization
 from spikec.calibration.source import Batches, CalibrationSource
 from spikec.compilation import Compilation
 from spikec.dry_run import refuse_early, refused_beside, run_dry
-from spikec.extend import loader
 from spikec.extend.backend import Backend, IntegerModel, SpikingModule
 from spikec.extend.frontend import Frontend
 from spikec.extend.passbase import Context, Note
@@ -28,21 +26,17 @@ from spikec.interpreter.probe import probe
 from spikec.ir.errors import (
     CompileError,
     Hint,
-    InvalidModelError,
     Option,
     Problem,
     UnsupportedOpError,
-    warn,
-    without_warnings,
 )
-from spikec.ir.files import path_of, replacing
+from spikec.ir.files import path_of
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
-from spikec.ir.progress import shown
+from spikec.ir.progress import showing, track
 from spikec.ir.stages import CALIBRATED, IMPORTED, RECEIVED, SPIKING, Stage
 from spikec.options import (
     OWN,
-    SHARED,
     AnyOptions,
     NetxOptions,
     NirOptions,
@@ -54,6 +48,7 @@ from spikec.options import (
 from spikec.pipeline.manager import Observer, Report, StageRecord, looks_back, run_pipeline, stages
 from spikec.pipeline.observers import Dump, Numbers, Verify, finish_dump
 from spikec.pipeline.pipeline import Pipeline, as_passes
+from spikec.readers import warn_of_reader
 from spikec.reading import detach_from_model, find_frontend, keeping_grad_mode, reading_options
 
 if TYPE_CHECKING:
@@ -61,30 +56,22 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _TYPES = get_type_hints(Options)
-T = TypeVar("T")
-P = ParamSpec("P")
 #: holds the imported graph to its model on a probe
 _Check = Callable[[Sequence[Tensor]], float]
 
 
-def _showing_progress(method: Callable[Concatenate[Compiler, P], T]) -> Callable[Concatenate[Compiler, P], T]:
-    """Show how far a compiler is, as its option says."""
-
-    @functools.wraps(method)
-    def watched(compiler: Compiler, /, *args: P.args, **options: P.kwargs) -> T:
-        with shown(compiler.progress):
-            return method(compiler, *args, **options)
-
-    return watched
-
-
 class Compiler:
-    """A target with its options; see :func:`compile` for what they mean."""
+    """A target with its options; see :func:`compile` for what they mean.
+
+    Examples:
+        >>> spikec.Compiler("netx", calibration=images, timesteps=8).run(model).artifact
+        <NetxNetwork Sequential: 2 layers, ... neurons, ... synapses of 8 bits, ... bytes, about ... cores of Loihi 2>
+    """
 
     def __init__(self, target: str | Backend, **options: Unpack[AnyOptions]) -> None:
         others: dict[str, Any] = {name: value for name, value in options.items() if name not in OWN}
         self.backend = backend_of(target, others)
-        of_target = {field.name for field in attrs.fields(type(self.backend))}.difference(SHARED)
+        of_target = {field.name for field in attrs.fields(type(self.backend))}.difference(self.backend.shared)
         self.reading = {name: others[name] for name in others if name in reading_options() - of_target}
         normalization, pipeline = options.get("normalization"), options.get("pipeline")
         if pipeline is not None and normalization is not None:
@@ -120,14 +107,15 @@ class Compiler:
         detach_from_model(*(record.graph for record in records))
         return self.emit(context, records)
 
-    @_showing_progress
+    @showing
     @keeping_grad_mode
-    def lower(self, model: Any, *, whole: bool = True) -> tuple[Context, Sequence[StageRecord]]:
+    def lower(self, model: Any, *, whole: bool = True, proved: bool = True) -> tuple[Context, Sequence[StageRecord]]:
         """All of :meth:`run` but emitting: what backends may know, and the graph after the import and every pass.
 
         Args:
-            model: what to compile.
+            model: see :func:`compile`.
             whole: keep all graphs and the statistics of the data, or else the last graph only.
+            proved: hold the passes to their contracts, as ``verify`` says, and not only what was read to the model.
 
         Raises:
             CompileError: with every problem of the model and the target that can be known by then, and with the ledger.
@@ -141,7 +129,7 @@ class Compiler:
             if self.pipeline is None and calibration.is_long:
                 refuse_early(graph, calibration, self._run_dry)
             first = example if calibration.batches is None else calibration.batches.first
-            observers = self._observers(graph, first, check_model)
+            observers = self._observers(graph, first, check_model, proved)
             records = self._run_passes(graph, context, observers, whole=whole)
             if problems := self.backend.check(records[-1].graph):
                 if self.pipeline is not None and not records[-1].graph.is_spiking:
@@ -175,13 +163,15 @@ class Compiler:
     def emit(self, context: Context, records: Sequence[StageRecord]) -> Compilation:
         """Make the artifact, and gather everything that the run has left."""
         final = records[-1].graph
-        artifact = self.backend.emit(final, attrs.evolve(context, running=self.backend.name))
+        own = attrs.evolve(context, running=self.backend.name)
+        artifact = self.backend.emit(final, own)
+        warn_of_reader(self.backend, artifact, final, own)
         ledger = Ledger.of(context.reference, final)
         self._finish_dump(records, context.notes, ledger)
         report = Report(self.backend.name, tuple(records), tuple(context.notes))
         return Compilation(artifact, final, tuple(records), ledger, report, context.calibration.gathered)
 
-    @_showing_progress
+    @showing
     @keeping_grad_mode
     def gather(self, model: Any) -> Calibration:
         """Run the passes up to the one that asks for statistics.
@@ -216,15 +206,19 @@ class Compiler:
         check = None if reference is None else lambda xs: check_import(graph, reference, xs, layers)
         return Context(graph, self.timesteps, self.seed, calibration, notes), example, check
 
-    def _observers(self, graph: Graph, example: Sequence[Tensor] | None, check_model: _Check | None) -> list[Observer]:
+    def _observers(
+        self, graph: Graph, example: Sequence[Tensor] | None, check_model: _Check | None, proved: bool
+    ) -> list[Observer]:
         """Who watches the passes; an imported graph that is not the model is refused here."""
         observers: list[Observer] = []
         if self.verify != "off":
-            xs = probe(graph, example, self.seed)
-            check_shapes(graph)
-            if check_model is not None:
-                check_model(xs)
-            observers.append(Numbers(graph, xs, each=self.verify == "each", timesteps=self.timesteps))
+            for _ in track(("what was read, beside the model",), "checks", current=str):
+                xs = probe(graph, example, self.seed)
+                check_shapes(graph)
+                if check_model is not None:
+                    check_model(xs)
+            if proved:
+                observers.append(Numbers(graph, xs, each=self.verify == "each", timesteps=self.timesteps))
         if self.dump_dir is not None:
             observers.append(Dump(self.dump_dir, graph))
         return observers
@@ -304,6 +298,12 @@ def compile(model: Any, target: str | Backend, **options: Any) -> Any:
 
     Raises:
         CompileError: one of its subclasses, with every problem located in the model.
+
+    Examples:
+        >>> snn = spikec.compile(model, "spikingjelly", calibration=images, timesteps=8)
+        >>> with torch.no_grad():
+        ...     outputs = torch.stack([snn(images) for _ in range(8)])    # [T, B, 10], in the ANN's units
+        >>> snn.reset()
     """
     compiler = Compiler(target, **options)
     context, records = compiler.lower(model, whole=compiler.dump_dir is not None)
@@ -331,40 +331,19 @@ def calibrate(
         time_axis: of event data, the axis of each input that is time (0 for [T, B, ...]); the ANN then sees the
             average over it, which is what a rate stands for.
         device: where the ANN runs; None for where the data is.
+
+    Raises:
+        CompileError: the model or the data do not fit, as for :func:`compile`.
+
+    Examples:
+        >>> halves = [spikec.calibrate(model, images[:32]), spikec.calibrate(model, images[32:])]
+        >>> halves[0].merge(halves[1]).samples
+        64
     """
     compiler = Compiler(target, **options)
     frontend, model = compiler.open(model)
     compiler.calibration = Batches(data, frontend.input_names(model), "data", time_axis=time_axis, device=device)
     return compiler.gather(model)
-
-
-def check(model: Any, target: str | Backend, **options: Unpack[AnyOptions]) -> list[Problem]:
-    """Every problem that :func:`compile` would raise of the same, without emitting anything; empty if there is none."""
-    compiler = Compiler(target, **options)
-    with without_warnings():  # about accuracy, which is not the question
-        try:
-            compiler.lower(model, whole=False)
-        except CompileError as error:
-            return list(error.problems)
-    return []
-
-
-def save(artifact: Any, path: str | os.PathLike[str]) -> None:
-    """Write what :func:`compile` returned for any target; the file appears whole or not at all, and a link is followed.
-
-    Raises:
-        InvalidModelError: it is no target's artifact, or the file cannot be written.
-    """
-    with replacing(path) as part:
-        backend = next((each for each in loader.known_backends() if each.owns(artifact)), None)
-        if backend is None:
-            raise InvalidModelError(
-                f"a {type(artifact).__name__} is not an artifact of any target",
-                hint=f"targets: {', '.join(loader.backends())}; a backend of your own says what it owns, and saves it",
-            )
-        if backend.suffix and (given := path_of(path)).suffix != backend.suffix:
-            warn(f"{given.name} does not end in {backend.suffix}, by which spikec knows such a file again")
-        backend.save(artifact, part)
 
 
 def _stage(graph: Graph) -> Stage:

@@ -21,7 +21,7 @@ from spikec.reading import Inputs, reading_options
 class ReadingOptions(TypedDict, total=False):
     """Options on how a model is read, for the frontends that have them; the target ``nir`` has ``dt`` as well."""
 
-    dt: float
+    dt: float | None
     reset: Literal["auto", "soft", "hard", "subtract", "value"]
     fire: Literal[">", ">="]
     v_init: Any
@@ -52,9 +52,10 @@ class SpikingJellyOptions(Options, total=False):
 
 
 class NirOptions(Options, total=False):
-    """With those of the target ``nir``, but for ``dt``, which every target knows."""
+    """With those of the target ``nir``, but for ``dt`` and ``reset``, which the frontend of NIR has too."""
 
     profile: str
+    neurons: int
 
 
 class NetxOptions(Options, total=False):
@@ -66,9 +67,6 @@ class NetxOptions(Options, total=False):
 class AnyOptions(SpikingJellyOptions, NirOptions, NetxOptions, total=False):
     """With those of every target: which of them has which is known when it runs."""
 
-
-#: what a target and a frontend mean alike; of other options that both have, such as ``reset``, the target's is meant
-SHARED = ("dt",)
 
 #: the options of ``compile`` itself, which neither target nor frontend has
 OWN = Options.__annotations__.keys() - ReadingOptions.__annotations__.keys()

@@ -4,12 +4,14 @@ from importlib.metadata import version
 
 from spikec.calibration.calibration import Calibration
 from spikec.calibration.normalization import Normalization
+from spikec.checking import check
 from spikec.compilation import Compilation
 from spikec.diagnosis.diagnose import diagnose
 from spikec.diagnosis.diagnosis import Diagnosis
+from spikec.diagnosis.forecast import Forecast
 from spikec.diagnosis.pictures import plot_accuracy
 from spikec.diagnosis.recording import Recording, record
-from spikec.driver import Compiler, calibrate, check, compile, save
+from spikec.driver import Compiler, calibrate, compile
 from spikec.extend.backend import Backend
 from spikec.extend.loader import backends as targets
 from spikec.extend.loader import pass_named
@@ -32,7 +34,9 @@ from spikec.ir.op import Movement, Op, Role, StatefulOp
 from spikec.ir.progress import Progress
 from spikec.pipeline.pipeline import Pipeline
 from spikec.reading import load
+from spikec.repair import Repair, repair
 from spikec.running import evaluate, run, simulate
+from spikec.saving import save
 
 __version__ = version("spikec")
 
@@ -45,6 +49,7 @@ __all__ = [
     "Compiler",
     "Context",
     "Diagnosis",
+    "Forecast",
     "Graph",
     "InvalidModelError",
     "MissingDependencyError",
@@ -57,6 +62,7 @@ __all__ = [
     "Problem",
     "Progress",
     "Recording",
+    "Repair",
     "Role",
     "Simulation",
     "SpikecWarning",
@@ -73,6 +79,7 @@ __all__ = [
     "pass_named",
     "plot_accuracy",
     "record",
+    "repair",
     "run",
     "save",
     "simulate",

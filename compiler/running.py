@@ -1,24 +1,25 @@
-"""``run``, ``simulate`` and ``evaluate``, of graphs and of what else runs in time: networks of ``netx``, and files."""
+"""``run``, ``simulate`` and ``evaluate``, of graphs and of what else runs in time: compiled networks, and files."""
 
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spikec.compilation import Compilation
+from spikec.extend.backend import SpikingModule
 from spikec.interpreter import interp, simulation
 from spikec.interpreter.interp import Tap
-from spikec.interpreter.simulation import RunsOverTime, Simulation
+from spikec.interpreter.simulation import Simulation
 from spikec.ir.errors import CompileError, InvalidModelError
 from spikec.ir.graph import Graph
 from spikec.ir.progress import Progress, shown
 from spikec.ir.types import Array
-from spikec.reading import find_frontend, is_netx
+from spikec.reading import find_frontend, is_netx, load
 
 
 def run(
-    graph: Graph | RunsOverTime | str | os.PathLike[str] | Any,
+    graph: Any,
     x: Tensor | Sequence[Tensor],
     timesteps: int | None = None,
     *,
@@ -29,8 +30,8 @@ def run(
     """Run a graph by the reference interpreter, or a network of ``netx`` by its integers.
 
     Args:
-        graph: an ANN or an SNN, a network of ``netx``, a ``nir.NIRGraph``, or the path of a file of a spiking network,
-            such as a .nir or .net.
+        graph: an ANN or an SNN, what :func:`spikec.compile` or ``Compiler.run`` returned, or the path of a file that
+            spikec reads, such as a .nir or .net; what is no graph and no network of ``netx`` is read as a graph before.
         x: one tensor an input. ANN: [B, ...]. SNN: [B, ...], fed at each of ``timesteps`` steps, or with
             ``timesteps=None`` time-major [T, B, ...]. Its dtype is the dtype of the arithmetic. A network of ``netx``
             takes what its ``run`` does.
@@ -45,8 +46,17 @@ def run(
 
     Raises:
         InvalidModelError: timesteps for an ANN, no step at all, or inputs that do not fit.
+
+    Examples:
+        >>> spikec.run(spikec.load(model, images[:1]), images).shape    # the ANN
+        torch.Size([64, 10])
+        >>> graph = spikec.Compiler("nir", calibration=images, timesteps=8).run(model).graph
+        >>> spikec.run(graph, images, timesteps=8).shape
+        torch.Size([8, 64, 10])
     """
     model = _opened(graph, options)
+    if isinstance(model, SpikingModule):
+        model = load(model)
     if not is_netx(model):
         return interp.run(model, x, timesteps, tap=tap, nodes=nodes)
     if tap is not None:
@@ -56,23 +66,25 @@ def run(
 
 
 def simulate(
-    snn: nn.Module | Graph | RunsOverTime | str | os.PathLike[str],
+    snn: Any,
     x: Tensor | Sequence[Tensor],
     timesteps: int | None = None,
     *,
     patience: int | None = None,
+    progress: bool | Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> Simulation:
     """Run a spiking network from its first step on, and average its output over time.
 
     Args:
-        snn: a spiking torch module, which is reset before and after, a Graph, a network of ``netx``, or the path of a
-            file, such as a .net; with one output.
+        snn: a spiking torch module, which is reset before and after, a Graph, or whatever else :func:`run` takes; with
+            one output.
         x: one tensor an input: [B, ...], fed at each of ``timesteps`` steps, or with ``timesteps=None`` time-major,
             [T, B, ...].
         timesteps: T.
         patience: stop with a sample once its answer, the index of its largest mean, has stayed the same for that many
             steps; they count from where its output first changes, as no spike has come through before.
+        progress: as in :func:`spikec.compile`.
         options: on how a file or a NIR graph is read, as :func:`spikec.load` takes them.
 
     Returns:
@@ -82,12 +94,18 @@ def simulate(
         InvalidModelError: not a model with a single output, or inputs that do not fit; a model that cannot go on with
             a part of its batch, which ``patience`` needs.
         CompileError: ``timesteps`` or ``patience`` is no whole number above 0.
+
+    Examples:
+        >>> snn = spikec.compile(model, "spikingjelly", calibration=images, timesteps=8)
+        >>> spikec.simulate(snn, images, timesteps=8)
+        <spikec.Simulation 64 samples, T=8, 0 % saved>
     """
-    return simulation.simulate(_opened(snn, options), x, timesteps, patience)
+    with shown(progress):
+        return simulation.simulate(_opened(snn, options), x, timesteps, patience)
 
 
 def evaluate(
-    snn: nn.Module | Graph | RunsOverTime | str | os.PathLike[str],
+    snn: Any,
     loader: Iterable[Any],
     timesteps: int,
     *,
@@ -99,8 +117,8 @@ def evaluate(
     """Measure top-1 accuracy after each time-step, of the output's running mean up to that step.
 
     Args:
-        snn: a spiking torch module, a Graph with one output (an ANN graph gives the same accuracy at every step), a
-            network of ``netx``, or the path of a file, such as a .net.
+        snn: a spiking torch module, a Graph with one output (an ANN graph gives the same accuracy at every step), or
+            whatever else :func:`run` takes.
         loader: batches ``(x [B, ...], labels [B])``.
         timesteps: number of steps T; x is fed at each of them.
         time_axis: of event data, the axis of x that is time, of length T (0 for [T, B, ...]).
@@ -116,17 +134,25 @@ def evaluate(
         CalibrationError: the loader is empty, its batches are no pairs, its labels no classes of the model, or
             processes are to be summed over and this one is in no group.
         InvalidModelError: not a model with a single output.
+
+    Examples:
+        >>> snn = spikec.compile(model, "spikingjelly", calibration=images, timesteps=8)
+        >>> spikec.evaluate(snn, [(images, labels)], timesteps=8).shape
+        (8,)
     """
     with shown(progress):
         return simulation.evaluate(_opened(snn, options), loader, timesteps, time_axis=time_axis, all_reduce=all_reduce)
 
 
 def _opened(model: Any, options: Mapping[str, Any]) -> Any:
-    """Return what runs: a graph, a torch module or a network of ``netx`` as it is, and of another model the network.
+    """Return what runs: a graph, a module, or a network of ``netx``.
 
     Raises:
         CompileError: options on how a model is read, which this one is already, or that its frontend has not.
     """
+    if isinstance(model, Compilation):
+        runs_itself = isinstance(model.artifact, SpikingModule) or is_netx(model.artifact)
+        model = model.artifact if runs_itself else model.graph
     if isinstance(model, (Graph, nn.Module)) or is_netx(model):
         for name in options:
             hint = f"say it where the model is read: spikec.load(..., {name}=...)"

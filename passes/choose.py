@@ -5,6 +5,7 @@ import attrs
 from spikec.extend.passbase import NO_SAMPLES, Context, Pass
 from spikec.interpreter.results import agreement_text
 from spikec.ir.graph import Graph
+from spikec.ir.progress import track
 from spikec.ir.stages import SPIKING
 
 
@@ -33,7 +34,7 @@ class Choose(Pass):
             return 0
         best: tuple[tuple[float, float], int, Graph] | None = None
         tried: list[tuple[tuple[Pass, ...], int, Graph]] = [((), 0, graph)]
-        for candidate in self.candidates:
+        for candidate in track(self.candidates, "ways", current=_names):
             begun = (each for each in tried if candidate[: len(each[0])] == each[0])
             done, changes, result = max(begun, key=lambda each: len(each[0]))
             for each in candidate[len(done) :]:
@@ -49,3 +50,8 @@ class Choose(Pass):
             return 0
         graph.replace_with(best[2])
         return best[1]
+
+
+def _names(passes: tuple[Pass, ...]) -> str:
+    """Name a way without its options, which take a line each."""
+    return " + ".join(each.name for each in passes) or "none"

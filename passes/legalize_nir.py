@@ -11,7 +11,20 @@ from spikec.extend.passbase import Context, Pass
 from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.graph import Graph, Node
-from spikec.ir.ops import Add, Conv, Delay, Flatten, Interpolate, Linear, Neuron, Pad, Reshape, SumPool, Weighted
+from spikec.ir.ops import (
+    Add,
+    Conv,
+    Delay,
+    Flatten,
+    Integrator,
+    Interpolate,
+    Linear,
+    Neuron,
+    Pad,
+    Reshape,
+    SumPool,
+    Weighted,
+)
 from spikec.ir.ops.weighted import block_diagonal, depthwise, identity, spread_kernel
 from spikec.ir.origin import merge
 from spikec.ir.rewrite import Kinds, rewrite
@@ -30,11 +43,16 @@ class LegalizeNir(Pass):
     reshapes to a vector Flatten. A sum is several edges into an affine op or a neuron: elsewhere, and where
     it takes one operand twice, an identity is inserted. Every affine op gets a bias; one on the way back of a cycle
     gives it to the layer in front of the neurons, as readers do not agree whether it is there before the first spikes.
+
+    Attributes:
+        dilates: False to put zeros between the cells of dilated kernels.
     """
 
     name = "legalize-nir"
     needs = (FINAL,)
     looks_back = False
+
+    dilates: bool = True
 
     def run(self, graph: Graph, context: Context) -> int:
         """Apply all rewrites, in an order in which none makes work for an earlier one."""
@@ -45,6 +63,7 @@ class LegalizeNir(Pass):
             ((Pad, Conv), _join_pads),
             ((Add, Add), _join_sums),
             ((Add,), _separate),
+            *(() if self.dilates else (((Conv,), _spread),)),
             ((Conv,), _square),
             ((Delay, (Linear, Conv), Add), _give_bias),
             (((Linear, Conv),), _add_bias),
@@ -114,7 +133,7 @@ def _separate(graph: Graph, node: Node[Add]) -> bool:
     repeats = [(slot, operand) for slot, operand in enumerate(operands) if operand in operands[:slot]]
     for slot, operand in repeats:
         graph.insert_before(node.name, slot, identity(graph.type(operand)), new=f"{operand}_copy")
-    if all(isinstance(graph[user], (Weighted, Neuron)) for user, _ in graph.users(node.name)):
+    if all(isinstance(graph[user], (Weighted, Neuron, Integrator)) for user, _ in graph.users(node.name)):
         return bool(repeats)
     graph.insert_after(node.name, identity(graph.type(node.name)), new=f"{node.name}_sum")
     return True
@@ -164,6 +183,15 @@ def _square(graph: Graph, node: Node[Conv]) -> bool:
     if weight.shape == op.weight.shape and padding == op.padding:
         return False
     graph.set_op(node.name, attrs.evolve(op, weight=weight, padding=padding, dilation=dilation, groups=1))
+    return True
+
+
+def _spread(graph: Graph, node: Node[Conv]) -> bool:
+    """Write a dilated kernel with zeros between its cells."""
+    if set(node.op.dilation) == {1}:
+        return False
+    weight = spread_kernel(node.op.weight, node.op.dilation)
+    graph.set_op(node.name, attrs.evolve(node.op, weight=weight, dilation=(1,) * len(node.op.kernel)))
     return True
 
 

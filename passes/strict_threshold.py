@@ -36,7 +36,7 @@ class StrictThreshold(Pass):
         strict = self.fires == ">"
         nodes = [node for node in graph.match(Neuron) if node.op.strict != strict]
         for node in nodes:
-            moved = np.nextafter(node.op.v_threshold.astype(dtype), dtype.type(0 if strict else np.inf))
+            moved = np.nextafter(node.op.v_threshold.astype(dtype), dtype.type(-np.inf if strict else np.inf))
             graph.set_op(node.name, attrs.evolve(node.op, v_threshold=moved, strict=strict))
         if nodes:
             where, other = ("lower", ">=") if strict else ("higher", ">")

@@ -33,6 +33,11 @@ def golden(request):
     return check
 
 
+def pytest_report_header():
+    """How long it takes, before it does."""
+    return "the whole suite takes about ten minutes on two cores, and -m 'not slow' about one"
+
+
 def pytest_terminal_summary(terminalreporter):
     """What tests counted, from all processes."""
     counted = Counter(each for report in terminalreporter.stats.get("passed", ()) for each in report.user_properties)

@@ -373,6 +373,88 @@ for name, change, says in (
     hostile(f"pt: {name}", "mlp.pt", says)(change)
 
 
+def rewritten(part, change):
+    """Return a change of one part of a zip, whose name ends so."""
+
+    def apply(path):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(path) as file, zipfile.ZipFile(buffer, "w") as out:
+            for name in file.namelist():
+                out.writestr(name, change(file.read(name)) if name.endswith(part) else file.read(name))
+        path.write_bytes(buffer.getvalue())
+
+    return apply
+
+
+def network(change):
+    """Return a change of the module in a file of a network."""
+
+    def apply(path):
+        net = torch.load(path, weights_only=False)
+        change(net)
+        torch.save(net, path)
+
+    return apply
+
+
+def weight_of(net):
+    return next(part for part in net.modules() if isinstance(part, torch.nn.Linear)).weight
+
+
+def expand(net):
+    weight_of(net).data = torch.zeros(1, 1).expand(10**6, 10**6)
+
+
+for name, change, says in (
+    ("a call of the system", pickled(os.system, "touch /tmp/harm"), "no network"),
+    ("32 GB for a list of objects", rewritten("data.pkl", lambda _: b"\x80\x02}r\xff\xff\xff\x7f."), "counts objects"),
+    ("attributes set on a function", rewritten("data.pkl", lambda _: b"c_codecs\nencode\n}b."), "attributes of a"),
+    ("4 TB of one number", network(expand), "numbers in the file"),
+    ("NaN weights", network(lambda net: weight_of(net).data.fill_(np.nan)), "NaN or infinity"),
+    ("a part that is gone", network(lambda net: net._modules.popitem()), "is damaged"),
+    (
+        "an op that is no op",
+        rewritten("data.pkl", lambda x: x.replace(b"ops.io\nInput", b"graph\nGraph")),
+        "is damaged",
+    ),
+    ("half of it", lambda path: path.write_bytes(path.read_bytes()[:900]), "zip"),
+):
+    hostile(f"pth: {name}", "mlp.pth", says)(change)
+
+
+def program(old, new):
+    """Return a change of a text in the program of a .pt2, which must be there."""
+
+    def change(data):
+        assert old in data
+        return data.replace(old, new)
+
+    return rewritten("models/model.json", change)
+
+
+LINEAR, SIZE = b"torch.ops.aten.linear.default", b"Symbol('s"
+WEIGHTS = "model_weights_config.json"
+for name, change, says in (
+    ("a call of the system", program(LINEAR, b"torch.os.system"), "'torch.os.system', which is no function of aten"),
+    ("a call that opens a file", program(LINEAR, b"torch.ops.aten.from_file.default"), "from_file"),
+    ("a size that is code", program(SIZE, b"__import__('os').system('"), "a size is"),
+    ("a size without end", program(SIZE, b"9**9**9**9**9+Symbol('s"), "a size is"),
+    ("an import", program(b"builtins.tuple", b"antigravity.tuple"), "in 'antigravity.tuple'"),
+    (
+        "pickled weights",
+        rewritten(WEIGHTS, lambda x: x.replace(b'"use_pickle": false', b'"use_pickle": true')),
+        "pickled",
+    ),
+    (
+        "4 TB of weights",
+        rewritten(WEIGHTS, lambda x: x.replace(b'{"as_int": 6}', b'{"as_int": 1000000000000}')),
+        "bytes in",
+    ),
+    ("half of it", lambda path: path.write_bytes(path.read_bytes()[:900]), "zip"),
+):
+    hostile(f"pt2: {name}", "mlp.pt2", says)(change)
+
+
 # ------------------------------------------------------------------ reading them
 
 

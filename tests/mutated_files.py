@@ -2,10 +2,11 @@
 
     python tests/mutated_files.py FORMAT COUNT [FIRST]
 
-reads COUNT mutated files of a FORMAT (nir, net, npz or pt), those of the seeds from FIRST on, and prints what came of
-them; it fails if one raised anything but a spikec error, crashed, took more than 5 s, or more than 1 GB. A process
-reads one file after the other, with a limit on its memory, and is started anew where it died or hangs. The process that
-reads an HDF5 file is forked here instead of started, which is the same program and a hundred times as fast.
+reads COUNT mutated files of a FORMAT (nir, net, npz, pt2, pt for weights, or pth for networks that spikec wrote), those
+of the seeds from FIRST on, and prints what came of them; it fails if one raised anything but a spikec error, crashed,
+took more than 5 s, or more than 1 GB. A process reads one file after the other, with a limit on its memory, and is
+started anew where it died or hangs. The process that reads an HDF5 file is forked here instead of started, which is the
+same program and a hundred times as fast.
 """
 
 import collections
@@ -52,6 +53,12 @@ def make(folder):
         )
         spikec.calibrate(model, data).save(folder / f"{name}.npz")
         torch.save(model.state_dict(), folder / f"{name}.pt")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", spikec.SpikecWarning)  # that it is not called .pt, as the weights are here
+            spikec.save(spikec.compile(model, "spikingjelly", calibration=data), folder / f"{name}.pth")
+        batch = torch.export.Dim("batch") if name == "mlp" else None
+        program = torch.export.export(model, (data,), dynamic_shapes=({0: batch},) if batch else None)
+        torch.export.save(program, folder / f"{name}.pt2")
         for suffix in (".nir", ".net"):  # the newer layout of HDF5, which packs groups in another way
             source, latest = folder / f"{name}{suffix}", folder / f"{name}_latest{suffix}"
             with h5py.File(source) as old, h5py.File(latest, "w", libver="latest") as new:
@@ -222,16 +229,16 @@ def mutated(folder, kind, seed):
     raw = sources[seed // 2 % len(sources)].read_bytes()
     if seed % 2:
         return flip(raw, rng)
-    return edit_zip(raw, rng) if kind in ("npz", "pt") else edit_hdf5(raw, rng)
+    return edit_hdf5(raw, rng) if kind in ("nir", "net") else edit_zip(raw, rng)
 
 
 # ------------------------------------------------------------------ reading
 
 
-def use_nir(path):
+def use_graph(path):
     graph = spikec.load(path)
     xs = [torch.rand(2, *graph.type(name).shape, dtype=getattr(torch, graph.type(name).dtype)) for name in graph.inputs]
-    spikec.run(graph, xs, 2)
+    spikec.run(graph, xs, 2 if graph.is_spiking else None)
 
 
 def use_net(path):
@@ -254,7 +261,7 @@ def use_pt(path):
     untrusted.read_weights(path)
 
 
-USES = {"nir": use_nir, "net": use_net, "npz": use_npz, "pt": use_pt}
+USES = {"nir": use_graph, "net": use_net, "npz": use_npz, "pt": use_pt, "pth": use_graph, "pt2": use_graph}
 
 
 def processor_seconds():

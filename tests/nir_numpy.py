@@ -3,49 +3,126 @@
 import nir
 import numpy as np
 
+STATEFUL = (nir.IF, nir.LIF, nir.CubaLIF, nir.I, nir.LI, nir.CubaLI, nir.Threshold, nir.Delay)
+
 
 def evaluate(graph, x, soft=True, v_init=0.0, dt=None):
     """Run a NIRGraph; x is [T, B, ...] or {input: [T, B, ...]}; returns {node: [T, B, ...]} for every node.
 
-    IF: v += r x (unit gain). LIF: v += dt/tau (v_leak - v + r x). CubaLIF: i += dt/tau_syn (w_in x - i), then
-    v += dt/tau_mem (v_leak - v + r i). z = v > v_threshold; soft: v -= v_threshold where z; hard: v = v_reset.
-    Several edges into a node are summed, in the order of the edges. With dt the gain of an IF is r dt.
+    I, IF: v += r x (unit gain). LI, LIF: v += dt/tau (v_leak - v + r x). CubaLI, CubaLIF: i += dt/tau_syn (w_in x - i),
+    then v += dt/tau_mem (v_leak - v + r i). z = v > v_threshold; soft: v -= v_threshold where z; hard: v = v_reset.
+    Threshold: z = x > threshold. Delay: y[t] = x[t - round(delay/dt)]. Several edges into a node are summed, in the
+    order of the edges. With dt the gain of an I and IF is r dt. Nodes of graphs in the graph are ``outer.inner``. Back
+    edges of a depth-first walk from the inputs give the value of the step before; before step 0 what their source
+    gives where all neurons are silent.
     """
-    feeds = x if isinstance(x, dict) else {next(iter(graph.inputs)): x}
-    order = _topological(graph)
+    nodes, edges = _flat(graph)
+    feeds = x if isinstance(x, dict) else {next(name for name in nodes if isinstance(nodes[name], nir.Input)): x}
+    late = _late(nodes, edges)
+    order = _topological(nodes, [edge for edge in edges if edge not in late])
     state, history = {}, {name: [] for name in order}
+    before = None
     for t in range(len(next(iter(feeds.values())))):
         values = {}
         for name in order:
-            node = graph.nodes[name]
-            operands = [values[a] for a, b in graph.edges if b == name]
+            node = nodes[name]
+            operands = [
+                _before(name, nodes, edges, values, before, a) if (a, b) in late else values[a]
+                for a, b in edges
+                if b == name
+            ]
             value = np.asarray(feeds[name][t], dtype=np.float64) if name in feeds else sum(operands[1:], operands[0])
-            if isinstance(node, (nir.IF, nir.LIF, nir.CubaLIF)):
-                start = node.metadata.get("v_init", v_init)
-                v = state.get(name, np.zeros_like(value) + start)
-                if isinstance(node, nir.IF):
-                    v = v + node.r * (1 if dt is None else dt) * value
-                elif isinstance(node, nir.LIF):
-                    v = v + dt / node.tau * (node.v_leak - v + node.r * value)
-                else:
-                    current = state.get((name, "i"), np.zeros_like(value))
-                    current = current + dt / node.tau_syn * (node.w_in * value - current)
-                    state[name, "i"] = current
-                    v = v + dt / node.tau_mem * (node.v_leak - v + node.r * current)
-                z = v > node.v_threshold
-                state[name] = np.where(z, v - node.v_threshold if soft else node.v_reset, v)
-                value = z.astype(np.float64)
-            else:
-                value = _function(node, value)
-            values[name] = value
-            history[name].append(value)
+            values[name] = _step(name, node, value, state, soft, v_init, dt)
+            history[name].append(values[name])
+        before = values
     return {name: np.stack(steps) for name, steps in history.items()}
 
 
-def _topological(graph):
+def _step(name, node, value, state, soft, v_init, dt):
+    if isinstance(node, nir.Threshold):
+        return (value > node.threshold).astype(np.float64)
+    if isinstance(node, nir.Delay):
+        seen = state.setdefault(name, [])
+        seen.append(value)
+        steps = np.broadcast_to(np.round(node.delay / dt).astype(int), value.shape[1:])
+        late = np.zeros_like(value)
+        for cell in np.ndindex(*steps.shape):
+            at = len(seen) - 1 - steps[cell]
+            late[(slice(None), *cell)] = seen[at][(slice(None), *cell)] if at >= 0 else 0
+        return late
+    if not isinstance(node, STATEFUL):
+        return _function(node, value)
+    v = state.get(name, np.zeros_like(value) + node.metadata.get("v_init", v_init))
+    if isinstance(node, (nir.I, nir.IF)):
+        v = v + node.r * (1 if dt is None else dt) * value
+    elif isinstance(node, (nir.LI, nir.LIF)):
+        v = v + dt / node.tau * (node.v_leak - v + node.r * value)
+    else:
+        current = state.get((name, "i"), np.zeros_like(value))
+        current = current + dt / node.tau_syn * (node.w_in * value - current)
+        state[name, "i"] = current
+        v = v + dt / node.tau_mem * (node.v_leak - v + node.r * current)
+    state[name] = v
+    if not hasattr(node, "v_threshold"):
+        return v
+    z = v > node.v_threshold
+    state[name] = np.where(z, v - node.v_threshold if soft else node.v_reset, v)
+    return z.astype(np.float64)
+
+
+def _before(name, nodes, edges, values, before, source):
+    """What a late edge gives: at step 0 what its source gives where all neurons are silent."""
+    if before is not None:
+        return before[source]
+    if isinstance(nodes[source], STATEFUL):
+        parameters = vars(nodes[source])
+        return np.zeros(next(np.shape(parameters[key]) for key in ("r", "threshold", "delay") if key in parameters))
+    silent = [_before(name, nodes, edges, values, None, a) for a, b in edges if b == source]
+    return _function(nodes[source], sum(silent[1:], silent[0])[None])[0]
+
+
+def _flat(graph, prefix=""):
+    """Nodes and edges without graphs in the graph, whose inputs and outputs stay as nodes that do nothing."""
+    nodes, edges = {}, []
+    for name, node in graph.nodes.items():
+        if isinstance(node, nir.NIRGraph):
+            inner, more = _flat(node, f"{prefix}{name}.")
+            nodes |= inner
+            edges += more
+        else:
+            nodes[prefix + name] = node
+
+    def end(name, kind):
+        node = graph.nodes[name]
+        if not isinstance(node, nir.NIRGraph):
+            return prefix + name
+        return f"{prefix}{name}." + next(key for key, each in node.nodes.items() if isinstance(each, kind))
+
+    return nodes, edges + [(end(a, nir.Output), end(b, nir.Input)) for a, b in graph.edges]
+
+
+def _late(nodes, edges):
+    found, done, path = set(), set(), []
+
+    def walk(name):
+        path.append(name)
+        for a, b in edges:
+            if a == name and b in path:
+                found.add((a, b))
+            elif a == name and b not in done:
+                walk(b)
+        done.add(path.pop())
+
+    for name in sorted(nodes, key=lambda name: not isinstance(nodes[name], nir.Input)):
+        if name not in done:
+            walk(name)
+    return found
+
+
+def _topological(nodes, edges):
     done = []
-    while len(done) < len(graph.nodes):
-        ready = [n for n in graph.nodes if n not in done and all(a in done for a, b in graph.edges if b == n)]
+    while len(done) < len(nodes):
+        ready = [n for n in nodes if n not in done and all(a in done for a, b in edges if b == n)]
         assert ready, "cycle"
         done += ready
     return done
@@ -54,6 +131,8 @@ def _topological(graph):
 def _function(node, x):
     if isinstance(node, (nir.Input, nir.Output)):
         return x
+    if isinstance(node, nir.Scale):
+        return x * node.scale
     if isinstance(node, nir.Affine):
         return x @ node.weight.T.astype(np.float64) + node.bias
     if isinstance(node, nir.Linear):

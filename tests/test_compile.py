@@ -143,7 +143,7 @@ def test_training_mode_without_dropout_or_batch_norm_is_fine():
         ("nirr", {}, "did you mean 'nir'"),
         (3, {}, "target is a int"),
         ("nir", {"dtt": 1e-4}, "did you mean 'dt'"),
-        ("nir", {"profile": "sinabs"}, "portable"),
+        ("nir", {"profile": "nobody"}, "portable"),
         ("nir", {"dt": "1"}, "dt is '1'"),
         ("nir", {"dt": 0.0}, "dt is 0.0"),
         (build.GraphTarget(), {"profile": "full"}, "instance already"),

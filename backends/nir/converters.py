@@ -1,6 +1,5 @@
 """What each op of a final graph becomes in NIR, in the form that every reader takes."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,24 @@ import numpy as np
 from spikec.extend.converters import Converters
 from spikec.ir.errors import CompileError, UnsupportedOpError
 from spikec.ir.op import Op
-from spikec.ir.ops import IF, LIF, AvgPool, Conv, CubaLIF, Flatten, Input, Leaky, Linear, Neuron, Output, SumPool
+from spikec.ir.ops import (
+    IF,
+    LIF,
+    AvgPool,
+    Conv,
+    CubaLIF,
+    DelayLine,
+    Flatten,
+    Input,
+    Integrator,
+    Leaky,
+    Linear,
+    MultiSpike,
+    Neuron,
+    Output,
+    SumPool,
+    Threshold,
+)
 from spikec.ir.types import Type
 
 #: called with (op, the type of its operand, the type of its result), gives a node, or an op that does the same and has
@@ -32,6 +48,7 @@ _HINTS = {
     "reshape": "NIR has Flatten only, and other reshapes only directly behind an input or in front of an output",
     "permute": "NIR has transpositions only directly behind an input or in front of an output",
     "delay": "write the recurrent layer by hand in NIR",
+    "multispike": "no reader of NIR has it but sinabs and rockpool",
 }
 
 
@@ -146,8 +163,70 @@ def _cuba(op: CubaLIF, operand: Type, result: Type) -> Any:
     )
 
 
+@converter(MultiSpike)
+def _multi_spike(op: MultiSpike, operand: Type, result: Type) -> Any:
+    tau = _steps(op.decay)
+    if not op.decay_syn.any() and (op.decay == 1).all():
+        node = _neuron(nir.IF, op, result, r=op.gain)
+    elif not op.decay_syn.any():
+        node = _neuron(nir.LIF, op, result, tau=tau, r=op.gain * tau, v_leak=op.v_leak)
+    else:
+        syn = _steps(op.decay_syn)
+        fields = {"tau_syn": syn, "tau_mem": tau, "r": tau, "w_in": op.gain * syn}
+        node = _neuron(nir.CubaLIF, op, result, v_leak=op.v_leak, **fields)
+    node.metadata["spikes"] = "multi"
+    if op.v_floor is not None:
+        node.metadata["v_floor"] = np.array(np.broadcast_to(op.v_floor, result.shape))
+    return node
+
+
+@converter(Integrator)
+def _integrator(op: Integrator, operand: Type, result: Type) -> Any:
+    """Make an I, a LI, or a CubaLI, with time constants in steps."""
+    tau = _steps(op.decay)
+    if op.decay_syn.any():
+        syn = _steps(op.decay_syn)
+        fields = {"tau_syn": syn, "tau_mem": tau, "r": tau, "w_in": op.gain * syn}
+        node = nir.CubaLI(**_full(result, True, **fields), **_full(result, False, v_leak=op.v_leak))
+    elif (op.decay == 1).all():
+        node = nir.I(**_full(result, False, r=op.gain))
+    else:
+        timed = _full(result, True, tau=tau, r=op.gain * tau)
+        node = nir.LI(**timed, **_full(result, False, v_leak=op.v_leak))
+    if op.v_init.any():
+        node.metadata["v_init"] = np.array(np.broadcast_to(op.v_init, result.shape))
+    return node
+
+
+@converter(Threshold)
+def _threshold(op: Threshold, operand: Type, result: Type) -> Any:
+    return nir.Threshold(**_full(result, False, threshold=op.v_threshold))
+
+
+@converter(DelayLine)
+def _delay_line(op: DelayLine, operand: Type, result: Type) -> Any:
+    return nir.Delay(**_full(result, True, delay=op.late))
+
+
+def _steps(decay: Any) -> Any:
+    """Return the time constants, in steps, of what keeps so much in a step.
+
+    Raises:
+        UnsupportedOpError: some decay, and some do not.
+    """
+    if (decay == 1).any() and not (decay == 1).all():
+        raise UnsupportedOpError("some neurons of a layer leak and some do not", hint="give all a finite tau")
+    return np.ones(decay.shape) if (decay == 1).all() else 1 / (1 - decay)
+
+
+def _full(result: Type, timed: bool, **fields: Any) -> dict[str, Any]:
+    """Return fields of a node at their full shape: in float64 those that count time, else in the graph's dtype."""
+    dtype = np.float64 if timed else result.dtype
+    return {name: np.array(np.broadcast_to(value, result.shape), dtype) for name, value in fields.items()}
+
+
 def _neuron(make: Any, op: Neuron, result: Type, **fields: Any) -> Any:
-    """Make a node whose time constants are in steps; :func:`in_seconds` changes them.
+    """Make a node whose time constants are in steps; :mod:`spikec.backends.nir.nodes` changes them.
 
     NIR has no field for an initial potential, nor for how a spike resets: they are metadata.
     """
@@ -161,40 +240,8 @@ def _neuron(make: Any, op: Neuron, result: Type, **fields: Any) -> Any:
     node.metadata["reset"] = "subtract" if op.v_reset is None else "value"
     if isinstance(op, Leaky) and op.reset_at != "spike":
         node.metadata["reset_at"] = op.reset_at
-    if op.v_reset is None:
-        node.to_dict = functools.partial(_without_v_reset, node)
     return node
 
 
 #: fields that are float64 in a leaky neuron: the readers compare them with dt, which float32 misses by 1e-8
 _TIMED = ("tau", "tau_syn", "tau_mem", "r", "w_in")
-
-
-def in_seconds(node: Any, dt: float, physical: bool) -> None:
-    """Make a node's time constants seconds, which are steps until now.
-
-    Args:
-        node: any node; it is changed.
-        dt: seconds a step.
-        physical: an IF gets r = 1/dt, so that a current integrated over a step is the sample.
-    """
-    for name in ("tau", "tau_syn", "tau_mem"):
-        if hasattr(node, name):
-            setattr(node, name, _times(getattr(node, name), dt))
-    if isinstance(node, nir.IF) and physical:
-        node.r = node.r / node.r.dtype.type(dt)
-
-
-def _times(steps: Any, dt: float) -> Any:
-    """Return ``steps * dt``, or the float beside it that gives ``steps`` again when a reader divides it by dt."""
-    product = steps * dt
-    for candidate in (np.nextafter(product, 0), np.nextafter(product, np.inf)):
-        product = np.where((product / dt != steps) & (candidate / dt == steps), candidate, product)
-    return product
-
-
-def _without_v_reset(node: Any) -> dict[str, Any]:
-    """Return what is written of a soft-reset neuron: without v_reset, which is 0, every version of nir reads it."""
-    fields: dict[str, Any] = type(node).to_dict(node)
-    del fields["v_reset"]
-    return fields

@@ -26,14 +26,19 @@ class Layout:
     axes: tuple[int, ...]
 
 
-def layouts(graph: Graph) -> dict[str, Layout]:
-    """Return the layout of every input and output; those that differ have ``moved``."""
-    found = {name: _of_input(graph, name) for name in graph.inputs}
+def layouts(graph: Graph, flattens: bool) -> dict[str, Layout]:
+    """Return the layout of every input and output; those that differ have ``moved``.
+
+    Args:
+        graph: the final one.
+        flattens: whether the file may hold a Flatten.
+    """
+    found = {name: _of_input(graph, name, flattens) for name in graph.inputs}
     taken = {name for layout in found.values() for name in layout.moved}
-    return found | {name: _of_output(graph, name, taken) for name in graph.outputs}
+    return found | {name: _of_output(graph, name, taken, flattens) for name in graph.outputs}
 
 
-def _of_input(graph: Graph, name: str) -> Layout:
+def _of_input(graph: Graph, name: str, flattens: bool) -> Layout:
     """Follow a permute, and reshapes behind it, as long as nobody else takes their operand."""
     axes, moved, inner = tuple(range(len(graph.type(name).shape))), list[str](), name
     while len(graph.users(inner)) == 1:
@@ -41,19 +46,19 @@ def _of_input(graph: Graph, name: str) -> Layout:
         op = graph[user]
         if isinstance(op, Permute) and not moved:
             axes = op.axes
-        elif not _is_reshape(graph, user):
+        elif not _is_reshape(graph, user, flattens):
             break
         moved.append(user)
         inner = user
     return Layout(inner, tuple(moved), axes)
 
 
-def _of_output(graph: Graph, name: str, taken: set[str]) -> Layout:
+def _of_output(graph: Graph, name: str, taken: set[str], flattens: bool) -> Layout:
     """Follow reshapes, and a permute in front of them, as long as nobody else takes their result."""
     moved, axes, inner = list[str](), None, graph.operands(name)[0]
     while axes is None and inner not in taken and len(graph.users(inner)) == 1:
         op = graph[inner]
-        if not (isinstance(op, Permute) or _is_reshape(graph, inner)):
+        if not (isinstance(op, Permute) or _is_reshape(graph, inner, flattens)):
             break
         axes = op.axes if isinstance(op, Permute) else None
         moved.append(inner)
@@ -61,6 +66,8 @@ def _of_output(graph: Graph, name: str, taken: set[str]) -> Layout:
     return Layout(inner, tuple(moved), axes or tuple(range(len(graph.type(inner).shape))))
 
 
-def _is_reshape(graph: Graph, name: str) -> bool:
-    """Return True for a reshape, and for a flatten that NIR has no node for: one to more than a vector."""
-    return isinstance(graph[name], Reshape) or (isinstance(graph[name], Flatten) and len(graph.type(name).shape) > 1)
+def _is_reshape(graph: Graph, name: str, flattens: bool) -> bool:
+    """Return True for a reshape, and for a flatten that the file has no node for, such as one to more than a vector."""
+    if isinstance(graph[name], Flatten):
+        return not flattens or len(graph.type(name).shape) > 1
+    return isinstance(graph[name], Reshape)

@@ -100,6 +100,13 @@ class Calibration:
         model: digest of the ANN graph that they ran through.
         shapes: of one sample of each input.
         retained: a few of the samples, for passes that look at data themselves.
+
+    Examples:
+        >>> calibration = spikec.calibrate(model, images)
+        >>> calibration
+        <spikec.Calibration 64 samples 1x8x8, 1 layers>
+        >>> calibration.save("statistics.pt")
+        >>> graph = spikec.compile(model, "nir", calibration=spikec.Calibration.load("statistics.pt"), timesteps=8)
     """
 
     nodes: dict[str, Statistics] = attrs.field(factory=dict)

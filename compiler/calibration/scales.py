@@ -41,8 +41,8 @@ def from_statistics(
     noise = NOISE * max((float(each.maximum.max()) for each in statistics.nodes.values()), default=0.0)
     for node in graph.match(Relu):
         channels = statistics.nodes[node.name]
-        compared = _compared(graph, node) if node.op.compares else node.name
-        if compared != node.name and (channels.maximum <= statistics.nodes[compared].maximum).all():
+        source = compared(graph, node) if node.op.compares else node.name
+        if source != node.name and (channels.maximum <= statistics.nodes[source].maximum).all():
             found[node.name] = np.zeros(1)  # the compared ReLU's own scale will do
             continue
         layer = float(normalization.statistic(channels.layer(), timesteps)[0])
@@ -100,7 +100,7 @@ def _laid_out(graph: Graph, chosen: dict[str, Array], warn: Warn) -> dict[str, A
     for node in graph.match(Relu):
         scale = chosen[node.name]
         if node.op.compares:
-            scale = np.maximum(scale, chosen[_compared(graph, node)])
+            scale = np.maximum(scale, chosen[compared(graph, node)])
             scale = np.where(scale > 0, scale, 1.0)
         if not np.isfinite(scale).all():
             message = "its values on the calibration data are not finite"
@@ -140,7 +140,7 @@ def _guarded(scale: Array, layer: float, node: Node[Relu], warn: Warn) -> Array:
     return np.maximum(np.where(scale > 0, scale, layer), FLOOR * layer)
 
 
-def _compared(graph: Graph, node: Node[Relu]) -> str:
+def compared(graph: Graph, node: Node[Relu]) -> str:
     """The ReLU whose spikes a comparing one compares: the nearest in front of it with as many channels.
 
     Where something in between makes differences larger than that ReLU ever is, the comparing one's own scale counts.

@@ -6,20 +6,21 @@ Each network between the ANN and the SNN has one more source of error than the o
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import attrs
 import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.calibration.source import Batches
 from spikec.compilation import Compilation
 from spikec.diagnosis.advice import advise
+from spikec.diagnosis.batches import batches_of
 from spikec.diagnosis.cost import Count
 from spikec.diagnosis.diagnosis import OWN, Diagnosis, Rung
+from spikec.diagnosis.forecast import Forecast, forecast
 from spikec.diagnosis.layers import Layers, Moments, Train, clip, ideal
-from spikec.interpreter.inputs import as_input, class_numbers, is_number, whole_number, within
+from spikec.interpreter.inputs import is_number, whole_number, within
 from spikec.interpreter.interp import outputs_over_time, run
 from spikec.interpreter.results import RunningMean, as_tuple, cells, hits, in_ann_units, outputs
 from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError, shown
@@ -30,53 +31,91 @@ from spikec.ir.progress import Progress, track
 from spikec.ir.progress import shown as shown_progress
 from spikec.ir.types import Array
 
-#: samples of a single tensor are run in batches of this size
-BATCH = 64
 #: what the network is once it has the source of error that each rung adds, in the order of ``OWN``
 _RUNGS = ("the ANN with the SNN's thresholds", "+ T steps, each layer after the other", "+ all layers at once: the SNN")
 
 
+@overload
 def diagnose(
     compilation: Compilation,
     x: Any,
-    timesteps: int,
+    data: int | None = None,
     labels: Any = None,
     *,
+    timesteps: int | None = None,
     tolerance: float = 0.01,
     progress: bool | Callable[[Progress], None] | None = None,
-) -> Diagnosis:
-    """Say why a spiking network differs from its ANN, layer by layer, and what to change.
+) -> Diagnosis: ...
+@overload
+def diagnose(
+    compilation: Any,
+    x: Any,
+    data: Any,
+    labels: Any = None,
+    *,
+    timesteps: int | None = None,
+    reader: str = "",
+    progress: bool | Callable[[Progress], None] | None = None,
+) -> Forecast: ...
+def diagnose(
+    compilation: Any,
+    x: Any,
+    data: Any = None,
+    labels: Any = None,
+    *,
+    timesteps: int | None = None,
+    reader: str = "",
+    tolerance: float = 0.01,
+    progress: bool | Callable[[Progress], None] | None = None,
+) -> Diagnosis | Forecast:
+    """Say why a spiking network differs from its ANN, layer by layer, or how a file will answer in another tool.
 
-    The final graph is run by the interpreter in float64, with memory for one step and one batch. See
-    :class:`spikec.diagnosis.diagnosis.LayerFindings` for how an error is taken apart.
+    ``diagnose(compilation, x, timesteps, labels)`` runs the final graph by the interpreter in float64, with memory for
+    one step and one batch. See :class:`spikec.diagnosis.diagnosis.LayerFindings` for how an error is taken apart.
+
+    ``diagnose(model, file, data, labels, reader="sinabs")`` runs a .nir file, or a ``nir.NIRGraph``, as the tool does
+    that the reader is, beside the model that it was made of; see :func:`spikec.diagnosis.forecast.forecast`.
 
     Args:
-        compilation: what ``Compiler(...).run(model)`` returned, of an ANN.
-        x: a tensor [N, ...], or an iterable of batches as for calibration: ``x``, ``(x, labels)`` or a dict.
-        timesteps: number of steps T; x is fed at each of them.
+        compilation: what ``Compiler(...).run(model)`` returned, of an ANN; or the ANN itself.
+        x: a tensor [N, ...], or an iterable of batches as for calibration: ``x``, ``(x, labels)`` or a dict; with a
+            model the file.
+        data: number of steps T, at each of which x is fed; with a model the samples, as x.
         labels: [N] class numbers in the order of x; not needed where the batches hold them behind the inputs.
+        timesteps: T, by name; of a file that says its own it may be left out.
+        reader: of a file, the tool that runs it, as for :func:`spikec.load`; ``""`` for what the file means.
         tolerance: share of the samples that may have another argmax than the ANN, in (0, 1); for outputs of a
             single number, the rms error relative to the output's spread.
         progress: as in :func:`spikec.compile`.
 
     Raises:
         InvalidModelError: the compilation is not of an ANN, or its network has no neuron.
+        UnsupportedOpError: the reader refuses nodes of the file, or leaves them out.
         CalibrationError: no sample, samples that do not fit, or labels that do not.
+
+    Examples:
+        >>> compilation = spikec.Compiler("spikingjelly", calibration=images, normalization="max").run(model)
+        >>> print(spikec.diagnose(compilation, images, timesteps=4, labels=labels).advice.kind)
+        quantization
     """
+    if not isinstance(compilation, Compilation) and data is not None and not is_number(data):
+        return forecast(compilation, x, data, labels, timesteps=timesteps, reader=reader, progress=progress)
+    steps = data if timesteps is None else timesteps
     if not isinstance(compilation, Compilation):
         raise InvalidModelError(
-            f"a {type(compilation).__name__} is not a Compilation", hint="give Compiler(target, ...).run(model)"
+            f"a {type(compilation).__name__} is not a Compilation, which holds the ANN that is compared with",
+            hint="give Compiler(target, ...).run(model) of the ANN; evaluate() takes a network, or its file, alone",
         )
     if not is_number(tolerance) or not 0 < tolerance < 1:
         raise CompileError(f"tolerance is {shown(tolerance)}", hint="give a share in (0, 1)")
-    timesteps = whole_number("timesteps", timesteps, 1)
+    steps = whole_number("timesteps", steps, 1)
     model = compilation.stages[0].graph
-    layers = Layers(compilation.graph, _reference(compilation), timesteps)
+    layers = Layers(compilation.graph, _reference(compilation), steps)
     if not layers.sums:
         raise InvalidModelError("the compiled network has no neuron", hint="diagnose needs a spiking network")
     ladder, count = Ladder(model, layers), Count(layers.graph)
     with shown_progress(progress):
-        for batch, truth in track(_batches(x, model.inputs, labels), "batches"):
+        for batch, truth in track(batches_of(x, model.inputs, labels), "batches"):
             with torch.inference_mode(False), torch.no_grad(), tensor_cache():
                 xs = [each.to("cpu", torch.float64, copy=True) for each in batch]
                 ladder.add(xs, truth, _over_time(xs, layers, count))
@@ -85,10 +124,10 @@ def diagnose(
     spikes = sum(layer.spikes for layer in layers.sums.values())
     return Diagnosis(
         model=model.name,
-        timesteps=timesteps,
+        timesteps=steps,
         layers=found,
-        cost=count.cost(model, spikes, ladder.samples, timesteps),
-        advice=advise(compilation, found, layers.makers, figures["rungs"], timesteps, figures["enough"]),
+        cost=count.cost(model, spikes, ladder.samples, steps),
+        advice=advise(compilation, found, layers.makers, figures["rungs"], steps, figures["enough"]),
         **figures,
     )
 
@@ -103,41 +142,12 @@ def _over_time(xs: Sequence[Tensor], layers: Layers, count: Count) -> Iterator[l
         count.step(name, operands)
 
     mean = RunningMean(layers.graph)
-    for step in outputs_over_time(layers.graph, xs, layers.timesteps, tap):
+    steps = outputs_over_time(layers.graph, xs, layers.timesteps, tap)
+    for step in track(steps, "steps", layers.timesteps):
         mean.add(step)
         yield mean.outputs()
     for name, layer in layers.sums.items():
         layer.finish(trains[name])
-
-
-def _batches(x: Any, names: Sequence[str], labels: Any) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
-    """Input tensors and class numbers, batch by batch; the latter stand behind a batch's inputs, or in ``labels``."""
-    if isinstance(x, (Tensor, np.ndarray)):
-        x = list(torch.split(as_input(x, CalibrationError, "x"), BATCH))
-    beside: list[Any] = []
-
-    def set_aside(batches: Iterable[Any]) -> Iterator[Any]:
-        for batch in batches:
-            behind = isinstance(batch, (tuple, list)) and len(batch) > len(names)
-            beside.append(batch[len(names)] if behind else None)
-            yield batch
-
-    in_batches = isinstance(x, Iterable) and not isinstance(x, (str, Mapping, tuple))
-    given = None if labels is None else class_numbers(labels)
-    done = 0
-    for i, xs in enumerate(Batches(set_aside(x) if in_batches else x, names, "x")):
-        truth = beside[i] if in_batches else None
-        if given is not None:
-            truth = given[done : done + len(xs[0])]
-        elif truth is not None:
-            truth = class_numbers(truth)
-        done += len(xs[0])
-        if truth is not None and len(truth) != len(xs[0]):
-            message = f"{len(truth)} labels for a batch of {len(xs[0])} samples"
-            raise CalibrationError(message, hint="give one class number a sample")
-        yield xs, truth
-    if given is not None and len(given) != done:
-        raise CalibrationError(f"{len(given)} labels for {done} samples", hint="give one class number a sample")
 
 
 def _reference(compilation: Compilation) -> Graph:
@@ -146,7 +156,7 @@ def _reference(compilation: Compilation) -> Graph:
     if not anns:
         raise InvalidModelError(
             "the compilation is of a network that spikes already: there is no ANN to compare it with",
-            hint="diagnose the compilation of the ANN",
+            hint="diagnose the compilation of the ANN that it was made from; evaluate() takes a network alone",
         )
     plain = [graph for graph in anns if all(node.op.scale is None for node in graph.match(Relu))]
     return plain[-1] if plain else anns[0]

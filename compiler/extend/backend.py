@@ -28,15 +28,28 @@ class Backend(metaclass=Configured):
     Attributes:
         name: what users say; the folder's name.
         suffix: of the files that ``save`` writes.
+        aliases: other suffixes, by which such files are known as well.
         order: the name of its order of passes, of those in ``compiler/pipeline/orders.py``.
         artifacts: the classes of what ``emit`` returns, for ``owns``.
+        shared: its options that a frontend of that name means alike; of others the frontend is not told.
+
+    Examples:
+        >>> @attrs.frozen
+        ... class Thresholds(spikec.Backend):
+        ...     name = "thresholds"
+        ...     def emit(self, graph, context):
+        ...         return [float(node.op.v_threshold.max()) for node in graph.with_role(spikec.Role.NEURON)]
+        >>> spikec.compile(model, Thresholds(), calibration=images, normalization="max")
+        [1.0]
     """
 
     what: ClassVar[str] = "target"
     name: ClassVar[str]
     suffix: ClassVar[str] = ""
+    aliases: ClassVar[tuple[str, ...]] = ()
     order: ClassVar[str] = "default"
     artifacts: ClassVar[tuple[type, ...]] = ()
+    shared: ClassVar[tuple[str, ...]] = ("dt",)
 
     @property
     def potentials(self) -> bool:
@@ -74,9 +87,29 @@ class Backend(metaclass=Configured):
         return "auto"
 
     @property
+    def neurons(self) -> int:
+        """How many neurons stand for each value of a ReLU, where all are reset to zero."""
+        return 1
+
+    @property
+    def reader(self) -> str:
+        """The ``reader`` with which :func:`spikec.load` reads what is emitted as its tool runs it; ``""`` for none."""
+        return ""
+
+    @property
+    def mends(self) -> str:
+        """Lines of the reader's code by which its neurons reset by subtraction; ``""`` where there are none."""
+        return ""
+
+    @property
     def takes_spikes(self) -> bool:
         """True if its inputs are spikes, and not numbers that are to be made into spikes."""
         return False
+
+    @property
+    def forms(self) -> Sequence[Pass | str]:
+        """Passes that write the graph in the forms that the target's readers have, if its order has room for them."""
+        return ()
 
     def passes(self, timesteps: int | None) -> Sequence[Pass | str] | None:
         """An order of its own from spiking graphs on, for a target that none of the orders suits; None for ``order``.

@@ -68,6 +68,14 @@ class Frontend:
         """
         raise NotImplementedError
 
+    def differences(self, model: Any) -> list[Problem]:
+        """What the tool that the model was opened for does otherwise than the model means, one after the other.
+
+        Args:
+            model: opened with an option ``reader``; a model without one differs in nothing.
+        """
+        return []
+
     def reference(self, model: Any) -> Reference | None:
         """The model as it runs by itself, which the imported graph is compared with; None if it cannot."""
         return None

@@ -14,6 +14,8 @@ from spikec.ir.errors import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, StatefulOp, tensor_cache
 from spikec.ir.ops import Neuron, Relu
+from spikec.ir.origin import label
+from spikec.ir.progress import track
 from spikec.ir.rewrite import neurons_by_relu
 from spikec.ir.types import Array
 
@@ -73,7 +75,7 @@ class Sweep:
     def outputs(self) -> list[Tensor]:
         """Return what the graph puts out, once all neurons are settled, as ``outputs`` of the interpreter does."""
         means = [RunningMean(self.graph) for _ in self._settled]
-        for parts in zip(means, *map(self._values, self.graph.outputs), strict=True):
+        for parts in zip(means, *map(self.values, self.graph.outputs), strict=True):
             mean, *values = parts
             for t in range(self.timesteps):
                 mean.add([x[min(t, len(x) - 1)] for x in values])
@@ -81,12 +83,12 @@ class Sweep:
 
     def _run(self, name: str) -> Iterator[Tensor]:
         """Run a layer with the ops as they are; yield its spikes, [T, n, ...], for a few samples after the other."""
-        for given in self._values(self.graph.operands(name)[0]):
+        for given in self.values(self.graph.operands(name)[0]):
             with torch.no_grad(), tensor_cache():
                 spikes = self._over_time(name, given)
             yield spikes
 
-    def _values(self, name: str) -> list[Tensor]:
+    def values(self, name: str) -> list[Tensor]:
         """Return what a node gives, [T, n, ...] or [1, n, ...] for a few samples each, as long as it stays the same."""
         between = self._between(name)
         ops = [(each, self.graph[each]) for each in between]
@@ -160,10 +162,15 @@ class Layer:
 
     def activations(self) -> Array:
         """Return the ReLU's values, [N, ...]."""
-        found: list[Tensor] = []
-        for batch in zip(*(torch.split(x, BATCH) for x in self.sweep.feeds.values()), strict=True):
-            run(self.ann, batch, tap=lambda _, value, *__: found.append(value), nodes=(self.name,))
-        return np.asarray(torch.cat(found).double().numpy())
+        return activations(self.ann, self.name, tuple(self.sweep.feeds.values()))
+
+
+def activations(ann: Graph, name: str, samples: Sequence[Tensor]) -> Array:
+    """Return what a node of an ANN gives for samples, [N, ...]."""
+    found: list[Tensor] = []
+    for batch in zip(*(torch.split(x, BATCH) for x in samples), strict=True):
+        run(ann, batch, tap=lambda _, value, *__: found.append(value), nodes=(name,))
+    return np.asarray(torch.cat(found).double().numpy())
 
 
 def tunable(graph: Graph, context: Context) -> dict[str, tuple[str, ...]]:
@@ -199,7 +206,8 @@ def layers(graph: Graph, context: Context, samples: Sequence[Tensor] = ()) -> It
     wanted = _means(ann, found, samples) if samples else dict(context.once(key, lambda: _means(ann, found, own)))
     relus = {name: relu for relu, neurons in found.items() for name in neurons}
     sweep = Sweep(graph, fed, context.steps)
-    for name in sweep:
+    count = len(list(graph.match(Neuron)))
+    for name in track(sweep, "layers", count, current=lambda name: label(graph[name].origin) or name):
         relu = relus.get(name)
         if relu in wanted:
             yield Layer(relu, found[relu], wanted.pop(relu), sweep, ann)

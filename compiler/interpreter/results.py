@@ -11,6 +11,7 @@ from spikec.interpreter.interp import outputs_over_time, run
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, tensor, tensor_cache
 from spikec.ir.ops import Output
+from spikec.ir.progress import track
 
 #: allowed difference of an exact pass, relative to the output's spread over the probe
 EXACT = 1e-9
@@ -32,7 +33,8 @@ def outputs(graph: Graph, xs: Sequence[Tensor], timesteps: int | None) -> list[T
         return in_ann_units(graph, [torch.cat(parts) for parts in zip(*found, strict=True)])
     total = RunningMean(graph)
     with torch.no_grad(), tensor_cache():
-        for step in outputs_over_time(graph, xs, timesteps):
+        count = len(xs[0]) if timesteps is None else timesteps
+        for step in track(outputs_over_time(graph, xs, timesteps), "steps", count):
             total.add(step)
         return total.outputs()
 
@@ -133,8 +135,8 @@ def agreement(graph: Graph, ann: Graph, samples: Sequence[Tensor], timesteps: in
 
 def answers(graph: Graph, samples: Sequence[Tensor], timesteps: int) -> list[Tensor]:
     """Return what :func:`outputs` does, for some samples at a time, in float32."""
-    batches = zip(*(torch.split(x.to(torch.float32), BATCH) for x in samples), strict=True)
-    found = [outputs(graph, batch, timesteps) for batch in batches]
+    batches = list(zip(*(torch.split(x.to(torch.float32), BATCH) for x in samples), strict=True))
+    found = [outputs(graph, batch, timesteps) for batch in track(batches, "batches of samples")]
     return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 

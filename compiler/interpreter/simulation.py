@@ -35,6 +35,12 @@ class Simulation:
         means: [T, B, ...], the output's mean up to each step, in ANN units; where a sample has stopped it stays.
         steps: [B] int64, after how many steps each sample stopped: T for one that did not.
         ran: how many steps were computed, summed over the samples.
+
+    Examples:
+        >>> snn = spikec.compile(model, "spikingjelly", calibration=images, timesteps=8)
+        >>> found = spikec.simulate(snn, images, timesteps=8, patience=3)
+        >>> found.means.shape, found.answer.shape, found.steps.shape
+        (torch.Size([8, 64, 10]), torch.Size([64, 10]), torch.Size([64]))
     """
 
     means: Tensor
@@ -97,7 +103,8 @@ def simulate(
 def _means(snn: Network, xs: Sequence[Tensor], timesteps: int | None) -> Iterator[Tensor]:
     """Yield the output's mean up to each step, [B, ...]."""
     running, mean = _running(snn, ahead=True), torch.zeros(())
-    for t, out in enumerate(running.over(xs, timesteps)):
+    total = len(xs[0]) if timesteps is None else timesteps
+    for t, out in enumerate(track(running.over(xs, timesteps), "steps", total)):
         mean = mean + (out - mean) / (t + 1)
         yield mean
     running.reset()
@@ -116,7 +123,7 @@ def _until_settled(
     live = torch.arange(batch)  # the samples that are run; what has an entry for each of them is cut with it
     said, same = torch.full((batch,), -1), torch.zeros(batch, dtype=torch.int64)
     outputs = running.over(xs, timesteps)
-    for t in range(total):
+    for t in track(range(total), "steps"):
         if len(live):
             out = next(outputs)
             if t == 0:
@@ -183,7 +190,7 @@ class _RunningModule:
         if not isinstance(snn, nn.Module) or not callable(getattr(snn, "reset", None)):
             raise InvalidModelError(
                 f"a {type(snn).__name__} is neither a Graph nor a spiking module with reset()",
-                hint="give what compile(..., target='spikingjelly') returned",
+                hint="give what compile returned for the target spikingjelly, nir or netx, or a Compilation of any",
             )
         self.snn: Any = snn
         hooked = (part._forward_hooks or part._forward_pre_hooks for part in snn.modules())

@@ -27,7 +27,12 @@ ONE_SCALE = Hint("use one scale for all channels of a layer: ", Option("normaliz
 
 
 class Role(enum.Enum):
-    """How an op behaves; stages and passes ask for the role, never for a list of ops."""
+    """How an op behaves; stages and passes ask for the role, never for a list of ops.
+
+    Examples:
+        >>> [node.name for node in spikec.load(model, images[:1]).with_role(spikec.Role.ACTIVATION)]
+        ['relu_2']
+    """
 
     IO = "io"
     LINEAR = "linear"
@@ -38,10 +43,10 @@ class Role(enum.Enum):
     CAST = "cast"
 
 
-def array(**options: Any) -> Any:
-    """Declare a field that holds a numpy array: the op gets a read-only one."""
-    read_only = attrs.converters.optional(readonly)
-    return attrs.field(converter=read_only, repr=brief, metadata={"array": True}, **options)
+def array(*, infinite: bool = False, **options: Any) -> Any:
+    """Declare a field that holds a numpy array: the op gets a read-only one. Its numbers may be ``infinite``."""
+    read_only, metadata = attrs.converters.optional(readonly), {"array": True, "infinite": infinite}
+    return attrs.field(converter=read_only, repr=brief, metadata=metadata, **options)
 
 
 _tensors: contextvars.ContextVar[dict[tuple[int, torch.dtype, torch.device], tuple[Array, Tensor]] | None]
@@ -91,6 +96,18 @@ class Op:
     Attributes:
         origin: the source nodes it stands for; a pass that merges ops merges their origins, and an op
             that a pass adds for its own needs has none.
+
+    Examples:
+        >>> @attrs.frozen(eq=False)
+        ... class Double(spikec.Op):
+        ...     role = spikec.Role.LINEAR
+        ...     def eval(self, x):
+        ...         return 2 * x
+        >>> graph = spikec.load(model, images[:1])
+        >>> name = graph.add(Double(), "linear_4", name="double")
+        >>> graph.set_operand("output", 0, name)
+        >>> graph.type("double").shape
+        (10,)
     """
 
     #: what dumps and messages call it; a class that says nothing is called by its own name, in lower case
@@ -109,6 +126,11 @@ class Op:
     register: ClassVar[bool] = False
 
     origin: Origin = attrs.field(default=(), kw_only=True, repr=label)
+
+    @property
+    def timed(self) -> bool:
+        """Whether a graph with it runs in time, step by step."""
+        return False
 
     def infer(self, *operands: Type) -> Type:
         """Give the result's type for the operands': the type rule. A linear op moves a rate's scale as it moves a gain.
@@ -269,7 +291,24 @@ def _cut(values: Array, rows: slice, shape: tuple[int, ...]) -> Array:
 
 @attrs.frozen(eq=False)
 class StatefulOp(Op):
-    """An op with memory: its meaning is an initial state and a step."""
+    """An op with memory: its meaning is an initial state and a step.
+
+    Examples:
+        >>> @attrs.frozen(eq=False)
+        ... class Total(spikec.StatefulOp):
+        ...     role = spikec.Role.LINEAR
+        ...     def initial(self, x):
+        ...         return torch.zeros_like(x)
+        ...     def step(self, state, x):
+        ...         return state + x, state + x
+        >>> Total().steps(torch.zeros(1, 2), torch.ones(3, 1, 2))[1][:, 0, 0]
+        tensor([1., 2., 3.])
+    """
+
+    @property
+    def timed(self) -> bool:
+        """Always: there is a state from step to step."""
+        return True
 
     def initial(self, *xs: Tensor) -> Tensor:
         """Give the state before step 0; the operands of step 0, [B, ...], say its shape, dtype and device."""
@@ -311,7 +350,16 @@ class StatefulOp(Op):
 
 @attrs.frozen(eq=False)
 class Movement(Op):
-    """An op that only moves numbers about (flatten, pad, concat): a rate's scale moves the same way."""
+    """An op that only moves numbers about (flatten, pad, concat): a rate's scale moves the same way.
+
+    Examples:
+        >>> @attrs.frozen(eq=False)
+        ... class Turn(spikec.Movement):
+        ...     def eval(self, x):
+        ...         return x.flip(1)
+        >>> Turn().infer(spikec.load(model, images[:1]).type("relu_2")).shape
+        (8, 6, 6)
+    """
 
     role = Role.LINEAR
 

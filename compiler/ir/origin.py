@@ -83,6 +83,7 @@ class Imported:
         structure: the model's own output container, with the outputs' positions as leaves.
         device: where the model's parameters were, as torch writes it.
         dt: seconds a step, of a model that says so.
+        timesteps: that the model is meant to run, where it says so.
     """
 
     order: dict[Source, None] = attrs.field(factory=dict)
@@ -91,6 +92,7 @@ class Imported:
     structure: Any = 0
     device: str = "cpu"
     dt: float | None = None
+    timesteps: int | None = None
 
     def copy(self) -> Imported:
         """Return another record, which can be changed without changing this one."""

@@ -62,10 +62,18 @@ def type_text(type_of: Callable[[str], Any], node: str) -> str:
         return "?"
 
 
-def text(name: str, nodes: Iterable[tuple[str, Op, Sequence[str]]], type_of: Callable[[str], Any]) -> str:
-    """Write a graph, a line a node: its name, op and operands. The type is ``?`` where it cannot be had."""
+def text(
+    name: str,
+    nodes: Iterable[tuple[str, Op, Sequence[str]]],
+    type_of: Callable[[str], Any],
+    notes: Iterable[str] = (),
+) -> str:
+    """Write a graph, a line a node: its name, op and operands. The type is ``?`` where it cannot be had.
+
+    Behind it stands what there is to say of how it was read.
+    """
     lines = (line(node, op, operands, type_text(type_of, node)) for node, op, operands in nodes)
-    return "\n".join([f"graph {name} {{", *lines, "}", ""])
+    return "\n".join([f"graph {name} {{", *lines, "}", *(f"; {note}" for note in notes), ""])
 
 
 def diff(before: str, after: str) -> str:

@@ -5,16 +5,25 @@ that it tries, within each the layers.
 """
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import attrs
 
 from spikec.ir.errors import CompileError
+from spikec.ir.templates import render
 
+
+class _Shows(Protocol):
+    progress: "bool | Callable[[Progress], None] | None"
+
+
+P = ParamSpec("P")
+S = TypeVar("S", bound=_Shows)
 T = TypeVar("T")
 
 #: seconds between two lines where the output is no terminal
@@ -30,6 +39,12 @@ class Progress:
         current: what is being done now, such as the name of a pass; may be empty.
         done: how many items are done.
         total: of how many; None where that is not known.
+
+    Examples:
+        >>> told = []
+        >>> graph = spikec.compile(model, "nir", calibration=images, normalization="max", progress=told.append)
+        >>> print(next(each for each in told if each.what == ("passes",)))
+        passes 1 of ...
     """
 
     what: tuple[str, ...]
@@ -82,9 +97,9 @@ def shown(progress: bool | Callable[[Progress], None] | None) -> Iterator[None]:
     """Show work within: True as bars, or as lines where the output is no terminal; or hand it to a function.
 
     Args:
-        progress: False shows nothing; None leaves it to whoever shows work around this.
+        progress: False shows nothing; None leaves it to whoever shows work around this, as True does within True.
     """
-    if progress is None:
+    if progress is None or (progress is True and isinstance(_watcher.get(), _Screen)):
         yield
         return
     with contextlib.ExitStack() as stack:
@@ -98,6 +113,17 @@ def shown(progress: bool | Callable[[Progress], None] | None) -> Iterator[None]:
             yield
         finally:
             _watcher.reset(kept)
+
+
+def showing(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Show the work of a method as the attribute ``progress`` of its object says."""
+
+    @functools.wraps(method)
+    def watched(of: S, /, *args: P.args, **options: P.kwargs) -> T:
+        with shown(of.progress):
+            return method(of, *args, **options)
+
+    return watched
 
 
 def _each(tell: Callable[[Progress], None]) -> Watcher:
@@ -118,22 +144,39 @@ def _each(tell: Callable[[Progress], None]) -> Watcher:
 
 @contextlib.contextmanager
 def _on_screen() -> Iterator[Watcher]:
-    """Give a watcher that draws bars on stderr, or lines where that is neither a terminal nor a notebook."""
+    """Give a watcher that draws bars on stderr or in a notebook, or writes lines where there is neither."""
     from rich.console import Console  # only who looks waits for it
 
     console = Console(stderr=True, highlight=False, emoji=False)
-    if not console.is_terminal and not console.is_jupyter:
+    if console.is_jupyter:
+        cell = _Cell()
+        try:
+            yield cell
+        finally:
+            cell.clear()
+        return
+    if not console.is_terminal:
         yield _Lines()
         return
     from rich import progress as rich
+    from rich.table import Column
 
-    columns = rich.TextColumn("{task.description}", markup=False), rich.BarColumn(), rich.MofNCompleteColumn()
-    with rich.Progress(*columns, rich.TimeElapsedColumn(), console=console, transient=True) as bars:
+    text = rich.TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1))
+    others = rich.BarColumn(bar_width=20), rich.MofNCompleteColumn(), rich.TimeElapsedColumn()
+    with rich.Progress(text, *others, console=console, transient=True, expand=True) as bars:
         yield _Bars(bars)
 
 
+class _Screen:
+    """Shows work on the screen, of which there is one."""
+
+    def __call__(self, running: tuple[Progress, ...]) -> None:
+        """Show the pieces of work that run."""
+        raise NotImplementedError
+
+
 @attrs.define
-class _Bars:
+class _Bars(_Screen):
     """Draws a bar for each piece of work that runs, one below the other."""
 
     bars: Any
@@ -149,7 +192,7 @@ class _Bars:
             self.bars.update(self.tasks[depth], description=text, completed=each.done, total=each.total)
 
 
-class _Lines:
+class _Lines(_Screen):
     """Prints where the work is, at most every ten seconds, on stderr."""
 
     def __init__(self) -> None:
@@ -160,3 +203,24 @@ class _Lines:
         if running and now - self.last >= _BETWEEN:
             self.last = now
             print(f"{now - self.started:.0f} s: {', '.join(map(str, running))}", file=sys.stderr, flush=True)
+
+
+class _Cell(_Screen):
+    """Shows a bar for each piece of work in the output of a notebook's cell, at most ten times a second."""
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        self.shown: Any = display({"text/plain": ""}, raw=True, display_id=True)
+        self.last = 0.0
+
+    def __call__(self, running: tuple[Progress, ...]) -> None:
+        now = time.monotonic()
+        if running and now - self.last >= 0.1:
+            self.last = now
+            html = render("progress.html.j2", running=running)
+            self.shown.update({"text/plain": ", ".join(map(str, running)), "text/html": html}, raw=True)
+
+    def clear(self) -> None:
+        """Leave nothing of it."""
+        self.shown.update({"text/plain": "", "text/html": ""}, raw=True)

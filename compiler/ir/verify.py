@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from weakref import WeakKeyDictionary
 
+import attrs
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from spikec.ir.op import Op, Role, StatefulOp
 from spikec.ir.ops import Weighted
 from spikec.ir.origin import Source
 from spikec.ir.stages import Stage
-from spikec.ir.types import Type
+from spikec.ir.types import Array, Type
 
 #: float64 results of a linear op may differ by this share of the largest of them
 _ROUNDING = 1e-9
@@ -82,8 +83,14 @@ def _not_finite(graph: Graph, before: Graph | None) -> list[Problem]:
         for node in graph.match(Op)
         if node.op not in checked
         for field, value in node.op.parameters().items()
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all()
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not _allowed(node.op, field, value)
     ]
+
+
+def _allowed(op: Op, field: str, value: Array) -> bool:
+    if attrs.fields_dict(type(op))[field].metadata.get("infinite"):
+        return not np.isnan(value).any()
+    return bool(np.isfinite(value).all())
 
 
 def _raise(problems: list[Problem], error: type[CompileError]) -> None:

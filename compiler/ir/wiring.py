@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import networkx as nx
 
 from spikec.ir.errors import CompileError, Problem
-from spikec.ir.op import Op, Role, StatefulOp
+from spikec.ir.op import Op, Role
 from spikec.ir.origin import Origin, describe
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Wiring:
         self._operands: dict[str, tuple[str, ...]] = {}
         self._order: tuple[str, ...] | None = None
         self._ends: tuple[str, ...] | None = None  # inputs and outputs
-        self._stateful: set[str] = set()
+        self._timed: set[str] = set()
         self._taken: dict[str, int] = {}  # the number that was last given to a name, by the name without it
 
     # ------------------------------------------------------------------ look
@@ -96,7 +96,7 @@ class Wiring:
     @property
     def is_spiking(self) -> bool:
         """Whether the graph runs in time."""
-        return bool(self._stateful)
+        return bool(self._timed)
 
     def same_as(self, other: Wiring) -> bool:
         """Whether another graph has the same op objects under the same names and wiring."""
@@ -139,7 +139,7 @@ class Wiring:
             self._ends = None
         self._g.add_node(name, op=op)  # or another op for the node that is there
         self._ops[name] = op
-        (self._stateful.add if isinstance(op, StatefulOp) else self._stateful.discard)(name)
+        (self._timed.add if op.timed else self._timed.discard)(name)
 
     def _wire(self, name: str, operands: tuple[str, ...]) -> None:
         """Let a node take these operands, instead of those that it has."""
@@ -159,7 +159,7 @@ class Wiring:
             self._ends = None
         self._g.remove_node(name)
         del self._ops[name], self._operands[name]
-        self._stateful.discard(name)
+        self._timed.discard(name)
         wish, _, number = name.rpartition("_")
         if number.isdigit() and wish in self._taken:  # free again
             self._taken[wish] = min(self._taken[wish], int(number) - 1)
@@ -182,7 +182,7 @@ class Wiring:
 
     def _forward(self) -> Any:
         """Return the graph without the edges into registers: acyclic, if it is legal."""
-        registers = [name for name in self._stateful if self[name].register]
+        registers = [name for name in self._timed if self[name].register]
         back = [(x, name, slot) for name in registers for slot, x in enumerate(self.operands(name))]
         return nx.restricted_view(self._g, [], back) if back else self._g
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -42,7 +42,13 @@ class Step:
 
 
 class Observer:
-    """Looks at each step of a pipeline; the pass manager knows nothing else of it."""
+    """Looks at each step of a pipeline; the pass manager knows nothing else of it.
+
+    Attributes:
+        looks_at: what is said while it looks; may be empty.
+    """
+
+    looks_at: ClassVar[str] = ""
 
     def __call__(self, step: Step) -> str | None:
         """Look at a pass that has run; what is returned becomes the step's check, and an exception stops the run."""
@@ -129,7 +135,7 @@ def _run_pass(
             after, changes = _kept(graph, after, changes, context)
         seconds, notes = time.perf_counter() - started, tuple(context.notes[noted:])
         step = Step(index, each, graph, after, changes, seconds, notes, behind[0] if behind else None)
-        for observer in observers:
+        for observer in track(observers, "checks", current=lambda observer: observer.looks_at):
             if found := observer(step):
                 step = attrs.evolve(step, check=found)
     except Exception as error:

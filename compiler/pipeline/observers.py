@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 from torch import Tensor
@@ -33,6 +33,8 @@ class Numbers(Observer):
         timesteps: the T at which inexact passes are measured: ``rate`` against the ANN, others against the
             graph before; None for as many as a graph of its size affords.
     """
+
+    looks_at: ClassVar[str] = "numbers"
 
     def __init__(self, start: Graph, xs: Sequence[Tensor], *, each: bool, timesteps: int | None) -> None:
         self.anchor = start
@@ -122,6 +124,7 @@ class Dump(Observer):
         stages: the graph after the import and after every pass, that which failed included.
     """
 
+    looks_at: ClassVar[str] = "dump"
     _HEAD = ("pass", "changes", "ops before", "ops after", "seconds", "check", "not done, because")
 
     def __init__(self, folder: Path, start: Graph) -> None:

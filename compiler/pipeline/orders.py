@@ -38,6 +38,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
         pass_named("init-potential", fraction=chosen.v_init),
     )
     tuned = _tuned(backend, normalization, timesteps)
+    hard = "lower-v-init", pass_named("hard-reset", neurons=backend.neurons)
     avgpool = pass_named("avgpool-to-sumpool", keep=backend.averages)
     rescale = pass_named("fold-rescale", thresholds=backend.thresholds)
     if (own := backend.passes(timesteps)) is not None:
@@ -46,7 +47,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
         "default": (*spikes, *tuned, avgpool, rescale, "cast-parameters"),
         "nir": (
             *spikes,
-            *tuned,
+            *(hard if backend.reset == "hard" else tuned),
             "lower-movement",
             avgpool,
             "lower-concat",
@@ -54,7 +55,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
             "fold-pool{pools=False}",
             "lower-v-init",
             *(() if timesteps is None else ("correct-bias",)),
-            "legalize-nir",
+            *backend.forms,
             "cast-parameters",
             pass_named("strict-threshold", fires=backend.fires),
         ),

@@ -16,23 +16,23 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
 from spikec.diagnosis.diagnosis import percent
 from spikec.diagnosis.pictures import empty_figure
-from spikec.driver import Compiler, save
-from spikec.extend.passbase import Note
+from spikec.driver import Compiler
 from spikec.interpreter.results import hits
-from spikec.interpreter.simulation import evaluate
 from spikec.ir.errors import CompileError, InvalidModelError
 from spikec.ir.files import replacing
 from spikec.ir.packages import needed
+from spikec.ir.progress import shown, track
 from spikec.ir.types import Array
 from spikec.ir.untrusted import read_weights
 from spikec.pipeline.observers import make_folder
-from spikec.shell.inputs import simulate
+from spikec.running import evaluate, simulate
+from spikec.saving import save
+from spikec.shell.demo_folder import Export, closing_words, why_lower, write_page
 
 #: how many digits of each of the ten classes are held out
 HELD_OUT = 100
@@ -40,9 +40,13 @@ HELD_OUT = 100
 MODES: dict[str, str | float] = {"max": "max", "99.9 %": "99.9%", **{f"1/{n}": 1 / n for n in (2, 3, 4, 5)}}
 #: how the mode is called that spikec takes where none is given
 DEFAULT = "default"
+#: the modes that the demo shows beside it
+SHOWN = ("max", "99.9 %", "1/3")
+#: on how many held-out digits it measures, and on how many others thresholds are chosen
+COUNT, CALIBRATION = 500, 1000
 #: the numbers of time-steps that the table shows, and the one that the exported files are meant for
 STEPS = (4, 8, 16, 32, 50)
-EXPORT_STEPS = 32
+EXPORT_STEPS = 16
 
 SILENT = Console(quiet=True)
 
@@ -115,6 +119,8 @@ class Training:
 
 
 STANDARD = Training()
+#: the recipe of the demo, which is trained in half a minute
+SHORT = Training(epochs=6)
 
 
 def train(data: Digits, how: Training = STANDARD, console: Console = SILENT) -> nn.Sequential:
@@ -123,7 +129,7 @@ def train(data: Digits, how: Training = STANDARD, console: Console = SILENT) -> 
     Args:
         data: of which only the training digits are used.
         how: the recipe.
-        console: where the progress is shown.
+        console: progress is shown, unless it is quiet.
 
     Returns:
         The network in eval mode.
@@ -135,13 +141,14 @@ def train(data: Digits, how: Training = STANDARD, console: Console = SILENT) -> 
     optimizer = torch.optim.Adam(net.parameters(), lr=how.rate)
     steps = how.epochs * -(-len(data.train) // how.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.rate, total_steps=steps)
-    for _ in track(range(how.epochs), "training", console=console):
-        for rows in torch.split(torch.randperm(len(data.train), generator=generator), how.batch):
-            loss = F.cross_entropy(net(shifted(data.train[rows], how.shift, generator)), data.train_labels[rows])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
+    with shown(None if console.quiet else True):
+        for _ in track(range(how.epochs), "epochs of training"):
+            for rows in torch.split(torch.randperm(len(data.train), generator=generator), how.batch):
+                loss = F.cross_entropy(net(shifted(data.train[rows], how.shift, generator)), data.train_labels[rows])
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
     return net.eval()
 
 
@@ -199,38 +206,20 @@ def cache_folder() -> Path:
     return Path.home() / ".cache" / "spikec"
 
 
-def accuracy(net: nn.Module, data: Digits) -> float:
-    """Return the share of the held-out digits that a network [B, 1, 28, 28] -> [B, 10] gets right."""
+def accuracy(net: nn.Module, data: Digits, count: int | None = None) -> float:
+    """Return the share of the first ``count`` held-out digits that a network [B, 1, 28, 28] -> [B, 10] gets right."""
     with torch.no_grad():
-        return sum(hits(net(x), labels) for x, labels in data.held_out()) / len(data.test)
-
-
-@attrs.frozen
-class Export:
-    """An exported file, and how the network in it does when it is read back and run for ``EXPORT_STEPS`` steps.
-
-    Attributes:
-        accuracy: the share of ``count`` held-out digits that it gets right.
-        agreement: the share of them on which it says what the ANN says.
-        notes: what the compiler says about it.
-    """
-
-    target: str
-    path: Path
-    accuracy: float
-    agreement: float
-    count: int
-    notes: tuple[Note, ...]
+        return sum(hits(net(x), labels) for x, labels in data.held_out(count)) / len(data.test[:count])
 
 
 def run(
-    out: Path, console: Console, how: Training = STANDARD, *, count: int | None = None, cache: Path | None = None
+    out: Path, console: Console, how: Training = SHORT, *, count: int | None = COUNT, cache: Path | None = None
 ) -> None:
     """Run the whole demo, which leaves its files in ``out``.
 
     Args:
         out: a folder; it is made where it is missing.
-        console: where tables and progress are shown.
+        console: where tables are shown; progress is shown unless it is quiet.
         how: the training recipe.
         count: how many held-out digits are used; None for all.
         cache: see :func:`trained`.
@@ -241,59 +230,70 @@ def run(
     """
     figure = empty_figure((7, 4.5), "the demo's plot")
     data = digits()
-    make_folder(out, hint="give another with --out")
-    net = trained(data, how, cache=cache, console=console)
-    ann = accuracy(net, data)
-    curves = mode_curves(net, data, out, console, count)
-    console.print(modes_table(ann, curves))
-    exports = [export(net, data, name, out, count) for name in ("nir", "netx")]
+    make_folder(out, hint="give another with --output")
+    with shown(None if console.quiet else True):
+        net = trained(data, how, cache=cache, console=console)
+        ann = accuracy(net, data, count)
+        curves = mode_curves(net, data, out, count)
+        targets = track(("nir", "netx"), "files", current="for {}".format)
+        exports = [export(net, data, name, out, count) for name in targets]
+    console.print(modes_table(ann, curves, len(data.test[:count])))
     console.print(exports_table(exports))
-    for each in exports:
-        for note in each.notes:
-            console.print(f"{each.target}: {note}", soft_wrap=True)
+    console.print(why_lower(exports), soft_wrap=True)
     draw(figure, ann, curves, out / "accuracy.png")
-    files = sorted(path.relative_to(out).as_posix() for path in out.iterdir())
-    console.print(f"in {out.resolve()}: {', '.join(files)}", soft_wrap=True)
+    with replacing(out / "digits.npz") as part, part.open("wb") as file:
+        np.savez(file, x=data.test[:100].numpy(), labels=data.test_labels[:100].numpy())
+    dumped = ("spikingjelly", "nir", "netx")
+    write_page(out, exports, ann=ann, trained=len(data.train), steps=EXPORT_STEPS, targets=dumped)
+    console.print("\n".join(["", *closing_words(out, EXPORT_STEPS)]), soft_wrap=True, markup=False)
 
 
-def mode_curves(
-    net: nn.Module, data: Digits, out: Path, console: Console, count: int | None = None
-) -> dict[str, Array]:
-    """Return the accuracy after each of 50 steps, by mode; the dumps of the default mode go to ``out/passes``."""
+def mode_curves(net: nn.Module, data: Digits, out: Path, count: int | None = None) -> dict[str, Array]:
+    """Return the accuracy after each of 50 steps, by mode.
+
+    The dumps of the default mode go to ``out/passes``, and its module to ``out/mnist.pt``.
+    """
     curves: dict[str, Array] = {}
-    calibration: Any = data.train
-    for label, mode in track({**MODES, DEFAULT: None}.items(), "converting and running", console=console):
+    calibration: Any = data.train[:CALIBRATION]
+    modes = {**{label: MODES[label] for label in SHOWN}, DEFAULT: None}
+    for label, mode in track(modes.items(), "modes", current=lambda each: each[0]):
         dump = out / "passes" / "spikingjelly" if mode is None else None
         compiler = Compiler("spikingjelly", calibration=calibration, normalization=mode, dump_dir=dump)
         compilation = compiler.run(net)
         calibration = compilation.calibration  # the digits are looked at once, for the first mode
         curves[label] = evaluate(compilation.artifact, data.held_out(count), max(STEPS))
+    save(compilation.artifact, out / "mnist.pt")
     return curves
 
 
 def export(net: nn.Module, data: Digits, target: str, out: Path, count: int | None = None) -> Export:
     """Compile for a target that is a file, write ``out/mnist.<suffix>``, and run what was written."""
-    compiler = Compiler(target, calibration=data.train, timesteps=EXPORT_STEPS, dump_dir=out / "passes" / target)
+    folder = out / "passes" / target
+    compiler = Compiler(target, calibration=data.train[:CALIBRATION], timesteps=EXPORT_STEPS, dump_dir=folder)
     path = out / f"mnist{compiler.backend.suffix}"
     compilation = compiler.run(net)
     save(compilation.artifact, path)
     batches = data.held_out(count)
-    said = torch.cat([simulate(path, [x], EXPORT_STEPS).popitem()[1].argmax(1) for x, _ in batches])
+    said = torch.cat([simulate(path, x, EXPORT_STEPS).answer.argmax(1) for x, _ in batches])
     labels = torch.cat([labels for _, labels in batches])
     ann = torch.cat([net(x).argmax(1) for x, _ in batches])
     right, agreed = (float((said == wanted).double().mean()) for wanted in (labels, ann))
     return Export(target, path, right, agreed, len(said), compilation.report.notes)
 
 
-def modes_table(ann: float, curves: dict[str, Array]) -> Table:
+def modes_table(ann: float, curves: dict[str, Array], count: int) -> Table:
     """Return a table of the accuracy of the ANN and, for each mode, of the SNN after some numbers of steps."""
-    table = Table(title="accuracy on held-out digits, %; no row was tuned for a T")
-    table.add_column("")
+    table = Table(title=f"accuracy on {count} held-out digits, %", caption_justify="left")
+    table.add_column("thresholds")
     for steps in STEPS:
         table.add_column(f"T={steps}", justify="right")
-    table.add_row("ANN", *["" for _ in STEPS[1:]], percent(ann), end_section=True)
     for label, curve in curves.items():
-        table.add_row(f"SNN, {label}", *[percent(curve[steps - 1]) for steps in STEPS])
+        table.add_row(label, *[percent(curve[steps - 1]) for steps in STEPS], end_section=label == list(curves)[-1])
+    table.add_row("ANN", *[percent(ann)] * len(STEPS))
+    table.caption = (
+        "max, 99.9 %: the largest value, or that percentile, of each layer; 1/3: a third of the largest; "
+        "default: what spikec chooses where you say nothing"
+    )
     return table
 
 

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError
 from spikec.ir.files import file_to_write
@@ -228,44 +229,75 @@ def reading(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in known}
 
 
-def input_names(path: Path, **options: Any) -> list[str]:
-    """Return the names of the inputs of the network in a file, which is read with these options."""
-    from spikec.reading import find_frontend
-
-    frontend, opened = find_frontend(path, options)
-    return frontend.input_names(opened)
-
-
-def simulate(path: Path, xs: Sequence[Tensor], timesteps: int | None, **options: Any) -> dict[str, Tensor]:
-    """Run the network in an exported file: a graph by the reference interpreter, a ``.net`` by the integer model.
+def network(
+    model: Any, data: Path, options: dict[str, Any], *, time_major: bool = False
+) -> tuple[Any, list[Tensor], Any]:
+    """Read a model and the inputs for it.
 
     Args:
-        path: a ``.net``, or what a frontend reads as a spiking graph.
+        model: as :func:`model` returns it.
+        data: an ``.npz``.
+        options: on how the model is read.
+        time_major: the inputs are [T, B, ...].
+
+    Returns:
+        The graph, or a network of netx, which runs itself; a tensor for each input; and the model as it was opened.
+    """
+    from spikec.reading import find_frontend, is_netx
+
+    frontend, opened = find_frontend(model, options)
+    xs = read_arrays(data, frontend.input_names(opened))
+    if is_netx(opened):
+        return opened, xs, opened
+    examples = tuple(x[0] if time_major else x[:_EXAMPLES] for x in xs)
+    return frontend.load(opened, frontend.batches(opened, examples)), xs, opened
+
+
+def labelled(xs: Sequence[Tensor], labels: Array) -> list[tuple[Tensor, Array]]:
+    """Return batches (x, labels) of a single input.
+
+    Raises:
+        CalibrationError: there are several inputs, or another number of labels.
+    """
+    if len(xs) != 1:
+        raise CalibrationError(f"the model has {len(xs)} inputs", hint="accuracy is measured of models with one")
+    if len(labels) != len(xs[0]):
+        raise CalibrationError(f"{len(labels)} labels for {len(xs[0])} samples", hint="give one class number a sample")
+    parts = batches([xs[0]])
+    ends = np.cumsum([len(x) for (x,) in parts])[:-1]
+    return [(x, some) for (x,), some in zip(parts, np.split(labels, ends), strict=True)]
+
+
+def simulate(network: Any, xs: Sequence[Tensor], timesteps: int | None) -> dict[str, Tensor]:
+    """Run a network some samples at a time: a graph by the reference interpreter, one of netx by its integers.
+
+    Args:
+        network: a spiking graph, or a network of netx.
         xs: a tensor for each input, [B, ...] and constant over time, or [T, B, ...].
         timesteps: the number of steps T; None for inputs [T, B, ...].
-        options: on how the file is read.
 
     Returns:
         For each output, by name, its average over the steps [B, ...], in ANN units.
 
     Raises:
-        InvalidModelError: the file is no spiking network, or the inputs do not fit.
+        InvalidModelError: the network does not spike, or the inputs do not fit.
     """
     import torch
 
+    from spikec.calibration.source import TENSOR_BATCH
     from spikec.interpreter.results import outputs
-    from spikec.reading import find_frontend, is_netx
+    from spikec.ir.progress import track
+    from spikec.reading import is_netx
 
-    frontend, opened = find_frontend(path, options)
-    if is_netx(opened):
+    parts = list(zip(*(torch.split(x, TENSOR_BATCH, int(timesteps is None)) for x in xs), strict=True))
+    if is_netx(network):
         if len(xs) != 1:
-            raise InvalidModelError(f"{path.name} has one input, got {len(xs)}", hint="give one array, called x")
-        return {"y": torch.as_tensor(opened.run(xs[0], timesteps))}
-    graph = frontend.load(opened, None)
-    if not graph.is_spiking:
-        raise InvalidModelError(f"{path.name} holds no spiking network", hint="compile it first: spikec compile")
-    if len(xs) != len(graph.inputs):
-        message = f"{path.name} has {len(graph.inputs)} input(s), got {len(xs)}"
-        raise InvalidModelError(message, hint=f"give arrays {', '.join(graph.inputs)}")
-    cast = [x.to(getattr(torch, graph.type(name).dtype)) for name, x in zip(graph.inputs, xs, strict=True)]
-    return dict(zip(graph.outputs, outputs(graph, cast, timesteps), strict=True))
+            raise InvalidModelError(f"the network has one input, got {len(xs)}", hint="give one array, called x")
+        found = [torch.as_tensor(network.run(x, timesteps)) for (x,) in track(parts, "batches")]
+        return {"y": torch.cat(found)}
+    if not network.is_spiking:
+        raise InvalidModelError(f"{network.name} does not spike", hint="compile it first: spikec compile")
+    dtypes = [getattr(torch, network.type(name).dtype) for name in network.inputs]
+    cast = ([x.to(dtype) for x, dtype in zip(part, dtypes, strict=True)] for part in parts)
+    answers = [outputs(network, some, timesteps) for some in track(cast, "batches", len(parts))]
+    return {name: torch.cat(each) for name, each in zip(network.outputs, zip(*answers, strict=True), strict=True)}

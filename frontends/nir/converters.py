@@ -11,7 +11,22 @@ import numpy as np
 from spikec.extend.converters import Converters
 from spikec.ir.errors import Hint, Option, TypeMismatchError, UnsupportedOpError
 from spikec.ir.op import Op
-from spikec.ir.ops import IF, LIF, AvgPool, Conv, CubaLIF, Flatten, Input, Linear, MultiSpike, Output, SumPool
+from spikec.ir.ops import (
+    IF,
+    LIF,
+    AvgPool,
+    Conv,
+    CubaLIF,
+    DelayLine,
+    Flatten,
+    Input,
+    Integrator,
+    Linear,
+    MultiSpike,
+    Output,
+    SumPool,
+    Threshold,
+)
 from spikec.ir.ops.weighted import Pairs, diagonal
 from spikec.ir.types import Array, Type, channel_scale, compress, ints, laid_over, span
 
@@ -102,7 +117,8 @@ def _pool(node: Any, name: str, operand: Type, reading: Reading) -> Op:
 
 @converter(nir.Flatten)
 def _flatten(node: Any, name: str, operand: Type, reading: Reading) -> Op:
-    return Flatten(int(node.start_dim), int(node.end_dim))
+    start = int(node.start_dim)
+    return Flatten(start + len(operand.shape) if start < 0 else start, int(node.end_dim))
 
 
 @converter(nir.IF)
@@ -124,7 +140,7 @@ def _gain(node: Any, reading: Reading) -> Array:
     """
     if (node.r == 1).all():
         return np.ones(())
-    gain = np.asarray(node.r, dtype=np.float64) * _dt(reading)
+    gain = np.asarray(node.r, dtype=np.float64) * _dt(reading, "its r is not 1, so that it counts seconds")
     return np.where(np.isclose(gain, 1, rtol=UNIT, atol=0), 1.0, gain)
 
 
@@ -143,16 +159,55 @@ def _lif(node: Any, name: str, operand: Type, reading: Reading) -> Op:
 @converter(nir.CubaLIF)
 def _cuba(node: Any, name: str, operand: Type, reading: Reading) -> Op:
     node = _laid_over(node, operand)
-    tau_syn, tau_mem = _steps(node, "tau_syn", reading), _steps(node, "tau_mem", reading)
-    fields: dict[str, Any] = {
-        "decay_syn": compress(1 - 1 / tau_syn),
-        "decay": compress(1 - 1 / tau_mem),
-        "gain": compress(_unit(node.w_in / tau_syn * (node.r / tau_mem))),
-        **_common(node, operand, reading),
-    }
+    fields = {**_cuba_fields(node, reading), **_common(node, operand, reading)}
     if _is_multi(node):
         return MultiSpike(v_leak=compress(np.asarray(node.v_leak)), **fields)
     return CubaLIF(**fields, **_leak(node))
+
+
+def _cuba_fields(node: Any, reading: Reading) -> dict[str, Any]:
+    tau_syn, tau_mem = _steps(node, "tau_syn", reading), _steps(node, "tau_mem", reading)
+    gain = _unit(node.w_in / tau_syn * (node.r / tau_mem))
+    return {"decay_syn": compress(1 - 1 / tau_syn), "decay": compress(1 - 1 / tau_mem), "gain": compress(gain)}
+
+
+@converter(nir.I)
+def _i(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    node = _laid_over(node, operand)
+    return Integrator(decay=np.ones(()), gain=compress(_gain(node, reading)), v_init=_v_init(node))
+
+
+@converter(nir.LI)
+def _li(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    node = _laid_over(node, operand)
+    tau = _steps(node, "tau", reading)
+    decay, gain, leak = 1 - 1 / tau, _unit(node.r / tau), np.asarray(node.v_leak)
+    return Integrator(decay=compress(decay), gain=compress(gain), v_leak=compress(leak), v_init=_v_init(node))
+
+
+@converter(nir.CubaLI)
+def _cuba_li(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    node = _laid_over(node, operand)
+    return Integrator(**_cuba_fields(node, reading), v_leak=compress(np.asarray(node.v_leak)), v_init=_v_init(node))
+
+
+@converter(nir.Threshold)
+def _threshold(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    threshold = compress(np.asarray(_laid_over(node, operand).threshold))
+    return Threshold(threshold, strict=reading.strict, out_scale=np.ones((1,) * len(operand.shape)))
+
+
+@converter(nir.Delay)
+def _delay(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+    steps = np.asarray(_laid_over(node, operand).delay, dtype=np.float64) / _dt(reading, "its delay is in seconds")
+    whole = np.round(steps)
+    if not np.allclose(steps, whole, rtol=UNIT, atol=UNIT):
+        odd = np.ravel(steps)[np.argmax(np.abs(steps - whole))]
+        raise UnsupportedOpError(
+            f"its delay is {odd:g} steps of {reading.dt:g} s",
+            hint=Hint("take steps that every delay is a whole number of: ", Option("dt")),
+        )
+    return DelayLine(compress(whole))
 
 
 def _is_multi(node: Any) -> bool:
@@ -184,7 +239,7 @@ def _common(node: Any, operand: Type, reading: Reading) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "v_threshold": compress(np.asarray(node.v_threshold)),
         "v_reset": None if soft else compress(np.asarray(node.v_reset)),
-        "v_init": compress(np.asarray(node.metadata.get("v_init", 0.0), dtype=np.float64)),
+        "v_init": _v_init(node),
         "strict": reading.strict,
         "out_scale": np.ones((1,) * rank),  # a spike is 1, whatever its threshold
     }
@@ -193,11 +248,15 @@ def _common(node: Any, operand: Type, reading: Reading) -> dict[str, Any]:
     return fields
 
 
+def _v_init(node: Any) -> Array:
+    return compress(np.asarray(node.metadata.get("v_init", 0.0), dtype=np.float64))
+
+
 def _leak(node: Any) -> dict[str, Any]:
     return {"v_leak": compress(np.asarray(node.v_leak)), "reset_at": _reset_at(node)}
 
 
-def _dt(reading: Reading) -> float:
+def _dt(reading: Reading, why: str) -> float:
     """Return seconds a step.
 
     Raises:
@@ -205,7 +264,7 @@ def _dt(reading: Reading) -> float:
     """
     if reading.dt is None:
         raise UnsupportedOpError(
-            "its time constants are seconds, and nothing says how long a step is",
+            f"{why}, and nothing says how long a step is",
             hint=Hint("state it: ", Option("dt", 1e-4), ' (the usual value), or graph.metadata["dt"] = 1e-4'),
         )
     return reading.dt
@@ -218,10 +277,11 @@ def _steps(node: Any, field: str, reading: Reading) -> Array:
         UnsupportedOpError: nothing says how long a step is, or it is longer than the time constant.
     """
     seconds = np.asarray(getattr(node, field), dtype=np.float64)
-    steps = seconds / _dt(reading)
+    dt = _dt(reading, "its time constants are seconds")
+    steps = seconds / dt
     if not (steps >= 1 - UNIT).all():
         raise UnsupportedOpError(
-            f"its {field} is {span(seconds)} s, and a step {_dt(reading):g} s: a time constant is at least one step",
+            f"its {field} is {span(seconds)} s, and a step {dt:g} s: a time constant is at least one step",
             hint=Hint("take shorter steps: ", Option("dt", float(seconds.min()))),
         )
     return np.maximum(steps, 1.0)

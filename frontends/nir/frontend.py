@@ -10,9 +10,10 @@ from torch import Tensor
 
 from spikec.extend.frontend import Frontend
 from spikec.frontends.nir import files
+from spikec.frontends.nir.differences import differences
 from spikec.frontends.nir.loader import Loader, called
 from spikec.frontends.nir.stated import Stated
-from spikec.ir.errors import advising
+from spikec.ir.errors import Problem, advising
 from spikec.ir.graph import Graph
 from spikec.ir.untrusted import SPARE, allowed_bytes
 
@@ -24,13 +25,13 @@ class _Opened:
     """A NIR graph, and what its user says of it.
 
     Attributes:
-        graph: of nir, unchecked.
+        file: the graph, unchecked, and what its file says beside it.
         name: of the model.
         stated: what the user says of it.
         max_bytes: that the signals of one sample may take.
     """
 
-    graph: Any
+    file: files.File
     name: str
     stated: Stated
     max_bytes: int
@@ -88,18 +89,26 @@ class NirFrontend(Frontend):
         if isinstance(model, Path):
             with advising(_MEND):
                 return _Opened(files.read(model, max_bytes), model.stem, stated, allowed_bytes(model, max_bytes))
-        return _Opened(model, "nir", stated, SPARE if max_bytes is None else max_bytes)
+        given = files.File(model, "", frozenset())
+        return _Opened(given, "nir", stated, SPARE if max_bytes is None else max_bytes)
 
     def input_names(self, model: Any) -> list[str]:
         """Of the Input nodes: as their metadata say the model called them, else of the nodes."""
-        source = self.opened(model).graph
+        source = self.opened(model).file.graph
         return [called(name, source.nodes[name]) for name in source.inputs]
 
     def load(self, model: Any, examples: Sequence[Tensor] | None) -> Graph:
         """The graph, spiking; shapes come from the Input nodes."""
         with advising(_MEND):
             opened = self.opened(model)
-            return Loader(opened.graph, opened.name, opened.stated, opened.max_bytes).graph()
+            return Loader(opened.file, opened.name, opened.stated, opened.max_bytes).graph()
+
+    def differences(self, model: Any) -> list[Problem]:
+        """What the reader refuses, leaves out, or runs otherwise than the graph's fields and metadata say."""
+        opened = self.opened(model)
+        if opened.stated.reader is None:
+            return []
+        return differences(opened.file, opened.name, opened.stated, opened.max_bytes)
 
 
 frontend = NirFrontend()

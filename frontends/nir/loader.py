@@ -4,20 +4,25 @@ import difflib
 import graphlib
 import heapq
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 import nir
 import numpy as np
 
+from spikec.extend.frontend import without_unused
 from spikec.frontends.nir import meaning
 from spikec.frontends.nir.converters import Reading, converter, floats
+from spikec.frontends.nir.doubts import Notes, note_reset
+from spikec.frontends.nir.files import File
 from spikec.frontends.nir.readers import features
-from spikec.frontends.nir.recurrence import delayed, inlined, pairs
+from spikec.frontends.nir.recurrence import delayed, inlined, pairs, silent
+from spikec.frontends.nir.rules import with_fields
 from spikec.frontends.nir.stated import Stated, settle
 from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError, warn
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Add, Delay, Neuron, Permute, Reshape, Weighted
+from spikec.ir.ops import Add, Delay, DelayLine, Input, Neuron, Permute, Reshape, Weighted
 from spikec.ir.ops.weighted import diagonal
 from spikec.ir.origin import Source
 from spikec.ir.types import Array, Rate, Type, channel_scale, ints
@@ -48,11 +53,21 @@ def check(source: Any) -> list[Problem]:
     return problems
 
 
+#: how many axes a sample has in front of a node
+_RANKS = {nir.Affine: 1, nir.Linear: 1, nir.Conv1d: 2, nir.Conv2d: 3, nir.SumPool2d: 3, nir.AvgPool2d: 3}
+
+
+def without_ones(shape: tuple[int, ...], rank: int | None) -> tuple[int, ...]:
+    """Return a shape without the axes of 1 in front that it has too many for a rank."""
+    extra = 0 if rank is None else len(shape) - rank
+    return shape[extra:] if extra > 0 and set(shape[:extra]) == {1} else shape
+
+
 class Loader:
     """One graph on its way in."""
 
-    def __init__(self, graph: Any, name: str, stated: Stated, max_bytes: int) -> None:
-        source = inlined(graph)
+    def __init__(self, file: File, name: str, stated: Stated, max_bytes: int) -> None:
+        source = inlined(file.graph)
         self.max_bytes = max_bytes
         if problems := check(source):
             raise InvalidModelError(problems)
@@ -62,28 +77,97 @@ class Loader:
         self.producers: dict[str, dict[str, None]] = {node: {} for node in source.nodes}
         for start, end in source.edges:
             self.producers[end][start] = None
-        self.late = delayed(source.nodes, self.producers)
-        if stated.reader and (problems := stated.reader.problems(features(graph, source, bool(self.late)))):
+        self.bias_first = stated.reader is None or stated.reader.bias_first
+        self.late = delayed(source.nodes, self.producers, self.bias_first)
+        if stated.reader and (problems := stated.reader.problems(features(file.graph, source, self.late))):
             raise UnsupportedOpError(problems)
         settled = settle(source, stated)
-        self.source, self.doubts = settled.graph, settled.doubts
+        self.source, self.settled, self.file = settled.graph, settled, file
         self.reading = Reading(self._dtype(), settled.strict, settled.dt)
-        self.out.imported.notes += settled.notes
+        self._strip_inputs(settled.notes)
         self.out.imported.dt = settled.seconds
+        self.out.imported.timesteps = meaning.steps(source.metadata)
 
     def graph(self) -> Graph:
         """Convert everything, or raise with everything that cannot be."""
-        problems = [problem for name, node in self.source.nodes.items() if (problem := self._unknown(name, node))]
-        if problems:
-            raise UnsupportedOpError(problems)
-        for doubt in self.doubts:
-            warn(doubt)
-        for name in self._order():
-            self._convert(name)
-        if not self.out.outputs:
-            raise InvalidModelError("the NIR graph has no Output", hint="add one: nir.Output(shape)")
+        self._convert_all()
+        if self.bias_first:
+            for start, delay in self.delays.items():
+                first = silent(self.out, self.names[start])
+                self.out.set_op(delay, attrs.evolve(self.out.get(delay, Delay), first=first if first.any() else None))
+        without_unused(self.out, "NIR graph")
+        self._say()
         self.out.imported.structure = 0 if len(self.out.outputs) == 1 else tuple(range(len(self.out.outputs)))
         return self.out
+
+    def _convert_all(self) -> None:
+        nodes = self.source.nodes
+        unknown = {name: problem for name, node in nodes.items() if (problem := self._unknown(name, node))}
+        errors: list[CompileError] = [UnsupportedOpError(problem) for problem in unknown.values()]
+        if not any(isinstance(node, nir.Output) for node in nodes.values()):
+            errors.append(InvalidModelError("the NIR graph has no Output", hint="add one: nir.Output(shape)"))
+        for name in self._order():
+            on_time = [start for start in self.producers[name] if (start, name) not in self.late]
+            if name in unknown or any(start not in self.names for start in on_time):
+                continue
+            try:
+                self._convert(name)
+            except CompileError as error:
+                errors.append(error)
+                self._stand_in(name, on_time)
+        if errors:
+            kinds = {type(error) for error in errors}
+            kind = kinds.pop() if len(kinds) == 1 else UnsupportedOpError if unknown else InvalidModelError
+            raise kind([problem for error in errors for problem in error.problems])
+
+    def _stand_in(self, name: str, behind: Sequence[str]) -> None:
+        """Let what is behind a wrong node be looked at too, where the shape of its result is known."""
+        node = self.source.nodes[name]
+        if isinstance(node, (nir.Affine, nir.Linear)):
+            shape = ints(np.shape(node.weight)[:1])
+        elif any(hasattr(node, field) for field in ("r", "threshold", "delay", "scale")) and behind:
+            shape = self.out.type(self.names[behind[0]]).shape
+        else:
+            return
+        self.names[name] = self.out.add(Input(shape, self.reading.dtype, rate=True), name=f"{name}_wrong")
+
+    def _say(self) -> None:
+        """Note how the graph was read, and warn of what the user may not want."""
+        notes = self.settled.notes
+        if doubtful := [name for name in self.settled.doubtful if self.names[name] in self.out]:
+            note_reset(self.out, doubtful, self.file.unset, self.file.version, notes)
+        for doubt in notes.doubts:
+            warn(doubt)
+        self.out.imported.notes += notes.all
+
+    def _strip_inputs(self, notes: Notes) -> None:
+        """Take axes of 1 in front of a sample from inputs that have them for the batch, and say so."""
+        users: dict[str, list[str]] = {name: [] for name in self.source.nodes}
+        for start, end in self.source.edges:
+            users[start].append(end)
+        for name, node in list(self.source.nodes.items()):
+            if isinstance(node, nir.Input) and "model_shape" not in node.metadata:
+                shape = ints(np.ravel(node.input_type["input"]))
+                sample = without_ones(shape, self._rank(name, users))
+                if sample != shape:
+                    fields = {**vars(node), "input_type": {"input": np.array(sample)}}
+                    self.source.nodes[name] = with_fields(nir.Input, fields)
+                    notes.add(
+                        f"input {name!r} of shape {shape} is read as {sample}: axes of 1 in front count the batch"
+                    )
+
+    def _rank(self, start: str, users: Mapping[str, list[str]]) -> int | None:
+        """Return how many axes a sample has, by the first node behind it that takes only so many."""
+        seen, queue = {start}, [start]
+        while queue:
+            for user in users[queue.pop(0)]:
+                kind = type(self.source.nodes[user])
+                if kind in _RANKS:
+                    return _RANKS[kind]
+                if user not in seen and kind is not nir.Flatten:
+                    seen.add(user)
+                    queue.append(user)
+        return None
 
     def _dtype(self) -> str:
         """Return float64 where nothing in the graph is less exact than that."""
@@ -132,7 +216,9 @@ class Loader:
             self.names[name] = self.out.add(op, *operands, name=called(name, node))
             if isinstance(node, nir.Input):
                 self.names[name] = self._laid_out(self.names[name], node, node.input_type["input"])
-            self._check_size(self.out.type(self.names[name]))
+            self._check_size(
+                self.out.type(self.names[name]), int(op.late.max()) + 1 if isinstance(op, DelayLine) else 1
+            )
             if name in self.delays:
                 self.out.set_operands(self.delays[name], self.names[name])
         except CompileError as error:
@@ -150,20 +236,37 @@ class Loader:
             self._check_shape(name, node)
 
     def _operand(self, start: str, end: str) -> str:
-        """What an edge carries: of a neuron that comes later in the order, a register of its spikes."""
+        """What an edge carries: of a node that comes later in the order, a register of what it gave."""
         if (start, end) not in self.late:
             return self.names[start]
         if start not in self.delays:
-            shape = self.late[start, end]
+            shape = self._late_shape(start, end)
             signal = Type(shape, self.reading.dtype, Rate(np.ones((1,) * len(shape))))
             self.delays[start] = self.out.add(Delay(signal), name=f"{start}_before")
         return self.delays[start]
 
-    def _check_size(self, signal: Type) -> None:
-        needed = math.prod(signal.shape) * np.dtype(signal.dtype).itemsize
+    def _late_shape(self, start: str, end: str) -> tuple[int, ...]:
+        """Return the shape of a signal that is not there yet: that of what comes beside it, or of its neurons."""
+        for beside in self.producers[end]:
+            if (beside, end) not in self.late:
+                return self.out.type(self.names[beside]).shape
+        node = self.source.nodes[end]
+        if isinstance(node, (nir.Affine, nir.Linear)):
+            return ints(np.shape(node.weight)[1:])
+        source = self.source.nodes[start]
+        shape = np.shape(getattr(source, "v_threshold", getattr(source, "threshold", ())))
+        if not shape:
+            kind = f"nir.{type(source).__name__}"
+            hint = "give its parameters one number for each neuron"
+            raise UnsupportedOpError(Problem("the shape of a signal on the way back is not known", start, kind, hint))
+        return ints(shape)
+
+    def _check_size(self, signal: Type, copies: int) -> None:
+        needed = copies * math.prod(signal.shape) * np.dtype(signal.dtype).itemsize
         if needed > self.max_bytes:
+            kept = f" and is kept for {copies - 1:,} steps" if copies > 1 else ""
             raise InvalidModelError(
-                f"its result has shape {signal.shape}, {needed:,} bytes a sample",
+                f"its result has shape {signal.shape}{kept}, {needed:,} bytes a sample",
                 hint=Hint("if it is meant so: ", Option("max_bytes", needed)),
             )
 
@@ -182,7 +285,7 @@ class Loader:
     def _check_shape(self, name: str, node: Any) -> None:
         declared = node.output_type["output"]
         shape = self.out.type(self.names[next(iter(self.producers[name]))]).shape
-        if declared is not None and tuple(np.ravel(declared)) != shape:
+        if declared is not None and without_ones(ints(np.ravel(declared)), len(shape)) != shape:
             message = f"this output is declared as {ints(np.ravel(declared))}, and gets {shape}"
             hint = f"declare it as nir.Output({shape})"
             raise InvalidModelError(Problem(message, name, "nir.Output", hint))

@@ -4,7 +4,7 @@ The entries were read in the sources of the versions that ``tool`` names.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
@@ -90,13 +90,13 @@ def reader_named(name: Any) -> Reader:
     return READERS[name]
 
 
-def features(source: Any, graph: Any, recurrent: bool) -> dict[str, str]:
+def features(source: Any, graph: Any, late: Collection[tuple[str, str]]) -> dict[str, str]:
     """Return what a graph has that not every tool runs, with a node that shows it: the keys of ``Reader.graphs``.
 
     Args:
         source: the graph as it is written.
         graph: the same without graphs in it.
-        recurrent: it has a cycle.
+        late: its edges that lead back.
     """
     found: dict[str, str] = {}
     for feature, kind in (("several inputs", nir.Input), ("several outputs", nir.Output)):
@@ -104,7 +104,7 @@ def features(source: Any, graph: Any, recurrent: bool) -> dict[str, str]:
         if len(ends) > 1:
             found[feature] = ends[1]
     nested = [name for name, node in source.nodes.items() if isinstance(node, nir.NIRGraph)]
-    starts = Counter(start for start, _ in graph.edges)
+    starts = Counter(start for start, end in graph.edges if (start, end) not in late)
     branches = [name for name in graph.nodes if starts[name] > 1]
     tuples = [
         start
@@ -114,7 +114,7 @@ def features(source: Any, graph: Any, recurrent: bool) -> dict[str, str]:
     for feature, names in (("nested graphs", nested), ("branches", branches), ("IF in front of others", tuples)):
         if names:
             found[feature] = names[0]
-    return {**found, "recurrence": ""} if recurrent else found
+    return {**found, "recurrence": next(iter(late))[0]} if late else found
 
 
 # ------------------------------------------------------------------ the table

@@ -8,13 +8,14 @@ import nir
 import numpy as np
 
 from spikec.ir.errors import InvalidModelError, Problem, UnsupportedOpError, shown
+from spikec.ir.graph import Graph
+from spikec.ir.types import Array
 
 #: in how many others a graph may lie
 _DEEPEST = 16
 
 #: what a weight on the way back may be
 _WEIGHTS = (nir.Affine, nir.Linear, nir.Conv1d, nir.Conv2d)
-_HINT = "feed spikes back to neurons directly, or through one Affine, Linear or convolution of their own"
 
 
 def pairs(graph: Any) -> list[tuple[str, str]]:
@@ -71,37 +72,44 @@ def _with_metadata(node: Any, common: Mapping[str, Any]) -> Any:
     return changed
 
 
-def delayed(nodes: Mapping[str, Any], producers: Mapping[str, Iterable[str]]) -> dict[tuple[str, str], tuple[int, ...]]:
-    """Return the edges that give the spikes of the step before, with the shape of what they carry.
+def delayed(nodes: Mapping[str, Any], producers: Mapping[str, Iterable[str]], bias_first: bool) -> set[tuple[str, str]]:
+    """Return the edges that give what their source gave a step before.
 
-    Back edges of a depth-first walk from the inputs are late by one step. That step is taken in front of the weights on
-    the way back, so that before step 0 these see silent neurons: their bias acts from step 0 on.
+    These are the back edges of a depth-first walk from the inputs. Where one comes from weights that read one neuron
+    and nothing else reads, the step is taken in front of the weights, so that the weights see silent neurons before
+    step 0: their bias acts from step 0 on. Where it does not act then, that holds of weights without a bias alone.
 
     Args:
         nodes: of NIR, by name.
         producers: of each node.
-
-    Raises:
-        UnsupportedOpError: another node is on the way back.
+        bias_first: whether a bias on the way back acts at step 0.
     """
     users: dict[str, list[str]] = {name: [] for name in nodes}
     for end, starts in producers.items():
         for start in starts:
             users[start].append(end)
-    found: dict[tuple[str, str], tuple[int, ...]] = {}
+    found: set[tuple[str, str]] = set()
     for start, end in _back_edges(nodes, users):
-        node = nodes[start]
-        if isinstance(node, _WEIGHTS) and users[start] == [end]:
-            end, (start, *others) = start, producers[start]
-            matrix = np.shape(node.weight)
-            shape = matrix[1:] if len(matrix) == 2 else np.shape(getattr(nodes[start], "v_threshold", ()))
+        node, behind = nodes[start], list(producers[start])
+        moves = isinstance(node, _WEIGHTS) and users[start] == [end] and len(behind) == 1
+        silent = bias_first or not np.any(getattr(node, "bias", None))
+        if moves and silent and _fires(nodes[behind[0]]):
+            found.add((behind[0], start))
         else:
-            others, shape = [], np.shape(getattr(node, "v_threshold", ()))
-        if others or not shape or not hasattr(nodes[start], "v_threshold"):
-            kind = f"nir.{type(node).__name__}"
-            raise UnsupportedOpError(Problem("a recurrence that is not of neurons alone", start, kind, _HINT))
-        found[start, end] = shape
+            found.add((start, end))
     return found
+
+
+def _fires(node: Any) -> bool:
+    return hasattr(node, "v_threshold") or isinstance(node, nir.Threshold)
+
+
+def silent(graph: Graph, name: str) -> Array:
+    """Return what a node gives, for one sample, where all inputs are 0 and nothing with a state gives anything."""
+    op, signal = graph[name], graph.type(name)
+    if op.timed:
+        return np.zeros(signal.shape)
+    return op.on_arrays(*(silent(graph, operand) for operand in graph.operands(name)))
 
 
 def _back_edges(nodes: Mapping[str, Any], users: Mapping[str, Collection[str]]) -> list[tuple[str, str]]:

@@ -177,7 +177,7 @@ def batch_is_an_axis(tool: str) -> Rule:
         start, end = int(node.start_dim), int(node.end_dim)
         if start == 0:
             what = f"a Flatten from axis 0 on for more than one sample: {tool}'s takes the batch for that axis"
-            raise UnsupportedOpError(what, hint="write start_dim = 1, or a convolution as large as the map")
+            raise UnsupportedOpError(what, hint="count its axes from the end: start_dim = -3 where there are three")
         sample = {"start_dim": start, "end_dim": end}
         return _changed(node, node.metadata, **{name: axis - (axis > 0) for name, axis in sample.items()})
 

@@ -13,10 +13,16 @@ import numpy as np
 
 from spikec.frontends.nir import meaning
 from spikec.frontends.nir.converters import UNIT
+from spikec.frontends.nir.doubts import Notes
 from spikec.frontends.nir.readers import Reader, reader_named
 from spikec.frontends.nir.rules import with_fields
 from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError, shown
+from spikec.ir.types import Array
 
+#: how neurons reset, by what metadata call it
+_HOW = {"subtract": "by subtraction", "value": "to v_reset"}
+#: nodes that have r and no time constant
+_COUNTING = (nir.I, nir.IF)
 #: what users say of a reset, and what metadata call it
 _RESETS = {"subtract": "subtract", "soft": "subtract", "value": "value", "hard": "value"}
 
@@ -71,15 +77,15 @@ class Settled:
         seconds: those of a step, or None where the graph or its tool knows no seconds.
         strict: whether neurons fire above their threshold, or also at it.
         notes: what was used, and who says so.
-        doubts: those of them that the user may not want.
+        doubtful: names of neurons of which nothing says whether they reset to 0 or by subtraction.
     """
 
     graph: Any
     dt: float | None
     seconds: float | None
     strict: bool
-    notes: tuple[str, ...]
-    doubts: tuple[str, ...]
+    notes: Notes
+    doubtful: tuple[str, ...]
 
 
 def settle(graph: Any, stated: Stated) -> Settled:
@@ -88,13 +94,15 @@ def settle(graph: Any, stated: Stated) -> Settled:
     Raises:
         UnsupportedOpError: the reader refuses nodes; with all of them.
     """
-    notes = _Notes()
+    notes = Notes()
     dt = _dt(graph, stated, notes)
     nodes = graph.nodes if stated.reader is None else _as_run(graph, stated.reader, dt)
     common = {key: graph.metadata[key] for key in ("reset", "v_init") if key in graph.metadata and not stated.reader}
     nodes = {name: _as_said(name, node, stated, common) for name, node in nodes.items()}
+    doubtful: tuple[str, ...] = ()
     if stated.reader is None:
-        _note_reset(graph, stated, notes)
+        _note_clock(graph, dt, notes)
+        doubtful = _note_reset(graph, stated, notes)
     else:
         notes.add(f"read as {stated.reader.tool} runs it")
     fire = stated.fire or (stated.reader and stated.reader.fire) or graph.metadata.get("fire", ">")
@@ -102,24 +110,8 @@ def settle(graph: Any, stated: Stated) -> Settled:
     metadata = {key: value for key, value in graph.metadata.items() if key not in ("reset", "v_init", "fire", "dt")}
     made = nir.NIRGraph(nodes, graph.edges, metadata=metadata, type_check=False)
     if stated.reader is not None and stated.reader.steps:
-        return Settled(made, 1.0, stated.dt or _stated_dt(graph), fire == ">", tuple(notes.all), tuple(notes.doubts))
-    return Settled(made, dt, dt, fire == ">", tuple(notes.all), tuple(notes.doubts))
-
-
-class _Notes:
-    """What there is to say."""
-
-    def __init__(self) -> None:
-        self.all: list[str] = []
-        self.doubts: list[str] = []
-
-    def add(self, note: str) -> None:
-        self.all.append(note)
-
-    def doubt(self, note: str) -> None:
-        """Add a note that the user is warned with."""
-        self.all.append(note)
-        self.doubts.append(note)
+        return Settled(made, 1.0, stated.dt or _stated_dt(graph), fire == ">", notes, doubtful)
+    return Settled(made, dt, dt, fire == ">", notes, doubtful)
 
 
 def _stated_dt(graph: Any) -> float | None:
@@ -127,7 +119,7 @@ def _stated_dt(graph: Any) -> float | None:
     return None if found is None else float(np.asarray(found).item())
 
 
-def _dt(graph: Any, stated: Stated, notes: _Notes) -> float | None:
+def _dt(graph: Any, stated: Stated, notes: Notes) -> float | None:
     """Seconds a step: what the user says, or the reader, or the metadata, or what all gains that are not 1 imply."""
     found, reader = _stated_dt(graph), stated.reader
     if stated.dt is not None:
@@ -146,19 +138,46 @@ def _dt(graph: Any, stated: Stated, notes: _Notes) -> float | None:
     return _implied(graph, notes)
 
 
-def _implied(graph: Any, notes: _Notes) -> float | None:
-    nodes = graph.nodes.values()
-    implied = [1 / n.r for n in nodes if isinstance(n, (nir.I, nir.IF)) and (n.r != 1).any() and (n.r > 0).all()]
-    implied += [n.tau / n.r for n in nodes if isinstance(n, (nir.LI, nir.LIF)) and (n.r != 1).any() and (n.r > 0).all()]
-    cuba = (nir.CubaLI, nir.CubaLIF)
-    implied += [n.tau_syn / n.w_in for n in nodes if isinstance(n, cuba) and (n.w_in != 1).any() and (n.w_in > 0).all()]
-    found = np.concatenate([np.ravel(each) for each in implied]) if implied else np.zeros(0)
-    if not found.size or not np.allclose(found, found[0], rtol=UNIT, atol=0):
+def _implied(graph: Any, notes: Notes) -> float | None:
+    """Seconds a step by the gains that are not 1, if they agree: 1/r of an IF, tau/r of a LIF, and so on."""
+    found: dict[str, Array] = {}
+    for name, node in graph.nodes.items():
+        for gain, tau in (("r", "tau"), ("r", "tau_mem"), ("w_in", "tau_syn")):
+            seconds = 1.0 if isinstance(node, _COUNTING) and tau == "tau" else getattr(node, tau, None)
+            gains = np.asarray(getattr(node, gain, 1), dtype=np.float64)
+            if seconds is not None and (gains != 1).any() and (gains > 0).all():
+                found[name] = np.append(found.get(name, ()), np.ravel(seconds / gains))
+    if not found:
         return None
-    dt = float(found[0])
+    steps = np.concatenate(list(found.values()))
+    if not np.allclose(steps, steps[0], rtol=UNIT, atol=0):
+        least, most = (min(found, key=lambda name: how(found[name])) for how in (np.min, lambda each: -np.max(each)))
+        several = f"{found[least].min():.6g} s ({least}) to {found[most].max():.6g} s ({most})"
+        what = f"nothing says how long a step is, and the gains imply several lengths, of {several}"
+        hint = Hint("state it: ", Option("dt", 1e-4), " (the usual value)")
+        raise UnsupportedOpError(what, location=next(iter(found)), hint=hint)
+    dt = float(steps[0])
     message = f"the NIR graph does not say how long a step is: dt = {dt:.6g} is what its gains imply; if so, say "
     notes.doubt(Hint(message, Option("dt", dt)))
     return dt
+
+
+def _note_clock(graph: Any, dt: float | None, notes: Notes) -> None:
+    """Say whether the length of a step matters, and where some neurons count steps and others seconds."""
+    taus = ("tau", "tau_syn", "tau_mem", "delay")
+    seconds = [name for name, node in graph.nodes.items() if any(hasattr(node, tau) for tau in taus)]
+    integrators = {name: node for name, node in graph.nodes.items() if isinstance(node, _COUNTING)}
+    unit = [name for name, node in integrators.items() if (np.asarray(node.r) == 1).all()]
+    physical = [name for name in integrators if name not in unit]
+    if physical and unit:
+        notes.doubt(
+            f"{unit[0]} and {len(unit) - 1} more with r = 1 add up their input once a step, {physical[0]} and "
+            f"{len(physical) - 1} more by r dt: make them alike, if they are meant so"
+        )
+    elif unit and seconds:
+        notes.add(f"{unit[0]} with r = 1 counts steps, {seconds[0]} seconds")
+    if not seconds and not physical:
+        notes.add("the length of a step does not matter: nothing in this graph counts seconds")
 
 
 def _as_run(graph: Any, reader: Reader, dt: float | None) -> dict[str, Any]:
@@ -195,21 +214,30 @@ def _as_said(name: str, node: Any, stated: Stated, common: Mapping[str, Any]) ->
     return with_fields(type(node), {**fields, "metadata": {**common, **node.metadata, **said}})
 
 
-def _note_reset(graph: Any, stated: Stated, notes: _Notes) -> None:
-    """Say how zeros of unknown meaning are read."""
+def _note_reset(graph: Any, stated: Stated, notes: Notes) -> tuple[str, ...]:
+    """Say how the neurons reset, and who says so; return those whose zeros may mean either way."""
     common = graph.metadata.get("reset")
+    neurons = {name: node for name, node in graph.nodes.items() if hasattr(node, "v_reset")}
     if stated.reset is not None:
-        return
-    neurons = [node for node in graph.nodes.values() if hasattr(node, "v_reset")]
-    if any(node.metadata.get("reset", common) is None and not np.any(node.v_reset) for node in neurons):
-        message = (
-            "the NIR graph stores v_reset = 0, or none, and no reset mode: it is read as a reset to zero; one by "
-            "subtraction is "
+        notes.add(f"reset {_HOW[stated.reset]}, as you say")
+        return ()
+    said: dict[str, list[str]] = {}
+    for name, node in neurons.items():
+        mode = node.metadata.get("reset", common)
+        if np.any(node.v_reset):
+            said.setdefault("to v_reset, which is not 0", []).append(name)
+        elif mode is not None:
+            said.setdefault(f"{_HOW[mode]}, as the metadata say", []).append(name)
+    for how, names in said.items():
+        which = (
+            "" if len(names) == len(neurons) else f" of {names[0]}" + f" and {len(names) - 1} more" * (len(names) > 1)
         )
-        notes.doubt(Hint(message, Option("reset", "subtract")))
+        notes.add(f"reset{which} {how}")
+    known = {name for names in said.values() for name in names}
+    return tuple(name for name in neurons if name not in known)
 
 
-def _note_others(graph: Any, stated: Stated, nodes: Mapping[str, Any], fire: str, notes: _Notes) -> None:
+def _note_others(graph: Any, stated: Stated, nodes: Mapping[str, Any], fire: str, notes: Notes) -> None:
     """Say where the graph's metadata say otherwise than the user, or the tool that the user names."""
     who = "you say" if stated.reader is None else f"{stated.reader.tool} does"
     if graph.metadata.get("fire", fire) != fire:

@@ -1,6 +1,7 @@
 """Reads programs of torch.export, by the converters that modules are read by."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from spikec.extend.frontend import Frontend
+from spikec.frontends.torch.archive import read_program
 from spikec.frontends.torch.batch import in_batches
 from spikec.frontends.torch.call import tensors
 from spikec.frontends.torch.check import dtype_of, example_shapes
@@ -22,11 +24,19 @@ from spikec.ir.graph import Graph
 class TorchExport(Frontend):
     """``torch.export.ExportedProgram`` of a model in evaluation mode, with a fixed or an open batch size."""
 
-    takes = "a torch.export.ExportedProgram"
+    takes = "a torch.export.ExportedProgram or a path ending in .pt2"
 
     def accepts(self, model: Any) -> bool:
-        """True for any program, decomposed or not."""
-        return isinstance(model, ExportedProgram)
+        """True for any program, decomposed or not, and for files that torch.export.save writes."""
+        return isinstance(model, ExportedProgram) or (isinstance(model, Path) and model.suffix == ".pt2")
+
+    def opened(self, model: Any, max_bytes: int | None = None) -> ExportedProgram:
+        """Of a path, the program in the file; ``max_bytes`` is what its arrays may take in memory.
+
+        Raises:
+            InvalidModelError: the file is damaged, or holds more than a program of aten; see ``archive``.
+        """
+        return read_program(model, max_bytes) if isinstance(model, Path) else model
 
     def input_names(self, model: ExportedProgram) -> list[str]:
         """Names of the inputs that are tensors, as the program's graph has them."""

@@ -1,6 +1,7 @@
 """Runs under a Python that has SpikingJelly and spikec: real software on what we wrote.
 
 ``spikingjelly_real.py nir FILE IN.npz OUT.npz``: SpikingJelly's importer on a NIR file, with soft reset.
+``spikingjelly_real.py asis FILE IN.npz OUT.npz``: SpikingJelly's importer on a NIR file, as its tutorial calls it.
 ``spikingjelly_real.py module FILE IN.npz OUT.npz``: SpikingJelly's helpers on one of our modules.
 
 IN holds x [T, B, ...]; OUT gets the output [T, B, ...] and, for NIR, every neuron's spikes.
@@ -16,9 +17,18 @@ from spikingjelly.activation_based.nir_exchange import import_from_nir
 
 def run_nir(path, x):
     net = import_from_nir(path, dt=1.0, dtype=torch.float64)
+    for node in net.modules():
+        if isinstance(node, neuron.BaseNode):
+            node.v_reset = None
+    return _run(net, x)
+
+
+def run_as_is(path, x):
+    return _run(import_from_nir(path, dt=1e-4, dtype=torch.float64), x)
+
+
+def _run(net, x):
     nodes = {name: m for name, m in net.named_modules() if isinstance(m, neuron.BaseNode)}
-    for node in nodes.values():
-        node.v_reset = None
     results, state = {"output": []}, None
     for name in nodes:
         results[name.removesuffix(".module")] = []
@@ -61,4 +71,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     kind, path, source, target = sys.argv[1:]
     data = torch.from_numpy(np.load(source)["x"])
-    np.savez(target, **{"nir": run_nir, "module": run_module}[kind](path, data))
+    np.savez(target, **{"nir": run_nir, "asis": run_as_is, "module": run_module}[kind](path, data))

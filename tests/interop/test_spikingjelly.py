@@ -59,6 +59,26 @@ def test_the_importer_reads_our_nir_spike_for_spike(name, tmp_path, jelly):
     assert np.abs(theirs["output"] - y).max() <= 1e-12 * np.abs(y).max()
 
 
+@pytest.mark.parametrize("neurons", [1, 2])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
+def test_a_file_tuned_for_hard_reset_stands_on_its_own(name, neurons, tmp_path, jelly):
+    net, x = nets.build(name, dtype=torch.float64), nets.batch(name, dtype=torch.float64)
+    options = {"profile": "spikingjelly", "reset": "hard", "neurons": neurons}
+    made = spikec.Compiler("nir", calibration=x, timesteps=T, **options).run(net)
+    spikec.save(made.artifact, tmp_path / "net.nir")
+    constant = x.expand(T, *x.shape)
+    theirs = drive(jelly, "asis", tmp_path / "net.nir", constant, tmp_path)
+    y, ours = spikes(made.graph, constant)
+    for name, expected in ours.items():
+        (key,) = [key for key in theirs.files if re.fullmatch(rf"n\d+_{name}", key)]
+        assert np.array_equal(theirs[key], expected), f"{name}: {(theirs[key] != expected).sum()} spikes differ"
+    assert np.abs(theirs["output"] - y).max() <= 1e-12 * np.abs(y).max()
+    with torch.no_grad():
+        wanted = net(x).numpy()
+    error = np.abs(theirs["output"].mean(0) - wanted).mean() / wanted.std()
+    assert error < 0.2, error
+
+
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
 def test_reset_net_and_set_step_mode_work_on_our_module(name, tmp_path, jelly):
     run, x = compiled(name, "spikingjelly")

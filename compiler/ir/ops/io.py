@@ -87,6 +87,11 @@ class Input(Op):
         real = Type(self.shape, self.dtype)
         return real.with_scale(real.scale) if self.rate else real
 
+    @property
+    def timed(self) -> bool:
+        """A rate is one over time."""
+        return self.rate
+
     def eval(self, *xs: Tensor) -> Tensor:
         """Return the value fed from outside, once it is seen to have the declared shape."""
         (x,) = xs

@@ -79,6 +79,8 @@ class Neuron(StatefulOp):
 
     role = Role.NEURON
     elementwise = True
+    #: what thresholds are above
+    above: ClassVar[float] = 0
     #: the fields in the units of the potential, which scale with the current
     potentials: ClassVar[tuple[str, ...]] = ("v_threshold", "v_reset", "v_init")
 
@@ -100,11 +102,8 @@ class Neuron(StatefulOp):
         (x,) = operands
         if not isinstance(x.encoding, Rate):
             raise TypeMismatchError("a neuron integrates a rate-coded signal, this one is real", hint=SPIKES_FIRST)
-        if not ((self.v_threshold > 0) & np.isfinite(self.v_threshold)).all():
-            raise TypeMismatchError(
-                f"v_threshold is {span(self.v_threshold)}",
-                hint="give positive thresholds",
-            )
+        if not np.isfinite(self.v_threshold).all() or not (self.v_threshold > self.above).all():
+            raise TypeMismatchError(f"v_threshold is {span(self.v_threshold)}", hint=f"give numbers above {self.above}")
         if self.v_threshold.ndim != len(x.shape):
             raise TypeMismatchError(
                 f"v_threshold has rank {self.v_threshold.ndim}, the sample has shape {x.shape}",
@@ -297,7 +296,9 @@ class LIF(Leaky):
         gain: shaped like tau, or None.
     """
 
-    tau: Array = array(kw_only=True, validator=_within(1, np.inf, "a time constant is at least one step"))
+    tau: Array = array(
+        infinite=True, kw_only=True, validator=_within(1, np.inf, "a time constant is at least one step")
+    )
     gain: Array | None = array(default=None, kw_only=True)
 
     def charged(self, state: Tensor, x: Tensor) -> Tensor:

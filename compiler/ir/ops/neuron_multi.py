@@ -1,6 +1,8 @@
-"""The neuron of sinabs and rockpool: several spikes a step, and a potential that may have a floor."""
+"""The neuron of sinabs and rockpool, which spikes several times a step, and NIR's, which has no memory."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -12,7 +14,7 @@ from spikec.ir.op import array, tensor
 from spikec.ir.ops.neuron import ZERO, Neuron
 from spikec.ir.types import Array
 
-__all__ = ["MultiSpike"]
+__all__ = ["MultiSpike", "Threshold"]
 
 
 @attrs.frozen(eq=False)
@@ -80,3 +82,23 @@ class MultiSpike(Neuron):
         if self.v_floor is not None:
             v = torch.maximum(v, tensor(self.v_floor, v))
         return torch.stack((v, current), 1), spikes
+
+
+@attrs.frozen(eq=False)
+class Threshold(Neuron):
+    """Fires where its input is above a threshold, and keeps nothing::
+
+        s(t) = 1 if z(t) >= v_threshold else 0                          (> if strict)
+
+    It is NIR's Threshold. The threshold may be any number; ``v_init`` and ``v_reset`` have no effect.
+    """
+
+    above: ClassVar[float] = -np.inf
+
+    def charge(self, state: Tensor, *xs: Tensor) -> Tensor:
+        """Return the input."""
+        return xs[0]
+
+    def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the state as it is, and the spikes."""
+        return state, self.spikes(xs[0])

@@ -19,8 +19,8 @@ WHOLE = {
     "spikingjelly": [*TO_SPIKES, "correct-bias", "avgpool-to-sumpool", "fold-rescale", "cast-parameters"],
     "nir": [
         *TO_SPIKES, "correct-bias", "lower-movement", "avgpool-to-sumpool", "lower-concat",
-        "fold-rescale{thresholds=uniform}", "fold-pool{pools=False}", "lower-v-init", "correct-bias", "legalize-nir",
-        "cast-parameters", "strict-threshold",
+        "fold-rescale{thresholds=uniform}", "fold-pool{pools=False}", "lower-v-init", "correct-bias", "unflatten",
+        "legalize-nir", "chain-sums", "legalize-nir", "cast-parameters", "strict-threshold",
     ],
     "netx": [
         *TO_SPIKES, "loihi-neurons", "encode-input", "correct-bias", "lower-movement", "avgpool-to-sumpool",
@@ -45,6 +45,9 @@ def test_options_of_a_target_reach_the_passes():
     shown = str(Pipeline.default(backend_named("nir")(profile="spikingjelly")))
     assert "avgpool-to-sumpool{keep=(2,)}" in shown
     assert "strict-threshold{fires='>='}" in shown
+    assert "lower-v-init, legalize-nir, cast-parameters" in shown
+    shown = str(Pipeline.default(backend_named("nir")(profile="snn-mlir")))
+    assert "fit-neurons{gain=one, zero=True}, legalize-nir{dilates=False}, cast-parameters" in shown
 
 
 @attrs.frozen

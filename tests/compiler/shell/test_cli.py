@@ -18,7 +18,8 @@ import spikec
 from spikec.backends.netx.model import NetxNetwork
 from spikec.ir.errors import Hint, Option
 from spikec.options import Options
-from spikec.shell.cli import check_command, for_shell, main
+from spikec.shell.cli import main
+from spikec.shell.options import compiling, for_shell
 
 NETS = """
 import torch
@@ -384,20 +385,23 @@ def test_as_a_process(folder):
 def test_diagnose_says_why_and_writes_figures_and_plot(folder):
     rng = np.random.default_rng(1)
     np.savez("labelled.npz", x=rng.random((50, 4)), labels=np.arange(50) % 3)
-    arguments = ("diagnose", "nets.py:mlp", "--data", "labelled.npz", "--calibration", "data.npz", "--timesteps", 4)
-    result = call(*arguments, "--json", "d.json", "--plot", "d.png")
-    assert result.exit_code == 0, result.output
+    rest = ("--calibration", "data.npz", "--timesteps", 4)
+    said = fine("diagnose", "nets.py:mlp", "labelled.npz", *rest, "--plot", "d.png").stdout
     for piece in ("50 samples, T=4", "accuracy", "quantization", "SynOps"):
-        assert piece in result.stdout
-    assert json.loads(Path("d.json").read_text())["timesteps"] == 4
+        assert piece in said
     assert Path("d.png").read_bytes()[:4] == b"\x89PNG"
-    assert "accuracy" not in call(*arguments[:3], "data.npz", *arguments[4:], "--target", "nir").stdout
+    assert json.loads(fine("diagnose", "nets.py:mlp", "labelled.npz", *rest, "--json").stdout)["timesteps"] == 4
+    assert fine("diagnose", "nets.py:mlp", "--data", "labelled.npz", *rest).stdout == said, "as it was called before"
+    assert "accuracy" not in call("diagnose", "nets.py:mlp", "data.npz", *rest, "--target", "nir").stdout
 
-    assert "--timesteps" in call(*arguments[:-2]).stderr
-    assert call(*arguments[:-2]).exit_code == 2
-    assert call(*arguments, "--json", "nowhere/d.json").exit_code == 2
-    assert call(*arguments, "--plot", "nowhere/d.png").exit_code == 2
-    assert "no array 'x'" in refused(*arguments[:3], "other.npz", *arguments[4:])
+    for wrong in (rest[:2], (*rest, "--plot", "nowhere/d.png"), (*rest, "--data", "labelled.npz")):
+        assert call("diagnose", "nets.py:mlp", "labelled.npz", *wrong).exit_code == 2
+    assert "--timesteps" in call("diagnose", "nets.py:mlp", "labelled.npz", *rest[:2]).stderr
+    Path("d.json").touch()
+    before = call("diagnose", "nets.py:mlp", "--data", "labelled.npz", *rest, "--json", "d.json")
+    assert "--json takes no file" in before.stderr
+    assert before.exit_code == 2
+    assert "no array 'x'" in refused("diagnose", "nets.py:mlp", "other.npz", *rest)
 
 
 def test_hints_name_options_as_the_shell_has_them(folder):
@@ -406,7 +410,7 @@ def test_hints_name_options_as_the_shell_has_them(folder):
     said = call("compile", "nets.py:mlp", "--target", "nir", "-o", "m.nir", "--example", "4").output
     assert "pass --calibration" in said
     assert "compile with --timesteps to turn it into a bias" in said
-    said = fine("diagnose", "nets.py:mlp", "--data", "data.npz", "--timesteps", 4).stdout
+    said = fine("diagnose", "nets.py:mlp", "data.npz", "--timesteps", 4).stdout
     assert "try --calibration with a few hundred training samples" in said or "try --timesteps" in said
     streams = ("--option", "streams=True", "--calibration", "data.npz")
     said = refused("compile", "nets.py:mlp", "--target", "spikingjelly", "-o", "m.pt", *streams)
@@ -444,8 +448,8 @@ def test_a_hint_is_spelled_for_python_and_for_the_shell(hint, python, shell):
 
 
 def test_the_shells_options_are_those_of_compile():
-    own = {"model", "target", "own", "help"}
-    assert {each.name for each in check_command.params} - own < Options.__annotations__.keys()
+    own = {"model", "target", "own"}
+    assert {each.name for each in compiling()} - own < Options.__annotations__.keys()
 
 
 OPTION = re.compile(r"\b(calibration|example_input|timesteps)=")
@@ -468,9 +472,9 @@ def test_texts_name_options_as_data():
 
 
 def test_diagnose_needs_no_shape_beside_its_data(folder):
-    said = fine("diagnose", "nets.py:cnn", "--data", "images.npz", "--timesteps", 4).stdout
+    said = fine("diagnose", "nets.py:cnn", "images.npz", "--timesteps", 4).stdout
     assert "20 samples, T=4" in said
-    fine("diagnose", "nets.py:two", "--data", "pair.npz", "--timesteps", 4)
+    fine("diagnose", "nets.py:two", "pair.npz", "--timesteps", 4)
 
 
 @pytest.mark.parametrize("name", ["target=netx", "dump_dir=x", "pipeline=1", "verify=off", "timesteps=4"])

@@ -1,4 +1,6 @@
+import html
 import io
+import re
 import sys
 import warnings
 
@@ -10,9 +12,11 @@ from rich.console import Console
 from torch import nn
 
 import spikec
+from spikec.extend.passbase import Note
 from spikec.shell import demo
 from spikec.shell.cli import main
 from spikec.shell.demo import Digits, Training
+from spikec.shell.demo_folder import Export, why_lower
 
 pytestmark = pytest.mark.slow  # the digits are read by way of scikit-learn, and nets are trained
 
@@ -175,21 +179,54 @@ def test_the_whole_demo_with_a_small_net(tmp_path, monkeypatch, few, small):
     out = tmp_path / "deep" / "out"
     with (tmp_path / "log").open("w") as log, warnings.catch_warnings():
         warnings.simplefilter("ignore", spikec.SpikecWarning)
-        demo.run(out, Console(width=200, file=log), count=40)
+        demo.run(out, Console(width=80, file=log), count=40)
     said = (tmp_path / "log").read_text()
-    for label in ("ANN", *demo.MODES, "default", *(f"T={steps}" for steps in (4, 8, 16, 32, 50))):
+    for label in ("ANN", *demo.SHOWN, "default", *(f"T={steps}" for steps in (4, 8, 16, 32, 50))):
         assert label in said
-    for path in ("accuracy.png", "mnist.nir", "mnist.net", str(out)):
-        assert path in said
+    assert str(out) in said
     assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     for target in ("spikingjelly", "nir", "netx"):
         assert (out / "passes" / target / "00-import.txt").exists()
-    assert spikec.load(str(out / "mnist.nir")).is_spiking
+    page = (out / "index.html").read_text()
+    assert said.count("mnist.net") > 2
+    for file in out.iterdir():
+        assert f"  {file.name} " in said, "what it is and what to do next"
+        assert file.name == "index.html" or f'"{file.name}"' in page
+    links = re.findall(r'(?:href|src)="([^"]+)"', page)
+    assert len(links) > 8
+    assert all((out / link).exists() for link in links)
+    (why,) = re.findall("<p>((?:Why|Its weights).*)</p>", page)
+    assert html.unescape(why) in said
+
+
+def test_the_commands_that_the_demo_ends_with_do_what_they_say(tmp_path, monkeypatch, few, small):
+    monkeypatch.setattr(demo, "digits", lambda: few)
+    monkeypatch.setattr(demo, "trained", lambda *_, **__: small)
+    out, console = tmp_path / "out", Console(width=80, file=io.StringIO())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", spikec.SpikecWarning)
+        demo.run(out, console, count=40)
+    commands = re.findall(r"^ +spikec (.*)$", console.file.getvalue(), re.M)
+    assert len(commands) == 4
+    monkeypatch.chdir(out)
+    for command in commands:
+        found = CliRunner().invoke(main, command.split())
+        assert found.exit_code == 0, (command, found.output)
+    assert isinstance(torch.load("mnist.pt", weights_only=False), nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "says"), [(0.9, "3.0 % less often than mnist.nir: Its neurons are reset"), (0.94, "cost")]
+)
+def test_why_netx_is_lower_is_said_in_words(accuracy, says, tmp_path):
+    notes = (Note("legalize-netx", "relu1", "hard reset in all layers"),)
+    exports = [Export("nir", tmp_path, 0.93, 1, 100, ()), Export("netx", tmp_path, accuracy, 1, 100, notes)]
+    assert says in why_lower(exports)
 
 
 def test_mode_curves_are_those_of_evaluate(few, small, tmp_path):
-    curves = demo.mode_curves(small, few, tmp_path, Console(quiet=True), 20)
-    assert list(curves) == [*demo.MODES, "default"]
+    curves = demo.mode_curves(small, few, tmp_path, 20)
+    assert list(curves) == [*demo.SHOWN, "default"]
     snn = spikec.compile(small, "spikingjelly", calibration=few.train, normalization=1 / 3)
     np.testing.assert_array_equal(curves["1/3"], spikec.evaluate(snn, few.held_out(20), 50))
 
@@ -198,7 +235,8 @@ def test_an_export_is_what_the_file_says(few, small, tmp_path):
     found = demo.export(small, few, "nir", tmp_path, 30)
     graph = spikec.load(str(found.path))
     x, labels = few.test[:30], few.test_labels[:30]
-    said = (spikec.run(graph, x, 32).mean(0) * torch.tensor(graph.type(graph.outputs[0]).scale)).argmax(1)
+    scale = torch.tensor(graph.type(graph.outputs[0]).scale)
+    said = (spikec.run(graph, x, demo.EXPORT_STEPS).mean(0) * scale).argmax(1)
     assert found.count == 30
     assert found.accuracy == pytest.approx(float((said == labels).float().mean()))
     assert found.agreement == pytest.approx(float((said == small(x).argmax(1)).float().mean()))

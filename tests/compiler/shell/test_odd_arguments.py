@@ -98,7 +98,9 @@ COMMANDS = {
     "check": ["nets.py:mlp", "--target", "netx", "--calibration", "data.npz"],
     "inspect": ["nets.py:mlp", "--example", "4"],
     "run": ["good.nir", "data.npz", "--timesteps", "2", "-o", "out.npz"],
-    "diagnose": ["nets.py:mlp", "--data", "data.npz", "--timesteps", "2"],
+    "evaluate": ["good.nir", "data.npz", "--timesteps", "2"],
+    "diagnose": ["nets.py:mlp", "data.npz", "--timesteps", "2"],
+    "dump": ["nets.py:mlp", "--target", "nir", "-o", "dumps", "--calibration", "data.npz"],
 }
 
 

@@ -226,7 +226,7 @@ def small(metadata=None, **fields):
 
 def test_reset_from_metadata_or_a_missing_field(tmp_path):
     stored = small({"dt": 1.0})
-    with pytest.warns(spikec.SpikecWarning, match="stores v_reset = 0"):
+    with pytest.warns(spikec.SpikecWarning, match=r"stores v_reset = 0.*outputs differ in a run"):
         agree(stored, soft=False)
     agree(small({"reset": "subtract"}), soft=True)
     agree(small({"reset": "value"}), soft=False)
@@ -237,7 +237,7 @@ def test_reset_from_metadata_or_a_missing_field(tmp_path):
     nir.write(tmp_path / "none.h5", stored)
     with h5py.File(tmp_path / "none.h5", "a") as file:
         del file["node/nodes/n/v_reset"]
-    with pytest.warns(spikec.SpikecWarning, match="v_reset = 0, or none"):
+    with pytest.warns(spikec.SpikecWarning, match=r"the NIR file has no v_reset.*outputs differ"):
         agree(nir.read(tmp_path / "none.h5", type_check=False), soft=False, path=tmp_path / "none.h5")
 
 
@@ -355,17 +355,14 @@ def test_a_time_constant_shorter_than_a_step_is_refused():
 
 
 def test_unknown_nodes_come_all_at_once():
-    one = np.ones(3)
-    source = graph(
-        a=nir.LI(tau=one, r=one, v_leak=one),
-        n=neuron(3),
-        d=nir.Delay(one),
-        metadata={"dt": 1.0},
-    )
+    class Gate(nir.Scale):
+        pass
+
+    source = graph(a=Gate(np.ones(3)), n=neuron(3), d=Gate(np.ones(3)), metadata={"dt": 1.0})
     with pytest.raises(spikec.UnsupportedOpError) as error:
         spikec.load(source)
     assert [p.location for p in error.value.problems] == ["a", "d"]
-    assert error.value.problems[0].message == "nir.LI cannot be read"
+    assert error.value.problems[0].message == "nir.Gate cannot be read"
     assert "Affine" in error.value.hint
     assert "Conv2d" in error.value.hint
 
@@ -374,7 +371,6 @@ def test_structure_is_checked():
     nodes = {"a": affine(3, 3), "b": affine(3, 3), "n": neuron(3)}
     chain = [("input", "a"), ("a", "n"), ("n", "output")]
     for edges, message in (
-        ([*chain, ("a", "b"), ("b", "a")], "not of neurons alone"),
         ([*chain, ("input", "b"), ("b", "n"), ("b", "n")], "stands twice"),
         ([*chain, ("input", "b"), ("b", "nobody")], "not in the graph"),
         (chain, "nothing feeds this node"),
@@ -382,7 +378,7 @@ def test_structure_is_checked():
         with pytest.raises(spikec.CompileError, match=message):
             spikec.load(graph(edges=edges, **nodes))
     silent = nir.NIRGraph({"input": nir.Input(np.array([3])), "n": neuron(3)}, [("input", "n")], type_check=False)
-    with pytest.raises(spikec.InvalidModelError, match="no Output"), pytest.warns(spikec.SpikecWarning):
+    with pytest.raises(spikec.InvalidModelError, match="no Output"):
         spikec.load(silent)
 
 
@@ -416,19 +412,21 @@ def test_numbers_without_a_meaning_are_named_in_a_graph_as_in_a_file():
 def test_a_converter_of_somebody_that_fails_is_named():
     from spikec.frontends.nir import converter
 
-    @converter(nir.LI)
+    class Gate(nir.Scale):
+        pass
+
+    @converter(Gate)
     def leak(node, name, operand, reading):
         return node.colour
 
-    one = np.ones(3)
     try:
         with pytest.raises(
             spikec.InvalidModelError, match="its converter .*test_nir.leak fails .AttributeError"
         ) as error:
-            spikec.load(graph(a=nir.LI(tau=one, r=one, v_leak=one)))
+            spikec.load(graph(a=Gate(np.ones(3))))
         assert error.value.location == "a"
     finally:
-        del converter._table[nir.LI]
+        del converter._table[Gate]
 
 
 @pytest.mark.parametrize("part", ["weight", "bias", "v_threshold"])
@@ -503,3 +501,15 @@ def test_a_node_that_is_a_text_is_refused(tmp_path):
         file[f"node/nodes/{name}"] = "Output"
     with pytest.raises(spikec.CompileError, match="its type is 'Output', which NIR has not"):
         spikec.load(path)
+
+
+@pytest.mark.parametrize("axes", [(0, -1), (-3, -1), (-2, -1), (1, 2), (-3, -2)])
+def test_the_axes_of_a_flatten_may_count_from_the_end(axes):
+    flat = nir.Flatten({"input": np.array([2, 3, 4])}, *axes)
+    shape = flat.output_type["output"]
+    fires = nir.IF(np.ones(shape), np.ones(shape), np.zeros(shape))
+    nodes = {"input": nir.Input(np.array([2, 3, 4])), "flat": flat, "fires": fires, "output": nir.Output(shape)}
+    graph = nir.NIRGraph(nodes, list(itertools.pairwise(nodes)), metadata={"reset": "value"})
+    x = torch.randint(0, 3, (1, 1, 2, 3, 4))
+    found = spikec.run(spikec.load(graph), x.double())
+    assert torch.equal(found, (x > 1).double().reshape(1, 1, *shape))

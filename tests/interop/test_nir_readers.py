@@ -1,0 +1,139 @@
+"""NIR files in the tools that read them, each in its own Python, beside our models of these tools.
+
+SPIKEC_SJ_PYTHON, SPIKEC_SNNTORCH_PYTHON, SPIKEC_SINABS_PYTHON, SPIKEC_NORSE_PYTHON and SPIKEC_ROCKPOOL_PYTHON name
+Pythons with a tool.
+"""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import nets
+import nir_graphs
+import spikec
+from forks import Forks
+
+HERE = Path(__file__).parent
+PYTHONS = {
+    "spikingjelly": ("SPIKEC_SJ_PYTHON", "spikingjelly.activation_based.nir_exchange"),
+    "snntorch": ("SPIKEC_SNNTORCH_PYTHON", "snntorch.import_nir"),
+    "norse": ("SPIKEC_NORSE_PYTHON", "norse.torch"),
+    "sinabs": ("SPIKEC_SINABS_PYTHON", "sinabs.nir"),
+    "rockpool": ("SPIKEC_ROCKPOOL_PYTHON", "rockpool.nn.modules.torch.nir"),
+}
+#: what a file does not say, and where a tool does otherwise than it says, is warned of
+pytestmark = pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
+#: whose import takes dt
+TAKES_DT = ("spikingjelly", "norse")
+
+
+@pytest.fixture(scope="module")
+def tools():
+    """Runs a script in a tool's Python, which has imported the tool once."""
+    with contextlib.ExitStack() as stack:
+        started = {}
+
+        def run(name, *command):
+            if name not in started:
+                variable, module = PYTHONS[name]
+                if not os.environ.get(variable):
+                    pytest.skip(f"{variable} names no Python with {name}")
+                imports = f"import warnings; warnings.simplefilter('ignore'); import {module}"
+                started[name] = stack.enter_context(Forks(os.environ[variable], imports))
+            found = started[name].run(*command)
+            assert found.returncode == 0, found.stderr[-3000:]
+
+        yield run
+
+
+def both(tools, name, path, x, dt):
+    """(what the tool puts out, what our model of the tool does), [T, B, features]."""
+    source, target = path.with_suffix(".in.npz"), path.with_suffix(".out.npz")
+    np.savez(source, x=x, dt=dt)
+    tools(name, HERE / "nir_real.py", name, path, source, target)
+    options = {"dt": dt} if name in TAKES_DT else {}
+    ours = spikec.run(spikec.load(path, reader=name, **options), torch.from_numpy(x))
+    # without a Flatten what comes out is [features, 1, 1]
+    return np.load(target)["output"].reshape(*x.shape[:2], -1), ours.flatten(2).numpy()
+
+
+def assert_equal(theirs, ours):
+    """No spike differs, and sums of a readout by no more than float32 rounds."""
+    assert theirs.shape == ours.shape
+    scale = max(1, np.abs(theirs).max())
+    assert (np.abs(theirs - ours) <= 1e-5 * scale).all(), f"{(theirs != ours).mean():.4f} of the values differ"
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("name", PYTHONS)
+def test_our_model_of_a_tool_is_the_tool(name, seed, tools, tmp_path):
+    graph, x = nir_graphs.random_graph(name, seed)
+    nir_graphs.write(graph, tmp_path / "net.nir")
+    theirs, ours = both(tools, name, tmp_path / "net.nir", x, nir_graphs.TOOLS[name].dt)
+    assert_equal(theirs, ours)
+
+
+#: what a file of a tool's own exporter does not say, by (tool, case)
+UNSAID = {
+    "norse": {"dt": 1e-3},
+    # norse writes LI, and leaves them out of what it reads: these are NIR's own equations
+    "norse li": {"dt": 1e-3, "reader": "nir"},
+    "snntorch leaky subtract": {"reset": "subtract"},
+    "snntorch synaptic subtract": {"reset": "subtract"},
+}
+EXPORTED = {"spikingjelly": 9, "snntorch": 5, "norse": 3, "sinabs": 3}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_a_file_of_a_tool_runs_as_its_own_model_did(name, tools, tmp_path):
+    tools(name, HERE / "nir_export.py", name, tmp_path)
+    files = sorted(tmp_path.glob("*.nir"))
+    assert len(files) == EXPORTED[name]
+    for path in files:
+        data = np.load(path.with_suffix(".npz"))
+        options = UNSAID.get(f"{name} {path.stem}", UNSAID.get(name, {}))
+        ours = spikec.run(spikec.load(path, **{"reader": name, **options}), torch.from_numpy(data["x"]))
+        assert data["output"].std() > 0.05, f"{path.stem} hardly does anything"
+        assert_equal(data["output"], ours.numpy())
+
+
+READ = [(name, net) for name in ("spikingjelly", "snntorch", "norse", "sinabs") for net in
+        ("mlp", "cnn", "resnet", "grouped")] + [("rockpool", "mlp")]  # fmt: skip
+
+
+def converted(name, net, folder, **options):
+    """The file of a profile for a converted network, and inputs for it."""
+    x = nets.batch(net)
+    graph = spikec.compile(nets.build(net), "nir", calibration=[x], timesteps=16, profile=name, **options)
+    spikec.save(graph, folder / "net.nir")
+    return folder / "net.nir", np.random.default_rng(0).random((24, *x.shape), dtype=np.float32) * float(x.max())
+
+
+@pytest.mark.parametrize(("name", "net"), READ)
+def test_what_is_written_for_a_tool_runs_there_as_its_model(name, net, tools, tmp_path):
+    path, x = converted(name, net, tmp_path)
+    theirs, ours = both(tools, name, path, x, 1e-4)
+    assert theirs.std() > 0
+    assert_equal(theirs, ours)
+
+
+#: how many files there are for all tools together, of so many that there could be
+SPIKING = {"spikingjelly": (20, 36), "snntorch": (20, 32)}
+
+
+@pytest.mark.parametrize("library", SPIKING)
+def test_spiking_models_run_in_other_tools_as_our_models_of_these(library, tools, tmp_path):
+    tools(library, HERE / "spiking_files.py", library, tmp_path)
+    files = sorted(tmp_path.glob("*.nir"))
+    least, possible = SPIKING[library]
+    refused = json.loads((tmp_path / "refused.json").read_text())
+    assert len(files) + len(refused) == possible
+    assert len(files) >= least, refused
+    for path in files:
+        name, x = path.stem.split("-")[0], np.load(path.with_suffix(".npz"))["x"]
+        assert_equal(*both(tools, name, path, x, 1e-4))

@@ -1,0 +1,207 @@
+"""chain-sums, unflatten and fit-neurons: what they do to a graph, and that it stays the same function."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import spikec
+from spikec.extend.loader import pass_named
+from spikec.ir.ops import IF, LIF, Add, Conv, CubaLIF, Flatten, Input, Linear, Output, SumPool
+from spikec.ir.stages import FINAL
+from spikec.ir.verify import verify
+
+RNG = np.random.default_rng(0)
+T = 12
+ONE = np.ones((1, 1, 1))
+
+
+def conv(out, inputs, kernel, stride=1, padding=0, **options):
+    weight = RNG.normal(size=(out, inputs, kernel, kernel))
+    return Conv(weight, RNG.normal(size=out), stride=(stride,) * 2, padding=(padding,) * 2, **options)
+
+
+class Net:
+    """A graph on its way."""
+
+    def __init__(self, *shape):
+        self.graph = spikec.Graph("hand")
+        self.x = self.graph.add(Input(shape, "float64", rate=True), name="x")
+
+    def add(self, op, *operands, name=""):
+        return self.graph.add(op, *operands, name=name)
+
+    def done(self, last):
+        self.graph.add(Output(), last, name="output")
+        return self.graph
+
+
+def same(before, name, *, spikes=True, **options):
+    """The graph after a pass, which gives the same in its outputs and every neuron."""
+    after = before.copy()
+    context = spikec.Context(before)
+    changes = pass_named(name, **options).run(after, context)
+    verify(after, FINAL, before.sources)
+    x = torch.rand(T, 3, *before.type("x").shape, dtype=torch.float64)
+    found = [{}, {}]
+    for graph, kept in zip((before, after), found, strict=True):
+        y = spikec.run(graph, x, tap=lambda key, value, *_, kept=kept: kept.setdefault(key, []).append(value))
+        kept["y"] = y
+    assert torch.allclose(found[0]["y"], found[1]["y"].reshape(found[0]["y"].shape), rtol=0, atol=1e-9)
+    for node in before.match(IF) if spikes else ():
+        ours, theirs = (torch.stack(each[node.name]) for each in found)
+        assert torch.equal(ours, theirs.reshape(ours.shape)), node.name
+        assert ours.any()
+    return after, changes, context.notes
+
+
+def skips(graph):
+    """Sums of which two operands do not follow each other."""
+    found = []
+    for node in graph.match(Add):
+        ways = [{each, *graph.before(each)} for each in graph.operands(node.name)]
+        found += [node.name for a, b in itertools.combinations(ways, 2) if not (a <= b or b <= a)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "kernel", "padding", "groups"),
+    [
+        (8, 1, 3, 1, 1),
+        (8, 2, 3, 1, 1),
+        (7, 2, 3, 1, 1),
+        (9, 3, 5, 2, 1),
+        (8, 2, 4, 1, 1),
+        (8, 2, 3, 1, 4),
+        (7, 2, 1, 0, 1),
+    ],
+)
+def test_a_projection_moves_into_the_main_branch(size, stride, kernel, padding, groups):
+    net = Net(3, size, size)
+    u = net.add(IF(ONE), net.add(conv(4, 3, 3, padding=1), net.x, name="stem"), name="u")
+    main = net.add(conv(4, 4 // groups, kernel, stride, padding, groups=groups), u, name="main")
+    main = net.add(conv(5, 4, 3, padding=1), net.add(IF(ONE), main, name="inner"), name="second")
+    skip = net.add(conv(5, 4, 1, stride), u, name="skip")
+    y = net.add(IF(ONE), net.add(Add(), main, skip, name="sum"), name="joined")
+    graph = net.done(net.add(conv(2, 5, 1), y, name="last"))
+    assert skips(graph) == ["sum"]
+    after, changes, notes = same(graph, "chain-sums")
+    assert changes == 1
+    assert not notes
+    assert not skips(after)
+    assert after["skip_wide"].out_features == 5 + 4 * stride**2
+    assert same(after, "chain-sums")[1] == 0
+
+
+def test_vectors_pools_and_real_inputs_too():
+    net = Net(6)
+    u, v = net.x, net.add(Linear(RNG.normal(size=(5, 6)), RNG.normal(size=5)), net.x, name="a")
+    main = net.add(Linear(RNG.normal(size=(4, 5)), None), net.add(IF(np.ones(1)), v, name="n"), name="b")
+    skip = net.add(Linear(RNG.normal(size=(4, 6)), None), u, name="skip")
+    graph = net.done(net.add(IF(np.ones(1)), net.add(Add(), main, skip, name="sum"), name="out"))
+    assert not skips(same(graph, "chain-sums")[0])
+    net = Net(3, 6, 6)
+    pooled = net.add(SumPool((3, 3), (1, 1), (1, 1)), net.x, name="pool")
+    main = net.add(conv(2, 3, 3, padding=1), net.add(IF(9 * ONE), pooled, name="n"), name="b")
+    skip = net.add(conv(2, 3, 1), net.x, name="skip")
+    graph = net.done(net.add(IF(ONE), net.add(Add(), skip, main, name="sum"), name="out"))
+    after, changes, _ = same(graph, "chain-sums")
+    assert changes == 1
+    assert after.operands("pool") == ("x_again",)
+    assert not skips(after)
+
+
+def test_skips_without_layers_stay():
+    net = Net(4, 6, 6)
+    u = net.add(IF(ONE), net.add(conv(4, 4, 3, padding=1), net.x, name="stem"), name="u")
+    main = net.add(conv(4, 4, 3, padding=1), u, name="main")
+    graph = net.done(net.add(IF(ONE), net.add(Add(), main, u, name="sum"), name="out"))
+    after, changes, notes = same(graph, "chain-sums")
+    assert (changes, notes) == (0, [])
+    assert after.same_as(graph)
+
+
+def test_what_cannot_be_moved_is_noted():
+    """Both branches have neurons: neither is a layer that could stand at the head of the other."""
+    net = Net(4)
+    sides = []
+    for side in "ab":
+        h = net.add(Linear(RNG.normal(size=(5, 4)), None), net.x, name=side)
+        sides.append(net.add(Linear(RNG.normal(size=(3, 5)), None), net.add(IF(np.ones(1)), h), name=f"{side}2"))
+    graph = net.done(net.add(IF(np.ones(1)), net.add(Add(), *sides, name="sum"), name="out"))
+    after, changes, (note,) = same(graph, "chain-sums")
+    assert changes == 0
+    assert note.node == "sum"
+    assert "%a2 and %b2" in note.reason
+    assert skips(after) == ["sum"]
+
+
+# ------------------------------------------------------------------ unflatten
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 3), (2, 1, 4), (3, 2, 5), (4, 7)])
+def test_linear_layers_behind_a_map_become_convolutions(shape):
+    net = Net(*shape)
+    flat = net.add(Flatten(), net.add(IF(np.ones((1,) * len(shape))), net.x, name="n"), name="flat")
+    count = int(np.prod(shape))
+    h = net.add(Linear(RNG.normal(size=(5, count)), RNG.normal(size=5)), flat, name="fc")
+    h = net.add(IF(np.linspace(0.5, 1, 5)), h, name="m")
+    graph = net.done(net.add(Linear(RNG.normal(size=(3, 5)), None), h, name="last"))
+    after, _, _ = same(graph, "unflatten")
+    assert not after.match(Linear)
+    assert after.operands("fc") == ("n",)
+    assert after.type("m").shape == (5,) + (1,) * (len(shape) - 1)
+    assert [after.operands("output")] == [(after.match(Flatten)[-1].name,)]
+    legal = same(after, "legalize-nir")[0]
+    assert len(legal.match(Conv)) == 2  # nothing is put in front of a kernel to make it square
+
+
+def test_a_flatten_that_somebody_else_needs_stays():
+    net = Net(2, 3, 3)
+    flat = net.add(Flatten(), net.x, name="flat")
+    total = net.add(Add(), flat, net.add(Linear(np.eye(18), None), flat, name="fc"), name="sum")
+    graph = net.done(net.add(IF(np.ones(1)), total, name="n"))
+    after, changes, _ = same(graph, "unflatten")
+    assert changes == 0
+    assert after.same_as(graph)
+
+
+# ------------------------------------------------------------------ fit-neurons
+
+
+def leaky(op):
+    net = Net(4)
+    return net.done(net.add(op, net.add(Linear(RNG.normal(size=(4, 4)) * 2, None), net.x, name="fc"), name="n"))
+
+
+TAU = np.linspace(2.0, 5, 4)
+NEURONS = [
+    LIF(np.ones(1), tau=np.asarray(3.0)),
+    LIF(np.ones(1), tau=TAU, gain=np.asarray(0.7)),
+    LIF(np.ones(1), np.asarray(-0.5), tau=TAU, v_leak=np.asarray(-0.5), v_init=np.asarray(-0.5)),
+    CubaLIF(np.ones(1), np.asarray(0.25), decay=np.asarray(0.75), decay_syn=np.asarray(0.5), gain=np.asarray(0.5)),
+    IF(np.linspace(0.5, 2, 4), np.asarray(0.25)),
+]
+
+
+@pytest.mark.parametrize("gain", ["any", "one", "leak"])
+@pytest.mark.parametrize("number", range(len(NEURONS)))
+def test_the_spikes_stay_in_other_units(number, gain):
+    op = NEURONS[number]
+    graph = leaky(op)
+    after, _, _ = same(graph, "fit-neurons", spikes=False, gain=gain, zero=True)
+    fitted = after["n"]
+    assert op.v_reset is None or not fitted.v_reset.any()
+    if isinstance(op, LIF) and gain != "any":
+        assert (fitted.gain is None) == (gain == "leak")
+        assert fitted.gain is None or (fitted.gain == 1).all()
+    if isinstance(op, CubaLIF) and gain == "one":
+        assert (fitted.gain == 1).all()
+    assert after.type("n") == graph.type("n")
+    assert same(after, "fit-neurons", spikes=False, gain=gain, zero=True)[1] == 0
+
+
+def test_a_reset_above_the_threshold_stays():
+    graph = leaky(IF(np.ones(1), np.asarray(1.5)))
+    assert same(graph, "fit-neurons", spikes=False, zero=True)[1] == 0

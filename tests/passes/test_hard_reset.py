@@ -1,0 +1,174 @@
+"""Networks for readers that reset to zero, run by equations that stand here."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import nets
+import spikec
+from spikec.ir.ops import IF
+
+T = 32
+
+
+def hard_if(weights, x, timesteps, reset=True):
+    """The mean output of affine layers with IF neurons between them that are reset to zero; weights as a file has them.
+
+    Args:
+        weights: (matrix, bias, threshold or None) a layer.
+        x: [N, I], fed at each step.
+    """
+    states = [np.zeros((len(x), len(bias))) for _, bias, _ in weights]
+    total = 0
+    for _ in range(timesteps):
+        signal = x
+        for state, (matrix, bias, threshold) in zip(states, weights, strict=True):
+            signal = signal @ matrix.T + bias
+            if threshold is not None:
+                state += signal
+                signal = (state >= threshold).astype(float)
+                state[...] = state * (1 - signal) if reset else state - threshold * signal
+        total = total + signal
+    return total / timesteps
+
+
+def layers_of(graph):
+    """The layers of a NIR graph that is a chain of Affine and IF."""
+    nodes = [node for _, node in sorted(graph.nodes.items()) if hasattr(node, "weight") or hasattr(node, "v_threshold")]
+    found = []
+    for node in nodes:
+        if hasattr(node, "weight"):
+            found.append((node.weight.astype(float), node.bias.astype(float), None))
+        else:
+            found[-1] = (*found[-1][:2], node.v_threshold.astype(float))
+    return found
+
+
+@functools.cache
+def model():
+    return nets.randomize(nn.Sequential(nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 24), nn.ReLU(), nn.Linear(24, 5)))
+
+
+@functools.cache
+def data():
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(96, 12, generator=generator), torch.rand(200, 12, generator=generator)
+
+
+@functools.cache
+def compiled(**options):
+    given = {"profile": "spikingjelly", "calibration": data()[0], "timesteps": T, **options}
+    return spikec.Compiler("nir", **given).run(model())
+
+
+def error(compilation, reset=True):
+    """Of samples that nobody tuned on, relative to the spread of the ANN's outputs."""
+    x = data()[1]
+    wanted = model()(x).detach().numpy()
+    found = hard_if(layers_of(compilation.artifact), x.numpy().astype(float), T, reset)
+    return float(np.abs(found - wanted).mean() / wanted.std())
+
+
+@pytest.fixture(scope="module")
+def soft():
+    with pytest.warns(spikec.SpikecWarning, match="resets the potential to v_reset"):
+        return compiled()
+
+
+@pytest.mark.parametrize("neurons", [1, 3])
+def test_the_file_resets_to_zero_and_is_the_graph(neurons):
+    found = compiled(reset="hard", neurons=neurons)
+    assert all(node.op.v_reset is not None and not node.op.v_reset.any() for node in found.graph.match(IF))
+    x = data()[1][:20].double()
+    ours = spikec.run(found.graph, x, T).mean(0).numpy()
+    assert np.abs(ours - hard_if(layers_of(found.artifact), x.numpy(), T)).max() < 1e-9
+    assert len(found.graph.match(IF)) == 2
+    assert found.graph.type(found.graph.match(IF)[0].name).shape == (40 * neurons,)
+
+
+def test_it_loses_less_than_a_reset_to_zero_of_what_was_tuned_to_subtract(soft):
+    before, after = error(soft), error(compiled(reset="hard"))
+    assert error(soft, reset=False) < after < before / 2.5
+
+
+def test_more_neurons_lose_less():
+    errors = [error(compiled(reset="hard", neurons=neurons)) for neurons in (1, 2, 4)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[2] < 0.75 * errors[0]
+
+
+def test_a_ramp_is_nearer_with_more_neurons():
+    # a constant current and T = 64: .115 for one threshold that no one tunes
+    x = torch.linspace(0, 1, 257)[1:, None]
+    net = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1))
+    with torch.no_grad():
+        for layer in (net[0], net[2]):
+            layer.weight.fill_(1)
+            layer.bias.fill_(0)
+    rms = []
+    for neurons in (1, 4):
+        made = spikec.compile(
+            net, "nir", profile="spikingjelly", calibration=x, timesteps=64, reset="hard", neurons=neurons
+        )
+        y = hard_if(layers_of(made), x.numpy().astype(float), 64)
+        rms.append(float(np.sqrt(np.square(y - x.numpy()).mean())))
+    assert rms[0] < 0.05
+    assert rms[1] < 0.02
+
+
+def test_max_pools_count_whole_spikes():
+    torch.manual_seed(0)
+    net = nets.randomize(
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 4)).eval()
+    )
+    x, fresh = torch.rand(48, 1, 8, 8), torch.rand(64, 1, 8, 8)
+    made = spikec.Compiler("nir", profile="spikingjelly", calibration=x, timesteps=64, reset="hard").run(net)
+    wanted = net(fresh).detach()
+    found = spikec.run(made.graph, fresh, 64).mean(0)
+    plain = spikec.Compiler("nir", calibration=x, timesteps=64).run(net)
+    with pytest.warns(spikec.SpikecWarning, match="not as the graph says"):
+        untouched = spikec.run(spikec.load(plain.artifact, reset="value"), fresh, 64).mean(0)
+    spread = wanted.std()
+    assert (found - wanted).abs().mean() < 0.1 * spread
+    assert (found - wanted).abs().mean() < 0.3 * (untouched - wanted).abs().mean()
+
+
+def test_a_sum_of_skips_is_tuned_too():
+    net, x = nets.build("resnet"), nets.batch("resnet")
+    made = spikec.Compiler("nir", profile="spikingjelly", calibration=x, timesteps=T, reset="hard").run(net)
+    with torch.no_grad():
+        wanted = net(x)
+    error = (spikec.run(made.graph, x, T).mean(0) - wanted).abs().mean() / wanted.std()
+    assert error < 0.25
+    assert all(node.op.v_reset is not None for node in made.graph.match(IF))
+
+
+def test_without_steps_it_is_refused():
+    with pytest.raises(spikec.CompileError, match="timesteps is not given") as refused:
+        spikec.compile(model(), "nir", calibration=data()[0], reset="hard")
+    assert "timesteps=64" in refused.value.hint
+
+
+def test_without_samples_thresholds_are_all_that_changes():
+    with pytest.warns(spikec.SpikecWarning, match="no calibration data"):
+        found = spikec.Compiler("nir", example_input=data()[0][:1], timesteps=T, reset="hard").run(model())
+    assert all(node.op.v_reset is not None for node in found.graph.match(IF))
+    x = data()[1][:20]
+    assert torch.isfinite(spikec.run(found.graph, x, T)).all()
+
+
+def test_a_network_that_spikes_already_keeps_what_is_hard_and_the_rest_is_made_so():
+    soft = spikec.Compiler("nir", calibration=data()[0], timesteps=T).run(model()).graph
+    found = spikec.Compiler("nir", timesteps=T, reset="hard").run(soft).graph
+    assert all(node.op.v_reset is not None for node in found.match(IF))
+    again = spikec.Compiler("nir", timesteps=T, reset="hard").run(found)
+    assert next(record.changes for record in again.stages if record.name == "hard-reset") == 0
+
+
+def test_options_are_checked():
+    for wrong in ({"ratios": ()}, {"ratios": (0.0,)}, {"neurons": 0}):
+        with pytest.raises(spikec.CompileError):
+            spikec.pass_named("hard-reset", **wrong)
