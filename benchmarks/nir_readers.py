@@ -14,8 +14,6 @@ from pathlib import Path
 import attrs
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 import spikec
@@ -143,7 +141,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=200, help="how many test images")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore", spikec.SpikecWarning)
-    console = Console(highlight=False, width=160)
     for name in options.nets or NETS:
         net = NETS[name]
         fold = net.data()[0]
@@ -151,13 +148,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         x, labels = fold.test[: options.images], fold.test_labels[: options.images]
         with torch.no_grad():
             right = float((ann(x).argmax(1) == labels).double().mean())
-        table = Table(title=f"{name}, ANN {100 * right:.1f} % of {len(x)} images")
-        for heading in ("reader", "reset", "loads", "equal to our model", *(f"T={t}" for t in STEPS)):
-            table.add_column(heading)
+        print(f"{name}, ANN {100 * right:.1f} % of {len(x)} images\n")
+        print("| reader | reset | loads | equal to our model |", *(f"T={t} |" for t in STEPS))
+        print("|---|---|---|---|" + "---|" * len(STEPS))
         for reader in options.readers:
             for reset in [each for each in TOOLS[reader].resets if each in options.resets]:
-                table.add_row(reader, reset, *row(ann, fold, reader, reset, x, labels))
-        console.print(table)
+                print("|", " | ".join((reader, reset, *row(ann, fold, reader, reset, x, labels))), "|", flush=True)
+        print()
 
 
 if __name__ == "__main__":

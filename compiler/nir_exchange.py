@@ -77,8 +77,8 @@ def import_from_nir(
     source = os.fspath(graph) if isinstance(graph, os.PathLike) else graph
     if dt is None and _says_no_dt(source):
         dt = _DT
-    given: dict[str, Any] = {} if dt is None else {"dt": dt}
-    net: Any = compile(source, "spikingjelly", **given, **reading)
+    options: Any = reading if dt is None else {"dt": dt, **reading}
+    net: Any = compile(source, "spikingjelly", **options)
     net = net.to(device=device, dtype=dtype)
     module = Stateless(net) if with_state else net
     module.step_mode = step_mode

@@ -14,11 +14,13 @@ HERE = Path(__file__).parent
 #: classes that are derived from, or whose objects spikec makes: nobody calls them
 HIDDEN = (
     *("Backend", "Calibration", "Compilation", "Context", "Diagnosis", "Movement", "Op", "Pass", "Progress"),
+    *("Forecast", "Repair"),
     *("Recording", "Role", "Simulation", "StatefulOp"),
 )
 ROLES = (
     ("Compile and run", ("compile", "check", "load", "run", "simulate", "evaluate", "save", "targets")),
     ("Look inside", ("Compiler", "Compilation", "Graph", "Simulation", "Recording", "record", "plot_accuracy")),
+    ("Files of other tools", ("repair", "Repair", "Forecast")),
     ("Why it is less accurate", ("diagnose", "Diagnosis")),
     ("Options", ("Normalization", "Calibration", "calibrate", "Pipeline", "pass_named", "Progress")),
     ("Extend", ("Pass", "Context", "Op", "StatefulOp", "Movement", "Role", "Backend")),

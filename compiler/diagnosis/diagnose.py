@@ -26,7 +26,7 @@ from spikec.interpreter.results import RunningMean, as_tuple, cells, hits, in_an
 from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError, shown
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role, StatefulOp, tensor_cache
-from spikec.ir.ops import Relu
+from spikec.ir.ops import Input, Relu
 from spikec.ir.progress import Progress, track
 from spikec.ir.progress import shown as shown_progress
 from spikec.ir.types import Array
@@ -177,8 +177,10 @@ class _Analog(Op):
 
 
 def _without_time(graph: Graph, meanings: Mapping[str, Callable[..., Tensor]]) -> Graph:
-    """A graph whose nodes of these names are functions of their operands."""
+    """A graph whose nodes of these names are functions of their operands, and whose inputs are values."""
     found = graph.copy()
+    for node in graph.match(Input):
+        found.set_op(node.name, attrs.evolve(node.op, rate=False))
     for name, meaning in meanings.items():
         found.set_op(name, _Analog(meaning, origin=graph[name].origin))
     return found

@@ -282,7 +282,8 @@ class Diagnosis:
             there = ", ".join(each.name for each in self.layers)
             raise CompileError(f"the diagnosis has no layer {layer!r}", hint=f"there are {there}")
         (axes,), figure = axes_for(ax, _PLOT)
-        scatter(axes, *found.points, f"layer {found.name}, T={self.timesteps}")
+        activation, rate = found.points
+        scatter(axes, activation, rate, f"layer {found.name}, T={self.timesteps}")
         return saved(figure, path)
 
     def to_pandas(self) -> Any:

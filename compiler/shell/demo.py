@@ -43,7 +43,7 @@ DEFAULT = "default"
 #: the modes that the demo shows beside it
 SHOWN = ("max", "99.9 %", "1/3")
 #: on how many held-out digits it measures, and on how many others thresholds are chosen
-COUNT, CALIBRATION = 500, 1000
+COUNT, CALIBRATION = 400, 1000
 #: the numbers of time-steps that the table shows, and the one that the exported files are meant for
 STEPS = (4, 8, 16, 32, 50)
 EXPORT_STEPS = 16
@@ -120,7 +120,7 @@ class Training:
 
 STANDARD = Training()
 #: the recipe of the demo, which is trained in half a minute
-SHORT = Training(epochs=6)
+SHORT = Training(epochs=5)
 
 
 def train(data: Digits, how: Training = STANDARD, console: Console = SILENT) -> nn.Sequential:
