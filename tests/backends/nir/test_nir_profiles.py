@@ -13,6 +13,9 @@ from nir_numpy import evaluate
 from spikec.ir.ops import IF, LIF, CubaLIF, Input, Linear, Output
 from spiking_standins import IFNode, LIFNode
 
+#: that readers run neurons otherwise is measured and warned of, which other tests are about
+pytestmark = pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
+
 T = 40
 DT = 2e-4
 

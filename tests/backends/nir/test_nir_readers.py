@@ -26,6 +26,9 @@ from spikec.ir.ops import (
     Threshold,
 )
 
+#: that readers run neurons otherwise is measured and warned of, which other tests are about
+pytestmark = pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
+
 T = 30
 ONE, ZERO = np.ones(1), np.zeros(())
 RNG = np.random.default_rng(0)
