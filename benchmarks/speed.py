@@ -1,5 +1,8 @@
 """CPU time of simulating, converting and loading, beside passes of the plain network and beside SpikingJelly.
 
+It ends with one table of all that has a figure which is due, its own and those of the other programs ``speed_*.py``;
+with ``--profile`` it prints what the time of two networks is spent on, and nothing else.
+
 Everything is measured in rounds in which all ways take turns, so that a busy machine slows all of them; ratios count.
 """
 
@@ -35,6 +38,9 @@ from spikec.backends.spikingjelly.events import EventLinear
 from spikec.shell.demo import tutorial_cnn
 
 sys.path.insert(0, str(Path(__file__).parent))  # also where Python is told not to look there
+import speed_convert
+import speed_load
+import speed_processes
 from resnets import resnet18
 
 try:
@@ -42,8 +48,8 @@ try:
 except ModuleNotFoundError:
     ann2snn = functional = None
 
-#: programs of their own with the same options, each with its tables
-OTHERS = ("speed_convert.py", "speed_load.py")
+#: what is due of ours in both step modes, beside SpikingJelly's faster one, for the MNIST CNN
+BESIDE = 0.45
 
 
 def vgg11() -> nn.Module:
@@ -75,6 +81,7 @@ class Case:
         build: makes it.
         shape: of a sample.
         batch, timesteps: B and T.
+        limit, due: what a prototype took, and what ours is to take at most in both step modes, in T plain passes.
     """
 
     name: str
@@ -82,13 +89,15 @@ class Case:
     shape: tuple[int, ...]
     batch: int
     timesteps: int
+    limit: float
+    due: float
 
 
 CASES = (
-    Case("MNIST CNN", tutorial_cnn, (1, 28, 28), 100, 16),
-    Case("ResNet-18@32", resnet18, (3, 32, 32), 8, 4),
-    Case("VGG-11@32", vgg11, (3, 32, 32), 8, 4),
-    Case("MLP 784-512-512-10", mlp, (784,), 100, 16),
+    Case("MNIST CNN", tutorial_cnn, (1, 28, 28), 100, 16, 0.74, 0.75),
+    Case("ResNet-18@32", resnet18, (3, 32, 32), 8, 4, 1.03, 1.05),
+    Case("VGG-11@32", vgg11, (3, 32, 32), 8, 4, 1.02, 0.95),
+    Case("MLP 784-512-512-10", mlp, (784,), 100, 16, 0.49, 0.55),
 )
 
 
@@ -182,19 +191,74 @@ def theirs(net: nn.Module, x: Tensor) -> nn.Module:
     return snn
 
 
-def simulation(console: Console, rounds: int) -> None:
-    """Print a table for each network."""
+def simulation(console: Console, rounds: int, threads: int) -> list[dict[str, Any]]:
+    """Print a table for each network; return rows of what is due, as those of the other programs."""
+    torch.set_num_threads(threads)
+    rows: list[dict[str, Any]] = []
     for case in CASES:
         found = in_turns(ways_to_simulate(case), rounds)
-        table = Table(title=f"{case.name}: T={case.timesteps}, batch {case.batch}; 1 x = T passes of the plain network")
+        rows += due(case, found, threads)
+        title = f"{case.name}: T={case.timesteps}, batch {case.batch}, {threads} thread(s)"
+        table = Table(title=f"{title}; 1 x = T passes of the plain network")
         for heading in ("", "x (CPU)", "spread", "CPU s", "wall s"):
             table.add_column(heading, justify="right" if heading else "left")
         for name, runs in found.items():
-            ratios = [run.cpu / plain.cpu for run, plain in zip(runs, found["plain ANN"], strict=True)]
+            ratios = in_passes(found, name)
             seconds = [f"{statistics.median(values):.3f}" for values in ([r.cpu for r in runs], [r.wall for r in runs])]
             spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
             table.add_row(name, f"{statistics.median(ratios):.2f}", spread, *seconds)
         console.print(table)
+    return rows
+
+
+def in_passes(found: Mapping[str, list[Spent]], name: str) -> list[float]:
+    """The CPU time of one way in each round, in T passes of the plain network."""
+    return [run.cpu / plain.cpu for run, plain in zip(found[name], found["plain ANN"], strict=True)]
+
+
+def due(case: Case, found: Mapping[str, list[Spent]], threads: int) -> list[dict[str, Any]]:
+    """Rows of a network in both step modes, and of the better one beside SpikingJelly's better one."""
+    rows = []
+    for mode in ("s", "m"):
+        ours, theirs = in_passes(found, f"spikec, {mode}"), f"SpikingJelly, {mode}"
+        row = {"work": f"simulate {case.name}, mode {mode}, {threads} thread(s)", "spikec": statistics.median(ours)}
+        row |= {"spread": (min(ours), max(ours)), "limit": case.limit, "due": case.due, "unit": "x"}
+        rows.append(row | {"peer": statistics.median(in_passes(found, theirs)) if theirs in found else None})
+    if case is CASES[0] and all(row["peer"] is not None for row in rows):
+        slower, best = max(row["spikec"] for row in rows), min(row["peer"] for row in rows)
+        work = f"simulate {case.name}, slower mode over SpikingJelly's better one, {threads} thread(s)"
+        rows.append(
+            {"work": work, "spikec": slower / best, "peer": None, "limit": None, "due": BESIDE, "unit": "times"}
+        )
+    return rows
+
+
+def profile(console: Console) -> None:
+    """Print for two networks which of torch's ops the CPU time of T steps, and of T plain passes, is spent in."""
+    for case in CASES[:2]:
+        ways = ways_to_simulate(case)
+        for name in ("plain ANN", "spikec, s", "spikec, m"):
+            ways[name]()
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+                ways[name]()
+            ops = sorted(seen.key_averages(), key=lambda op: -op.self_cpu_time_total)
+            whole = sum(op.self_cpu_time_total for op in ops)
+            shares = (f"{op.key.removeprefix('aten::')} {op.self_cpu_time_total / whole:.0%}" for op in ops[:8])
+            console.print(f"{case.name}, {name}, {whole / 1e3:.0f} ms: {', '.join(shares)}")
+
+
+def summary(console: Console, rows: list[dict[str, Any]]) -> None:
+    """Print the table of all that is due; what is missed has a star."""
+    table = Table(title="1 x = T passes of the plain network, or one over the calibration data (CPU time)")
+    for heading in ("", "spikec", "spread", "SpikingJelly, torch", "limit", "due", "unit"):
+        table.add_column(heading, justify="left" if heading in ("", "unit") else "right")
+    for row in rows:
+        least = row.get("least", False)
+        missed = row["due"] is not None and (row["spikec"] < row["due"] if least else row["spikec"] > row["due"])
+        spread = "{:.2f} to {:.2f}".format(*row["spread"]) if "spread" in row else ""
+        figures = ["" if row[key] is None else f"{row[key]:.3g}" for key in ("peer", "limit", "due")]
+        table.add_row(row["work"], f"{row['spikec']:.3g}{'*' * missed}", spread, *figures, row["unit"])
+    console.print(table)
 
 
 def events(console: Console, rounds: int) -> None:
@@ -250,11 +314,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--quick", action="store_true", help="two rounds")
     options.add_argument("--rounds", type=int, help="how often each way is measured")
-    options.add_argument("--threads", type=int, default=1, help="of torch")
+    options.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of torch, in simulations")
+    options.add_argument("--profile", action="store_true", help="print shares of torch's ops, and nothing else")
     options.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)  # what a process of its own measures
     chosen = options.parse_args()
-    rounds = chosen.rounds or (2 if chosen.quick else 9)
-    torch.set_num_threads(chosen.threads)
+    rounds = chosen.rounds or (2 if chosen.quick else 5)
+    torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     warnings.simplefilter("ignore")
     if chosen.peak:
@@ -264,12 +329,19 @@ def main() -> None:
     names = ["spikec", "torch"] + ["spikingjelly"] * (ann2snn is not None)
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     console.print(f"{versions}; Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
-    console.print(f"{chosen.threads} thread(s), {rounds} rounds, load {os.getloadavg()[0]:.1f}")
-    simulation(console, rounds)
+    console.print(f"{rounds} rounds, load {os.getloadavg()[0]:.1f}")
+    if chosen.profile:
+        profile(console)
+        return
+    rows = [row for threads in chosen.threads for row in simulation(console, rounds, threads)]
+    torch.set_num_threads(1)
     events(console, rounds)
     memory(console)
-    for name in OTHERS:
-        subprocess.run([sys.executable, str(Path(__file__).with_name(name)), *sys.argv[1:]], check=True)
+    with torch.enable_grad():  # as in programs of users
+        rows += speed_convert.rows(min(rounds, 3), chosen.quick)
+    rows += speed_load.rows(1, chosen.quick)
+    rows += speed_processes.rows(min(rounds, 3), chosen.quick)
+    summary(console, rows)
 
 
 if __name__ == "__main__":

@@ -80,8 +80,8 @@ def part(what: str, kind: str, size: int) -> float:
     """Measure one thing in this process.
 
     Args:
-        what: ``load`` or ``compile``, milliseconds a node; ``first``, seconds that the first load takes more than the
-            second; ``memory``, megabytes that loading adds for each 1,000 nodes.
+        what: ``load``, ``compile`` or ``unchecked`` (without checks), milliseconds a node; ``first``, seconds that the
+            first load takes more than the second; ``memory``, megabytes that loading adds for each 1,000 nodes.
         kind, size: of the network.
     """
     import torch
@@ -101,8 +101,8 @@ def part(what: str, kind: str, size: int) -> float:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         graph = spikec.load(*net)
         return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / len(graph)
-    if what == "compile":
-        options = {"calibration": net[1], "normalization": "max"}
+    if what in ("compile", "unchecked"):
+        options: Any = {"calibration": net[1], "normalization": "max", "verify": "end" if what == "compile" else "off"}
         return 1e3 * spent(lambda: spikec.compile(net[0], "spikingjelly", **options)) / size
     return 1e3 * spent(lambda: spikec.load(*net)) / size
 
@@ -139,12 +139,13 @@ def rows(rounds: int, quick: bool) -> list[dict[str, Any]]:
             work[f"load {name}"] = (lambda k=kind, s=size: measured("load", k, str(s)), "ms a node", 0.1, 0.5)
             if kind == "linear":
                 due = 1.2 if size == SIZES[-1] else None
-                work[f"compile {name}"] = (
-                    lambda k=kind, s=size: measured("compile", k, str(s)),
-                    "ms a node",
-                    None,
-                    due,
-                )
+                for what, how in (("compile", "with checks"), ("unchecked", "without checks")):
+                    work[f"compile {name}, {how}"] = (
+                        lambda w=what, k=kind, s=size: measured(w, k, str(s)),
+                        "ms a node",
+                        None,
+                        due,
+                    )
     work["the first load, beside the second"] = (lambda: measured("first", "linear", "4"), "s", 0.05, 0.1)
     work[f"peak memory of loading {sizes[-1]:,} nodes"] = (
         (lambda: measured("memory", "linear", str(sizes[-1]))),

@@ -29,6 +29,10 @@ def check(model: Any, target: str | Backend | None = None, **options: Unpack[Any
 
     Raises:
         CompileError: neither a target nor a profile is given, or there is none of that name.
+
+    Examples:
+        >>> spikec.check(model, "netx", example_input=images[:1])
+        []
     """
     if target is None:
         own: dict[str, Any] = dict(options)

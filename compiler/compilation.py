@@ -32,6 +32,13 @@ class Compilation:
             be in ANN units (an array that broadcasts over a sample); one array if there is one output.
         calibration: the statistics that thresholds were chosen from, to ``save`` and to use again for the
             same model; None where there was no data.
+
+    Examples:
+        >>> compilation = spikec.Compiler("nir", calibration=images, normalization="max").run(model)
+        >>> compilation.ledger
+        <spikec ledger: 3 kept, 1 folded, 1 converted>
+        >>> [stage.name for stage in compilation.stages if stage.changes][:2]
+        ['fold-batchnorm', 'normalize']
     """
 
     artifact: Any

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints, overload
@@ -17,7 +16,6 @@ from spikec.calibration.normalization import Normalization
 from spikec.calibration.source import Batches, CalibrationSource
 from spikec.compilation import Compilation
 from spikec.dry_run import refuse_early, refused_beside, run_dry
-from spikec.extend import loader
 from spikec.extend.backend import Backend, IntegerModel, SpikingModule
 from spikec.extend.frontend import Frontend
 from spikec.extend.passbase import Context, Note
@@ -28,13 +26,11 @@ from spikec.interpreter.probe import probe
 from spikec.ir.errors import (
     CompileError,
     Hint,
-    InvalidModelError,
     Option,
     Problem,
     UnsupportedOpError,
-    warn,
 )
-from spikec.ir.files import path_of, replacing
+from spikec.ir.files import path_of
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger, account
 from spikec.ir.progress import showing, track
@@ -65,7 +61,12 @@ _Check = Callable[[Sequence[Tensor]], float]
 
 
 class Compiler:
-    """A target with its options; see :func:`compile` for what they mean."""
+    """A target with its options; see :func:`compile` for what they mean.
+
+    Examples:
+        >>> spikec.Compiler("netx", calibration=images, timesteps=8).run(model).artifact
+        <NetxNetwork Sequential: 2 layers, ... neurons, ... synapses of 8 bits, ... bytes, about ... cores of Loihi 2>
+    """
 
     def __init__(self, target: str | Backend, **options: Unpack[AnyOptions]) -> None:
         others: dict[str, Any] = {name: value for name, value in options.items() if name not in OWN}
@@ -297,6 +298,12 @@ def compile(model: Any, target: str | Backend, **options: Any) -> Any:
 
     Raises:
         CompileError: one of its subclasses, with every problem located in the model.
+
+    Examples:
+        >>> snn = spikec.compile(model, "spikingjelly", calibration=images, timesteps=8)
+        >>> with torch.no_grad():
+        ...     outputs = torch.stack([snn(images) for _ in range(8)])    # [T, B, 10], in the ANN's units
+        >>> snn.reset()
     """
     compiler = Compiler(target, **options)
     context, records = compiler.lower(model, whole=compiler.dump_dir is not None)
@@ -324,29 +331,19 @@ def calibrate(
         time_axis: of event data, the axis of each input that is time (0 for [T, B, ...]); the ANN then sees the
             average over it, which is what a rate stands for.
         device: where the ANN runs; None for where the data is.
+
+    Raises:
+        CompileError: the model or the data do not fit, as for :func:`compile`.
+
+    Examples:
+        >>> halves = [spikec.calibrate(model, images[:32]), spikec.calibrate(model, images[32:])]
+        >>> halves[0].merge(halves[1]).samples
+        64
     """
     compiler = Compiler(target, **options)
     frontend, model = compiler.open(model)
     compiler.calibration = Batches(data, frontend.input_names(model), "data", time_axis=time_axis, device=device)
     return compiler.gather(model)
-
-
-def save(artifact: Any, path: str | os.PathLike[str]) -> None:
-    """Write what :func:`compile` returned for any target; the file appears whole or not at all, and a link is followed.
-
-    Raises:
-        InvalidModelError: it is no target's artifact, or the file cannot be written.
-    """
-    with replacing(path) as part:
-        backend = next((each for each in loader.known_backends() if each.owns(artifact)), None)
-        if backend is None:
-            raise InvalidModelError(
-                f"a {type(artifact).__name__} is not an artifact of any target",
-                hint=f"targets: {', '.join(loader.backends())}; a backend of your own says what it owns, and saves it",
-            )
-        if backend.suffix and (given := path_of(path)).suffix not in (backend.suffix, *backend.aliases):
-            warn(f"{given.name} does not end in {backend.suffix}, by which spikec knows such a file again")
-        backend.save(artifact, part)
 
 
 def _stage(graph: Graph) -> Stage:

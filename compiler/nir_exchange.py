@@ -7,11 +7,12 @@ import nir
 import torch
 from torch import Tensor, nn
 
-from spikec.driver import compile, save
+from spikec.driver import compile
 from spikec.extend.backend import StepModule
 from spikec.extend.loader import unknown
 from spikec.ir.errors import CompileError
 from spikec.reading import find_frontend
+from spikec.saving import save
 
 #: seconds a step where neither the user nor the graph says it, which is SpikingJelly's value
 _DT = 1e-4
@@ -76,8 +77,8 @@ def import_from_nir(
     source = os.fspath(graph) if isinstance(graph, os.PathLike) else graph
     if dt is None and _says_no_dt(source):
         dt = _DT
-    given = {} if dt is None else {"dt": dt}
-    net: Any = compile(source, "spikingjelly", **given, **reading)
+    options: Any = reading if dt is None else {"dt": dt, **reading}
+    net: Any = compile(source, "spikingjelly", **options)
     net = net.to(device=device, dtype=dtype)
     module = Stateless(net) if with_state else net
     module.step_mode = step_mode

@@ -11,7 +11,7 @@ from spikec.diagnosis.diagnosis import Diagnosis
 from spikec.diagnosis.forecast import Forecast
 from spikec.diagnosis.pictures import plot_accuracy
 from spikec.diagnosis.recording import Recording, record
-from spikec.driver import Compiler, calibrate, compile, save
+from spikec.driver import Compiler, calibrate, compile
 from spikec.extend.backend import Backend
 from spikec.extend.loader import backends as targets
 from spikec.extend.loader import pass_named
@@ -36,6 +36,7 @@ from spikec.pipeline.pipeline import Pipeline
 from spikec.reading import load
 from spikec.repair import Repair, repair
 from spikec.running import evaluate, run, simulate
+from spikec.saving import save
 
 __version__ = version("spikec")
 

@@ -1,6 +1,6 @@
 """What the tool that reads a file does with it: otherwise than the file means, and how good its answers are then."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -14,11 +14,13 @@ from spikec.ir.graph import Graph
 from spikec.ir.ops import Neuron
 from spikec.reading import find_frontend, load
 
+#: the share of the answers whose loss is worth a warning
+_LITTLE = 0.005
 #: what becomes of accuracy, by the share of the answers that are lost
 _LOSSES = (
     (0.5, "most of its accuracy is lost"),
     (0.05, "it loses accuracy"),
-    (0.005, "it loses a little accuracy"),
+    (_LITTLE, "it loses a little accuracy"),
     (-1.0, "its accuracy stays"),
 )
 #: steps of single neurons for which an emitted network is run as its reader does
@@ -41,7 +43,9 @@ def differences(model: Any, reader: str, **options: Any) -> list[Problem]:
 
 
 def warn_of_reader(backend: Backend, artifact: Any, final: Graph, context: Context) -> None:
-    """Warn, once, where the reader of an artifact runs it otherwise than the network, with what that costs.
+    """Say where the reader of an artifact runs it otherwise than the network, with what that costs.
+
+    It is a warning where the reader resets otherwise or loses answers, and else a note.
 
     Args:
         backend: that has emitted it.
@@ -54,13 +58,35 @@ def warn_of_reader(backend: Backend, artifact: Any, final: Graph, context: Conte
     first = found[0]
     more = f" ({len(found)} such findings)" if len(found) > 1 else ""
     parts: list[str | Option] = [f"{first.message}{more}"]
-    if samples := _few(context, final):
-        parts.append(f": {_cost(artifact, backend, final, context, samples)}")
-    if any(node.op.subtracts for node in final.match(Neuron)) and backend.reset != "hard":
+    run = _as_it_runs(artifact, backend.reader)
+    lost, hardens = 0.0, run is not None and _subtracts(final, any) and not _subtracts(run, all)
+    if run is None:
+        parts.append(": it does not run the file")
+    elif samples := _few(context, final):
+        lost, said = _cost(run, final, context, samples)
+        parts.append(f": {said}")
+    if hardens and backend.reset != "hard":
         parts += ["; compile with ", Option("reset", "hard")]
         if backend.mends:
             parts.append(f", or load the file as\n{backend.mends}")
-    context.warn(Hint(*parts), first.location)
+    if run is None or hardens or lost >= _LITTLE:
+        context.warn(Hint(*parts), first.location)
+    else:
+        context.note(first.location, Hint(*parts))
+
+
+def _as_it_runs(artifact: Any, reader: str) -> Graph | None:
+    """Return what a tool runs; None where it refuses the artifact."""
+    with without_warnings():
+        try:
+            return load(artifact, reader=reader)
+        except CompileError:
+            return None
+
+
+def _subtracts(graph: Graph, how_many: Callable[[Iterable[bool]], bool]) -> bool:
+    """Whether any, or all, of its neurons reset by subtraction."""
+    return how_many(node.op.subtracts for node in graph.match(Neuron))
 
 
 def _few(context: Context, graph: Graph) -> list[Tensor]:
@@ -69,16 +95,15 @@ def _few(context: Context, graph: Graph) -> list[Tensor]:
     return [x[:count] for x in context.samples]
 
 
-def _cost(artifact: Any, backend: Backend, final: Graph, context: Context, samples: Sequence[Tensor]) -> str:
-    """Say how many answers of the model the network gives as it is, and as the reader runs it."""
+def _cost(run: Graph, final: Graph, context: Context, samples: Sequence[Tensor]) -> tuple[float, str]:
+    """Return the share of the model's answers that are lost where the reader runs the network, and say so."""
     with without_warnings():
-        try:
-            run = load(artifact, reader=backend.reader)
-        except CompileError:
-            return "it does not run the file"
         wanted = answers(context.reference, samples, context.steps)
         here, there = (nearness(wanted, answers(each, samples, context.steps))[0] for each in (final, run))
     loss = next(text for least, text in _LOSSES if here - there >= least)
     whose = "model's" if context.reference.is_spiking else "ANN's"
     many = f"{len(samples[0])} calibration samples, T={context.steps}"
-    return f"there {100 * there:.4g} % of the answers are the {whose}, and here {100 * here:.4g} % ({many}): {loss}"
+    return (
+        here - there,
+        f"there {100 * there:.4g} % of the answers are the {whose}, and here {100 * here:.4g} % ({many}): {loss}",
+    )

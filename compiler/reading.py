@@ -61,6 +61,16 @@ def load(model: Any, example_input: Inputs | None = None, **options: Any) -> Gra
     Raises:
         UnsupportedOpError: with everything that cannot be read, or that the reader refuses.
         InvalidModelError: the model is none, or an option makes no sense.
+
+    Examples:
+        >>> print(spikec.load(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.rand(1, 3)))
+        graph Sequential {
+          %input = input(shape=3) : real<3>
+          %linear_0 = linear(%input, weight=2x3#..., bias=2#...) : real<2>    ; 0
+          %relu_1 = relu(%linear_0) : real<2>    ; 1
+          %output = output(%relu_1) : real<2>
+        }
+        <BLANKLINE>
     """
     frontend, model = find_frontend(model, options)
     try:

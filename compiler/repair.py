@@ -7,12 +7,13 @@ from typing import Any
 
 import attrs
 
-from spikec.driver import Compiler, save
+from spikec.driver import Compiler
 from spikec.ir.errors import Problem, without_warnings
 from spikec.readers import differences
+from spikec.saving import save
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Repair:
     """What became of a file.
 
@@ -21,12 +22,19 @@ class Repair:
         mended: what the reader had refused, left out or run otherwise, and takes now.
         left: what it still runs otherwise: no form of the graph says it.
         notes: what the passes that rewrote the graph have to say.
+
+    Examples:
+        >>> graph = spikec.compile(model, "nir", calibration=images, timesteps=8)
+        >>> spikec.repair(graph, "norse").save("for_norse.nir")
     """
 
     artifact: Any
     mended: tuple[Problem, ...]
     left: tuple[Problem, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"<spikec.Repair {len(self.mended)} mended, {len(self.left)} left, {len(self.notes)} notes>"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file; see :func:`spikec.save`."""
@@ -51,6 +59,11 @@ def repair(model: Any, profile: str, **options: Any) -> Repair:
 
     Raises:
         CompileError: the file cannot be read, or its network has no form that the reader takes; with every reason.
+
+    Examples:
+        >>> graph = spikec.compile(model, "nir", calibration=images, timesteps=8)
+        >>> spikec.repair(graph, "spikingjelly")
+        <spikec.Repair ... mended, ... left, ... notes>
     """
     compiler = Compiler("nir", profile=profile, **options)
     reader = compiler.backend.reader

@@ -46,6 +46,13 @@ def run(
 
     Raises:
         InvalidModelError: timesteps for an ANN, no step at all, or inputs that do not fit.
+
+    Examples:
+        >>> spikec.run(spikec.load(model, images[:1]), images).shape    # the ANN
+        torch.Size([64, 10])
+        >>> graph = spikec.Compiler("nir", calibration=images, timesteps=8).run(model).graph
+        >>> spikec.run(graph, images, timesteps=8).shape
+        torch.Size([8, 64, 10])
     """
     model = _opened(graph, options)
     if isinstance(model, SpikingModule):
@@ -87,6 +94,11 @@ def simulate(
         InvalidModelError: not a model with a single output, or inputs that do not fit; a model that cannot go on with
             a part of its batch, which ``patience`` needs.
         CompileError: ``timesteps`` or ``patience`` is no whole number above 0.
+
+    Examples:
+        >>> snn = spikec.compile(model, "spikingjelly", calibration=images, timesteps=8)
+        >>> spikec.simulate(snn, images, timesteps=8)
+        <spikec.Simulation 64 samples, T=8, 0 % saved>
     """
     with shown(progress):
         return simulation.simulate(_opened(snn, options), x, timesteps, patience)
@@ -98,6 +110,7 @@ def evaluate(
     timesteps: int,
     *,
     time_axis: int | None = None,
+    all_reduce: bool = False,
     progress: bool | Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> Array:
@@ -109,6 +122,8 @@ def evaluate(
         loader: batches ``(x [B, ...], labels [B])``.
         timesteps: number of steps T; x is fed at each of them.
         time_axis: of event data, the axis of x that is time, of length T (0 for [T, B, ...]).
+        all_reduce: of the samples of all processes of a ``torch.distributed`` group, each of which calls this with
+            batches of its own, or with none; all of them return what one process would for all batches.
         progress: as in :func:`spikec.compile`.
         options: on how a file or a NIR graph is read, as :func:`spikec.load` takes them.
 
@@ -116,11 +131,17 @@ def evaluate(
         [T] accuracies in [0, 1].
 
     Raises:
-        CalibrationError: the loader is empty, its batches are no pairs, or its labels no classes of the model.
+        CalibrationError: the loader is empty, its batches are no pairs, its labels no classes of the model, or
+            processes are to be summed over and this one is in no group.
         InvalidModelError: not a model with a single output.
+
+    Examples:
+        >>> snn = spikec.compile(model, "spikingjelly", calibration=images, timesteps=8)
+        >>> spikec.evaluate(snn, [(images, labels)], timesteps=8).shape
+        (8,)
     """
     with shown(progress):
-        return simulation.evaluate(_opened(snn, options), loader, timesteps, time_axis=time_axis)
+        return simulation.evaluate(_opened(snn, options), loader, timesteps, time_axis=time_axis, all_reduce=all_reduce)
 
 
 def _opened(model: Any, options: Mapping[str, Any]) -> Any:

@@ -108,6 +108,8 @@ class HardReset(Pass):
         for name in soft:
             if name not in counts and isinstance(graph[name], IF) and graph.get(name, IF).v_reset is None:
                 _harden(graph, name, ratio)
+                if ratio == self.ratios[0]:
+                    context.note(name, "it is not alone between casts, so only its threshold changes")
         sweep = Sweep(graph, context.tuning_samples(graph), context.steps)
         for name in sweep:
             if (layer := tuned.get(name)) is None:

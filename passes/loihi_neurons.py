@@ -170,7 +170,7 @@ def _start(op: Neuron, never: bool) -> Array:
     rest = op.v_init if op.v_reset is None or never else op.v_reset
     if not (op.v_init == rest).all():
         message = "it starts at another potential than it is reset to, which netx cannot for a neuron that leaks"
-        raise CompileError(message, hint="give it a v_init equal to its v_reset")
+        raise CompileError(message, hint=f"give it a v_init equal to its v_reset, or {_TARGET}")
     if not (op.v_threshold > rest).all():
         hint = "give it a v_init, and v_reset, below v_threshold"
         raise CompileError("it starts at or above its threshold", hint=hint)

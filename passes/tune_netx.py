@@ -187,7 +187,10 @@ class _Tuned:
 
 
 def _has_room(graph: Graph, context: Context) -> bool:
-    """Whether no sum of a step and no membrane after T steps gets near 2^17, as in the pass that quantizes."""
+    """Whether no sum of a step and no membrane after T steps gets near 2^17, as in the pass that quantizes.
+
+    Outputs get larger as less is lost in front of them: where one is too large its integers are made smaller.
+    """
     encoder, *neurons = graph.match(Neuron)
     for node in graph.match(Weighted):
         if is_behind(graph, node.name, Neuron):
@@ -196,7 +199,21 @@ def _has_room(graph: Graph, context: Context) -> bool:
                 return False
     found = growth(graph, [*(node.name for node in neurons), *graph.outputs], encoder, context, spikes=False)
     units = {node.name: float(np.max(node.op.v_threshold)) for node in neurons}
-    return all(np.max(most) * units.get(name, 1) * context.steps * _MARGIN <= STATE for name, most in found.items())
+    parts = {name: np.max(most) * units.get(name, 1) * context.steps * _MARGIN / STATE for name, most in found.items()}
+    return all(part <= 1 or (name in graph.outputs and _shrunk(graph, name, part)) for name, part in parts.items())
+
+
+def _shrunk(graph: Graph, name: str, factor: float) -> bool:
+    """Divide the integers in front of an output, which stand for as much more; False where none would be left."""
+    (owner,) = graph.operands(name)
+    while isinstance(graph[owner], _SHAPES):
+        (owner,) = graph.operands(owner)
+    op = graph[owner]
+    if not isinstance(op, Weighted) or not (weight := _even(op.weight / factor)).any():
+        return False
+    bias = None if op.bias is None else _bias(op.shift / factor)
+    graph.set_op(owner, attrs.evolve(op, weight=weight, bias=bias, out_scale=op.out_scale * factor))
+    return True
 
 
 def _correct_outputs(graph: Graph, context: Context, samples: Sequence[Tensor]) -> int:

@@ -2,19 +2,20 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spikec.backends.lava.cuba import CubaLIFNode, quantize_8bit, quantize_bias
 from spikec.backends.lava.slayer import FixedBias, conv_params, pair, slayer, window, windows
-from spikec.backends.netx.file import write
+from spikec.backends.netx.model import NetxNetwork
 from spikec.backends.netx.sim import UNITY, IntegerLayer
 from spikec.extend.backend import StepModule
 from spikec.ir.errors import InvalidModelError, UnsupportedOpError
-from spikec.ir.files import replacing
 from spikec.ir.types import Array
 
 
@@ -215,7 +216,7 @@ def save_blocks(blocks: Iterable[nn.Module], path: str | os.PathLike[str], input
 
     Raises:
         UnsupportedOpError: one of them is no BlockContainer.
-        InvalidModelError: the blocks do not fit each other.
+        InvalidModelError: the blocks do not fit each other, or have no neurons.
     """
     layers: list[IntegerLayer] = []
     shape = tuple(input_shape)
@@ -231,8 +232,12 @@ def save_blocks(blocks: Iterable[nn.Module], path: str | os.PathLike[str], input
         else:
             layers.append(layer)
             shape = layer.shape
-    with replacing(path) as part:
-        write(part, tuple(input_shape), layers, {})
+    if not layers:
+        raise InvalidModelError("none of the blocks has neurons", hint="give BlockContainer(synapse, neuron)")
+    output = layers[-1].shape
+    facts: dict[str, Any] = {"input_shape": tuple(input_shape), "output_shape": output, "constants": 0, "pulses": 0}
+    scale = np.ones((1,) * len(output))
+    NetxNetwork(Path(path).stem, None, tuple(layers), "hard", output_scale=scale, **facts).save(path)
 
 
 def _integers(x: Tensor) -> Array:

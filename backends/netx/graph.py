@@ -12,7 +12,22 @@ from spikec.backends.netx.contents import Contents
 from spikec.backends.netx.sim import UNITY, IntegerLayer, run_layer
 from spikec.ir.errors import Problem, UnsupportedOpError
 from spikec.ir.graph import Graph
-from spikec.ir.ops import IF, LIF, Add, Conv, CubaLIF, Delay, Flatten, Input, Linear, Neuron, Output, Reshape
+from spikec.ir.ops import (
+    IF,
+    LIF,
+    Add,
+    Conv,
+    CubaLIF,
+    Delay,
+    Flatten,
+    Input,
+    Linear,
+    LoihiNeuron,
+    Neuron,
+    Output,
+    Reshape,
+)
+from spikec.ir.ops.neuron_loihi import GRAIN
 from spikec.ir.ops.weighted import block_diagonal, pointwise
 from spikec.ir.origin import Source
 from spikec.ir.types import Array, Rate, Type, compress
@@ -23,16 +38,21 @@ _STEPS = 64
 _TICK = 1 / 64
 
 
-def graph_of(contents: Contents) -> Graph:
+def graph_of(contents: Contents, rounded: bool = False) -> Graph:
     """Return the network as a spiking graph of integers: weights, biases and thresholds in the file's units.
 
     Run in float64 it gives the simulation's spikes, one for one, as long as nothing wraps or saturates. Only where a
-    decay is neither none nor all (0 and 4096), netx rounds towards zero at every step and the graph does not.
+    decay is neither none nor all (0 and 4096), netx rounds towards zero at every step, and the graph only if
+    ``rounded``: then such neurons are LoihiNeurons, which the target ``netx`` alone takes.
 
     The encoder is an IF, and a layer is a Linear or Conv with neurons behind it: an IF that is reset by subtraction
     where neurons inhibit themselves by their threshold, else one with hard reset; a LIF where the voltage decays, a
     CubaLIF where the current does too. Other recurrent weights read the spikes through a Delay. What always-on inputs
     and relays do is in biases and initial potentials.
+
+    Args:
+        contents: of the file.
+        rounded: round where netx does.
 
     Raises:
         UnsupportedOpError: the file has something that the graph has not; the problem names its layer.
@@ -45,7 +65,7 @@ def graph_of(contents: Contents) -> Graph:
     if contents.pulses and contents.constants:
         raise UnsupportedOpError(Problem("it has inputs that are always on, and pulses", contents.name))
     for layer in contents.layers:
-        part = _Layer(layer, shape, on, kind, contents.timesteps or _STEPS)
+        part = _Layer(layer, shape, on, kind, contents.timesteps or _STEPS, rounded)
         if layer is contents.layers[-1]:
             last = part.put_last(graph, last, contents)
         else:
@@ -82,10 +102,13 @@ class _Layer:
         on: how many channels behind them are on, at every step or (``pulses``) at step 0 only.
         kind: ``constants`` or ``pulses``.
         steps: the T for which relays must do as they are said to.
+        rounded: whether decays round as in netx.
     """
 
-    def __init__(self, layer: IntegerLayer, before: tuple[int, ...], on: int, kind: str, steps: int) -> None:
-        self.layer, self.before, self.kind, self.steps = layer, before, kind, steps
+    def __init__(
+        self, layer: IntegerLayer, before: tuple[int, ...], on: int, kind: str, steps: int, rounded: bool
+    ) -> None:
+        self.layer, self.before, self.kind, self.steps, self.rounded = layer, before, kind, steps, rounded
         self.neurons = layer.shape[0] - layer.relays
         self.shape = (self.neurons, *layer.shape[1:])
         self.rank = len(self.shape)
@@ -168,6 +191,11 @@ class _Layer:
         fixed["v_threshold"] = self._full(max(layer.threshold, _TICK))
         if start.any() and ((leak == 1).any() or not forgets):
             raise self._refusal("a pulse charges neurons whose current stays, or whose voltage does not")
+        if self.rounded and any(((each > 0) & (each < 1)).any() for each in (leak, leak_syn)):
+            # half a grain lets a start be what it is, and no less, once it has leaked and been rounded
+            fixed["v_init"] = (start + GRAIN / 2) / (1 - leak) if start.any() else start
+            fixed |= {"bias": compress(self.shift), "grain": np.asarray(GRAIN)}
+            return LoihiNeuron(**fixed, decay_syn=compress(1 - leak_syn), decay=compress(1 - leak))
         if forgets and leak.all():
             fixed["v_init"] = start / (1 - leak) if start.any() else start  # it leaks before the first step's input
             return LIF(**fixed, tau=compress(1 / leak), gain=np.ones(()))
@@ -183,7 +211,7 @@ class _Layer:
         """Add weights and neurons; return the neurons' name."""
         neuron = self.neuron
         rate = Rate(neuron.v_threshold if out_scale is None else out_scale)
-        into_voltage = self.subtracts or isinstance(neuron, CubaLIF)  # there the bias is the neurons'
+        into_voltage = self.subtracts or isinstance(neuron, (CubaLIF, LoihiNeuron))  # there the bias is the neurons'
         current = self._weights(graph, last, self.constant if into_voltage else self.constant + self.shift)
         op = attrs.evolve(neuron, out_scale=out_scale, origin=self._origin)
         if not self.rec.any() or self.subtracts:

@@ -70,9 +70,13 @@ class NetxNetwork(Contents):
         """Return what the layers are and cost on the chip, a table when printed; see :class:`Summary`."""
         return Summary.of(self)
 
-    def to_graph(self) -> Graph:
-        """Return the network as a spiking graph; see :func:`spikec.backends.netx.graph.graph_of`."""
-        return graph_of(self)
+    def to_graph(self, rounded: bool = False) -> Graph:
+        """Return the network as a spiking graph, that rounds decays as netx does if ``rounded``; see :func:`graph_of`.
+
+        Raises:
+            UnsupportedOpError: the file has something that the graph has not; the problem names its layer.
+        """
+        return graph_of(self, rounded)
 
     def run(self, x: DataT, timesteps: int | None = None) -> DataT:
         """Simulate the network.

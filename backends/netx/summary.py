@@ -18,8 +18,8 @@ from spikec.ir.packages import frame
 from spikec.ir.templates import table as html_table
 from spikec.ir.types import Array
 
-#: Loihi 2's core: most neurons, and bytes of memory for synapses and neurons together (Intel, "Taking Neuromorphic
-#: Computing to the Next Level with Loihi 2", technology brief, 2021: 8192 neurons and 192 KB a core)
+#: Loihi 2's core as it is usually quoted from Intel's technology brief of 2021: up to 8192 neurons, and 192 KB of
+#: memory; that synapses and the states of neurons share those is our assumption
 CORE_NEURONS, CORE_BYTES = 8192, 192 * 1024
 #: of a neuron: current and voltage, 32 bits each
 _STATE = 8
@@ -91,13 +91,16 @@ def _cores(neurons: int, stored: int, is_shared: bool) -> int:
 class Summary:
     """Counts for each layer of a network and for all of it; printed, it is a table.
 
-    The number of cores of Loihi 2 is an estimate from below. A layer of n neurons whose weights take w bytes takes::
+    The number of cores of Loihi 2 is an estimate, and no chip or compiler of Intel's has confirmed it. A layer of n
+    neurons whose weights take w bytes takes::
 
         max(ceil(n / 8192), ceil((w + 8 n) / 196608))          dense: each core holds the weights of its neurons
         max(ceil(n / 8192), ceil(8 n / (196608 - w)))          conv: each core holds the whole kernel
 
-    and no core is shared by two layers. 8192 neurons and 192 KB a core are Intel's figures (technology brief of Loihi
-    2, 2021), 8 bytes a neuron those of current and voltage; routing tables and delays are left out.
+    and no core is shared by two layers. Its inputs: 8192 neurons and 192 KB (196608 bytes) a core, as they are usually
+    quoted from Intel's technology brief of 2021; 8 bytes a neuron, for a current and a voltage of 32 bits, and as many
+    bits a weight as ``bits`` says, which are assumptions of ours. Routing tables, programs of neurons and buffers of
+    delays are left out, so a chip takes more.
 
     Attributes:
         name: of the network.

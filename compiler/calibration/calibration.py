@@ -12,10 +12,11 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from spikec.calibration.statistics import Accumulator, Statistics
 from spikec.interpreter.interp import run
+from spikec.interpreter.processes import of_all_processes
 from spikec.ir.errors import CalibrationError, InvalidModelError
 from spikec.ir.files import path_of, replacing
 from spikec.ir.graph import Graph
@@ -99,6 +100,13 @@ class Calibration:
         model: digest of the ANN graph that they ran through.
         shapes: of one sample of each input.
         retained: a few of the samples, for passes that look at data themselves.
+
+    Examples:
+        >>> calibration = spikec.calibrate(model, images)
+        >>> calibration
+        <spikec.Calibration 64 samples 1x8x8, 1 layers>
+        >>> calibration.save("statistics.pt")
+        >>> graph = spikec.compile(model, "nir", calibration=spikec.Calibration.load("statistics.pt"), timesteps=8)
     """
 
     nodes: dict[str, Statistics] = attrs.field(factory=dict)
@@ -168,13 +176,7 @@ class Calibration:
         Raises:
             CalibrationError: the process is in no group, or the processes have different models.
         """
-        if not (distributed.is_available() and distributed.is_initialized()):
-            raise CalibrationError(
-                "torch.distributed is not initialised", hint='call torch.distributed.init_process_group("gloo")'
-            )
-        parts: list[Any] = [None] * distributed.get_world_size(group)
-        distributed.all_gather_object(parts, self, group)
-        merged: Calibration = functools.reduce(Calibration.merge, parts)
+        merged: Calibration = functools.reduce(Calibration.merge, of_all_processes(self, group))
         return merged
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -59,6 +59,12 @@ class Normalization:
         per_channel: one scale for each channel (for each neuron after a linear layer), or one a layer.
         v_init: initial membrane potential as a fraction of the threshold, in [0, 1]; 1/2 turns the floor
             of the spike count into rounding (Bu et al. 2022, theorem 2).
+
+    Examples:
+        >>> normalization = spikec.Normalization(method="percentile", percentile=99.5, per_channel=False)
+        >>> graph = spikec.compile(model, "nir", calibration=images, normalization=normalization)
+        >>> spikec.Normalization.parse("99.5%") == normalization
+        True
     """
 
     method: Method = attrs.field(default="percentile", validator=_known)

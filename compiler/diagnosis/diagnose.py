@@ -26,7 +26,7 @@ from spikec.interpreter.results import RunningMean, as_tuple, cells, hits, in_an
 from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError, shown
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role, StatefulOp, tensor_cache
-from spikec.ir.ops import Relu
+from spikec.ir.ops import Input, Relu
 from spikec.ir.progress import Progress, track
 from spikec.ir.progress import shown as shown_progress
 from spikec.ir.types import Array
@@ -92,14 +92,19 @@ def diagnose(
         InvalidModelError: the compilation is not of an ANN, or its network has no neuron.
         UnsupportedOpError: the reader refuses nodes of the file, or leaves them out.
         CalibrationError: no sample, samples that do not fit, or labels that do not.
+
+    Examples:
+        >>> compilation = spikec.Compiler("spikingjelly", calibration=images, normalization="max").run(model)
+        >>> print(spikec.diagnose(compilation, images, timesteps=4, labels=labels).advice.kind)
+        quantization
     """
     if not isinstance(compilation, Compilation) and data is not None and not is_number(data):
         return forecast(compilation, x, data, labels, timesteps=timesteps, reader=reader, progress=progress)
     steps = data if timesteps is None else timesteps
     if not isinstance(compilation, Compilation):
         raise InvalidModelError(
-            f"a {type(compilation).__name__} is not a Compilation, which has the ANN to compare it with",
-            hint="give what spikec.Compiler(target, ...).run(model) returns",
+            f"a {type(compilation).__name__} is not a Compilation, which holds the ANN that is compared with",
+            hint="give Compiler(target, ...).run(model) of the ANN; evaluate() takes a network, or its file, alone",
         )
     if not is_number(tolerance) or not 0 < tolerance < 1:
         raise CompileError(f"tolerance is {shown(tolerance)}", hint="give a share in (0, 1)")
@@ -151,7 +156,7 @@ def _reference(compilation: Compilation) -> Graph:
     if not anns:
         raise InvalidModelError(
             "the compilation is of a network that spikes already: there is no ANN to compare it with",
-            hint="diagnose the ANN that it was made from, compiled anew",
+            hint="diagnose the compilation of the ANN that it was made from; evaluate() takes a network alone",
         )
     plain = [graph for graph in anns if all(node.op.scale is None for node in graph.match(Relu))]
     return plain[-1] if plain else anns[0]
@@ -172,8 +177,10 @@ class _Analog(Op):
 
 
 def _without_time(graph: Graph, meanings: Mapping[str, Callable[..., Tensor]]) -> Graph:
-    """A graph whose nodes of these names are functions of their operands."""
+    """A graph whose nodes of these names are functions of their operands, and whose inputs are values."""
     found = graph.copy()
+    for node in graph.match(Input):
+        found.set_op(node.name, attrs.evolve(node.op, rate=False))
     for name, meaning in meanings.items():
         found.set_op(name, _Analog(meaning, origin=graph[name].origin))
     return found

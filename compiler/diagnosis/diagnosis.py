@@ -163,6 +163,13 @@ class Diagnosis:
         enough: the least number of steps from which on it is kept, or None. It holds for this network; one that
             is compiled for fewer steps has other parameters.
         advice: one change to make.
+
+    Examples:
+        >>> compilation = spikec.Compiler("spikingjelly", calibration=images, normalization="max").run(model)
+        >>> diagnosis = spikec.diagnose(compilation, images, timesteps=4)
+        >>> [layer.name for layer in diagnosis.layers], [rung.kind for rung in diagnosis.rungs]
+        (['2'], ['clipping', 'quantization', 'unevenness'])
+        >>> figure = diagnosis.plot("diagnosis.png")
     """
 
     model: str
@@ -275,7 +282,8 @@ class Diagnosis:
             there = ", ".join(each.name for each in self.layers)
             raise CompileError(f"the diagnosis has no layer {layer!r}", hint=f"there are {there}")
         (axes,), figure = axes_for(ax, _PLOT)
-        scatter(axes, *found.points, f"{found.name}, T={self.timesteps}")
+        activation, rate = found.points
+        scatter(axes, activation, rate, f"layer {found.name}, T={self.timesteps}")
         return saved(figure, path)
 
     def to_pandas(self) -> Any:
@@ -338,7 +346,7 @@ class Diagnosis:
         yield f"one sample: ANN {_count(cost.ann_macs)} MACs; SNN {snn} in {self.timesteps} steps"
         for price in PRICES:
             before, after = cost.energy(price)
-            yield f"  {1e6 * before:.3g} uJ and {1e6 * after:.3g} uJ ({price.source})"
+            yield f"  energy: ANN {1e6 * before:.3g} uJ, SNN {1e6 * after:.3g} uJ ({price.source})"
 
     def _verdict(self) -> Iterable[str]:
         allowed = f"{100 * self.tolerance:g} % off the ANN"

@@ -21,7 +21,7 @@ from spikec.readers import differences
 from spikec.reading import load
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class Forecast:
     """What a file answers as a tool runs it, beside its ANN.
 
@@ -33,6 +33,11 @@ class Forecast:
         agreement: [T], the share of samples with the ANN's answer, of the mean output up to each step.
         accuracy: [T], the share of right answers, and that of the ANN; None without labels.
         ann_accuracy: None without labels.
+
+    Examples:
+        >>> graph = spikec.compile(model, "nir", calibration=images, timesteps=8)
+        >>> spikec.diagnose(model, graph, images, timesteps=8)
+        <spikec.Forecast 64 samples, T=8, ... % as the ANN>
     """
 
     reader: str
@@ -42,6 +47,11 @@ class Forecast:
     agreement: Array
     accuracy: Array | None
     ann_accuracy: float | None
+
+    def __repr__(self) -> str:
+        who = f" in {self.reader}" if self.reader else ""
+        agreement = 100 * self.agreement[-1]
+        return f"<spikec.Forecast{who} {self.samples} samples, T={self.timesteps}, {agreement:.1f} % as the ANN>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return all figures, as JSON takes them."""

@@ -1,5 +1,7 @@
 """Pictures with matplotlib, into axes of the user's own or into a figure that is made for them, and into files."""
 
+import functools
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +24,22 @@ def empty_figure(size: tuple[float, float], purpose: str) -> Any:
     Raises:
         MissingDependencyError: matplotlib is not installed, which ``purpose`` needs.
     """
-    return needed("matplotlib.figure", purpose).Figure(figsize=size, layout="constrained")
+    needed("matplotlib.figure", purpose)
+    return _figure_class()(figsize=size, layout="constrained")
+
+
+@functools.cache
+def _figure_class() -> Any:
+    """Return matplotlib's figure as one that a notebook shows without pyplot."""
+    from matplotlib.figure import Figure  # only who draws waits for it
+
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:
+            content = io.BytesIO()
+            self.savefig(content, format="png", dpi=100)
+            return content.getvalue()
+
+    return Shown
 
 
 def axes_for(ax: Any, purpose: str, rows: int = 1, height: float = 3.5) -> tuple[Sequence[Any], Any]:
@@ -63,6 +80,11 @@ def plot_accuracy(
     Raises:
         CompileError: a curve is not a row of shares from 0 to 1.
         MissingDependencyError: matplotlib is not installed.
+
+    Examples:
+        >>> snn = spikec.compile(model, "spikingjelly", calibration=images, normalization="max")
+        >>> curve = spikec.evaluate(snn, [(images, labels)], timesteps=8)
+        >>> figure = spikec.plot_accuracy({"max": curve}, ann=0.98, path="accuracy.png")
     """
     (axes,), figure = axes_for(ax, "a picture of accuracies")
     for name, curve in curves.items():
@@ -87,6 +109,7 @@ def bars_by_kind(
         rows = np.arange(len(names)) + (place - (len(kinds) - 1) / 2) * height
         axes.barh(rows, [100 * share for share in shares], color=colors[kind], label=kind, height=height)
     axes.set_yticks(np.arange(len(names)), names)
+    axes.set_ylabel("layer")
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="best", fontsize="small")

@@ -58,6 +58,13 @@ class Recording:
         model: the network's name.
         layers: the record of each layer of neurons by its name, in order.
         outputs: [T, B, ...] of each output, in ANN units.
+
+    Examples:
+        >>> compilation = spikec.Compiler("spikingjelly", calibration=images, normalization="max").run(model)
+        >>> recording = spikec.record(compilation, images[:2], timesteps=8)
+        >>> recording["2"].spikes.shape, recording.outputs[0].shape
+        ((8, 2, 8, 6, 6), (8, 2, 10))
+        >>> figure = recording.raster("2", sample=0, path="raster.png")
     """
 
     model: str
@@ -94,8 +101,8 @@ class Recording:
         spikes = self._of(record.spikes, sample)
         axes, figure = axes_for(ax, _PICTURES)
         times, neurons = np.nonzero(spikes)
-        axes[0].plot(times, neurons, "|" if spikes.shape[1] <= 200 else ",", color=BLUE, markersize=5)
-        axes[0].set(xlabel="time-step", ylabel=f"neuron of {record.name}", xlim=(-0.5, len(spikes) - 0.5))
+        axes[0].plot(times, neurons, "|", color=BLUE, markersize=float(np.clip(600 / spikes.shape[1], 1.5, 6)))
+        axes[0].set(xlabel="time-step", ylabel=f"neuron of layer {record.name}", xlim=(-0.5, len(spikes) - 0.5))
         axes[0].set_title(f"{len(times)} spikes of {spikes.shape[1]} neurons")
         return saved(figure, path)
 
@@ -126,7 +133,7 @@ class Recording:
             number = whole_number("neurons", neuron, 0, potentials.shape[1] - 1)
             axes[0].plot(potentials[:, number], marker=".", label=f"neuron {number}")
         axes[0].axhline(1, color="black", linestyle="--", linewidth=0.8, label="threshold")
-        axes[0].set(xlabel="time-step", ylabel=f"potential of {record.name}, thresholds")
+        axes[0].set(xlabel="time-step", ylabel=f"potential in layer {record.name}, thresholds")
         axes[0].legend(loc="best", fontsize="small")
         return saved(figure, path)
 
@@ -151,7 +158,7 @@ class Recording:
             rates = record.rates.reshape(-1)
             each.hist(rates, bins=np.linspace(0, max(1.0, float(rates.max())), 33), color=BLUE)
             each.set(yscale="log", ylabel="neurons")
-            each.set_title(f"{record.name}: mean {rates.mean():.3f}, silent {100 * np.mean(rates == 0):.1f} %")
+            each.set_title(f"layer {record.name}: mean {rates.mean():.3f}, silent {100 * np.mean(rates == 0):.1f} %")
         axes[-1].set_xlabel("spikes a step")
         return saved(figure, path)
 
@@ -171,6 +178,11 @@ def record(network: Compilation | Graph, x: Tensor | Sequence[Tensor], timesteps
 
     Raises:
         InvalidModelError: the graph does not spike, or the inputs do not fit.
+
+    Examples:
+        >>> graph = spikec.Compiler("nir", calibration=images, normalization="max").run(model).graph
+        >>> spikec.record(graph, images[:2], timesteps=8)
+        <spikec.Recording Sequential: 1 layers, 8 steps, 2 samples>
     """
     graph = network.graph if isinstance(network, Compilation) else network
     if isinstance(graph, Graph) and not graph.is_spiking:

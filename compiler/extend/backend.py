@@ -32,6 +32,15 @@ class Backend(metaclass=Configured):
         order: the name of its order of passes, of those in ``compiler/pipeline/orders.py``.
         artifacts: the classes of what ``emit`` returns, for ``owns``.
         shared: its options that a frontend of that name means alike; of others the frontend is not told.
+
+    Examples:
+        >>> @attrs.frozen
+        ... class Thresholds(spikec.Backend):
+        ...     name = "thresholds"
+        ...     def emit(self, graph, context):
+        ...         return [float(node.op.v_threshold.max()) for node in graph.with_role(spikec.Role.NEURON)]
+        >>> spikec.compile(model, Thresholds(), calibration=images, normalization="max")
+        [1.0]
     """
 
     what: ClassVar[str] = "target"

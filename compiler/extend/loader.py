@@ -244,7 +244,12 @@ def _returning(kind: type) -> Callable[[], type]:
 
 
 def backends() -> list[str]:
-    """Return the names of the targets."""
+    """Return the names of the targets.
+
+    Examples:
+        >>> spikec.targets()
+        ['lava', 'netx', 'nir', 'spikingjelly']
+    """
     return list(dict.fromkeys(part.name for part in targets()))
 
 
@@ -253,6 +258,10 @@ def pass_named(name: str, **options: Any) -> Pass:
 
     Raises:
         CompileError: there is no such pass, there are two, or it does not take these options.
+
+    Examples:
+        >>> print(spikec.pass_named("dither-potential", layers="first"))
+        dither-potential{layers=first}
     """
     kind: type[Pass] = _only("pass", name, passes())
     return built(f"pass {name}", kind, options)

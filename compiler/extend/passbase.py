@@ -71,6 +71,18 @@ class Context:
         speedup: product of the ``speedup`` of this pass and of those still to come.
         ann: the ANN just before its ReLUs became neurons, under the same names; for a pass over an ANN, its graph; None
             where no pass to come looks back.
+
+    Examples:
+        >>> @attrs.frozen
+        ... class Steps(spikec.Pass):
+        ...     name = "steps"
+        ...     def run(self, graph, context):
+        ...         context.note("", f"{context.steps} steps, {len(context.samples[0])} samples")
+        ...         return 0
+        >>> pipeline = spikec.Pipeline.default("nir", normalization="max") + [Steps()]
+        >>> report = spikec.Compiler("nir", calibration=images, timesteps=8, pipeline=pipeline).run(model).report
+        >>> print(report.notes[-1])
+        steps: 8 steps, 64 samples
     """
 
     reference: Graph
@@ -166,6 +178,19 @@ class Pass(metaclass=Configured):
         gives: the stage that the graph has reached after it, or None for the same.
         looks_back: whether it may ask its context for the ANN or for statistics of the data; where none of the passes
             to come does, they are let go of.
+
+    Examples:
+        >>> @attrs.frozen
+        ... class Halve(spikec.Pass):
+        ...     name = "halve"
+        ...     contract = "approximate"
+        ...     def run(self, graph, context):
+        ...         nodes = graph.with_role(spikec.Role.NEURON)
+        ...         for node in nodes:
+        ...             graph.set_op(node.name, attrs.evolve(node.op, v_init=node.op.v_init / 2))
+        ...         return len(nodes)
+        >>> pipeline = spikec.Pipeline.default("nir", normalization="max").insert_after("init-potential", Halve())
+        >>> graph = spikec.compile(model, "nir", calibration=images, pipeline=pipeline, timesteps=8)
     """
 
     what: ClassVar[str] = "pass"

@@ -17,7 +17,7 @@ from spikec.interpreter.probe import FEWEST_SAMPLES, FEWEST_STEPS, affordable, w
 from spikec.interpreter.results import EXACT, RunningMean, difference, largest, outputs, rounding, varies
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
-from spikec.ir.op import Op, StatefulOp, tensor_cache
+from spikec.ir.op import Op, Role, StatefulOp, tensor_cache
 from spikec.ir.ops import Neuron
 from spikec.ir.types import SCALE_RTOL, Type
 
@@ -230,6 +230,24 @@ def _check_spikes(before: Graph, after: Graph, xs: Sequence[Tensor], steps: int)
             return _within_exact(before, given, steps, wanted, got)
         return difference(wanted, got, wanted)  # behind a tie the trains of spikes may go apart
     return None
+
+
+def check_rates(graph: Graph) -> None:
+    """Hold every neuron to ``rate``, see :func:`check_rate`; of those that are the same op by value, the first one."""
+    held: set[object] = set()
+    for node in graph.with_role(Role.NEURON):
+        content = (type(node.op), *map(_hashable, node.op.parameters().items()))
+        if None in content or content not in held:
+            check_rate(graph, node.name)
+            held.add(content)
+
+
+def _hashable(parameter: tuple[str, object]) -> object:
+    """Return what equal parameters have in common with each other only; None where that is not known."""
+    name, value = parameter
+    if isinstance(value, np.ndarray):
+        return name, value.shape, value.dtype.str, value.tobytes()
+    return (name, value) if value is None or isinstance(value, (str, int, float)) else None
 
 
 def check_rate(graph: Graph, name: str) -> None:

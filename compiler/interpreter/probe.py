@@ -15,8 +15,9 @@ STEPS, FEWEST_STEPS = 16, 4
 #: fewest samples of a whole graph: a real and a random one, which are told apart
 FEWEST_SAMPLES = 2
 #: steps of single neurons in a comparison, and its multiply-accumulates in each of both graphs, about a tenth of a
-#: second of float64: larger graphs see fewer samples and steps
-WORK, PRODUCTS = 2**20, 2**30
+#: second of float64: larger graphs see fewer samples and steps; so do graphs of many nodes, for each of which Python
+#: takes as long as for thousands of neurons
+WORK, PRODUCTS, NODES = 2**20, 2**30, 2**16
 
 
 def probe(graph: Graph, samples: Sequence[Tensor] | None, seed: int) -> tuple[Tensor, ...]:
@@ -61,7 +62,8 @@ def macs(graph: Graph) -> dict[str, int]:
 
 def affordable(graph: Graph) -> int:
     """Count the samples, or steps of one, for which a graph of this size may be run in a comparison."""
-    return min(WORK // max(1, neuron_count(graph)), PRODUCTS // max(1, sum(macs(graph).values())))
+    work = WORK // max(1, neuron_count(graph)), PRODUCTS // max(1, sum(macs(graph).values()))
+    return min(*work, NODES // max(1, len(graph)))
 
 
 def within_budget(graph: Graph, xs: Sequence[Tensor]) -> tuple[list[Tensor], int]:

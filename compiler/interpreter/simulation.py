@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from spikec.interpreter.inputs import as_input, class_numbers, whole_number, within
 from spikec.interpreter.interp import outputs_over_time, run
+from spikec.interpreter.processes import of_all_processes
 from spikec.interpreter.results import hits, in_ann_units
 from spikec.ir.errors import CalibrationError, InvalidModelError, shown
 from spikec.ir.graph import Graph
@@ -34,6 +35,12 @@ class Simulation:
         means: [T, B, ...], the output's mean up to each step, in ANN units; where a sample has stopped it stays.
         steps: [B] int64, after how many steps each sample stopped: T for one that did not.
         ran: how many steps were computed, summed over the samples.
+
+    Examples:
+        >>> snn = spikec.compile(model, "spikingjelly", calibration=images, timesteps=8)
+        >>> found = spikec.simulate(snn, images, timesteps=8, patience=3)
+        >>> found.means.shape, found.answer.shape, found.steps.shape
+        (torch.Size([8, 64, 10]), torch.Size([64, 10]), torch.Size([64]))
     """
 
     means: Tensor
@@ -257,7 +264,9 @@ def _whole_batch(network: object) -> InvalidModelError:
     )
 
 
-def evaluate(snn: Network, loader: Iterable[Any], timesteps: int, *, time_axis: int | None = None) -> Array:
+def evaluate(
+    snn: Network, loader: Iterable[Any], timesteps: int, *, time_axis: int | None = None, all_reduce: bool = False
+) -> Array:
     """Measure top-1 accuracy after each step, [T]; see :func:`spikec.evaluate`."""
     timesteps = whole_number("timesteps", timesteps, 1)
     right, total = np.zeros(timesteps), 0
@@ -282,6 +291,8 @@ def evaluate(snn: Network, loader: Iterable[Any], timesteps: int, *, time_axis: 
                 within(labels, mean.shape[1])
             right[t] += hits(mean.cpu(), labels)
         total += len(labels)
+    if all_reduce:  # counts, so that the sums are exact
+        right, total = (sum(column) for column in zip(*of_all_processes((right, total)), strict=True))
     if total == 0:
         raise CalibrationError("the loader is empty", hint="give at least one batch")
     return right / total

@@ -182,7 +182,7 @@ def random_numbers(shape: Shape, place: int) -> Tensor:
     """Draw normal numbers, others for each place, by using some repeatedly: new ones cost more than all else here."""
     numbers, size = _numbers()[-place % _PERIOD :][:_PERIOD], math.prod(shape)
     # repeat copies, so that an op which writes to its operand does no harm
-    return numbers.repeat(size // _PERIOD + 1)[:size].reshape(shape)
+    return numbers[:size].repeat(-(-size // _PERIOD) or 1)[:size].reshape(shape)
 
 
 @functools.cache

@@ -72,6 +72,11 @@ class Problem:
         op: the operation in the graph's own notation.
         hint: what to do about it; a Hint where it names options.
         origin: the source nodes that it is about; the ledger marks them as refused.
+
+    Examples:
+        >>> (problem,) = spikec.check(nn.Sequential(nn.Linear(3, 3), nn.GELU()), "nir", example_input=torch.rand(1, 3))
+        >>> problem.location, problem.op
+        ('1', 'nn.GELU(%linear_0)')
     """
 
     message: str
@@ -92,6 +97,13 @@ class CompileError(Exception):
         problems: every finding, in the order of the model.
         graph: the model as far as it was read, a Graph with stand-ins for what was refused; None if nothing was.
         ledger: the Ledger of every node of the model until it was refused; None if there was no model yet.
+
+    Examples:
+        >>> try:
+        ...     spikec.pass_named("fold-batchnrom")
+        ... except spikec.CompileError as error:
+        ...     print(error.problems[0].message)
+        there is no pass 'fold-batchnrom': did you mean 'fold-batchnorm'?
     """
 
     # An error is older than the graph that it may carry, so their classes cannot be named here.
@@ -123,35 +135,92 @@ class CompileError(Exception):
 
 
 class UnsupportedOpError(CompileError):
-    """The model holds operations that have no spiking form, or that the target cannot carry."""
+    """The model holds operations that have no spiking form, or that the target cannot carry.
+
+    Examples:
+        >>> spikec.compile(nn.Sequential(nn.Linear(3, 3), nn.GELU()), "nir", example_input=torch.rand(1, 3))
+        Traceback (most recent call last):
+        spikec.ir.errors.UnsupportedOpError: nn.GELU is not supported: ...
+    """
 
 
 class TypeMismatchError(CompileError):
-    """Shapes, dtypes or encodings do not fit together."""
+    """Shapes, dtypes or encodings do not fit together.
+
+    Examples:
+        >>> graph = spikec.load(model, images[:1])
+        >>> graph.set_operand("linear_4", 0, "relu_2")
+        >>> graph.type("linear_4")
+        Traceback (most recent call last):
+        spikec.ir.errors.TypeMismatchError: ...
+    """
 
 
 class InvalidModelError(CompileError):
-    """What was handed in is not a model that can be compiled: wrong kind, NaN weights, training mode."""
+    """What was handed in is not a model that can be compiled: wrong kind, NaN weights, training mode.
+
+    Examples:
+        >>> spikec.compile(nn.Sequential(nn.Linear(3, 3), nn.Dropout()).train(), "nir", example_input=torch.rand(1, 3))
+        Traceback (most recent call last):
+        spikec.ir.errors.InvalidModelError: ...
+    """
 
 
 class VerificationError(CompileError):
-    """A pass or a backend broke its contract; the graph before it was fine."""
+    """A pass or a backend broke its contract; the graph before it was fine.
+
+    Examples:
+        >>> @attrs.frozen
+        ... class Forgets(spikec.Pass):
+        ...     name = "forgets"
+        ...     def run(self, graph, context):
+        ...         return 1
+        >>> pipeline = spikec.Pipeline.default("nir", normalization="max").insert_before("normalize", Forgets())
+        >>> spikec.compile(model, "nir", calibration=images, pipeline=pipeline)
+        Traceback (most recent call last):
+        spikec.ir.errors.VerificationError: pass forgets reports 1 change(s), and the graph says otherwise...
+    """
 
 
 class CalibrationError(CompileError):
-    """Calibration data is missing, empty, or does not fit the model."""
+    """Calibration data is missing, empty, or does not fit the model.
+
+    Examples:
+        >>> spikec.compile(model, "nir", calibration=[])
+        Traceback (most recent call last):
+        spikec.ir.errors.CalibrationError: calibration is empty: it holds no batch...
+    """
 
 
 class MissingDependencyError(CompileError):
-    """A package that this frontend, backend or command needs is not installed."""
+    """A package that this frontend, backend or command needs is not installed.
+
+    Examples:
+        >>> from spikec.ir.packages import needed
+        >>> needed("no_such_package", "this page")
+        Traceback (most recent call last):
+        spikec.ir.errors.MissingDependencyError: this page needs the package no_such_package, which is not installed...
+    """
 
 
 class PluginError(CompileError):
-    """Another package brings parts for spikec (entry points ``spikec.plugins``), and they cannot be used."""
+    """Another package brings parts for spikec (entry points ``spikec.plugins``), and they cannot be used.
+
+    Examples:
+        >>> issubclass(spikec.PluginError, spikec.CompileError)
+        True
+    """
 
 
 class SpikecWarning(UserWarning):
-    """The result is correct but probably not what the user wants."""
+    """The result is correct but probably not what the user wants.
+
+    Examples:
+        >>> import warnings
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", spikec.SpikecWarning)
+        ...     snn = spikec.compile(model, "spikingjelly", example_input=images[:1])
+    """
 
 
 _is_silent: ContextVar[bool] = ContextVar("is_silent", default=False)

@@ -35,6 +35,14 @@ class Graph(Wiring):
     Attributes:
         name: of the model, for dumps.
         imported: what is known of the model beside its ops.
+
+    Examples:
+        >>> graph = spikec.load(model, images[:1])
+        >>> list(graph)
+        ['input', 'conv2d_0', 'batchnorm2d_1', 'relu_2', 'flatten_3', 'linear_4', 'output']
+        >>> graph.type("relu_2").shape, graph.operands("relu_2"), graph["relu_2"].role
+        ((8, 6, 6), ('batchnorm2d_1',), <Role.ACTIVATION: 'activation'>)
+        >>> drawing = graph.draw("graph.svg")
     """
 
     def __init__(self, name: str = "graph") -> None:

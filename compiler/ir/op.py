@@ -27,7 +27,12 @@ ONE_SCALE = Hint("use one scale for all channels of a layer: ", Option("normaliz
 
 
 class Role(enum.Enum):
-    """How an op behaves; stages and passes ask for the role, never for a list of ops."""
+    """How an op behaves; stages and passes ask for the role, never for a list of ops.
+
+    Examples:
+        >>> [node.name for node in spikec.load(model, images[:1]).with_role(spikec.Role.ACTIVATION)]
+        ['relu_2']
+    """
 
     IO = "io"
     LINEAR = "linear"
@@ -91,6 +96,18 @@ class Op:
     Attributes:
         origin: the source nodes it stands for; a pass that merges ops merges their origins, and an op
             that a pass adds for its own needs has none.
+
+    Examples:
+        >>> @attrs.frozen(eq=False)
+        ... class Double(spikec.Op):
+        ...     role = spikec.Role.LINEAR
+        ...     def eval(self, x):
+        ...         return 2 * x
+        >>> graph = spikec.load(model, images[:1])
+        >>> name = graph.add(Double(), "linear_4", name="double")
+        >>> graph.set_operand("output", 0, name)
+        >>> graph.type("double").shape
+        (10,)
     """
 
     #: what dumps and messages call it; a class that says nothing is called by its own name, in lower case
@@ -274,7 +291,19 @@ def _cut(values: Array, rows: slice, shape: tuple[int, ...]) -> Array:
 
 @attrs.frozen(eq=False)
 class StatefulOp(Op):
-    """An op with memory: its meaning is an initial state and a step."""
+    """An op with memory: its meaning is an initial state and a step.
+
+    Examples:
+        >>> @attrs.frozen(eq=False)
+        ... class Total(spikec.StatefulOp):
+        ...     role = spikec.Role.LINEAR
+        ...     def initial(self, x):
+        ...         return torch.zeros_like(x)
+        ...     def step(self, state, x):
+        ...         return state + x, state + x
+        >>> Total().steps(torch.zeros(1, 2), torch.ones(3, 1, 2))[1][:, 0, 0]
+        tensor([1., 2., 3.])
+    """
 
     @property
     def timed(self) -> bool:
@@ -321,7 +350,16 @@ class StatefulOp(Op):
 
 @attrs.frozen(eq=False)
 class Movement(Op):
-    """An op that only moves numbers about (flatten, pad, concat): a rate's scale moves the same way."""
+    """An op that only moves numbers about (flatten, pad, concat): a rate's scale moves the same way.
+
+    Examples:
+        >>> @attrs.frozen(eq=False)
+        ... class Turn(spikec.Movement):
+        ...     def eval(self, x):
+        ...         return x.flip(1)
+        >>> Turn().infer(spikec.load(model, images[:1]).type("relu_2")).shape
+        (8, 6, 6)
+    """
 
     role = Role.LINEAR
 

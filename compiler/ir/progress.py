@@ -39,6 +39,12 @@ class Progress:
         current: what is being done now, such as the name of a pass; may be empty.
         done: how many items are done.
         total: of how many; None where that is not known.
+
+    Examples:
+        >>> told = []
+        >>> graph = spikec.compile(model, "nir", calibration=images, normalization="max", progress=told.append)
+        >>> print(next(each for each in told if each.what == ("passes",)))
+        passes 1 of ...
     """
 
     what: tuple[str, ...]

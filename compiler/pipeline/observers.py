@@ -8,7 +8,7 @@ import attrs
 from torch import Tensor
 
 from spikec.extend.passbase import Note
-from spikec.interpreter.contract import check_exact, check_rate, check_shapes
+from spikec.interpreter.contract import check_exact, check_rates, check_shapes
 from spikec.interpreter.parts import check_parts
 from spikec.interpreter.probe import affordable, in_own_dtype, within_budget
 from spikec.interpreter.results import difference, outputs
@@ -16,7 +16,6 @@ from spikec.ir.errors import CompileError, VerificationError
 from spikec.ir.files import write_text
 from spikec.ir.graph import Graph
 from spikec.ir.ledger import Ledger
-from spikec.ir.op import Role
 from spikec.ir.printer import diff
 from spikec.pipeline.manager import Observer, StageRecord, Step
 from spikec.pipeline.page import Page
@@ -62,8 +61,7 @@ class Numbers(Observer):
             self._unchecked = []
             if step.by.contract == "rate":
                 check_parts(step.before, step.after, self.xs, same_neurons=False)
-                for node in step.after.with_role(Role.NEURON):
-                    check_rate(step.after, node.name)
+                check_rates(step.after)
             found.append(f"{step.by.contract}: {self._measured(step)}")
         if self.ann is not None and not step.after.is_spiking:
             self.ann = step.after

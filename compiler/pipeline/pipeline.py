@@ -35,6 +35,13 @@ class Pipeline:
 
     Raises:
         CompileError: an unknown name, or a pass at a stage that it does not take.
+
+    Examples:
+        >>> pipeline = spikec.Pipeline.default("nir").without("infer-types").insert_after("fold-batchnorm", "fold-pool")
+        >>> [each.name for each in pipeline][:2]
+        ['eliminate-identity', 'cancel-permutes']
+        >>> spikec.Pipeline.parse(str(pipeline)).passes == pipeline.passes
+        True
     """
 
     def __init__(self, passes: Iterable[Pass | str], start: Stage = IMPORTED, *, timesteps: int | None = None) -> None:

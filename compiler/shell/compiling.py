@@ -26,7 +26,8 @@ def _warnings_in_the_report() -> Iterator[None]:
 
 def compile_command(model: Any, target: str, out: Path, dump: Path | None, **options: Any) -> None:
     """Compile MODEL for a target and write it to a file."""
-    from spikec.driver import Compiler, save
+    from spikec.driver import Compiler
+    from spikec.saving import save
 
     compiler = Compiler(target, dump_dir=dump, **own.for_compiler(model, **options))
     with _warnings_in_the_report():

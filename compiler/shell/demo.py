@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from spikec.diagnosis.diagnosis import percent
 from spikec.diagnosis.pictures import empty_figure
-from spikec.driver import Compiler, save
+from spikec.driver import Compiler
 from spikec.interpreter.results import hits
 from spikec.ir.errors import CompileError, InvalidModelError
 from spikec.ir.files import replacing
@@ -31,6 +31,7 @@ from spikec.ir.types import Array
 from spikec.ir.untrusted import read_weights
 from spikec.pipeline.observers import make_folder
 from spikec.running import evaluate, simulate
+from spikec.saving import save
 from spikec.shell.demo_folder import Export, closing_words, why_lower, write_page
 
 #: how many digits of each of the ten classes are held out
@@ -42,7 +43,7 @@ DEFAULT = "default"
 #: the modes that the demo shows beside it
 SHOWN = ("max", "99.9 %", "1/3")
 #: on how many held-out digits it measures, and on how many others thresholds are chosen
-COUNT, CALIBRATION = 500, 1000
+COUNT, CALIBRATION = 400, 1000
 #: the numbers of time-steps that the table shows, and the one that the exported files are meant for
 STEPS = (4, 8, 16, 32, 50)
 EXPORT_STEPS = 16
@@ -119,7 +120,7 @@ class Training:
 
 STANDARD = Training()
 #: the recipe of the demo, which is trained in half a minute
-SHORT = Training(epochs=6)
+SHORT = Training(epochs=5)
 
 
 def train(data: Digits, how: Training = STANDARD, console: Console = SILENT) -> nn.Sequential:
@@ -267,7 +268,8 @@ def mode_curves(net: nn.Module, data: Digits, out: Path, count: int | None = Non
 
 def export(net: nn.Module, data: Digits, target: str, out: Path, count: int | None = None) -> Export:
     """Compile for a target that is a file, write ``out/mnist.<suffix>``, and run what was written."""
-    compiler = Compiler(target, calibration=data.train[:CALIBRATION], timesteps=EXPORT_STEPS, dump_dir=out / "passes" / target)
+    folder = out / "passes" / target
+    compiler = Compiler(target, calibration=data.train[:CALIBRATION], timesteps=EXPORT_STEPS, dump_dir=folder)
     path = out / f"mnist{compiler.backend.suffix}"
     compilation = compiler.run(net)
     save(compilation.artifact, path)

@@ -2,7 +2,9 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = id => document.getElementById(id);
 const start = new URLSearchParams(location.hash.slice(1));
-const changed = data.passes.findLastIndex(each => each.changes);
+const changed = data.passes.findLastIndex(each => each.changes || each.failed);
+/** Why layers are refused, by their name and kind as nodes say where they are from. */
+const refused = new Map(data.ledger.filter(each => each.fate === "refused").map(each => [`${each.source} ${each.was}`, each.into]));
 const state = {
   pass: Math.min(+(start.get("pass") ?? Math.max(changed, 0)), data.passes.length - 1),
   node: start.get("node"), tab: start.get("tab") ?? (start.get("node") ? "node" : "pass"),
@@ -22,12 +24,14 @@ function make(tag, attributes = {}, ...children) {
 
 const recordsOf = index => data.graphs[data.passes[index].graph];
 const recordOf = (index, node) => index < 0 ? undefined : data.records[recordsOf(index)[node]];
+const whyRefused = record => record?.from.map(source => refused.get(source)).find(Boolean);
 const texts = (node, record) => [node, record.kind, ...record.from].join("\n").toLowerCase();
 /** The names of the nodes that a box stands for: one, or those of a part of a large graph. */
 const membersOf = box => box.dataset.members?.split(" ") ?? [box.dataset.node];
 
-/** Says of a node what the chosen pass has done to it. */
+/** Says of a node what the chosen pass has done to it, or that it stands for a layer that is refused. */
 function markOf(node) {
+  if (whyRefused(recordOf(state.pass, node))) return "refused";
   const [before, after] = [state.pass ? recordsOf(state.pass - 1)[node] : undefined, recordsOf(state.pass)[node]];
   if (!state.pass || before === after) return null;
   if (before === undefined) return "added";
@@ -129,7 +133,7 @@ class Pane {
     if (!rect) return;
     this.zoom = Math.max(this.zoom, 0.6);
     const x = rect.x.baseVal.value + rect.width.baseVal.value / 2, y = rect.y.baseVal.value + rect.height.baseVal.value / 2;
-    this.move(this.box.clientWidth / 2 - x * this.zoom, this.box.clientHeight / 2 - y * this.zoom);
+    this.move(this.box.clientWidth / 2 - x * this.zoom, Math.min(this.box.clientHeight / 2 - y * this.zoom, 30));
   }
 }
 
@@ -164,7 +168,7 @@ function showPanes() {
     const hit = pane.hits()[0];
     if (state.node && pane.find(state.node)) pane.centre(state.node);
     else if (hit) pane.centre(hit);
-    else if (first && state.pass) pane.centre(first.dataset.node);
+    else if (first) pane.centre(first.dataset.node);
   }
 }
 
@@ -207,6 +211,7 @@ function aboutNode() {
   const was = after && before ? before : undefined, keys = new Set([...Object.keys(shown.attributes), ...Object.keys(was?.attributes ?? {})]);
   return [
     make("h3", {}, `%${state.node}${after ? "" : ", removed by this pass"}`),
+    ...(whyRefused(shown) ? [make("p", { class: "refused" }, `refused: ${whyRefused(shown)}`)] : []),
     make("table", {}, row("op", shown.kind, was?.kind), row("operands", shown.operands.join(" "), was?.operands.join(" ")), row("type", shown.type, was?.type),
       row("from", shown.from.join(", "), was?.from.join(", ")), ...[...keys].map(key => row(key, shown.attributes[key] ?? "not set", was ? was.attributes[key] ?? "not set" : undefined))),
     ...(data.why[state.node] ? [make("h3", {}, "what passes say of it"), make("ul", {}, ...data.why[state.node].map(note => make("li", {}, note)))] : []),
@@ -251,8 +256,8 @@ function choose(name, members = [name]) {
 function show() {
   byId("both").setAttribute("aria-pressed", String(state.both));
   showPasses();
-  byId("passes").children[state.pass].scrollIntoView({ block: "nearest" });
   showPanes(); mark(); showAbout(); remember();
+  byId("passes").children[state.pass].scrollIntoView({ block: "nearest" });
 }
 
 for (const name of ["node", "pass", "ledger"]) byId(`tab-${name}`).addEventListener("click", () => { state.tab = name; showAbout(); remember(); });

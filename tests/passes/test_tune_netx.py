@@ -88,6 +88,26 @@ def test_what_would_overflow_is_left_out(monkeypatch):
     assert "would grow too far" in str(found.report)
 
 
+def test_an_output_that_would_overflow_gets_smaller_integers(monkeypatch):
+    """What is won back in front of an output makes it larger, and must not be given up for that."""
+    usual, real, most = compiled(), tune_netx.growth, []
+
+    def growth(graph, names, encoder, context, **options):
+        found = real(graph, names, encoder, context, **options)
+        (name,) = graph.outputs
+        most.append(np.max(found[name]) * context.steps * 1.25 / tune_netx.STATE)
+        return {**found, name: found[name] * 2 / most[-1]}  # twice of what there is room for
+
+    monkeypatch.setattr(tune_netx, "growth", growth)
+    small = compiled()
+    assert most
+    (*before, last), (*others, smaller) = integers(usual)[0], integers(small)[0]
+    assert all(np.array_equal(a, b) for a, b in zip(before, others, strict=True))
+    assert np.array_equal(smaller, 2 * np.round(last / 4))
+    assert integers(small)[1] == integers(usual)[1] != integers(untuned())[1]
+    assert error(small)[0] < 1.1 * error(usual)[0]
+
+
 def test_soft_reset_loses_nothing_and_is_left_alone():
     found = compiled(reset="soft")
     assert found.stages[-1].name == "tune-netx"

@@ -10,8 +10,9 @@ from torch import nn
 
 import spikec
 from spikec.backends import lava
+from spikec.backends.netx import NetxNetwork
 from spikec.backends.netx.sim import IntegerLayer, run_layers
-from spikec.ir.errors import MissingDependencyError
+from spikec.ir.errors import InvalidModelError, MissingDependencyError
 
 T = 20
 
@@ -156,6 +157,14 @@ def test_blocks_are_written_as_the_netx_file_that_spikes_like_them(tmp_path):
             assert np.array_equal(responses[at].spikes.reshape(signal.shape), signal.detach().numpy().astype(bool))
             at += 1
     assert at == len(responses)
+    file = NetxNetwork.load(tmp_path / "net.net")
+    trace = file.simulate(x)
+    assert (file.name, file.encoder, file.output_shape) == ("net", None, (5,))
+    assert list(trace.spikes) == ["0", "1", "3"]
+    assert np.array_equal(trace.steps, responses[-1].spikes)
+    assert np.array_equal(spikec.run(tmp_path / "net.net", x.double()), trace.steps)
+    with pytest.raises(InvalidModelError, match="none of the blocks has neurons"):
+        lava.save_blocks(blocks[2:3], tmp_path / "none.net", (2, 6, 7))
 
 
 def test_neurons_of_spikingjelly_are_read_by_their_attributes():

@@ -14,7 +14,7 @@ import spikec
 from spikec import InvalidModelError, UnsupportedOpError
 from spikec.backends.netx import NetxModel, NetxNetwork
 from spikec.backends.netx.sim import NEVER, IntegerLayer
-from spikec.ir.ops import IF, LIF, CubaLIF, Delay
+from spikec.ir.ops import IF, LIF, CubaLIF, Delay, LoihiNeuron
 
 T = 24
 
@@ -51,9 +51,9 @@ def spikes(*shape, seed=0):
     return (np.random.default_rng(seed).random((T, 3, *shape)) < 0.3).astype(np.float64)
 
 
-def over_time(net, x):
+def over_time(net, x, rounded=False):
     """The spikes of every neuron of the network's graph but the encoder, and its output at each step."""
-    graph, seen = net.to_graph(), {}
+    graph, seen = net.to_graph(rounded), {}
     wanted = {each.name for each in net.layers}
 
     def tap(name, value, *_):
@@ -169,6 +169,32 @@ def test_decays_are_those_of_lif_and_cubalif(current_decay, voltage_decay):
     rounded = net.simulate(x).spikes["h"]
     assert rounded.any()
     assert (rounded != found).mean() < 0.01  # netx rounds decays, towards zero
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize(("current_decay", "voltage_decay"), [(4096, 409), (1000, 409), (1000, 4096), (700, 0)])
+def test_a_rounded_graph_gives_the_simulation_s_spikes_of_neurons_that_leak(current_decay, voltage_decay, recurrent):
+    options = {"weight_rec": 2 * np.random.default_rng(3).integers(-60, 60, (9, 9))} if recurrent else {}
+    hidden = layer("h", 9, 6, threshold=231, current_decay=current_decay, voltage_decay=voltage_decay,
+                   bias=2 * np.arange(9), **options)  # fmt: skip
+    net = by_hand(hidden, layer("y", 4, 9))
+    (neuron,) = net.to_graph(rounded=True).match(LoihiNeuron)
+    assert neuron.op.grain == 1 / 64
+    x = np.concatenate([spikes(6, seed=seed) for seed in range(3)])
+    trace = net.simulate(x)
+    seen, steps = over_time(net, x, rounded=True)
+    assert 0 < trace.spikes["h"].mean() < 1
+    assert np.array_equal(seen["h"], trace.spikes["h"])
+    assert np.array_equal(steps, trace.steps)
+
+
+def test_a_pulse_charges_neurons_that_leak_to_the_grain():
+    weight = np.concatenate([layer("h", 9, 6).weight, 2 * np.arange(20, 56).reshape(9, 4)[:, :1]], 1)
+    hidden = layer("h", 9, 7, threshold=231, voltage_decay=409, weight=weight)
+    net = by_hand(hidden, layer("y", 4, 9), shape=(7,), pulses=1)
+    x = spikes(6)
+    seen, _ = over_time(net, x, rounded=True)
+    assert np.array_equal(seen["h"], net.simulate(x).spikes["h"])
 
 
 def test_what_a_graph_has_not_is_refused_by_its_layer():

@@ -632,7 +632,8 @@ def test_bad_input_is_named():
         with pytest.raises(error, match=match):
             spikec.diagnose(*arguments, **options)
 
-    refused(spikec.InvalidModelError, "not a Compilation", compilation.artifact, x, 4)
+    for alone in (compilation.artifact, "model.net"):
+        refused(spikec.InvalidModelError, "not a Compilation, which holds the ANN", alone, x, 4)
     refused(spikec.CompileError, "timesteps is 0", compilation, x, 0)
     refused(spikec.CompileError, "tolerance is 2", compilation, x, 4, tolerance=2)
     refused(spikec.CalibrationError, "empty", compilation, [], 4)
@@ -652,8 +653,9 @@ def test_bad_input_is_named():
 def test_a_network_without_an_ann_or_without_neurons_is_refused():
     model, x = separable(20)
     again = spikec.Compiler("spikingjelly", calibration=x).run(compiled(model, x, "nir").artifact)
-    with pytest.raises(spikec.InvalidModelError, match="spikes already"):
+    with pytest.raises(spikec.InvalidModelError, match="spikes already") as error:
         spikec.diagnose(again, x, 4)
+    assert "of the ANN that it was made from" in error.value.hint
     linear = spikec.Compiler("spikingjelly", calibration=x).run(nn.Linear(8, 3).eval())
     with pytest.raises(spikec.InvalidModelError, match="no neuron"):
         spikec.diagnose(linear, x, 4)

@@ -8,8 +8,8 @@ import torch
 import build
 import spikec
 from spikec import Compiler, Graph, SpikecWarning, VerificationError
+from spikec.interpreter import contract, results
 from spikec.interpreter import probe as probes
-from spikec.interpreter import results
 from spikec.interpreter.contract import check_exact, check_rate, check_shapes, side_by_side
 from spikec.interpreter.parts import PART
 from spikec.interpreter.probe import probe
@@ -429,3 +429,25 @@ def test_shapes_of_ops_that_differ_in_numbers_only_are_not_tried_again(monkeypat
     assert not ran
     check_shapes(after)
     assert len(ran) == len(g.match(Linear))
+
+
+def test_neurons_that_are_the_same_by_value_are_held_to_their_rate_once(monkeypatch):
+    b = build.Builder(2)
+    b.graph.set_op("x", Input((2,), "float64", rate=True, origin=build.source("x")))
+    x = b.x
+    for i, start in enumerate((0.5, 0.5, 0.25, 0.5)):
+        fc = b.add(Linear(np.eye(2)), x, name=f"fc{i}")
+        x = b.add(IF(np.ones(1), v_init=np.full(1, start), strict=i == 3), fc, name=f"if{i}")
+    held = []
+    monkeypatch.setattr(contract, "check_rate", lambda graph, name: held.append(name))
+    contract.check_rates(b.done(x))
+    assert held == ["if0", "if2", "if3"]
+
+
+def test_a_graph_of_very_many_nodes_sees_less_of_the_probe():
+    b = build.Builder(2)
+    x = b.x
+    for i in range(700):
+        x = b.relu(x, f"relu{i}")
+    graph = b.done(x)
+    assert probes.affordable(graph) == probes.NODES // len(graph) < probes.WORK // probes.neuron_count(graph)

@@ -237,6 +237,19 @@ def test_a_browser_shows_why_a_compilation_failed(failed):
     assert "an exact pass changed the output" in shown
     assert 'class="failed"' in shown
     assert 'aria-label="linear one, real&lt;6&gt;' in shown
+    assert "after wrong" in shown  # it opens at the pass that failed
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_browser_shows_which_layer_is_refused_and_why(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 3), nn.GELU())
+    with pytest.raises(spikec.UnsupportedOpError):
+        spikec.compile(model, "nir", example_input=torch.rand(1, 3), dump_dir=tmp_path)
+    name = list(json.loads((tmp_path / "index.json").read_text())["graphs"][0])[2]
+    shown = screen(tmp_path / "index.html", f"node={name}")
+    assert 'class="node activation refused chosen"' in shown
+    assert "refused: nn.GELU is not supported" in shown
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import torch
 import spikec
 from spikec.shell.cli import main
 
-COMMANDS = ["compile", "check", "inspect", "dump", "run", "evaluate", "diagnose", "passes", "targets", "demo"]
+COMMANDS = ["compile", "check", "inspect", "dump", "run", "evaluate", "diagnose", "repair", "passes", "targets", "demo"]
 
 
 def process(*arguments, **environment):
@@ -71,6 +71,7 @@ def test_every_command_shows_examples_that_it_takes(name, made, shell, monkeypat
         **dict.fromkeys(("train.npz", "test.npz", "events.npz"), "data.npz"),
         **{f"{name}.{suffix}": f"mlp.{suffix}" for name in ("net", "model") for suffix in ("nir", "net", "pt", "pt2")},
         "model.onnx": "mlp.pt2",
+        "theirs.nir": "mlp.nir",
         "1,28,28": "4",
     }
     command = main.commands[name]
@@ -79,7 +80,7 @@ def test_every_command_shows_examples_that_it_takes(name, made, shell, monkeypat
         outputs = {words[i + 1]: "made_" + words[i + 1] for i, word in enumerate(words[:-1]) if word == "-o"}
         given = [outputs.get(word) or stand_ins.get(word, word) for word in words[1:]]
         context = command.make_context(name, given)
-        assert context.params["model"] is not None
+        assert (context.params.get("model") or context.params["file"]) is not None
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,7 @@ def test_seed_and_verify_reach_the_compiler(shell, monkeypatch):
     assert any("exact up to here: " in check for check in checks["end"])
     assert any("exact: " in check for check in checks["each"])
     given = {}
-    monkeypatch.setattr("spikec.driver.check", lambda model, target, **options: given.update(options) or [])
+    monkeypatch.setattr("spikec.checking.check", lambda model, target=None, **options: given.update(options) or [])
     shell("check", "own.py:mlp", "--target", "nir", "--seed", 5, "--verify", "each")
     assert (given["seed"], given["verify"]) == (5, "each")
 

@@ -235,7 +235,8 @@ def test_an_export_is_what_the_file_says(few, small, tmp_path):
     found = demo.export(small, few, "nir", tmp_path, 30)
     graph = spikec.load(str(found.path))
     x, labels = few.test[:30], few.test_labels[:30]
-    said = (spikec.run(graph, x, demo.EXPORT_STEPS).mean(0) * torch.tensor(graph.type(graph.outputs[0]).scale)).argmax(1)
+    scale = torch.tensor(graph.type(graph.outputs[0]).scale)
+    said = (spikec.run(graph, x, demo.EXPORT_STEPS).mean(0) * scale).argmax(1)
     assert found.count == 30
     assert found.accuracy == pytest.approx(float((said == labels).float().mean()))
     assert found.agreement == pytest.approx(float((said == small(x).argmax(1)).float().mean()))

@@ -1,0 +1,48 @@
+"""check --profile, diagnose --snn and repair: what the reader of a file makes of it."""
+
+import json
+
+import pytest
+
+import spikec
+
+
+def test_check_lists_what_a_reader_does_otherwise(shell):
+    said = shell("check", "mlp.nir", "--profile", "norse", code=1).output
+    assert "a spike resets the potential to v_reset, and not by subtraction" in said
+    assert "--option reset=hard" in said
+    found = json.loads(shell("check", "mlp.nir", "--profile", "sinabs", "--json", code=1).stdout)
+    assert any("fires as often" in problem["message"] for problem in found["problems"])
+    assert "--profile" in shell("check", "mlp.nir", code=2).output
+
+
+def test_check_with_a_target_takes_its_profile(shell):
+    assert "nothing keeps" in shell("check", "mlp.nir", "--target", "nir", "--profile", "portable").output
+    assert "no profile of NIR" in shell("check", "mlp.nir", "--target", "nir", "--profile", "brian", code=1).output
+
+
+def test_diagnose_foretells_what_a_reader_answers(shell):
+    said = shell("diagnose", "own.py:mlp", "data.npz", "--snn", "mlp.nir", "--as", "sinabs").output
+    assert "300 samples, as sinabs runs it" in said
+    found = json.loads(
+        shell("diagnose", "own.py:mlp", "data.npz", "--snn", "mlp.nir", "--as", "norse", "--json").stdout
+    )
+    assert (found["reader"], found["timesteps"], found["samples"]) == ("norse", 32, 300)
+    assert found["agreement"] == found["accuracy"]  # the labels are the model's own answers
+    assert found["ann_accuracy"] == 1
+
+
+@pytest.mark.parametrize("options", [("--as", "sinabs"), ()])
+def test_diagnose_says_what_is_missing(shell, options):
+    assert "Missing option" in shell("diagnose", "own.py:mlp", "data.npz", *options, code=2).output
+
+
+def test_repair_writes_for_a_reader(shell, made):
+    said = shell("repair", "mlp.nir", "-o", "sj.nir", "--profile", "spikingjelly").output
+    assert "mended: " in said
+    assert "r != 1/dt" in said
+    assert "left: " in said
+    left = spikec.check(made / "sj.nir", profile="spikingjelly")
+    assert {problem.message.split(": ")[1] for problem in left} == {
+        "a spike resets the potential to v_reset, and not by subtraction"
+    }
