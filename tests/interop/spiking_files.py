@@ -28,7 +28,7 @@ def spikingjelly():
 
 
 def snntorch():
-    """Neurons that reset with their spike, which is the only reset that other tools have."""
+    """Neurons that reset with their spike: a later reset no other tool has."""
     import snntorch
 
     for reset, kind, each in itertools.product(("subtract", "zero"), ("Leaky", "Synaptic"), (False, True)):
