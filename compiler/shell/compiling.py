@@ -42,6 +42,14 @@ def compile_command(model: Any, target: str, out: Path, dump: Path | None, **opt
     tables.show(data, report, f"wrote {out} ({size:,} bytes){runs}")
 
 
+def _written(path: Path) -> int | None:
+    """Return when a file was written last; None where there is none, or no system could have it."""
+    try:
+        return path.stat().st_mtime_ns
+    except (OSError, ValueError):
+        return None
+
+
 def dump_command(model: Any, target: str, out: Path, **options: Any) -> None:
     """Write the graph after each pass, and a page to look at them.
 
@@ -50,12 +58,12 @@ def dump_command(model: Any, target: str, out: Path, **options: Any) -> None:
     from spikec.driver import Compiler
 
     index = out / "index.html"
-    before = index.stat().st_mtime_ns if index.exists() else None
+    before = _written(index)
     try:
         with _warnings_in_the_report():
             Compiler(target, dump_dir=out, **own.for_compiler(model, **options)).run(model)
     except CompileError:
-        if index.exists() and index.stat().st_mtime_ns != before:
+        if _written(index) not in (None, before):
             click.echo(f"look at {index}", err=True)
         raise
     tables.show({"index": str(index)}, f"look at {index}")
