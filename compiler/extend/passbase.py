@@ -81,7 +81,7 @@ class Context:
         ...         return 0
         >>> pipeline = spikec.Pipeline.default("nir", normalization="max") + [Steps()]
         >>> report = spikec.Compiler("nir", calibration=images, timesteps=8, pipeline=pipeline).run(model).report
-        >>> print(report.notes[-1])
+        >>> print(*[note for note in report.notes if note.by == "steps"])
         steps: 8 steps, 64 samples
     """
 
