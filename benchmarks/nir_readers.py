@@ -146,7 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         net = NETS[name]
         fold = net.data()[0]
         ann = trained(net.make, fold, 0, net.epochs)
-        x, labels = fold.test[: options.images], fold.test_labels[: options.images]
+        # MNIST-5k is sorted by class
+        rows = torch.randperm(len(fold.test), generator=torch.Generator().manual_seed(0))[: options.images]
+        x, labels = fold.test[rows], fold.test_labels[rows]
         with torch.no_grad():
             right = float((ann(x).argmax(1) == labels).double().mean())
         print(f"{name}, ANN {100 * right:.1f} % of {len(x)} images\n")
