@@ -23,7 +23,7 @@ from spikec.extend.passbase import Context, Pass, rounds
 from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op
-from spikec.ir.ops import Add, Conv, Delay, Input, Integrator, Neuron, Weighted
+from spikec.ir.ops import Add, Delay, Flatten, Input, Integrator, Neuron, Weighted
 from spikec.ir.stages import FINAL
 
 #: seconds a step where nobody says it: the value of the NIR paper
@@ -94,8 +94,6 @@ class Nir(Backend):
         profile, passes = self._profile, list[Pass | str]()
         if (profile.gain, profile.zero) != ("any", False):
             passes.append(pass_named("fit-neurons", gain=profile.gain, zero=profile.zero))
-        if not profile.flattens and profile.takes(Conv):
-            passes.append("unflatten")
         legal = pass_named("legalize-nir", dilates=profile.dilates)
         return *passes, legal, *(("chain-sums", legal) if profile.walks else ())
 
@@ -122,7 +120,7 @@ class Nir(Backend):
             for name in graph.inputs
             if not graph.users(name)
         ]
-        found = layouts(graph, self._profile.flattens)
+        found = layouts(graph, self._profile.takes(Flatten))
         left_out = wiring.moved(found)
         for name in (name for name in graph if name not in left_out):
             try:
@@ -180,7 +178,7 @@ class Nir(Backend):
     def emit(self, graph: Graph, context: Context) -> Any:
         """Make the graph, which nir type-checks."""
         profile, dt = self._profile, self._dt(graph)
-        found = layouts(graph, profile.flattens)
+        found = layouts(graph, profile.takes(Flatten))
         names = wiring.names(graph, found)
         nodes: dict[str, Any] = {}
         for name, new in names.items():

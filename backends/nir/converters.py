@@ -127,7 +127,8 @@ def _flatten(op: Flatten, operand: Type, result: Type) -> Any:
         raise UnsupportedOpError(
             "readers disagree about a Flatten of some axes", hint="flatten the whole sample: x.flatten(1)" + _ELSEWHERE
         )
-    return nir.Flatten(input_type={"input": np.array(operand.shape)}, start_dim=0, end_dim=-1)
+    # axes from the end: some readers count a batch among the axes, and others do not
+    return nir.Flatten(input_type={"input": np.array(operand.shape)}, start_dim=-len(operand.shape), end_dim=-1)
 
 
 @converter(AvgPool)

@@ -59,7 +59,6 @@ class Profile:
         node: how it wants neurons.
         v_reset: whether a v_reset of zeros is written.
         averages: AvgPool2d stays; else it is a SumPool2d, with 1/k^2 in the next weights.
-        flattens: its Flatten leaves the batch alone; else linear layers behind a map are convolutions over all of it.
         layers: of which ops it takes, of those that NIR has.
         sums: ``"any"`` if it sums right in every graph; ``"walk"`` if it runs a graph depth first, and layers whose
             turn has not come count for nothing, ``"some"`` if some of the readers do; ``"none"`` if it runs chains.
@@ -84,7 +83,6 @@ class Profile:
     node: nodes.Rule = nodes.in_seconds
     v_reset: bool = False
     averages: bool = False
-    flattens: bool = True
     layers: tuple[type[Op], ...] = _COMMON
     sums: Literal["any", "walk", "some", "none"] = "any"
     dilates: bool = True
@@ -209,13 +207,12 @@ _CUBA = (_resets_with_its_spike, _uniform, _leaks_to_zero, _gain_of_one, _leaks,
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("portable", flattens=False, sums="some", ports=True),
+        Profile("portable", sums="some", ports=True),
         Profile(
             "portable-cuba",
             gain="one",
             zero=True,
             node=nodes.cuba,
-            flattens=False,
             sums="some",
             limits=_CUBA,
         ),
@@ -238,7 +235,6 @@ PROFILES = {
             zero=True,
             node=nodes.cuba,
             averages=True,
-            flattens=False,
             recurrent=False,
             limits=_CUBA,
         ),
@@ -265,9 +261,8 @@ PROFILES = {
             loads='net = norse.torch.from_nir(nir.read("model.nir"), dt={dt:g})',
             gain="leak",
             zero=True,
-            flattens=False,
             sums="walk",
-            layers=(*_SIMPLE, CubaLIF),
+            layers=(*_SIMPLE, CubaLIF, Flatten),
             limits=(_resets_with_its_spike, _resets_to_zero, _gain_is_leak, _still_synapse, _two_axes),
         ),
         Profile(
@@ -280,7 +275,6 @@ PROFILES = {
             gain="one",
             zero=True,
             node=nodes.rockpool,
-            flattens=False,
             sums="walk",
             recurrent=False,
             layers=(Linear, IF, LIF, CubaLIF, MultiSpike),

@@ -32,7 +32,8 @@ def run(
     Args:
         graph: an ANN or an SNN.
         x: one tensor an input. ANN: [B, ...]. SNN: [B, ...], fed at each of ``timesteps`` steps, or with
-            ``timesteps=None`` time-major [T, B, ...]. Its dtype is the dtype of the arithmetic.
+            ``timesteps=None`` time-major [T, B, ...]; one without a state also takes a single step [B, ...]. Its dtype
+            is the dtype of the arithmetic.
         timesteps: number of steps T of an SNN.
         tap: called after every node of every step.
         nodes: those that ``tap`` wants, if not all; others may then be overwritten by what is made of them.
@@ -59,7 +60,7 @@ def run(
     if nodes is not None and (isinstance(nodes, (str, bytes, Tensor, np.ndarray)) or not isinstance(nodes, Collection)):
         raise InvalidModelError(f"nodes is {shown(nodes)}", hint="give the names of nodes, such as a list or a set")
     with torch.no_grad():
-        if graph.is_spiking:
+        if graph.is_spiking and not (timesteps is None and _is_one_step(graph, xs)):
             wanted = tap if tap is None or nodes is None else _only(nodes, tap)
             with tensor_cache():
                 steps = [tuple(step) for step in zip(*outputs_over_time(graph, xs, timesteps, wanted), strict=True)]
@@ -72,6 +73,12 @@ def run(
             feeds = dict(zip(graph.inputs, xs, strict=True))
             results = _once(graph, feeds, tap, () if tap is None else graph if nodes is None else nodes)
     return results[0] if len(results) == 1 else results
+
+
+def _is_one_step(graph: Graph, xs: Sequence[Tensor]) -> bool:
+    """Whether these are the inputs of one step of a graph that has no state, and so does the same at every step."""
+    batches = (x.ndim == len(graph.type(name).shape) + 1 for name, x in zip(graph.inputs, xs, strict=True))
+    return all(batches) and not any(isinstance(graph[name], StatefulOp) for name in graph)
 
 
 def _only(nodes: Collection[str], tap: Tap) -> Tap:

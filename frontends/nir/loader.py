@@ -114,6 +114,7 @@ class Loader:
                 self._convert(name)
             except CompileError as error:
                 errors.append(error)
+                self.names.pop(name, None)
                 self._stand_in(name, on_time)
         if errors:
             kinds = {type(error) for error in errors}

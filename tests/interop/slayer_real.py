@@ -104,6 +104,18 @@ def apart(ours, theirs):
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
+#: what SpikingJelly's lava tutorial prints [N, T], and with which seed, which it does not tell, its input gives that
+TUTORIAL = {
+    "IF": (91, [[0, 0, 1, 0, 1, 0, 0, 0], [0, 1, 0, 1, 0, 1, 0, 1]]),
+    "LIF": (50317, [[0, 1, 0, 1, 0, 0, 1, 0], [0, 0, 1, 0, 0, 1, 0, 1]]),
+}
+#: what it prints of its synapses
+SYNAPSES = """\
+Conv(3, 4, kernel_size=(3, 3, 1), stride=(1, 1, 1), bias=False)
+Dense(4, 2, kernel_size=(1, 1, 1), stride=(1, 1, 1), bias=False)
+Pool(1, 1, kernel_size=(2, 2, 1), stride=(2, 2, 1), bias=False)"""
+
+
 def neurons():
     """SpikingJelly's neurons as slayer's and as ours."""
     from spikingjelly.activation_based import neuron
@@ -120,6 +132,16 @@ def neurons():
         ours = lava.to_cuba_neuron(node)
         ours.step_mode = "m"
         say(f"{name} as a slayer neuron and as ours", int((ours(x) != theirs).sum()), int(theirs.sum()))
+        seed, printed = TUTORIAL[name.split(",")[0]]
+        x = torch.rand(8, 2, 1, generator=torch.Generator().manual_seed(seed))
+        ours.reset()
+        made = {
+            "SpikingJelly": node(x),
+            "slayer": lava.nxt_to_tnx(lava.to_lava_neuron(node)(lava.tnx_to_nxt(x))),
+            "ours": ours(x),
+        }
+        for by, trains in made.items():
+            say(f"{name}, the tutorial's trains by {by}", int((torch.tensor(printed) != trains[:, :, 0].T).sum()), 16)
 
 
 def compare_neurons_and_synapses():
@@ -138,6 +160,14 @@ def compare_neurons_and_synapses():
             right = layer(x.flatten(0, 1)).unflatten(0, (T, 2))
             found = lava.nxt_to_tnx(synapse(lava.tnx_to_nxt(x)))
         say(f"synapse {name}", 0, found.numel(), error=apart(found, right))
+    tutorial = [
+        lava.conv2d_to_lava_synapse_conv(nn.Conv2d(3, 4, kernel_size=3, stride=1, bias=False)),
+        lava.linear_to_lava_synapse_dense(nn.Linear(4, 2, bias=False)),
+        lava.avgpool2d_to_lava_synapse_pool(nn.AvgPool2d(2, 2)),
+    ]
+    wanted = SYNAPSES.splitlines()
+    differ = sum(str(made) != line for made, line in zip(tutorial, wanted, strict=True))
+    say("the tutorial's synapses as it prints them", differ, len(wanted))
 
 
 def written(path):

@@ -179,7 +179,9 @@ def test_a_channels_last_torch_model_has_no_permute_left():
             x = self.conv(x).permute(0, 2, 3, 1).relu()
             return self.fc(x.flatten(1))
 
-    compilation = spikec.Compiler("nir", calibration=torch.rand(16, 3, 6, 7), verify="each").run(Net().eval())
+    compilation = spikec.Compiler("nir", profile="full", calibration=torch.rand(16, 3, 6, 7), verify="each").run(
+        Net().eval()
+    )
     assert not compilation.graph.match(Permute)
     assert len(compilation.graph.match(Linear)) == 1
 

@@ -1,4 +1,4 @@
-"""chain-sums, unflatten and fit-neurons: what they do to a graph, and that it stays the same function."""
+"""chain-sums and fit-neurons: what they do to a graph, and that it stays the same function."""
 
 import itertools
 
@@ -8,7 +8,7 @@ import torch
 
 import spikec
 from spikec.extend.loader import pass_named
-from spikec.ir.ops import IF, LIF, Add, Conv, CubaLIF, Flatten, Input, Linear, Output, SumPool
+from spikec.ir.ops import IF, LIF, Add, Conv, CubaLIF, Input, Linear, Output, SumPool
 from spikec.ir.stages import FINAL
 from spikec.ir.verify import verify
 
@@ -135,36 +135,6 @@ def test_what_cannot_be_moved_is_noted():
     assert note.node == "sum"
     assert "%a2 and %b2" in note.reason
     assert skips(after) == ["sum"]
-
-
-# ------------------------------------------------------------------ unflatten
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 3), (2, 1, 4), (3, 2, 5), (4, 7)])
-def test_linear_layers_behind_a_map_become_convolutions(shape):
-    net = Net(*shape)
-    flat = net.add(Flatten(), net.add(IF(np.ones((1,) * len(shape))), net.x, name="n"), name="flat")
-    count = int(np.prod(shape))
-    h = net.add(Linear(RNG.normal(size=(5, count)), RNG.normal(size=5)), flat, name="fc")
-    h = net.add(IF(np.linspace(0.5, 1, 5)), h, name="m")
-    graph = net.done(net.add(Linear(RNG.normal(size=(3, 5)), None), h, name="last"))
-    after, _, _ = same(graph, "unflatten")
-    assert not after.match(Linear)
-    assert after.operands("fc") == ("n",)
-    assert after.type("m").shape == (5,) + (1,) * (len(shape) - 1)
-    assert [after.operands("output")] == [(after.match(Flatten)[-1].name,)]
-    legal = same(after, "legalize-nir")[0]
-    assert len(legal.match(Conv)) == 2  # nothing is put in front of a kernel to make it square
-
-
-def test_a_flatten_that_somebody_else_needs_stays():
-    net = Net(2, 3, 3)
-    flat = net.add(Flatten(), net.x, name="flat")
-    total = net.add(Add(), flat, net.add(Linear(np.eye(18), None), flat, name="fc"), name="sum")
-    graph = net.done(net.add(IF(np.ones(1)), total, name="n"))
-    after, changes, _ = same(graph, "unflatten")
-    assert changes == 0
-    assert after.same_as(graph)
 
 
 # ------------------------------------------------------------------ fit-neurons

@@ -133,7 +133,7 @@ def test_max_pools_count_whole_spikes():
         untouched = spikec.run(spikec.load(plain.artifact, reset="value"), fresh, 64).mean(0)
     spread = wanted.std()
     assert (found - wanted).abs().mean() < 0.1 * spread
-    assert (found - wanted).abs().mean() < 0.3 * (untouched - wanted).abs().mean()
+    assert (found - wanted).abs().mean() < 0.5 * (untouched - wanted).abs().mean()
 
 
 def test_a_sum_of_skips_is_tuned_too():

@@ -131,7 +131,7 @@ def test_in_the_shell(gates):
 
 
 def row(command, name):
-    table = CliRunner().invoke(main, [command]).stdout.splitlines()
+    table = CliRunner().invoke(main, [command], env={"COLUMNS": "200"}).stdout.splitlines()
     return next(line for line in table if line.split()[1:2] == [name])
 
 

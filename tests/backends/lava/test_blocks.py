@@ -174,6 +174,36 @@ def test_neurons_of_spikingjelly_are_read_by_their_attributes():
     assert lava.to_cuba_neuron(node) is node
 
 
+def trains(spikes):
+    """[T, N, 1] as the tutorial shows it: a line of 0 and 1 for each sample."""
+    return ["".join(str(int(spike)) for spike in sample) for sample in spikes[:, :, 0].T]
+
+
+@pytest.mark.parametrize(
+    ("node", "leak", "seed", "printed"),
+    [
+        (IFNode(), 0.0, 91, ["00101000", "01010101"]),
+        (LIFNode(tau=50.0, decay_input=False), 1 / 50, 50317, ["01010010", "00100101"]),
+    ],
+    ids=["IF", "LIF"],
+)
+def test_neurons_and_blocks_make_the_trains_that_the_lava_tutorial_prints(node, leak, seed, printed):
+    """Its input is ``torch.rand([8, 2, 1])``, of a seed that it does not tell; of this one its equations print that."""
+    x = torch.rand(8, 2, 1, generator=torch.Generator().manual_seed(seed))
+    v, fired = torch.zeros(2, 1), []
+    for step in x:
+        v = v - leak * v + step
+        fired.append(v >= 1)
+        v = v * ~fired[-1]
+    assert trains(torch.stack(fired)) == printed
+    neuron = lava.to_cuba_neuron(node)
+    neuron.step_mode = "m"
+    assert trains(neuron(x)) == printed
+    block = lava.BlockContainer(nn.Linear(1, 1, bias=False), node, "m")
+    nn.init.ones_(block.synapse.weight)
+    assert trains(block(x)) == printed
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

@@ -88,12 +88,12 @@ def test_what_cannot_be_run_depth_first_is_refused_with_the_sum():
 
 
 CNN = {
-    "portable": "Conv2d IF SumPool2d",
-    "portable-cuba": "Conv2d CubaLIF SumPool2d",
+    "portable": "Conv2d IF SumPool2d Flatten Affine",
+    "portable-cuba": "Conv2d CubaLIF SumPool2d Flatten Affine",
     "spikingjelly": "Conv2d IF AvgPool2d Flatten Affine",
-    "snntorch": "Conv2d CubaLIF AvgPool2d",
+    "snntorch": "Conv2d CubaLIF AvgPool2d Flatten Affine",
     "sinabs": "Conv2d IF SumPool2d Flatten Affine",
-    "norse": "Conv2d IF SumPool2d",
+    "norse": "Conv2d IF SumPool2d Flatten Affine",
     "snn-mlir": "Conv2d IF AvgPool2d Flatten Affine",
     "full": "Conv2d I Threshold Scale AvgPool2d Flatten Affine",
 }

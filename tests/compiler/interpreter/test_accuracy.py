@@ -6,7 +6,7 @@ import torch
 
 import nets
 import spikec
-from spikec.ir.ops import IF, Concat, Flatten, Input, Output, SumPool
+from spikec.ir.ops import IF, Concat, Flatten, Input, Neuron, Output, SumPool
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,6 @@ def test_a_graph_without_neurons_has_scales_too():
     x = g.add(Input((2, 2), "float64", rate=True))
     pools = [g.add(SumPool((size,), (2,), (0,)), x) for size in (1, 2)]
     g.add(Output(), g.add(Flatten(), g.add(Concat(), *pools)))
-    assert not g.is_spiking
+    assert not g.match(Neuron)
     samples = torch.tensor([[[0.9, 0.1], [0.0, 0.0]]], dtype=torch.float64)
     assert spikec.evaluate(g, [(samples, torch.tensor([0]))], 2)[-1] == 1

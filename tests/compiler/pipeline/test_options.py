@@ -83,11 +83,12 @@ def test_a_label_that_is_no_class_is_refused(wrong, shown):
 
 def test_a_name_by_which_the_file_is_not_known_again_is_warned_of(tmp_path):
     graph = spikec.compile(nets.build("mlp"), "nir", calibration=X)
-    with pytest.warns(SpikecWarning, match=r"net.h5 does not end in \.nir"):
-        spikec.save(graph, tmp_path / "net.h5")
+    with pytest.warns(SpikecWarning, match=r"net.hdf5 does not end in \.nir"):
+        spikec.save(graph, tmp_path / "net.hdf5")
     with warnings.catch_warnings():
         warnings.simplefilter("error", SpikecWarning)
         spikec.save(graph, tmp_path / "net.nir")
+        spikec.save(graph, tmp_path / "net.h5")
 
 
 def test_a_warning_points_at_the_line_that_called_spikec():

@@ -19,7 +19,7 @@ WHOLE = {
     "spikingjelly": [*TO_SPIKES, "correct-bias", "avgpool-to-sumpool", "fold-rescale", "cast-parameters"],
     "nir": [
         *TO_SPIKES, "correct-bias", "lower-movement", "avgpool-to-sumpool", "lower-concat",
-        "fold-rescale{thresholds=uniform}", "fold-pool{pools=False}", "lower-v-init", "correct-bias", "unflatten",
+        "fold-rescale{thresholds=uniform}", "fold-pool{pools=False}", "lower-v-init", "correct-bias",
         "legalize-nir", "chain-sums", "legalize-nir", "cast-parameters", "strict-threshold",
     ],
     "netx": [

@@ -45,6 +45,7 @@ NETS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*not by subtraction:spikec.SpikecWarning")
 @pytest.mark.parametrize("name", NETS)
 def test_the_graph_and_every_target_do_what_the_model_does(name):
     net, x = NETS[name](), train(6)
