@@ -67,9 +67,9 @@ class NotDoneError(Exception):
     """Why there is nothing to count: what spikec or the tool says."""
 
 
-def compiled(ann: nn.Module, fold: Fold, reader: str, reset: str, path: Path) -> None:
+def compiled(ann: nn.Module, fold: Fold, reader: str, reset: str, neurons: int, path: Path) -> None:
     """Write the file of the profile, tuned for the largest number of steps."""
-    options = {"reset": reset} if reset == "hard" else {}
+    options = {"reset": reset, "neurons": neurons} if reset == "hard" else {}
     try:
         graph = spikec.compile(
             ann, "nir", profile=reader, calibration=fold.calibration, timesteps=max(STEPS), **options
@@ -118,12 +118,12 @@ def equal(a: Tensor, b: Tensor) -> float:
     return float(((a - b).abs() <= 1e-5 * b.abs().max()).double().mean())
 
 
-def row(ann: nn.Module, fold: Fold, reader: str, reset: str, x: Tensor, labels: Tensor) -> list[str]:
+def row(ann: nn.Module, fold: Fold, reader: str, reset: str, neurons: int, x: Tensor, labels: Tensor) -> list[str]:
     """(loads, equal to our model, accuracy after each of STEPS)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.nir"
         try:
-            compiled(ann, fold, reader, reset, path)
+            compiled(ann, fold, reader, reset, neurons, path)
             found = theirs(reader, path, x)
             model = ours(reader, path, x)
         except NotDoneError as reason:
@@ -138,6 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("nets", nargs="*", help=f"of {', '.join(NETS)}; all by default")
     parser.add_argument("--readers", nargs="+", choices=TOOLS, default=list(TOOLS))
     parser.add_argument("--resets", nargs="+", choices=("soft", "hard"), default=["soft", "hard"])
+    parser.add_argument("--neurons", type=int, default=1, help="of hard reset, for each value of a ReLU")
     parser.add_argument("--images", type=int, default=200, help="how many test images")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore", spikec.SpikecWarning)
@@ -145,7 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         net = NETS[name]
         fold = net.data()[0]
         ann = trained(net.make, fold, 0, net.epochs)
-        x, labels = fold.test[: options.images], fold.test_labels[: options.images]
+        # MNIST-5k is sorted by class
+        rows = torch.randperm(len(fold.test), generator=torch.Generator().manual_seed(0))[: options.images]
+        x, labels = fold.test[rows], fold.test_labels[rows]
         with torch.no_grad():
             right = float((ann(x).argmax(1) == labels).double().mean())
         print(f"{name}, ANN {100 * right:.1f} % of {len(x)} images\n")
@@ -153,7 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("|---|---|---|---|" + "---|" * len(STEPS))
         for reader in options.readers:
             for reset in [each for each in TOOLS[reader].resets if each in options.resets]:
-                print("|", " | ".join((reader, reset, *row(ann, fold, reader, reset, x, labels))), "|", flush=True)
+                cells = row(ann, fold, reader, reset, options.neurons, x, labels)
+                print("|", " | ".join((reader, reset, *cells)), "|", flush=True)
         print()
 
 

@@ -9,6 +9,7 @@ import json
 import os
 from pathlib import Path
 
+import nir
 import numpy as np
 import pytest
 import torch
@@ -75,6 +76,19 @@ def test_our_model_of_a_tool_is_the_tool(name, seed, tools, tmp_path):
     graph, x = nir_graphs.random_graph(name, seed)
     nir_graphs.write(graph, tmp_path / "net.nir")
     theirs, ours = both(tools, name, tmp_path / "net.nir", x, nir_graphs.TOOLS[name].dt)
+    assert_equal(theirs, ours)
+
+
+def test_potentials_are_rounded_as_sinabs_rounds_them(tools, tmp_path):
+    rng, one = np.random.default_rng(0), np.ones(1000)
+    threshold = rng.uniform(0.5, 2, 1000).astype(np.float32)
+    current = threshold / rng.integers(2, 30, 1000).astype(np.float32)  # so that sums of it come to the threshold
+    nodes = {"input": nir.Input(np.array([1000])), "n": nir.IF(one, threshold, 0 * one)}
+    nodes["output"] = nir.Output(np.array([1000]))
+    graph = nir.NIRGraph(nodes, [("input", "n"), ("n", "output")])
+    nir_graphs.write(graph, tmp_path / "net.nir")
+    x = np.tile(current, (64, 1, 1))
+    theirs, ours = both(tools, "sinabs", tmp_path / "net.nir", x, 1.0)
     assert_equal(theirs, ours)
 
 

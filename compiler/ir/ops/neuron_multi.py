@@ -80,7 +80,8 @@ class MultiSpike(Neuron):
         current = self.current(state, xs[0])
         v, spikes = self.fire(self._charged(state, current))
         if self.v_floor is not None:
-            v = torch.maximum(v, tensor(self.v_floor, v))
+            floor = tensor(self.v_floor, v)
+            v = torch.relu(v - floor) + floor  # as sinabs writes the maximum: it rounds every potential, also above it
         return torch.stack((v, current), 1), spikes
 
 

@@ -207,6 +207,25 @@ REFUSED = {
 }
 
 
+def test_potentials_of_sinabs_are_rounded_as_it_rounds_them():
+    """Its floor is relu(v + threshold) - threshold (lif_forward_single), which in float32 is not max(v, -threshold)."""
+    rng, one = np.random.default_rng(0), np.ones(1000)
+    threshold = rng.uniform(0.5, 2, 1000).astype(np.float32)
+    current = threshold / rng.integers(2, 30, 1000).astype(np.float32)  # so that sums of it come to the threshold
+    nodes = {"input": nir.Input(np.array([1000])), "n": nir.IF(one, threshold, 0 * one)}
+    nodes["output"] = nir.Output(np.array([1000]))
+    v, spikes = np.zeros(1000, np.float32), []
+    for _ in range(64):
+        v = v + current
+        s = np.trunc(v / threshold)
+        v = np.maximum(v - s * threshold + threshold, 0) - threshold
+        spikes.append(s)
+    loaded = spikec.load(nir.NIRGraph(nodes, list(itertools.pairwise(nodes))), reader="sinabs")
+    ours = spikec.run(loaded, torch.tensor(current)[None], 64)
+    assert ours.dtype == torch.float32
+    assert np.array_equal(ours[:, 0], spikes)
+
+
 @pytest.mark.parametrize("case", REFUSED, ids=" ".join)
 def test_what_a_tool_refuses_is_refused_with_its_reason(case):
     reader, reason = case
