@@ -47,7 +47,7 @@ class Tokens(nn.Module):
 
 MODELS = {
     "channels last": (ChannelsLast, (8, 7, 2), (2, 8, 7), (3, 6, 5)),
-    "a vector": (Unflattened, (64,), (1, 8, 8), (6, 1, 1)),
+    "a vector": (Unflattened, (64,), (1, 8, 8), (6,)),
     "permuted and flattened": (Tokens, (9, 2, 3), (6, 9), (4, 7)),
 }
 

@@ -95,7 +95,7 @@ def test_form_of_the_nodes(tmp_path):
     for graph in (run.artifact, read(run.artifact, tmp_path)):
         assert graph.check_types()
         kinds = {type(node) for node in graph.nodes.values()}
-        assert kinds == {nir.Input, nir.Output, nir.Conv2d, nir.IF, nir.SumPool2d}
+        assert kinds == {nir.Input, nir.Output, nir.Conv2d, nir.IF, nir.SumPool2d, nir.Flatten, nir.Affine}
         for name, node in graph.nodes.items():
             if isinstance(node, nir.Conv2d):
                 assert node.groups == 1

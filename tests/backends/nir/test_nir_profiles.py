@@ -53,7 +53,7 @@ def test_the_tutorial_of_spikingjelly_keeps_its_structure():
     assert (fire.v_threshold == 1).all()
     assert (fire.v_reset == 0).all()
     assert (tuple(pool.kernel_size), tuple(pool.stride), tuple(pool.padding)) == ((2, 2), (2, 2), (0, 0))
-    assert (flatten.start_dim, flatten.end_dim) == (0, -1)
+    assert (flatten.start_dim, flatten.end_dim) == (-3, -1)  # of a map the axes 0 to -1
     assert (leaky.tau / 1e-4 == 10).all()
     assert np.allclose(leaky.r, 10)
     assert [fire.metadata["reset"], leaky.metadata["reset"]] == ["value", "subtract"]
