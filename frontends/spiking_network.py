@@ -1,5 +1,6 @@
 """Reads back what the target ``spikingjelly`` emitted: a module with the parameters that it has now, or its file."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,13 @@ def _records() -> Iterator[type]:
     while known:
         kind = known.pop()
         known += kind.__subclasses__()
-        yield kind
+        if _stands(kind):
+            yield kind
+
+
+def _stands(kind: type) -> bool:
+    """Whether a class is the one of its name: attrs makes it anew with slots, and the first lives until collected."""
+    return getattr(sys.modules.get(kind.__module__), kind.__name__, kind) is kind
 
 
 def _is_plain(value: Any) -> bool:

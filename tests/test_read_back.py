@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -162,3 +164,10 @@ def test_diagnose_says_what_it_needs(compiled, data):
     with pytest.raises(spikec.InvalidModelError, match=r"is not a Compilation[\s\S]*Compiler\(target"):
         spikec.diagnose(compiled["nir"].artifact, data, STEPS)
     assert spikec.diagnose(compiled["nir"], data, STEPS).timesteps == STEPS
+
+
+def test_a_file_is_read_before_anything_was_collected(paths):
+    """attrs makes a class anew with slots, and the first one, of the same name, lives on until it is collected."""
+    code = f"import gc; gc.disable(); import spikec; print(len(spikec.load({str(paths['spikingjelly'])!r})))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stdout.strip() == str(len(spikec.load(paths["spikingjelly"]))), ran.stderr
