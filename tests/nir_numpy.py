@@ -3,7 +3,10 @@
 import nir
 import numpy as np
 
-STATEFUL = (nir.IF, nir.LIF, nir.CubaLIF, nir.I, nir.LI, nir.CubaLI, nir.Threshold, nir.Delay)
+
+def _is_stateful(node):
+    kinds = (nir.IF, nir.LIF, nir.CubaLIF, nir.I, nir.LI, nir.CubaLI, nir.Threshold, nir.Delay)
+    return isinstance(node, kinds)
 
 
 def evaluate(graph, x, soft=True, v_init=0.0, dt=None):
@@ -50,7 +53,7 @@ def _step(name, node, value, state, soft, v_init, dt):
             at = len(seen) - 1 - steps[cell]
             late[(slice(None), *cell)] = seen[at][(slice(None), *cell)] if at >= 0 else 0
         return late
-    if not isinstance(node, STATEFUL):
+    if not _is_stateful(node):
         return _function(node, value)
     v = state.get(name, np.zeros_like(value) + node.metadata.get("v_init", v_init))
     if isinstance(node, (nir.I, nir.IF)):
@@ -74,7 +77,7 @@ def _before(name, nodes, edges, values, before, source):
     """What a late edge gives: at step 0 what its source gives where all neurons are silent."""
     if before is not None:
         return before[source]
-    if isinstance(nodes[source], STATEFUL):
+    if _is_stateful(nodes[source]):
         parameters = vars(nodes[source])
         return np.zeros(next(np.shape(parameters[key]) for key in ("r", "threshold", "delay") if key in parameters))
     silent = [_before(name, nodes, edges, values, None, a) for a, b in edges if b == source]
