@@ -96,7 +96,8 @@ def theirs(reader: str, path: Path, x: Tensor) -> Tensor | None:
     source, target = path.with_name("in.npz"), path.with_name("out.npz")
     np.savez(source, x=x.expand(max(STEPS), *x.shape).numpy(), dt=tool.dt)
     script(python, "nir_real.py", reader, path, source, target)
-    return torch.from_numpy(np.load(target)["output"]).flatten(2)
+    with np.load(target) as archive:
+        return torch.from_numpy(archive["output"]).flatten(2)
 
 
 def script(python: str, name: str, *arguments: str | Path) -> None:

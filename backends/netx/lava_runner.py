@@ -78,7 +78,8 @@ def run_in_lava(
         np.savez(paths[1], inputs=inputs)
         with shown(progress):
             _run([python, str(_SCRIPT), *paths], inputs.shape[1])
-        found = dict(np.load(paths[2]))
+        with np.load(paths[2]) as arrays:
+            found = dict(arrays)
     names = {layer.name: f"hidden_{i}" for i, layer in enumerate(net.layers[:-1])}
     if net.layers[-1].fires:
         names[net.layers[-1].name] = "output"

@@ -123,4 +123,6 @@ def run(path: str, inputs: Any) -> dict[str, Any]:
 
 if __name__ == "__main__":
     _stub()
-    np.savez_compressed(sys.argv[3], **run(sys.argv[1], np.load(sys.argv[2])["inputs"]))
+    with np.load(sys.argv[2]) as archive:
+        inputs = archive["inputs"]
+    np.savez_compressed(sys.argv[3], **run(sys.argv[1], inputs))

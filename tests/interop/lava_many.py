@@ -14,7 +14,8 @@ import numpy as np
 script = runpy.run_path(sys.argv[1])
 script["_stub"]()
 for path in sorted(Path(sys.argv[2]).glob("*.net")):
-    inputs = np.load(path.with_suffix(".in.npz"))["inputs"]
+    with np.load(path.with_suffix(".in.npz")) as archive:
+        inputs = archive["inputs"]
     np.savez_compressed(path.with_suffix(".out.npz"), **script["run"](str(path), inputs))
     with h5py.File(path, "r+"):  # netx would keep it open, and nobody could write it again
         pass

@@ -63,7 +63,8 @@ TOOLS = {call.__name__: call for call in (spikingjelly, snntorch, norse, norse_s
 if __name__ == "__main__":
     torch.set_num_threads(1)
     tool, file, source, target = sys.argv[1:]
-    data = np.load(source)
+    with np.load(source) as archive:
+        data = dict(archive)
     with torch.no_grad():
         output = TOOLS[tool](file, torch.from_numpy(data["x"]), float(data["dt"]))
     np.savez(target, output=output.numpy())

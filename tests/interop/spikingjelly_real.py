@@ -70,5 +70,6 @@ def run_module(path, x):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     kind, path, source, target = sys.argv[1:]
-    data = torch.from_numpy(np.load(source)["x"])
+    with np.load(source) as archive:
+        data = torch.from_numpy(archive["x"])
     np.savez(target, **{"nir": run_nir, "asis": run_as_is, "module": run_module}[kind](path, data))

@@ -13,6 +13,7 @@ import branched_nets
 import nets
 import spikec
 from leaky_nets import KINDS, ON_MAPS, RECURRENT, dense_net, map_net, residual_net
+from npz import loaded
 from spikec.backends.netx import NetxNetwork, lava_script, run_in_lava
 from spikec.backends.netx.model import Encoder
 from spikec.backends.netx.sim import IntegerLayer, run_layers
@@ -31,13 +32,13 @@ def differences(path, inputs, responses, folder):
     command = [PYTHON, str(SCRIPT), str(path), str(folder / "inputs.npz"), str(folder / "outputs.npz")]
     found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert found.returncode == 0, found.stdout + found.stderr[-3000:]
-    return differing(np.load(folder / "outputs.npz"), responses)
+    return differing(loaded(folder / "outputs.npz"), responses)
 
 
 def differing(seen, responses):
     """How many spikes and outputs that lava's script wrote are not these."""
     *hidden, last = responses
-    assert len(seen.files) == len(hidden) + 1
+    assert len(seen) == len(hidden) + 1
     spikes = sum(int((seen[f"hidden_{i}"] != response.spikes).sum()) for i, response in enumerate(hidden))
     return spikes, int((seen["total"].ravel() != last.voltage.ravel()).sum())
 
@@ -326,7 +327,7 @@ def test_random_nets_on_inputs_that_change_over_time_are_lava_s(tmp_path, capsys
     command = [PYTHON, str(MANY), str(SCRIPT), str(tmp_path)]
     found = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert found.returncode == 0, found.stdout + found.stderr[-3000:]
-    counted = {path.stem: differing(np.load(path.with_suffix(".out.npz")), each) for path, each in wanted.items()}
+    counted = {path.stem: differing(loaded(path.with_suffix(".out.npz")), each) for path, each in wanted.items()}
     spikes = sum(int(response.spikes.sum()) for each in wanted.values() for response in each)
     spiking = sum(any(response.spikes.any() for response in each) for each in wanted.values())
     differ = sum(first for first, _ in counted.values())

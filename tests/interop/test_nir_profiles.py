@@ -14,6 +14,7 @@ import pytest
 
 import spikec
 from nir_numpy import _function, _topological
+from npz import loaded
 from spikec.ir.ops import IF, LIF, Add, AvgPool, Conv, CubaLIF, Flatten, Input, Linear, Output, SumPool
 
 #: that a tool runs neurons otherwise than they are meant is what these tests are about
@@ -236,7 +237,7 @@ def real(tool, graph, x, folder):
         command = [FOLDER / "nir_real.py", tool, folder / "net.nir", folder / "in.npz", folder / "out.npz"]
     found = subprocess.run([python, "-W", "ignore", *command], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr[-2000:]
-    return None if tool == "snn-mlir" else np.load(folder / "out.npz")["output"]
+    return None if tool == "snn-mlir" else loaded(folder / "out.npz")["output"]
 
 
 def inputs(graph):

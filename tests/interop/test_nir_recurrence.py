@@ -15,6 +15,7 @@ import torch
 import spikec
 from forks import Forks
 from nir_numpy import evaluate
+from npz import loaded
 
 PYTHON = os.environ.get("SPIKEC_NORSE_PYTHON")
 SCRIPT = Path(__file__).with_name("nir_real.py")
@@ -68,7 +69,7 @@ def test_norse_runs_the_recurrent_network_as_our_model_of_it(form, reset, biased
     tool = "norse" if reset == "value" else "norse_soft"
     found = norse.run(SCRIPT, tool, tmp_path / "net.nir", tmp_path / "in.npz", tmp_path / "out.npz")
     assert found.returncode == 0, found.stderr[-3000:]
-    theirs = np.load(tmp_path / "out.npz")["output"]
+    theirs = loaded(tmp_path / "out.npz")["output"]
     ours = spikec.run(tmp_path / "net.nir", torch.tensor(events()), reader="norse", dt=DT, reset=reset).numpy()
     assert 0.02 < theirs.mean() < 0.9
     assert np.array_equal(theirs, ours), f"{(theirs != ours).mean():.4f} of the spikes differ"

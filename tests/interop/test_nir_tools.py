@@ -18,6 +18,7 @@ import nets
 import nir_graphs
 import spikec
 from forks import Forks
+from npz import loaded
 
 HERE = Path(__file__).parent
 PYTHONS = {
@@ -60,7 +61,7 @@ def both(tools, name, path, x, dt):
     options = {"dt": dt} if name in TAKES_DT else {}
     ours = spikec.run(spikec.load(path, reader=name, **options), torch.from_numpy(x))
     # without a Flatten what comes out is [features, 1, 1]
-    return np.load(target)["output"].reshape(*x.shape[:2], -1), ours.flatten(2).numpy()
+    return loaded(target)["output"].reshape(*x.shape[:2], -1), ours.flatten(2).numpy()
 
 
 def assert_equal(theirs, ours):
@@ -109,7 +110,7 @@ def test_a_file_of_a_tool_runs_as_its_own_model_did(name, tools, tmp_path):
     files = sorted(tmp_path.glob("*.nir"))
     assert len(files) == EXPORTED[name]
     for path in files:
-        data = np.load(path.with_suffix(".npz"))
+        data = loaded(path.with_suffix(".npz"))
         options = UNSAID.get(f"{name} {path.stem}", UNSAID.get(name, {}))
         ours = spikec.run(spikec.load(path, **{"reader": name, **options}), torch.from_numpy(data["x"]))
         assert data["output"].std() > 0.05, f"{path.stem} hardly does anything"
@@ -149,5 +150,5 @@ def test_spiking_models_run_in_other_tools_as_our_models_of_these(library, tools
     assert len(files) + len(refused) == possible
     assert len(files) >= least, refused
     for path in files:
-        name, x = path.stem.split("-")[0], np.load(path.with_suffix(".npz"))["x"]
+        name, x = path.stem.split("-")[0], loaded(path.with_suffix(".npz"))["x"]
         assert_equal(*both(tools, name, path, x, 1e-4))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from npz import loaded
 from spikec.backends.netx import lava_script
 
 PYTHON = os.environ.get("SPIKEC_SLAYER_PYTHON")
@@ -39,9 +40,9 @@ def test_blocks_neurons_synapses_and_the_target_are_slayers_spike_for_spike(tmp_
     for made, arrays in (("trained", 4), ("own_mlp", 3), ("own_cnn", 4), ("own_recurrent", 3)) if NETX else ():
         script = Path(lava_script.__file__)
         drive(NETX, script, tmp_path / f"{made}.net", tmp_path / f"{made}.npz", tmp_path / "lava.npz")
-        ours, theirs = np.load(tmp_path / f"{made}.npz"), np.load(tmp_path / "lava.npz")
-        assert len(theirs.files) == arrays
-        for name in theirs.files:
+        ours, theirs = loaded(tmp_path / f"{made}.npz"), loaded(tmp_path / "lava.npz")
+        assert len(theirs) == arrays
+        for name in theirs:
             assert ours[name].any()
             assert np.array_equal(ours[name].reshape(theirs[name].shape), theirs[name]), (made, name)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from npz import loaded
+
 SCRIPT = Path(__file__).with_name("spiking_real.py")
 PYTHONS = {"spikingjelly": "SPIKEC_SJ_PYTHON", "snntorch": "SPIKEC_SNNTORCH_PYTHON"}
 LEAKY = {"spikingjelly": 30, "snntorch": 20}
@@ -21,20 +23,20 @@ def test_no_spike_differs_from_the_models_own(library, tmp_path):
     command = [python, "-W", "ignore", str(SCRIPT), library, str(tmp_path / "out.npz")]
     found = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert found.returncode == 0, found.stderr[-3000:]
-    results = np.load(tmp_path / "out.npz")
-    theirs = [key for key in results.files if key.endswith("/theirs")]
+    results = loaded(tmp_path / "out.npz")
+    theirs = [key for key in results if key.endswith("/theirs")]
     assert len(theirs) == CASES[library]
     differing = {}
     for key in theirs:
         case, expected = key.removesuffix("/theirs"), results[key]
         assert expected.std() > 0.1, f"{case} hardly does anything"
-        ways = [way for way in results.files if way.startswith(f"{case}/") and way != key]
+        ways = [way for way in results if way.startswith(f"{case}/") and way != key]
         assert len(ways) >= 3
         differing |= {way: count for way in ways if (count := _differing(results[way], expected))}
     assert not differing
-    leaky = [key for key in results.files if key.endswith("/loihi")]
+    leaky = [key for key in results if key.endswith("/loihi")]
     assert len(leaky) == LEAKY[library]
-    imported = [key for key in results.files if key.endswith("/imported")]
+    imported = [key for key in results if key.endswith("/imported")]
     assert len(imported) == (len(theirs) - 2 if library == "spikingjelly" else 0)
 
 

@@ -11,6 +11,7 @@ import torch
 import nets
 import spikec
 from forks import Forks
+from npz import loaded
 from spikec.ir.ops import IF
 
 PYTHON = os.environ.get("SPIKEC_SJ_PYTHON")
@@ -30,7 +31,7 @@ def drive(jelly, kind, path, x, folder):
     np.savez(folder / "in.npz", x=x.numpy())
     found = jelly.run(SCRIPT, kind, path, folder / "in.npz", folder / "out.npz")
     assert found.returncode == 0, found.stderr[-3000:]
-    return np.load(folder / "out.npz")
+    return loaded(folder / "out.npz")
 
 
 def compiled(name, target, timesteps=16):
@@ -52,9 +53,9 @@ def test_the_importer_reads_our_nir_spike_for_spike(name, tmp_path, jelly):
     theirs = drive(jelly, "nir", tmp_path / "net.nir", x, tmp_path)
     y, ours = spikes(run.graph, x)
     assert sum(s.sum() for s in ours.values()) > 100
-    assert len(theirs.files) == len(ours) + 1
+    assert len(theirs) == len(ours) + 1
     for name, expected in ours.items():
-        (key,) = [key for key in theirs.files if re.fullmatch(rf"n\d+_{name}", key)]
+        (key,) = [key for key in theirs if re.fullmatch(rf"n\d+_{name}", key)]
         assert np.array_equal(theirs[key], expected), f"{name}: {(theirs[key] != expected).sum()} spikes differ"
     assert np.abs(theirs["output"] - y).max() <= 1e-12 * np.abs(y).max()
 
@@ -70,7 +71,7 @@ def test_a_file_tuned_for_hard_reset_stands_on_its_own(name, neurons, tmp_path, 
     theirs = drive(jelly, "asis", tmp_path / "net.nir", constant, tmp_path)
     y, ours = spikes(made.graph, constant)
     for name, expected in ours.items():
-        (key,) = [key for key in theirs.files if re.fullmatch(rf"n\d+_{name}", key)]
+        (key,) = [key for key in theirs if re.fullmatch(rf"n\d+_{name}", key)]
         assert np.array_equal(theirs[key], expected), f"{name}: {(theirs[key] != expected).sum()} spikes differ"
     assert np.abs(theirs["output"] - y).max() <= 1e-12 * np.abs(y).max()
     with torch.no_grad():

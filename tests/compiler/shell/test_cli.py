@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner
 
 import spikec
+from npz import loaded
 from spikec.backends.netx.model import NetxNetwork
 from spikec.ir.errors import Hint, Option
 from spikec.options import Options
@@ -105,9 +106,9 @@ def test_compile_and_run_approach_the_ann(folder):
     assert (folder / "d" / "00-import.txt").exists()
     said = fine("run", "m.nir", "data.npz", "--timesteps", 512, "-o", "out.npz")
     assert "output: 300x3" in said.stdout
-    x = torch.tensor(np.load("data.npz")["x"], dtype=torch.float32)
+    x = torch.tensor(loaded("data.npz")["x"], dtype=torch.float32)
     ann = sys.modules["nets"].mlp(x).detach()
-    error = (torch.tensor(np.load("out.npz")["output"]) - ann).abs().max() / (ann - ann.mean(0)).abs().max()
+    error = (torch.tensor(loaded("out.npz")["output"]) - ann).abs().max() / (ann - ann.mean(0)).abs().max()
     assert error < 0.05
 
 
@@ -118,23 +119,23 @@ def test_run_simulates_a_net_file(folder):
     assert "v_threshold=" in said
     assert "cores of Loihi 2" in said
     fine("run", "m.net", "data.npz", "--timesteps", 64, "-o", "out.npz")
-    x = torch.tensor(np.load("data.npz")["x"], dtype=torch.float32)
+    x = torch.tensor(loaded("data.npz")["x"], dtype=torch.float32)
     ann = sys.modules["nets"].mlp(x).detach().numpy()
-    assert np.corrcoef(np.load("out.npz")["y"].ravel(), ann.ravel())[0, 1] > 0.99
+    assert np.corrcoef(loaded("out.npz")["y"].ravel(), ann.ravel())[0, 1] > 0.99
 
 
 def test_run_takes_inputs_that_change_over_time(folder):
     fine("compile", "nets.py:mlp", "--target", "netx", "-o", "m.net", "--calibration", "data.npz", "--timesteps", 16)
-    x = np.load("data.npz")["x"][:9]
+    x = loaded("data.npz")["x"][:9]
     np.savez("constant.npz", x=x)
     np.savez("steps.npz", x=np.broadcast_to(x, (16, *x.shape)))
     fine("run", "m.net", "constant.npz", "--timesteps", 16, "-o", "a.npz")
     fine("run", "m.net", "steps.npz", "--time-major", "-o", "b.npz")
-    assert np.array_equal(np.load("a.npz")["y"], np.load("b.npz")["y"])
+    assert np.array_equal(loaded("a.npz")["y"], loaded("b.npz")["y"])
     fine("compile", "nets.py:mlp", "--target", "nir", "-o", "m.nir", "--calibration", "data.npz")
     fine("run", "m.nir", "constant.npz", "--timesteps", 16, "-o", "a.npz")
     fine("run", "m.nir", "steps.npz", "--time-major", "-o", "b.npz")
-    assert np.array_equal(np.load("a.npz")["output"], np.load("b.npz")["output"])
+    assert np.array_equal(loaded("a.npz")["output"], loaded("b.npz")["output"])
     for options in ((), ("--time-major", "--timesteps", 16)):
         assert call("run", "m.nir", "steps.npz", *options, "-o", "c.npz").exit_code == 2
 
@@ -151,7 +152,7 @@ def test_normalization_reaches_the_compiler(folder, normalization):
     options = ("--calibration", "data.npz", "--normalization", normalization)
     fine("compile", "nets.py:mlp", "--target", "spikingjelly", "-o", "m.pt", *options)
     wanted = float(normalization) if normalization == "0.25" else normalization
-    x = torch.tensor(np.load("data.npz")["x"])
+    x = torch.tensor(loaded("data.npz")["x"])
     expected = spikec.compile(
         sys.modules["nets"].mlp, "spikingjelly", calibration=torch.split(x, 256), normalization=wanted
     )
@@ -163,11 +164,11 @@ def test_several_inputs_go_by_argument_name(folder):
     fine("compile", "nets.py:two", "--target", "nir", "-o", "m.nir", "--calibration", "pair.npz")
     said = refused("run", "m.nir", "data.npz", "--timesteps", 4, "-o", "o.npz")
     assert "no array 'a' (it has: x)" in said
-    arrays = np.load("pair.npz")
+    arrays = loaded("pair.npz")
     fine("run", "m.nir", "pair.npz", "--timesteps", 512, "-o", "out.npz")
     a, b = (torch.tensor(arrays[name], dtype=torch.float32) for name in "ab")
     ann = sys.modules["nets"].two(a, b).detach().numpy()
-    assert np.abs(np.load("out.npz")["output"] - ann).max() < 0.05 * np.ptp(ann, axis=0).max()
+    assert np.abs(loaded("out.npz")["output"] - ann).max() < 0.05 * np.ptp(ann, axis=0).max()
     fine("check", "nets.py:two", "--target", "spikingjelly", "--example", "4", "--example", "3")
     assert "hold different numbers of samples (a: 20, b: 19)" in refused(
         "inspect", "nets.py:two", "--calibration", "uneven.npz"
@@ -211,7 +212,7 @@ def test_passes_are_given_as_they_print(folder):
     pipeline = spikec.Pipeline.default("netx", timesteps=8)
     fine("compile", *options, "-o", "same.net", "--passes", str(pipeline))
     fine("compile", *options, "-o", "other.net", "--passes", str(pipeline.replace("choose", "correct-bias")))
-    x = np.load("data.npz")["x"]
+    x = loaded("data.npz")["x"]
     usual, same, other = (NetxNetwork.load(Path(f"{name}.net")).run(x, 8) for name in ("usual", "same", "other"))
     np.testing.assert_array_equal(usual, same)
     assert (usual != other).any()

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import spikec
+from npz import loaded
 from spikec.shell.cli import main
 
 COMMANDS = ["compile", "check", "inspect", "dump", "run", "evaluate", "diagnose", "repair", "passes", "targets", "demo"]
@@ -166,7 +167,7 @@ def test_a_file_of_weights_is_told_what_to_do(shell):
 
 @pytest.mark.parametrize("file", ["mlp.nir", "mlp.net", "mlp.pt"])
 def test_evaluate_says_the_accuracy_of_a_file(file, shell, made):
-    arrays = np.load(made / "data.npz")
+    arrays = loaded(made / "data.npz")
     loader = [(torch.tensor(arrays["x"]), torch.tensor(arrays["labels"]))]
     wanted = spikec.evaluate(made / file, loader, 32)
     found = json.loads(shell("evaluate", file, "data.npz", "--timesteps", 32, "--json").stdout)
@@ -190,8 +191,8 @@ def test_evaluate_compiles_an_ann_before(model, shell):
 @pytest.mark.parametrize("file", ["mlp.nir", "mlp.net", "mlp.pt"])
 def test_run_gives_what_python_gives(file, shell, made):
     shell("run", file, "data.npz", "--timesteps", 8, "-o", "ran.npz")
-    (found,) = np.load(made / "ran.npz").values()
-    wanted = spikec.simulate(made / file, torch.tensor(np.load(made / "data.npz")["x"]), 8).answer
+    (found,) = loaded(made / "ran.npz").values()
+    wanted = spikec.simulate(made / file, torch.tensor(loaded(made / "data.npz")["x"]), 8).answer
     np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-5)
 
 

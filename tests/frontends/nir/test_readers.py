@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import spikec
+from npz import loaded
 from spikec.frontends.nir.readers import READERS
 
 T, B, N, DT = 60, 4, 7, 1e-4
@@ -333,7 +334,7 @@ def test_evaluate_and_the_shell_know_readers(tmp_path):
         result = CliRunner().invoke(main, [*arguments, "-o", str(tmp_path / "y.npz")], catch_exceptions=False)
         assert result.exit_code == 0
         wanted = spikec.run(tmp_path / "x.nir", torch.tensor(x), 8, reader=name).mean(0)
-        assert np.array_equal(np.load(tmp_path / "y.npz")["output"], wanted.numpy())
+        assert np.array_equal(loaded(tmp_path / "y.npz")["output"], wanted.numpy())
     result = CliRunner().invoke(main, ["check", str(tmp_path / "x.nir"), "--target", "nir", "--reader", "rockpool"])
     assert result.exit_code == 1
     assert "rockpool 3.1.0 refuses nir.IF" in result.output + result.stderr
