@@ -135,6 +135,36 @@ def test_a_pass_that_fails_is_on_the_page_with_the_graph_that_it_left(failed):
     assert not any(each["failed"] for each in data["passes"][:-1])
 
 
+@pytest.mark.parametrize(
+    "behind",
+    ["start", "lower-maxpool", "normalize", "relu-to-if", "avgpool-to-sumpool", "fold-pool"],
+    ids=["first", "middle", "last", "first spiking", "middle spiking", "last spiking"],
+)
+def test_of_passes_that_are_checked_together_the_wrong_one_is_marked(behind, tmp_path):
+    torch.manual_seed(0)
+    default = spikec.Pipeline.default("nir", normalization="max")
+    pipeline = (
+        default.insert_before(default.passes[0].name, Wrong())
+        if behind == "start"
+        else default.insert_after(behind, Wrong())
+    )
+    options = {"calibration": torch.rand(32, 6), "pipeline": pipeline, "dump_dir": tmp_path}
+    with pytest.raises(spikec.VerificationError) as refused:
+        spikec.Compiler("nir", **options).run(Net().eval())
+    names = [each.name for each in pipeline]
+    at = names.index("wrong") + 1
+    rows = [line.split("\t") for line in (tmp_path / "index.tsv").read_text().splitlines()[1:]]
+    assert [row[0] for row in rows[1:]] == [f"{i:02d}-{name}" for i, name in enumerate(names[:at], start=1)]
+    assert [row[1] == "failed" for row in rows] == [False] * at + [True]
+    assert "VerificationError: pass wrong: " in rows[-1][5]
+    passes = json.loads((tmp_path / "index.json").read_text())["passes"]
+    assert [(each["name"], each["failed"]) for each in passes[1:]] == [(name, name == "wrong") for name in names[:at]]
+    texts = sorted(path.name for path in tmp_path.glob("*.txt"))
+    assert texts[-2:] == [f"{at:02d}-wrong.txt", "ledger.txt"]
+    if hasattr(refused.value, "__notes__"):  # from Python 3.11 on
+        assert f"in pass {at} of {len(names)}, wrong; run before it: " in refused.value.__notes__[0]
+
+
 def test_a_refused_model_has_a_page_too(tmp_path):
     with pytest.raises(spikec.UnsupportedOpError):
         spikec.compile(
