@@ -68,7 +68,7 @@ class Numbers(Observer):
         return "; ".join(found) or None
 
     def _blame(self) -> None:
-        """Check the exact passes of a run one by one, so that the one that fails is named, and the error is about it."""
+        """Check the exact passes of a run one by one: the error names the one that fails, and is about it."""
         for step in self._unchecked:
             if step.by.contract == "exact":
                 try:

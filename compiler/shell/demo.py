@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from spikec.diagnosis.diagnosis import percent
 from spikec.diagnosis.pictures import empty_figure
 from spikec.driver import Compiler
 from spikec.interpreter.results import hits
@@ -27,6 +26,7 @@ from spikec.ir.errors import CompileError, InvalidModelError
 from spikec.ir.files import replacing
 from spikec.ir.packages import needed
 from spikec.ir.progress import shown, track
+from spikec.ir.text import percent
 from spikec.ir.types import Array
 from spikec.ir.untrusted import read_weights
 from spikec.pipeline.observers import make_folder

@@ -184,6 +184,18 @@ def test_show_opens_the_page(dumped, tmp_path, monkeypatch):
     assert json.loads((page.parent / "index.json").read_text())["title"] == compilation.report.title
 
 
+def test_show_opens_the_page_of_the_dump_where_there_is_one(dumped, tmp_path, monkeypatch):
+    compilation, folder = dumped
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    written = (folder / "index.html").stat().st_mtime_ns
+    assert compilation.show() == folder / "index.html"
+    assert opened == [(folder / "index.html").as_uri()]
+    assert (folder / "index.html").stat().st_mtime_ns == written
+    gone = attrs.evolve(compilation, dump_dir=tmp_path / "gone")
+    assert gone.show().parent != tmp_path / "gone"
+
+
 def test_reprs_are_one_line_and_have_a_view_for_notebooks(dumped):
     compilation, _ = dumped
     for each in (compilation, compilation.report, compilation.ledger, compilation.graph):
