@@ -40,7 +40,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         page = dumped(resnet18(), 32, Path(folder) / "small")
-        picture(page, "fold-batchnorm", "n3_body_0", given.png)
+        picture(page, "fold-batchnorm", "conv2d_3_body_0", given.png)
         print(f"{given.png}: {given.png.stat().st_size / 1000:.0f} kB")
         if not given.only_picture:
             page = dumped(resnet50(), 224, Path(folder) / "large")

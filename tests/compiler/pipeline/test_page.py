@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -266,6 +267,7 @@ def test_a_browser_shows_the_pass_the_node_and_what_is_searched_for(dumped):
     assert 'role="status">1 found' in shown  # folded away, it is found as a source of %one
     assert "norm (test_page.py:" in shown
     assert "changed chosen" in shown.replace(" hit", "")
+    assert len(set(re.findall(r"scale\(([\d.]+)\)", shown))) == 1  # before and after look alike
     assert "removed" in shown
     assert 'aria-label="histogram of weight"' in shown
 

@@ -244,7 +244,7 @@ def test_the_options_of_a_target_are_options_of_the_command(shell, made):
     said = " ".join(shell("compile", "--target", "nir", "--help").output.split())
     assert "One of portable" in said
     assert ":data:" not in said
-    assert "--profile" not in shell("compile", "--target", "netx", "--help").output
+    assert "--neurons" not in shell("compile", "--target", "netx", "--help").output
     assert "--counters" in shell("evaluate", "--help", "--target", "spikingjelly").output
     assert (
         "nothing keeps"
