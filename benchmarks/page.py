@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("png", nargs="?", type=Path, default=Path(__file__).parents[1] / "docs" / "dump.png")
     parser.add_argument("--only-picture", action="store_true")
     given = parser.parse_args()
+    torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         page = dumped(resnet18(), 32, Path(folder) / "small")
         picture(page, "fold-batchnorm", "conv2d_3_body_0", given.png)
