@@ -267,9 +267,22 @@ def test_a_browser_shows_the_pass_the_node_and_what_is_searched_for(dumped):
     assert 'role="status">1 found' in shown  # folded away, it is found as a source of %one
     assert "norm (test_page.py:" in shown
     assert "changed chosen" in shown.replace(" hit", "")
-    assert len(set(re.findall(r"scale\(([\d.]+)\)", shown))) == 1  # before and after look alike
     assert "removed" in shown
     assert 'aria-label="histogram of weight"' in shown
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_browser_draws_before_and_after_at_one_scale(tmp_path):
+    wide, narrow = Graph("wide"), Graph("narrow")
+    for graph, branches in ((wide, 12), (narrow, 1)):
+        x = graph.add(Input((2,)), name="x")
+        for i in range(branches):
+            graph.add(Output(), graph.add(Linear((1 + branches) * np.eye(2)), x, name=f"branch{i}"))
+    page = Page("wide", [StageRecord("import", wide), StageRecord("wrong", narrow, 1, by=Wrong())], [], None)
+    before, after = re.findall(r"scale\(([\d.]+)\)", screen(page.write(tmp_path), "pass=1&both=1"))
+    assert float(before) < 1
+    assert before == after
 
 
 @pytest.mark.slow
