@@ -2,6 +2,7 @@
 
 import attrs
 
+from spikec.extend.beginnings import Beginnings
 from spikec.extend.passbase import NO_SAMPLES, Context, Pass
 from spikec.interpreter.results import agreement_text
 from spikec.ir.graph import Graph
@@ -32,6 +33,7 @@ class Choose(Pass):
         if not context.tuning_samples(graph):
             context.note("", NO_SAMPLES)
             return 0
+        context = attrs.evolve(context, begun=Beginnings())
         best: tuple[tuple[float, float], int, Graph] | None = None
         tried: list[tuple[tuple[Pass, ...], int, Graph]] = [((), 0, graph)]
         for candidate in track(self.candidates, "ways", current=_names):

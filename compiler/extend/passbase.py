@@ -12,9 +12,10 @@ from torch import Tensor
 
 from spikec.calibration.calibration import Calibration
 from spikec.calibration.source import CalibrationSource
+from spikec.extend.beginnings import Beginnings
 from spikec.extend.configured import Configured
 from spikec.interpreter.probe import neuron_count
-from spikec.interpreter.results import answers, nearness
+from spikec.interpreter.results import agreement_text, answers, answers_by_batch, nearness
 from spikec.ir.errors import CompileError, warn
 from spikec.ir.graph import Graph
 from spikec.ir.stages import EVERY, Stage
@@ -71,6 +72,7 @@ class Context:
         speedup: product of the ``speedup`` of this pass and of those still to come.
         ann: the ANN just before its ReLUs became neurons, under the same names; for a pass over an ANN, its graph; None
             where no pass to come looks back.
+        begun: what passes that are tried one after the other on the same graph found at its first layers; else None.
 
     Examples:
         >>> @attrs.frozen
@@ -93,6 +95,7 @@ class Context:
     running: str = ""
     speedup: int = 1
     ann: Graph | None = None
+    begun: Beginnings | None = None
     _judged: list[tuple[Graph, int, tuple[float, float]]] = attrs.field(factory=list)
     _made: dict[tuple[Any, ...], tuple[tuple[Tensor, ...], Any]] = attrs.field(factory=dict)
 
@@ -134,16 +137,46 @@ class Context:
 
     def agreement(self, graph: Graph) -> tuple[float, float]:
         """Measure how near a spiking graph is to the model on the samples, as ``nearness`` of the interpreter says."""
-        for known, steps, found in self._judged:
+        return self._judge(graph)[0]
+
+    def compared(self, before: Graph, after: Graph) -> tuple[bool, str]:
+        """Return whether a spiking graph is as near to the model as the one before it, or nearer, and both as text.
+
+        The one before it sees only as many samples as it takes to know that it cannot be nearer.
+        """
+        now = self.agreement(after)
+        was, seen = self._judge(before, now)
+        count = len(self.tuning_samples(before)[0])
+        part = f" on {seen} of {count} samples" if seen < count else ""
+        return bool(part) or now >= was, f"{agreement_text(was)}{part} -> {agreement_text(now)}"
+
+    def _judge(self, graph: Graph, least: tuple[float, float] | None = None) -> tuple[tuple[float, float], int]:
+        """Return a graph's agreement and on how many samples; not on all where it is sure to be below the least."""
+        samples = self.tuning_samples(graph)
+        count = len(samples[0])
+        for known, steps, agreed in self._judged:
             if steps == self.steps and known.same_as(graph):
-                return found
-        return self.ran(graph, answers(graph, self.tuning_samples(graph), self.steps))
+                return agreed, count
+        parts: list[list[Tensor]] = []
+        for part in answers_by_batch(graph, samples, self.steps):
+            parts.append(part)
+            found = [torch.cat(each) for each in zip(*parts, strict=True)]
+            seen = len(found[0])
+            if least is not None and seen < count:
+                same, error = nearness([x[:seen] for x in self._wanted(samples)], found)
+                if (1 - (1 - same) * seen / count, error * seen / count) < least:
+                    return (same, error), seen
+        return self.ran(graph, found), count
+
+    def _wanted(self, samples: Sequence[Tensor]) -> list[Tensor]:
+        """Return what the model answers to its samples."""
+        key = ("answers", self.reference, len(samples[0]))
+        return self.once(key, lambda: answers(self.reference, samples, self.steps))
 
     def ran(self, graph: Graph, outputs: Sequence[Tensor]) -> tuple[float, float]:
         """Take what a graph has put out for its samples; return its :meth:`agreement`, which is known from then on."""
         samples, steps = self.tuning_samples(graph), self.steps
-        key = ("answers", self.reference, len(samples[0]))
-        found = nearness(self.once(key, lambda: answers(self.reference, samples, steps)), outputs)
+        found = nearness(self._wanted(samples), outputs)
         self._judged[:] = [*self._judged[-3:], (graph.copy(), steps, found)]
         return found
 
