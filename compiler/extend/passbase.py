@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.calibration.calibration import Calibration
+from spikec.calibration.calibration import RETAINED, Calibration
 from spikec.calibration.source import CalibrationSource
 from spikec.extend.beginnings import Beginnings
 from spikec.extend.configured import Configured
@@ -72,6 +72,7 @@ class Context:
         speedup: product of the ``speedup`` of this pass and of those still to come.
         ann: the ANN just before its ReLUs became neurons, under the same names; for a pass over an ANN, its graph; None
             where no pass to come looks back.
+        most: how many samples this pass is tuned and judged on, if there are more.
         begun: what passes that are tried one after the other on the same graph found at its first layers; else None.
 
     Examples:
@@ -96,7 +97,8 @@ class Context:
     speedup: int = 1
     ann: Graph | None = None
     begun: Beginnings | None = None
-    _judged: list[tuple[Graph, int, tuple[float, float]]] = attrs.field(factory=list)
+    most: int = RETAINED
+    _judged: list[tuple[Graph, tuple[int, int], tuple[float, float]]] = attrs.field(factory=list)
     _made: dict[tuple[Any, ...], tuple[tuple[Tensor, ...], Any]] = attrs.field(factory=dict)
 
     def __repr__(self) -> str:
@@ -128,11 +130,12 @@ class Context:
 
     def tuning_samples(self, graph: Graph) -> tuple[Tensor, ...]:
         """Return as many samples as a graph of this size is tuned with, in float32; none without data."""
-        count = WORK // max(1, neuron_count(graph) * self.steps)
-        if count < LEAST_SAMPLES:
+        count = min(self.most, WORK // max(1, neuron_count(graph) * self.steps))
+        least = min(LEAST_SAMPLES, self.most)
+        if count < least:
             if self.timesteps is None:
                 return ()
-            count = LEAST_SAMPLES
+            count = least
         return tuple(x[:count].to(torch.float32) for x in self.samples)
 
     def agreement(self, graph: Graph) -> tuple[float, float]:
@@ -154,8 +157,8 @@ class Context:
         """Return a graph's agreement and on how many samples; not on all where it is sure to be below the least."""
         samples = self.tuning_samples(graph)
         count = len(samples[0])
-        for known, steps, agreed in self._judged:
-            if steps == self.steps and known.same_as(graph):
+        for known, size, agreed in self._judged:
+            if size == (self.steps, count) and known.same_as(graph):
                 return agreed, count
         parts: list[list[Tensor]] = []
         for part in answers_by_batch(graph, samples, self.steps):
@@ -175,9 +178,9 @@ class Context:
 
     def ran(self, graph: Graph, outputs: Sequence[Tensor]) -> tuple[float, float]:
         """Take what a graph has put out for its samples; return its :meth:`agreement`, which is known from then on."""
-        samples, steps = self.tuning_samples(graph), self.steps
+        samples = self.tuning_samples(graph)
         found = nearness(self._wanted(samples), outputs)
-        self._judged[:] = [*self._judged[-3:], (graph.copy(), steps, found)]
+        self._judged[:] = [*self._judged[-3:], (graph.copy(), (self.steps, len(samples[0])), found)]
         return found
 
     def once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
@@ -237,6 +240,11 @@ class Pass(metaclass=Configured):
     def speedup(self) -> int:
         """How many times fewer steps the net needs after it; the passes before it tune for so many times more."""
         return 1
+
+    @property
+    def most_samples(self) -> int:
+        """How many of the calibration samples that are kept it is tuned and judged on, if there are more."""
+        return RETAINED
 
     def reached(self, stage: Stage) -> Stage:
         """Return the stage that a graph of ``stage`` has reached after this pass."""

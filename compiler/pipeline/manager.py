@@ -160,6 +160,7 @@ def _context(context: Context, still_to_run: Sequence[Pass], ann: Graph | None) 
         running=still_to_run[0].name,
         speedup=math.prod(each.speedup for each in still_to_run),
         ann=ann,
+        most=still_to_run[0].most_samples,
     )
 
 
