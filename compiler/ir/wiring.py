@@ -32,10 +32,12 @@ class Wiring:
     def __init__(self, name: str = "graph") -> None:
         self.name = name
         self._g = nx.MultiDiGraph()
-        self._ops: dict[str, Op] = {}  # what _g holds, to be looked up by name
+        self._is_shared = False  # whether a copy may hold the same _g: whoever changes it copies it first
+        self._ops: dict[str, Op] = {}
         self._operands: dict[str, tuple[str, ...]] = {}
         self._order: tuple[str, ...] | None = None
         self._ends: tuple[str, ...] | None = None  # inputs and outputs
+        self._users: dict[str, tuple[tuple[str, int], ...]] = {}  # of those that were asked for
         self._timed: set[str] = set()
         self._taken: dict[str, int] = {}  # the number that was last given to a name, by the name without it
 
@@ -44,7 +46,9 @@ class Wiring:
     @property
     def nx(self) -> Any:
         """A copy as ``networkx.MultiDiGraph``, each node with its ``op``."""
-        return self._g.copy()
+        graph = self._g.copy()
+        nx.set_node_attributes(graph, self._ops, "op")
+        return graph
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self._ops
@@ -81,7 +85,9 @@ class Wiring:
     def users(self, name: str) -> list[tuple[str, int]]:
         """Return (user, operand position) for every use, outputs included."""
         self.operands(name)  # raises where there is no such node
-        return [(user, slot) for user, slots in self._g.succ[name].items() for slot in slots]
+        if name not in self._users:
+            self._users[name] = tuple((user, slot) for _, user, slot in self._g.out_edges(name, keys=True))
+        return list(self._users[name])
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -130,14 +136,23 @@ class Wiring:
 
     def replace_with(self: WiringT, other: WiringT) -> None:
         """Hold what another graph holds, in place of what was held; no array is copied."""
+        other._is_shared = True
         for field, value in vars(other).items():  # all of them, so that a field of tomorrow is not forgotten here
-            setattr(self, field, value.copy() if hasattr(value, "copy") else value)
+            is_kept = value is other._g or not hasattr(value, "copy")
+            setattr(self, field, value if is_kept else value.copy())
+
+    def _edges(self) -> Any:
+        """Return the edges as they may be changed."""
+        if self._is_shared:
+            self._g, self._is_shared = self._g.copy(), False
+        return self._g
 
     def _hold(self, name: str, op: Op) -> None:
         """Put an op under a name, which may have one."""
         if Role.IO in (op.role, self._ops.get(name, op).role):
             self._ends = None
-        self._g.add_node(name, op=op)  # or another op for the node that is there
+        if name not in self._ops:
+            self._edges().add_node(name)
         self._ops[name] = op
         (self._timed.add if op.timed else self._timed.discard)(name)
 
@@ -146,9 +161,11 @@ class Wiring:
         before = self._operands.get(name, ())
         for slot, (old, new) in enumerate(itertools.zip_longest(before, operands)):
             if old != new and old is not None:
-                self._g.remove_edge(old, name, key=slot)
+                self._edges().remove_edge(old, name, key=slot)
+                self._users.pop(old, None)
             if old != new and new is not None:
-                self._g.add_edge(new, name, key=slot)
+                self._edges().add_edge(new, name, key=slot)
+                self._users.pop(new, None)
         self._operands[name] = operands
         self._order = None
 
@@ -157,7 +174,8 @@ class Wiring:
         self._wire(name, ())
         if self[name].role is Role.IO:
             self._ends = None
-        self._g.remove_node(name)
+        self._edges().remove_node(name)
+        self._users.pop(name, None)
         del self._ops[name], self._operands[name]
         self._timed.discard(name)
         wish, _, number = name.rpartition("_")
