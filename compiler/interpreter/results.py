@@ -21,8 +21,8 @@ SPREAD = 1e-6
 ROUNDING = 16
 #: input values that an ANN graph is fed at a time, which bounds the memory of its activations
 CELLS = 2**16
-#: samples that run at a time where agreement is measured
-BATCH = 64
+#: samples that run at a time where layers are tuned, and where agreement is measured
+BATCH, JUDGED = 64, 32
 
 
 def outputs(graph: Graph, xs: Sequence[Tensor], timesteps: int | None) -> list[Tensor]:
@@ -140,7 +140,7 @@ def answers(graph: Graph, samples: Sequence[Tensor], timesteps: int) -> list[Ten
 
 def answers_by_batch(graph: Graph, samples: Sequence[Tensor], timesteps: int) -> Iterator[list[Tensor]]:
     """Yield the parts of :func:`answers`, one batch of samples after the other."""
-    batches = list(zip(*(torch.split(x.to(torch.float32), BATCH) for x in samples), strict=True))
+    batches = list(zip(*(torch.split(x.to(torch.float32), JUDGED) for x in samples), strict=True))
     for batch in track(batches, "batches of samples"):
         yield outputs(graph, batch, timesteps)
 

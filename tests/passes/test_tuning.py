@@ -480,8 +480,8 @@ def test_a_graph_that_cannot_be_nearer_is_run_only_until_that_is_known():
     Harm().run(bad, context)
     is_kept, text = context.compared(bad, graph)
     assert is_kept
-    assert " on 64 of 200 samples -> " in text
-    seen = agreement(bad, context.reference, [x[:64] for x in context.samples], T)
+    assert " on 32 of 200 samples -> " in text
+    seen = agreement(bad, context.reference, [x[:32] for x in context.samples], T)
     assert text.startswith(agreement_text(seen))
     is_kept, text = context.compared(graph, bad)
     assert not is_kept
