@@ -32,6 +32,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
         "canonicalize-activations",
         pass_named("lower-maxpool", counters=backend.counters),
         "lower-adaptive-pool",
+        "lower-functions",
         "fold-batchnorm",
         pass_named("normalize", normalization=chosen),
         "relu-to-if",
