@@ -10,7 +10,7 @@ from spikec.calibration.ramps import Ramps, fitted
 from spikec.extend.passbase import Context, Pass, number
 from spikec.ir.errors import CalibrationError, InvalidModelError, UnsupportedOpError
 from spikec.ir.graph import Graph, Node
-from spikec.ir.ops import Head, Relu, ScalarFunction, function_named
+from spikec.ir.ops import Curve, Head, Relu
 from spikec.ir.ops.weighted import pointwise
 from spikec.ir.stages import ANN
 from spikec.ir.types import Array, span
@@ -39,7 +39,7 @@ class LowerFunctions(Pass):
     def run(self, graph: Graph, context: Context) -> int:
         """Replace every function of single numbers, those of heads that are used within the network too."""
         heads = [Node(node.name, op) for node in graph.match(Head) if (op := node.op.scalar) is not None]
-        nodes = [*graph.match(ScalarFunction), *heads]
+        nodes: list[Node[Curve]] = [*graph.match(Curve), *heads]
         if not nodes:
             return 0
         operands = {node.name: graph.operands(node.name)[0] for node in nodes}
@@ -52,25 +52,25 @@ class LowerFunctions(Pass):
             context.note(node.name, _replace(graph, node, ramps))
         return len(nodes)
 
-    def _ramps(self, graph: Graph, node: Node[ScalarFunction], values: Array) -> Ramps:
+    def _ramps(self, graph: Graph, node: Node[Curve], values: Array) -> Ramps:
         """Fit ramps to one function.
 
         Raises:
             InvalidModelError: it is not finite on the values.
         """
         low, high = float(values[0]), float(values[-1])
-        entry, op = function_named(node.op.function), node.op
+        op = node.op
         finite = np.isfinite(op.on_arrays(np.linspace(low, high, 3))).all()
-        if not finite or (entry.pole is not None and low <= entry.pole <= high):
+        if not finite or (op.pole is not None and low <= op.pole <= high):
             message = f"{op} of values in {span(values)} is not finite on the calibration data"
             hint = "keep its operand within its domain, by a clamp or by adding an eps"
             raise InvalidModelError(graph.problem(node.name, message, hint))
-        sides = zip(op.asymptotes(), entry.domain, strict=True)
+        sides = zip(op.asymptotes(), op.domain, strict=True)
         left, right = (math.isinf(end) and (line is None or line[0] != 0) for line, end in sides)
         return fitted(op.on_arrays, values, self.tolerance, (left, right))
 
 
-def _replace(graph: Graph, node: Node[ScalarFunction], ramps: Ramps) -> str:
+def _replace(graph: Graph, node: Node[Curve], ramps: Ramps) -> str:
     """Write the ramps in a node's place; return what they cost and how near they are."""
     (x,), shape = graph.operands(node.name), graph.type(node.name).shape
     rank, count, origin = len(shape), len(ramps.gain), node.op.origin
@@ -96,9 +96,7 @@ def _replace(graph: Graph, node: Node[ScalarFunction], ramps: Ramps) -> str:
     )
 
 
-def _without_data(
-    graph: Graph, nodes: Sequence[Node[ScalarFunction]], error: CalibrationError
-) -> CalibrationError:
+def _without_data(graph: Graph, nodes: Sequence[Node[Curve]], error: CalibrationError) -> CalibrationError:
     """Say of every function that it needs calibration data; the first hint says what to give."""
     hint = error.problems[0].hint
     return CalibrationError(

@@ -51,9 +51,9 @@ class Ramps:
 def fitted(function: Callable[[Array], Array], values: Array, tolerance: float, open_ends: tuple[bool, bool]) -> Ramps:
     """Find the fewest ramps that are within a tolerance of a function.
 
-    Knots are those of the best lines, one a piece and each for itself, which dynamic programming finds (Bellman and Roth
-    1969, Curve fitting by segmented straight lines). The heights at them are least squares, and where that is nearly
-    enough, knots are moved while the error falls.
+    Knots are those of the best lines, one a piece and each for itself, which dynamic programming finds (Bellman and
+    Roth 1969, Curve fitting by segmented straight lines). The heights at them are least squares, and where that is
+    nearly enough, knots are moved while the error falls.
 
     Args:
         function: finite on the range of the values.

@@ -29,6 +29,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
         "infer-types",
         "cancel-permutes",
         "detach-head",
+        "join-functions",
         "canonicalize-activations",
         pass_named("lower-maxpool", counters=backend.counters),
         "lower-adaptive-pool",
