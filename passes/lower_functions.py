@@ -84,7 +84,8 @@ def _replace(graph: Graph, node: Node[Curve], ramps: Ramps) -> str:
         spread = pointwise(gains, shifts, rank, channels, origin=origin)
         x = graph.add(spread, x, name=f"{node.name}_spread")
         x = graph.add(Relu(1.0, origin=origin), x, name=f"{node.name}_ramps")
-        total = pointwise(np.tile(ramps.height, (channels, 1)), offset, rank, channels, origin=origin)
+        bias = offset if ramps.offset else None
+        total = pointwise(np.tile(ramps.height, (channels, 1)), bias, rank, channels, origin=origin)
     else:
         total = pointwise(np.zeros((channels, 1)), offset, rank, channels, origin=origin)
     graph.set_op(node.name, total)

@@ -70,9 +70,10 @@ def fitted(function: Callable[[Array], Array], values: Array, tolerance: float, 
     size = np.sqrt(weight @ y**2)
     if not size:
         return _made(np.array([low, high]), np.zeros(2), 0.0, values, open_ends)
-    problem = _Problem(x, y, weight)
-    best: tuple[float, Array] = (np.inf, np.array([low, high]))
-    for knots in problem.best_knots(MOST):
+    problem = _Problem(x, y, weight, low < 0 < high and function(np.zeros(1))[0] == 0)
+    best: tuple[float, Array] = (np.inf, problem.through_zero(np.array([low, high])))
+    for found in problem.best_knots(MOST):
+        knots = problem.through_zero(found)
         error = problem.error(knots) / size
         if error > tolerance and error <= _GAIN_OF_MOVING * tolerance:
             knots = problem.moved(knots, tolerance * size)
@@ -95,11 +96,26 @@ def _points(values: Array) -> tuple[Array, Array]:
 
 @attrs.frozen(eq=False)
 class _Problem:
-    """Least squares of a broken line with given knots."""
+    """Least squares of a broken line with given knots.
+
+    Attributes:
+        x, y, weight: the points, what the function gives there, and how much each counts.
+        anchored: whether 0 is a knot at which the line is 0, as the function is.
+    """
 
     x: Array
     y: Array
     weight: Array
+    anchored: bool
+
+    def through_zero(self, knots: Array) -> Array:
+        """Return the knots with 0 among them where the line is to be 0 there: in the place of the nearest one."""
+        if not self.anchored:
+            return knots
+        inner = knots[1:-1].copy()
+        if len(inner):
+            inner[np.abs(inner).argmin()] = 0.0
+        return np.concatenate([knots[:1], np.sort(inner) if len(inner) else [0.0], knots[-1:]])
 
     def best_knots(self, most: int) -> Iterator[Array]:
         """Yield the knots of the best 1, 2, ... lines that need not meet."""
@@ -126,10 +142,12 @@ class _Problem:
 
     def heights(self, knots: Array) -> Array:
         """Return the line's value at each knot."""
-        basis = self._basis(knots)
+        free = np.flatnonzero(knots != 0) if self.anchored else np.arange(len(knots))
+        basis = self._basis(knots)[:, free]
         weighted = basis * self.weight[:, None]
-        ridge = 1e-12 * np.eye(len(knots))
-        return np.asarray(np.linalg.solve(weighted.T @ basis + ridge, weighted.T @ self.y))
+        found = np.zeros(len(knots))
+        found[free] = np.linalg.solve(weighted.T @ basis + 1e-12 * np.eye(len(free)), weighted.T @ self.y)
+        return found
 
     def error(self, knots: Array) -> float:
         """Return the root mean square of the difference."""
@@ -142,6 +160,8 @@ class _Problem:
         while step > 0.02 and error > enough:
             fell = False
             for i in range(1, len(knots) - 1):
+                if self.anchored and knots[i] == 0:
+                    continue
                 for side in (-1, 1):
                     tried = knots.copy()
                     tried[i] += side * step * abs(knots[i + side] - knots[i])
@@ -162,9 +182,14 @@ class _Problem:
 
 
 def _made(knots: Array, at: Array, error: float, values: Array, open_ends: tuple[bool, bool]) -> Ramps:
-    """Make ramps that are 0 at the knot nearest to the median, so that most of them are silent most of the time."""
+    """Make ramps that are all 0 at one knot.
+
+    It is the one at 0 where the line is 0 there, so that zeros that a convolution pads with are zeros of the sum too;
+    else the one nearest to the median, so that most ramps are silent most of the time.
+    """
     low, high = float(values[0]), float(values[-1])
-    centre = int(np.abs(knots - np.median(values)).argmin())
+    zero = np.flatnonzero((knots == 0) & (at == 0))
+    centre = int(zero[0]) if len(zero) else int(np.abs(knots - np.median(values)).argmin())
     offset = float(at[centre])
     ends = knots.astype(np.float64)
     at = at.astype(np.float64)

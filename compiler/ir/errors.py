@@ -74,7 +74,8 @@ class Problem:
         origin: the source nodes that it is about; the ledger marks them as refused.
 
     Examples:
-        >>> (problem,) = spikec.check(nn.Sequential(nn.Linear(3, 3), nn.Hardshrink()), "nir", example_input=torch.rand(1, 3))
+        >>> jumps = nn.Sequential(nn.Linear(3, 3), nn.Hardshrink())
+        >>> (problem,) = spikec.check(jumps, "nir", example_input=torch.rand(1, 3))
         >>> problem.location, problem.op
         ('1', 'nn.Hardshrink(%linear_0)')
     """

@@ -92,6 +92,16 @@ def _gelu(call: Call, x: Any, approximate: str = "none") -> Any:
     return F.gelu(x, approximate=approximate)
 
 
+@converter(("com.microsoft", "Gelu"))
+def _microsofts_gelu(call: Call, x: Any) -> Any:
+    return F.gelu(x)
+
+
+@converter(("com.microsoft", "QuickGelu"))
+def _quick_gelu(call: Call, x: Any, alpha: float = 1.702) -> Any:
+    return _swish(call, x, alpha)
+
+
 @converter("Swish")
 def _swish(call: Call, x: Any, alpha: float = 1.0) -> Any:
     """``x sigmoid(alpha x)``."""

@@ -102,10 +102,10 @@ def test_what_is_asked_of_a_refused_size_is_no_finding_of_its_own():
 
 
 REASONS = {
-    "smooth": (nn.Hardshrink(), (4,), "max\\(x, 0\\)", "replace nn.Hardshrink by nn.ReLU and retrain"),
-    "gelu": (Calls(torch.sign), (3,), "piecewise linear", "replace torch.sign by torch.relu and retrain"),
-    "exp": (Calls(torch.exp), (3,), "piecewise linear", "replace torch.exp by torch.relu"),
-    "method": (Calls(lambda y: y.pow(2)), (3,), "piecewise linear", "replace Tensor.pow by torch.relu"),
+    "jump": (nn.Hardshrink(), (4,), "it jumps", "replace nn.Hardshrink by nn.ReLU and retrain"),
+    "hardshrink": (Calls(F.hardshrink), (3,), "it jumps", "replace F.hardshrink by torch.relu and retrain"),
+    "sign": (Calls(torch.sign), (3,), "it jumps", "use ReLU or clamp"),
+    "method": (Calls(lambda y: y.round()), (3,), "it jumps", "use ReLU or clamp"),
     "group norm": (nn.GroupNorm(2, 4), (4, 3, 3), "statistics of each input", "use BatchNorm"),
     "layer norm": (Calls(lambda y: F.layer_norm(y, (4,))), (3,), "statistics of each input", "use BatchNorm"),
     "instance norm": (nn.InstanceNorm2d(4), (4, 3, 3), "statistics of each input", "track_running_stats=True"),
