@@ -92,16 +92,14 @@ def _cone(graph: Graph, root: str) -> tuple[str, list[str]] | None:
 
 
 def _join(graph: Graph, root: str, source: str, inside: Sequence[str]) -> None:
-    """Write one op in the place of the root, and remove what nobody else uses."""
+    """Write one op in the place of the root, under another name as it takes another signal; remove what is not used."""
     places = {source: 0} | {name: i for i, name in enumerate(inside, start=1)}
     steps: list[tuple[Any, tuple[int, ...]]] = []
     for name in inside:
         op = _alone(graph[name])
         assert op is not None
         steps.append((attrs.evolve(op, origin=()), tuple(places[x] for x in graph.operands(name))))
-    operands = graph.operands(root)
     origin = merge(*(graph[name].origin for name in reversed(inside)))
-    graph.set_op(root, ComposedFunction(Steps(tuple(steps)), origin=origin))
-    graph.set_operands(root, source)
-    for each in operands:
-        graph.remove_dead(each)
+    joined = ComposedFunction(Steps(tuple(steps)), origin=origin)
+    graph.replace_uses(root, graph.add(joined, source, name=f"{root}_joined"))
+    graph.remove_dead(root)

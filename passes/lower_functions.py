@@ -27,7 +27,8 @@ class LowerFunctions(Pass):
     the sum; elsewhere the outer ramp is twice as long as the range, and normalize cuts it to what it sees.
 
     Attributes:
-        tolerance: allowed root mean square of the error on the calibration data, over that of f(x).
+        tolerance: allowed root mean square of the error on the calibration data, over the standard deviation of f(x);
+            that is no more than its root mean square, and what f(x) is on average costs no neuron.
     """
 
     name = "lower-functions"
@@ -92,8 +93,8 @@ def _replace(graph: Graph, node: Node[Curve], ramps: Ramps) -> str:
     graph.set_operands(node.name, x)
     neurons = math.prod(shape) * count
     return (
-        f"{node.op} is {count} ramps over [{ramps.low:.3g}, {ramps.high:.3g}], {100 * ramps.error:.2g} % off its rms: "
-        f"{neurons:,} neurons"
+        f"{node.op} is {count} ramps over [{ramps.low:.3g}, {ramps.high:.3g}], "
+        f"{100 * ramps.error:.2g} % of its spread off: {neurons:,} neurons"
     )
 
 

@@ -11,7 +11,8 @@ from spikec.ir.types import Array
 
 #: most ramps that a function is given
 MOST = 64
-#: points at which function and sum are compared: so many at even distances, and as many at which values are dense
+#: points at which function and sum are compared: so many at even distances, as many where values are dense, and as many
+#: where the function is steep
 _POINTS = 512
 #: points at which knots may lie at first
 _CANDIDATES = 257
@@ -30,7 +31,7 @@ class Ramps:
     Attributes:
         gain, shift, height: [K].
         offset: the value where all ramps are 0.
-        error: root mean square of the difference to the function over that of the function, on the values.
+        error: root mean square of the difference to the function over the function's standard deviation, on the values.
         low, high: the range of the values.
     """
 
@@ -58,18 +59,19 @@ def fitted(function: Callable[[Array], Array], values: Array, tolerance: float, 
     Args:
         function: finite on the range of the values.
         values: rising.
-        tolerance: for the root mean square of the error, over that of the function.
+        tolerance: for the root mean square of the error, over the standard deviation of what the function gives.
         open_ends: whether the outer ramp goes on, at the left and at the right end, or else the function is constant
             beyond the range.
     """
     low, high = float(values[0]), float(values[-1])
     if not low < high:
         return _made(np.array([low]), function(np.array([low])), 0.0, values, open_ends)
-    x, weight = _points(values)
+    exact = function(values)
+    x, weight = _points(values, exact)
     y = function(x)
-    size = np.sqrt(weight @ y**2)
+    size = np.sqrt(weight @ (y - weight @ y) ** 2)
     if not size:
-        return _made(np.array([low, high]), np.zeros(2), 0.0, values, open_ends)
+        return _made(np.array([low]), y[:1], 0.0, values, open_ends)
     problem = _Problem(x, y, weight, low < 0 < high and function(np.zeros(1))[0] == 0)
     best: tuple[float, Array] = (np.inf, problem.through_zero(np.array([low, high])))
     for found in problem.best_knots(MOST):
@@ -78,16 +80,24 @@ def fitted(function: Callable[[Array], Array], values: Array, tolerance: float, 
         if error > tolerance and error <= _GAIN_OF_MOVING * tolerance:
             knots = problem.moved(knots, tolerance * size)
             error = problem.error(knots) / size
+        if error <= tolerance:  # at the points, which the values themselves need not bear out
+            difference = np.interp(values, knots, problem.heights(knots)) - exact
+            error = float(np.sqrt((difference**2).mean()) / exact.std())
         best = min(best, (error, knots), key=lambda each: each[0])
         if error <= tolerance:
             break
     return _made(best[1], problem.heights(best[1]), float(best[0]), values, open_ends)
 
 
-def _points(values: Array) -> tuple[Array, Array]:
-    """Return points of the range, rising, and the share of the values that each stands for."""
+def _points(values: Array, exact: Array) -> tuple[Array, Array]:
+    """Return points of the range, rising, and the share of the values that each stands for.
+
+    They are dense where values are, where the function is steep, and not far from each other elsewhere.
+    """
     quantiles = values[np.linspace(0, len(values) - 1, min(_POINTS, len(values))).round().astype(int)]
-    x = np.unique(np.concatenate([np.linspace(values[0], values[-1], _POINTS), quantiles]))
+    climbed = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(exact)))])
+    steep = np.interp(np.linspace(0, climbed[-1], _POINTS), climbed, values)
+    x = np.unique(np.concatenate([np.linspace(values[0], values[-1], _POINTS), quantiles, steep]))
     edges = np.concatenate([x[:1], (x[1:] + x[:-1]) / 2, x[-1:]])
     counts = np.diff(np.searchsorted(values, edges[1:-1]), prepend=0, append=len(values))
     counts[0], counts[-1] = np.searchsorted(values, edges[1]), len(values) - np.searchsorted(values, edges[-2])
@@ -185,11 +195,14 @@ def _made(knots: Array, at: Array, error: float, values: Array, open_ends: tuple
     """Make ramps that are all 0 at one knot.
 
     It is the one at 0 where the line is 0 there, so that zeros that a convolution pads with are zeros of the sum too;
-    else the one nearest to the median, so that most ramps are silent most of the time.
+    else the one nearest to the median, so that most ramps are silent most of the time. A ramp that goes on beyond the
+    range starts within it: the only ramp of a line goes on at the right alone.
     """
     low, high = float(values[0]), float(values[-1])
+    open_ends = (open_ends[0] and (len(knots) > 2 or not open_ends[1]), open_ends[1])
     zero = np.flatnonzero((knots == 0) & (at == 0))
-    centre = int(zero[0]) if len(zero) else int(np.abs(knots - np.median(values)).argmin())
+    first, last = int(open_ends[0]), len(knots) - int(open_ends[1] and len(knots) > 1)
+    centre = int(zero[0]) if len(zero) else first + int(np.abs(knots[first:last] - np.median(values)).argmin())
     offset = float(at[centre])
     ends = knots.astype(np.float64)
     at = at.astype(np.float64)

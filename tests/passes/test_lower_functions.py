@@ -43,7 +43,7 @@ def test_the_error_on_the_calibration_data_is_within_the_tolerance(name, toleran
     constants, shift = FUNCTIONS[name]
     graph, after, x, context = lowered(name, constants, shift, tolerance)
     wanted, found = spikec.run(graph, x), spikec.run(after, x)
-    assert float((found - wanted).square().mean().sqrt()) <= 1.05 * tolerance * float(wanted.square().mean().sqrt())
+    assert float((found - wanted).square().mean().sqrt()) <= 1.001 * tolerance * float(wanted.std())
     (note,) = context.notes
     count = after.type("act_ramps").shape[0] // 3
     assert f"{count} ramps" in note.reason
@@ -87,7 +87,7 @@ def test_values_that_are_all_the_same_take_no_neuron():
 def test_numbers_outside_of_the_domain_are_refused_with_the_layer():
     model = nn.Sequential(nn.Linear(4, 3), Call(torch.log)).eval()
     with pytest.raises(spikec.InvalidModelError, match=r"log of values in .* is not finite(.|\n)*at  1") as caught:
-        spikec.compile(model, "spikingjelly", calibration=torch.randn(64, 4))
+        spikec.compile(model, "spikingjelly", calibration=torch.randn(64, 4), verify="off")
     assert "by a clamp" in caught.value.hint
     with pytest.raises(spikec.InvalidModelError, match="reciprocal of values"):
         spikec.compile(nn.Sequential(nn.Linear(4, 3), Call(torch.reciprocal)), "nir", calibration=torch.randn(64, 4))
@@ -178,6 +178,18 @@ def test_a_tolerance_is_an_option_of_the_pass():
     fine = spikec.Compiler("spikingjelly", calibration=x, normalization="max").run(mlp(nn.SiLU))
     counts = [sum(c.graph.type(n.name).shape[0] for n in c.graph.match(IF)) for c in (rough, fine)]
     assert counts[0] < counts[1]
+
+
+def test_functions_of_positive_numbers_compile():
+    """Checks feed passes with numbers of both signs, of which log and sqrt give none."""
+    torch.manual_seed(0)
+    inner = Call(lambda x: torch.log(F.relu(x) + 0.5) + torch.sqrt(x.clamp(min=0.1)) + torch.log(1 + torch.exp(x)))
+    model = nn.Sequential(nn.Linear(16, 12), inner, nn.Linear(12, 3)).eval()
+    x = torch.randn(256, 16)
+    found = spikec.Compiler("spikingjelly", calibration=x, timesteps=32, verify="each").run(model)
+    early, last = errors(found.artifact, model, x, (4, 32))
+    assert early > last
+    assert last < 0.1
 
 
 @pytest.mark.slow
