@@ -12,8 +12,9 @@ from spikec.compilation import Compilation
 from spikec.diagnosis.batches import batches_of
 from spikec.interpreter.inputs import whole_number, within
 from spikec.interpreter.interp import outputs_over_time
+from spikec.interpreter.processes import of_all_processes
 from spikec.interpreter.results import RunningMean, cells, hits, outputs
-from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, without_warnings
+from spikec.ir.errors import CalibrationError, CompileError, Hint, InvalidModelError, Option, Problem, without_warnings
 from spikec.ir.graph import Graph
 from spikec.ir.op import tensor_cache
 from spikec.ir.progress import Progress, shown, track
@@ -87,6 +88,7 @@ def forecast(
     *,
     timesteps: int | None = None,
     reader: str = "",
+    all_reduce: bool = False,
     progress: bool | Callable[[Progress], None] | None = None,
 ) -> Forecast:
     """Run a spiking network, or a file as the tool that reads it does, beside the ANN that it was made of.
@@ -98,11 +100,13 @@ def forecast(
         labels: [N] class numbers; not needed where batches hold them.
         timesteps: T; None for what the network says.
         reader: of a NIR file or graph, see :func:`spikec.load`; ``""`` for the network as it is meant.
+        all_reduce: as in :func:`spikec.diagnose`.
         progress: as in :func:`spikec.compile`.
 
     Raises:
         UnsupportedOpError: the tool refuses nodes of the file, or leaves them out.
         CompileError: nothing says how many steps.
+        CalibrationError: processes are to be summed over and this one is in no group, or only some have labels.
     """
     snn = snn.graph if isinstance(snn, Compilation) else snn
     is_read = isinstance(snn, Graph)
@@ -118,8 +122,8 @@ def forecast(
             "the network that stands beside the ANN does not spike", hint="give the ANN as the model"
         )
     ann: Graph | None = None
-    samples, right, agreed, correct = 0, 0, np.zeros(steps), np.zeros(steps)
-    labelled = False
+    samples, right, outs, labelled = 0, 0, len(net.outputs), False
+    agreed, correct = np.zeros((2, steps), dtype=np.int64)
     with shown(progress):
         for xs, truth in track(batches_of(data, net.inputs, labels), "batches"):
             fed = [x.to(torch.float32) for x in xs]
@@ -131,14 +135,19 @@ def forecast(
                 within(truth, cells(wanted[0]).shape[1])
                 right += hits(wanted[0], truth)
             for t, said in enumerate(_over_time(net, fed, steps)):
-                agreed[t] += sum(hits(a, cells(b).argmax(1)) for a, b in zip(said, wanted, strict=True)) / len(wanted)
+                agreed[t] += sum(hits(a, cells(b).argmax(1)) for a, b in zip(said, wanted, strict=True))
                 correct[t] += 0 if truth is None else hits(said[0], truth)
+    if all_reduce:  # counts, so that the sums are exact
+        found = of_all_processes((samples, right, agreed, correct, labelled))
+        samples, right, agreed, correct, having = map(sum, zip(*found, strict=True))
+        if having not in (0, len(found)):
+            raise CalibrationError("some processes have labels, and some have none", hint="give (x, labels) in all")
     return Forecast(
         reader=reader,
         problems=tuple(problems),
         timesteps=steps,
         samples=samples,
-        agreement=agreed / samples,
+        agreement=agreed / outs / samples,
         accuracy=correct / samples if labelled else None,
         ann_accuracy=right / samples if labelled else None,
     )

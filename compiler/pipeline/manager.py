@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import attrs
 
 from spikec.extend.passbase import NO_SAMPLES, Context, Note, Pass
-from spikec.interpreter.results import agreement_text
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.origin import Source
@@ -165,6 +164,7 @@ def _context(context: Context, still_to_run: Sequence[Pass], ann: Graph | None) 
         running=still_to_run[0].name,
         speedup=math.prod(each.speedup for each in still_to_run),
         ann=ann,
+        most=still_to_run[0].most_samples,
     )
 
 
@@ -173,10 +173,9 @@ def _kept(before: Graph, after: Graph, changes: int, context: Context) -> tuple[
     if not context.tuning_samples(after):
         context.note("", f"{NO_SAMPLES}; left out")
         return before, 0
-    was, now = context.agreement(before), context.agreement(after)
-    verdict = "" if now >= was else "; left out"
-    context.note("", f"{agreement_text(was)} -> {agreement_text(now)}, T={context.steps}{verdict}")
-    return (after, changes) if now >= was else (before, 0)
+    is_kept, found = context.compared(before, after)
+    context.note("", f"{found}, T={context.steps}{'' if is_kept else '; left out'}")
+    return (after, changes) if is_kept else (before, 0)
 
 
 @attrs.frozen(repr=False)
