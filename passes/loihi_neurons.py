@@ -14,16 +14,15 @@ from spikec.ir.ops import (
     Add,
     CubaLIF,
     Delay,
-    Flatten,
     Input,
     Linear,
     LoihiNeuron,
     Neuron,
-    Reshape,
     Weighted,
 )
 from spikec.ir.ops.weighted import identity
 from spikec.ir.origin import merge
+from spikec.ir.rewrite import SHAPES, before_shapes
 from spikec.ir.stages import SNN
 from spikec.ir.types import Array
 
@@ -119,7 +118,7 @@ def _only_user(graph: Graph, name: str) -> str:
 def _add_constant(graph: Graph, name: str, current: Array) -> None:
     """Add a constant current to what a node gives, as the bias of the layer that makes it."""
     shape = graph.type(name).shape
-    while isinstance(graph[name], (Flatten, Reshape)) and len(graph.users(name)) == 1:
+    while isinstance(graph[name], SHAPES) and len(graph.users(name)) == 1:
         (name,) = graph.operands(name)
     op = graph[name]
     full = np.broadcast_to(current.reshape((1,) * (len(shape) - current.ndim) + current.shape), shape)
@@ -154,11 +153,9 @@ class _Dynamics:
 
 def _put_layer(graph: Graph, name: str) -> None:
     """Put an identity in front of a neuron whose current is spikes or the input."""
-    (source,) = operands = graph.operands(name)
-    while isinstance(graph[source], (Flatten, Reshape)):
-        (source,) = graph.operands(source)
-    if isinstance(graph[source], (Input, Neuron)):
-        graph.insert_before(name, 0, identity(graph.type(operands[0])), new=f"{name}_weights")
+    if isinstance(graph[before_shapes(graph, name)], (Input, Neuron)):
+        (operand,) = graph.operands(name)
+        graph.insert_before(name, 0, identity(graph.type(operand)), new=f"{name}_weights")
 
 
 def _start(op: Neuron, never: bool) -> Array:

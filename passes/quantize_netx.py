@@ -13,9 +13,9 @@ from spikec.interpreter.interp import run as interpret
 from spikec.ir.errors import Problem, UnsupportedOpError
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op
-from spikec.ir.ops import Conv, Flatten, LoihiNeuron, Neuron, Output, Reshape, Weighted
+from spikec.ir.ops import Conv, LoihiNeuron, Neuron, Output, Weighted
 from spikec.ir.ops.neuron_loihi import GRAIN
-from spikec.ir.rewrite import follow
+from spikec.ir.rewrite import SHAPES, follow
 from spikec.ir.stages import FINAL
 from spikec.ir.types import Array
 
@@ -36,7 +36,6 @@ _UNROLLED = 2000
 _PROBED = 32
 #: half a weight that exceeds a whole number by less is that number
 _ROUNDING = 1e-9
-_SHAPES = (Flatten, Reshape)
 _STEPS = 16
 
 
@@ -76,7 +75,7 @@ class QuantizeNetx(Pass):
         layers = [
             (node.name, reader)
             for node in graph.match(Weighted)
-            if (reader := follow(graph, node.name, (Neuron, Output), _SHAPES)) is not None
+            if (reader := follow(graph, node.name, (Neuron, Output), SHAPES)) is not None
             and reader != neurons[0].name
             and (isinstance(node.op, Conv) or len(graph.type(node.name).shape) == 1)
         ]
@@ -160,7 +159,7 @@ def _quantize(graph: Graph, name: str, reader: str, growth: Array, context: Cont
     if isinstance(neuron, Neuron):
         if isinstance(neuron, LoihiNeuron):
             allowed = np.minimum(allowed, _allowed_by(neuron))
-        can_grow = follow(graph, reader, Weighted, _SHAPES) is not None and not isinstance(neuron, LoihiNeuron)
+        can_grow = follow(graph, reader, Weighted, SHAPES) is not None and not isinstance(neuron, LoihiNeuron)
         scale, factor = _layer_scale(allowed, relays, neuron, can_grow)
         threshold = threshold * factor
         if isinstance(neuron, LoihiNeuron) and not neuron.strict:
@@ -267,7 +266,7 @@ def _layer_scale(allowed: Array, relays: Array, neuron: Neuron, can_grow: bool) 
 
 def _grow_next(graph: Graph, reader: str, shape: tuple[int, ...], factor: Array) -> None:
     """Let the next layer read spikes that stand for more, because their thresholds grew by a factor."""
-    user = follow(graph, reader, Weighted, _SHAPES)
+    user = follow(graph, reader, Weighted, SHAPES)
     assert user is not None
     op, neuron = graph.get(user, Weighted), graph.get(reader, Neuron)
     spread = factor.reshape(shape if len(factor) == np.prod(shape) else (-1, *[1] * (len(shape) - 1)))

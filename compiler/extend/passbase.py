@@ -59,7 +59,8 @@ class Context:
     """What a pass or a backend may know besides the graph.
 
     It is frozen. The manager makes one for each pass: the facts are the same in all of them, while ``running``,
-    ``speedup`` and ``ann`` are that pass's own. They share their notes, and what the calibration source remembers.
+    ``speedup`` and ``ann`` are that pass's own. They share their notes, the graphs beside, and what the calibration
+    source remembers.
 
     Attributes:
         reference: the graph as imported.
@@ -69,6 +70,7 @@ class Context:
         notes: in order; see :meth:`note`.
         running: name of the pass that runs.
         speedup: product of the ``speedup`` of this pass and of those still to come.
+        beside: graphs that passes hand to the backend besides their own, by the pass's name.
         ann: the ANN just before its ReLUs became neurons, under the same names; for a pass over an ANN, its graph; None
             where no pass to come looks back.
 
@@ -90,6 +92,7 @@ class Context:
     seed: int = 0
     calibration: CalibrationSource = attrs.field(factory=CalibrationSource)
     notes: list[Note] = attrs.field(factory=list)
+    beside: dict[str, Graph] = attrs.field(factory=dict)
     running: str = ""
     speedup: int = 1
     ann: Graph | None = None
