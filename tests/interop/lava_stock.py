@@ -1,6 +1,6 @@
 """Runs under a Python that has lava: a file by lava-dl's own loader, ``hdf5.Network(path)``, and nothing of ours.
 
-``lava_stock.py LAVA_SCRIPT.py NET INPUTS.npz OUTPUTS.npz``; what is fed and written is as of the script that spikec ships.
+``lava_stock.py LAVA_SCRIPT.py NET INPUTS.npz OUTPUTS.npz`` feeds and writes what the script that spikec ships does.
 """
 
 import runpy

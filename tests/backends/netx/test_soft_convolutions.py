@@ -79,7 +79,7 @@ def same_fields(one, other, fields):
 @pytest.mark.slow
 def test_the_file_holds_for_stock_netx_what_hard_reset_compiles_to(tmp_path):
     """Its layers are where netx reads them; ours are where it does not look."""
-    found, x, ann = compiled("soft", None)
+    found, x, _ = compiled("soft", None)
     net, hard = found.artifact, compiled("hard", None)[0].artifact
     assert same(net.fall_back, hard)
     assert not same(net, hard)
@@ -98,10 +98,7 @@ def test_the_file_holds_for_stock_netx_what_hard_reset_compiles_to(tmp_path):
     again = NetxNetwork.load(tmp_path / "x.net")
     assert same(again, net)
     assert same(again.fall_back, hard)
-    untuned = attrs.evolve(net, layers=tuple(map(stock, net.layers)))
-    errors = [float((each.run(x) - ann).abs().mean()) for each in (net, net.fall_back, untuned)]
-    assert errors == sorted(errors)
-    assert errors[1] < errors[2] / 3
+    assert torch.equal(again.fall_back.run(x), hard.run(x))
 
 
 @attrs.frozen
@@ -113,7 +110,9 @@ class Refuses(spikec.Pass):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("passes", "why"), [((Refuses(),), "it is refused"), ((), "not even integers")])
+@pytest.mark.parametrize(
+    ("passes", "why"), [((Refuses(),), "it is refused"), ((), "its weights are not even integers")]
+)
 def test_a_fall_back_that_cannot_be_is_left_out_and_said_to_be(passes, why):
     _, x, _ = compiled("soft")
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2304, 3)).eval()
@@ -122,9 +121,7 @@ def test_a_fall_back_that_cannot_be_is_left_out_and_said_to_be(passes, why):
     pipeline = pipeline.replace("fall-back-netx", FallBackNetx(passes))
     found = spikec.Compiler(target, calibration=x, timesteps=T, pipeline=pipeline).run(model)
     assert found.artifact.fall_back is None
-    assert f"stock netx resets this network to zero as it stands: {why}" in str(found.report).replace(
-        "its weights are ", ""
-    )
+    assert f"stock netx resets this network to zero as it stands: {why}" in str(found.report)
 
 
 def test_no_fall_back_where_netx_has_all_layers():
