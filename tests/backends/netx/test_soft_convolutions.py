@@ -110,9 +110,7 @@ class Refuses(spikec.Pass):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("passes", "why"), [((Refuses(),), "it is refused"), ((), "its weights are not even integers")]
-)
+@pytest.mark.parametrize(("passes", "why"), [((Refuses(),), "it is refused"), ((), "not even integers")])
 def test_a_fall_back_that_cannot_be_is_left_out_and_said_to_be(passes, why):
     _, x, _ = compiled("soft")
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2304, 3)).eval()
@@ -121,7 +119,8 @@ def test_a_fall_back_that_cannot_be_is_left_out_and_said_to_be(passes, why):
     pipeline = pipeline.replace("fall-back-netx", FallBackNetx(passes))
     found = spikec.Compiler(target, calibration=x, timesteps=T, pipeline=pipeline).run(model)
     assert found.artifact.fall_back is None
-    assert f"stock netx resets this network to zero as it stands: {why}" in str(found.report)
+    assert "stock netx resets this network to zero as it stands: " in str(found.report)
+    assert why in str(found.report)
 
 
 def test_no_fall_back_where_netx_has_all_layers():
