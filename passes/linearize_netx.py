@@ -249,7 +249,7 @@ class _Schedule:
 
 def _kind(op: Op) -> object:
     """Return what neurons of one layer have in common; None for those that share a layer with no others."""
-    if isinstance(op, LoihiNeuron) and op.weight_rec is None:
+    if isinstance(op, LoihiNeuron) and op.weight_rec is None and not op.v_init.any():
         return LoihiNeuron, op.strict
     if not isinstance(op, IF) or (op.v_reset is not None and op.v_reset.any()):
         return None

@@ -282,7 +282,7 @@ def _integer_neuron(graph: Graph, name: str, op: Neuron, scale: float) -> Neuron
         message = "v_init must be one fraction of the threshold for the layer, below 1"
         raise UnsupportedOpError(graph.problem(name, message, "use Normalization(v_init=...) for all neurons"))
     if isinstance(op, LoihiNeuron):
-        return _integer_loihi(op, scale, graph.type(name).scale)
+        return _integer_loihi(graph, name, op, scale)
     if op.v_reset is not None and op.v_reset.any():
         raise UnsupportedOpError(graph.problem(name, "hard reset in netx is to zero", 'leave it to pass "reset-netx"'))
     threshold = np.full((1,) * op.v_threshold.ndim, scale)
@@ -291,20 +291,28 @@ def _integer_neuron(graph: Graph, name: str, op: Neuron, scale: float) -> Neuron
     return attrs.evolve(scaled, v_threshold=threshold, v_reset=op.v_reset, v_init=start)
 
 
-def _integer_loihi(op: LoihiNeuron, scale: float, out_scale: Array) -> LoihiNeuron:
+def _integer_loihi(graph: Graph, name: str, op: LoihiNeuron, scale: float) -> LoihiNeuron:
     """Round a neuron whose threshold is ``scale`` in the units of its layer's weights; the chip fires above it."""
     op = op.scale_input(op.v_threshold / scale)
+    kept = _rounded(op.decay, 1 / 4096)
+    charge = _rounded(kept * op.v_init, 2)
+    if charge.min() != charge.max():
+        message = "what is left of v_init after a step must be the same for all neurons of a layer"
+        hint = "give them one v_init, v_threshold and tau, or a v_init of v_reset"
+        raise UnsupportedOpError(graph.problem(name, message, hint))
     return attrs.evolve(
         op,
+        # the first step leaves the charge of it; rounding towards zero takes the half grain
+        v_init=np.where(charge > 0, (charge + GRAIN / 2) / np.where(kept > 0, kept, 1), 0),
         v_threshold=np.full((1,) * op.v_threshold.ndim, np.floor(scale)),
         strict=True,
         decay_syn=_rounded(op.decay_syn, 1 / 4096),
-        decay=_rounded(op.decay, 1 / 4096),
+        decay=kept,
         feedback=_rounded(op.feedback, 2),
         bias=_rounded(op.bias, 2),
         weight_rec=None if op.weight_rec is None else _rounded(op.weight_rec, 2),
         grain=np.asarray(GRAIN),
-        out_scale=out_scale,
+        out_scale=graph.type(name).scale,
     )
 
 

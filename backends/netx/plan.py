@@ -250,7 +250,7 @@ def _channels_on_maps(graph: Graph, layers: Sequence[PlannedLayer]) -> Iterator[
             what = "v_init" if starts else "what charges or feeds its neurons, or those behind it, from outside"
             message = f"no cell of its kernel lies on the map at every step, to carry {what}"
             soft = neurons is not None and neurons.soft
-            charged = "use Normalization(v_init=0), or less padding"
+            charged = "use less padding, or neurons that start where they are reset to: Normalization(v_init=0)"
             other = charged if starts else "use less padding, or layers without bias and v_init"
             hint = 'use reset="hard", or less padding' if soft else other
             yield graph.problem(layer.name, message, hint)

@@ -138,7 +138,10 @@ def test_a_leaky_neuron_behind_a_convolution_becomes_hard_aloud_where_it_is_not_
 @pytest.mark.parametrize(
     ("neuron", "message"),
     [
-        (LIF(ONE, arr(0.2), tau=arr(3.0), out_scale=ONE), "starts at another potential than it is reset to"),
+        (CubaLIF(ONE, ZERO, arr(0.2), decay_syn=arr(0.5), decay=arr(0.8), out_scale=ONE), "what charged it would stay"),
+        (LIF(ONE, ZERO, arr(-0.2), tau=arr(3.0), out_scale=ONE), "starts below the potential that it is reset to"),
+        (LIF(ONE, ZERO, arr(1.0), tau=arr(3.0), out_scale=ONE), "at or above its threshold"),
+        (LIF(ONE, ZERO, arr(0.5), tau=np.linspace(2, 4, 12), out_scale=ONE), "left of v_init after a step"),
         (CubaLIF(ONE, decay_syn=arr(0.5), decay=arr(0.8), reset_at="never", out_scale=ONE), "never reset"),
         (LIF(ONE, arr(1.5), arr(1.5), tau=arr(3.0), out_scale=ONE), "at or above its threshold"),
         (LIF(ONE, ZERO, tau=arr(3.0), gain=arr(-1.0), out_scale=ONE), "gain is not positive"),
