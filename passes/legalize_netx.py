@@ -12,6 +12,7 @@ from spikec.extend.passbase import Context, Pass, rounds
 from spikec.ir.affine import backward_sweep
 from spikec.ir.errors import UnsupportedOpError
 from spikec.ir.graph import Graph, Node
+from spikec.ir.loihi import UNROLLED
 from spikec.ir.op import tensor_cache
 from spikec.ir.ops import Conv, Flatten, Linear, Neuron, Output, Reshape, Weighted
 from spikec.ir.ops.weighted import identity, spread_kernel
@@ -44,7 +45,7 @@ class LegalizeNetx(Pass):
     needs = SNN
 
     reset: Reset = attrs.field(default="auto", validator=attrs.validators.in_(("auto", "soft", "hard")))
-    limit: int = attrs.field(default=2000, validator=rounds())
+    limit: int = attrs.field(default=UNROLLED, validator=rounds())
 
     def run(self, graph: Graph, context: Context) -> int:
         """Rewrite what netx has in another form. What it has not at all stays, for the backend to refuse."""

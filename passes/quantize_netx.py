@@ -12,6 +12,7 @@ from spikec.extend.passbase import Context, Pass
 from spikec.interpreter.interp import run as interpret
 from spikec.ir.errors import Problem, UnsupportedOpError
 from spikec.ir.graph import Graph, Node
+from spikec.ir.loihi import BIAS, STATE, UNROLLED, WEIGHT
 from spikec.ir.op import Op
 from spikec.ir.ops import Conv, LoihiNeuron, Neuron, Output, Weighted
 from spikec.ir.ops.neuron_loihi import GRAIN
@@ -19,20 +20,12 @@ from spikec.ir.rewrite import SHAPES, follow
 from spikec.ir.stages import FINAL
 from spikec.ir.types import Array
 
-#: weights are even and within this; -256 is a special case of the format
-WEIGHT = 254
-#: a membrane or the sum of a step must stay below this
-STATE = 131_070
-#: what a bias may be on the chip
-BIAS = 4094
 #: hard reset that starts off zero takes one input for every 254 of the threshold: at most this many
 PULSES = 8
 #: membranes may grow to this many times what the calibration samples show
 MARGIN = 2.0
 #: the T that membranes are made for if the user names none
 TIMESTEPS = 64
-#: the most neurons of a layer that the pass legalize-netx unrolls into a matrix
-_UNROLLED = 2000
 _PROBED = 32
 #: half a weight that exceeds a whole number by less is that number
 _ROUNDING = 1e-9
@@ -202,7 +195,7 @@ def _threshold_of_features(graph: Graph, name: str, reader: str, threshold: Arra
     rows: Array = full.reshape(len(full), -1)
     if not (rows == rows[:, :1]).all():
         largest = max(math.prod(graph.type(node.name).shape) for node in graph.match(Neuron)[1:])
-        other = 'use reset="soft"' if largest <= _UNROLLED else 'use the target "spikingjelly"'
+        other = 'use reset="soft"' if largest <= UNROLLED else 'use the target "spikingjelly"'
         hint = f"give them one threshold a channel, or {other}"
         raise UnsupportedOpError(graph.problem(reader, "thresholds that differ within a channel", hint))
     return rows[:, 0]

@@ -11,12 +11,13 @@ from spikec.extend.passbase import Context, Pass, written
 from spikec.extend.sweep import Layer, layers
 from spikec.interpreter.results import agreement, agreement_text, outputs
 from spikec.ir.graph import Graph
+from spikec.ir.loihi import BIAS, STATE, WEIGHT
 from spikec.ir.ops import Neuron, Output, Weighted
 from spikec.ir.progress import track
 from spikec.ir.rewrite import SHAPES, before_shapes, bias_owner, follow, is_behind
 from spikec.ir.stages import FINAL
 from spikec.ir.types import Array
-from spikec.passes.quantize_netx import BIAS, PULSES, STATE, WEIGHT, growth
+from spikec.passes.quantize_netx import PULSES, growth
 
 #: the gain with which ratios are compared, near those that are best
 _USUAL = 0.85

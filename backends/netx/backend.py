@@ -10,12 +10,13 @@ import numpy as np
 from spikec.backends.netx.contents import Encoder
 from spikec.backends.netx.converters import LayerNeurons
 from spikec.backends.netx.model import NetxNetwork
-from spikec.backends.netx.plan import WEIGHT, PlannedLayer, biases, by_feature, plan
+from spikec.backends.netx.plan import PlannedLayer, biases, by_feature, plan
 from spikec.backends.netx.sim import NEVER, UNITY, IntegerLayer
 from spikec.extend.backend import Backend
 from spikec.extend.passbase import Context
 from spikec.ir.errors import Problem
 from spikec.ir.graph import Graph
+from spikec.ir.loihi import WEIGHT
 from spikec.ir.ops import Conv
 from spikec.ir.ops.weighted import block_diagonal
 from spikec.ir.types import Array

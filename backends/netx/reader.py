@@ -9,9 +9,9 @@ import attrs
 import numpy as np
 
 from spikec.backends.netx.file import FORMATS, Held
-from spikec.backends.netx.plan import WEIGHT
 from spikec.backends.netx.sim import NEVER, UNITY, IntegerLayer
 from spikec.ir.errors import InvalidModelError, shown, warn
+from spikec.ir.loihi import WEIGHT
 from spikec.ir.types import Array, fits, ints
 from spikec.ir.untrusted import Numbers, allowed_bytes, read_hdf5, too_large
 
