@@ -159,7 +159,7 @@ def test_neurons_that_nothing_like_them_repeats_let_no_signal_pass():
     graph = b.done(b.linear(b.add(Add(), late, encoder, name="sum"), 3, "fc3"))
     with pytest.raises(UnsupportedOpError, match="no neuron of that kind repeats them") as error:
         pass_named("linearize-netx", limit=2).run(graph.copy(), Context(graph))
-    assert error.value.location.startswith("one")
+    assert "one" in error.value.location
 
 
 def test_signals_read_at_two_strides_are_refused():

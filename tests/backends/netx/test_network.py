@@ -215,19 +215,18 @@ def test_what_a_graph_has_not_is_refused_by_its_layer():
 
 
 def test_what_a_graph_of_maps_has_not_is_refused_by_its_layer():
-    def conv(name, inputs, **options):
-        weight = np.full((2, inputs, 3, 3), 20)
-        return IntegerLayer("conv", name, (2, 4, 4), weight, options.pop("threshold", NEVER), 4096, 0, padding=(1, 1))
+    def last(inputs):
+        return IntegerLayer("conv", "y", (2, 4, 4), np.full((2, inputs, 3, 3), 20), NEVER, 4096, 0, padding=(1, 1))
 
     unlike = np.ones((2, 4, 4))
     unlike[0, 0] = 2
     cases = {
-        "always on, and pulses": ([conv("y", 3)], {"constants": 1, "pulses": 1}),
-        "output_scale that differs within a channel": ([conv("y", 1)], {"output_scale": unlike}),
-        "a bias that differs within a channel": ([conv("y", 2)], {"constants": 1}),  # less of it where the map ends
+        "always on, and pulses": (last(3), {"constants": 1, "pulses": 1}),
+        "output_scale that differs within a channel": (last(1), {"output_scale": unlike}),
+        "a bias that differs within a channel": (last(2), {"constants": 1}),  # less of it where the map ends
     }
-    for message, (layers, options) in cases.items():
-        net = by_hand(*layers, shape=(layers[0].weight.shape[1], 4, 4), **options)
+    for message, (conv, options) in cases.items():
+        net = by_hand(conv, shape=(conv.weight.shape[1], 4, 4), **options)
         with pytest.raises(UnsupportedOpError, match=message) as error:
             net.to_graph()
         assert error.value.location in ("by_hand", "y")

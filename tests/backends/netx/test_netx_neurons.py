@@ -202,7 +202,7 @@ def test_numbers_that_the_chip_has_not_are_refused_by_the_neuron(form, change, m
     graph.set_op(neuron.name, attrs.evolve(neuron.op, **change))
     problems = Netx().check(graph)
     assert message in problems[0].message
-    assert problems[0].op.startswith(f"%{neuron.name}") or neuron.name in str(problems[0])
+    assert neuron.name in repr(problems[0])
 
 
 def test_a_converter_s_neurons_that_leak_and_are_not_cleared_are_refused(monkeypatch):
