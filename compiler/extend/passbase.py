@@ -70,9 +70,9 @@ class Context:
         notes: in order; see :meth:`note`.
         running: name of the pass that runs.
         speedup: product of the ``speedup`` of this pass and of those still to come.
-        beside: graphs that passes hand to the backend besides their own, by the pass's name.
         ann: the ANN just before its ReLUs became neurons, under the same names; for a pass over an ANN, its graph; None
             where no pass to come looks back.
+        beside: graphs that passes hand to the backend besides their own, by the pass's name.
 
     Examples:
         >>> @attrs.frozen
@@ -92,10 +92,10 @@ class Context:
     seed: int = 0
     calibration: CalibrationSource = attrs.field(factory=CalibrationSource)
     notes: list[Note] = attrs.field(factory=list)
-    beside: dict[str, Graph] = attrs.field(factory=dict)
     running: str = ""
     speedup: int = 1
     ann: Graph | None = None
+    beside: dict[str, Graph] = attrs.field(factory=dict)
     _judged: list[tuple[Graph, int, tuple[float, float]]] = attrs.field(factory=list)
     _made: dict[tuple[Any, ...], tuple[tuple[Tensor, ...], Any]] = attrs.field(factory=dict)
 
