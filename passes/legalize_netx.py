@@ -12,10 +12,11 @@ from spikec.extend.passbase import Context, Pass, rounds
 from spikec.ir.affine import backward_sweep
 from spikec.ir.errors import UnsupportedOpError
 from spikec.ir.graph import Graph, Node
+from spikec.ir.loihi import UNROLLED
 from spikec.ir.op import tensor_cache
 from spikec.ir.ops import Conv, Flatten, Linear, Neuron, Output, Reshape, Weighted
 from spikec.ir.ops.weighted import identity, spread_kernel
-from spikec.ir.rewrite import is_behind
+from spikec.ir.rewrite import before_shapes, is_behind
 from spikec.ir.stages import SNN
 
 Reset = Literal["auto", "soft", "hard"]
@@ -44,7 +45,7 @@ class LegalizeNetx(Pass):
     needs = SNN
 
     reset: Reset = attrs.field(default="auto", validator=attrs.validators.in_(("auto", "soft", "hard")))
-    limit: int = attrs.field(default=2000, validator=rounds())
+    limit: int = attrs.field(default=UNROLLED, validator=rounds())
 
     def run(self, graph: Graph, context: Context) -> int:
         """Rewrite what netx has in another form. What it has not at all stays, for the backend to refuse."""
@@ -102,7 +103,7 @@ class LegalizeNetx(Pass):
         message = f"{{}} neurons in a layer: soft reset in netx takes up to {self.limit}, and more behind a convolution"
         found = []
         for name, size in sizes.items():
-            if not (_fits_hard(graph, name) and isinstance(graph[_before_shapes(graph, name)], Conv)):
+            if not (_fits_hard(graph, name) and isinstance(graph[before_shapes(graph, name)], Conv)):
                 hint = 'use reset="hard" or "auto"' if all(_fits_hard(graph, each) for each in sizes) else _SMALLER
                 found.append(graph.problem(name, message.format(size), hint.format(self.limit)))
         if found:
@@ -111,10 +112,10 @@ class LegalizeNetx(Pass):
 
 def _fits_hard(graph: Graph, name: str) -> bool:
     """Whether the layer of a neuron stays as it is for hard reset: one that would be unrolled has no other form."""
-    layer = _before_shapes(graph, name)
+    layer = before_shapes(graph, name)
     if not isinstance(graph[layer], Weighted):
         return False
-    source = _before_shapes(graph, layer)
+    source = before_shapes(graph, layer)
     operand, op = graph.type(graph.operands(layer)[0]).shape, graph[layer]
     if not isinstance(graph[source], Neuron):
         return False
@@ -123,17 +124,9 @@ def _fits_hard(graph: Graph, name: str) -> bool:
     return len(op.kernel) <= 2 and (not is_behind(graph, source, Neuron) or graph.type(source).shape == operand)
 
 
-def _before_shapes(graph: Graph, name: str) -> str:
-    """Return the node that a node reads, maybe through changes of shape."""
-    (source,) = graph.operands(name)
-    while isinstance(graph[source], (Flatten, Reshape)):
-        (source,) = graph.operands(source)
-    return source
-
-
 def _readout(graph: Graph, name: str) -> int:
     """Put an identity in front of an output without an affine op, because a file's output layer is affine."""
-    source = _before_shapes(graph, name)
+    source = before_shapes(graph, name)
     if isinstance(graph[source], Weighted) and len(graph.users(source)) == 1:
         return 0
     if not graph.type(name).shape:  # a layer cannot stand behind the reshape to a single number

@@ -11,6 +11,7 @@ from spikec.extend.passbase import Context, Pass, rounds
 from spikec.ir.affine import BlockedError
 from spikec.ir.errors import UnsupportedOpError
 from spikec.ir.graph import Graph, Node
+from spikec.ir.loihi import UNROLLED
 from spikec.ir.op import Op, Role, StatefulOp
 from spikec.ir.ops import IF, Conv, Flatten, Linear, LoihiNeuron, Neuron, Reshape, Weighted
 from spikec.ir.origin import Origin, merge
@@ -44,7 +45,7 @@ class LinearizeNetx(Pass):
     name = "linearize-netx"
     needs = (FINAL,)
 
-    limit: int = attrs.field(default=2000, validator=rounds())
+    limit: int = attrs.field(default=UNROLLED, validator=rounds())
 
     def run(self, graph: Graph, context: Context) -> int:
         """Rewrite everything between the host's encoder and the output.
@@ -249,7 +250,7 @@ class _Schedule:
 
 def _kind(op: Op) -> object:
     """Return what neurons of one layer have in common; None for those that share a layer with no others."""
-    if isinstance(op, LoihiNeuron) and op.weight_rec is None:
+    if isinstance(op, LoihiNeuron) and op.weight_rec is None and not op.v_init.any():
         return LoihiNeuron, op.strict
     if not isinstance(op, IF) or (op.v_reset is not None and op.v_reset.any()):
         return None

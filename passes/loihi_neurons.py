@@ -14,16 +14,15 @@ from spikec.ir.ops import (
     Add,
     CubaLIF,
     Delay,
-    Flatten,
     Input,
     Linear,
     LoihiNeuron,
     Neuron,
-    Reshape,
     Weighted,
 )
 from spikec.ir.ops.weighted import identity
 from spikec.ir.origin import merge
+from spikec.ir.rewrite import SHAPES, before_shapes
 from spikec.ir.stages import SNN
 from spikec.ir.types import Array
 
@@ -35,9 +34,10 @@ _TARGET = 'use the target "nir" or "spikingjelly"'
 class LoihiNeurons(Pass):
     """Write LIF, CubaLIF, and neurons whose spikes come back a step later, as LoihiNeuron.
 
-    All potentials are counted from where the neuron starts, and in units of the current that it is fed: so gain, v_leak
-    and v_reset go into thresholds and constant currents. A neuron with hard reset keeps its decays. One that is reset
-    by subtraction, or never, and has no decaying current, lets the chip's current carry its potential u, with
+    All potentials are counted from where the neuron is reset to, or starts if it is not, and in units of the current
+    that it is fed: so gain, v_leak and v_reset go into thresholds and constant currents. A neuron with hard reset keeps
+    its decays. One that is reset by subtraction, or never, and has no decaying current, lets the chip's current carry
+    its potential u, with
     ``v_threshold`` theta and a decay of beta::
 
         u(t) = beta u(t-1) + z(t) - c s(t-1)    c = beta theta  where a spike lowers the potential in its own step
@@ -46,7 +46,8 @@ class LoihiNeurons(Pass):
     Where no layer makes the current, as between two neurons, an identity does.
 
     The chip has nothing like a decaying current behind which the potential is lowered, nor a reset to a value that
-    comes a step late: those neurons are reset to where they start, in the step of the spike, with a warning.
+    comes a step late: those neurons are reset to where they start, in the step of the spike, with a warning. Nor can it
+    start a neuron off where it is reset to, but for one whose current does not decay: a pulse charges that at step 0.
 
     Attributes:
         reset: ``hard`` resets all of them so.
@@ -119,7 +120,7 @@ def _only_user(graph: Graph, name: str) -> str:
 def _add_constant(graph: Graph, name: str, current: Array) -> None:
     """Add a constant current to what a node gives, as the bias of the layer that makes it."""
     shape = graph.type(name).shape
-    while isinstance(graph[name], (Flatten, Reshape)) and len(graph.users(name)) == 1:
+    while isinstance(graph[name], SHAPES) and len(graph.users(name)) == 1:
         (name,) = graph.operands(name)
     op = graph[name]
     full = np.broadcast_to(current.reshape((1,) * (len(shape) - current.ndim) + current.shape), shape)
@@ -154,27 +155,36 @@ class _Dynamics:
 
 def _put_layer(graph: Graph, name: str) -> None:
     """Put an identity in front of a neuron whose current is spikes or the input."""
-    (source,) = operands = graph.operands(name)
-    while isinstance(graph[source], (Flatten, Reshape)):
-        (source,) = graph.operands(source)
-    if isinstance(graph[source], (Input, Neuron)):
-        graph.insert_before(name, 0, identity(graph.type(operands[0])), new=f"{name}_weights")
+    if isinstance(graph[before_shapes(graph, name)], (Input, Neuron)):
+        (operand,) = graph.operands(name)
+        graph.insert_before(name, 0, identity(graph.type(operand)), new=f"{name}_weights")
 
 
-def _start(op: Neuron, never: bool) -> Array:
-    """Return the potential at which a neuron starts, and to which it is reset.
+def _start(op: Neuron, never: bool, one_pole: bool) -> tuple[Array, Array]:
+    """Return the potential to which a neuron is reset, and how far above it starts.
+
+    Args:
+        op: the neuron.
+        never: it is not reset: the first is where it starts.
+        one_pole: its current does not decay.
 
     Raises:
-        CompileError: there is no one such potential below its threshold.
+        CompileError: they are not below its threshold, or it cannot be charged to where it starts.
     """
     rest = op.v_init if op.v_reset is None or never else op.v_reset
-    if not (op.v_init == rest).all():
-        message = "it starts at another potential than it is reset to, which netx cannot for a neuron that leaks"
+    above = op.v_init - rest
+    if above.any() and not one_pole:
+        message = (
+            "it starts at another potential than it is reset to, and its current decays: what charged it would stay"
+        )
         raise CompileError(message, hint=f"give it a v_init equal to its v_reset, or {_TARGET}")
-    if not (op.v_threshold > rest).all():
+    if (above < 0).any():
+        message = "it starts below the potential that it is reset to, and netx charges neurons upwards only"
+        raise CompileError(message, hint=f"give it a v_init not below its v_reset, or {_TARGET}")
+    if not ((op.v_threshold > rest) & (op.v_threshold > op.v_init)).all():
         hint = "give it a v_init, and v_reset, below v_threshold"
         raise CompileError("it starts at or above its threshold", hint=hint)
-    return rest
+    return rest, above
 
 
 def _replace(graph: Graph, node: Node[Neuron], weight_rec: Array | None, hard: bool, context: Context) -> None:
@@ -189,11 +199,12 @@ def _replace(graph: Graph, node: Node[Neuron], weight_rec: Array | None, hard: b
         raise CompileError("it is never reset, and its current decays: netx clears potentials", hint=_TARGET)
     carried = one_pole and (never or (soft and not hard))  # by the chip's current
     _warn_of_reset(node, how, soft and not carried, context)
-    rest = _start(op, never)
+    rest, above = _start(op, never, one_pole)
     constant = (1 - how.decay) * (how.v_leak - rest)
     feedback = op.v_threshold * (1 if how.reset_at == "next" else how.decay) if soft and carried else _ZERO
     made = LoihiNeuron(
         op.v_threshold - rest,
+        v_init=above,
         strict=op.strict,
         decay_syn=how.decay if carried else how.decay_syn,
         decay=_ZERO if carried else how.decay,

@@ -8,6 +8,7 @@ import numpy as np
 from spikec.extend.passbase import Context, Pass, rounds
 from spikec.ir.affine import BlockedError
 from spikec.ir.graph import Graph
+from spikec.ir.loihi import UNROLLED
 from spikec.ir.ops import IF, AvgPool, Neuron, SumPool
 from spikec.ir.ops.weighted import diagonal
 from spikec.ir.readings import Reader, UnreadableError, spikes_of
@@ -31,7 +32,7 @@ class PoolNeurons(Pass):
     contract = "approximate"
     needs = (FINAL,)
 
-    limit: int = attrs.field(default=2000, validator=rounds())
+    limit: int = attrs.field(default=UNROLLED, validator=rounds())
 
     def run(self, graph: Graph, context: Context) -> int:
         """Look at every large layer that is a map."""

@@ -12,31 +12,23 @@ from spikec.extend.passbase import Context, Pass
 from spikec.interpreter.interp import run as interpret
 from spikec.ir.errors import Problem, UnsupportedOpError
 from spikec.ir.graph import Graph, Node
+from spikec.ir.loihi import BIAS, STATE, UNROLLED, WEIGHT
 from spikec.ir.op import Op
-from spikec.ir.ops import Conv, Flatten, LoihiNeuron, Neuron, Output, Reshape, Weighted
+from spikec.ir.ops import Conv, LoihiNeuron, Neuron, Output, Weighted
 from spikec.ir.ops.neuron_loihi import GRAIN
-from spikec.ir.rewrite import follow
+from spikec.ir.rewrite import SHAPES, follow
 from spikec.ir.stages import FINAL
 from spikec.ir.types import Array
 
-#: weights are even and within this; -256 is a special case of the format
-WEIGHT = 254
-#: a membrane or the sum of a step must stay below this
-STATE = 131_070
-#: what a bias may be on the chip
-BIAS = 4094
 #: hard reset that starts off zero takes one input for every 254 of the threshold: at most this many
 PULSES = 8
 #: membranes may grow to this many times what the calibration samples show
 MARGIN = 2.0
 #: the T that membranes are made for if the user names none
 TIMESTEPS = 64
-#: the most neurons of a layer that the pass legalize-netx unrolls into a matrix
-_UNROLLED = 2000
 _PROBED = 32
 #: half a weight that exceeds a whole number by less is that number
 _ROUNDING = 1e-9
-_SHAPES = (Flatten, Reshape)
 _STEPS = 16
 
 
@@ -76,7 +68,7 @@ class QuantizeNetx(Pass):
         layers = [
             (node.name, reader)
             for node in graph.match(Weighted)
-            if (reader := follow(graph, node.name, (Neuron, Output), _SHAPES)) is not None
+            if (reader := follow(graph, node.name, (Neuron, Output), SHAPES)) is not None
             and reader != neurons[0].name
             and (isinstance(node.op, Conv) or len(graph.type(node.name).shape) == 1)
         ]
@@ -160,7 +152,7 @@ def _quantize(graph: Graph, name: str, reader: str, growth: Array, context: Cont
     if isinstance(neuron, Neuron):
         if isinstance(neuron, LoihiNeuron):
             allowed = np.minimum(allowed, _allowed_by(neuron))
-        can_grow = follow(graph, reader, Weighted, _SHAPES) is not None and not isinstance(neuron, LoihiNeuron)
+        can_grow = follow(graph, reader, Weighted, SHAPES) is not None and not isinstance(neuron, LoihiNeuron)
         scale, factor = _layer_scale(allowed, relays, neuron, can_grow)
         threshold = threshold * factor
         if isinstance(neuron, LoihiNeuron) and not neuron.strict:
@@ -203,7 +195,7 @@ def _threshold_of_features(graph: Graph, name: str, reader: str, threshold: Arra
     rows: Array = full.reshape(len(full), -1)
     if not (rows == rows[:, :1]).all():
         largest = max(math.prod(graph.type(node.name).shape) for node in graph.match(Neuron)[1:])
-        other = 'use reset="soft"' if largest <= _UNROLLED else 'use the target "spikingjelly"'
+        other = 'use reset="soft"' if largest <= UNROLLED else 'use the target "spikingjelly"'
         hint = f"give them one threshold a channel, or {other}"
         raise UnsupportedOpError(graph.problem(reader, "thresholds that differ within a channel", hint))
     return rows[:, 0]
@@ -267,7 +259,7 @@ def _layer_scale(allowed: Array, relays: Array, neuron: Neuron, can_grow: bool) 
 
 def _grow_next(graph: Graph, reader: str, shape: tuple[int, ...], factor: Array) -> None:
     """Let the next layer read spikes that stand for more, because their thresholds grew by a factor."""
-    user = follow(graph, reader, Weighted, _SHAPES)
+    user = follow(graph, reader, Weighted, SHAPES)
     assert user is not None
     op, neuron = graph.get(user, Weighted), graph.get(reader, Neuron)
     spread = factor.reshape(shape if len(factor) == np.prod(shape) else (-1, *[1] * (len(shape) - 1)))
@@ -283,7 +275,7 @@ def _integer_neuron(graph: Graph, name: str, op: Neuron, scale: float) -> Neuron
         message = "v_init must be one fraction of the threshold for the layer, below 1"
         raise UnsupportedOpError(graph.problem(name, message, "use Normalization(v_init=...) for all neurons"))
     if isinstance(op, LoihiNeuron):
-        return _integer_loihi(op, scale, graph.type(name).scale)
+        return _integer_loihi(graph, name, op, scale)
     if op.v_reset is not None and op.v_reset.any():
         raise UnsupportedOpError(graph.problem(name, "hard reset in netx is to zero", 'leave it to pass "reset-netx"'))
     threshold = np.full((1,) * op.v_threshold.ndim, scale)
@@ -292,20 +284,28 @@ def _integer_neuron(graph: Graph, name: str, op: Neuron, scale: float) -> Neuron
     return attrs.evolve(scaled, v_threshold=threshold, v_reset=op.v_reset, v_init=start)
 
 
-def _integer_loihi(op: LoihiNeuron, scale: float, out_scale: Array) -> LoihiNeuron:
+def _integer_loihi(graph: Graph, name: str, op: LoihiNeuron, scale: float) -> LoihiNeuron:
     """Round a neuron whose threshold is ``scale`` in the units of its layer's weights; the chip fires above it."""
     op = op.scale_input(op.v_threshold / scale)
+    kept = _rounded(op.decay, 1 / 4096)
+    charge = _rounded(kept * op.v_init, 2)
+    if charge.min() != charge.max():
+        message = "what is left of v_init after a step must be the same for all neurons of a layer"
+        hint = "give them one v_init, v_threshold and tau, or a v_init of v_reset"
+        raise UnsupportedOpError(graph.problem(name, message, hint))
     return attrs.evolve(
         op,
+        # the first step leaves the charge of it; rounding towards zero takes the half grain
+        v_init=np.where(charge > 0, (charge + GRAIN / 2) / np.where(kept > 0, kept, 1), 0),
         v_threshold=np.full((1,) * op.v_threshold.ndim, np.floor(scale)),
         strict=True,
         decay_syn=_rounded(op.decay_syn, 1 / 4096),
-        decay=_rounded(op.decay, 1 / 4096),
+        decay=kept,
         feedback=_rounded(op.feedback, 2),
         bias=_rounded(op.bias, 2),
         weight_rec=None if op.weight_rec is None else _rounded(op.weight_rec, 2),
         grain=np.asarray(GRAIN),
-        out_scale=out_scale,
+        out_scale=graph.type(name).scale,
     )
 
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph, Node
-from spikec.ir.ops import IF, Conv, Flatten, Linear, LoihiNeuron, Neuron, Reshape, Weighted
-from spikec.ir.rewrite import follow
+from spikec.ir.ops import IF, Conv, Linear, LoihiNeuron, Neuron, Weighted
+from spikec.ir.rewrite import SHAPES, before_shapes, follow
 from spikec.ir.stages import FINAL
 
 
@@ -45,8 +45,8 @@ class ResetNetx(Pass):
     def run(self, graph: Graph, context: Context) -> int:
         """Change the neurons of the file. The first ones are the host's, which resets by subtraction."""
         hidden = graph.match(Neuron)[1:]
-        layers = [_layer_in_front(graph, node.name) for node in hidden]
-        readers = [follow(graph, node.name, Weighted, _SHAPES) for node in hidden]
+        layers = [before_shapes(graph, node.name) for node in hidden]
+        readers = [follow(graph, node.name, Weighted, SHAPES) for node in hidden]
         on_maps = {
             node.name for node, layer in zip(hidden, layers, strict=True) if not isinstance(graph[layer], Linear)
         }
@@ -77,9 +77,6 @@ class ResetNetx(Pass):
             say = context.warn if context.reference.is_spiking else lambda message: context.note("", message)
             say(f"hard reset to zero in {len(soft)} layer(s), thresholds times {ratio:g}")
         return changes
-
-
-_SHAPES = (Flatten, Reshape)
 
 
 def _hard(graph: Graph, node: Node[Neuron], factor: float, starts: bool) -> Neuron:
@@ -113,14 +110,6 @@ def _ratio(timesteps: int | None, charged: bool) -> float:
     if charged:
         return 3.0 if timesteps is None else float(min(max(round(timesteps / 8), 2), 8))
     return 1.0 if timesteps is not None and timesteps < 32 else 2.0
-
-
-def _layer_in_front(graph: Graph, name: str) -> str:
-    """The node in front of a neuron, or of the reshapes in front of it."""
-    (source,) = graph.operands(name)
-    while isinstance(graph[source], _SHAPES):
-        (source,) = graph.operands(source)
-    return source
 
 
 def _can_charge(graph: Graph, layer: str) -> bool:

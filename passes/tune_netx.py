@@ -11,14 +11,14 @@ from spikec.extend.passbase import Context, Pass, written
 from spikec.extend.sweep import Layer, layers
 from spikec.interpreter.results import agreement, agreement_text, outputs
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Flatten, Neuron, Output, Reshape, Weighted
+from spikec.ir.loihi import BIAS, STATE, WEIGHT
+from spikec.ir.ops import Neuron, Output, Weighted
 from spikec.ir.progress import track
-from spikec.ir.rewrite import bias_owner, follow, is_behind
+from spikec.ir.rewrite import SHAPES, before_shapes, bias_owner, follow, is_behind
 from spikec.ir.stages import FINAL
 from spikec.ir.types import Array
-from spikec.passes.quantize_netx import BIAS, PULSES, STATE, WEIGHT, growth
+from spikec.passes.quantize_netx import PULSES, growth
 
-_SHAPES = (Flatten, Reshape)
 #: the gain with which ratios are compared, near those that are best
 _USUAL = 0.85
 #: membranes may grow to this many times what the calibration samples show
@@ -129,8 +129,8 @@ class _Tuned:
         name = layer.neurons[0]
         neuron = graph.get(name, Neuron)
         owner = _owner(graph, name)
-        behind = follow(graph, name, Weighted, _SHAPES)
-        reader = behind and follow(graph, behind, (Neuron, Output), _SHAPES)
+        behind = follow(graph, name, Weighted, SHAPES)
+        reader = behind and follow(graph, behind, (Neuron, Output), SHAPES)
         if neuron.v_reset is None or len(layer.neurons) > 1 or not (owner and behind and reader):
             return None
         scales = graph.type(name).scale, graph.type(reader).scale
@@ -205,9 +205,7 @@ def _has_room(graph: Graph, context: Context) -> bool:
 
 def _shrunk(graph: Graph, name: str, factor: float) -> bool:
     """Divide the integers in front of an output, which stand for as much more; False where none would be left."""
-    (owner,) = graph.operands(name)
-    while isinstance(graph[owner], _SHAPES):
-        (owner,) = graph.operands(owner)
+    owner = before_shapes(graph, name)
     op = graph[owner]
     if not isinstance(op, Weighted) or not (weight := _even(op.weight / factor)).any():
         return False
@@ -241,7 +239,7 @@ def _corrected(op: Weighted, missing: Array) -> Weighted:
 def _owner(graph: Graph, name: str) -> str | None:
     """Return the weights in front of neurons, behind reshapes, if their biases reach nothing else."""
     (operand,) = graph.operands(name)
-    while isinstance(graph[operand], _SHAPES) and len(graph.users(operand)) == 1:
+    while isinstance(graph[operand], SHAPES) and len(graph.users(operand)) == 1:
         name, (operand,) = operand, graph.operands(operand)
     owner = bias_owner(graph, name)
     return None if owner is None else owner.name

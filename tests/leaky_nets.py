@@ -16,9 +16,9 @@ def arr(value):
     return np.asarray(value, dtype=float)
 
 
-def lif(v_reset=None, tau=4.3, threshold=1.0, **fields):
+def lif(v_reset=None, tau=4.3, threshold=1.0, v_init=None, **fields):
     fields = {name: arr(value) if isinstance(value, float) else value for name, value in fields.items()}
-    start = arr(0.0 if v_reset is None else v_reset)
+    start = arr((v_reset or 0.0) if v_init is None else v_init)
     reset = None if v_reset is None else arr(v_reset)
     return lambda rng, n: LIF(arr([threshold]), reset, start, tau=arr(tau), out_scale=np.ones(1), **fields)
 
@@ -49,6 +49,7 @@ def unlike(v_reset):
 KINDS = {
     "lif": [lif(0.0)],
     "lif with gain, leak and reset": [lif(-0.3, gain=0.7, v_leak=0.1)],
+    "lif that starts above its reset": [lif(-0.3, gain=0.7, v_leak=0.1, v_init=0.5), lif(0.0, tau=2.5, v_init=0.9)],
     "lif unlike": [unlike(0.0)],
     "lif soft": [lif(gain=1.0)],
     "lif soft unlike": [unlike(None)],

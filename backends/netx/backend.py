@@ -10,12 +10,13 @@ import numpy as np
 from spikec.backends.netx.contents import Encoder
 from spikec.backends.netx.converters import LayerNeurons
 from spikec.backends.netx.model import NetxNetwork
-from spikec.backends.netx.plan import WEIGHT, PlannedLayer, biases, by_feature, plan
+from spikec.backends.netx.plan import PlannedLayer, biases, by_feature, plan
 from spikec.backends.netx.sim import NEVER, UNITY, IntegerLayer
 from spikec.extend.backend import Backend
 from spikec.extend.passbase import Context
 from spikec.ir.errors import Problem
 from spikec.ir.graph import Graph
+from spikec.ir.loihi import WEIGHT
 from spikec.ir.ops import Conv
 from spikec.ir.ops.weighted import block_diagonal
 from spikec.ir.types import Array
@@ -30,7 +31,8 @@ class Netx(Backend):
 
     Attributes:
         reset: ``soft`` (by subtraction: exact rates, all layers dense and recurrent, convolutions unrolled, up to
-            2,000 neurons a layer; larger convolutions stay, and need our loader for lava), ``hard`` (to zero: rates do
+            2,000 neurons a layer; larger convolutions stay, and need our loader for lava; the file then holds a network
+            with hard reset too, which is what stock netx reads), ``hard`` (to zero: rates do
             not converge to the ANN's), or ``auto``: soft where all layers are small enough. A spiking model's own hard
             reset stays.
         input: ``values``, which the host makes into spikes, or ``spikes``: then it is run on [T, B, ...] of 0 and 1.
@@ -60,7 +62,14 @@ class Netx(Backend):
 
     def emit(self, graph: Graph, context: Context) -> Any:
         """Make the integer model; its spikes are those of the graph, one for one."""
-        return self.integer_model(graph, context)
+        made = self.integer_model(graph, context)
+        beside = context.beside.get("fall-back-netx")
+        if beside is None:
+            return made
+        if problems := plan(beside).problems:
+            context.note("", f"stock netx resets this network to zero as it stands: {problems[0].message}")
+            return made
+        return attrs.evolve(made, fall_back=self.integer_model(beside, context))
 
     def integer_model(self, graph: Graph, context: Context) -> NetxNetwork:
         """Make the artifact; for other targets that carry the same network."""

@@ -24,7 +24,7 @@ class LayerNeurons:
     Attributes:
         threshold: an integer, even if not ``strict``; a neuron fires when its potential reaches it, or exceeds it where
             ``strict``.
-        v_init: an even integer, what the potential has at step 0 before that step's input.
+        v_init: an even integer, what the potential has at step 0 before that step's input, once it has leaked.
         soft: a spike takes the threshold off the potential, which does not leak; else it clears the potential.
         decay: what part of its potential a neuron loses in a step, of 4096; only where a spike clears it. One number,
             or one for each neuron, of the sample's shape.
@@ -91,14 +91,19 @@ def _if(op: IF, operand: Type, result: Type) -> LayerNeurons:
 def _loihi(op: LoihiNeuron, operand: Type, result: Type) -> LayerNeurons:
     if op.v_threshold.size > 1 or not op.strict or op.grain.item() != GRAIN:
         raise CompileError("its numbers are not those of the chip yet", hint=QUANTIZE)
-    if op.v_init.any() or op.v_reset is None or op.v_reset.any():
-        raise CompileError("the chip's neurons start at 0, and are reset to it", hint='put "loihi-neurons" first')
+    if op.v_reset is None or op.v_reset.any() or (op.v_init.any() and op.decay_syn.any()):
+        message = "the chip's neurons are reset to 0, and start there where their current decays"
+        raise CompileError(message, hint='put "loihi-neurons" first')
+    charge = np.trunc(op.decay * op.v_init / GRAIN) * GRAIN  # what the first step leaves of v_init
+    if charge.min() != charge.max():
+        raise CompileError(SINGLE, hint=QUANTIZE)
     weight_rec = op.weight_rec
     if op.feedback.any():
         back = np.diag(np.broadcast_to(op.feedback, result.shape).reshape(-1))
         weight_rec = -back if weight_rec is None else weight_rec - back
     return LayerNeurons(
         op.v_threshold.item(),
+        float(charge.flat[0]),
         strict=True,
         decay=_lost(op.decay, result),
         current_decay=_lost(op.decay_syn, result),

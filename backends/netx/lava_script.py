@@ -8,6 +8,7 @@ summed current in units of its weights, and where that layer fires ``output`` [T
 aligned with the input's.
 """
 
+import io
 import sys
 import types
 from typing import Any
@@ -32,11 +33,23 @@ def _turned(x: Any) -> Any:
     return x.transpose(*range(x.ndim - 1, -1, -1))
 
 
+def _ours(path: str) -> Any:
+    """Return the file, or where it holds a network that stock netx does not read, one in memory of that alone."""
+    with h5py.File(path, "r") as file:
+        if "layer" not in file.get("spikec", {}):
+            return path
+        memory = io.BytesIO()
+        with h5py.File(memory, "w") as alone:
+            file.copy("spikec/layer", alone, "layer")
+    return memory
+
+
 def load(path: str, **options: Any) -> Any:
     """Load a file as lava's ``hdf5.Network``, with soft reset behind convolutions where the file asks for it.
 
     netx has no such layer: to it these neurons have hard reset. Here their current becomes their potential, from which
-    a spike takes off the threshold, by a connection of each neuron to itself.
+    a spike takes off the threshold, by a connection of each neuron to itself. A file may hold a network of its own for
+    stock netx, in ``layer``; then ours is in ``spikec/layer``.
 
     Args:
         path: of the file.
@@ -45,8 +58,9 @@ def load(path: str, **options: Any) -> Any:
     from lava.lib.dl.netx import hdf5
     from lava.proc.conv.process import Conv
 
-    net = hdf5.Network(net_config=path, **options)
-    with h5py.File(path, "r") as file:
+    source = _ours(path)
+    net = hdf5.Network(net_config=source, **options)
+    with h5py.File(source, "r") as file:
         groups = [file[f"layer/{i}"] for i in range(len(file["layer"]))]
         kept = [group for group in groups if "neuron" in group]
         for layer, group in zip(net.layers, kept, strict=True):
@@ -77,7 +91,7 @@ def run(path: str, inputs: Any) -> dict[str, Any]:
     from lava.proc import io
 
     steps, samples = inputs.shape[:2]
-    with h5py.File(path, "r") as file:
+    with h5py.File(_ours(path), "r") as file:
         never = int(np.max(file[f"layer/{len(file['layer']) - 1}/neuron/vThMant"])) == 131071
     net = load(path, reset_interval=steps, reset_offset=1)
     depth = len(net.layers)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from spikec.backends.netx.contents import Contents, Encoder
-from spikec.backends.netx.file import read, write
+from spikec.backends.netx.file import Held, write
 from spikec.backends.netx.graph import graph_of
+from spikec.backends.netx.reader import read
 from spikec.backends.netx.sim import run_layers
 from spikec.backends.netx.summary import Summary
 from spikec.extend.backend import DataT
@@ -61,7 +62,14 @@ class Trace:
 
 @attrs.frozen(eq=False, repr=False)
 class NetxNetwork(Contents):
-    """An integer network that stock netx runs, and a simulation of it, integer for integer."""
+    """An integer network that stock netx runs, and a simulation of it, integer for integer.
+
+    Attributes:
+        fall_back: of a network with soft reset behind convolutions, which needs our loader: the one with hard reset
+            that its file holds for stock netx. None where there is no other.
+    """
+
+    fall_back: NetxNetwork | None = None
 
     def __repr__(self) -> str:
         return f"<NetxNetwork {self.name}: {self.summary().totals}>"
@@ -197,11 +205,15 @@ class NetxNetwork(Contents):
         Raises:
             InvalidModelError: the file cannot be written.
         """
+        with replacing(path) as part:
+            write(part, self._held, None if self.fall_back is None else self.fall_back._held)
+
+    @property
+    def _held(self) -> Held:
         facts = {name: getattr(self, name) for name in _FACTS}
         if self.encoder is not None:
             facts |= {f"encoder_{name}": value for name, value in attrs.asdict(self.encoder).items()}
-        with replacing(path) as part:
-            write(part, self.input_shape, self.layers, facts)
+        return Held(self.input_shape, self.layers, facts)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], max_bytes: int | None = None) -> NetxNetwork:
@@ -214,11 +226,16 @@ class NetxNetwork(Contents):
         Raises:
             InvalidModelError: it is no such file, or holds what stock netx would not run as it stands.
         """
-        input_shape, layers, facts = read(path_of(path), max_bytes)
+        held, fall_back = read(path_of(path), max_bytes)
+        return cls._of(held, None if fall_back is None else cls._of(fall_back))
+
+    @classmethod
+    def _of(cls, held: Held, fall_back: NetxNetwork | None = None) -> NetxNetwork:
+        facts = held.facts
         encoder = {name: facts[f"encoder_{name}"] for name in attrs.fields_dict(Encoder) if f"encoder_{name}" in facts}
         stated = {name: facts[name] for name in _FACTS}
         made = Encoder(**encoder) if encoder else None
-        return cls(encoder=made, layers=tuple(layers), input_shape=input_shape, **stated)
+        return cls(encoder=made, layers=tuple(held.layers), input_shape=held.input_shape, fall_back=fall_back, **stated)
 
 
 #: the name that it had before it could be loaded from files of others

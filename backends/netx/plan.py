@@ -11,21 +11,17 @@ from spikec.backends.netx.converters import QUANTIZE, SINGLE, LayerNeurons, conv
 from spikec.backends.netx.sim import UNITY
 from spikec.ir.errors import CompileError, Problem
 from spikec.ir.graph import Graph, Node
+from spikec.ir.loihi import BIAS, STATE, UNROLLED, WEIGHT
 from spikec.ir.op import Op, Role
 from spikec.ir.ops import IF, Add, Concat, Conv, CountingMaxPool, Linear, Neuron, Weighted
 from spikec.ir.types import Array
-
-#: the largest weight, and feedback of soft reset; they are even integers, and netx clips and shifts what lies beyond
-WEIGHT = 254
 
 _CHAIN = "a netx file is one chain of layers"
 _LINEARIZE = 'put "linearize-netx" in the pipeline, behind "fold-rescale"'
 _ONE_INPUT = "let forward take one tensor x, joined along axis 1, and begin with: a, b = torch.split(x, [A, B], 1)"
 _ONE_OUTPUT = "let forward return torch.cat([a.flatten(1), b.flatten(1)], 1), and split what the file puts out"
 _ELSEWHERE = 'use another target, such as "nir", or a model without it'
-#: the most neurons of a layer that the pass legalize-netx unrolls into a matrix
-_UNROLLED = 2000
-_SMALLER = f'make it smaller: up to {_UNROLLED} neurons are unrolled; or use the target "spikingjelly"'
+_SMALLER = f'make it smaller: up to {UNROLLED} neurons are unrolled; or use the target "spikingjelly"'
 
 
 @attrs.frozen
@@ -115,7 +111,7 @@ def _wiring(graph: Graph) -> list[Problem]:
 def _by_unrolling(graph: Graph, effect: str, otherwise: str) -> str:
     """Return the hint to reset softly, where all layers are small enough for that, with another way; else only that."""
     sizes = [math.prod(graph.type(node.name).shape) for node in graph.match(Neuron)[1:]]
-    return f'use reset="soft"{effect}, or {otherwise}' if max(sizes, default=0) <= _UNROLLED else otherwise
+    return f'use reset="soft"{effect}, or {otherwise}' if max(sizes, default=0) <= UNROLLED else otherwise
 
 
 def _missing(graph: Graph, op: Op) -> tuple[str, str]:
@@ -181,7 +177,7 @@ def _form(graph: Graph, layer: PlannedLayer, before: str) -> Iterator[Problem]:
     """Find why netx has no such layer; ``before`` is the layer before, or ``""``."""
     name, op, neurons = layer.name, layer.affine, layer.neurons
     shape = graph.type(graph.operands(name)[0]).shape
-    is_small = math.prod(graph.type(name).shape) <= _UNROLLED
+    is_small = math.prod(graph.type(name).shape) <= UNROLLED
     unrolled = 'put "legalize-netx" in the pipeline' if is_small else _SMALLER
     leaks = neurons is not None and bool(np.any(neurons.decay) or np.any(neurons.current_decay != UNITY))
     if neurons is not None and leaks and (neurons.soft or not neurons.strict):
@@ -215,18 +211,19 @@ def _numbers(graph: Graph, layer: PlannedLayer) -> Iterator[Problem]:
     if not _even(op.weight, WEIGHT) or not op.weight.any():
         message = f"its weights are not even integers in [-{WEIGHT}, {WEIGHT}], or all zero"
         yield graph.problem(name, message, QUANTIZE)
-    if not _even(op.shift, 4094):
-        yield graph.problem(name, "its biases are not even integers in [-4094, 4094]", QUANTIZE)
+    if not _even(op.shift, BIAS):
+        yield graph.problem(name, f"its biases are not even integers in [-{BIAS}, {BIAS}]", QUANTIZE)
     if neurons is None:
         return
     least = neurons.threshold - (neurons.strict and neurons.threshold % 2)  # an odd one is compared with even sums
-    if not _even(least, 131_070) or not _even(neurons.v_init):
+    if not _even(least, STATE) or not _even(neurons.v_init):
         yield graph.problem(layer.neuron, SINGLE, QUANTIZE)
     elif neurons.weight_rec is not None and not _even(neurons.weight_rec, WEIGHT):
         message = f"its recurrent weights are not even integers in [-{WEIGHT}, {WEIGHT}]"
         yield graph.problem(layer.neuron, message, QUANTIZE)
-    elif not _even(neurons.bias, 4094):
-        yield graph.problem(layer.neuron, "its constant currents are not even integers in [-4094, 4094]", QUANTIZE)
+    elif not _even(neurons.bias, BIAS):
+        message = f"its constant currents are not even integers in [-{BIAS}, {BIAS}]"
+        yield graph.problem(layer.neuron, message, QUANTIZE)
     elif neurons.v_init < 0:
         message = f"neurons in netx start at 0 or above, v_init is {neurons.v_init:g}"
         yield graph.problem(layer.neuron, message, "give them a v_init that is not below v_reset")
@@ -252,7 +249,7 @@ def _channels_on_maps(graph: Graph, layers: Sequence[PlannedLayer]) -> Iterator[
             what = "v_init" if starts else "what charges or feeds its neurons, or those behind it, from outside"
             message = f"no cell of its kernel lies on the map at every step, to carry {what}"
             soft = neurons is not None and neurons.soft
-            charged = "use Normalization(v_init=0), or less padding"
+            charged = "use less padding, or neurons that start where they are reset to: Normalization(v_init=0)"
             other = charged if starts else "use less padding, or layers without bias and v_init"
             hint = 'use reset="hard", or less padding' if soft else other
             yield graph.problem(layer.name, message, hint)

@@ -61,7 +61,8 @@ class Context:
     """What a pass or a backend may know besides the graph.
 
     It is frozen. The manager makes one for each pass: the facts are the same in all of them, while ``running``,
-    ``speedup`` and ``ann`` are that pass's own. They share their notes, and what the calibration source remembers.
+    ``speedup`` and ``ann`` are that pass's own. They share their notes, the graphs beside, and what the calibration
+    source remembers.
 
     Attributes:
         reference: the graph as imported.
@@ -75,6 +76,7 @@ class Context:
             where no pass to come looks back.
         most: how many samples this pass is tuned and judged on, if there are more.
         begun: what passes that are tried one after the other on the same graph found at its first layers; else None.
+        beside: graphs that passes hand to the backend besides their own, by the pass's name.
 
     Examples:
         >>> @attrs.frozen
@@ -99,6 +101,7 @@ class Context:
     ann: Graph | None = None
     begun: Beginnings | None = None
     most: int = RETAINED
+    beside: dict[str, Graph] = attrs.field(factory=dict)
     _judged: list[tuple[Graph, tuple[int, int], tuple[float, float]]] = attrs.field(factory=list)
     _made: dict[tuple[Any, ...], tuple[tuple[Tensor, ...], Any]] = attrs.field(factory=dict)
 

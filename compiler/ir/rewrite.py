@@ -6,10 +6,12 @@ from typing import Any
 
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op
-from spikec.ir.ops import Add, Neuron, Relu, Rescale, Weighted
+from spikec.ir.ops import Add, Flatten, Neuron, Relu, Rescale, Reshape, Weighted
 
 #: an op class, or several of which any will do
 Kinds = type[Op] | tuple[type[Op], ...]
+#: ops that give what they read in another shape
+SHAPES = (Flatten, Reshape)
 
 
 def chains(graph: Graph, *kinds: Kinds, shared: bool = False) -> list[tuple[Node[Any], ...]]:
@@ -72,6 +74,14 @@ def follow(graph: Graph, name: str, wanted: Kinds, through: Kinds) -> str | None
         if not isinstance(graph[name], through):
             return None
     return None
+
+
+def before_shapes(graph: Graph, name: str) -> str:
+    """Return the node that gives a node's only operand, whatever changes of shape are between them."""
+    (source,) = graph.operands(name)
+    while isinstance(graph[source], SHAPES):
+        (source,) = graph.operands(source)
+    return source
 
 
 def is_behind(graph: Graph, name: str, kind: type[Op]) -> bool:

@@ -45,6 +45,12 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
     rescale = pass_named("fold-rescale", thresholds=backend.thresholds)
     if (own := backend.passes(timesteps)) is not None:
         return *spikes, *tuned, *own
+
+    def integers(reset: str) -> tuple[Pass, ...]:
+        tunes = normalization is None and timesteps and not backend.takes_spikes
+        quantize = pass_named("quantize-netx", spikes=backend.takes_spikes)
+        return pass_named("reset-netx", reset=reset), quantize, *((pass_named("tune-netx"),) if tunes else ())
+
     orders: dict[str, Order] = {
         "default": (*spikes, *tuned, avgpool, rescale, "cast-parameters"),
         "nir": (
@@ -75,9 +81,8 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
             "linearize-netx",
             pass_named("legalize-netx", reset=backend.reset),
             "fold-pool{affine=True}",
-            pass_named("reset-netx", reset=backend.reset),
-            pass_named("quantize-netx", spikes=backend.takes_spikes),
-            *(("tune-netx",) if normalization is None and timesteps and not backend.takes_spikes else ()),
+            *(() if backend.reset != "soft" else (pass_named("fall-back-netx", passes=integers("hard")),)),
+            *integers(backend.reset),
         ),
     }
     if backend.order not in orders:

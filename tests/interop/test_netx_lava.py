@@ -18,6 +18,7 @@ from spikec.backends.netx import NetxNetwork, lava_script, run_in_lava
 from spikec.backends.netx.model import Encoder
 from spikec.backends.netx.sim import IntegerLayer, run_layers
 
+STOCK = Path(__file__).with_name("lava_stock.py")
 MANY = Path(__file__).with_name("lava_many.py")
 PYTHON = os.environ.get("SPIKEC_LAVA_PYTHON")
 SCRIPT = Path(lava_script.__file__)
@@ -105,6 +106,30 @@ def test_our_loader_gives_lava_soft_reset_behind_large_convolutions():
     net = spikec.compile(model, "netx", calibration=x, timesteps=T, reset="soft", normalization="max")
     assert [layer.kind for layer in net.layers] == ["conv", "conv", "dense_rec", "dense"]
     equal_in_lava(net, x[:3])
+
+
+def test_stock_netx_runs_the_fall_back_of_a_file_with_soft_reset_behind_large_convolutions(tmp_path):
+    """And our loader runs the network itself, of the same file."""
+    torch.manual_seed(0)
+    model = nets.randomize(
+        nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(726, 4)
+        )
+    )
+    x = torch.rand(32, 1, 26, 26)
+    net = spikec.compile(model, "netx", calibration=x, timesteps=T, reset="soft")
+    spikec.save(net, tmp_path / "x.net")
+    inputs = net.fall_back.encode(x[:3])
+    np.savez(tmp_path / "inputs.npz", inputs=inputs)
+    command = [PYTHON, str(STOCK), str(SCRIPT), *(str(tmp_path / name) for name in ("x.net", "inputs.npz", "out.npz"))]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr[-3000:]
+    responses = run_layers(net.fall_back.layers, inputs)
+    assert all(response.spikes.any() for response in responses[:-1])
+    assert differing(loaded(tmp_path / "out.npz"), responses) == (0, 0)
+    lava, trace = run_in_lava(tmp_path / "x.net", x[:3], python=PYTHON), net.simulate(x[:3])
+    assert np.array_equal(lava.output, trace.output)
+    assert all(np.array_equal(lava.spikes[name], spikes) for name, spikes in trace.spikes.items())
 
 
 def by_hand(layers, inputs):

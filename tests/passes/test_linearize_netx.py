@@ -151,6 +151,28 @@ def test_a_large_map_is_not_relayed_past_a_vector():
         pass_named("linearize-netx", limit=71).run(graph.copy(), Context(graph))
 
 
+def test_neurons_that_nothing_like_them_repeats_let_no_signal_pass():
+    b, encoder, ones = graph_of(5)
+    unlike = IF(ones, v_init=np.array([0.1, 0.2, 0.3, 0.4]))  # relays have one start for all
+    hidden = b.add(unlike, b.linear(encoder, 4, "fc1"), name="one")
+    late = b.add(IF(ones), b.linear(hidden, 5, "fc2"), name="two")
+    graph = b.done(b.linear(b.add(Add(), late, encoder, name="sum"), 3, "fc3"))
+    with pytest.raises(UnsupportedOpError, match="no neuron of that kind repeats them") as error:
+        pass_named("linearize-netx", limit=2).run(graph.copy(), Context(graph))
+    assert "one" in error.value.location
+
+
+def test_signals_read_at_two_strides_are_refused():
+    b, encoder, ones = graph_of(2, 8, 8)
+    near = b.conv(encoder, 2, "near", kernel=(1, 1), padding=(0, 0), stride=(2, 2))
+    first = b.add(IF(ones), b.conv(encoder, 2, "conv1"), name="one")
+    far = b.conv(first, 2, "far", kernel=(5, 5), padding=(0, 0))
+    both = b.add(IF(ones), b.add(Add(), near, far, name="both"), name="two")
+    graph = b.done(both)
+    with pytest.raises(UnsupportedOpError, match="it reads signals at strides of"):
+        pass_named("linearize-netx", limit=2).run(graph.copy(), Context(graph))
+
+
 def test_what_has_no_place_in_a_chain_is_refused_at_its_layer():
     b, encoder, ones = graph_of(2, 8, 8)
     first = b.add(IF(ones), b.conv(encoder, 2, "conv1"), name="one")

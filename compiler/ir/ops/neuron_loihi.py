@@ -31,8 +31,9 @@ class LoihiNeuron(Neuron):
         v(t) = v_reset where s(t) = 1
 
     q rounds towards zero to whole grains, the chip's fixed point, and does nothing where ``grain`` is 0. The
-    chip's v_reset and v_init are 0. With ``decay = 0`` the potential is the current, which no spike clears: there
-    ``feedback`` is a reset by subtraction. The state is [B, 3, ...]: v, i and s.
+    chip's v_reset is 0, and its v_init too, unless a pulse at step 0 charges neurons whose current does not decay.
+    With ``decay = 0`` the potential is the current, which no spike clears: there ``feedback`` is a reset by
+    subtraction. The state is [B, 3, ...]: v, i and s.
 
     Attributes:
         decay_syn, decay: what is kept in a step, within [0, 1], shaped like v_threshold or scalars.

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import spikec
+from spikec import UnsupportedOpError
 from spikec.backends import lava
 from spikec.backends.netx import NetxNetwork
 from spikec.backends.netx.sim import IntegerLayer, run_layers
@@ -165,6 +166,8 @@ def test_blocks_are_written_as_the_netx_file_that_spikes_like_them(tmp_path):
     assert np.array_equal(spikec.run(tmp_path / "net.net", x.double()), trace.steps)
     with pytest.raises(InvalidModelError, match="none of the blocks has neurons"):
         lava.save_blocks(blocks[2:3], tmp_path / "none.net", (2, 6, 7))
+    with pytest.raises(UnsupportedOpError, match="is no BlockContainer"):
+        lava.save_blocks([nn.Flatten()], tmp_path / "none.net", (2, 6, 7))
 
 
 def test_neurons_of_spikingjelly_are_read_by_their_attributes():

@@ -214,6 +214,24 @@ def test_what_a_graph_has_not_is_refused_by_its_layer():
         assert error.value.location in ("h", "y")
 
 
+def test_what_a_graph_of_maps_has_not_is_refused_by_its_layer():
+    def last(inputs):
+        return IntegerLayer("conv", "y", (2, 4, 4), np.full((2, inputs, 3, 3), 20), NEVER, 4096, 0, padding=(1, 1))
+
+    unlike = np.ones((2, 4, 4))
+    unlike[0, 0] = 2
+    cases = {
+        "always on, and pulses": (last(3), {"constants": 1, "pulses": 1}),
+        "output_scale that differs within a channel": (last(1), {"output_scale": unlike}),
+        "a bias that differs within a channel": (last(2), {"constants": 1}),  # less of it where the map ends
+    }
+    for message, (conv, options) in cases.items():
+        net = by_hand(conv, shape=(conv.weight.shape[1], 4, 4), **options)
+        with pytest.raises(UnsupportedOpError, match=message) as error:
+            net.to_graph()
+        assert error.value.location in ("by_hand", "y")
+
+
 # ------------------------------------------------------------------ files of others
 
 
@@ -312,6 +330,37 @@ def moved(*pairs):
 )
 def test_what_netx_does_not_run_is_refused_by_name(change, message, tmp_path):
     of_lava(tmp_path / "x.net", change)
+    with pytest.raises(InvalidModelError, match=message):
+        NetxNetwork.load(tmp_path / "x.net")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file: file.move("layer", "other"), "no group layer"),
+        (put("spikec/format", 9), r"has format 9, this spikec reads \(1, 2\)"),
+        (put("spikec/names", ["a", "a", "b"]), "must name each"),
+        (put("spikec/names", [1, 2, 3]), "must be a text"),
+        (put("spikec/relays", [0, 0, 1]), "last layer repeats inputs"),
+        (put("spikec/relays", [9, 0, 0]), "neurons repeat an input, which are all"),
+        (put("spikec/constants", 99), "inputs are always on"),
+        (put("spikec/encoder_shape", [9, 9, 9]), "its encoder makes 729 inputs"),
+        (put("spikec/output_shape", [4]), r"its output_shape is \(4,\)"),
+        (put("spikec/output_scale", np.ones(2)), r"its output_scale has shape \(2,\)"),
+        (put("layer/2/neuron/vThMant", [1, 2]), r"its vThMant has shape \(2,\)"),
+        (put("layer/2/stride", [1, 1, 1]), "its stride has 3 numbers, and must have 2"),
+        (put("layer/2/bias", np.zeros(7)), r"its bias has shape \(7,\)"),
+        (put("layer/4/type", "dense_rec"), "a dense_rec, and nothing else, has a weight_rec"),
+        (put("layer/4/weight_rec", np.zeros((3, 3))), "a dense_rec, and nothing else, has a weight_rec"),
+        (lambda file: file["layer/2"].pop("weight"), "it has no weight"),
+        (lambda file: file.copy("layer", "spikec/layer"), "no group stock"),
+    ],
+)
+def test_a_file_of_ours_that_does_not_fit_itself_is_refused(change, message, tmp_path):
+    net, _ = compiled("hard", 0.0)
+    net.save(tmp_path / "x.net")
+    with h5py.File(tmp_path / "x.net", "a") as file:
+        change(file)
     with pytest.raises(InvalidModelError, match=message):
         NetxNetwork.load(tmp_path / "x.net")
 

@@ -632,6 +632,22 @@ def test_without_an_interpreter_or_lava_the_runner_says_what_to_install(tmp_path
         assert "lava-nc==0.10.0" in str(caught.value)
 
 
+def test_what_lava_says_before_it_fails_is_passed_on(tmp_path):
+    x = nets.batch("mlp", 12)
+    net = spikec.compile(nets.build("mlp"), "netx", calibration=x, timesteps=8)
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'a long story' >&2\necho 'there are no processes left' >&2\nexit 3\n")
+    python.chmod(0o755)
+    with pytest.raises(InvalidModelError, match="lava failed: there are no processes left"):
+        run_in_lava(net, x, python=str(python))
+
+
+def test_without_the_pass_that_gives_them_another_form_convolutions_of_one_axis_are_refused():
+    pipeline = spikec.Pipeline.default(Netx(reset="hard"), normalization="max").without("legalize-netx")
+    with pytest.raises(UnsupportedOpError, match="2-d convolutions only, this is 1-d"):
+        spikec.compile(nets.build("conv1d"), Netx(reset="hard"), calibration=nets.batch("conv1d"), pipeline=pipeline)
+
+
 # -------------------------------------------------------------- models with hard reset
 
 

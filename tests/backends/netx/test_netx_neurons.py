@@ -8,8 +8,10 @@ import torch
 import spikec
 from leaky_nets import KINDS, ON_MAPS, RECURRENT, STEPS, arr, dense_net, map_net, residual_net
 from spikec import SpikecWarning, UnsupportedOpError
-from spikec.backends.netx import NetxNetwork
-from spikec.ir.ops import IF, LIF, CubaLIF, Delay, Input, Linear, LoihiNeuron, Neuron, Output
+from spikec.backends.netx import LayerNeurons, NetxNetwork
+from spikec.backends.netx import plan as planning
+from spikec.backends.netx.backend import Netx
+from spikec.ir.ops import IF, LIF, Add, CubaLIF, Delay, Input, Linear, LoihiNeuron, Neuron, Output
 
 NETS = [
     *(("dense", kind) for kind in KINDS),
@@ -138,7 +140,10 @@ def test_a_leaky_neuron_behind_a_convolution_becomes_hard_aloud_where_it_is_not_
 @pytest.mark.parametrize(
     ("neuron", "message"),
     [
-        (LIF(ONE, arr(0.2), tau=arr(3.0), out_scale=ONE), "starts at another potential than it is reset to"),
+        (CubaLIF(ONE, ZERO, arr(0.2), decay_syn=arr(0.5), decay=arr(0.8), out_scale=ONE), "what charged it would stay"),
+        (LIF(ONE, ZERO, arr(-0.2), tau=arr(3.0), out_scale=ONE), "starts below the potential that it is reset to"),
+        (LIF(ONE, ZERO, arr(1.0), tau=arr(3.0), out_scale=ONE), "at or above its threshold"),
+        (LIF(ONE, ZERO, arr(0.5), tau=np.linspace(2, 4, 12), out_scale=ONE), "left of v_init after a step"),
         (CubaLIF(ONE, decay_syn=arr(0.5), decay=arr(0.8), reset_at="never", out_scale=ONE), "never reset"),
         (LIF(ONE, arr(1.5), arr(1.5), tau=arr(3.0), out_scale=ONE), "at or above its threshold"),
         (LIF(ONE, ZERO, tau=arr(3.0), gain=arr(-1.0), out_scale=ONE), "gain is not positive"),
@@ -174,6 +179,55 @@ def test_decays_that_differ_within_a_channel_are_refused_on_a_map():
     graph.set_op("n0", attrs.evolve(graph["n0"], tau=np.linspace(2, 9, 7).reshape(1, 7, 1)))
     with pytest.raises(UnsupportedOpError, match="differ within a channel"):
         compiled(graph, inputs(graph))
+
+
+@pytest.mark.parametrize(
+    ("form", "change", "message"),
+    [
+        ("dense", {"bias": np.ones(1)}, "constant currents are not even integers"),
+        ("dense", {"bias": np.full(1, 4096.0)}, "constant currents are not even integers"),
+        ("dense", {"weight_rec": 3 * np.eye(12)}, "recurrent weights are not even integers"),
+        ("dense", {"grain": np.zeros(())}, "not those of the chip yet"),
+        ("dense", {"strict": False}, "not those of the chip yet"),
+        ("dense", {"v_reset": np.ones(())}, "reset to 0, and start there"),
+        ("dense", {"v_init": np.ones(()), "decay_syn": np.full((), 0.5)}, "start there where their current decays"),
+        ("dense", {"v_init": np.linspace(1, 9, 12)}, "one v_init"),
+        ("map", {"feedback": np.full((), 2.0)}, "cannot feed spikes back to a convolution"),
+        ("map", {"decay": np.linspace(0.5, 0.75, 7).reshape(1, 7, 1)}, "differ within a channel"),
+    ],
+)
+def test_numbers_that_the_chip_has_not_are_refused_by_the_neuron(form, change, message):
+    graph = compiled(made(form, "lif"), inputs(made(form, "lif"))).graph.copy()
+    neuron = graph.match(LoihiNeuron)[0]
+    graph.set_op(neuron.name, attrs.evolve(neuron.op, **change))
+    problems = Netx().check(graph)
+    assert message in problems[0].message
+    assert neuron.name in repr(problems[0])
+
+
+def test_a_converter_s_neurons_that_leak_and_are_not_cleared_are_refused(monkeypatch):
+    real = planning.part_for
+
+    def part_for(*args):
+        part = real(*args)
+        return attrs.evolve(part, strict=False) if isinstance(part, LayerNeurons) else part
+
+    graph = made("dense", "lif")
+    final = compiled(graph, inputs(graph)).graph
+    assert not Netx().check(final)
+    monkeypatch.setattr(planning, "part_for", part_for)
+    assert "a neuron that leaks fires above its threshold in netx" in Netx().check(final)[0].message
+
+
+def test_a_constant_current_that_no_layer_could_have_as_bias_is_refused():
+    graph = dense_net("lif soft")
+    more = graph.add(Linear(np.ones((12, 8))), "x", name="more")
+    total = graph.add(Add(), graph.operands("n0")[0], more, name="total")
+    graph.set_operands("n0", total)
+    graph.set_op("n0", attrs.evolve(graph["n0"], tau=arr(3.0), v_leak=arr(0.2)))
+    with pytest.raises(UnsupportedOpError, match="has a constant current, and no layer of its own") as error:
+        compiled(graph, inputs(graph))
+    assert "%n0" in str(error.value)
 
 
 def test_a_layer_of_integrate_and_fire_neurons_is_as_before():

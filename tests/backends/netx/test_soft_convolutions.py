@@ -13,16 +13,18 @@ import nets
 import spikec
 from spikec import UnsupportedOpError, run
 from spikec.backends.netx import NetxNetwork
+from spikec.backends.netx.backend import Netx
 from spikec.backends.netx.file import stock
 from spikec.backends.netx.sim import IntegerLayer, run_layer
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.ops import IF
+from spikec.passes.fall_back_netx import FallBackNetx
 
 T = 32
 
 
 @functools.cache
-def compiled(reset):
+def compiled(reset, normalization="max"):
     """A network whose first layer has 2,304 neurons; inputs, and the ANN's answers."""
     torch.manual_seed(0)
     model = nets.randomize(
@@ -32,7 +34,7 @@ def compiled(reset):
         )
     )  # fmt: skip
     x = torch.rand(8, 1, 26, 26)
-    options = {"calibration": x, "timesteps": T, "reset": reset, "normalization": "max"}
+    options = {"calibration": x, "timesteps": T, "reset": reset, "normalization": normalization}
     return spikec.Compiler("netx", **options).run(model), x, model(x).detach()
 
 
@@ -63,10 +65,75 @@ def test_integers_are_the_graph_spike_for_spike_and_near_the_ann():
     assert errors["soft"] < errors["hard"] / 2
 
 
+def same(one, other):
+    """Whether two networks are one, their own fall-backs apart."""
+    layers = zip(one.layers, other.layers, strict=True)
+    fields = attrs.asdict(one, recurse=False).keys() - {"layers", "fall_back", "encoder"}
+    return all(same_fields(a, b, attrs.asdict(a, recurse=False)) for a, b in layers) and same_fields(one, other, fields)
+
+
+def same_fields(one, other, fields):
+    return all(np.array_equal(getattr(one, field), getattr(other, field)) for field in fields)
+
+
 @pytest.mark.slow
-def test_the_file_is_hard_to_stock_netx_and_says_what_the_loader_makes_of_it(tmp_path):
+def test_the_file_holds_for_stock_netx_what_hard_reset_compiles_to(tmp_path):
+    """Its layers are where netx reads them; ours are where it does not look."""
+    found, x, _ = compiled("soft", None)
+    net, hard = found.artifact, compiled("hard", None)[0].artifact
+    assert same(net.fall_back, hard)
+    assert not same(net, hard)
+    assert net.fall_back.fall_back is None
+    assert "fall-back-netx: hard reset to zero in 3 layer(s)" in str(found.report)
+    assert "on samples not tuned on" in str(found.report)
+    net.save(tmp_path / "x.net")
+    hard.save(tmp_path / "hard.net")
+    with h5py.File(tmp_path / "x.net") as file, h5py.File(tmp_path / "hard.net") as other:
+        read, wanted = {}, {}
+        file["layer"].visititems(lambda name, item: read.update({name: item[()]} if hasattr(item, "shape") else {}))
+        other["layer"].visititems(lambda name, item: wanted.update({name: item[()]} if hasattr(item, "shape") else {}))
+        assert read.keys() == wanted.keys()
+        assert all(np.array_equal(read[name], wanted[name]) for name in wanted)
+        assert "softReset" in file["spikec/layer/1"]
+    again = NetxNetwork.load(tmp_path / "x.net")
+    assert same(again, net)
+    assert same(again.fall_back, hard)
+    assert torch.equal(again.fall_back.run(x), hard.run(x))
+
+
+@attrs.frozen
+class Refuses(spikec.Pass):
+    name = "refuses"
+
+    def run(self, graph, context):
+        raise UnsupportedOpError("it is refused")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("passes", "why"), [((Refuses(),), "it is refused"), ((), "not even integers")])
+def test_a_fall_back_that_cannot_be_is_left_out_and_said_to_be(passes, why):
+    _, x, _ = compiled("soft")
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2304, 3)).eval()
+    target = Netx(reset="soft")
+    pipeline = spikec.Pipeline.default(target, normalization="max", timesteps=T)
+    pipeline = pipeline.replace("fall-back-netx", FallBackNetx(passes))
+    found = spikec.Compiler(target, calibration=x, timesteps=T, pipeline=pipeline).run(model)
+    assert found.artifact.fall_back is None
+    assert "stock netx resets this network to zero as it stands: " in str(found.report)
+    assert why in str(found.report)
+
+
+def test_no_fall_back_where_netx_has_all_layers():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).eval()
+    net = spikec.compile(model, "netx", calibration=torch.rand(8, 1, 6, 6), timesteps=T, reset="soft")
+    assert net.reset == "soft"
+    assert net.fall_back is None
+
+
+@pytest.mark.slow
+def test_without_a_fall_back_the_same_layers_are_hard_to_stock_netx(tmp_path):
     found, x, _ = compiled("soft")
-    found.artifact.save(tmp_path / "x.net")
+    attrs.evolve(found.artifact, fall_back=None).save(tmp_path / "x.net")
     with h5py.File(tmp_path / "x.net") as file:
         layer = file["layer/1"]
         threshold = -layer["softReset/weight"][()]
