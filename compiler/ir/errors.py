@@ -170,6 +170,9 @@ class InvalidModelError(CompileError):
 class VerificationError(CompileError):
     """A pass or a backend broke its contract; the graph before it was fine.
 
+    Attributes:
+        step: the Step of the pass that a check blames, where others have run since; None for the one that ran last.
+
     Examples:
         >>> @attrs.frozen
         ... class Forgets(spikec.Pass):
@@ -181,6 +184,8 @@ class VerificationError(CompileError):
         Traceback (most recent call last):
         spikec.ir.errors.VerificationError: pass forgets reports 1 change(s), and the graph says otherwise...
     """
+
+    step: Any = None
 
 
 class CalibrationError(CompileError):
