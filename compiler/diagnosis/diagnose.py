@@ -33,6 +33,8 @@ from spikec.ir.progress import Progress, track
 from spikec.ir.progress import shown as shown_progress
 from spikec.ir.types import Array
 
+#: what an error says to who has a network without its compilation
+_BESIDE = "diagnose(ann, network, x) takes a network or file alone, in the shell diagnose ANN DATA --snn FILE"
 #: what the network is once it has the source of error that each rung adds, in the order of ``OWN``
 _RUNGS = ("the ANN with the SNN's thresholds", "+ T steps, each layer after the other", "+ all layers at once: the SNN")
 
@@ -73,19 +75,20 @@ def diagnose(
     all_reduce: bool = False,
     progress: bool | Callable[[Progress], None] | None = None,
 ) -> Diagnosis | Forecast:
-    """Say why a spiking network differs from its ANN, layer by layer, or how a file will answer in another tool.
+    """Say why a spiking network differs from its ANN, layer by layer, or how far what was made of an ANN is from it.
 
     ``diagnose(compilation, x, timesteps, labels)`` runs the final graph by the interpreter in float64, with memory for
     one step and one batch. See :class:`spikec.diagnosis.diagnosis.LayerFindings` for how an error is taken apart.
 
-    ``diagnose(model, file, data, labels, reader="sinabs")`` runs a .nir file, or a ``nir.NIRGraph``, as the tool does
-    that the reader is, beside the model that it was made of; see :func:`spikec.diagnosis.forecast.forecast`.
+    ``diagnose(model, network, data, labels, timesteps=T)`` runs what ``compile`` returned, or the path of its .nir,
+    .net or .pt, beside the model that it was made of; with ``reader="sinabs"`` a NIR file as that tool does. See
+    :func:`spikec.diagnosis.forecast.forecast`.
 
     Args:
-        compilation: what ``Compiler(...).run(model)`` returned, of an ANN; or the ANN itself.
+        compilation: what ``Compiler(...).run(model)`` returned, of an ANN; or the ANN itself, with a network in x.
         x: a tensor [N, ...], or an iterable of batches as for calibration: ``x``, ``(x, labels)`` or a dict; with a
-            model the file.
-        data: number of steps T, at each of which x is fed; with a model the samples, as x.
+            model the network.
+        data: number of steps T, at each of which x is fed; with a network in x the samples, as x otherwise.
         labels: [N] class numbers in the order of x; not needed where the batches hold them behind the inputs.
         timesteps: T, by name; of a file that says its own it may be left out.
         reader: of a file, the tool that runs it, as for :func:`spikec.load`; ``""`` for what the file means.
@@ -114,7 +117,7 @@ def diagnose(
     if not isinstance(compilation, Compilation):
         raise InvalidModelError(
             f"a {type(compilation).__name__} is not a Compilation, which holds the ANN that is compared with",
-            hint="give Compiler(target, ...).run(model) of the ANN; evaluate() takes a network, or its file, alone",
+            hint=f"give Compiler(target, ...).run(model) of the ANN; {_BESIDE}",
         )
     if not is_number(tolerance) or not 0 < tolerance < 1:
         raise CompileError(f"tolerance is {shown(tolerance)}", hint="give a share in (0, 1)")
@@ -186,7 +189,7 @@ def _reference(compilation: Compilation) -> Graph:
     if not anns:
         raise InvalidModelError(
             "the compilation is of a network that spikes already: there is no ANN to compare it with",
-            hint="diagnose the compilation of the ANN that it was made from; evaluate() takes a network alone",
+            hint=f"diagnose the compilation of the ANN that it was made from; {_BESIDE}",
         )
     plain = [graph for graph in anns if all(node.op.scale is None for node in graph.match(Relu))]
     return plain[-1] if plain else anns[0]

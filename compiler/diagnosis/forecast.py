@@ -1,4 +1,4 @@
-"""How a file of a spiking network will answer in the tool that reads it, without that tool."""
+"""How a spiking network, or its file in the tool that reads it, answers beside its ANN."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spikec.compilation import Compilation
 from spikec.diagnosis.batches import batches_of
 from spikec.interpreter.inputs import whole_number, within
 from spikec.interpreter.interp import outputs_over_time
@@ -24,10 +25,10 @@ from spikec.reading import load
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
 class Forecast:
-    """What a file answers as a tool runs it, beside its ANN.
+    """What a spiking network answers, or a file of one as a tool runs it, beside its ANN.
 
     Attributes:
-        reader: the tool, or ``""`` for the file as it is meant.
+        reader: the tool, or ``""`` for the network as it is meant.
         problems: what the tool does otherwise than the file says.
         timesteps: T.
         samples: how many were run.
@@ -68,7 +69,7 @@ class Forecast:
 
     def __str__(self) -> str:
         """Return the figures at some steps, and what the tool does otherwise."""
-        who = f"as {self.reader} runs it" if self.reader else "as the file is meant"
+        who = f"as {self.reader} runs it" if self.reader else "as the network is meant"
         lines = [f"{self.samples} samples, {who}"]
         steps = [t for t in (1, 2, 4, 8, 16, 32, 64, 128, 256) if t < self.timesteps] + [self.timesteps]
         for t in steps:
@@ -90,15 +91,15 @@ def forecast(
     all_reduce: bool = False,
     progress: bool | Callable[[Progress], None] | None = None,
 ) -> Forecast:
-    """Run a file as the tool that reads it does, beside the ANN that it was made of.
+    """Run a spiking network, or a file as the tool that reads it does, beside the ANN that it was made of.
 
     Args:
         model: the ANN, as for :func:`spikec.compile`.
-        snn: the path of a .nir file, a ``nir.NIRGraph``, or a Graph that was read already.
+        snn: what ``compile`` or ``Compiler.run`` returned, the path of a .nir, .net or .pt, or a Graph.
         data: a tensor [N, ...], or an iterable of batches as for :func:`spikec.diagnose`; fed at each step.
         labels: [N] class numbers; not needed where batches hold them.
-        timesteps: T; None for what the file says.
-        reader: see :func:`spikec.load`; ``""`` for the file as it is meant.
+        timesteps: T; None for what the network says.
+        reader: of a NIR file or graph, see :func:`spikec.load`; ``""`` for the network as it is meant.
         all_reduce: as in :func:`spikec.diagnose`.
         progress: as in :func:`spikec.compile`.
 
@@ -107,6 +108,7 @@ def forecast(
         CompileError: nothing says how many steps.
         CalibrationError: processes are to be summed over and this one is in no group, or only some have labels.
     """
+    snn = snn.graph if isinstance(snn, Compilation) else snn
     is_read = isinstance(snn, Graph)
     problems = differences(snn, reader) if reader and not is_read else []
     with without_warnings():  # what they say is in the problems
@@ -114,9 +116,11 @@ def forecast(
     steps = net.imported.timesteps if timesteps is None else whole_number("timesteps", timesteps, 1)
     if steps is None:
         hint = Hint("say how many steps to run: ", Option("timesteps", 32))
-        raise CompileError("neither the file nor you say how many steps it is run", hint=hint)
+        raise CompileError("neither the network nor you say how many steps it is run", hint=hint)
     if not net.is_spiking:
-        raise InvalidModelError("the file holds a network that does not spike", hint="give the ANN as the model")
+        raise InvalidModelError(
+            "the network that stands beside the ANN does not spike", hint="give the ANN as the model"
+        )
     ann: Graph | None = None
     samples, right, outs, labelled = 0, 0, len(net.outputs), False
     agreed, correct = np.zeros((2, steps), dtype=np.int64)

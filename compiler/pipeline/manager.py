@@ -54,7 +54,10 @@ class Observer:
         return None
 
     def failed(self, step: Step, error: Exception) -> None:
-        """Look at a pass that raised, or that was refused; ``step.after`` is the graph as the pass left it."""
+        """Look at a pass that raised, or that was refused; ``step.after`` is the graph as the pass left it.
+
+        It need not be the pass that ran last: a check of several passes at once may find that an earlier one is wrong.
+        """
 
 
 @attrs.frozen(repr=False)
@@ -138,12 +141,13 @@ def _run_pass(
             if found := observer(step):
                 step = attrs.evolve(step, check=found)
     except Exception as error:
-        if hasattr(error, "add_note"):
-            done = ", ".join(one.name for one in pipeline.passes[: index - 1]) or "nothing"
-            error.add_note(f"in pass {index} of {len(pipeline)}, {each}; run before it: {done}")
         seconds, notes = time.perf_counter() - started, tuple(context.notes[noted:])
+        blamed: Step = getattr(error, "step", None) or Step(index, each, graph, after, 0, seconds, notes)
+        if hasattr(error, "add_note"):
+            done = ", ".join(one.name for one in pipeline.passes[: blamed.index - 1]) or "nothing"
+            error.add_note(f"in pass {blamed.index} of {len(pipeline)}, {blamed.by}; run before it: {done}")
         for observer in observers:
-            observer.failed(Step(index, each, graph, after, 0, seconds, notes), error)
+            observer.failed(blamed, error)
         raise
     return StageRecord(each.name, after, changes, seconds, step.check, each)
 

@@ -24,7 +24,7 @@ def start(name="resnet", count=40, timesteps=T):
     """(spiking graph with casts, context) of a zoo net, thresholds and potentials untuned."""
     x = nets.batch(name, count)
     xs = x if isinstance(x, tuple) else (x,)
-    compiler = Compiler("spikingjelly", calibration=[x], normalization=Normalization(), verify="off")
+    compiler = Compiler("spikingjelly", calibration=[x], normalization=Normalization(), verify="off", counters=False)
     stages = {record.name: record.graph for record in compiler.run(nets.build(name)).stages}
     context = Context(stages["import"], timesteps, ann=stages["normalize"], calibration=build.samples(*xs))
     return stages["init-potential"].copy(), context
