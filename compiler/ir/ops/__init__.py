@@ -11,5 +11,6 @@ from spikec.ir.ops.neuron import *
 from spikec.ir.ops.neuron_loihi import *
 from spikec.ir.ops.neuron_multi import *
 from spikec.ir.ops.pool import *
+from spikec.ir.ops.products import *
 from spikec.ir.ops.shape import *
 from spikec.ir.ops.weighted import *
