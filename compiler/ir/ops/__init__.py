@@ -3,6 +3,7 @@
 An op is public under its own name here if its file lists it in ``__all__``.
 """
 
+from spikec.ir.ops.accumulated import *
 from spikec.ir.ops.elementwise import *
 from spikec.ir.ops.functions import *
 from spikec.ir.ops.interpolate import *

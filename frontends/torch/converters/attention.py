@@ -69,7 +69,9 @@ def attention(
         if not isinstance(each, Signal):
             call.refuse("a query, key or value that does not depend on the model's input is not supported")
     if dropout_p:
-        call.refuse("dropout is active whatever the mode of the model", "dropout_p=self.dropout if self.training else 0")
+        call.refuse(
+            "dropout is active whatever the mode of the model", "dropout_p=self.dropout if self.training else 0"
+        )
     if enable_gqa:
         call.refuse("enable_gqa=True is not supported", "repeat the heads of key and value: x.repeat_interleave(n, 1)")
     if attn_mask is not None and not isinstance(attn_mask, Tensor):
