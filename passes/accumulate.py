@@ -39,8 +39,8 @@ class Accumulate(Pass):
         if nodes:
             context.warn(
                 Hint(
-                    f"{len(nodes)} products, norms and softmax are carried as running differences, which are no spikes: "
-                    "the network is for simulation only, because of ",
+                    f"{len(nodes)} products, norms and softmax are carried as running differences, which are no "
+                    "spikes: the network is for simulation only, because of ",
                     Option("accumulate", True),
                 )
             )

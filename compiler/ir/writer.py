@@ -106,7 +106,7 @@ class Writer:
         return self.reshaped(mean, kept, part=part)  # axes of length 1 may stand anywhere
 
     def expanded(self, x: str, shape: Sequence[int], *, part: str) -> str:
-        """Add the signal with each axis of length 1 repeated, and each channel of axis 0 as often as the shape has it."""
+        """Add the signal with axes of length 1 repeated, and each channel as often as the shape has it."""
         old = self.shape(x)
         if tuple(shape[1:]) != old[1:]:
             x = self.add(Upsample(shape[1:]), x, part=f"{part}_space" if old[0] != shape[0] else part)

@@ -49,8 +49,8 @@ class Function:
 
     name: str
     compute: Callable[..., Tensor]
-    left: Line | None | Callable[..., Line | None] = None
-    right: Line | None | Callable[..., Line | None] = None
+    left: Line | Callable[..., Line | None] | None = None
+    right: Line | Callable[..., Line | None] | None = None
     domain: tuple[float, float] = _EVERYWHERE
     pole: float | None = None
 

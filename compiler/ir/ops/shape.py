@@ -97,6 +97,17 @@ class Upsample(Movement):
             x = x.index_select(axis, cells)
         return x
 
+    def as_convolution(self, operand: Type) -> Conv:
+        """Give the kernel of ones, as large as the result, that repeats the only cell of a map.
+
+        Raises:
+            BlockedError: the map has several cells.
+        """
+        if any(size != 1 for size in operand.shape[1:]) or not 1 <= len(self.size) <= 3:
+            raise BlockedError("picks among several cells")
+        padding = tuple(size - 1 for size in self.size)
+        return depthwise(np.ones(self.size), operand, origin=self.origin, padding=padding)
+
 
 @attrs.frozen(eq=False)
 class Pad(Movement):

@@ -217,7 +217,7 @@ def _group_norm(
 
 @converter(torch.native_group_norm)
 def _native_group_norm(
-    call: Call, input: Signal, weight: Any, bias: Any, N: Any, C: int, HxW: int, group: int, eps: float
+    call: Call, input: Signal, weight: Any, bias: Any, samples: Any, channels: int, cells: int, group: int, eps: float
 ) -> Any:
     return _group_norm(call, input, group, weight, bias, eps), *_NO_STATISTICS
 
