@@ -56,7 +56,11 @@ class Block(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.spread = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
-        self.norm, self.more, self.less = nn.LayerNorm(channels), nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+        self.norm, self.more, self.less = (
+            nn.LayerNorm(channels),
+            nn.Linear(channels, 4 * channels),
+            nn.Linear(4 * channels, channels),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.spread(x).permute(0, 2, 3, 1))
@@ -148,7 +152,9 @@ def measured(name: str, fold: int, **options: Any) -> dict[str, Any]:
     for steps in STEPS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            compilation = spikec.Compiler("spikingjelly", calibration=x[train[:CALIBRATION]], timesteps=steps, **options).run(model)
+            compilation = spikec.Compiler(
+                "spikingjelly", calibration=x[train[:CALIBRATION]], timesteps=steps, **options
+            ).run(model)
         snn = compilation.artifact
         with torch.no_grad():
             outputs = sum(snn(x[test]) for _ in range(steps)) / steps
@@ -172,7 +178,11 @@ def main() -> None:
         for fold in range(given.folds):
             found = measured(name, fold, accumulate=given.accumulate)
             row = [f"{key} {100 * value[0]:.1f} % / {value[1]:.3f}" for key, value in found.items() if key[0] == "T"]
-            print(f"{name} fold {fold}: ANN {100 * found['accuracy']:.1f} %, {found['neurons']:,} neurons;", *row, flush=True)
+            print(
+                f"{name} fold {fold}: ANN {100 * found['accuracy']:.1f} %, {found['neurons']:,} neurons;",
+                *row,
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Products of two signals become differences of squares, which are functions of single numbers."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 
@@ -18,20 +20,21 @@ from spikec.ir.stages import ANN
 from spikec.ir.types import Array
 from spikec.ir.writer import Writer
 
-#: no signal's half range is below this share of its largest number
+#: no deviation is below this share of the signal's largest root mean square
 _FLOOR = 1e-3
 #: ramps that a square is taken to need, before it is known how many it does
 RAMPS = 8
 #: calibration samples that are run at once
 _BATCH = 32
+_SIDES = ("left", "right")
 
-#: the middle and half the range of a signal's numbers, each [C] over its axis 0
-Range = tuple[Array, Array]
+#: the mean and the deviation of a signal's numbers, each [C] over its axis 0
+Moments = tuple[Array, Array]
 
 
 @attrs.frozen
 class LowerProducts(Pass):
-    """``x y`` with x and y first brought to one size, by the ranges [m - a, m + a] and [n - b, n + b] of each channel::
+    """``x y`` with x and y first brought to one size, by the mean m, n and the deviation a, b of each channel::
 
         x y = a b (((u + v)/2)^2 - ((u - v)/2)^2) + n x + m y - m n     with u = (x - m) / a, v = (y - n) / b
 
@@ -65,10 +68,10 @@ class LowerProducts(Pass):
         products = [node for node in nodes if not isinstance(graph[node.name], ScalarFunction)]
         if not products:
             return len(nodes)
-        ranges = _ranges(graph, products, context)
+        moments = _moments(graph, products, context)
         for node in products:
             write = Writer(graph, node.name)
-            squares = (_matmul if isinstance(node.op, MatMul) else _multiply)(write, ranges)
+            squares = (_matmul if isinstance(node.op, MatMul) else _multiply)(write, moments)
             context.note(node.name, f"the product of two signals is {squares:,} squares")
         return len(nodes)
 
@@ -84,59 +87,59 @@ class LowerProducts(Pass):
             f"{self.neuron_budget:,} are allowed"
         )
         hint = Hint("allow as many: ", Option("neuron_budget", RAMPS * count))
-        hint = Hint(hint, ", or only simulate it: ", Option("accumulate", True), ' for the target "spikingjelly"')
+        hint = Hint(
+            hint,
+            ", or simulate it without neurons: ",
+            Option("accumulate", True),
+            ', both of the target "spikingjelly"',
+        )
         return graph.problem(node.name, message, hint)
 
 
-def _ranges(graph: Graph, nodes: Sequence[Node[Op]], context: Context) -> Mapping[str, Range]:
-    """Find the middle and half the range of every operand on the calibration samples, channel by channel."""
+def _moments(graph: Graph, nodes: Sequence[Node[Op]], context: Context) -> Mapping[str, Moments]:
+    """Find the mean and the deviation of every operand on the calibration samples, channel by channel.
+
+    Raises:
+        CalibrationError: there are none; it names every product.
+    """
     try:
-        samples = context.samples
+        samples, reason = context.samples, "no calibration data"
     except CalibrationError as error:
         samples, reason = (), error.problems[0].message
-    else:
-        reason = "no calibration data"
     if not samples:
         hint = Hint("pass ", Option("calibration"), ": a tensor, a DataLoader, or a Calibration of this model")
         message = f"{{}} becomes neurons by the values that it is given, and there is {reason}"
         raise CalibrationError([graph.problem(each.name, message.format(each.op.kind), hint) for each in nodes])
     names = {x for node in nodes for x in graph.operands(node.name)}
-    ends: dict[str, tuple[Array, Array]] = {}
+    sums: dict[str, tuple[int, Array, Array]] = {}
 
     def tap(name: str, value: torch.Tensor, *_: object) -> None:
         rows = value.detach().double().transpose(0, 1).flatten(1)
-        found = rows.amin(1).cpu().numpy(), rows.amax(1).cpu().numpy()
-        before = ends.get(name, found)
-        ends[name] = np.minimum(before[0], found[0]), np.maximum(before[1], found[1])
+        count, total, power = sums.get(name, (0, 0, 0))
+        total, power = total + rows.sum(1).cpu().numpy(), power + rows.square().sum(1).cpu().numpy()
+        sums[name] = count + rows.shape[1], total, power
 
     dtype = getattr(torch, graph.type(graph.inputs[0]).dtype)
     for start in range(0, len(samples[0]), _BATCH):
         run(graph, [x[start : start + _BATCH].to(dtype) for x in samples], tap=tap, nodes=names)
-    ranges = {}
-    for name, (low, high) in ends.items():
-        largest = max(float(np.abs(low).max()), float(np.abs(high).max())) or 1.0
-        ranges[name] = (low + high) / 2, np.maximum((high - low) / 2, _FLOOR * largest)
-    return ranges
+    return {name: _guarded(total / count, power / count) for name, (count, total, power) in sums.items()}
 
 
-def _over_channels(vector: Array, rank: int, channels: int) -> Array:
-    return np.broadcast_to(vector, (channels,)).reshape(-1, *(1,) * (rank - 1))
+def _guarded(mean: Array, power: Array) -> Moments:
+    """Return mean and deviation, no deviation below a share of the largest root mean square."""
+    least = _FLOOR * (float(np.sqrt(power.max())) or 1.0)
+    return mean, np.maximum(np.sqrt(np.maximum(power - mean**2, 0)), least)
 
 
-def _multiply(write: Writer, ranges: Mapping[str, Range]) -> int:
+def _multiply(write: Writer, moments: Mapping[str, Moments]) -> int:
     """Write the product of two signals; return how many squares it takes."""
     shape = write.shape(write.name)
-    (m, a), (n, b) = (
-        [_over_channels(each, len(shape), shape[0]) for each in ranges[operand]] for operand in write.operands
-    )
-    full = []
-    for x, part in zip(write.operands, ("left", "right"), strict=True):
-        full.append(write.expanded(x, shape, part=part))
-    x, y = full
-    u = write.affine(x, 1 / (2 * a), -m / (2 * a), part="u")
-    v = write.affine(y, 1 / (2 * b), -n / (2 * b), part="v")
-    minus = write.affine(v, -1, part="minus")
-    terms = [write.affine(x, n, -m * n, part="by_middle"), write.affine(y, m, part="of_middle")]
+    (m, a), (n, b) = ([_along_channels(each, shape) for each in moments[operand]] for operand in write.operands)
+    x, y = (write.expanded(each, shape, part=part) for each, part in zip(write.operands, _SIDES, strict=True))
+    u = write.affine(x, 1 / (2 * a), -m / (2 * a), part="left_unit")
+    v = write.affine(y, 1 / (2 * b), -n / (2 * b), part="right_unit")
+    minus = write.affine(v, -1, part="right_minus")
+    terms = [write.affine(x, n, -m * n, part="left_part"), write.affine(y, m, part="right_part")]
     for other, sign, part in ((v, 1, "sum"), (minus, -1, "difference")):
         square = write.add(ScalarFunction("square"), write.total(u, other, part=part), part=f"{part}_square")
         terms.append(write.affine(square, sign * a * b, part=f"{part}_part"))
@@ -144,53 +147,67 @@ def _multiply(write: Writer, ranges: Mapping[str, Range]) -> int:
     return 2 * math.prod(shape)
 
 
-def _matmul(write: Writer, ranges: Mapping[str, Range]) -> int:
-    """Write the product of two matrices of signals; return how many squares it takes."""
-    shapes = [write.shape(x) for x in write.operands]
-    result = write.shape(write.name)
-    front, rank = result[:-2], len(result)
-    (rows, inner), columns = shapes[0][-2:], shapes[1][-1]
-    groups = math.prod(front)
-    us, linear = [], []
-    sizes = []
-    for operand, shape, part in zip(write.operands, shapes, ("left", "right"), strict=True):
-        middle, half = ranges[operand]
-        if rank == 2:  # axis 0 is one of the matrix, and the parts are to have one range
-            low, high = (middle - half).min(keepdims=True), (middle + half).max(keepdims=True)
-            middle, half = (low + high) / 2, (high - low) / 2
-        outer = math.prod(front[1:])
-        per_group = [np.repeat(np.broadcast_to(each, (*front[:1],) or (1,)), outer) for each in (middle, half)]
-        x = operand
-        if shape[:-2] != front:
-            x = write.expanded(x, (*front, *shape[-2:]), part=f"{part}_fronts")
+def _along_channels(vector: Array, shape: tuple[int, ...]) -> Array:
+    return np.broadcast_to(vector, shape[:1]).reshape(-1, *(1,) * (len(shape) - 1))
+
+
+@attrs.frozen
+class _Matrices:
+    """One operand of a product of matrices, all axes in front of them being one.
+
+    Attributes:
+        unit: the signal less its mean, over its deviation: [groups, rows, columns].
+        mean, size: [groups, 1, 1].
+    """
+
+    unit: str
+    mean: Array
+    size: Array
+
+    @classmethod
+    def of(cls, write: Writer, operand: str, front: tuple[int, ...], found: Moments, part: str) -> _Matrices:
+        """Write it for axes in front of the matrices that have this shape."""
+        shape, (mean, size) = write.shape(operand), found
+        if not front:  # axis 0 is one of the matrix, whose cells are to have one size
+            power, mean = (size**2 + mean**2).mean(keepdims=True), mean.mean(keepdims=True)
+            size = np.sqrt(power - mean**2)
+        groups = math.prod(front)
+        m, a = (np.repeat(np.broadcast_to(x, front[:1] or (1,)), math.prod(front[1:])) for x in (mean, size))
+        m, a = m.reshape(groups, 1, 1), a.reshape(groups, 1, 1)
+        x = write.expanded(operand, (*front, *shape[-2:]), part=f"{part}_all")
         x = write.reshaped(x, (groups, *shape[-2:]), part=f"{part}_matrices")
-        m, h = (each.reshape(-1, 1, 1) for each in per_group)
-        sizes.append((m, h))
-        us.append(write.affine(x, 1 / h, -m / h, part=f"{part}_u"))
-    u, v = us
-    (m, a), (n, b) = sizes
-    left = write.expanded(
-        write.reshaped(u, (groups, rows, inner, 1), part="left_cells"), (groups, rows, inner, columns), part="left_all"
+        return cls(write.affine(x, 1 / a, -m / a, part=f"{part}_unit"), m, a)
+
+    def alone(self, write: Writer, other: _Matrices, constant: Array | float, part: str) -> str:
+        """Write what it adds to each of the products of two numbers by itself: ``a n u - a b u^2 / 2``."""
+        square = write.add(ScalarFunction("square"), self.unit, part=f"{part}_squares")
+        parts = write.affine(square, -self.size * other.size / 2, part=f"{part}_square_part")
+        linear = write.affine(self.unit, self.size * other.mean, constant, part=f"{part}_part")
+        return write.total(parts, linear, part=f"{part}_alone")
+
+
+def _matmul(write: Writer, moments: Mapping[str, Moments]) -> int:
+    """Write the product of two matrices of signals; return how many squares it takes."""
+    result = write.shape(write.name)
+    x, y = (
+        _Matrices.of(write, operand, result[:-2], moments[operand], part)
+        for operand, part in zip(write.operands, _SIDES, strict=True)
     )
-    right = write.expanded(
-        write.reshaped(v, (groups, 1, inner, columns), part="right_cells"),
-        (groups, rows, inner, columns),
-        part="right_all",
+    groups, rows, inner = write.shape(x.unit)
+    columns = write.shape(y.unit)[-1]
+    cells = (groups, rows, inner, columns)
+    u = write.expanded(write.reshaped(x.unit, (*cells[:3], 1), part="left_cells"), cells, part="left_pairs")
+    v = write.reshaped(y.unit, (groups, 1, inner, columns), part="right_cells")
+    v = write.expanded(v, cells, part="right_pairs")
+    square = write.add(ScalarFunction("square"), write.total(u, v, part="sums"), part="squares")
+    mean = write.add(AvgPool((1, inner, 1), (1, inner, 1), (0, 0, 0)), square, part="mean")
+    pairs = write.reshaped(mean, (groups, rows, columns), part="pairs")
+    pairs = write.affine(pairs, inner * x.size * y.size / 2, part="pairs_part")
+    # what one operand adds alone is the same in each column, or in each row
+    left = write.add(Linear(np.ones((columns, inner))), x.alone(write, y, 0.0, "left"), part="left_sums")
+    turned = write.permuted(y.alone(write, x, x.mean * y.mean, "right"), (0, 2, 1), part="right_turned")
+    right = write.permuted(
+        write.add(Linear(np.ones((rows, inner))), turned, part="right_sums"), (0, 2, 1), part="right_back"
     )
-    square = write.add(ScalarFunction("square"), write.total(left, right, part="sums"), part="squares")
-    window = (1, inner, 1)
-    mean = write.add(AvgPool(window, window, (0, 0, 0)), square, part="mean")
-    mean = write.reshaped(mean, (groups, rows, columns), part="sum")
-    linear.append(write.affine(mean, inner * a * b / 2, part="sum_part"))
-    # what one operand alone gives is the same in each column, or row
-    of_u = [write.affine(write.add(ScalarFunction("square"), u, part="left_squares"), -a * b / 2, part="left_part")]
-    of_u.append(write.affine(u, a * n, part="left_linear"))
-    own = write.total(*of_u, part="left_own")
-    linear.append(write.add(Linear(np.ones((columns, inner))), own, part="left_total"))
-    of_v = [write.affine(write.add(ScalarFunction("square"), v, part="right_squares"), -a * b / 2, part="right_part")]
-    of_v.append(write.affine(v, b * m, inner and m * n, part="right_linear"))
-    own = write.permuted(write.total(*of_v, part="right_own"), (0, 2, 1), part="right_turned")
-    total = write.add(Linear(np.ones((rows, inner))), own, part="right_total")
-    linear.append(write.permuted(total, (0, 2, 1), part="right_back"))
-    write.finish_as(write.reshaped(write.total(*linear, part="product"), result, part="whole"))
+    write.finish_as(write.reshaped(write.total(pairs, left, right, part="product"), result, part="whole"))
     return groups * inner * (rows * columns + rows + columns)

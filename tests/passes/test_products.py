@@ -114,7 +114,9 @@ def test_neurons_are_near_to_it_and_nearer_with_more_steps(name):
 
 def test_each_product_is_held_to_what_it_may_cost():
     model, x = Net(MATRICES["matrices"]), images()
-    with pytest.raises(spikec.UnsupportedOpError, match="600 squares, about 4,800 neurons, and 4,000 are allowed") as it:
+    with pytest.raises(
+        spikec.UnsupportedOpError, match="600 squares, about 4,800 neurons, and 4,000 are allowed"
+    ) as it:
         spikec.compile(model, "spikingjelly", calibration=x, neuron_budget=4000)
     assert "neuron_budget=4800" in it.value.hint
     assert "accumulate=True" in it.value.hint
