@@ -1,4 +1,4 @@
-"""Small trained networks with gates, norms and attention: agreement with the ANN over T, and what it costs in neurons."""
+"""Small trained networks with gates, norms and attention: agreement with the ANN over T, and their neurons."""
 
 from __future__ import annotations
 

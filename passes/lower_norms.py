@@ -34,7 +34,7 @@ class LowerNorms(Pass):
             _standardize(Writer(graph, norm.name), norm.op)
         heads = [node for node in graph.match(Head) if node.op.along]
         for head in heads:
-            _softmax(Writer(graph, head.name), head)
+            _softmax(graph, head)
         return len(norms) + len(heads)
 
 
@@ -58,11 +58,13 @@ def _standardize(write: Writer, op: Standardize) -> None:
     write.finish(Multiply(), x, root)
 
 
-def _softmax(write: Writer, head: Node[Head]) -> None:
-    (x,) = write.operands
-    keep = None
-    if isinstance(mask := write.graph[x], Mask):
-        (keep, masked), (x,) = (mask.keep, x), write.graph.operands(x)
+def _softmax(graph: Graph, head: Node[Head]) -> None:
+    (x,) = graph.operands(head.name)
+    keep, masked = None, ""
+    if isinstance(mask := graph[x], Mask):
+        keep, masked = mask.keep, x
+        (x,) = graph.operands(x)
+    write = Writer(graph, head.name, *([masked] if masked else []))
     shape = write.shape(x)
     axis = head.op.axis % len(shape)
     if head.op.function == "softmin":
@@ -82,5 +84,5 @@ def _softmax(write: Writer, head: Node[Head]) -> None:
         write.finish_as(write.total(x, less, part="result"))
     else:
         write.finish(Multiply(), powers, write.add(ScalarFunction("reciprocal"), total, part="share"))
-    if keep is not None:
-        write.graph.remove_dead(masked)
+    if masked:
+        graph.remove_dead(masked)

@@ -71,7 +71,8 @@ class LowerProducts(Pass):
         moments = _moments(graph, products, context)
         for node in products:
             write = Writer(graph, node.name)
-            squares = (_matmul if isinstance(node.op, MatMul) else _multiply)(write, moments)
+            own = [moments[node.name, slot] for slot in range(2)]
+            squares = (_matmul if isinstance(node.op, MatMul) else _multiply)(write, own)
             context.note(node.name, f"the product of two signals is {squares:,} squares")
         return len(nodes)
 
@@ -96,7 +97,7 @@ class LowerProducts(Pass):
         return graph.problem(node.name, message, hint)
 
 
-def _moments(graph: Graph, nodes: Sequence[Node[Op]], context: Context) -> Mapping[str, Moments]:
+def _moments(graph: Graph, nodes: Sequence[Node[Op]], context: Context) -> Mapping[tuple[str, int], Moments]:
     """Find the mean and the deviation of every operand on the calibration samples, channel by channel.
 
     Raises:
@@ -122,7 +123,9 @@ def _moments(graph: Graph, nodes: Sequence[Node[Op]], context: Context) -> Mappi
     dtype = getattr(torch, graph.type(graph.inputs[0]).dtype)
     for start in range(0, len(samples[0]), _BATCH):
         run(graph, [x[start : start + _BATCH].to(dtype) for x in samples], tap=tap, nodes=names)
-    return {name: _guarded(total / count, power / count) for name, (count, total, power) in sums.items()}
+    found = {name: _guarded(total / count, power / count) for name, (count, total, power) in sums.items()}
+    slots = ((node.name, slot, x) for node in nodes for slot, x in enumerate(graph.operands(node.name)))
+    return {(name, slot): found[x] for name, slot, x in slots}
 
 
 def _guarded(mean: Array, power: Array) -> Moments:
@@ -131,10 +134,10 @@ def _guarded(mean: Array, power: Array) -> Moments:
     return mean, np.maximum(np.sqrt(np.maximum(power - mean**2, 0)), least)
 
 
-def _multiply(write: Writer, moments: Mapping[str, Moments]) -> int:
+def _multiply(write: Writer, moments: Sequence[Moments]) -> int:
     """Write the product of two signals; return how many squares it takes."""
     shape = write.shape(write.name)
-    (m, a), (n, b) = ([_along_channels(each, shape) for each in moments[operand]] for operand in write.operands)
+    (m, a), (n, b) = ([_along_channels(each, shape) for each in pair] for pair in moments)
     x, y = (write.expanded(each, shape, part=part) for each, part in zip(write.operands, _SIDES, strict=True))
     u = write.affine(x, 1 / (2 * a), -m / (2 * a), part="left_unit")
     v = write.affine(y, 1 / (2 * b), -n / (2 * b), part="right_unit")
@@ -186,12 +189,12 @@ class _Matrices:
         return write.total(parts, linear, part=f"{part}_alone")
 
 
-def _matmul(write: Writer, moments: Mapping[str, Moments]) -> int:
+def _matmul(write: Writer, moments: Sequence[Moments]) -> int:
     """Write the product of two matrices of signals; return how many squares it takes."""
     result = write.shape(write.name)
     x, y = (
-        _Matrices.of(write, operand, result[:-2], moments[operand], part)
-        for operand, part in zip(write.operands, _SIDES, strict=True)
+        _Matrices.of(write, operand, result[:-2], found, part)
+        for operand, found, part in zip(write.operands, moments, _SIDES, strict=True)
     )
     groups, rows, inner = write.shape(x.unit)
     columns = write.shape(y.unit)[-1]

@@ -11,6 +11,7 @@ from spikec.ir.graph import Graph
 from spikec.ir.op import Op
 from spikec.ir.ops import AdaptiveAvgPool, Add, Permute, Reshape, Upsample
 from spikec.ir.ops.weighted import diagonal, pointwise
+from spikec.ir.origin import merge
 from spikec.ir.types import Array
 
 #: convolutions and pools have as many axes at most, of samples
@@ -23,11 +24,13 @@ class Writer:
     Args:
         graph: that the node is in.
         name: of the node.
+        beside: other nodes that it stands for too.
     """
 
-    def __init__(self, graph: Graph, name: str) -> None:
+    def __init__(self, graph: Graph, name: str, *beside: str) -> None:
         self.graph, self.name, self.op = graph, name, graph[name]
         self.operands = graph.operands(name)
+        self._origin = merge(self.op.origin, *(graph[each].origin for each in beside))
 
     def shape(self, x: str) -> tuple[int, ...]:
         """Return the shape of a sample of a signal."""
@@ -35,11 +38,11 @@ class Writer:
 
     def add(self, op: Op, *operands: str, part: str) -> str:
         """Add an op; ``part`` is the end of its name."""
-        return self.graph.add(attrs.evolve(op, origin=self.op.origin), *operands, name=f"{self.name}_{part}")
+        return self.graph.add(attrs.evolve(op, origin=self._origin), *operands, name=f"{self.name}_{part}")
 
     def finish(self, op: Op, *operands: str) -> None:
         """Put the op that gives the node's result in its place."""
-        self.graph.set_op(self.name, attrs.evolve(op, origin=self.op.origin))
+        self.graph.set_op(self.name, attrs.evolve(op, origin=self._origin))
         self.graph.set_operands(self.name, *operands)
 
     def finish_as(self, x: str) -> None:

@@ -132,9 +132,12 @@ def test_ranges_need_data():
 # --------------------------------------------------------------------- carried
 
 
-@pytest.mark.parametrize("name", NORMS | GATES | MATRICES)
+NO_NEURONS = NORMS | MATRICES | {"of one size": GATES["of one size"], "outer": GATES["outer"]}
+
+
+@pytest.mark.parametrize("name", NO_NEURONS)
 def test_what_is_carried_is_exact_for_inputs_that_stay(name):
-    model, x = Net((NORMS | GATES | MATRICES)[name]), images()
+    model, x = Net(NO_NEURONS[name]), images()
     with pytest.warns(spikec.SpikecWarning, match="no spikes"):
         compilation = spikec.Compiler("spikingjelly", calibration=x, accumulate=True, verify="each").run(model)
     assert compilation.graph.match(RunningDifference)
@@ -160,8 +163,10 @@ def test_a_running_difference_is_the_function_of_the_means():
 
 
 def test_behind_spikes_it_comes_nearer_with_more_steps():
-    model, x = Net(lambda y: F.layer_norm(y.relu(), (6,))), images()
-    snn = spikec.compile(model, "spikingjelly", calibration=x, accumulate=True)
+    """Of a ReLU, and of a bound within what it gives, whose scales are not 1."""
+    model, x = Net(lambda y: F.layer_norm(y.relu(), (6,)) * F.hardsigmoid(y.mean((2, 3), keepdim=True))), images()
+    with pytest.warns(spikec.SpikecWarning, match="no spikes"):
+        snn = spikec.compile(model, "spikingjelly", calibration=x, accumulate=True)
     with torch.no_grad():
         outputs = torch.stack([snn(x) for _ in range(256)])
         errors = [float((outputs[:t].mean(0) - model(x)).norm()) for t in (8, 64, 256)]

@@ -10,7 +10,7 @@ from torch import Tensor
 from spikec.ir.affine import THROUGH, Affine, BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role, StatefulOp
-from spikec.ir.types import Rate, Real, Type
+from spikec.ir.types import SCALE_RTOL, Rate, Real, Type
 
 __all__ = ["Carried", "RunningDifference"]
 
@@ -70,7 +70,7 @@ class RunningDifference(StatefulOp):
 
     def infer(self, *operands: Type) -> Type:
         """Return the type of a rate in ANN units, for operands that are."""
-        if any(not isinstance(x.encoding, Rate) or not bool((x.scale == 1).all()) for x in operands):
+        if any(not isinstance(x.encoding, Rate) or not np.allclose(x.scale, 1, rtol=SCALE_RTOL, atol=0) for x in operands):
             raise TypeMismatchError("a running difference of a signal that is not in ANN units", hint=_HINT)
         shape = self.carries.shape_of(*operands)
         return Type(shape, operands[0].dtype, Rate(np.ones((1,) * len(shape))))

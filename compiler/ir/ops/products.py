@@ -102,7 +102,7 @@ class Standardize(_Product):
         return shape
 
     def mean(self, x: Tensor) -> Tensor:
-        """Return the mean over the axes of [B, ...], where each is of length 1, or axis 0 whole where there are groups."""
+        """Return the mean over the axes of [B, ...], each 1 long then; axis 0 stays whole where there are groups."""
         axes = [axis + 1 for axis in self.axes]
         if self.groups == 1:
             return x.mean(axes, keepdim=True)

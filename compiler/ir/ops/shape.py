@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from spikec.ir.affine import BlockedError
 from spikec.ir.op import Movement, Op
-from spikec.ir.ops.weighted import Conv, Pairs, identity, pad_list, pairs
+from spikec.ir.ops.weighted import Conv, Pairs, depthwise, identity, pad_list, pairs
 from spikec.ir.types import Array, Type, compress, ints
 
 __all__ = ["Concat", "Flatten", "Pad", "Permute", "Reshape", "Slice", "Upsample"]

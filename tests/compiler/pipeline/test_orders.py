@@ -13,7 +13,8 @@ from spikec.extend.loader import backend_named, backends
 T = 8
 TO_SPIKES = [
     "eliminate-identity", "infer-types", "cancel-permutes", "detach-head", "lower-norms",
-    "lower-products", "canonicalize-activations", "lower-maxpool", "lower-adaptive-pool", "fold-batchnorm", "normalize", "relu-to-if", "init-potential",
+    "lower-products", "canonicalize-activations", "lower-maxpool", "lower-adaptive-pool",
+    "fold-batchnorm", "normalize", "relu-to-if", "init-potential",
 ]  # fmt: skip
 WHOLE = {
     "spikingjelly": [*TO_SPIKES, "correct-bias", "avgpool-to-sumpool", "fold-rescale", "cast-parameters"],
