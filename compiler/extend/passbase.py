@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import attrs
@@ -18,6 +18,7 @@ from spikec.interpreter.results import answers, nearness
 from spikec.ir.errors import CompileError, warn
 from spikec.ir.graph import Graph
 from spikec.ir.stages import EVERY, Stage
+from spikec.ir.types import Array
 
 #: ``exact``: the same function. ``rate``: each neuron's rate is the clipped ReLU to 1/T. ``tuned``: kept
 #: only if agreement with the ANN does not fall. ``approximate``: changes the function, and is measured.
@@ -117,6 +118,10 @@ class Context:
     def gather(self, graph: Graph, axes: dict[str, int]) -> Calibration:
         """Return statistics of nodes of an ANN graph on the calibration data; see :meth:`CalibrationSource.gather`."""
         return self.calibration.gather(graph, axes)
+
+    def values(self, graph: Graph, names: Collection[str]) -> dict[str, Array]:
+        """Return a sample of the values of nodes of an ANN graph, rising; see :meth:`CalibrationSource.values`."""
+        return self.calibration.values(graph, names)
 
     @property
     def steps(self) -> int:

@@ -41,6 +41,7 @@ class Multiply(_Product):
     """``y = a b``, element by element, of two signals of one rank; an axis of length 1 goes with every cell."""
 
     arity = 2
+    elementwise = True
 
     def eval(self, *xs: Tensor) -> Tensor:
         """Run torch's product."""

@@ -120,7 +120,7 @@ def test_what_json_says(shell, made):
     assert [each["name"] for each in nodes] == list(graph)
     refused = shell("check", "own.py:smooth", "--target", "nir", "--example", "4", "--json", code=1)
     (problem,) = json.loads(refused.stdout)["problems"]
-    assert "nn.GELU" in problem["message"]
+    assert "nn.Hardshrink" in problem["message"]
     assert problem["location"] == "1"
     assert problem["hint"] in refused.stderr
     assert json.loads(shell("check", "own.py:mlp", "--target", "nir", "--example", "4", "--json").stdout) == {

@@ -24,8 +24,8 @@ def refused(proto, kind=spikec.UnsupportedOpError, example=None):
 @pytest.mark.parametrize(
     ("op", "message", "hint"),
     [
-        (node("Gelu", "x", "y", name="act"), "Gelu is not supported", "replace it by Relu and retrain"),
-        (node("Cos", "x", "y", name="act"), "Cos is not supported", '@converter("Cos")'),
+        (node("Shrink", "x", "y", name="act"), "Shrink is not supported", "replace it by Relu and retrain"),
+        (node("Tan", "x", "y", name="act"), "Tan is not supported", '@converter("Tan")'),
         (node("MeanVarianceNormalization", "x", "y", name="act"), "statistics of the sample", "batch normalization"),
         (node("QuantizeLinear", "x w", "y", name="act"), "the model is quantized", "the float model"),
         (node("DequantizeLinear", "x w", "y", name="act"), "the model is quantized", "the float model"),
