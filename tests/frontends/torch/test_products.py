@@ -70,7 +70,7 @@ ATTENTION = {
 OTHERS = {
     "einsum with a matrix": lambda net, y: torch.einsum("bchw,wk->bkhc", y, net.forms[0]),
     "masked_fill with a number": lambda net, y: (y @ y.mT).masked_fill(net.mask, 0.3),
-    "a token in front": lambda net, y: torch.cat([net.token.expand(len(y), -1, -1), y.mean(1)], 1),
+    "a token in front": lambda net, y: torch.cat([net.token.expand(y.shape[0], -1, -1), y.mean(1)], 1),
     "var": lambda net, y: torch.var(y, (2, 3)),
     "var unbiased": lambda net, y: y.var(1, unbiased=False, keepdim=True),
 }
