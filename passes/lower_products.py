@@ -44,13 +44,15 @@ class LowerProducts(Pass):
 
         sum_k u_ik v_kj = (sum_k (u_ik + v_kj)^2 - sum_k u_ik^2 - sum_k v_kj^2) / 2
 
-    The squares are left to ``lower-functions``; up to there nothing is lost.
+    The squares are left to ``lower-functions``; up to there nothing is lost but digits, where a number is many times as
+    large as the deviation.
 
     Attributes:
         neuron_budget: how many neurons a product of matrices may take; one that takes more is refused.
     """
 
     name = "lower-products"
+    contract = "approximate"
     needs = ANN
 
     neuron_budget: int = attrs.field(default=NEURON_BUDGET, validator=rounds())

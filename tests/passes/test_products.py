@@ -98,7 +98,7 @@ def test_a_norm_is_means_and_functions_without_loss(name):
     assert not any(after.match(kind) for kind in (Standardize, Head, Mask))
 
 
-@pytest.mark.parametrize("name", NORMS | GATES | MATRICES)
+@pytest.mark.parametrize("name", (NORMS | GATES | MATRICES).keys() - {"of five axes"})
 def test_neurons_are_near_to_it_and_nearer_with_more_steps(name):
     model, x = Net((NORMS | GATES | MATRICES)[name]).float(), images().float()
     snn = spikec.compile(model, "spikingjelly", calibration=x, normalization="max")
@@ -171,7 +171,7 @@ def test_behind_spikes_it_comes_nearer_with_more_steps():
         outputs = torch.stack([snn(x) for _ in range(256)])
         errors = [float((outputs[:t].mean(0) - model(x)).norm()) for t in (8, 64, 256)]
     assert errors[2] < errors[1] < errors[0]
-    assert errors[2] < 0.05 * float(model(x).norm())
+    assert errors[2] < 0.05 * float(model(x).detach().norm())
 
 
 def test_nothing_but_a_simulation_takes_it():

@@ -58,8 +58,9 @@ def _baddbmm(call: Call, input: Any, batch1: Any, batch2: Any, *, beta: float = 
 
 
 @converter(torch.einsum)
-def _einsum(call: Call, equation: str, *operands: Any) -> Signal:
+def _einsum(call: Call, equation: str, *operands: Any, tensors: Any = (), path: None = None) -> Signal:
     """Of two tensors, as one product of matrices; the letter of the batch is the first of every signal."""
+    operands = (*operands, *tensors)
     operands = operands[0] if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands
     terms, _, result = equation.replace(" ", "").partition("->")
     letters = terms.split(",")
