@@ -92,6 +92,9 @@ def build(name: str, side: int, quick: bool = False) -> nn.Module:
     model: nn.Module = torchvision_models().get_model(name, weights=None, **plain, **sizes.get(name, {})).eval()
     if quick and name in NARROWED:
         narrow(model.classifier)
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear) and not layer.weight.any():  # as vit's last one, which would answer nothing
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
     norms = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.5, 1.5)

@@ -28,7 +28,8 @@ class Accumulate(Pass):
         nodes = [node for node in graph.match(Op) if _is_carried(node.op)]
         for node in nodes:
             ops: tuple[Op, ...] = (node.op,)
-            (first, *_) = operands = graph.operands(node.name)
+            operands = graph.operands(node.name)
+            first = operands[0]
             if isinstance(mask := graph[first], Mask):
                 ops, operands = (mask, node.op), graph.operands(first)
             graph.set_operands(node.name, *operands)

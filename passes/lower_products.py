@@ -12,7 +12,7 @@ import torch
 from spikec.extend.backend import NEURON_BUDGET
 from spikec.extend.passbase import Context, Pass, rounds
 from spikec.interpreter.interp import run
-from spikec.ir.errors import CalibrationError, Hint, Option, UnsupportedOpError
+from spikec.ir.errors import CalibrationError, Hint, Option, Problem, UnsupportedOpError
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op
 from spikec.ir.ops import AvgPool, Linear, MatMul, Multiply, ScalarFunction
@@ -78,7 +78,7 @@ class LowerProducts(Pass):
             context.note(node.name, f"the product of two signals is {squares:,} squares")
         return len(nodes)
 
-    def _too_large(self, graph: Graph, node: Node[Op]) -> object:
+    def _too_large(self, graph: Graph, node: Node[Op]) -> Problem | None:
         if not isinstance(node.op, MatMul):
             return None
         x = graph.type(graph.operands(node.name)[0]).shape
@@ -177,8 +177,8 @@ class _Matrices:
             power, mean = (size**2 + mean**2).mean(keepdims=True), mean.mean(keepdims=True)
             size = np.sqrt(power - mean**2)
         groups = math.prod(front)
-        m, a = (np.repeat(np.broadcast_to(x, front[:1] or (1,)), math.prod(front[1:])) for x in (mean, size))
-        m, a = m.reshape(groups, 1, 1), a.reshape(groups, 1, 1)
+        own = (np.repeat(np.broadcast_to(x, front[:1] or (1,)), math.prod(front[1:])) for x in (mean, size))
+        m, a = (np.reshape(each, (groups, 1, 1)) for each in own)
         x = write.expanded(operand, (*front, *shape[-2:]), part=f"{part}_all")
         x = write.reshaped(x, (groups, *shape[-2:]), part=f"{part}_matrices")
         return cls(write.affine(x, 1 / a, -m / a, part=f"{part}_unit"), m, a)

@@ -27,7 +27,8 @@ class ReluToIF(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """Replace every ReLU, max-pool and input, and what is carried."""
-        relus, pools, inputs, carried = (graph.match(kind) for kind in (Relu, MaxPool, Input, Carried))
+        relus, pools, inputs = graph.match(Relu), graph.match(MaxPool), graph.match(Input)
+        carried = graph.match(Carried)
         for node in relus:
             _check_scale(graph, node)
         for node in relus:

@@ -86,7 +86,7 @@ class RunningDifference(StatefulOp):
         """Add the operands to their sums, and return what t f(n / t) rises by."""
         flat = [x.flatten(1) for x in xs]
         sizes = [x.shape[1] for x in flat]
-        time, *sums, last = state.split([1, *sizes, state.shape[1] - 1 - sum(sizes)], 1)
+        time, *sums, last = torch.split(state, [1, *sizes, state.shape[1] - 1 - sum(sizes)], 1)
         time, sums = time + 1, [n + x for n, x in zip(sums, flat, strict=True)]
         means = ((n / time).reshape(x.shape) for n, x in zip(sums, xs, strict=True))
         total = self.carries.eval(*means)

@@ -107,9 +107,10 @@ class Standardize(_Product):
         axes = [axis + 1 for axis in self.axes]
         if self.groups == 1:
             return x.mean(axes, keepdim=True)
-        parts = x.unflatten(1, (self.groups, -1))
+        parts = x.reshape(len(x), self.groups, -1, *x.shape[2:])
         found = parts.mean([2, *(axis + 1 for axis in axes if axis > 1)], keepdim=True)
-        return found.expand(-1, -1, parts.shape[2], *[-1] * (found.ndim - 3)).flatten(1, 2)
+        whole: Tensor = found.expand(-1, -1, parts.shape[2], *[-1] * (found.ndim - 3)).flatten(1, 2)
+        return whole
 
     def count(self, shape: Sequence[int]) -> int:
         """Return how many cells of a sample of that shape each mean is taken over."""

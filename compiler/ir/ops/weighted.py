@@ -186,7 +186,7 @@ class Linear(Weighted):
         """Return the same matrix over the channels, where the permutation brings those to the end."""
         if axes[-1] != 0 or not 2 <= len(axes) <= 4:
             return None
-        scales = {"in_scale": self.in_scale, "out_scale": self.out_scale, "origin": self.origin}
+        scales: dict[str, Any] = {"in_scale": self.in_scale, "out_scale": self.out_scale, "origin": self.origin}
         return pointwise(self.weight, self.bias, len(axes), **scales)
 
     def _per_input(self, factor: Array) -> Array:

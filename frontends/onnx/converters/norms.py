@@ -60,6 +60,4 @@ def _reduce_l2(call: Call, x: Any, axes: Any = None, keepdims: int = 1, noop_wit
 
 @converter("Einsum")
 def _einsum(call: Call, *operands: Any, equation: str) -> Any:
-    if isinstance(equation, bytes):
-        equation = equation.decode()
     return torch.einsum(equation, *operands)

@@ -63,7 +63,8 @@ def _div(call: Call, input: Any, other: Any, *, rounding_mode: str | None = None
     if rounding_mode is not None:
         call.refuse(f"rounding_mode={rounding_mode!r} is not supported", "divide without rounding")
     if isinstance(other, Signal):
-        return composed(call, lambda a, b: a * torch.reciprocal(b), input, other)
+        quotient: Signal = composed(call, lambda a, b: a * torch.reciprocal(b), input, other)
+        return quotient
     with np.errstate(divide="ignore"):
         return affine(call, input, 1 / _constant(call, other), np.zeros(()))
 

@@ -108,15 +108,15 @@ def _multihead(module: nn.MultiheadAttention, call: Call) -> Any:
     heads, mask = module.num_heads, given.get("attn_mask")
     if isinstance(mask, Tensor):
         mask = ~mask if mask.dtype == torch.bool else mask  # here True marks what is left out
-        mask = mask.unflatten(0, (-1, heads)) if mask.ndim == 3 else mask
+        mask = mask.reshape(-1, heads, *mask.shape[1:]) if mask.ndim == 3 else mask
     biases = (None,) * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
-    weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+    weights: Any = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
     if module.in_proj_weight is not None:
         weights = module.in_proj_weight.chunk(3)
 
     def attend(*xs: Any) -> Any:
         q, k, v = (
-            F.linear(x, weight, bias).unflatten(-1, (heads, -1)).transpose(1, 2)
+            torch.unflatten(F.linear(x, weight, bias), -1, (heads, -1)).transpose(1, 2)
             for x, weight, bias in zip(xs, weights, biases, strict=True)
         )
         y = F.scaled_dot_product_attention(q, k, v, mask)
@@ -174,7 +174,7 @@ def _shifted_windows(
         x = F.pad(x, (0, 0, 0, count[1] * size[1] - width, 0, count[0] * size[0] - height))
         x = torch.roll(x, [-by for by in shift], (1, 2)) if any(shift) else x
         q, k, v = (
-            part.unflatten(-1, (num_heads, -1)).transpose(-2, -3)
+            torch.unflatten(part, -1, (num_heads, -1)).transpose(-2, -3)
             for part in F.linear(windows(x), qkv_weight, bias).chunk(3, -1)
         )
         if logit_scale is None:
@@ -184,8 +184,20 @@ def _shifted_windows(
             scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1) * gain
             y = torch.softmax(scores + scores_bias, -1) @ v
         y = F.linear(y.transpose(-2, -3).flatten(-2), proj_weight, proj_bias)
-        y = y.unflatten(-2, size).unflatten(-4, count).transpose(-3, -4).flatten(-5, -4).flatten(-3, -2)
+        y = torch.unflatten(torch.unflatten(y, -2, size), -4, count).transpose(-3, -4).flatten(-5, -4).flatten(-3, -2)
         y = torch.roll(y, shift, (1, 2)) if any(shift) else y
         return y[:, :height, :width]
 
     return composed(call, attend, input)
+
+
+@converter("torchvision.models.swin_transformer._patch_merging_pad")
+def _merged_patches(call: Call, x: Signal) -> Any:
+    """Four neighbouring cells of a map [H, W, C] beside each other; zeros behind a map of odd sides."""
+    height, width, _ = call.shape(x)
+
+    def merge(y: Any) -> Any:
+        y = F.pad(y, (0, 0, 0, width % 2, 0, height % 2))
+        return torch.cat([y[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], -1)
+
+    return composed(call, merge, x)

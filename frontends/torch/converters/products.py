@@ -38,7 +38,7 @@ def _bilinear(call: Call, input1: Signal, input2: Signal, weight: Tensor, bias: 
     outputs, inputs, _ = weight.shape
 
     def bilinear(x1: Any, x2: Any) -> Any:
-        y = F.linear(x2, weight.flatten(0, 1)).unflatten(-1, (outputs, inputs))
+        y = torch.unflatten(F.linear(x2, weight.flatten(0, 1)), -1, (outputs, inputs))
         y = (y * x1.unsqueeze(-2)).sum(-1)
         return y if bias is None else y + bias
 
@@ -58,10 +58,11 @@ def _baddbmm(call: Call, input: Any, batch1: Any, batch2: Any, *, beta: float = 
 
 
 @converter(torch.einsum)
-def _einsum(call: Call, equation: str, *operands: Any, tensors: Any = (), path: None = None) -> Signal:
+def _einsum(call: Call, equation: str, *operands: Any, tensors: Any = (), path: None = None) -> Any:
     """Of two tensors, as one product of matrices; the letter of the batch is the first of every signal."""
     operands = (*operands, *tensors)
-    operands = operands[0] if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        operands = tuple(operands[0])
     terms, _, result = equation.replace(" ", "").partition("->")
     letters = terms.split(",")
     plain = result and all(len(set(each)) == len(each) and each.isalpha() for each in (*letters, result))
