@@ -70,7 +70,8 @@ class RunningDifference(StatefulOp):
 
     def infer(self, *operands: Type) -> Type:
         """Return the type of a rate in ANN units, for operands that are."""
-        if any(not isinstance(x.encoding, Rate) or not np.allclose(x.scale, 1, rtol=SCALE_RTOL, atol=0) for x in operands):
+        rates = all(isinstance(x.encoding, Rate) for x in operands)
+        if not rates or any(not np.allclose(x.scale, 1, rtol=SCALE_RTOL, atol=0) for x in operands):
             raise TypeMismatchError("a running difference of a signal that is not in ANN units", hint=_HINT)
         shape = self.carries.shape_of(*operands)
         return Type(shape, operands[0].dtype, Rate(np.ones((1,) * len(shape))))
