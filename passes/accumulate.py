@@ -33,7 +33,7 @@ class Accumulate(Pass):
             if isinstance(mask := graph[first], Mask):
                 ops, operands = (mask, node.op), graph.operands(first)
             graph.set_operands(node.name, *operands)
-            origin = merge(node.op.origin, *(op.origin for op in ops[:-1]))
+            origin = node.op.origin if len(ops) == 1 else merge(node.op.origin, ops[0].origin)
             graph.set_op(node.name, Carried(tuple(attrs.evolve(op, origin=()) for op in ops), origin=origin))
             if len(ops) > 1:
                 graph.remove_dead(first)

@@ -37,10 +37,12 @@ class Sampler:
             raise CalibrationError("a value is not finite", hint="mend the data or the weights")
         self._ends = (min(self._ends[:1] + (ends[0],)), max(self._ends[1:] + (ends[1],)))
         self._kept = torch.cat([self._kept, flat[:: self._stride].double().cpu()])
-        while len(self._kept) > KEPT - 2:
+        while len(self._kept) > KEPT:
             self._kept = self._kept[::_THINNED]
             self._stride *= _THINNED
 
     def result(self) -> Array:
-        """Return the kept values, rising, float64."""
-        return np.sort(np.concatenate([self._kept.numpy(), np.asarray(self._ends)]))
+        """Return the kept values, rising, float64; the outer ones are the least and the greatest of all."""
+        values = np.sort(self._kept.numpy())
+        values[0], values[-1] = self._ends
+        return values

@@ -133,7 +133,7 @@ def test_the_error_of_a_net_falls_with_time(name, build_net, shape):
     found = spikec.Compiler("spikingjelly", calibration=x, timesteps=64).run(model)
     early, later, last = errors(found.artifact, model, x[:64], (4, 16, 64))
     assert early > later > last
-    assert last < 0.06
+    assert last < 0.1
     neurons = sum(np.prod(found.graph.type(node.name).shape) for node in found.graph.match(IF))
     assert neurons > 0
     entries = [entry for entry in found.ledger if entry.fate == "lowered"]

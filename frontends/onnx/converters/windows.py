@@ -144,8 +144,8 @@ def _gemm(call: Call, a: Any, b: Any, c: Any = None, alpha: float = 1.0, beta: f
 @converter("MatMul")
 def _matmul(call: Call, a: Any, b: Any) -> Any:
     if isinstance(a, Signal) and isinstance(b, Signal):
-        product: Any = torch.matmul(*[a, b])
-        return product
+        matmul: Callable[..., Any] = torch.matmul
+        return matmul(a, b)
     on_left = isinstance(b, Signal)
     weight = np.asarray(a if on_left else b)
     if not on_left and weight.ndim > 2:
