@@ -34,7 +34,8 @@ class Accumulate(Pass):
                 ops, operands = (mask, node.op), graph.operands(first)
             graph.set_operands(node.name, *operands)
             origin = node.op.origin if len(ops) == 1 else merge(node.op.origin, ops[0].origin)
-            graph.set_op(node.name, Carried(tuple(attrs.evolve(op, origin=()) for op in ops), origin=origin))
+            bare: list[Op] = [attrs.evolve(op, origin=()) for op in ops]
+            graph.set_op(node.name, Carried(tuple(bare), origin=origin))
             if len(ops) > 1:
                 graph.remove_dead(first)
         if nodes:
