@@ -50,6 +50,8 @@ CONVERTED = {
 }
 #: those whose products of matrices, norms and softmax are carried without neurons
 CARRIED = {"vit_b_16": 32, "swin_t": 32, "maxvit_t": 224}
+#: families with two hidden layers of 4096 features behind their convolutions, which --quick makes narrow
+NARROWED = ("alexnet", "vgg11", "vgg16_bn")
 TARGETS = ("spikingjelly", "nir", "netx")
 #: families that netx is asked about by --quick: it lays out every weight, which takes longer than all else
 QUICK_NETX = ("squeezenet1_0",)
@@ -236,8 +238,8 @@ def main() -> None:
         found = measured(name, *options)
         takes = ["yes" if not why else f"no: {'; '.join(why)}" for why in found["targets"].values()]
         shown = [f"{error:.3f}" for error in found["error"]]
-        cost = f"{found['neurons']:,}", str(found["carried"] or "")
-        table.add_row(name, str(found["side"]), f"{found['import']:.0e}", *shown, *cost, "yes", *takes)
+        size = f"{found['neurons']:,}", str(found["carried"] or "")
+        table.add_row(name, str(found["side"]), f"{found['import']:.0e}", *shown, *size, "yes", *takes)
     console.print(table)
     if "resnet50" in names:
         found = measured("resnet50", "--cost", "224")
