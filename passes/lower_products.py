@@ -23,7 +23,7 @@ from spikec.ir.writer import Writer
 #: no deviation is below this share of the signal's largest root mean square
 _FLOOR = 1e-3
 #: ramps that a square is taken to need, before it is known how many it does
-RAMPS = 8
+RAMPS = 16
 #: calibration samples that are run at once
 _BATCH = 32
 _SIDES = ("left", "right")
