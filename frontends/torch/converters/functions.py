@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -144,13 +144,12 @@ def scalar_function(
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), Snake(), nn.Linear(8, 2)).eval()
         >>> graph = spikec.compile(net, "nir", calibration=images, timesteps=8)
     """
-    is_layer = isinstance(key, type)
-    function = compute or key
-    if is_layer and compute is None:
+    if compute is None and isinstance(key, type):
         hint = "give what it computes: a function of a tensor and the constants"
         raise CompileError(f"what the layer {qualified(key)} computes is not given", hint=hint)
+    function: Callable[..., Any] = compute or key
     name = name or getattr(key, "__name__", "function")
-    left, right = (lambda *given, sign=sign: line_at(function, given, sign) for sign in (-1, 1))
+    left, right = (partial(_line_of, function, sign) for sign in (-1, 1))
     register_function(Function(name, function, left, right, domain, pole))
 
     def of_layer(module: nn.Module, call: Call) -> Signal:
@@ -159,4 +158,9 @@ def scalar_function(
     def of_function(call: Call, input: Signal, inplace: bool = False) -> Signal:
         return call.add(ScalarFunction(name), input)
 
-    converter(key)(of_layer if is_layer else of_function)
+    keyed: Hashable = key
+    converter(keyed)(of_layer if isinstance(key, type) else of_function)
+
+
+def _line_of(function: Callable[..., Any], sign: int, *constants: float) -> tuple[float, float] | None:
+    return line_at(function, constants, sign)
