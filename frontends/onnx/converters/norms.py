@@ -18,9 +18,13 @@ def _sizes(call: Call, x: Signal, axis: int) -> tuple[int, ...]:
 def _layer_norm(
     call: Call, x: Any, scale: Any, bias: Any = None, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
 ) -> Any:
-    if any(call.wanted[1:]):
-        call.refuse("its mean and deviation are used outside of it", "compute them apart: ReduceMean")
-    return F.layer_norm(x, _sizes(call, x, axis), scale, bias, epsilon)
+    """The mean and the inverse of the deviation too, where they are used."""
+    result = F.layer_norm(x, _sizes(call, x, axis), scale, bias, epsilon)
+    if not any(call.wanted[1:]):
+        return result
+    axes = list(range(call.axis(x, axis) + 1, len(call.shape(x)) + 1))
+    mean = torch.mean(x, axes, True)
+    return result, mean, torch.rsqrt(torch.mean(torch.square(x - mean), axes, True) + epsilon)
 
 
 @converter("RMSNormalization")
