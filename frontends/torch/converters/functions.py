@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -109,7 +109,7 @@ def _rpow(call: Call, input: Signal, other: Any) -> Signal:
 
 
 def scalar_function(
-    key: Callable[..., Any] | type[nn.Module],
+    key: Any,
     compute: Callable[..., Tensor] | None = None,
     *,
     name: str = "",
@@ -158,8 +158,7 @@ def scalar_function(
     def of_function(call: Call, input: Signal, inplace: bool = False) -> Signal:
         return call.add(ScalarFunction(name), input)
 
-    keyed: Hashable = key
-    converter(keyed)(of_layer if isinstance(key, type) else of_function)
+    converter(key)(of_layer if isinstance(key, type) else of_function)
 
 
 def _line_of(function: Callable[..., Any], sign: int, *constants: float) -> tuple[float, float] | None:
