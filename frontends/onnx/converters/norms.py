@@ -59,6 +59,8 @@ def _lp_norm(call: Call, x: Any, axis: int = -1, p: int = 2) -> Any:
 def _reduce_l2(call: Call, x: Any, axes: Any = None, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Any:
     if axes is None or not np.size(axes):
         call.refuse("a norm over all axes mixes the samples of a batch", INDEPENDENT)
+    if 0 in call.shape(x):
+        call.refuse("it holds no number", "give it at least one")
     return torch.linalg.vector_norm(x, 2, [int(each) for each in np.ravel(axes)], bool(keepdims))
 
 

@@ -36,6 +36,7 @@ IMPOSSIBLE = {
     "it mixes the samples of a batch": r"batch axis|the batch|first axes of the inputs differ|transA",
     "it does to each sample another thing": r"differs from sample to sample|more axes than the signal|without a batch",
     "it multiplies signals": r"power of two signals|no single number|computed from the model's input",
+    "it is of a form that is not read": r"the equation .* is not supported|1-norm is not supported",
     "it learns": r"training mode",
     "it jumps": r"jumps at its threshold",
     "it has no number in it": r"holds no number|leaves nothing|does not expand|0\b.* cells",
