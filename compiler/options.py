@@ -49,6 +49,8 @@ class SpikingJellyOptions(Options, total=False):
     counters: bool
     streams: bool
     events: bool
+    accumulate: bool
+    neuron_budget: int
 
 
 class NirOptions(Options, total=False):

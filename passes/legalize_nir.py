@@ -23,6 +23,7 @@ from spikec.ir.ops import (
     Pad,
     Reshape,
     SumPool,
+    Upsample,
     Weighted,
 )
 from spikec.ir.ops.weighted import block_diagonal, depthwise, identity, spread_kernel
@@ -59,7 +60,7 @@ class LegalizeNir(Pass):
         rewrites: Sequence[tuple[tuple[Kinds, ...], Callable[..., bool]]] = (
             (((Reshape, Flatten),), _flatten),
             ((SumPool,), _convolve),
-            ((Interpolate,), _resize),
+            (((Interpolate, Upsample),), _resize),
             ((Pad, Conv), _join_pads),
             ((Add, Add), _join_sums),
             ((Add,), _separate),
@@ -94,8 +95,11 @@ def _convolve(graph: Graph, node: Node[SumPool]) -> bool:
     return True
 
 
-def _resize(graph: Graph, node: Node[Interpolate]) -> bool:
-    """Write a resizing as a depthwise convolution where it is one: most that make a map a whole number smaller are."""
+def _resize(graph: Graph, node: Node[Interpolate | Upsample]) -> bool:
+    """Write a resizing as a depthwise convolution where it is one.
+
+    Most that make a map a whole number smaller are, and one that repeats a single cell.
+    """
     try:
         graph.set_op(node.name, node.op.as_convolution(graph.type(graph.operands(node.name)[0])))
     except (BlockedError, TypeMismatchError):

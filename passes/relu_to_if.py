@@ -6,7 +6,7 @@ import numpy as np
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph, Node
-from spikec.ir.ops import IF, CountingMaxPool, Input, MaxPool, Relu, Rescale
+from spikec.ir.ops import IF, Carried, CountingMaxPool, Input, MaxPool, Relu, Rescale, RunningDifference
 from spikec.ir.stages import CALIBRATED, SPIKING
 from spikec.ir.types import fits, span
 
@@ -16,8 +16,8 @@ class ReluToIF(Pass):
     """``relu(scale=s)`` becomes ``rescale(1/s) -> if(v_threshold=1), soft reset -> rescale(s)``.
 
     The rate of the neuron is ``clip(z / s, 0, 1)`` to 1/T (Rueckauer et al. 2017, eq. 4); the rescales
-    state the units and are folded into the weights later. Max-pools that count become what they say, and inputs
-    Rate(1).
+    state the units and are folded into the weights later. Max-pools that count, and what is carried without neurons,
+    become what they say, and inputs Rate(1).
     """
 
     name = "relu-to-if"
@@ -26,8 +26,9 @@ class ReluToIF(Pass):
     gives = SPIKING
 
     def run(self, graph: Graph, context: Context) -> int:
-        """Replace every ReLU, max-pool and input."""
+        """Replace every ReLU, max-pool and input, and what is carried."""
         relus, pools, inputs = graph.match(Relu), graph.match(MaxPool), graph.match(Input)
+        carried = graph.match(Carried)
         for node in relus:
             _check_scale(graph, node)
         for node in relus:
@@ -39,9 +40,11 @@ class ReluToIF(Pass):
             graph.insert_after(node.name, Rescale(scale), new=f"{node.name}_out")
         for pool in pools:
             graph.set_op(pool.name, CountingMaxPool(pool.op, origin=pool.op.origin))
+        for each in carried:
+            graph.set_op(each.name, RunningDifference(each.op, origin=each.op.origin))
         for entry in inputs:
             graph.set_op(entry.name, attrs.evolve(entry.op, rate=True))
-        return len(relus) + len(pools) + len(inputs)
+        return len(relus) + len(pools) + len(inputs) + len(carried)
 
 
 def _check_scale(graph: Graph, node: Node[Relu]) -> None:

@@ -49,6 +49,7 @@ _HINTS = {
     "reshape": "NIR has Flatten only, and other reshapes only directly behind an input or in front of an output",
     "permute": "NIR has transpositions only directly behind an input or in front of an output",
     "countingmaxpool": CountingMaxPool.hint,
+    "runningdifference": "it stands for no neurons; leave the pass accumulate out",
     "delay": "write the recurrent layer by hand in NIR",
     "multispike": "no reader of NIR has it but sinabs and rockpool",
 }

@@ -13,8 +13,8 @@ from torch import nn
 from spikec.backends.spikingjelly.converters import module_for
 from spikec.backends.spikingjelly.events import EventLinear
 from spikec.backends.spikingjelly.network import ModuleCall, SpikingNetwork
-from spikec.extend.backend import Backend
-from spikec.extend.passbase import Context
+from spikec.extend.backend import NEURON_BUDGET, Backend
+from spikec.extend.passbase import Context, rounds
 from spikec.ir.graph import Graph
 
 
@@ -28,6 +28,10 @@ class SpikingJelly(Backend):
         streams: layers take a bias for each step, tuned for ``timesteps``.
         events: linear layers add up the weights of the neurons that fired, whenever few did, see
             :class:`spikec.backends.spikingjelly.events.EventLinear`; the rounding is another one.
+        accumulate: products of two signals, norms and softmax are carried as running differences of what they give for
+            the means of their operands, see :class:`spikec.ir.ops.RunningDifference`: exact in the limit of many steps,
+            but no spikes, and so for simulation only.
+        neuron_budget: how many neurons a product of two matrices of signals may take; one that takes more is refused.
     """
 
     name: ClassVar[str] = "spikingjelly"
@@ -38,6 +42,13 @@ class SpikingJelly(Backend):
     counters: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool))
     streams: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     events: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    accumulate: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    neuron_budget: int = attrs.field(default=NEURON_BUDGET, validator=rounds())
+
+    @property
+    def accumulates(self) -> bool:
+        """True where the user asked for it."""
+        return self.accumulate
 
     def emit(self, graph: Graph, context: Context) -> SpikingNetwork:
         """Make the module, on the model's device, in evaluation mode and step mode ``"s"``."""

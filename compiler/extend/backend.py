@@ -15,6 +15,9 @@ from spikec.ir.graph import Graph
 from spikec.ir.stages import FINAL
 from spikec.ir.types import Array
 
+#: neurons that a product of two matrices of signals may take, where a target says nothing else
+NEURON_BUDGET = 1 << 22
+
 DataT = TypeVar("DataT", Tensor, Array)
 
 
@@ -65,6 +68,16 @@ class Backend(metaclass=Configured):
     def counters(self) -> bool:
         """True if a max-pool that counts spikes can be run, and is wanted."""
         return False
+
+    @property
+    def accumulates(self) -> bool:
+        """True if products, norms and softmax are to be carried as running differences, without neurons."""
+        return False
+
+    @property
+    def neuron_budget(self) -> int:
+        """How many neurons a product of two matrices of signals may take; one that takes more is refused."""
+        return NEURON_BUDGET
 
     @property
     def thresholds(self) -> str:

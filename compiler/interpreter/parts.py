@@ -21,7 +21,18 @@ from spikec.ir.affine import random_numbers
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role, StatefulOp, tensor
-from spikec.ir.ops import CountingMaxPool, Input, MaxPool, Neuron, Output, Relu, Stream, Weighted
+from spikec.ir.ops import (
+    Carried,
+    CountingMaxPool,
+    Input,
+    MaxPool,
+    Neuron,
+    Output,
+    Relu,
+    RunningDifference,
+    Stream,
+    Weighted,
+)
 from spikec.ir.types import Type
 
 #: allowed difference of a part's results, relative to each by itself, and to the largest of all where terms cancel
@@ -289,8 +300,9 @@ def can_be_cut(before: Graph, after: Graph, name: str) -> bool:
     if isinstance(one, StatefulOp):
         return isinstance(other, Neuron) if isinstance(one, Neuron) else type(one) is type(other)
     if isinstance(other, StatefulOp):
-        becomes = (Relu, Neuron) if isinstance(one, Relu) and one.scale is not None else (MaxPool, CountingMaxPool)
-        return isinstance(one, becomes[0]) and isinstance(other, becomes[1])
+        pairs = (Relu, Neuron), (MaxPool, CountingMaxPool), (Carried, RunningDifference)
+        becomes = any(isinstance(one, old) and isinstance(other, new) for old, new in pairs)
+        return becomes and not (isinstance(one, Relu) and one.scale is None)
     return all(op.role is Role.ACTIVATION and op.elementwise and op.arity == 1 for op in (one, other))
 
 

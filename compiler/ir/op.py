@@ -217,7 +217,7 @@ class Op:
             shifts = affine.operand_shifts(self.eval, wanted.shift, shapes, self.uneven)
         return [Affine(*pair) for pair in zip(gains, shifts, strict=True)]
 
-    def permuted(self, axes: Sequence[int]) -> Self | None:
+    def permuted(self, axes: Sequence[int]) -> Op | None:
         """Return the op that gives, permuted, what this one gives for a permutation of its operand; None if none does.
 
         Args:

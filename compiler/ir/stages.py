@@ -7,7 +7,7 @@ import attrs
 from spikec.ir.errors import CompileError, Problem, UnsupportedOpError, VerificationError
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op, Role
-from spikec.ir.ops import MaxPool, Relu
+from spikec.ir.ops import Carried, MaxPool, Relu
 from spikec.ir.types import Rate, Real
 
 Rule = Callable[[Graph, Node[Op]], "Problem | None"]
@@ -37,9 +37,9 @@ def only(encoding: type[Real] | type[Rate]) -> Rule:
 
 
 def relus_only(graph: Graph, node: Node[Op]) -> Problem | None:
-    """Refuse every non-linear op but Relu, and a max-pool that will be counted."""
+    """Refuse every non-linear op but Relu, a max-pool that will be counted, and what is carried without neurons."""
     counting = isinstance(node.op, MaxPool) and node.op.counts
-    if node.op.role is not Role.ACTIVATION or isinstance(node.op, Relu) or counting:
+    if node.op.role is not Role.ACTIVATION or isinstance(node.op, (Relu, Carried)) or counting:
         return None
     return graph.problem(
         node.name,

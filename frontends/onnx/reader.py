@@ -251,7 +251,6 @@ def _name(node: Any) -> str:
 _REASONS = (
     ("If Loop Scan", "which nodes run depends on the model's input", "export the model without control flow"),
     (
-        "InstanceNormalization LayerNormalization GroupNormalization RMSNormalization LpNormalization "
         "MeanVarianceNormalization LRN",
         "it divides by statistics of the sample itself",
         "use batch normalization and retrain",

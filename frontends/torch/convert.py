@@ -82,18 +82,18 @@ _AFTER = "leave it out of the model and apply it to the compiled network's outpu
 _TABLE = (
     ("hardshrink", _STEP, "replace {kind} by {by} and retrain"),
     (
-        "groupnorm layernorm rmsnorm localresponsenorm crossmaplrn2d normalize var std varmean stdmean norm",
+        "localresponsenorm crossmaplrn2d",
         _STATISTICS,
         _BATCHNORM,
     ),
     (
-        "multiheadattention multiheadattentionforward scaleddotproductattention transformer transformerencoder "
-        "transformerdecoder transformerencoderlayer transformerdecoderlayer",
+        "multiheadattentionforward transformer transformerencoder transformerdecoder transformerencoderlayer "
+        "transformerdecoderlayer",
         f"attention: {_PRODUCT}",
         "use a convolutional network",
     ),
     ("rnn lstm gru rnncell lstmcell grucell", f"its gates and states: {_PRODUCT}", "use convolutions over time"),
-    ("glu bilinear bmm baddbmm einsum outer dot cosinesimilarity pairwisedistance cdist prod", _PRODUCT, _BY_WEIGHTS),
+    ("outer dot pairwisedistance cdist prod", _PRODUCT, _BY_WEIGHTS),
     (
         "embedding embeddingbag",
         "its input is an index, and a spiking network takes numbers",

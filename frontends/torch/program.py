@@ -281,7 +281,7 @@ def _randomness(traced: Program) -> Iterator[Problem]:
         if mode and given.get("p") != 0:
             hint = "call model.eval() before torch.export.export"
             yield Problem(f"{source.kind} was exported in training mode", str(source), hint=hint)
-        elif mode is None and torch.Tag.nondeterministic_seeded in node.target.tags:
+        elif mode is None and given.get("dropout_p", 1) != 0 and torch.Tag.nondeterministic_seeded in node.target.tags:
             hint = "take it out of forward, or call model.eval() before torch.export.export"
             yield Problem(f"{source.kind} draws random numbers; a compiled network has none", str(source), hint=hint)
 

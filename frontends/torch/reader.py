@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 
 from spikec.extend.frontend import failure, without_unused
-from spikec.frontends.torch.batch import BatchSize, takes_batch
+from spikec.frontends.torch.batch import BATCH, BatchSize, takes_batch
 from spikec.frontends.torch.call import (
     Call,
     Missing,
@@ -62,6 +62,7 @@ class Reader:
         self._memory = Memory(traced, graph, self._values)
         self._outdated: dict[fx.Node, CompileError] = {}  # nodes that changed in a way that is not followed
         self._of_batch: set[fx.Node] = set()  # nodes whose numbers are made from the batch size
+        self._alike: set[fx.Node] = set()  # constants that were to be repeated for every sample
         self._attributes: dict[int, fx.Node] = {}  # the get_attr of each tensor of the model, by where its copy lies
 
     def peek(self, node: fx.Node) -> Any:
@@ -212,6 +213,10 @@ class Reader:
         """The result of a call that does not depend on the model's input."""
         target: Any = node.target
         if self._is_given_batch(node) and not _is_on_numbers(node, call.args):
+            if (one := _for_one_sample(node, call.args)) is not None:
+                self._alike.add(node)
+                self.graph.drop((call.source,), "a constant")
+                return one
             call.refuse(
                 f"{call.source.kind} with a size that depends on the batch is not supported",
                 "make the tensor for one sample: it broadcasts over the batch",
@@ -249,7 +254,7 @@ class Reader:
         if signals:
             self._follow(node, source, value)
         else:  # a part of a shape is judged by itself
-            computed = self._is_given_batch(node) and node.target is not operator.getitem
+            computed = self._is_given_batch(node) and node.target is not operator.getitem and node not in self._alike
             if computed or any(isinstance(each, BatchSize) for each in found):
                 self._of_batch.add(node)
         if source not in self.graph.imported.dropped and all(source not in self.graph[s.name].origin for s in signals):
@@ -334,6 +339,18 @@ def _is_on_numbers(node: fx.Node, args: Any) -> bool:
     if node.op == "call_method":
         return not isinstance(args[0], Tensor)
     return node.target is torch._assert or getattr(node.target, "__module__", "") in _ON_NUMBERS
+
+
+def _for_one_sample(node: fx.Node, args: Any) -> Tensor | None:
+    """What repeats a constant for every sample of the batch, as one that broadcasts over it; None for another call."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "").split(".")[0]
+    if name not in ("expand", "repeat", "broadcast_to", "tile") or not args or not isinstance(args[0], Tensor):
+        return None
+    first, *rest = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
+    shape, wanted = args[0].shape, len(rest) + 1
+    if first != BATCH or len(shape) > wanted or (len(shape) == wanted and shape[0] != 1):
+        return None
+    return args[0].detach().repeat(1, *rest) if name in ("repeat", "tile") else args[0].detach().expand(1, *rest)
 
 
 def _is_container(target: Any) -> bool:

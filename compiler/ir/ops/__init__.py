@@ -3,6 +3,7 @@
 An op is public under its own name here if its file lists it in ``__all__``.
 """
 
+from spikec.ir.ops.accumulated import *
 from spikec.ir.ops.elementwise import *
 from spikec.ir.ops.functions import *
 from spikec.ir.ops.interpolate import *
@@ -12,5 +13,6 @@ from spikec.ir.ops.neuron import *
 from spikec.ir.ops.neuron_loihi import *
 from spikec.ir.ops.neuron_multi import *
 from spikec.ir.ops.pool import *
+from spikec.ir.ops.products import *
 from spikec.ir.ops.shape import *
 from spikec.ir.ops.weighted import *

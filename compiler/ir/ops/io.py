@@ -43,6 +43,11 @@ class Head(Op):
     function: str = attrs.field(validator=attrs.validators.in_((*_ALONG, *_SCALAR)))
     axis: int = 0
 
+    @property
+    def along(self) -> bool:
+        """Whether it takes all numbers along the axis together, as softmax does."""
+        return self.function in ("softmax", "log_softmax", "softmin")
+
     def infer(self, *operands: Type) -> Type:
         """Return the operand's type, which must be real."""
         (x,) = operands

@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from spikec.ir.affine import BlockedError
 from spikec.ir.op import Movement, Op
-from spikec.ir.ops.weighted import Conv, Pairs, identity, pad_list, pairs
+from spikec.ir.ops.weighted import Conv, Pairs, depthwise, identity, pad_list, pairs
 from spikec.ir.types import Array, Type, compress, ints
 
 __all__ = ["Concat", "Flatten", "Pad", "Permute", "Reshape", "Slice", "Upsample"]
@@ -96,6 +96,17 @@ class Upsample(Movement):
             cells = torch.arange(new, device=x.device) * x.shape[axis] // new
             x = x.index_select(axis, cells)
         return x
+
+    def as_convolution(self, operand: Type) -> Conv:
+        """Give the kernel of ones, as large as the result, that repeats the only cell of a map.
+
+        Raises:
+            BlockedError: the map has several cells.
+        """
+        if any(size != 1 for size in operand.shape[1:]) or not 1 <= len(self.size) <= 3:
+            raise BlockedError("picks among several cells")
+        padding = tuple(size - 1 for size in self.size)
+        return depthwise(np.ones(self.size), operand, origin=self.origin, padding=padding)
 
 
 @attrs.frozen(eq=False)

@@ -1,5 +1,7 @@
 """The affine ops with weights, and the scales that were folded into them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -179,6 +181,13 @@ class Linear(Weighted):
         if x.shape and self.weight.ndim == 2 and self._is_plain:
             return *x.shape[:-1], self.out_features
         return self.tried_shape(x)
+
+    def permuted(self, axes: Sequence[int]) -> Weighted | None:
+        """Return the same matrix over the channels, where the permutation brings those to the end."""
+        if axes[-1] != 0 or not 2 <= len(axes) <= 4:
+            return None
+        scales: dict[str, Any] = {"in_scale": self.in_scale, "out_scale": self.out_scale, "origin": self.origin}
+        return pointwise(self.weight, self.bias, len(axes), **scales)
 
     def _per_input(self, factor: Array) -> Array:
         return factor[None, :]

@@ -144,9 +144,8 @@ def _gemm(call: Call, a: Any, b: Any, c: Any = None, alpha: float = 1.0, beta: f
 @converter("MatMul")
 def _matmul(call: Call, a: Any, b: Any) -> Any:
     if isinstance(a, Signal) and isinstance(b, Signal):
-        call.refuse(
-            "a product of two signals is not supported: both depend on the model's input", "use constant weights"
-        )
+        matmul: Callable[..., Any] = torch.matmul
+        return matmul(a, b)
     on_left = isinstance(b, Signal)
     weight = np.asarray(a if on_left else b)
     if not on_left and weight.ndim > 2:

@@ -12,10 +12,11 @@ from torch import Tensor
 from spikec.extend import composites
 from spikec.extend.composites import along, expanded, permuted, reshaped
 from spikec.frontends.torch.call import Call, Signal, as_array, converter, methods
+from spikec.frontends.torch.composed import composed
 from spikec.frontends.torch.converters.parts import matched
 from spikec.frontends.torch.converters.shapes import same_dtype, sample_axes, sample_axis, transpose
 from spikec.frontends.torch.converters.weights import constant_weight
-from spikec.ir.ops import AdaptiveAvgPool, Add, Linear
+from spikec.ir.ops import AdaptiveAvgPool, Add, Linear, MatMul, Multiply
 from spikec.ir.types import Array
 
 
@@ -52,10 +53,7 @@ def _rsub(call: Call, input: Any, other: Any, *, alpha: float = 1) -> Signal:
 @converter(*_keys("mul", "multiply"))
 def _mul(call: Call, input: Any, other: Any) -> Signal:
     if isinstance(input, Signal) and isinstance(other, Signal):
-        call.refuse(
-            "a product of two signals is not supported: both depend on the model's input",
-            "multiply by a constant, or replace the gate by a layer",
-        )
+        return call.add(Multiply(), input, other)
     signal, constant = (input, other) if isinstance(input, Signal) else (other, input)
     return affine(call, signal, _constant(call, constant), np.zeros(()))
 
@@ -65,16 +63,17 @@ def _div(call: Call, input: Any, other: Any, *, rounding_mode: str | None = None
     if rounding_mode is not None:
         call.refuse(f"rounding_mode={rounding_mode!r} is not supported", "divide without rounding")
     if isinstance(other, Signal):
-        call.refuse("a division by a signal is not supported", "divide by a constant")
+        quotient: Signal = composed(call, lambda a, b: a * torch.reciprocal(b), input, other)
+        return quotient
     with np.errstate(divide="ignore"):
         return affine(call, input, 1 / _constant(call, other), np.zeros(()))
 
 
 @converter(*_keys("addcmul"))
 def _addcmul(call: Call, input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> Signal:
-    """``input + value * tensor1 * tensor2``, of which one factor is constant."""
+    """``input + value * tensor1 * tensor2``."""
     if isinstance(tensor1, Signal) and isinstance(tensor2, Signal):
-        return _mul(call, tensor1, tensor2)  # which refuses it
+        return _sum(call, input, call.add(Multiply(), tensor1, tensor2, part="product"), alpha=value)
     signals = [each for each in (tensor1, tensor2) if isinstance(each, Signal)]
     factors = [_constant(call, each) for each in (tensor1, tensor2) if not isinstance(each, Signal)]
     if not signals:
@@ -210,10 +209,7 @@ def _cumsum(call: Call, input: Signal, dim: int, *, dtype: Any = None) -> Signal
 @converter(torch.matmul, torch.mm, operator.matmul, *methods("matmul", "mm"))
 def _matmul(call: Call, input: Any, other: Any) -> Signal:
     if isinstance(input, Signal) and isinstance(other, Signal):
-        call.refuse(
-            "a product of two signals is not supported: both depend on the model's input",
-            "multiply by a constant matrix, as nn.Linear does",
-        )
+        return call.add(MatMul(), input, other)
     if isinstance(input, Signal):
         return _times(call, input, _matrix(call, other))
     matrix = _matrix(call, input)

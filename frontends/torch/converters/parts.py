@@ -179,8 +179,20 @@ def _roll(call: Call, input: Signal, shifts: Any, dims: Any = None) -> Signal:
 
 @converter(torch.cat, torch.concat, torch.concatenate)
 def _cat(call: Call, tensors: Sequence[Signal], dim: int = 0) -> Signal:
-    axis = sample_axis(call, tensors[0], dim)
-    return call.add(Concat(axis), *tensors) if len(tensors) > 1 else call.add(Identity(), tensors[0])
+    signal = next((each for each in tensors if isinstance(each, Signal)), tensors[0])
+    axis = sample_axis(call, signal, dim)
+    parts = [each if isinstance(each, Signal) else _beside(call, each, signal, axis) for each in tensors]
+    return call.add(Concat(axis), *parts) if len(parts) > 1 else call.add(Identity(), signal)
+
+
+def _beside(call: Call, value: Any, signal: Signal, axis: int) -> Signal:
+    """A constant, the same for every sample, as a signal that can be put beside another one along an axis."""
+    if not isinstance(value, Tensor) or value.ndim != len(call.shape(signal)) + 1 or len(value) != 1:
+        call.refuse("it joins a constant that differs between the samples of a batch", "give one for all samples")
+    constant = as_array(value)[0]
+    cell = sliced(call, signal, axis, 0, 1, part="cell")
+    cells = expanded(call, cell, constant.shape, part="cells")
+    return affine(call, cells, 0.0, constant, part="constant")
 
 
 @converter(torch.stack)

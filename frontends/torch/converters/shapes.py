@@ -143,7 +143,7 @@ def transpose(call: Call, input: Signal, dim0: int, dim1: int) -> Signal:
 
 for _name in ("transpose", "swapdims", "swapaxes"):
     converter(getattr(torch, _name), *methods(_name))(transpose)
-converter(torch.adjoint, *methods("adjoint"))(partial(transpose, dim0=-2, dim1=-1))
+converter(torch.adjoint, *methods("adjoint", "mT", "mH"))(partial(transpose, dim0=-2, dim1=-1))
 
 
 @converter(torch.t, *methods("t"))

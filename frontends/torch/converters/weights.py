@@ -122,28 +122,6 @@ def batch_norm(
     return call.add(BatchNorm(gain, shift, mean, var, eps), input)
 
 
-@converter(F.instance_norm)
-def instance_norm(
-    call: Call,
-    input: Signal,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Signal:
-    """With running statistics it is a batch norm."""
-    if use_input_stats or running_mean is None:
-        call.refuse(
-            f"{call.source.kind} is not supported: it divides by statistics of each input, and a compiled network only "
-            "multiplies by constants",
-            "train it with track_running_stats=True, or use BatchNorm",
-        )
-    return batch_norm(call, input, running_mean, running_var, weight, bias, eps=eps)
-
-
 # -------------------------------------------------------------------- pools
 
 

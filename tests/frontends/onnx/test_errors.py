@@ -26,7 +26,7 @@ def refused(proto, kind=spikec.UnsupportedOpError, example=None):
     [
         (node("Shrink", "x", "y", name="act"), "Shrink is not supported", "replace it by Relu and retrain"),
         (node("Tan", "x", "y", name="act"), "Tan is not supported", '@converter("Tan")'),
-        (node("InstanceNormalization", "x w w", "y", name="act"), "statistics of the sample", "batch normalization"),
+        (node("MeanVarianceNormalization", "x", "y", name="act"), "statistics of the sample", "batch normalization"),
         (node("QuantizeLinear", "x w", "y", name="act"), "the model is quantized", "the float model"),
         (node("DequantizeLinear", "x w", "y", name="act"), "the model is quantized", "the float model"),
         (node("QLinearConv", "x w w w w w w w", "y", name="act"), "the model is quantized", "the float model"),
@@ -35,8 +35,6 @@ def refused(proto, kind=spikec.UnsupportedOpError, example=None):
             "com.acme.FusedConv",
             '("com.acme", "FusedConv")',
         ),
-        (node("Mul", "x x", "y", name="act"), "a product of two signals", "a constant"),
-        (node("Div", "w x", "y", name="act"), "a division by a signal", "a constant"),
         (node("Cast", "x", "y", name="act", to=TensorProto.INT32), "precision of float", "floats"),
         (node("ThresholdedRelu", "x", "y", name="act"), "jumps at its threshold", ""),
         (node("Softmax", "x", "y", name="act", axis=0), "along the batch axis", ""),
@@ -47,8 +45,8 @@ def refused(proto, kind=spikec.UnsupportedOpError, example=None):
         (node("ReduceMean", "x", "y", name="act"), "that of the batch too", "name the axes"),
         (
             node("Concat", "x w", "y", name="act", axis=1),
-            "does not depend on the model's input",
-            "an input of the model",
+            "it joins a constant that differs",
+            "one for all samples",
         ),
         (node("Dropout", "x half true", "y", name="act"), "training mode", "model.eval()"),
         (node("MaxPool", "x4", "y z", name="act", kernel_shape=[1, 2]), "only the first 1 output", "from the first"),

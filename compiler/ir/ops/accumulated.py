@@ -1,0 +1,103 @@
+"""What a simulation may carry without neurons: any function, as its running difference. No spikes are in it."""
+
+from collections.abc import Sequence
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikec.ir.affine import THROUGH, Affine, BlockedError
+from spikec.ir.errors import TypeMismatchError
+from spikec.ir.op import Op, Role, StatefulOp
+from spikec.ir.types import SCALE_RTOL, Rate, Real, Type
+
+__all__ = ["Carried", "RunningDifference"]
+
+_HINT = "put the pass fold-rescale before, or a neuron"
+
+
+def _real(x: Type) -> Type:
+    return attrs.evolve(x, encoding=Real())
+
+
+@attrs.frozen(eq=False)
+class Carried(Op):
+    """What the ops give one after the other, the first of the operands; no neuron will stand for them.
+
+    In a spiking graph it becomes a :class:`RunningDifference`.
+
+    Attributes:
+        ops: the first takes all operands, each other one what the one before it gives.
+    """
+
+    role = Role.ACTIVATION
+    arity = None
+
+    ops: tuple[Op, ...] = attrs.field(converter=tuple)
+
+    def shape_of(self, *operands: Type) -> tuple[int, ...]:
+        """Return the shape that the last op gives."""
+        for op in self.ops:
+            operands = (op.infer(*map(_real, operands)),)
+        return operands[0].shape
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """Run the ops."""
+        for op in self.ops:
+            xs = (op.eval(*xs),)
+        return xs[0]
+
+
+@attrs.frozen(eq=False)
+class RunningDifference(StatefulOp):
+    """Gives what t times the function of its operands' means rises by::
+
+        n_i(t) = n_i(t-1) + x_i(t)                  n_i(0) = 0
+        y(t)   = t f(n(t) / t) - (t-1) f(n(t-1) / (t-1))
+
+    Its mean up to step t is f of the operands' means up to t, whatever f is: exact in the limit of many steps. What it
+    gives are numbers, and no spikes; it is for simulation only.
+
+    Attributes:
+        carries: f.
+    """
+
+    role = Role.LINEAR
+    arity = None
+
+    carries: Carried
+
+    def infer(self, *operands: Type) -> Type:
+        """Return the type of a rate in ANN units, for operands that are."""
+        rates = all(isinstance(x.encoding, Rate) for x in operands)
+        if not rates or any(not np.allclose(x.scale, 1, rtol=SCALE_RTOL, atol=0) for x in operands):
+            raise TypeMismatchError("a running difference of a signal that is not in ANN units", hint=_HINT)
+        shape = self.carries.shape_of(*operands)
+        return Type(shape, operands[0].dtype, Rate(np.ones((1,) * len(shape))))
+
+    def initial(self, *xs: Tensor) -> Tensor:
+        """Return [B, 1 + ...]: t, the sums of the operands, and t f(n / t), all of them 0."""
+        shapes = [(1, *x.shape[1:]) for x in xs]
+        result = self.carries.eval(*(torch.empty(shape, device="meta") for shape in shapes))
+        size = 1 + sum(x[0].numel() for x in xs) + result.numel()
+        return xs[0].new_zeros((len(xs[0]), size))
+
+    def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the operands to their sums, and return what t f(n / t) rises by."""
+        flat = [x.flatten(1) for x in xs]
+        sizes = [x.shape[1] for x in flat]
+        time, *sums, last = torch.split(state, [1, *sizes, state.shape[1] - 1 - sum(sizes)], 1)
+        time, sums = time + 1, [n + x for n, x in zip(sums, flat, strict=True)]
+        means = ((n / time).reshape(x.shape) for n, x in zip(sums, xs, strict=True))
+        total = self.carries.eval(*means)
+        whole = total.flatten(1) * time
+        return torch.cat([time, *sums, whole], 1), (whole - last).reshape(total.shape)
+
+    def map_result(self, maps: Sequence[Affine], operands: Sequence[Type]) -> Affine:
+        """Refuse every map: the function is in ANN units."""
+        raise BlockedError(THROUGH)
+
+    def map_operands(self, wanted: Affine, operands: Sequence[Type]) -> list[Affine]:
+        """Refuse every map: the function is in ANN units."""
+        raise BlockedError(THROUGH)

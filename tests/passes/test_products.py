@@ -1,0 +1,193 @@
+"""Products, norms and softmax: written in squares without loss, in neurons within a tolerance, or carried."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import build
+import spikec
+from spikec.extend.loader import pass_named
+from spikec.extend.passbase import Context
+from spikec.interpreter.contract import check_exact
+from spikec.interpreter.probe import probe
+from spikec.ir.ops import Carried, Head, Mask, MatMul, Multiply, RunningDifference, Standardize
+from spikec.ir.stages import IMPORTED
+from spikec.ir.verify import verify
+
+
+class Net(nn.Module):
+    """A convolution, something, and a convolution behind it."""
+
+    def __init__(self, call, channels=4):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(channels, 3, 1)
+        self.call = call
+        self.double().eval()
+
+    def forward(self, x):
+        return self.last(self.call(self.first(x)))
+
+
+def images(count=32):
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(count, 2, 5, 6, generator=generator, dtype=torch.float64)
+
+
+def lowered(graph, *names):
+    after = graph.copy()
+    for name in names:
+        before = after.copy()
+        chosen = pass_named(name)
+        assert chosen.run(after, Context(graph, calibration=build.samples(images()))) > 0
+        verify(after, IMPORTED, graph.sources)
+        check_exact(before, after, probe(graph, None, 0))
+    return after
+
+
+GATES = {
+    "gate of a channel": lambda y: y * F.hardsigmoid(y.mean((2, 3), keepdim=True)),
+    "gate of a place": lambda y: y * y.amax(1, keepdim=True),
+    "of one size": lambda y: y * y.flip(1),
+    "outer": lambda y: y.mean(2, keepdim=True) * y.mean(3, keepdim=True),
+    "a signal that is always the same": lambda y: y * (0 * y + 3),
+}
+MATRICES = {
+    "matrices": lambda y: y @ y.mT @ y,
+    "matrices of a vector of samples": lambda y: (y.flatten(2) @ y.flatten(2).mT @ y.flatten(2)).unflatten(2, (5, 6)),
+    "one matrix for all": lambda y: y @ (y.mean(1, keepdim=True).mT @ y),
+}
+
+
+@pytest.mark.parametrize("name", GATES | MATRICES)
+def test_a_product_is_squares_without_loss(name):
+    graph = spikec.load(Net((GATES | MATRICES)[name]), images(2))
+    after = lowered(graph, "lower-products")
+    assert not after.match(Multiply)
+    assert not after.match(MatMul)
+
+
+def test_a_product_with_itself_is_one_square():
+    after = lowered(spikec.load(Net(lambda y: y * y), images(2)), "lower-products")
+    assert [op.function for op in (node.op for node in after.match(spikec.ir.ops.ScalarFunction))] == ["square"]
+
+
+NORMS = {
+    "layer norm": lambda y: F.layer_norm(y, (6,)),
+    "layer norm of all": lambda y: F.layer_norm(y, (4, 5, 6)),
+    "layer norm of channels": lambda y: F.layer_norm(y.permute(0, 2, 3, 1), (4,)).permute(0, 3, 1, 2),
+    "of five axes": lambda y: F.layer_norm(y.unflatten(1, (2, 1, 2)), (2, 5, 6)).flatten(1, 3),
+    "group norm": lambda y: F.group_norm(y, 2),
+    "instance norm": F.instance_norm,
+    "rms norm": lambda y: F.rms_norm(y, (6,), eps=1e-4),
+    "normalize": F.normalize,
+    "normalize with a bound": lambda y: F.normalize(y, eps=0.5),
+    "softmax": lambda y: torch.softmax(y, 1),
+    "softmin": lambda y: F.softmin(y, 2),
+    "log_softmax": lambda y: torch.log_softmax(y, 3),
+    "masked": lambda y: torch.softmax(y.masked_fill(torch.ones(5, 6).triu(2).bool(), -torch.inf), -1),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_norm_is_means_and_functions_without_loss(name):
+    graph = spikec.load(Net(NORMS[name]), images(2))
+    after = lowered(graph, "lower-norms")
+    assert not any(after.match(kind) for kind in (Standardize, Head, Mask))
+
+
+@pytest.mark.parametrize("name", (NORMS | GATES | MATRICES).keys() - {"of five axes"})
+def test_neurons_are_near_to_it_and_nearer_with_more_steps(name):
+    model, x = Net((NORMS | GATES | MATRICES)[name]).float(), images().float()
+    snn = spikec.compile(model, "spikingjelly", calibration=x, normalization="max")
+    with torch.no_grad():
+        wanted = model(x)
+        total, found = torch.zeros_like(wanted), {}
+        for step in range(1, 257):
+            total += snn(x)
+            found[step] = float((total / step - wanted).norm() / (wanted - wanted.mean(0)).norm())
+    assert found[256] < found[32] < found[4]
+    assert found[256] < 0.1
+
+
+def test_each_product_is_held_to_what_it_may_cost():
+    model, x = Net(MATRICES["matrices"]), images()
+    with pytest.raises(
+        spikec.UnsupportedOpError, match="600 squares, about 9,600 neurons, and 4,000 are allowed"
+    ) as it:
+        spikec.compile(model, "spikingjelly", calibration=x, neuron_budget=4000)
+    assert "neuron_budget=9600" in it.value.hint
+    assert "accumulate=True" in it.value.hint
+    assert "test_products.py" in it.value.location
+    assert not spikec.check(model, "spikingjelly", calibration=x, neuron_budget=9600)
+
+
+def test_ranges_need_data():
+    with pytest.raises(spikec.CompileError, match="no calibration data"):
+        spikec.compile(Net(GATES["of one size"]), "spikingjelly", example_input=images(2))
+
+
+# --------------------------------------------------------------------- carried
+
+
+NO_NEURONS = NORMS | MATRICES | {"of one size": GATES["of one size"], "outer": GATES["outer"]}
+
+
+@pytest.mark.parametrize("name", NO_NEURONS)
+def test_what_is_carried_is_exact_for_inputs_that_stay(name):
+    model, x = Net(NO_NEURONS[name]), images()
+    with pytest.warns(spikec.SpikecWarning, match="no spikes"):
+        compilation = spikec.Compiler("spikingjelly", calibration=x, accumulate=True, verify="each").run(model)
+    assert compilation.graph.match(RunningDifference)
+    assert "runningdifference" in str(compilation.ledger)
+    snn, wanted = compilation.artifact, model(x)
+    with torch.no_grad():
+        for _ in range(3):
+            torch.testing.assert_close(snn(x), wanted, rtol=1e-9, atol=1e-9)
+        snn.reset()
+        snn.step_mode = "m"
+        steps = snn(x.expand(3, *x.shape))
+    torch.testing.assert_close(steps, wanted.expand(3, *wanted.shape), rtol=1e-9, atol=1e-9)
+
+
+def test_a_running_difference_is_the_function_of_the_means():
+    """Against the equation, computed in numpy."""
+    op = RunningDifference(Carried((MatMul(),)))
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(5, 2, 3, 4)), rng.normal(size=(5, 2, 4, 2))
+    _, found = op.steps(op.initial(torch.tensor(a[0]), torch.tensor(b[0])), torch.tensor(a), torch.tensor(b))
+    for t in range(1, 6):
+        np.testing.assert_allclose(found[:t].mean(0), a[:t].mean(0) @ b[:t].mean(0), rtol=1e-12)
+
+
+def test_behind_spikes_it_comes_nearer_with_more_steps():
+    """Of a ReLU, and of a bound within what it gives, whose scales are not 1."""
+    model, x = Net(lambda y: F.layer_norm(y.relu(), (6,)) * F.hardsigmoid(y.mean((2, 3), keepdim=True))), images()
+    with pytest.warns(spikec.SpikecWarning, match="no spikes"):
+        snn = spikec.compile(model, "spikingjelly", calibration=x, accumulate=True)
+    with torch.no_grad():
+        outputs = torch.stack([snn(x) for _ in range(256)])
+        errors = [float((outputs[:t].mean(0) - model(x)).norm()) for t in (8, 64, 256)]
+    assert errors[2] < errors[1] < errors[0]
+    assert errors[2] < 0.05 * float(model(x).detach().norm())
+
+
+def test_nothing_but_a_simulation_takes_it():
+    model, x = Net(NORMS["softmax"]), images()
+    with pytest.raises(spikec.CompileError, match="accumulate"):
+        spikec.compile(model, "nir", calibration=x, accumulate=True)
+
+
+IN_NIR = {name: (NORMS | GATES)[name] for name in ("layer norm of channels", "group norm", "instance norm")}
+IN_NIR |= {name: GATES[name] for name in ("gate of a channel", "gate of a place")}
+
+
+@pytest.mark.parametrize("name", IN_NIR)
+def test_what_goes_to_nir_is_read_back_as_it_was(name):
+    model, x = Net(IN_NIR[name]).float(), images(8).float()
+    compilation = spikec.Compiler("nir", calibration=x, timesteps=16, normalization="max", profile="full").run(model)
+    read = spikec.load(compilation.artifact)
+    found, wanted = (spikec.run(graph, x, 16) for graph in (read, compilation.graph))
+    torch.testing.assert_close(found.mean(0), wanted.mean(0), rtol=1e-4, atol=1e-4)
