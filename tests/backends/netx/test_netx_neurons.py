@@ -191,7 +191,7 @@ def test_decays_that_differ_within_a_channel_are_refused_on_a_map():
         ("dense", {"strict": False}, "not those of the chip yet"),
         ("dense", {"v_reset": np.ones(())}, "reset to 0, and start there"),
         ("dense", {"v_init": np.ones(()), "decay_syn": np.full((), 0.5)}, "start there where their current decays"),
-        ("dense", {"v_init": np.linspace(1, 9, 12)}, "one v_init"),
+        ("dense", {"v_init": np.linspace(0, 9, 12)}, "one v_init"),
         ("map", {"feedback": np.full((), 2.0)}, "cannot feed spikes back to a convolution"),
         ("map", {"decay": np.linspace(0.5, 0.75, 7).reshape(1, 7, 1)}, "differ within a channel"),
     ],
