@@ -96,9 +96,8 @@ class Backend(metaclass=Configured):
         """The ``reader`` with which :func:`spikec.load` reads what is emitted as its tool runs it; ``""`` for none."""
         return ""
 
-    @property
-    def mends(self) -> str:
-        """Lines of the reader's code by which its neurons reset by subtraction; ``""`` where there are none."""
+    def mends(self, graph: Graph) -> str:
+        """Return the reader's code by which neurons of the final graph subtract there; ``""`` where there is none."""
         return ""
 
     @property

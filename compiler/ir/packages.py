@@ -1,7 +1,9 @@
 """Packages that may not be installed."""
 
 import importlib
+import re
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from spikec.ir.errors import MissingDependencyError
@@ -9,12 +11,16 @@ from spikec.ir.errors import MissingDependencyError
 #: the extra of spikec that installs a package; any other package is installed by its own name
 _EXTRAS = {"onnx": "onnx", "lava": "lava", "matplotlib": "demo", "mlxtend": "demo", "sklearn": "demo"}
 
+#: packages that others pin to versions older than spikec needs, with the oldest that it takes, and what to do
+_PINNED = {"nir": ("1.0.7", "sinabs and rockpool ask for nir 1.0.4: install them in an environment of their own")}
+
 
 def needed(name: str, needed_by: str) -> Any:
     """Import a module that may not be installed, or one of spikec's that imports such a module.
 
     Raises:
-        MissingDependencyError: a package is not installed; with who needs it, and the command that installs it.
+        MissingDependencyError: a package is not installed, or one is too old; with who needs it, and the command that
+            installs it.
     """
     try:
         return importlib.import_module(name)
@@ -25,6 +31,18 @@ def needed(name: str, needed_by: str) -> Any:
         wanted = f"spikec[{_EXTRAS[missing]}]" if missing in _EXTRAS else missing
         message = f"{needed_by} needs the package {missing}, which is not installed"
         raise MissingDependencyError(message, hint=f'pip install "{wanted}"') from error
+    except AttributeError as error:  # of what newer versions have
+        package = str(getattr(error.obj, "__name__", "")).split(".")[0]
+        oldest, advice = _PINNED.get(package, ("0", ""))
+        if not _older(found := version(package) if advice else "0", oldest):
+            raise
+        message = f"{needed_by} needs {package} {oldest} or newer, and {found} is installed"
+        raise MissingDependencyError(message, hint=f'pip install "{package}>={oldest}"; {advice}') from error
+
+
+def _older(found: str, oldest: str) -> bool:
+    numbers, least = (list(map(int, re.findall(r"\d+", each)[:3])) for each in (found, oldest))
+    return numbers < least
 
 
 def frame(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
