@@ -83,7 +83,7 @@ class Loader:
         self.late = delayed(source.nodes, self.producers, back, self.bias_first)
         if stated.reader and (problems := stated.reader.problems(features(file.graph, source, back, self.late))):
             raise UnsupportedOpError(problems)
-        settled = settle(source, stated)
+        settled = settle(source, stated, file.subtracting)
         self.source, self.settled, self.file = settled.graph, settled, file
         self.reading = Reading(self._dtype(), settled.strict, settled.dt)
         self._strip_inputs(settled.notes)
@@ -138,7 +138,7 @@ class Loader:
         """Note how the graph was read, and warn of what the user may not want."""
         notes = self.settled.notes
         if doubtful := [name for name in self.settled.doubtful if self.names[name] in self.out]:
-            note_reset(self.out, doubtful, self.file.unset, self.file.version, notes)
+            note_reset(self.out, doubtful, self.file, notes)
         for doubt in notes.doubts:
             warn(doubt)
         self.out.imported.notes += notes.all

@@ -4,7 +4,7 @@ The user's word comes first, then the tool's that the user names, then the graph
 a word about it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
@@ -88,8 +88,13 @@ class Settled:
     doubtful: tuple[str, ...]
 
 
-def settle(graph: Any, stated: Stated) -> Settled:
+def settle(graph: Any, stated: Stated, subtracting: Collection[str] = ()) -> Settled:
     """Settle what a graph without graphs in it does not say.
+
+    Args:
+        graph: of nir.
+        stated: what the user says of it.
+        subtracting: neurons that subtract where nothing else is said, as the version of nir does that wrote them.
 
     Raises:
         UnsupportedOpError: the reader refuses nodes; with all of them.
@@ -103,6 +108,9 @@ def settle(graph: Any, stated: Stated) -> Settled:
     if stated.reader is None:
         _note_clock(graph, dt, notes)
         doubtful = _note_reset(graph, stated, notes)
+        for name in subtracting:
+            if name in doubtful:
+                nodes[name].metadata["reset"] = "subtract"
     else:
         notes.add("; ".join(filter(None, (f"read as {stated.reader.tool} runs it", stated.reader.unsaid))))
     fire = stated.fire or (stated.reader and stated.reader.fire) or graph.metadata.get("fire", ">")

@@ -84,6 +84,18 @@ def test_what_the_reader_runs_as_it_is_meant_is_not_warned_of():
     assert compiled()[1] == []  # portable: nobody's
 
 
+def test_the_code_that_mends_a_file_has_its_dt():
+    """The length of a step that the file says, which the tool holds its gains to."""
+    graph = nir.NIRGraph.from_list(nir.Affine(np.eye(3), np.zeros(3)), nir.IF(*[np.ones(3)] * 2, np.zeros(3)))
+    graph.metadata |= {"dt": 1.2345678e-3, "reset": "subtract"}
+    with pytest.warns(spikec.SpikecWarning) as caught:
+        written = spikec.compile(graph, "nir", profile="spikingjelly")
+    (said,) = [str(each.message) for each in caught if "load the file as" in str(each.message)]
+    dt = float(re.search(r"dt=([\d.e-]+)\)", said)[1])
+    (neuron,) = [node for node in written.nodes.values() if isinstance(node, nir.IF)]
+    assert np.allclose(neuron.r, 1 / dt, rtol=1e-6, atol=1e-12)  # as SpikingJelly compares them
+
+
 def test_without_samples_there_is_a_warning_without_figures():
     soft = spikec.Compiler("nir", calibration=data()[0], timesteps=T).run(model()).graph
     with pytest.warns(spikec.SpikecWarning, match="by subtraction") as caught:

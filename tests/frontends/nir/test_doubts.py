@@ -82,8 +82,24 @@ def test_a_file_without_v_reset_says_who_wrote_it(tmp_path):
         del file["node/nodes/n/v_reset"]
         del file["version"]
         file["version"] = "0.2.0"
-    with pytest.warns(spikec.SpikecWarning, match="the NIR file has no v_reset, and nir 0.2.0 wrote it: nir before"):
-        spikec.load(tmp_path / "x.nir")
+    said = "nir 0.2.0 wrote it: nir before 1.0.6 called a reset one by subtraction: it is read as one by subtraction; "
+    said = f"the NIR file has no v_reset, and {said}a reset to zero is"
+    with pytest.warns(spikec.SpikecWarning, match=said) as caught:
+        assert spikec.load(tmp_path / "x.nir")["n"].v_reset is None
+    assert "reset='value'" in str(caught[0].message)
+    assert spikec.load(tmp_path / "x.nir", reset="value")["n"].v_reset is not None
+    with h5py.File(tmp_path / "x.nir", "r+") as file:
+        file["version"][()] = "1.0.6"
+    with pytest.warns(spikec.SpikecWarning, match="wrote it: .* it is read as a reset to zero; one by subtraction is"):
+        assert spikec.load(tmp_path / "x.nir")["n"].v_reset is not None
+
+
+def test_what_the_metadata_say_is_meant_whoever_wrote_the_file(tmp_path):
+    nir.write(tmp_path / "x.nir", chain({"reset": "value"}, n=integrate()))
+    with h5py.File(tmp_path / "x.nir", "r+") as file:
+        del file["node/nodes/n/v_reset"]
+        file["version"][()] = "1.0.4"
+    assert spikec.load(tmp_path / "x.nir")["n"].v_reset is not None
 
 
 def test_gains_that_disagree_are_named():

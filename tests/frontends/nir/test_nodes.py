@@ -61,7 +61,11 @@ def scale(shape):
     return nir.Scale(np.broadcast_to(each(-2, 2, (shape[0],) + (1,) * (len(shape) - 1)), shape).copy())
 
 
-NODES = [i, integrate, li, lif, cuba_li, cuba, threshold, delay, scale]
+def scale_of_cells(shape):
+    return nir.Scale(each(-2, 2, shape))
+
+
+NODES = [i, integrate, li, lif, cuba_li, cuba, threshold, delay, scale, scale_of_cells]
 
 
 def chain(shape, out=None, metadata=None, **nodes):

@@ -257,11 +257,41 @@ def test_graphs_that_a_tool_does_not_run():
     assert len(error.value.problems) == 2
     with pytest.raises(spikec.UnsupportedOpError, match="IF in front of others: snnTorch"):
         spikec.load(graph(integrate(), fc2=nir.Affine(np.eye(N), np.zeros(N))), reader="snntorch")
+    skip = graph(integrate(), fc2=nir.Affine(np.eye(N), np.zeros(N)), m=integrate())
+    late, skip.edges = list(skip.edges), [("n", "m"), *skip.edges]
+    for reader in ("norse", "sinabs"):
+        with pytest.raises(spikec.UnsupportedOpError, match="the order of edges: .* runs a graph depth first") as error:
+            spikec.load(skip, reader=reader)
+        assert error.value.location == "m"
+    skip.edges = [*late, ("n", "m")]  # the layers first, and then what skips them
+    assert spikec.load(skip, reader="norse")
     loop = graph(lif(tau=4.0))
     loop.nodes["back"] = nir.Affine(np.eye(N), np.zeros(N))
     loop.edges += [("n", "back"), ("back", "n")]
     with pytest.raises(spikec.UnsupportedOpError, match="recurrence: sinabs 3.1.3 runs all steps"):
         spikec.load(loop, reader="sinabs")
+    with pytest.raises(spikec.UnsupportedOpError, match=r"the order of edges: norse 1.1.0 .*, or the output not last"):
+        spikec.load(loop, reader="norse")
+    loop.edges = [edge for edge in loop.edges if edge != ("n", "output")] + [("n", "output")]
+    assert spikec.load(loop, reader="norse")
+
+
+def test_what_no_file_of_snntorch_says_is_said():
+    notes = spikec.load(graph(lif()), reader="snntorch").imported.notes
+    assert any("do not say reset_delay" in note for note in notes)
+    assert not any("reset_delay" in note for note in spikec.load(graph(lif()), reader="norse").imported.notes)
+
+
+def test_an_integrator_that_resets_late_is_written_and_read_back():
+    neuron = integrate(threshold=1.1)
+    neuron.metadata = {"reset": "subtract", "reset_at": "next"}
+    v, s, wanted = np.zeros((B, N)), np.zeros((B, N)), []
+    for current in CURRENT:
+        v = v + current - s * 1.1
+        s = (v > 1.1).astype(float)
+        wanted.append(s)
+    for each in (graph(neuron), spikec.compile(graph(neuron), "nir")):
+        assert np.array_equal(spikec.run(each, torch.tensor(EVENTS)).numpy(), wanted)
 
 
 def test_the_users_word_comes_before_the_readers_and_the_graphs():
