@@ -4,6 +4,7 @@ import importlib
 import re
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
+from types import ModuleType
 from typing import Any
 
 from spikec.ir.errors import MissingDependencyError
@@ -23,7 +24,7 @@ def needed(name: str, needed_by: str) -> Any:
             installs it.
     """
     try:
-        return importlib.import_module(name)
+        found = importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in ("", "spikec"):
@@ -31,18 +32,21 @@ def needed(name: str, needed_by: str) -> Any:
         wanted = f"spikec[{_EXTRAS[missing]}]" if missing in _EXTRAS else missing
         message = f"{needed_by} needs the package {missing}, which is not installed"
         raise MissingDependencyError(message, hint=f'pip install "{wanted}"') from error
-    except AttributeError as error:  # of what newer versions have
-        package = str(getattr(error.obj, "__name__", "")).split(".")[0]
-        oldest, advice = _PINNED.get(package, ("0", ""))
-        if not _older(found := version(package) if advice else "0", oldest):
-            raise
-        message = f"{needed_by} needs {package} {oldest} or newer, and {found} is installed"
-        raise MissingDependencyError(message, hint=f'pip install "{package}>={oldest}"; {advice}') from error
+    except AttributeError as error:
+        _refuse_old([error.obj], needed_by)  # what it lacks is of a newer version
+        raise
+    _refuse_old(vars(found).values(), needed_by)
+    return found
 
 
-def _older(found: str, oldest: str) -> bool:
-    numbers, least = (list(map(int, re.findall(r"\d+", each)[:3])) for each in (found, oldest))
-    return numbers < least
+def _refuse_old(held: Iterable[Any], needed_by: str) -> None:
+    """Raise a MissingDependencyError where a module is of a package that is older than spikec needs."""
+    for package in {each.__name__ for each in held if isinstance(each, ModuleType)} & _PINNED.keys():
+        (oldest, advice), installed = _PINNED[package], version(package)
+        numbers, least = (list(map(int, re.findall(r"\d+", each)[:3])) for each in (installed, oldest))
+        if numbers < least:
+            message = f"{needed_by} needs {package} {oldest} or newer, and {installed} is installed"
+            raise MissingDependencyError(message, hint=f'pip install "{package}>={oldest}"; {advice}')
 
 
 def frame(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:

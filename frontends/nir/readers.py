@@ -138,6 +138,16 @@ _DEPTH_FIRST = {
 _AFFINE = (nir.Affine, nir.Linear)
 _CONV = (nir.Conv1d, nir.Conv2d)
 
+
+def _torchs(tool: str) -> dict[type, Rule]:
+    """What a tool does with functions that it takes torch's modules for, of samples with a batch axis."""
+    return {
+        nir.Conv2d: rules.not_depthwise(tool),
+        nir.SumPool2d: rules.unpadded,
+        nir.Flatten: rules.batch_is_an_axis(tool),
+    }
+
+
 READERS: Mapping[str, Reader] = {
     reader.name: reader
     for reader in (
@@ -160,12 +170,7 @@ READERS: Mapping[str, Reader] = {
             dt_given=False,
             neurons={nir.IF: rules.snn_if, nir.LIF: rules.snn_lif, nir.CubaLIF: rules.snn_cuba},
             layers=(*_AFFINE, *_CONV, nir.AvgPool2d, nir.SumPool2d, nir.Flatten),
-            functions={
-                nir.Conv1d: rules.ungrouped("snnTorch"),
-                nir.Conv2d: rules.not_depthwise("snnTorch"),
-                nir.SumPool2d: rules.unpadded,
-                nir.Flatten: rules.batch_is_an_axis("snnTorch"),
-            },
+            functions={**_torchs("snnTorch"), nir.Conv1d: rules.ungrouped("snnTorch")},
             graphs={**_ENDS, "IF in front of others": "gives its spikes and its potential, which no node takes"},
             late="next",
             bias_first=True,
@@ -180,11 +185,7 @@ READERS: Mapping[str, Reader] = {
             dt_given=True,
             neurons={nir.IF: rules.norse_if, nir.LIF: rules.norse_lif, nir.CubaLIF: rules.norse_cuba},
             layers=(*_AFFINE, nir.Conv2d, nir.SumPool2d, nir.Flatten),
-            functions={
-                nir.Conv2d: rules.not_depthwise("norse"),
-                nir.SumPool2d: rules.unpadded,
-                nir.Flatten: rules.batch_is_an_axis("norse"),
-            },
+            functions=_torchs("norse"),
             drops=(nir.Scale, nir.Delay, nir.Threshold, nir.AvgPool2d, nir.Conv1d, nir.I, nir.LI, nir.CubaLI),
             graphs=_DEPTH_FIRST,
         ),

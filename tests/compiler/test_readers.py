@@ -12,6 +12,7 @@ from torch import nn
 
 import nets
 import spikec
+from nir_numpy import at_threshold, run_chain, subtracted, to_zero
 
 T = 32
 
@@ -34,32 +35,13 @@ def compiled(**options):
     return made, [str(each.message) for each in caught]
 
 
-def as_run(graph, x, fires, reset):
-    """The mean output after each step, [T, N, ...], of a chain of Affine and IF; ``reset(v, spikes, threshold)``."""
-    nodes = [node for _, node in sorted(graph.nodes.items()) if not isinstance(node, (nir.Input, nir.Output))]
-    states = [np.zeros(1) for _ in nodes]
-    total, means = 0, []
-    for t in range(T):
-        signal = x
-        for i, node in enumerate(nodes):
-            if isinstance(node, nir.Affine):
-                signal = signal @ node.weight.T.astype(float) + node.bias
-                continue
-            v = states[i] + signal
-            signal = fires(v, node.v_threshold)
-            states[i] = reset(v, signal, node.v_threshold)
-        total = total + signal
-        means.append(total / (t + 1))
-    return np.array(means)
-
-
 def hard(graph, x):
-    return as_run(graph, x, lambda v, th: (v >= th).astype(float), lambda v, s, th: v * (s == 0))
+    return run_chain(graph, x, T, at_threshold, to_zero)
 
 
 def sinabs(graph, x):
     several = lambda v, th: np.maximum(np.floor(v / th), 0)  # noqa: E731
-    return as_run(graph, x, several, lambda v, s, th: np.maximum(v - s * th, -th))
+    return run_chain(graph, x, T, several, lambda v, s, th: np.maximum(subtracted(v, s, th), -th))
 
 
 def answers(y):
