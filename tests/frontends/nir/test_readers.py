@@ -205,7 +205,45 @@ REFUSED = {
     ("rockpool", "rockpool 3.1.0 refuses nir.LIF"): lif(),
     ("snn-mlir", "snn-mlir refuses IF with v_reset != 0"): integrate(reset=0.1),
     ("snn-mlir", "snn-mlir refuses CubaLIF with w_in != tau_syn/dt"): cuba(w_in=1.0),
+    ("spikingjelly", "SpikingJelly refuses CubaLIF with a time constant below dt"): cuba(tau_syn=5e-5),
+    ("spikingjelly", "SpikingJelly refuses CubaLIF with v_leak != 0"): cuba(leak=0.1),
+    ("snntorch", "snnTorch refuses CubaLIF with v_leak != 0"): cuba(leak=0.1),
+    ("snntorch", "snnTorch refuses IF whose v_threshold differs"): integrate(threshold=np.linspace(1, 2, N)),
+    ("snntorch", "snnTorch refuses CubaLIF whose v_threshold differs"): cuba(threshold=np.linspace(1, 2, N)),
+    ("sinabs", "sinabs refuses LIF with v_leak != 0"): lif(leak=0.1),
+    ("sinabs", "sinabs refuses LI with v_leak != 0"): nir.LI(**full(tau=4.0, r=1.0, v_leak=0.1)),
+    ("snn-mlir", "snn-mlir refuses IF with r != 1"): integrate(2.0),
+    ("snn-mlir", "snn-mlir refuses LIF with v_leak != 0"): lif(leak=0.1),
+    ("snn-mlir", "snn-mlir refuses LIF whose v_threshold differs"): lif(threshold=np.linspace(1, 2, N)),
 }
+
+
+def convolution(groups=1, dilation=1, padding=1, rows=4):
+    weight = np.ones((rows, 4 // groups, 3, 3))
+    return nir.Conv2d((6, 6), weight, 1, padding, dilation, groups, np.zeros(rows))
+
+
+NO_CONVOLUTIONS = {
+    ("spikingjelly", "SpikingJelly refuses Conv2d with groups"): convolution(groups=2),
+    ("snntorch", "snnTorch refuses Conv2d with more groups than weights a row"): convolution(groups=4),
+    ("norse", "norse refuses Conv2d with more groups than weights a row"): convolution(groups=4),
+    ("sinabs", "sinabs refuses Conv2d with more groups than weights a row"): convolution(groups=4),
+    ("snn-mlir", "snn-mlir refuses Conv2d with groups"): convolution(groups=2),
+    ("snn-mlir", "snn-mlir refuses Conv2d with dilation"): convolution(dilation=2, padding=2),
+    ("snn-mlir", "snn-mlir refuses Conv2d with padding in words"): convolution(padding="same"),
+}
+
+
+@pytest.mark.parametrize("case", NO_CONVOLUTIONS, ids=" ".join)
+def test_convolutions_that_a_tool_refuses(case):
+    reader, reason = case
+    nodes = {"input": nir.Input(np.array([4, 6, 6])), "c": NO_CONVOLUTIONS[case], "output": nir.Output(None)}
+    written = nir.NIRGraph(nodes, [("input", "c"), ("c", "output")], type_check=False)
+    with pytest.raises(spikec.UnsupportedOpError) as error:
+        spikec.load(written, reader=reader)
+    assert [(each.message, each.location) for each in error.value.problems] == [(reason, "c")]
+    assert error.value.hint
+    assert spikec.load(written)["c"].groups == NO_CONVOLUTIONS[case].groups
 
 
 def test_potentials_of_sinabs_are_rounded_as_it_rounds_them():
