@@ -95,7 +95,8 @@ class Nir(Backend):
         if (profile.gain, profile.zero) != ("any", False):
             passes.append(pass_named("fit-neurons", gain=profile.gain, zero=profile.zero))
         legal = pass_named("legalize-nir", dilates=profile.dilates)
-        return *passes, legal, *(("chain-sums", legal) if profile.walks else ())
+        sums = {"walk": ("chain-sums", legal), "some": ("chain-sums", legal), "none": ("carry-skips", legal), "any": ()}
+        return *passes, legal, *sums[profile.sums]
 
     @property
     def reader(self) -> str:

@@ -101,11 +101,6 @@ class Profile:
         """Whether what leaks does it exponentially there, and not by Euler's rule."""
         return self.node in (nodes.exponential, nodes.rockpool)
 
-    @property
-    def walks(self) -> bool:
-        """Whether sums are brought to where a reader that runs a graph depth first has all that they add."""
-        return self.sums in ("walk", "some")
-
     def takes(self, kind: type[Op]) -> bool:
         """Return whether the reader has ops of a kind at all."""
         return kind in self.layers or kind not in _ALL

@@ -1,6 +1,7 @@
 """What each profile writes for its reader: nodes, units, wiring; and what is said where the reader does otherwise."""
 
 import itertools
+import warnings
 
 import nir
 import numpy as np
@@ -146,10 +147,30 @@ def test_what_a_reader_has_not_is_refused(profile, op, message):
     assert "profile=" in error.value.hint
 
 
-def test_branches_and_ports_that_a_reader_has_not():
+@pytest.mark.parametrize("options", [{}, {"reset": "hard"}], ids=["soft", "hard"])
+def test_a_residual_net_is_written_as_a_chain(options):
+    """With the same spikes as where its sums are sums."""
     x = nets.batch("resnet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", spikec.SpikecWarning)
+        chain, sums = (
+            spikec.Compiler("nir", calibration=[x], timesteps=16, profile=profile, verify="each", **options).run(
+                nets.build("resnet")
+            )
+            for profile in ("snn-mlir", "portable-cuba")
+        )
+    edges = chain.artifact.edges
+    assert len({start for start, _ in edges}) == len({end for _, end in edges}) == len(edges)
+    assert not [problem for problem in spikec.check(chain.artifact, profile="snn-mlir") if "refuses" in str(problem)]
+    before, after = (spikec.run(each.graph, x, 64) for each in (sums, chain))
+    assert before.std() > 0
+    assert (before.mean(0) - after.mean(0)).abs().max() < 1e-4 * before.abs().mean()
+
+
+def test_branches_and_ports_that_a_reader_has_not():
+    x = nets.batch("concat")
     with pytest.raises(spikec.UnsupportedOpError, match="runs chains, without branches"):
-        spikec.compile(nets.build("resnet"), "nir", calibration=[x], profile="snn-mlir")
+        spikec.compile(nets.build("concat"), "nir", calibration=[x], profile="snn-mlir")
     with pytest.raises(spikec.UnsupportedOpError, match="norse has one of the outputs only"):
         spikec.compile(nets.build("two_outputs"), "nir", calibration=[nets.batch("two_outputs")], profile="norse")
 

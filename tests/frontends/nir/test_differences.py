@@ -12,7 +12,7 @@ import spikec
 from spikec.ir.ops import IF, LIF, CubaLIF, Input, Linear, Output
 
 DT = 1e-4
-ONE = np.ones(())
+ONE = np.ones(1)
 
 
 def full(size, **values):

@@ -317,7 +317,7 @@ def test_graphs_that_a_tool_does_not_run():
 def test_what_no_file_of_snntorch_says_is_said():
     notes = spikec.load(graph(lif()), reader="snntorch").imported.notes
     assert any("do not say reset_delay" in note for note in notes)
-    assert not any("reset_delay" in note for note in spikec.load(graph(lif()), reader="norse").imported.notes)
+    assert not any("reset_delay" in note for note in spikec.load(graph(lif()), reader="norse", dt=DT).imported.notes)
 
 
 def test_an_integrator_that_resets_late_is_written_and_read_back():
