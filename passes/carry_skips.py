@@ -11,7 +11,7 @@ from spikec.ir.ops import IF, Add, Conv, Linear
 from spikec.ir.ops.weighted import block_diagonal, pointwise, spread_kernel
 from spikec.ir.origin import merge
 from spikec.ir.stages import FINAL
-from spikec.ir.types import Array, channel_scale, on_axis
+from spikec.ir.types import Array, Type, channel_scale, on_axis
 from spikec.passes.chain_sums import beside, coarse, joined
 
 #: what a copied spike adds to a potential, in thresholds: enough to fire, and 2^20 of them leave one more behind
@@ -117,42 +117,44 @@ class _Block:
         """Write the block as a chain."""
         graph, signal, given = self.graph, self.graph.type(self.source), self.graph.type(self.neurons)
         first, neurons, last = graph[self.first], graph.get(self.neurons, IF), graph[self.last]
-        found = self._beside()
         assert isinstance(first, (Linear, Conv))
-        assert isinstance(last, (Linear, Conv))
-        assert found is not None
-        copies = int(np.prod(first.stride)) if isinstance(first, Conv) else 1
-        of_source = np.repeat(np.broadcast_to(channel_scale(signal, 0, "skip"), signal.shape[:1]), copies)
-        of_neurons = np.broadcast_to(channel_scale(given, 0, "skip"), given.shape[:1])
-        current = np.broadcast_to(channel_scale(graph.type(self.first), 0, "skip"), given.shape[:1])
-        scales = np.concatenate([of_neurons, of_source])
-        starts = np.broadcast_to(neurons.v_init, given.shape)
-        rest = np.zeros((of_source.size, *given.shape[1:]))
-        fields: dict[str, Any] = {"in_scale": scales}
-        weight, padding = found
-        skip = graph[self.skip]
-        shift = last.shift + (skip.shift if isinstance(skip, (Linear, Conv)) else 0)
-        if isinstance(last, Conv):
-            own = spread_kernel(block_diagonal(last.weight, last.groups), last.dilation)
-            weight, fields["padding"] = joined((own, last.padding), (weight, padding), 1)
-            fields |= {"groups": 1, "dilation": (1,) * len(last.kernel)}
-        else:
-            weight = np.concatenate([last.weight, weight], 1)
+        cells = int(np.prod(first.stride)) if isinstance(first, Conv) else 1
+        current, spikes, source = (_scales(each) for each in (graph.type(self.first), given, signal))
+        copies = np.repeat(source, cells)
         over = float(neurons.v_threshold.flat[0]) * _OVER
-        graph.set_op(self.first, beside(first, signal.shape, np.concatenate([current, of_source / over])))
-        wide = {"v_init": np.concatenate([starts, rest]) if starts.any() else np.zeros(())}
-        graph.set_op(
-            self.neurons,
-            attrs.evolve(
-                neurons,
-                v_threshold=neurons.v_threshold.flat[0] * np.ones((1,) * len(given.shape)),
-                out_scale=on_axis(scales, len(given.shape), 0),
-                **wide,
-            ),
-        )
-        origin = merge(last.origin, skip.origin if self._layer() else (), graph[self.total].origin)
-        graph.set_op(self.total, attrs.evolve(last, weight=weight, bias=shift, origin=origin, **fields))
+        op = self._sum(np.concatenate([spikes, copies]))
+        graph.set_op(self.first, beside(first, signal.shape, np.concatenate([current, copies / over])))
+        graph.set_op(self.neurons, _with_copies(neurons, given, np.concatenate([spikes, copies])))
+        skip = graph[self.skip].origin if self._layer() else ()
+        graph.set_op(self.total, attrs.evolve(op, origin=merge(last.origin, skip, graph[self.total].origin)))
         before = graph.operands(self.total)
         graph.set_operands(self.total, self.neurons)
         for name in before:
             graph.remove_dead(name)
+
+    def _sum(self, scales: Array) -> Linear | Conv:
+        """Return the layer that adds what the last one gives of the neurons, and the skip of the copies."""
+        last, skip, found = self.graph[self.last], self.graph[self.skip], self._beside()
+        assert isinstance(last, (Linear, Conv))
+        assert found is not None
+        bias = last.shift + (skip.shift if isinstance(skip, (Linear, Conv)) else 0)
+        if isinstance(last, Linear):
+            return attrs.evolve(last, weight=np.concatenate([last.weight, found[0]], 1), bias=bias, in_scale=scales)
+        own = spread_kernel(block_diagonal(last.weight, last.groups), last.dilation)
+        weight, padding = joined((own, last.padding), found, 1)
+        dense: dict[str, Any] = {"groups": 1, "dilation": (1,) * len(last.kernel)}
+        return attrs.evolve(last, weight=weight, padding=padding, bias=bias, in_scale=scales, **dense)
+
+
+def _scales(signal: Type) -> Array:
+    return np.broadcast_to(channel_scale(signal, 0, "skip"), signal.shape[:1])
+
+
+def _with_copies(op: IF, signal: Type, scales: Array) -> IF:
+    """Return neurons with further channels, whose spikes stand for so much; those start at 0."""
+    rank, starts = len(signal.shape), np.zeros(())
+    if op.v_init.any():
+        own = np.broadcast_to(op.v_init, signal.shape)
+        starts = np.concatenate([own, np.zeros((scales.size - len(own), *signal.shape[1:]))])
+    threshold = np.full((1,) * rank, op.v_threshold.flat[0])
+    return attrs.evolve(op, v_threshold=threshold, v_init=starts, out_scale=on_axis(scales, rank, 0))

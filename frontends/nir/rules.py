@@ -76,7 +76,7 @@ def exponential(node: Any, dt: float) -> Any:
     else:
         return node
     seconds = {name: fields[name] * dt for name in ("tau", "tau_syn", "tau_mem") if name in fields}
-    return _changed(node, node.metadata, **{**fields, **seconds})
+    return _changed(node, node.metadata, **(fields | seconds))
 
 
 def _decaying(node: Any, dt: float) -> dict[str, Any]:

@@ -89,7 +89,7 @@ POOLS += [(name, nir.AvgPool2d) for name in ("spikingjelly", "snntorch")]
 def test_what_tools_do_with_the_padding_of_a_pool(name, pool, tools, tmp_path):
     """A stride of 4 over 6 cells gives two windows with a padding of 1 and without, so that it may be left out."""
     rng, tool = np.random.default_rng(0), nir_graphs.TOOLS[name]
-    weight = (np.round(16 * rng.normal(0.3, 0.5, (8, 12))) / 16).astype(np.float32)
+    weight = (np.round(16 * rng.normal(0.02, 0.2, (8, 12))) / 16).astype(np.float32)
     nodes = {"input": nir.Input(np.array([3, 6, 6])), "n1": pool(np.array([2, 2]), np.array([4, 4]), np.array([1, 1]))}
     nodes["n2"] = nir.Flatten({"input": np.array([3, 2, 2])}, -3, -1)
     nodes["n3"] = nir.Affine(weight, np.zeros(8, np.float32))
@@ -130,8 +130,7 @@ def test_a_graph_is_run_right_or_refused_by_the_order_of_its_edges(name, case, t
         both(tools, name, tmp_path / "net.nir", x, 1e-4)
     found = loaded(tmp_path / "net.out.npz")["output"]
     run = spikec.load(tmp_path / "net.nir", reset="subtract" if name == "sinabs" else "value")
-    meant = spikec.run(run, torch.from_numpy(x)).numpy()
-    assert ((found > 0) != (meant > 0)).mean() > 0.1
+    assert (found != spikec.run(run, torch.from_numpy(x)).numpy()).mean() > 0.1
 
 
 def test_potentials_are_rounded_as_sinabs_rounds_them(tools, tmp_path):
