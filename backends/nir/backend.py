@@ -99,6 +99,12 @@ class Nir(Backend):
         return *passes, legal, *sums[profile.sums]
 
     @property
+    def as_read(self) -> Sequence[Pass | str]:
+        """Several spikes a step, and a floor, where the reader has them."""
+        profile = self._profile
+        return (pass_named("several-spikes", floor=profile.floors),) if profile.several else ()
+
+    @property
     def reader(self) -> str:
         """The tool whose profile it is; what several have in common is nobody's."""
         return self.profile if self._profile.reader else ""

@@ -101,6 +101,11 @@ class Backend(metaclass=Configured):
         return ""
 
     @property
+    def as_read(self) -> Sequence[Pass | str]:
+        """Passes that make the neurons what the target's reader makes of them, before biases are corrected."""
+        return ()
+
+    @property
     def takes_spikes(self) -> bool:
         """True if its inputs are spikes, and not numbers that are to be made into spikes."""
         return False

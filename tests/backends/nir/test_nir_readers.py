@@ -267,6 +267,23 @@ def test_several_spikes_a_step_are_named():
     assert not any("several times" in note for note in notes("norse", IF(ONE)))
 
 
+@pytest.mark.parametrize(("profile", "net"), [("sinabs", "cnn"), ("sinabs", "resnet"), ("rockpool", "mlp")])
+def test_biases_are_corrected_for_neurons_as_the_reader_has_them(profile, net, tmp_path):
+    x = nets.batch(net)
+    made = spikec.Compiler("nir", profile=profile, calibration=[x], timesteps=16).run(nets.build(net))
+    assert all((node.op.v_floor is not None) == (profile == "sinabs") for node in made.graph.match(MultiSpike))
+    assert made.graph.match(MultiSpike)
+    assert not made.graph.match(IF)
+    assert spikec.check(made.artifact, profile=profile) == []
+    spikec.save(made.artifact, tmp_path / "net.nir")
+    read = spikec.load(tmp_path / "net.nir", reader=profile)
+    ours, theirs = (spikec.run(each, x, 16).flatten(2).mean(0) for each in (made.graph, read))
+    assert (ours - theirs).abs().max() < 0.1 * ours.std()  # float32 may round a spike otherwise
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", spikec.SpikecWarning)  # a model that spikes stays what it is, once a step
+        assert not spikec.Compiler("nir", profile=profile, timesteps=16).run(graph(IF(ONE))).graph.match(MultiSpike)
+
+
 def test_sums_in_front_of_an_integrator_are_its_fan_in():
     g = spikec.Graph("sum")
     x = g.add(Input((4,), "float64", rate=True), name="input")
