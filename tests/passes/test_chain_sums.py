@@ -156,7 +156,7 @@ def is_chain(graph):
 @SHAPES
 @pytest.mark.parametrize("reset", [None, np.zeros(())], ids=["soft", "hard"])
 def test_neurons_carry_what_skips_them(size, stride, kernel, padding, groups, reset):
-    graph = residual(size, stride, kernel, padding, groups, IF(2 * ONE, reset, v_init=ONE))
+    graph = residual(size, stride, kernel, padding, groups, IF(ONE, reset, v_init=ONE / 2))
     after, changes, notes = same(graph, "carry-skips")
     assert (changes, notes) == (1, [])
     assert is_chain(after)
@@ -174,16 +174,16 @@ def test_a_skip_without_a_layer_is_carried_and_vectors_too():
     assert changes == 2
     assert is_chain(after)
     net = Net(6)
-    u = net.add(IF(np.ones(1)), net.add(Linear(RNG.normal(size=(5, 6)), RNG.normal(size=5)), net.x), name="u")
-    main = net.add(IF(np.ones(1)), net.add(Linear(RNG.normal(size=(7, 5)), RNG.normal(size=7)), u), name="n")
+    u = net.add(IF(np.ones(1)), net.add(Linear(RNG.normal(size=(5, 6)), np.ones(5)), net.x), name="u")
+    main = net.add(IF(np.ones(1)), net.add(Linear(RNG.normal(size=(7, 5)), np.ones(7)), u), name="n")
     main = net.add(Linear(RNG.normal(size=(3, 7)), None), main)
-    skip = net.add(Linear(RNG.normal(size=(3, 5)), RNG.normal(size=3)), u)
+    skip = net.add(Linear(RNG.normal(size=(3, 5)), np.ones(3)), u)
     after, changes, _ = same(net.done(net.add(IF(np.ones(1)), net.add(Add(), main, skip))), "carry-skips")
     assert changes == 1
     assert is_chain(after)
 
 
-@pytest.mark.parametrize("inner", [LIF(ONE, tau=np.asarray(3.0)), IF(np.arange(1.0, 5)[:, None, None])])
+@pytest.mark.parametrize("inner", [LIF(ONE, tau=np.asarray(3.0)), IF(np.arange(1.0, 5)[:, None, None], out_scale=ONE)])
 def test_what_neurons_cannot_carry_is_noted(inner):
     """Neurons that leak give no spike again, and a threshold for each channel is none that a reader of chains takes."""
     graph = residual(8, 1, 3, 1, 1, inner)
