@@ -32,6 +32,7 @@ class Compilation:
             be in ANN units (an array that broadcasts over a sample); one array if there is one output.
         calibration: the statistics that thresholds were chosen from, to ``save`` and to use again for the
             same model; None where there was no data.
+        dump_dir: where the page of this compilation is already; None where none was asked for.
 
     Examples:
         >>> compilation = spikec.Compiler("nir", calibration=images, normalization="max").run(model)
@@ -47,6 +48,7 @@ class Compilation:
     ledger: Ledger
     report: Report
     calibration: Calibration | None
+    dump_dir: Path | None = None
 
     @property
     def output_scale(self) -> Any:
@@ -65,13 +67,16 @@ class Compilation:
         """Open the page of this compilation in the browser: every pass, the graph behind it, and what became of layers.
 
         Args:
-            folder: where ``index.html`` is written; a temporary one that stays, if none is given.
+            folder: where ``index.html`` is written. If none is given, the page that ``dump_dir`` of the compiler asked
+                for is opened, or else one in a temporary folder that stays.
 
         Returns:
             The path of the page.
         """
-        made = Path(tempfile.mkdtemp(prefix="spikec-")) if folder is None else path_of(folder, "folder")
-        make_folder(made)
-        page = Page(self.report.title, self.stages, self.report.notes, self.ledger).write(made)
+        page = None if folder is not None or self.dump_dir is None else self.dump_dir / "index.html"
+        if page is None or not page.is_file():
+            made = Path(tempfile.mkdtemp(prefix="spikec-")) if folder is None else path_of(folder, "folder")
+            make_folder(made)
+            page = Page(self.report.title, self.stages, self.report.notes, self.ledger).write(made)
         webbrowser.open(page.resolve().as_uri())
         return page

@@ -169,7 +169,8 @@ class Compiler:
         ledger = Ledger.of(context.reference, final)
         self._finish_dump(records, context.notes, ledger)
         report = Report(self.backend.name, tuple(records), tuple(context.notes))
-        return Compilation(artifact, final, tuple(records), ledger, report, context.calibration.gathered)
+        gathered = context.calibration.gathered
+        return Compilation(artifact, final, tuple(records), ledger, report, gathered, self.dump_dir)
 
     @showing
     @keeping_grad_mode
@@ -326,11 +327,13 @@ def calibrate(
     :meth:`Calibration.all_reduce` makes one of all.
 
     Args:
-        model, target, options: see :func:`compile`.
+        model: see :func:`compile`.
         data: as ``calibration`` of :func:`compile`; it gives the shapes.
+        target: see :func:`compile`.
         time_axis: of event data, the axis of each input that is time (0 for [T, B, ...]); the ANN then sees the
             average over it, which is what a rate stands for.
         device: where the ANN runs; None for where the data is.
+        options: see :func:`compile`.
 
     Raises:
         CompileError: the model or the data do not fit, as for :func:`compile`.

@@ -2,7 +2,8 @@
 
 import attrs
 
-from spikec.extend.passbase import NO_SAMPLES, Context, Pass
+from spikec.extend.beginnings import Beginnings
+from spikec.extend.passbase import NO_SAMPLES, Context, Pass, rounds
 from spikec.interpreter.results import agreement_text
 from spikec.ir.graph import Graph
 from spikec.ir.progress import track
@@ -19,6 +20,8 @@ class Choose(Pass):
 
     Attributes:
         candidates: sequences of passes that stay at one stage.
+        samples: how many calibration samples all of this is tuned and judged on, if there are more; with 256, which are
+            all that are kept, it takes nearly twice as long, and ``benchmarks/folds.py`` finds nothing better.
     """
 
     name = "choose"
@@ -26,12 +29,19 @@ class Choose(Pass):
     needs = (SPIKING,)
 
     candidates: tuple[tuple[Pass, ...], ...] = ()
+    samples: int = attrs.field(default=128, validator=rounds())
+
+    @property
+    def most_samples(self) -> int:
+        """How many samples it asks for."""
+        return self.samples
 
     def run(self, graph: Graph, context: Context) -> int:
         """Try every candidate; the graph becomes what the best one made of it."""
         if not context.tuning_samples(graph):
             context.note("", NO_SAMPLES)
             return 0
+        context = attrs.evolve(context, begun=Beginnings())
         best: tuple[tuple[float, float], int, Graph] | None = None
         tried: list[tuple[tuple[Pass, ...], int, Graph]] = [((), 0, graph)]
         for candidate in track(self.candidates, "ways", current=_names):

@@ -30,7 +30,7 @@ class FoldPool(Pass):
     ``p_p + s_p p``. A pool between a Conv and something that has no weights goes into the Conv before it.
 
     Attributes:
-        affine: compose affine ops too: Conv and Linear into a Linear, a 1x1 Conv into a Conv.
+        affine: compose affine ops too: Conv and Linear into a Linear, a 1x1 Conv and another Conv into one.
         pools: compose whatever is linear. If not, only what starts with a resizing, a movement or uneven windows goes
             into a Linear, and other pools, and ops of a user's own, stay: for a target that has them.
     """
@@ -98,8 +98,8 @@ class FoldPool(Pass):
             op, conv, (operand,) = graph[source], graph.get(name, Conv), graph.operands(source)
             try:
                 first = op if isinstance(op, Weighted) else op.as_convolution(graph.type(operand))
-                if not isinstance(first, Conv) or (first is op and not _is_one_by_one(first)):
-                    raise BlockedError("only a 1x1 convolution of stride 1 folds into the convolution behind it")
+                if not isinstance(first, Conv) or (first is op and not (_is_one_by_one(first) or _is_one_by_one(conv))):
+                    raise BlockedError("of two convolutions in a row one must be 1x1, of stride 1, to become one")
                 _expect_zero_border(first, conv, graph.type(operand).shape, graph.type(source).shape)
             except BlockedError as why:
                 blocked[source] = str(why)

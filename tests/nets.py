@@ -206,6 +206,21 @@ def strided() -> nn.Module:
     )
 
 
+def smooth() -> nn.Module:
+    """Activations that become sums of ramps, on maps and on vectors."""
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.SiLU(),
+        nn.Conv2d(4, 5, 3, stride=2, padding=1),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Linear(5 * 4 * 4, 8),
+        nn.Tanh(),
+        nn.Linear(8, 3),
+    )
+
+
 #: builder and the shapes of a sample, one an input
 ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
     "mlp": (mlp, ((7,),)),
@@ -221,6 +236,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
     "functional": (Functional, ((2, 8, 12),)),
     "two_inputs": (TwoInputs, ((5,), (3,))),
     "two_outputs": (TwoOutputs, ((6,),)),
+    "smooth": (smooth, ((2, 8, 8),)),
 }
 
 

@@ -12,7 +12,7 @@ from spikec.backends.netx.sim import UNITY
 from spikec.ir.errors import CompileError, Problem
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op, Role
-from spikec.ir.ops import IF, Add, Concat, Conv, Linear, Neuron, Weighted
+from spikec.ir.ops import IF, Add, Concat, Conv, CountingMaxPool, Linear, Neuron, Weighted
 from spikec.ir.types import Array
 
 #: the largest weight, and feedback of soft reset; they are even integers, and netx clips and shifts what lies beyond
@@ -121,6 +121,8 @@ def _by_unrolling(graph: Graph, effect: str, otherwise: str) -> str:
 def _missing(graph: Graph, op: Op) -> tuple[str, str]:
     if isinstance(op, (Add, Concat)):
         return f"{op.kind} joins branches; {_CHAIN}", _LINEARIZE
+    if isinstance(op, CountingMaxPool):
+        return "netx has no max-pool that counts spikes", op.hint
     if op.role is Role.LINEAR:
         message = f"netx has no {op.kind}, and it did not fold into a layer next to it"
         return message, _by_unrolling(graph, "", 'use the target "spikingjelly", or leave it out')

@@ -56,7 +56,7 @@ class Nir(Backend):
     """Emits an ``nir.NIRGraph`` for a reader: in the nodes, units and wiring that it takes.
 
     Attributes:
-        profile: for which reader, see :data:`spikec.backends.nir.profiles.PROFILES`.
+        profile: the tool that is to read it, see :data:`spikec.backends.nir.profiles.PROFILES`.
         dt: seconds a time-step: the unit of time constants; an IF with r = 1 counts steps. None for the reader's own,
             or else what the model says, or else 1e-4.
         reset: ``"hard"``: for a reader that resets every neuron to zero; the network is tuned as it runs it, for
@@ -73,7 +73,7 @@ class Nir(Backend):
     artifacts: ClassVar[tuple[type, ...]] = (nir.NIRGraph,)
     shared: ClassVar[tuple[str, ...]] = ("dt", "reset")
 
-    profile: str = attrs.field(default="portable", validator=_known_profile)
+    profile: str = attrs.field(default="portable", validator=_known_profile, metadata={"values": tuple(PROFILES)})
     dt: float | None = attrs.field(default=None, validator=_positive)
     reset: str = attrs.field(default="auto", converter=_reset, validator=attrs.validators.in_(("auto", "soft", "hard")))
     neurons: int = attrs.field(default=1, validator=rounds())

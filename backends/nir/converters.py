@@ -14,6 +14,7 @@ from spikec.ir.ops import (
     LIF,
     AvgPool,
     Conv,
+    CountingMaxPool,
     CubaLIF,
     DelayLine,
     Flatten,
@@ -47,6 +48,7 @@ _HINTS = {
     ),
     "reshape": "NIR has Flatten only, and other reshapes only directly behind an input or in front of an output",
     "permute": "NIR has transpositions only directly behind an input or in front of an output",
+    "countingmaxpool": CountingMaxPool.hint,
     "delay": "write the recurrent layer by hand in NIR",
     "multispike": "no reader of NIR has it but sinabs and rockpool",
 }

@@ -23,7 +23,8 @@ class SpikingJelly(Backend):
     """Emits a :class:`SpikingNetwork`; thresholds may have any shape, and every op of the graph runs.
 
     Attributes:
-        counters: max-pools count spikes, instead of being sums of neurons that compare.
+        counters: max-pools count spikes, which is nearer to the ANN and takes fewer neurons; False makes them sums of
+            neurons that compare, as the exports have them.
         streams: layers take a bias for each step, tuned for ``timesteps``.
         events: linear layers add up the weights of the neurons that fired, whenever few did, see
             :class:`spikec.backends.spikingjelly.events.EventLinear`; the rounding is another one.
@@ -34,7 +35,7 @@ class SpikingJelly(Backend):
     potentials: ClassVar[bool] = True
     artifacts: ClassVar[tuple[type, ...]] = (SpikingNetwork,)
 
-    counters: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    counters: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool))
     streams: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     events: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
 

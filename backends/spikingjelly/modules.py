@@ -121,7 +121,8 @@ class StatefulModule(StepModule, RunsOp):
 
     def step_over(self, *xs: Tensor) -> Tensor:
         """Run one step, [B, ...], of operands that nobody else reads, so that the state may be written over them."""
-        self.v, result = self.op.step_over(self._before(*xs), *xs)
+        # nothing records this, so the state need not go through torch's __setattr__, which takes as long as a layer
+        self._buffers["v"], result = self.op.step_over(self._before(*xs), *xs)
         return cast(Tensor, result)
 
     def multi_step_forward(self, *xs: Tensor) -> Tensor:

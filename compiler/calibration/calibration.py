@@ -6,7 +6,7 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spikec.calibration.sampled import Sampler
 from spikec.calibration.statistics import Accumulator, Statistics
 from spikec.interpreter.interp import run
 from spikec.interpreter.processes import of_all_processes
@@ -26,6 +27,8 @@ from spikec.ir.untrusted import read_npz
 
 #: how many samples are kept for passes that look at data themselves
 RETAINED = 256
+#: end of the name of an array of values in a file
+_VALUES = "/values"
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -90,6 +93,35 @@ def _keep_freed_memory() -> None:
     torch.empty(31 << 20, dtype=torch.uint8)
 
 
+def _run(
+    graph: Graph, found: Mapping[str, Accumulator | Sampler], batches: Iterable[Sequence[Tensor]]
+) -> Iterator[Sequence[Tensor]]:
+    """Run the ANN over the batches, and show the values of nodes to what gathers them; yield each batch behind it."""
+
+    def tap(name: str, value: Tensor, *_: Any) -> None:
+        try:
+            found[name].add(value)
+        except CalibrationError:
+            message = "its values on the calibration data are not finite"
+            hint = "mend the data, or the weights up to this layer"
+            raise InvalidModelError(graph.problem(name, message, hint)) from None
+
+    _keep_freed_memory()
+    dtype = getattr(torch, graph.type(graph.inputs[0]).dtype)
+    with tensor_cache():
+        for batch in batches:
+            run(graph, [x.to(dtype) for x in batch], tap=tap, nodes=found)
+            yield batch
+
+
+def sampled(graph: Graph, names: Iterable[str], batches: Iterable[Sequence[Tensor]]) -> dict[str, Array]:
+    """Run an ANN over the batches; return an even sample of the values of each of these nodes, rising."""
+    found = {name: Sampler() for name in names}
+    for _ in _run(graph, found, batches):
+        pass
+    return {name: each.result() for name, each in found.items()}
+
+
 @attrs.define(eq=False, repr=False)
 class Calibration:
     """Statistics of every ReLU, gathered in one pass over the data.
@@ -100,6 +132,7 @@ class Calibration:
         model: digest of the ANN graph that they ran through.
         shapes: of one sample of each input.
         retained: a few of the samples, for passes that look at data themselves.
+        values: of nodes that smooth functions work on, an even sample of their values, rising, by node name.
 
     Examples:
         >>> calibration = spikec.calibrate(model, images)
@@ -114,6 +147,7 @@ class Calibration:
     model: str = ""
     shapes: tuple[tuple[int, ...], ...] = ()
     retained: Retained | None = None
+    values: dict[str, Array] = attrs.field(factory=dict)
 
     def __repr__(self) -> str:
         shapes = ", ".join("x".join(map(str, shape)) for shape in self.shapes)
@@ -131,22 +165,10 @@ class Calibration:
         found = {name: Accumulator(axis) for name, axis in axes.items()}
         samples, retained = 0, None
 
-        def tap(name: str, value: Tensor, *_: Any) -> None:
-            try:
-                found[name].add(value)
-            except CalibrationError:
-                message = "its values on the calibration data are not finite"
-                hint = "mend the data, or the weights up to this layer"
-                raise InvalidModelError(graph.problem(name, message, hint)) from None
-
-        _keep_freed_memory()
-        dtype = getattr(torch, graph.type(graph.inputs[0]).dtype)
-        with tensor_cache():
-            for batch in batches:
-                run(graph, [x.to(dtype) for x in batch], tap=tap, nodes=found)
-                samples += len(batch[0])
-                some = Retained.of(batch)
-                retained = some if retained is None else retained.merge(some)
+        for batch in _run(graph, found, batches):
+            samples += len(batch[0])
+            some = Retained.of(batch)
+            retained = some if retained is None else retained.merge(some)
         nodes = {name: each.result() for name, each in found.items()}
         shapes = tuple(graph.type(name).shape for name in graph.inputs)
         return cls(nodes, samples, digest(graph), shapes, retained)
@@ -165,7 +187,8 @@ class Calibration:
             nodes[name] = nodes[name].merge(statistics) if name in nodes else statistics
         kept = [one.retained for one in (self, other) if one.retained is not None]
         retained = functools.reduce(Retained.merge, kept) if kept else None
-        return Calibration(nodes, self.samples + other.samples, self.model, self.shapes, retained)
+        samples = self.samples + other.samples
+        return Calibration(nodes, samples, self.model, self.shapes, retained, self.values)  # of one model, so the same
 
     def all_reduce(self, group: Any = None) -> Calibration:
         """Of the samples of all processes of a ``torch.distributed`` group, each of which must call it.
@@ -189,6 +212,7 @@ class Calibration:
         if self.retained is not None:
             arrays["marks"] = self.retained.marks
             arrays |= {f"retained_{i}": x.numpy() for i, x in enumerate(self.retained.inputs)}
+        arrays |= {f"{name}{_VALUES}": values for name, values in self.values.items()}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
         with replacing(path) as part:
@@ -234,4 +258,10 @@ class Calibration:
             retained = Retained(samples, arrays["marks"])
             if why := retained.wrong(shapes):
                 raise ValueError(why)
-        return cls(nodes, int(arrays["samples"]), str(arrays["model"]), shapes, retained)
+        values = {key.removesuffix(_VALUES): each for key, each in arrays.items() if key.endswith(_VALUES)}
+        for name, each in values.items():
+            if each.dtype != np.float64 or each.ndim != 1 or not each.size or not np.isfinite(each).all():
+                raise ValueError(f"{name}: its values are no finite numbers")
+            if (np.diff(each) < 0).any():
+                raise ValueError(f"{name}: its values do not rise")
+        return cls(nodes, int(arrays["samples"]), str(arrays["model"]), shapes, retained, values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from spikec.calibration.calibration import RETAINED, Calibration, digest
+from spikec.calibration.calibration import RETAINED, Calibration, digest, sampled
 from spikec.interpreter.inputs import as_input, check_types
 from spikec.ir.errors import CalibrationError, Hint, Option, warn
 from spikec.ir.graph import Graph
 from spikec.ir.progress import track
+from spikec.ir.types import Array
 
 #: a single tensor is read in batches of this size
 TENSOR_BATCH = 256
@@ -183,6 +184,7 @@ class CalibrationSource:
 
     batches: Batches | None = None
     gathered: Calibration | None = None
+    _values: dict[str, Array] = attrs.field(factory=dict)
 
     @classmethod
     def of(cls, given: Any, names: Sequence[str]) -> CalibrationSource:
@@ -250,18 +252,37 @@ class CalibrationSource:
         if known is not None and known.model == digest(graph) and axes.keys() <= known.nodes.keys():
             return known
         if self.batches is None:
-            raise CalibrationError(
-                "the calibration given is of another model" if known else "no calibration data",
-                hint=Hint(
-                    "pass ",
-                    Option("calibration"),
-                    ": a tensor, a DataLoader, or the calibration of a Compilation of this model; or let thresholds "
-                    'follow from the weights: spikec.Normalization(method="model")',
-                ),
+            hint = Hint(
+                "pass ",
+                Option("calibration"),
+                ": a tensor, a DataLoader, or the calibration of a Compilation of this model; or let thresholds "
+                'follow from the weights: spikec.Normalization(method="model")',
             )
-        batches = track(self.batches, "calibration batches", len(self.batches) or None)
-        self.gathered = Calibration.gather(graph, axes, batches)
+            raise CalibrationError(_NO_DATA[bool(known)], hint=hint)
+        self.gathered = attrs.evolve(Calibration.gather(graph, axes, self._tracked()), values=self._values)
         return self.gathered
+
+    def values(self, graph: Graph, names: Collection[str]) -> dict[str, Array]:
+        """Return an even sample of the values of nodes of an ANN graph, rising: from the batches, or as given.
+
+        Raises:
+            CalibrationError: there is no data, or what was given says nothing of these nodes.
+        """
+        known = self._values if self.gathered is None else self.gathered.values
+        if not set(names) <= known.keys():
+            if self.batches is None:
+                hint = Hint("pass ", Option("calibration"), ": a tensor, a DataLoader, or a Calibration of this model")
+                raise CalibrationError(_NO_DATA[self.gathered is not None], hint=hint)
+            known = self._values = sampled(graph, names, self._tracked())
+        return {name: known[name] for name in names}
+
+    def _tracked(self) -> Iterable[tuple[Tensor, ...]]:
+        assert self.batches is not None
+        return track(self.batches, "calibration batches", len(self.batches) or None)
+
+
+#: what is wrong where there are no batches, by whether there are statistics
+_NO_DATA = {False: "no calibration data", True: "the calibration given is of another model"}
 
 
 def _shapes(xs: Sequence[Tensor]) -> str:

@@ -19,9 +19,11 @@ from spikec.diagnosis.batches import batches_of
 from spikec.diagnosis.cost import Count
 from spikec.diagnosis.diagnosis import OWN, Diagnosis, Rung
 from spikec.diagnosis.forecast import Forecast, forecast
-from spikec.diagnosis.layers import Layers, Moments, Train, clip, ideal
+from spikec.diagnosis.layers import Layers, Train, clip, ideal
+from spikec.diagnosis.sums import Answers
 from spikec.interpreter.inputs import is_number, whole_number, within
 from spikec.interpreter.interp import outputs_over_time, run
+from spikec.interpreter.processes import of_all_processes
 from spikec.interpreter.results import RunningMean, as_tuple, cells, hits, in_ann_units, outputs
 from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError, shown
 from spikec.ir.graph import Graph
@@ -31,6 +33,8 @@ from spikec.ir.progress import Progress, track
 from spikec.ir.progress import shown as shown_progress
 from spikec.ir.types import Array
 
+#: what an error says to who has a network without its compilation
+_BESIDE = "diagnose(ann, network, x) takes a network or file alone, in the shell diagnose ANN DATA --snn FILE"
 #: what the network is once it has the source of error that each rung adds, in the order of ``OWN``
 _RUNGS = ("the ANN with the SNN's thresholds", "+ T steps, each layer after the other", "+ all layers at once: the SNN")
 
@@ -44,6 +48,7 @@ def diagnose(
     *,
     timesteps: int | None = None,
     tolerance: float = 0.01,
+    all_reduce: bool = False,
     progress: bool | Callable[[Progress], None] | None = None,
 ) -> Diagnosis: ...
 @overload
@@ -55,6 +60,7 @@ def diagnose(
     *,
     timesteps: int | None = None,
     reader: str = "",
+    all_reduce: bool = False,
     progress: bool | Callable[[Progress], None] | None = None,
 ) -> Forecast: ...
 def diagnose(
@@ -66,32 +72,37 @@ def diagnose(
     timesteps: int | None = None,
     reader: str = "",
     tolerance: float = 0.01,
+    all_reduce: bool = False,
     progress: bool | Callable[[Progress], None] | None = None,
 ) -> Diagnosis | Forecast:
-    """Say why a spiking network differs from its ANN, layer by layer, or how a file will answer in another tool.
+    """Say why a spiking network differs from its ANN, layer by layer, or how far what was made of an ANN is from it.
 
     ``diagnose(compilation, x, timesteps, labels)`` runs the final graph by the interpreter in float64, with memory for
     one step and one batch. See :class:`spikec.diagnosis.diagnosis.LayerFindings` for how an error is taken apart.
 
-    ``diagnose(model, file, data, labels, reader="sinabs")`` runs a .nir file, or a ``nir.NIRGraph``, as the tool does
-    that the reader is, beside the model that it was made of; see :func:`spikec.diagnosis.forecast.forecast`.
+    ``diagnose(model, network, data, labels, timesteps=T)`` runs what ``compile`` returned, or the path of its .nir,
+    .net or .pt, beside the model that it was made of; with ``reader="sinabs"`` a NIR file as that tool does. See
+    :func:`spikec.diagnosis.forecast.forecast`.
 
     Args:
-        compilation: what ``Compiler(...).run(model)`` returned, of an ANN; or the ANN itself.
+        compilation: what ``Compiler(...).run(model)`` returned, of an ANN; or the ANN itself, with a network in x.
         x: a tensor [N, ...], or an iterable of batches as for calibration: ``x``, ``(x, labels)`` or a dict; with a
-            model the file.
-        data: number of steps T, at each of which x is fed; with a model the samples, as x.
+            model the network.
+        data: number of steps T, at each of which x is fed; with a network in x the samples, as x otherwise.
         labels: [N] class numbers in the order of x; not needed where the batches hold them behind the inputs.
         timesteps: T, by name; of a file that says its own it may be left out.
         reader: of a file, the tool that runs it, as for :func:`spikec.load`; ``""`` for what the file means.
         tolerance: share of the samples that may have another argmax than the ANN, in (0, 1); for outputs of a
             single number, the rms error relative to the output's spread.
+        all_reduce: of the samples of all processes of a ``torch.distributed`` group, each of which calls this with
+            batches of its own, one or more; all of them return what one process would for all batches.
         progress: as in :func:`spikec.compile`.
 
     Raises:
         InvalidModelError: the compilation is not of an ANN, or its network has no neuron.
         UnsupportedOpError: the reader refuses nodes of the file, or leaves them out.
-        CalibrationError: no sample, samples that do not fit, or labels that do not.
+        CalibrationError: no sample, samples that do not fit, or labels that do not, or processes are to be summed over
+            and this one is in no group, or only some of them have labels.
 
     Examples:
         >>> compilation = spikec.Compiler("spikingjelly", calibration=images, normalization="max").run(model)
@@ -99,12 +110,14 @@ def diagnose(
         quantization
     """
     if not isinstance(compilation, Compilation) and data is not None and not is_number(data):
-        return forecast(compilation, x, data, labels, timesteps=timesteps, reader=reader, progress=progress)
+        return forecast(
+            compilation, x, data, labels, timesteps=timesteps, reader=reader, all_reduce=all_reduce, progress=progress
+        )
     steps = data if timesteps is None else timesteps
     if not isinstance(compilation, Compilation):
         raise InvalidModelError(
             f"a {type(compilation).__name__} is not a Compilation, which holds the ANN that is compared with",
-            hint="give Compiler(target, ...).run(model) of the ANN; evaluate() takes a network, or its file, alone",
+            hint=f"give Compiler(target, ...).run(model) of the ANN; {_BESIDE}",
         )
     if not is_number(tolerance) or not 0 < tolerance < 1:
         raise CompileError(f"tolerance is {shown(tolerance)}", hint="give a share in (0, 1)")
@@ -119,6 +132,8 @@ def diagnose(
             with torch.inference_mode(False), torch.no_grad(), tensor_cache():
                 xs = [each.to("cpu", torch.float64, copy=True) for each in batch]
                 ladder.add(xs, truth, _over_time(xs, layers, count))
+    if all_reduce:
+        _merge(ladder, layers, count)
     figures = ladder.figures(tolerance)
     found = tuple(layer.findings(layers.margin.deviation().rms) for layer in layers.sums.values())
     spikes = sum(layer.spikes for layer in layers.sums.values())
@@ -126,10 +141,28 @@ def diagnose(
         model=model.name,
         timesteps=steps,
         layers=found,
-        cost=count.cost(model, spikes, ladder.samples, steps),
+        cost=count.cost(model, spikes, ladder.sums.samples, steps),
         advice=advise(compilation, found, layers.makers, figures["rungs"], steps, figures["enough"]),
         **figures,
     )
+
+
+def _merge(ladder: "Ladder", layers: Layers, count: Count) -> None:
+    """Replace what this process found by what all processes found, in the order of their ranks.
+
+    Raises:
+        CalibrationError: this one is in no group, or only some have labels.
+    """
+    first, *others = of_all_processes((ladder.sums, layers.sums, layers.margin, count.synops))
+    ladder.sums, layers.sums, layers.margin, count.synops = first
+    if any(sums.labelled != ladder.sums.labelled for sums, *_ in others):
+        raise CalibrationError("some processes have labels, and some have none", hint="give (x, labels) in all")
+    for sums, by_layer, margin, synops in others:
+        ladder.sums.merge(sums)
+        for name, layer in layers.sums.items():
+            layer.merge(by_layer[name])
+        layers.margin.merge(margin)
+        count.synops += synops  # whole numbers
 
 
 def _over_time(xs: Sequence[Tensor], layers: Layers, count: Count) -> Iterator[list[Tensor]]:
@@ -156,7 +189,7 @@ def _reference(compilation: Compilation) -> Graph:
     if not anns:
         raise InvalidModelError(
             "the compilation is of a network that spikes already: there is no ANN to compare it with",
-            hint="diagnose the compilation of the ANN that it was made from; evaluate() takes a network alone",
+            hint=f"diagnose the compilation of the ANN that it was made from; {_BESIDE}",
         )
     plain = [graph for graph in anns if all(node.op.scale is None for node in graph.match(Relu))]
     return plain[-1] if plain else anns[0]
@@ -201,12 +234,7 @@ class Ladder:
         # every stateful op puts out its average: each layer waits for all T
         averages = {n.name: functools.partial(ideal, n.op, layers.timesteps) for n in layers.graph.match(StatefulOp)}
         self._clipped, self._synchronous = _without_time(layers.ann, clips), _without_time(layers.graph, averages)
-        self.samples, self._labelled, self._ann_right = 0, False, 0.0
-        self._ann = [Moments() for _ in model.outputs]
-        networks, outs = 2 + layers.timesteps, len(model.outputs)
-        # samples with the ANN's argmax, and with the label; squared differences from the ANN, and from the rung before
-        self._agreed, self._right, self._squares = np.zeros(networks), np.zeros(networks), np.zeros((networks, outs))
-        self._steps = np.zeros((len(_RUNGS), outs))
+        self.sums = Answers.of(2 + layers.timesteps, len(model.outputs))
 
     def add(self, xs: Sequence[Tensor], truth: Tensor | None, over_time: Iterable[list[Tensor]]) -> None:
         """Take a batch, its labels, and what the SNN says of it up to each step.
@@ -215,9 +243,10 @@ class Ladder:
             CalibrationError: only some batches have labels, or they are no classes of the model.
             InvalidModelError: there are labels, and not one output with classes.
         """
-        if self.samples and self._labelled != (truth is not None):
+        sums = self.sums
+        if sums.samples and sums.labelled != (truth is not None):
             raise CalibrationError("some batches have labels, and some have none", hint="give (x, labels) in all")
-        self._labelled = truth is not None
+        sums.labelled = truth is not None
         wanted = outputs(self.model, xs, 1)
         if truth is not None:
             if len(wanted) != 1 or wanted[0].ndim != 2:
@@ -225,43 +254,45 @@ class Ladder:
                 message = f"labels need one output [B, classes], the model gives {shapes}"
                 raise InvalidModelError(message, hint="leave labels out: agreement with the ANN needs none")
             within(truth, wanted[0].shape[1])
-            self._ann_right += hits(wanted[0], truth)
-        for moments, output in zip(self._ann, wanted, strict=True):
+            sums.ann_right += hits(wanted[0], truth)
+        for moments, output in zip(sums.ann, wanted, strict=True):
             moments.add(output)
         bound = outputs(self._clipped, xs, 1)
+        squares = []
         waiting = said = in_ann_units(self.graph, as_tuple(run(self._synchronous, xs)))
         for i, said in enumerate(itertools.chain([bound, waiting], over_time)):
-            self._squares[i] += _squares(said, wanted)
-            agreed = sum(hits(a, cells(b).argmax(1)) for a, b in zip(said, wanted, strict=True))
-            self._agreed[i] += agreed / len(wanted)
-            self._right[i] += 0 if truth is None else hits(said[0], truth)
-        self._steps += [_squares(bound, wanted), _squares(waiting, bound), _squares(said, waiting)]
-        self.samples += len(xs[0])
+            squares.append(_squares(said, wanted))
+            sums.agreed[i] += sum(hits(a, cells(b).argmax(1)) for a, b in zip(said, wanted, strict=True))
+            sums.right[i] += 0 if truth is None else hits(said[0], truth)
+        sums.squares.add(np.array(squares))
+        sums.steps.add(np.array([_squares(bound, wanted), _squares(waiting, bound), _squares(said, waiting)]))
+        sums.samples += len(xs[0])
 
     def figures(self, tolerance: float) -> dict[str, Any]:
         """Those fields of :class:`Diagnosis` that are about answers, over all batches."""
-        agreement, right = self._agreed / self.samples, self._right / self.samples
-        error, step = self._relative(self._squares), self._relative(self._steps)
+        sums = self.sums
+        agreement, right = sums.agreed / len(sums.ann) / sums.samples, sums.right / sums.samples
+        error, step = self._relative(sums.squares.value), self._relative(sums.steps.value)
         rungs = tuple(
             Rung(name, kind, float(step[i]), float(error[at]), float(agreement[at]), accuracy)
             for i, (at, kind, name) in enumerate(zip((0, 1, -1), OWN, _RUNGS, strict=True))
-            for accuracy in [float(right[at]) if self._labelled else None]
+            for accuracy in [float(right[at]) if sums.labelled else None]
         )
-        single = all(moments.total.numel() == 1 for moments in self._ann)
+        single = all(moments.total.value.numel() == 1 for moments in sums.ann)
         return {
-            "samples": self.samples,
+            "samples": sums.samples,
             "rungs": rungs,
             "agreement": agreement[2:],
             "error": error[2:],
-            "accuracy": right[2:] if self._labelled else None,
-            "ann_accuracy": self._ann_right / self.samples if self._labelled else None,
+            "accuracy": right[2:] if sums.labelled else None,
+            "ann_accuracy": sums.ann_right / sums.samples if sums.labelled else None,
             "tolerance": tolerance,
             "enough": _enough(error[2:] if single else 1 - agreement[2:], tolerance),
         }
 
     def _relative(self, squares: Array) -> Array:
         """Root mean squares of differences [..., outputs], relative to the outputs' spread over the samples."""
-        spreads = [each.spread or float(each.squares.sum()) or 1.0 for each in self._ann]
+        spreads = [each.spread or float(each.squares.value.sum()) or 1.0 for each in self.sums.ann]
         return np.asarray(np.sqrt((squares / spreads).mean(-1)))
 
 

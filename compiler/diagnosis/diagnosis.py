@@ -15,6 +15,7 @@ from spikec.ir.errors import CompileError
 from spikec.ir.files import replacing
 from spikec.ir.packages import frame
 from spikec.ir.templates import table
+from spikec.ir.text import columns, count, percent, sentences, terminal_width
 from spikec.ir.types import Array
 
 #: what matplotlib is asked for
@@ -154,7 +155,8 @@ class Diagnosis:
         layers: neurons in order.
         rungs: from the ANN to the spiking network, one source of error after the other. The second of them is the
             layer-synchronous bound: each layer waits for all T steps of the one before.
-        agreement, error: [T]: of the running mean up to each step, as in :class:`Rung`.
+        agreement: [T], of the running mean up to each step, as in :class:`Rung`.
+        error: [T], likewise.
         accuracy: [T], or None without labels.
         ann_accuracy: None without labels.
         cost: operations a sample.
@@ -315,8 +317,10 @@ class Diagnosis:
         return table(self._headline(), ladder[0], ladder[1:]) + table(_CAPTION, layers[0], layers[1:], notes)
 
     def __str__(self) -> str:
-        parts = [self._headline(), *_table(self._ladder()), "", _CAPTION, *_table(self._rows()), "", *self._costs()]
-        return "\n".join([*parts, "", *self._verdict()])
+        width = terminal_width()
+        parts = [*sentences([self._headline()], width), *columns(self._ladder(), width), ""]
+        parts += [*sentences([_CAPTION], width), *columns(self._rows(), width), ""]
+        return "\n".join([*parts, *sentences([*self._costs(), "", *self._verdict()], width)])
 
     def _headline(self) -> str:
         text = f"{self.model}: {self.samples} samples, T={self.timesteps}, agreement with the ANN "
@@ -326,7 +330,7 @@ class Diagnosis:
         return text
 
     def _ladder(self) -> Iterable[Sequence[str]]:
-        yield ("", "output error, %", "agreement, %", *(["accuracy, %"] if self.accuracy is not None else []))
+        yield ("", "error, %", "agreement, %", *(["accuracy, %"] if self.accuracy is not None else []))
         for rung in self.rungs:
             cells = [rung.name, percent(rung.error), percent(rung.agreement)]
             yield (*cells, *([] if rung.accuracy is None else [percent(rung.accuracy)]))
@@ -342,8 +346,8 @@ class Diagnosis:
 
     def _costs(self) -> Iterable[str]:
         cost = self.cost
-        snn = f"{_count(cost.spikes)} spikes, {_count(cost.synops)} SynOps and {_count(cost.macs)} MACs"
-        yield f"one sample: ANN {_count(cost.ann_macs)} MACs; SNN {snn} in {self.timesteps} steps"
+        snn = f"{count(cost.spikes)} spikes, {count(cost.synops)} SynOps and {count(cost.macs)} MACs"
+        yield f"one sample: ANN {count(cost.ann_macs)} MACs; SNN {snn} in {self.timesteps} steps"
         for price in PRICES:
             before, after = cost.energy(price)
             yield f"  energy: ANN {1e6 * before:.3g} uJ, SNN {1e6 * after:.3g} uJ ({price.source})"
@@ -357,24 +361,3 @@ class Diagnosis:
         yield self.advice.why
         if self.advice.change:
             yield f"try {self.advice.change}"
-
-
-def percent(share: float) -> str:
-    """Return a share in percent, such as ``97.9``."""
-    return f"{100 * share:.1f}"
-
-
-def _count(number: float) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:.3g}"
-
-
-def _table(rows: Iterable[Sequence[str]]) -> Iterable[str]:
-    """Columns side by side, the first one to the left."""
-    cells = [list(row) for row in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    for row in cells:
-        rest = (text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))
-        yield "  ".join(["", row[0].ljust(widths[0]), *rest]).rstrip()

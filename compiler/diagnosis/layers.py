@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.diagnosis.diagnosis import KINDS, OWN, Deviation, LayerFindings
+from spikec.diagnosis.diagnosis import KINDS, OWN, LayerFindings
+from spikec.diagnosis.sums import Moments
 from spikec.interpreter.interp import run
 from spikec.interpreter.results import cells
 from spikec.ir.graph import Graph
@@ -23,30 +24,6 @@ from spikec.ir.types import Array
 POINTS = 2000
 #: float32 rounding of a scale: no activation is clipped by that
 _ROUNDING = 1e-6
-
-
-@attrs.define(eq=False)
-class Moments:
-    """The first two moments of what came in batches [N, ...], element by element of a sample."""
-
-    count: int = 0
-    total: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.float64))
-    squares: Tensor = attrs.field(factory=lambda: torch.zeros((), dtype=torch.float64))
-
-    def add(self, values: Tensor) -> None:
-        """Take a batch [N, ...]."""
-        self.count += len(values)
-        self.total = self.total + values.sum(0)
-        self.squares = self.squares + values.square().sum(0)
-
-    @property
-    def spread(self) -> float:
-        """The sum over elements and samples of squared distances from the elements' means."""
-        return float((self.squares - self.total.square() / self.count).clamp(min=0).sum())
-
-    def deviation(self, unit: float = 1.0) -> Deviation:
-        """Mean and root mean square of single numbers, in that unit."""
-        return Deviation(float(self.total) / self.count / unit, math.sqrt(float(self.squares) / self.count) / unit)
 
 
 @attrs.frozen(eq=False)
@@ -186,6 +163,19 @@ class LayerSums:
             every = -(-rate.numel() // POINTS)
             self.points = np.stack([x.flatten()[::every].numpy() for x in (activation, rate * scale)])
 
+    def merge(self, other: "LayerSums") -> None:
+        """Take what another process found on batches of its own; points stay those of the first batch."""
+        for kind, moments in self.errors.items():
+            moments.merge(other.errors[kind])
+        for kind, moments in self.effects.items():
+            moments.merge(other.effects[kind])
+        for name in ("activation", "rate", "saturated", "clipped"):
+            getattr(self, name).merge(getattr(other, name))
+        assert self.fired is not None
+        assert other.fired is not None
+        self.fired = self.fired | other.fired
+        self.residual = max(self.residual, other.residual)
+
     def _residual(self, train: Train, rate: Tensor, mean: Tensor) -> float:
         """How far ``rate v_threshold = mean current - (v(T) - v(0)) / T`` is from true, in thresholds."""
         assert train.last is not None
@@ -198,7 +188,7 @@ class LayerSums:
     @property
     def spikes(self) -> float:
         """The spikes of all neurons, samples and steps."""
-        return float(self.rate.total) * self.timesteps
+        return float(self.rate.total.value) * self.timesteps
 
     def findings(self, margin: float) -> LayerFindings:
         """The figures of all batches; ``margin`` is the rms of the ANN's."""

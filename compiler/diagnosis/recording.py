@@ -118,8 +118,11 @@ class Recording:
         """Draw the membrane potentials of some neurons of a layer, with their threshold; see :meth:`raster`.
 
         Args:
-            layer, sample, ax, path: as in :meth:`raster`.
+            layer: its name in ``layers``.
             neurons: which, counted in the flattened layer.
+            sample: of the batch.
+            ax: as in :meth:`raster`.
+            path: as in :meth:`raster`.
 
         Raises:
             CompileError: the neurons of that layer do not say their potential.
@@ -142,7 +145,8 @@ class Recording:
 
         Args:
             layer: its name in ``layers``, to draw that alone; None for all of them below each other.
-            ax, path: as in :meth:`raster`; ``ax`` takes one layer.
+            ax: as in :meth:`raster`; it takes one layer.
+            path: as in :meth:`raster`.
 
         Returns:
             The matplotlib figure.

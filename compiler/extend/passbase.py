@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import attrs
@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.calibration.calibration import Calibration
+from spikec.calibration.calibration import RETAINED, Calibration
 from spikec.calibration.source import CalibrationSource
+from spikec.extend.beginnings import Beginnings
 from spikec.extend.configured import Configured
 from spikec.interpreter.probe import neuron_count
-from spikec.interpreter.results import answers, nearness
+from spikec.interpreter.results import agreement_text, answers, answers_by_batch, nearness
 from spikec.ir.errors import CompileError, warn
 from spikec.ir.graph import Graph
 from spikec.ir.stages import EVERY, Stage
+from spikec.ir.types import Array
 
 #: ``exact``: the same function. ``rate``: each neuron's rate is the clipped ReLU to 1/T. ``tuned``: kept
 #: only if agreement with the ANN does not fall. ``approximate``: changes the function, and is measured.
@@ -71,6 +73,8 @@ class Context:
         speedup: product of the ``speedup`` of this pass and of those still to come.
         ann: the ANN just before its ReLUs became neurons, under the same names; for a pass over an ANN, its graph; None
             where no pass to come looks back.
+        most: how many samples this pass is tuned and judged on, if there are more.
+        begun: what passes that are tried one after the other on the same graph found at its first layers; else None.
 
     Examples:
         >>> @attrs.frozen
@@ -93,7 +97,9 @@ class Context:
     running: str = ""
     speedup: int = 1
     ann: Graph | None = None
-    _judged: list[tuple[Graph, int, tuple[float, float]]] = attrs.field(factory=list)
+    begun: Beginnings | None = None
+    most: int = RETAINED
+    _judged: list[tuple[Graph, tuple[int, int], tuple[float, float]]] = attrs.field(factory=list)
     _made: dict[tuple[Any, ...], tuple[tuple[Tensor, ...], Any]] = attrs.field(factory=dict)
 
     def __repr__(self) -> str:
@@ -118,6 +124,10 @@ class Context:
         """Return statistics of nodes of an ANN graph on the calibration data; see :meth:`CalibrationSource.gather`."""
         return self.calibration.gather(graph, axes)
 
+    def values(self, graph: Graph, names: Collection[str]) -> dict[str, Array]:
+        """Return a sample of the values of nodes of an ANN graph, rising; see :meth:`CalibrationSource.values`."""
+        return self.calibration.values(graph, names)
+
     @property
     def steps(self) -> int:
         """The T at which tuned passes are judged, which is that of the net as it is now."""
@@ -125,26 +135,57 @@ class Context:
 
     def tuning_samples(self, graph: Graph) -> tuple[Tensor, ...]:
         """Return as many samples as a graph of this size is tuned with, in float32; none without data."""
-        count = WORK // max(1, neuron_count(graph) * self.steps)
-        if count < LEAST_SAMPLES:
+        count = min(self.most, WORK // max(1, neuron_count(graph) * self.steps))
+        least = min(LEAST_SAMPLES, self.most)
+        if count < least:
             if self.timesteps is None:
                 return ()
-            count = LEAST_SAMPLES
+            count = least
         return tuple(x[:count].to(torch.float32) for x in self.samples)
 
     def agreement(self, graph: Graph) -> tuple[float, float]:
         """Measure how near a spiking graph is to the model on the samples, as ``nearness`` of the interpreter says."""
-        for known, steps, found in self._judged:
-            if steps == self.steps and known.same_as(graph):
-                return found
-        return self.ran(graph, answers(graph, self.tuning_samples(graph), self.steps))
+        return self._judge(graph)[0]
+
+    def compared(self, before: Graph, after: Graph) -> tuple[bool, str]:
+        """Return whether a spiking graph is as near to the model as the one before it, or nearer, and both as text.
+
+        The one before it sees only as many samples as it takes to know that it cannot be nearer.
+        """
+        now = self.agreement(after)
+        was, seen = self._judge(before, now)
+        count = len(self.tuning_samples(before)[0])
+        part = f" on {seen} of {count} samples" if seen < count else ""
+        return bool(part) or now >= was, f"{agreement_text(was)}{part} -> {agreement_text(now)}"
+
+    def _judge(self, graph: Graph, least: tuple[float, float] | None = None) -> tuple[tuple[float, float], int]:
+        """Return a graph's agreement and on how many samples; not on all where it is sure to be below the least."""
+        samples = self.tuning_samples(graph)
+        count = len(samples[0])
+        for known, size, agreed in self._judged:
+            if size == (self.steps, count) and known.same_as(graph):
+                return agreed, count
+        parts: list[list[Tensor]] = []
+        for part in answers_by_batch(graph, samples, self.steps):
+            parts.append(part)
+            found = [torch.cat(each) for each in zip(*parts, strict=True)]
+            seen = len(found[0])
+            if least is not None and seen < count:
+                same, error = nearness([x[:seen] for x in self._wanted(samples)], found)
+                if (1 - (1 - same) * seen / count, error * seen / count) < least:
+                    return (same, error), seen
+        return self.ran(graph, found), count
+
+    def _wanted(self, samples: Sequence[Tensor]) -> list[Tensor]:
+        """Return what the model answers to its samples."""
+        key = ("answers", self.reference, len(samples[0]))
+        return self.once(key, lambda: answers(self.reference, samples, self.steps))
 
     def ran(self, graph: Graph, outputs: Sequence[Tensor]) -> tuple[float, float]:
         """Take what a graph has put out for its samples; return its :meth:`agreement`, which is known from then on."""
-        samples, steps = self.tuning_samples(graph), self.steps
-        key = ("answers", self.reference, len(samples[0]))
-        found = nearness(self.once(key, lambda: answers(self.reference, samples, steps)), outputs)
-        self._judged[:] = [*self._judged[-3:], (graph.copy(), steps, found)]
+        samples = self.tuning_samples(graph)
+        found = nearness(self._wanted(samples), outputs)
+        self._judged[:] = [*self._judged[-3:], (graph.copy(), (self.steps, len(samples[0])), found)]
         return found
 
     def once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
@@ -204,6 +245,11 @@ class Pass(metaclass=Configured):
     def speedup(self) -> int:
         """How many times fewer steps the net needs after it; the passes before it tune for so many times more."""
         return 1
+
+    @property
+    def most_samples(self) -> int:
+        """How many of the calibration samples that are kept it is tuned and judged on, if there are more."""
+        return RETAINED
 
     def reached(self, stage: Stage) -> Stage:
         """Return the stage that a graph of ``stage`` has reached after this pass."""

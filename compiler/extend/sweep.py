@@ -1,12 +1,16 @@
 """Runs a spiking graph layer after layer, each over all of T, so that a layer can be tuned once those before it are."""
 
+import functools
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TypeVar
 
 import attrs
 import numpy as np
 import torch
 from torch import Tensor
 
+from spikec.extend.beginnings import Beginnings
 from spikec.extend.passbase import NO_SAMPLES, Context
 from spikec.interpreter.interp import run
 from spikec.interpreter.results import BATCH, RunningMean
@@ -18,6 +22,11 @@ from spikec.ir.origin import label
 from spikec.ir.progress import track
 from spikec.ir.rewrite import neurons_by_relu
 from spikec.ir.types import Array
+
+T = TypeVar("T")
+
+#: steps of single neurons up to which a sweep keeps for others what it found at a layer: a byte each, four behind it
+SHARED = 2**27
 
 
 class Sweep:
@@ -31,9 +40,10 @@ class Sweep:
         graph: a spiking graph without recurrence.
         xs: constant inputs [N, ...].
         timesteps: T.
+        begun: knows what other sweeps of the same samples found at their first neurons, and is told what this one does.
     """
 
-    def __init__(self, graph: Graph, xs: Sequence[Tensor], timesteps: int) -> None:
+    def __init__(self, graph: Graph, xs: Sequence[Tensor], timesteps: int, begun: Beginnings | None = None) -> None:
         if any(node.op.register for node in graph.match(StatefulOp)):
             raise CompileError(
                 "a recurrent graph has no layers to go through one after the other",
@@ -45,6 +55,11 @@ class Sweep:
         parts = zip(*(torch.split(x[None], max(1, BATCH // timesteps), dim=1) for x in xs), strict=True)
         self._settled = [dict(zip(graph.inputs, part, strict=True)) for part in parts]
         self._given: tuple[list[tuple[str, Op]], str, list[Tensor]] | None = None
+        self._begun = begun
+        self._depth: dict[str, int] = {}  # the most neurons in a row in front of a node
+        for name in graph:
+            before = (self._depth[x] + isinstance(graph[x], Neuron) for x in graph.operands(name))
+            self._depth[name] = max(before, default=0)
 
     def __iter__(self) -> Iterator[str]:
         neurons = [node.name for node in self.graph.match(Neuron)]
@@ -55,22 +70,23 @@ class Sweep:
         for i, name in enumerate(neurons):
             yield name
             later = {source for each in (*neurons[i + 1 :], *self.graph.outputs) for source in sources[each]}
-            for settled, spikes in zip(self._settled, self._run(name), strict=True):
-                settled[name] = spikes.to(torch.uint8)
+            for settled, spikes in zip(self._settled, self._spikes(name), strict=True):
+                settled[name] = spikes
                 for gone in settled.keys() - later - self.feeds.keys():
                     del settled[gone]
         self._given = None
 
     def counts(self, name: str) -> Tensor:
         """Return for how many samples each neuron of a layer fires at each step, [T, ...], with the ops as they are."""
-        total = torch.zeros(())
-        for spikes in self._run(name):
-            total = total + spikes.sum(1)
-        return total
+        return self._once("counts", name, 0, lambda: functools.reduce(torch.add, (x.sum(1) for x in self._run(name))))
 
     def spikes(self, name: str) -> Tensor:
         """Return the spikes of a layer, [T, N, ...] as bytes, with the ops as they are."""
-        return torch.cat([spikes.to(torch.uint8) for spikes in self._run(name)], 1)
+        return torch.cat(list(self._spikes(name)), 1)
+
+    def _spikes(self, name: str) -> Sequence[Tensor]:
+        """Return the spikes of a layer as bytes, [T, n, ...] for a few samples each, with the ops as they are."""
+        return self._once("spikes", name, 0, lambda: [spikes.to(torch.uint8) for spikes in self._run(name)])
 
     def outputs(self) -> list[Tensor]:
         """Return what the graph puts out, once all neurons are settled, as ``outputs`` of the interpreter does."""
@@ -93,9 +109,20 @@ class Sweep:
         between = self._between(name)
         ops = [(each, self.graph[each]) for each in between]
         if self._given is None or self._given[:2] != (ops, name):
-            with torch.no_grad(), tensor_cache():
-                self._given = ops, name, [self._evaluated(name, between, settled) for settled in self._settled]
+            self._given = ops, name, self._once("values", name, 1, lambda: self._computed(name, between))
         return self._given[2]
+
+    def _computed(self, name: str, between: Sequence[str]) -> list[Tensor]:
+        with torch.no_grad(), tensor_cache():
+            return [self._evaluated(name, between, settled) for settled in self._settled]
+
+    def _once(self, what: str, name: str, depth: int, make: Callable[[], T]) -> T:
+        """Make something of a node, unless another sweep has; it has at most so many neurons in a row before it."""
+        if self._begun is None or self._depth.get(name, depth + 1) > depth:
+            return make()
+        if math.prod(self.graph.type(name).shape) * self.timesteps * self.samples > SHARED:
+            return make()
+        return self._begun.once((what, name, self.timesteps, self.samples), self.graph, name, make)
 
     def _evaluated(self, name: str, between: Sequence[str], settled: dict[str, Tensor]) -> Tensor:
         dtype = next(iter(self.feeds.values())).dtype
@@ -205,7 +232,7 @@ def layers(graph: Graph, context: Context, samples: Sequence[Tensor] = ()) -> It
     key = ("means", ann, len(fed[0]), *found)
     wanted = _means(ann, found, samples) if samples else dict(context.once(key, lambda: _means(ann, found, own)))
     relus = {name: relu for relu, neurons in found.items() for name in neurons}
-    sweep = Sweep(graph, fed, context.steps)
+    sweep = Sweep(graph, fed, context.steps, None if samples else context.begun)
     count = len(list(graph.match(Neuron)))
     for name in track(sweep, "layers", count, current=lambda name: label(graph[name].origin) or name):
         relu = relus.get(name)

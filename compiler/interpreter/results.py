@@ -1,6 +1,6 @@
 """What a graph puts out for a batch, in ANN units, and how far two such results are apart."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 import numpy as np
@@ -21,8 +21,8 @@ SPREAD = 1e-6
 ROUNDING = 16
 #: input values that an ANN graph is fed at a time, which bounds the memory of its activations
 CELLS = 2**16
-#: samples that run at a time where agreement is measured
-BATCH = 64
+#: samples that run at a time where layers are tuned, and where agreement is measured
+BATCH, JUDGED = 64, 32
 
 
 def outputs(graph: Graph, xs: Sequence[Tensor], timesteps: int | None) -> list[Tensor]:
@@ -135,9 +135,14 @@ def agreement(graph: Graph, ann: Graph, samples: Sequence[Tensor], timesteps: in
 
 def answers(graph: Graph, samples: Sequence[Tensor], timesteps: int) -> list[Tensor]:
     """Return what :func:`outputs` does, for some samples at a time, in float32."""
-    batches = list(zip(*(torch.split(x.to(torch.float32), BATCH) for x in samples), strict=True))
-    found = [outputs(graph, batch, timesteps) for batch in track(batches, "batches of samples")]
-    return [torch.cat(parts) for parts in zip(*found, strict=True)]
+    return [torch.cat(parts) for parts in zip(*answers_by_batch(graph, samples, timesteps), strict=True)]
+
+
+def answers_by_batch(graph: Graph, samples: Sequence[Tensor], timesteps: int) -> Iterator[list[Tensor]]:
+    """Yield the parts of :func:`answers`, one batch of samples after the other."""
+    batches = list(zip(*(torch.split(x.to(torch.float32), JUDGED) for x in samples), strict=True))
+    for batch in track(batches, "batches of samples"):
+        yield outputs(graph, batch, timesteps)
 
 
 def nearness(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[float, float]:

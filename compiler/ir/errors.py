@@ -74,9 +74,10 @@ class Problem:
         origin: the source nodes that it is about; the ledger marks them as refused.
 
     Examples:
-        >>> (problem,) = spikec.check(nn.Sequential(nn.Linear(3, 3), nn.GELU()), "nir", example_input=torch.rand(1, 3))
+        >>> jumps = nn.Sequential(nn.Linear(3, 3), nn.Hardshrink())
+        >>> (problem,) = spikec.check(jumps, "nir", example_input=torch.rand(1, 3))
         >>> problem.location, problem.op
-        ('1', 'nn.GELU(%linear_0)')
+        ('1', 'nn.Hardshrink(%linear_0)')
     """
 
     message: str
@@ -138,9 +139,9 @@ class UnsupportedOpError(CompileError):
     """The model holds operations that have no spiking form, or that the target cannot carry.
 
     Examples:
-        >>> spikec.compile(nn.Sequential(nn.Linear(3, 3), nn.GELU()), "nir", example_input=torch.rand(1, 3))
+        >>> spikec.compile(nn.Sequential(nn.Linear(3, 3), nn.Hardshrink()), "nir", example_input=torch.rand(1, 3))
         Traceback (most recent call last):
-        spikec.ir.errors.UnsupportedOpError: nn.GELU is not supported: ...
+        spikec.ir.errors.UnsupportedOpError: nn.Hardshrink is not supported: ...
     """
 
 
@@ -169,6 +170,9 @@ class InvalidModelError(CompileError):
 class VerificationError(CompileError):
     """A pass or a backend broke its contract; the graph before it was fine.
 
+    Attributes:
+        step: the Step of the pass that a check blames, where others have run since; None for the one that ran last.
+
     Examples:
         >>> @attrs.frozen
         ... class Forgets(spikec.Pass):
@@ -180,6 +184,8 @@ class VerificationError(CompileError):
         Traceback (most recent call last):
         spikec.ir.errors.VerificationError: pass forgets reports 1 change(s), and the graph says otherwise...
     """
+
+    step: Any = None
 
 
 class CalibrationError(CompileError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import attrs
 
 from spikec.ir.errors import CompileError, Problem
 from spikec.ir.graph import Graph, Node
-from spikec.ir.op import Op
+from spikec.ir.op import Op, Role
 from spikec.ir.ops import Head, Output
 from spikec.ir.origin import Source
 from spikec.ir.packages import frame
@@ -68,7 +69,7 @@ class Ledger:
         entries = [
             Entry(source, "refused", refused[source])
             if source in refused
-            else _entry(source, kinds.get(source), within.get(source, []), final.imported.dropped.get(source))
+            else _entry(source, kinds.get(source), within.get(source, []), final)
             for source in dict.fromkeys([*start.imported.order, *reversed(refused)])
         ]
         return cls(entries, start.imported.notes)
@@ -106,8 +107,9 @@ class Ledger:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-def _entry(source: Source, kind: str | None, within: list[Node[Op]], dropped: str | None) -> Entry:
+def _entry(source: Source, kind: str | None, within: list[Node[Op]], final: Graph) -> Entry:
     """Tell the fate of a source node: which ops carry it, or why none does."""
+    dropped = final.imported.dropped.get(source)
     own = [node for node in within if node.op.origin[0] == source]
     outside = [node.name for node in within if isinstance(node.op, Output)]
     if outside and kind == Head.kind:
@@ -115,7 +117,9 @@ def _entry(source: Source, kind: str | None, within: list[Node[Op]], dropped: st
     if len(own) == 1:
         return Entry(source, "kept" if own[0].op.kind == kind else "converted", f"%{own[0].name} = {own[0].op.kind}")
     if own:
-        return Entry(source, "lowered", f"into {len(own)} ops, %{own[0].name} to %{own[-1].name}")
+        neurons = sum(math.prod(final.type(node.name).shape) for node in own if node.op.role is Role.NEURON)
+        cost = f", with {neurons:,} neurons" if neurons else ""
+        return Entry(source, "lowered", f"into {len(own)} ops, %{own[0].name} to %{own[-1].name}{cost}")
     if within:
         names = ", ".join(f"%{node.name}" for node in within[:3])
         more = f" and {len(within) - 3} more" if len(within) > 3 else ""

@@ -162,7 +162,8 @@ def _on_screen() -> Iterator[Watcher]:
     from rich.table import Column
 
     text = rich.TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1))
-    others = rich.BarColumn(bar_width=20), rich.MofNCompleteColumn(), rich.TimeElapsedColumn()
+    left = rich.TimeRemainingColumn(), rich.TextColumn("left")
+    others = rich.BarColumn(bar_width=20), rich.MofNCompleteColumn(), rich.TimeElapsedColumn(), *left
     with rich.Progress(text, *others, console=console, transient=True, expand=True) as bars:
         yield _Bars(bars)
 

@@ -33,15 +33,17 @@ def verify(graph: Graph, stage: Stage, sources: Collection[Source] = (), before:
     Raises:
         CompileError: with every problem of the first kind found; a subclass says which kind.
     """
-    if before is None or not graph.same_as(before):
+    is_new = before is None or not graph.same_as(before)
+    if is_new:
         _raise(_structure(graph), VerificationError)
         _raise(_not_finite(graph, before), VerificationError)
         _check_types(graph)
     _raise(stage.problems(graph), stage.error)
-    held = graph.sources
-    hint = "carry its origin, or graph.drop it with a reason"
-    vanished = [Problem("a source node vanished", str(each), hint=hint) for each in sources if each not in held]
-    _raise(vanished, VerificationError)
+    if is_new:
+        held = graph.sources
+        hint = "carry its origin, or graph.drop it with a reason"
+        vanished = [Problem("a source node vanished", str(each), hint=hint) for each in sources if each not in held]
+        _raise(vanished, VerificationError)
 
 
 def _check_types(graph: Graph) -> None:

@@ -1,15 +1,14 @@
-"""Which op takes the results of which: the one owner of networkx, of names, and of an order that is always the same."""
+"""Which op takes the results of which, under what names, and in an order that is always the same."""
 
 from __future__ import annotations
 
 import collections
 import difflib
+import heapq
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
-
-import networkx as nx
 
 from spikec.ir.errors import CompileError, Problem
 from spikec.ir.op import Op, Role
@@ -20,7 +19,7 @@ WiringT = TypeVar("WiringT", bound="Wiring")
 
 
 class Wiring:
-    """Ops by name; an edge's key is the operand's position, so that ``x + x`` is two edges.
+    """Ops by name; a use is a user and the operand's position, so that ``x + x`` is two uses of x.
 
     Iteration is topological with ties by insertion. Whatever is asked for, and whatever is changed, takes time by the
     nodes that it concerns, not by the size of the graph; only the order is found anew after a change of the wiring.
@@ -31,9 +30,9 @@ class Wiring:
 
     def __init__(self, name: str = "graph") -> None:
         self.name = name
-        self._g = nx.MultiDiGraph()
-        self._ops: dict[str, Op] = {}  # what _g holds, to be looked up by name
+        self._ops: dict[str, Op] = {}
         self._operands: dict[str, tuple[str, ...]] = {}
+        self._users: dict[str, tuple[tuple[str, int], ...]] = {}  # the operands the other way round
         self._order: tuple[str, ...] | None = None
         self._ends: tuple[str, ...] | None = None  # inputs and outputs
         self._timed: set[str] = set()
@@ -43,8 +42,13 @@ class Wiring:
 
     @property
     def nx(self) -> Any:
-        """A copy as ``networkx.MultiDiGraph``, each node with its ``op``."""
-        return self._g.copy()
+        """The same as ``networkx.MultiDiGraph``, each node with its ``op``, each edge with the operand's position."""
+        import networkx  # takes as long as all of spikec, and is seldom needed
+
+        graph = networkx.MultiDiGraph()
+        graph.add_nodes_from((name, {"op": op}) for name, op in self._ops.items())
+        graph.add_edges_from((x, name, slot) for name, xs in self._operands.items() for slot, x in enumerate(xs))
+        return graph
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self._ops
@@ -80,8 +84,7 @@ class Wiring:
 
     def users(self, name: str) -> list[tuple[str, int]]:
         """Return (user, operand position) for every use, outputs included."""
-        self.operands(name)  # raises where there is no such node
-        return [(user, slot) for user, slots in self._g.succ[name].items() for slot in slots]
+        return list(self._in(self._users, name))
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -137,8 +140,8 @@ class Wiring:
         """Put an op under a name, which may have one."""
         if Role.IO in (op.role, self._ops.get(name, op).role):
             self._ends = None
-        self._g.add_node(name, op=op)  # or another op for the node that is there
         self._ops[name] = op
+        self._users.setdefault(name, ())
         (self._timed.add if op.timed else self._timed.discard)(name)
 
     def _wire(self, name: str, operands: tuple[str, ...]) -> None:
@@ -146,9 +149,12 @@ class Wiring:
         before = self._operands.get(name, ())
         for slot, (old, new) in enumerate(itertools.zip_longest(before, operands)):
             if old != new and old is not None:
-                self._g.remove_edge(old, name, key=slot)
+                self._users[old] = tuple(use for use in self._users[old] if use != (name, slot))
             if old != new and new is not None:
-                self._g.add_edge(new, name, key=slot)
+                uses = self._users[new]
+                same = [i for i, (user, _) in enumerate(uses, start=1) if user == name]  # all uses of one user together
+                place = same[-1] if same else len(uses)
+                self._users[new] = (*uses[:place], (name, slot), *uses[place:])
         self._operands[name] = operands
         self._order = None
 
@@ -157,8 +163,7 @@ class Wiring:
         self._wire(name, ())
         if self[name].role is Role.IO:
             self._ends = None
-        self._g.remove_node(name)
-        del self._ops[name], self._operands[name]
+        del self._ops[name], self._operands[name], self._users[name]
         self._timed.discard(name)
         wish, _, number = name.rpartition("_")
         if number.isdigit() and wish in self._taken:  # free again
@@ -172,19 +177,32 @@ class Wiring:
         return self._ends
 
     def _sorted(self) -> tuple[str, ...]:
-        position = {name: i for i, name in enumerate(self._ops)}
-        try:
-            return tuple(nx.lexicographical_topological_sort(self._forward(), key=position.__getitem__))
-        except nx.NetworkXUnfeasible:
-            cycle = [edge[0] for edge in nx.find_cycle(self._forward())]
+        """Sort by Kahn's algorithm: of the nodes whose operands are all there, the one that was added first is next."""
+        names, position = list(self._ops), {name: i for i, name in enumerate(self._ops)}
+        registers = {name for name in self._timed if self[name].register}  # give what they took a step before
+        missing = [0 if name in registers else len(self._operands[name]) for name in names]
+        ready = [i for i, count in enumerate(missing) if not count]
+        order = []
+        while ready:
+            order.append(names[heapq.heappop(ready)])
+            for user, _ in self._users[order[-1]]:
+                if user not in registers:
+                    missing[position[user]] -= 1
+                    if not missing[position[user]]:
+                        heapq.heappush(ready, position[user])
+        if len(order) < len(names):
+            cycle = self._cycle(registers)
             message = f"cycle without a delay: {' -> '.join([*cycle, cycle[0]])}"
-            raise CompileError(self.problem(cycle[0], message, "put a Delay on the way back")) from None
+            raise CompileError(self.problem(cycle[0], message, "put a Delay on the way back"))
+        return tuple(order)
 
-    def _forward(self) -> Any:
-        """Return the graph without the edges into registers: acyclic, if it is legal."""
-        registers = [name for name in self._timed if self[name].register]
-        back = [(x, name, slot) for name in registers for slot, x in enumerate(self.operands(name))]
-        return nx.restricted_view(self._g, [], back) if back else self._g
+    def _cycle(self, registers: Collection[str]) -> list[str]:
+        """Return nodes each of which takes the one before it, and the first one the last, none of them a register."""
+        import networkx
+
+        graph = self.nx
+        graph.remove_edges_from(list(graph.in_edges(registers, keys=True)))
+        return [edge[0] for edge in networkx.find_cycle(graph)]
 
     def _fresh(self, wish: str) -> str:
         """Return the name that comes nearest to a wish and is free."""

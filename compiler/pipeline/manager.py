@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import attrs
 
 from spikec.extend.passbase import NO_SAMPLES, Context, Note, Pass
-from spikec.interpreter.results import agreement_text
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.origin import Source
@@ -55,7 +54,10 @@ class Observer:
         return None
 
     def failed(self, step: Step, error: Exception) -> None:
-        """Look at a pass that raised, or that was refused; ``step.after`` is the graph as the pass left it."""
+        """Look at a pass that raised, or that was refused; ``step.after`` is the graph as the pass left it.
+
+        It need not be the pass that ran last: a check of several passes at once may find that an earlier one is wrong.
+        """
 
 
 @attrs.frozen(repr=False)
@@ -139,12 +141,13 @@ def _run_pass(
             if found := observer(step):
                 step = attrs.evolve(step, check=found)
     except Exception as error:
-        if hasattr(error, "add_note"):
-            done = ", ".join(one.name for one in pipeline.passes[: index - 1]) or "nothing"
-            error.add_note(f"in pass {index} of {len(pipeline)}, {each}; run before it: {done}")
         seconds, notes = time.perf_counter() - started, tuple(context.notes[noted:])
+        blamed: Step = getattr(error, "step", None) or Step(index, each, graph, after, 0, seconds, notes)
+        if hasattr(error, "add_note"):
+            done = ", ".join(one.name for one in pipeline.passes[: blamed.index - 1]) or "nothing"
+            error.add_note(f"in pass {blamed.index} of {len(pipeline)}, {blamed.by}; run before it: {done}")
         for observer in observers:
-            observer.failed(Step(index, each, graph, after, 0, seconds, notes), error)
+            observer.failed(blamed, error)
         raise
     return StageRecord(each.name, after, changes, seconds, step.check, each)
 
@@ -161,6 +164,7 @@ def _context(context: Context, still_to_run: Sequence[Pass], ann: Graph | None) 
         running=still_to_run[0].name,
         speedup=math.prod(each.speedup for each in still_to_run),
         ann=ann,
+        most=still_to_run[0].most_samples,
     )
 
 
@@ -169,10 +173,9 @@ def _kept(before: Graph, after: Graph, changes: int, context: Context) -> tuple[
     if not context.tuning_samples(after):
         context.note("", f"{NO_SAMPLES}; left out")
         return before, 0
-    was, now = context.agreement(before), context.agreement(after)
-    verdict = "" if now >= was else "; left out"
-    context.note("", f"{agreement_text(was)} -> {agreement_text(now)}, T={context.steps}{verdict}")
-    return (after, changes) if now >= was else (before, 0)
+    is_kept, found = context.compared(before, after)
+    context.note("", f"{found}, T={context.steps}{'' if is_kept else '; left out'}")
+    return (after, changes) if is_kept else (before, 0)
 
 
 @attrs.frozen(repr=False)

@@ -1,6 +1,6 @@
 """What may look at a step of the pipeline: numeric checks and dumps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -53,7 +53,7 @@ class Numbers(Observer):
             check_shapes(step.after, step.before)
             self._unchecked.append(step)
         if step.by.contract == "exact":
-            if self.each or step.next is None or step.next.contract != "exact":
+            if self.each or _ends_run(step):
                 found += self._exact(step.after)
         elif step.changes:
             found += self._exact(step.before)
@@ -68,14 +68,16 @@ class Numbers(Observer):
         return "; ".join(found) or None
 
     def _blame(self) -> None:
-        """Check the exact passes of a run one by one, so that the one that fails is named."""
+        """Check the exact passes of a run one by one: the error names the one that fails, and is about it."""
         for step in self._unchecked:
             if step.by.contract == "exact":
                 try:
                     check_exact(step.before, step.after, self.xs, whole=self.each)
                 except VerificationError as error:
                     by = f"pass {step.by}: "
-                    raise VerificationError([attrs.evolve(p, message=by + p.message) for p in error.problems]) from None
+                    blames = VerificationError([attrs.evolve(p, message=by + p.message) for p in error.problems])
+                    blames.step = step
+                    raise blames from None
 
     def _measured(self, step: Step) -> str:
         """How far an inexact pass has moved the output; what was run for the last one is not run again."""
@@ -111,6 +113,16 @@ class Numbers(Observer):
         return [f"exact{self._since}: {result}"]
 
 
+def _ends_run(step: Step) -> bool:
+    """Whether what exact passes have done is to be checked behind this one.
+
+    An approximate pass over an ANN has them checked itself if it changes something, which it does in few networks.
+    """
+    if step.next is None or step.next.contract == "exact":
+        return step.next is None
+    return step.next.contract != "approximate" or step.after.is_spiking
+
+
 class Dump(Observer):
     """Writes ``NN-pass.txt`` and ``NN-pass.diff`` for each pass that changed something, and ``index.tsv``.
 
@@ -141,7 +153,12 @@ class Dump(Observer):
         self._add(step, str(step.after) if step.changes else None, str(step.changes), step.check)
 
     def failed(self, step: Step, error: Exception) -> None:
-        """Write the graph as the pass left it, which may be one without types, or with a cycle."""
+        """Write the graph as the pass left it, which may be one without types, or with a cycle.
+
+        What passes behind it have written is removed: they went on from a graph that is wrong.
+        """
+        self._remove(row[0] for row in self.rows[step.index :])
+        del self.rows[step.index :], self.stages[step.index :]
         self._add(step, str(step.after), "failed", f"{type(error).__name__}: {error}")
 
     def _add(self, step: Step, text: str | None, changes: str, check: str) -> None:
@@ -162,9 +179,12 @@ class Dump(Observer):
         lines = index.read_text(encoding="utf-8", errors="replace").splitlines() if index.is_file() else []
         if lines and lines[0].split("\t") == list(self._HEAD):
             stems = (line.split("\t")[0] for line in lines[1:])
-            for stem in (each for each in stems if each == Path(each).name):  # and nothing in another folder
-                for suffix in ("txt", "diff"):
-                    (self.folder / f"{stem}.{suffix}").unlink(missing_ok=True)
+            self._remove(stem for stem in stems if stem == Path(stem).name)  # and nothing in another folder
+
+    def _remove(self, stems: Iterable[str]) -> None:
+        for stem in stems:
+            for suffix in ("txt", "diff"):
+                (self.folder / f"{stem}.{suffix}").unlink(missing_ok=True)
 
     def _write(self) -> None:
         lines = ["\t".join(row).replace("\n", " ") for row in (self._HEAD, *self.rows)]

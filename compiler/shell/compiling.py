@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import click
 
 from spikec.ir.errors import CompileError, SpikecWarning
@@ -34,12 +33,10 @@ def compile_command(model: Any, target: str, out: Path, dump: Path | None, **opt
         compilation = compiler.run(model)
     save(compilation.artifact, out)
     size = out.stat().st_size
-    notes = tuple(attrs.evolve(note, reason=own.for_shell(note.reason)) for note in compilation.report.notes)
-    report = str(attrs.evolve(compilation.report, notes=notes))
     data = {**tables.compilation_data(compilation), "file": str(out), "bytes": size}
     steps = f"--timesteps {options['timesteps'] or 32}"
     runs = f"; to run it: spikec run {out} DATA {steps} -o out.npz" if compiler.backend.suffix else ""
-    tables.show(data, report, f"wrote {out} ({size:,} bytes){runs}")
+    tables.show(data, tables.report_text(compilation.report), f"wrote {out} ({size:,} bytes){runs}")
 
 
 def _written(path: Path) -> int | None:
@@ -130,7 +127,7 @@ def add_to(group: click.Group) -> None:
         [*own.compiling(), own.output("The file to write."), dump, own.as_json()],
         "compile net.py:model --target nir -o net.nir --calibration train.npz",
         "compile model.onnx --target netx -o net.net --timesteps 32",
-        "compile net.pt --target nir -o net.nir --option profile=spikingjelly",
+        "compile net.pt --target nir -o net.nir --profile spikingjelly",
     )(compile_command)
     own.command(
         group,

@@ -3,11 +3,12 @@
 The benchmarks run on the same real digits and the same network.
 """
 
+import contextlib
 import hashlib
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from spikec.diagnosis.diagnosis import percent
 from spikec.diagnosis.pictures import empty_figure
 from spikec.driver import Compiler
 from spikec.interpreter.results import hits
@@ -27,6 +27,7 @@ from spikec.ir.errors import CompileError, InvalidModelError
 from spikec.ir.files import replacing
 from spikec.ir.packages import needed
 from spikec.ir.progress import shown, track
+from spikec.ir.text import percent
 from spikec.ir.types import Array
 from spikec.ir.untrusted import read_weights
 from spikec.pipeline.observers import make_folder
@@ -231,7 +232,7 @@ def run(
     figure = empty_figure((7, 4.5), "the demo's plot")
     data = digits()
     make_folder(out, hint="give another with --output")
-    with shown(None if console.quiet else True):
+    with shown(None if console.quiet else True), _one_thread():
         net = trained(data, how, cache=cache, console=console)
         ann = accuracy(net, data, count)
         curves = mode_curves(net, data, out, count)
@@ -246,6 +247,17 @@ def run(
     dumped = ("spikingjelly", "nir", "netx")
     write_page(out, exports, ann=ann, trained=len(data.train), steps=EXPORT_STEPS, targets=dumped)
     console.print("\n".join(["", *closing_words(out, EXPORT_STEPS)]), soft_wrap=True, markup=False)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run torch in one thread: several wait for each other longer than they work on a network as small as this."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def mode_curves(net: nn.Module, data: Digits, out: Path, count: int | None = None) -> dict[str, Array]:

@@ -10,9 +10,12 @@ import click
 
 from spikec.ir.errors import Hint, Option
 from spikec.shell import inputs
+from spikec.shell.target_options import CompilingCommand, one_of, targets
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
+#: the tools that read NIR
+_TOOLS = ("spikingjelly", "snntorch", "norse", "sinabs", "rockpool", "snn-mlir")
 #: what ``ctx.meta`` of click has once ``--json`` was given
 JSON = "spikec.json"
 
@@ -55,10 +58,15 @@ def timesteps(*, required: bool = False) -> click.Option:
     return click.Option(["--timesteps"], type=click.IntRange(min=1), required=required, metavar="T", help=about)
 
 
+def tool(*names: str, about: str, required: bool = False) -> click.Option:
+    """Return an option that takes the name of a tool that reads NIR."""
+    text = f"{about}: {', '.join(_TOOLS[:-1])} or {_TOOLS[-1]}."
+    return click.Option(names, metavar="TOOL", required=required, help=text, shell_complete=one_of(lambda: _TOOLS))
+
+
 def reader() -> click.Option:
     """Return ``--reader``."""
-    tools = "spikingjelly, snntorch, norse, sinabs, rockpool or snn-mlir"
-    return click.Option(["--reader"], metavar="TOOL", help=f"Run a NIR file as a tool does: {tools}.")
+    return tool("--reader", about="Run a NIR file as a tool does")
 
 
 def output(about: str) -> click.Option:
@@ -79,11 +87,19 @@ def compiling(
         timesteps_required: whether ``--timesteps`` must be.
         takes: what stands behind MODEL.
     """
-    about = "What to compile for: spikingjelly, nir, or another that `spikec targets` lists."
+    about = "What to compile for: spikingjelly, nir, or another that `spikec targets` lists. "
+    about += "Its own options are listed by --help behind it: --target nir --help."
     return [
         model(),
         *takes,
-        click.Option(["--target"], type=inputs.target, metavar="NAME", required=bool(target), help=about),
+        click.Option(
+            ["--target"],
+            type=inputs.target,
+            metavar="NAME",
+            required=bool(target),
+            help=about,
+            shell_complete=one_of(targets),
+        ),
         click.Option(
             ["--calibration"],
             type=EXISTING_FILE,
@@ -124,7 +140,7 @@ def compiling(
             metavar="N",
             help="Of everything random; 0 if not given.",
         ),
-        own("An option of the target or of how the model is read, such as profile=spikingjelly or dt=1e-4."),
+        own("An option of how the model is read, such as dt=1e-4, or of the target, where a command has it otherwise."),
         reader(),
     ]
 
@@ -174,4 +190,5 @@ def _spelled(option: Option) -> str:
 
 def command(group: click.Group, name: str, params: list[click.Parameter], *lines: str) -> Callable[..., click.Command]:
     """Return a decorator that makes a function a command of a group, with lines to copy at the end of its help."""
-    return group.command(name, params=params, epilog=examples(*lines))
+    kind = CompilingCommand if any(each.name == "target" for each in params) else click.Command
+    return group.command(name, kind, params=params, epilog=examples(*lines))

@@ -13,10 +13,9 @@ from spikec.shell import options as own
 from spikec.shell.options import reading
 
 
-def profile() -> click.Option:
+def profile(*, required: bool = False) -> click.Option:
     """Return ``--profile``."""
-    about = "The tool that reads the file: spikingjelly, snntorch, norse, sinabs, rockpool or snn-mlir."
-    return click.Option(["--profile"], metavar="TOOL", help=about)
+    return own.tool("--profile", about="The tool that reads the file", required=required)
 
 
 def check_file(model: Any, tool: str, given: tuple[tuple[str, Any], ...]) -> None:
@@ -57,15 +56,13 @@ def repair_command(file: Path, out: Path, profile: str, own: tuple[tuple[str, An
 
 def add_to(group: click.Group) -> None:
     """Add the command to a group."""
-    tool = profile()
-    tool.required = True
     own.command(
         group,
         "repair",
         [
             click.Argument(["file"], type=own.EXISTING_FILE, metavar="FILE"),
             own.output("The file to write."),
-            tool,
+            profile(required=True),
             own.own("An option of how FILE is read, such as dt=1e-4."),
             own.reader(),
             own.as_json(),

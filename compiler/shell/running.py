@@ -100,7 +100,7 @@ def diagnose_command(
     It says so layer by layer, and what to change. DATA is an .npz of inputs, with class numbers under labels if
     they are known. MODEL is compiled for a target, spikingjelly where none is given, and run for --timesteps steps.
 
-    With --snn it is not compiled: the file is run beside it, with --as in the way of the tool that is to read it.
+    With --snn it is not compiled: a file that was made of it is run beside it, with --as as a tool runs it.
     """
     from spikec.diagnosis.diagnose import diagnose
     from spikec.reading import find_frontend
@@ -165,13 +165,14 @@ def add_to(group: click.Group) -> None:
         [
             *own.compiling(target=None, takes=[data]),
             before,
-            click.Option(["--snn"], type=own.EXISTING_FILE, metavar="FILE", help="A .nir file made of MODEL."),
-            click.Option(["--as", "tool"], metavar="TOOL", help="Run --snn as a tool does, such as sinabs."),
+            click.Option(["--snn"], type=own.EXISTING_FILE, metavar="FILE", help="A .nir, .net or .pt made of MODEL."),
+            own.tool("--as", "tool", about="Run --snn as a tool does"),
             tolerance,
             plot,
             own.as_json(),
         ],
         "diagnose net.py:model test.npz --timesteps 8 --calibration train.npz",
         "diagnose net.py:model test.npz --timesteps 8 --plot diagnosis.png",
+        "diagnose net.py:model test.npz --timesteps 8 --snn net.net",
         "diagnose net.py:model test.npz --snn net.nir --as sinabs",
     )(diagnose_command)

@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from spikec.ir.origin import label
+from spikec.ir.text import WIDTH, sentences, terminal_width
 from spikec.shell.options import JSON, for_shell
 
 if TYPE_CHECKING:
@@ -20,16 +22,14 @@ if TYPE_CHECKING:
     from spikec.ir.graph import Graph
     from spikec.ir.ledger import Ledger
     from spikec.ir.types import Array
-
-#: how many columns a table has where the output is neither a terminal nor says its COLUMNS
-_WIDTH = 200
+    from spikec.pipeline.manager import Report
 
 
 def console() -> Console:
     """Return what the commands print tables on."""
     made = Console(highlight=False, emoji=False)
     known = made.is_terminal or "COLUMNS" in made._environ
-    return made if known else Console(highlight=False, emoji=False, width=_WIDTH)
+    return made if known else Console(highlight=False, emoji=False, width=WIDTH)
 
 
 def wants_json() -> bool:
@@ -99,6 +99,13 @@ def ledger_table(ledger: Ledger) -> Table:
 def ledger_data(ledger: Ledger) -> list[dict[str, str]]:
     """Return a ledger as JSON has it."""
     return [dict(zip(ledger.HEADINGS, row, strict=True)) for row in ledger.rows()]
+
+
+def report_text(report: Report) -> str:
+    """Return a report with options spelled as here, broken to fit the terminal; the passes, to be copied, are not."""
+    notes = tuple(attrs.evolve(note, reason=for_shell(note.reason)) for note in report.notes)
+    *lines, passes = str(attrs.evolve(report, notes=notes)).splitlines()
+    return "\n".join([*sentences(lines, terminal_width()), passes])
 
 
 def compilation_data(compilation: Compilation) -> dict[str, Any]:

@@ -123,10 +123,11 @@ class Pane {
     this.zoom = Math.min(this.box.clientWidth / width, this.box.clientHeight / height, 1.5);
     this.move((this.box.clientWidth - width * this.zoom) / 2, 0);
   }
-  top() {
-    const width = this.svg.width.baseVal.value;
-    this.zoom = Math.min(this.box.clientWidth / width, 1);
-    this.move((this.box.clientWidth - width * this.zoom) / 2, 30);
+  /** The zoom at which the graph is as wide as there is room. */
+  reach() { return Math.min(this.box.clientWidth / this.svg.width.baseVal.value, 1); }
+  top(zoom) {
+    this.zoom = zoom;
+    this.move((this.box.clientWidth - this.svg.width.baseVal.value * zoom) / 2, 30);
   }
   centre(name) {
     const rect = this.find(name)?.querySelector("rect");
@@ -161,9 +162,9 @@ function showPanes() {
   const name = data.passes[state.pass].name;
   panes = state.both && state.pass ? [new Pane(state.pass - 1, `before ${name}`), new Pane(state.pass, `after ${name}`)] : [new Pane(state.pass, state.pass ? `after ${name}` : name)];
   byId("panes").replaceChildren(...panes.map(pane => pane.box));
-  const first = [...panes.at(-1).nodes()].find(markOfBox);
+  const first = [...panes.at(-1).nodes()].find(markOfBox), zoom = Math.min(...panes.map(pane => pane.reach()));
   for (const pane of panes) {
-    pane.top();
+    pane.top(zoom);  // the same before and after, to be compared
     pane.enter(pane.find(state.node) ?? pane.find(first?.dataset.node) ?? pane.nodes()[0]);
     const hit = pane.hits()[0];
     if (state.node && pane.find(state.node)) pane.centre(state.node);

@@ -257,8 +257,8 @@ _REASONS = (
         "use batch normalization and retrain",
     ),
     (
-        "Elu Selu Celu Gelu Swish HardSwish Mish Softplus Softsign Erf Shrink",
-        "only what is piecewise linear is a sum of spikes",
+        "Shrink Sign Round Floor Ceil",
+        "it jumps, and a rate changes steadily with its input",
         "replace it by Relu and retrain",
     ),
     (

@@ -70,7 +70,6 @@ def _bound(converter: Callable[..., Any], call: Call) -> inspect.BoundArguments:
         )
 
 
-_SMOOTH = "an integrate-and-fire neuron computes max(x, 0), and sums of it only what is piecewise linear"
 _STATISTICS = "it divides by statistics of each input, and a compiled network only multiplies by constants"
 _PRODUCT = "it multiplies signals with each other, and spikes are only weighted by constants"
 _STEP = "it jumps, and a rate changes steadily with its input"
@@ -81,12 +80,7 @@ _AFTER = "leave it out of the model and apply it to the compiled network's outpu
 
 #: (names without module, underscores and capitals; why; what to do, with {by} for ``nn.ReLU`` or ``torch.relu``)
 _TABLE = (
-    (
-        "gelu silu elu celu selu mish softplus hardswish softsign hardshrink tanhshrink exp log sqrt "
-        "rsqrt pow ** square sin cos erf expm1 log1p reciprocal",
-        _SMOOTH,
-        "replace {kind} by {by} and retrain",
-    ),
+    ("hardshrink", _STEP, "replace {kind} by {by} and retrain"),
     (
         "groupnorm layernorm rmsnorm localresponsenorm crossmaplrn2d normalize var std varmean stdmean norm",
         _STATISTICS,

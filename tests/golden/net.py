@@ -37,7 +37,7 @@ class Refused(nn.Module):
     def __init__(self):
         super().__init__()
         self.norm = nn.LayerNorm(6)
-        self.act = nn.GELU()
+        self.act = nn.Hardshrink()
         self.fc = nn.Linear(6, 3)
 
     def forward(self, x):

@@ -171,7 +171,7 @@ def test_a_file_of_a_tool_runs_as_its_own_model_did(name, tools, tmp_path):
 
 
 READ = [(name, net) for name in ("spikingjelly", "snntorch", "norse", "sinabs") for net in
-        ("mlp", "cnn", "resnet", "grouped")] + [("rockpool", "mlp")]  # fmt: skip
+        ("mlp", "cnn", "resnet", "grouped", "smooth")] + [("rockpool", "mlp")]  # fmt: skip
 
 
 def converted(name, net, folder, **options):

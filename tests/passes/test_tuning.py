@@ -9,10 +9,11 @@ from torch import nn
 import build
 import nets
 from spikec import Backend, CompileError, Compiler, Normalization, Pass, Pipeline, check, load, run
+from spikec.extend.beginnings import Beginnings
 from spikec.extend.loader import backend_named, pass_named
 from spikec.extend.passbase import Context
 from spikec.extend.sweep import layers
-from spikec.interpreter.results import agreement, outputs
+from spikec.interpreter.results import agreement, agreement_text, outputs
 from spikec.ir.ops import IF, Add, Conv, Linear, Neuron, Relu, Rescale, Stream
 from spikec.ir.stages import SPIKING
 
@@ -23,7 +24,7 @@ def start(name="resnet", count=40, timesteps=T):
     """(spiking graph with casts, context) of a zoo net, thresholds and potentials untuned."""
     x = nets.batch(name, count)
     xs = x if isinstance(x, tuple) else (x,)
-    compiler = Compiler("spikingjelly", calibration=[x], normalization=Normalization(), verify="off")
+    compiler = Compiler("spikingjelly", calibration=[x], normalization=Normalization(), verify="off", counters=False)
     stages = {record.name: record.graph for record in compiler.run(nets.build(name)).stages}
     context = Context(stages["import"], timesteps, ann=stages["normalize"], calibration=build.samples(*xs))
     return stages["init-potential"].copy(), context
@@ -425,3 +426,65 @@ def test_what_candidates_begin_with_runs_once_and_the_choice_is_as_if_each_ran_a
     assert pass_named("choose", candidates=tuple(ways)).run(graph, context)
     assert len(ran) == 1
     assert context.agreement(graph) == pytest.approx(max(alone), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet", "maxpool", "two_inputs"])
+def test_ways_that_begin_alike_end_as_each_does_alone_and_their_first_layer_runs_once(name, monkeypatch):
+    calibrated = pass_named("calibrate-potential")
+    ways = [[pass_named("dither-potential", layers=which), calibrated] for which in ("first", "all")]
+    graph, context = start(name)
+    alone = []
+    for way in ways:
+        tried, ran = graph.copy(), attrs.evolve(context)
+        for each in way:
+            each.run(tried, ran)
+        alone.append(tried)
+    steps, ran = IF.steps, []
+
+    def counted(op, state, *xs):
+        ran.append(op)
+        return steps(op, state, *xs)
+
+    monkeypatch.setattr(IF, "steps", counted)
+    together, begun = [], attrs.evolve(context, begun=Beginnings())
+    for way in ways:
+        tried = graph.copy()
+        for each in way:
+            each.run(tried, begun)
+        together.append((tried, len(ran)))
+        ran.clear()
+    for one, (other, _) in zip(alone, together, strict=True):
+        for node in one.match(IF):
+            np.testing.assert_array_equal(node.op.v_init, other[node.name].v_init)
+    assert together[1][1] < together[0][1]
+
+
+def test_a_way_that_begins_otherwise_is_not_taken_for_one_that_ran():
+    graph, context = start("cnn")
+    found = []
+    for context_ in (context, attrs.evolve(context, begun=Beginnings())):
+        sums = []
+        for amplitude in (0.5, 1.0, 0.5):
+            tried = graph.copy()
+            pass_named("dither-potential", amplitude=amplitude).run(tried, context_)
+            sums.append([layer.shortfall() for layer in layers(tried, context_)])
+        found.append(sums)
+    for one, other in zip(*found, strict=True):
+        assert all(map(np.array_equal, one, other))
+    assert not np.array_equal(found[1][0][0], found[1][1][0])
+
+
+def test_a_graph_that_cannot_be_nearer_is_run_only_until_that_is_known():
+    graph, context = start("cnn", count=200)
+    bad = graph.copy()
+    Harm().run(bad, context)
+    is_kept, text = context.compared(bad, graph)
+    assert is_kept
+    assert " on 32 of 200 samples -> " in text
+    seen = agreement(bad, context.reference, [x[:32] for x in context.samples], T)
+    assert text.startswith(agreement_text(seen))
+    is_kept, text = context.compared(graph, bad)
+    assert not is_kept
+    whole = [agreement(each, context.reference, context.samples, T) for each in (graph, bad)]
+    assert text == " -> ".join(map(agreement_text, whole))
+    assert context.compared(graph, graph.copy())[0]

@@ -4,6 +4,7 @@ An op is public under its own name here if its file lists it in ``__all__``.
 """
 
 from spikec.ir.ops.elementwise import *
+from spikec.ir.ops.functions import *
 from spikec.ir.ops.interpolate import *
 from spikec.ir.ops.io import *
 from spikec.ir.ops.memory import *

@@ -10,18 +10,19 @@ from typing_extensions import Self
 
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role
+from spikec.ir.ops.functions import ScalarFunction, function_named
 from spikec.ir.types import Real, Type, ints
 
 __all__ = ["Head", "Input", "Output"]
 
-_FUNCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
+#: functions of all numbers along an axis
+_ALONG: dict[str, Callable[[Tensor, int], Tensor]] = {
     "softmax": torch.softmax,
     "log_softmax": torch.log_softmax,
     "softmin": lambda x, axis: torch.softmax(-x, axis),
-    "sigmoid": lambda x, axis: torch.sigmoid(x),
-    "log_sigmoid": lambda x, axis: torch.nn.functional.logsigmoid(x),
-    "tanh": lambda x, axis: torch.tanh(x),
 }
+#: functions of single numbers that networks end in, which :class:`ScalarFunction` has too
+_SCALAR = ("sigmoid", "log_sigmoid", "tanh")
 
 
 @attrs.frozen(eq=False)
@@ -39,7 +40,7 @@ class Head(Op):
     role = Role.ACTIVATION
     hint: ClassVar[str] = "only at the end of a network it can be kept outside; inside, replace it by ReLU and retrain"
 
-    function: str = attrs.field(validator=attrs.validators.in_(tuple(_FUNCTIONS)))
+    function: str = attrs.field(validator=attrs.validators.in_((*_ALONG, *_SCALAR)))
     axis: int = 0
 
     def infer(self, *operands: Type) -> Type:
@@ -54,7 +55,14 @@ class Head(Op):
 
     def eval(self, *xs: Tensor) -> Tensor:
         """Run torch's function of that name."""
-        return _FUNCTIONS[self.function](xs[0], self.axis + 1 if self.axis >= 0 else self.axis)
+        if self.function in _ALONG:
+            return _ALONG[self.function](xs[0], self.axis + 1 if self.axis >= 0 else self.axis)
+        return function_named(self.function).compute(xs[0])
+
+    @property
+    def scalar(self) -> ScalarFunction | None:
+        """The same as a function of single numbers, if it is one."""
+        return ScalarFunction(self.function, origin=self.origin) if self.function in _SCALAR else None
 
     def permuted(self, axes: Sequence[int]) -> Self:
         """Return the function along the axis that its own has become."""

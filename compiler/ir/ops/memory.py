@@ -1,6 +1,6 @@
 """Linear ops with memory: a register, which alone may close a cycle, delays, filters, currents and max-pooling."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -194,6 +194,7 @@ class CountingMaxPool(StatefulOp):
 
     role = Role.LINEAR
     channelwise = True
+    hint: ClassVar[str] = "compile the ANN for this target, or compile it for spikingjelly with counters=False before"
 
     pool: MaxPool
 

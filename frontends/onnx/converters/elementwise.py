@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from spikec.extend.composites import affine
 from spikec.frontends.onnx.call import Call, Constant, Signal, converter
-from spikec.ir.ops import Clamp, LeakyRelu
+from spikec.ir.ops import Clamp, LeakyRelu, ScalarFunction
 
 #: operators without attributes, each with the function of torch that takes the same operands
 _SAME: dict[str, Callable[..., Any]] = {
@@ -25,6 +25,22 @@ _SAME: dict[str, Callable[..., Any]] = {
     "Mul": torch.mul,
     "Div": torch.div,
     "Identity": lambda x: x,
+    "Mish": F.mish,
+    "HardSwish": F.hardswish,
+    "Softplus": F.softplus,
+    "Softsign": F.softsign,
+    "Exp": torch.exp,
+    "Log": torch.log,
+    "Sqrt": torch.sqrt,
+    "Reciprocal": torch.reciprocal,
+    "Erf": torch.erf,
+    "Sin": torch.sin,
+    "Cos": torch.cos,
+    "Atan": torch.atan,
+    "Sinh": torch.sinh,
+    "Cosh": torch.cosh,
+    "Asinh": torch.asinh,
+    "Pow": torch.pow,
 }
 #: operators of any number of operands, each with the function of torch that takes two of them
 _OF_ALL: dict[str, Callable[..., Any]] = {"Max": torch.maximum, "Min": torch.minimum, "Sum": torch.add}
@@ -51,6 +67,45 @@ def _mean(call: Call, *operands: Any) -> Any:
 
 
 # ------------------------------------------------------------------ activations
+
+
+@converter("Elu")
+def _elu(call: Call, x: Any, alpha: float = 1.0) -> Any:
+    return F.elu(x, alpha)
+
+
+@converter("Celu")
+def _celu(call: Call, x: Any, alpha: float = 1.0) -> Any:
+    return F.celu(x, alpha)
+
+
+@converter("Selu")
+def _selu(
+    call: Call, x: Any, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875
+) -> Any:
+    """ONNX's constants are those of float32, where torch's are not."""
+    return call.add(ScalarFunction("elu", (alpha, gamma, 1.0)), x)
+
+
+@converter("Gelu")
+def _gelu(call: Call, x: Any, approximate: str = "none") -> Any:
+    return F.gelu(x, approximate=approximate)
+
+
+@converter(("com.microsoft", "Gelu"))
+def _microsofts_gelu(call: Call, x: Any) -> Any:
+    return F.gelu(x)
+
+
+@converter(("com.microsoft", "QuickGelu"))
+def _quick_gelu(call: Call, x: Any, alpha: float = 1.702) -> Any:
+    return _swish(call, x, alpha)
+
+
+@converter("Swish")
+def _swish(call: Call, x: Any, alpha: float = 1.0) -> Any:
+    """``x sigmoid(alpha x)``."""
+    return F.silu(x) if alpha == 1 else F.silu(alpha * x) / alpha
 
 
 @converter("LeakyRelu")

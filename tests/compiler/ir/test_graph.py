@@ -114,6 +114,29 @@ def test_types_that_are_not_inferred_again_would_be_seen(monkeypatch):
     assert g.type("output").shape == (4,)
 
 
+@pytest.mark.parametrize("changed", [0, 1, 2])
+def test_whichever_of_several_copies_is_rewired_the_others_stay_as_they_were(changed):
+    g = build.residual()
+    graphs = [g, g.copy(), g.copy().copy()]
+    for each in graphs:
+        each.users("relu1")  # which may be remembered
+    before = list(g.nx.edges(keys=True)), g.users("relu1"), g.operands("add"), list(g)
+    some = graphs[changed]
+    added = some.add(Identity(), "relu1", name="more")
+    some.replace_uses("relu1", added)
+    some.set_operand("add", 1, "relu1")
+    some.set_op("more", Relu())
+    for each in graphs:
+        if each is not some:
+            assert (list(each.nx.edges(keys=True)), each.users("relu1"), each.operands("add"), list(each)) == before
+    assert sorted(some.users("relu1")) == [("add", 1), ("more", 0)]
+    assert {(x, name, slot) for name in some for slot, x in enumerate(some.operands(name))} == set(
+        some.nx.edges(keys=True)
+    )
+    assert all(some.nx.nodes[name]["op"] is some[name] for name in some)
+    assert isinstance(g.copy().nx.nodes["relu1"]["op"], Relu)
+
+
 def test_a_copy_shares_ops_and_nothing_else():
     g = build.residual()
     h = g.copy()

@@ -110,12 +110,18 @@ def test_modules_run_it_as_the_interpreter_does_in_both_step_modes():
     torch.testing.assert_close(multi, wanted, rtol=0, atol=1e-12)
 
 
-def test_it_is_used_only_where_it_is_asked_for_and_refused_elsewhere():
+@pytest.mark.parametrize("target", ["nir", "netx"])
+def test_it_is_the_default_where_it_can_be_and_elsewhere_the_hint_works(target):
     x = nets.batch("maxpool", 10)
-    plain = Compiler("spikingjelly", calibration=[x]).run(nets.build("maxpool")).graph
-    assert not plain.match(CountingMaxPool)
-    counting = Compiler("spikingjelly", calibration=[x], counters=True).run(nets.build("maxpool")).graph
-    problems = spikec.check(counting, "nir")
-    assert [problem for problem in problems if "countingmaxpool" in str(problem)]
-    assert all(problem.location for problem in problems)
-    assert len(counting.match(IF)) < len(plain.match(IF))
+    model = nets.build("maxpool")
+    counting = Compiler("spikingjelly", calibration=[x], normalization="max").run(model)
+    assert counting.graph.match(CountingMaxPool)
+    with pytest.raises(spikec.CompileError, match=r"max-?pool") as refused:
+        spikec.compile(counting.artifact, target)
+    assert "counters=False" in refused.value.hint
+    assert all(problem.location for problem in refused.value.problems)
+    plain = Compiler("spikingjelly", calibration=[x], normalization="max", counters=False).run(model)
+    assert not plain.graph.match(CountingMaxPool)
+    assert len(counting.graph.match(IF)) < len(plain.graph.match(IF))
+    if target == "nir":
+        spikec.compile(plain.artifact, target)

@@ -15,7 +15,7 @@ EVERY = [each.replace("_", "-") for each in names("passes")]
     ("target", "options", "timesteps"),
     [
         ("spikingjelly", {}, None),
-        ("spikingjelly", {"counters": True}, 8),
+        ("spikingjelly", {"counters": False}, 8),
         ("spikingjelly", {"streams": True}, 8),
         ("nir", {}, None),
         ("nir", {"profile": "spikingjelly"}, 8),

@@ -88,8 +88,9 @@ def test_a_run_of_exact_passes_is_checked_at_the_end_and_the_one_to_blame_is_nam
     broken, after = scaled(graph, 1.01), scaled(graph, 1.01)
     observer = numbers(graph, each=False)
     assert observer(step(Exact(), graph, broken, next=Exact())) is None
-    with pytest.raises(VerificationError, match="pass exact-pass: an exact pass changed the output"):
+    with pytest.raises(VerificationError, match="pass exact-pass: an exact pass changed the output") as refused:
         observer(step(Exact(), broken, after))
+    assert refused.value.step.after is broken
     with pytest.raises(VerificationError, match="^an exact pass changed the output"):
         numbers(graph, each=True)(step(Exact(), graph, broken))
 
@@ -114,7 +115,7 @@ def test_a_row_of_the_index_is_one_line(tmp_path):
     dump = Dump(tmp_path, graph)
     found = attrs.evolve(step(Exact(), graph, graph), notes=(Note("exact-pass", "fc1", "two\nlines"),))
     dump(found)
-    dump.failed(found, ValueError("more\nlines"))
+    dump.failed(attrs.evolve(found, index=2), ValueError("more\nlines"))
     rows = (tmp_path / "index.tsv").read_text().splitlines()
     assert len(rows) == 4
     assert rows[2].endswith("%fc1: two lines")

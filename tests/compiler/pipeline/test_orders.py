@@ -12,8 +12,9 @@ from spikec.extend.loader import backend_named, backends
 
 T = 8
 TO_SPIKES = [
-    "eliminate-identity", "infer-types", "cancel-permutes", "detach-head", "canonicalize-activations", "lower-maxpool",
-    "lower-adaptive-pool", "fold-batchnorm", "normalize", "relu-to-if", "init-potential",
+    "eliminate-identity", "infer-types", "cancel-permutes", "detach-head", "join-functions",
+    "canonicalize-activations", "lower-maxpool", "lower-adaptive-pool", "lower-functions", "fold-batchnorm",
+    "normalize", "relu-to-if", "init-potential",
 ]  # fmt: skip
 WHOLE = {
     "spikingjelly": [*TO_SPIKES, "correct-bias", "avgpool-to-sumpool", "fold-rescale", "cast-parameters"],

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -135,13 +136,43 @@ def test_a_pass_that_fails_is_on_the_page_with_the_graph_that_it_left(failed):
     assert not any(each["failed"] for each in data["passes"][:-1])
 
 
+@pytest.mark.parametrize(
+    "behind",
+    ["start", "lower-maxpool", "normalize", "relu-to-if", "avgpool-to-sumpool", "fold-pool"],
+    ids=["first", "middle", "last", "first spiking", "middle spiking", "last spiking"],
+)
+def test_of_passes_that_are_checked_together_the_wrong_one_is_marked(behind, tmp_path):
+    torch.manual_seed(0)
+    default = spikec.Pipeline.default("nir", normalization="max")
+    pipeline = (
+        default.insert_before(default.passes[0].name, Wrong())
+        if behind == "start"
+        else default.insert_after(behind, Wrong())
+    )
+    options = {"calibration": torch.rand(32, 6), "pipeline": pipeline, "dump_dir": tmp_path}
+    with pytest.raises(spikec.VerificationError) as refused:
+        spikec.Compiler("nir", **options).run(Net().eval())
+    names = [each.name for each in pipeline]
+    at = names.index("wrong") + 1
+    rows = [line.split("\t") for line in (tmp_path / "index.tsv").read_text().splitlines()[1:]]
+    assert [row[0] for row in rows[1:]] == [f"{i:02d}-{name}" for i, name in enumerate(names[:at], start=1)]
+    assert [row[1] == "failed" for row in rows] == [False] * at + [True]
+    assert "VerificationError: pass wrong: " in rows[-1][5]
+    passes = json.loads((tmp_path / "index.json").read_text())["passes"]
+    assert [(each["name"], each["failed"]) for each in passes[1:]] == [(name, name == "wrong") for name in names[:at]]
+    texts = sorted(path.name for path in tmp_path.glob("*.txt"))
+    assert texts[-2:] == [f"{at:02d}-wrong.txt", "ledger.txt"]
+    if hasattr(refused.value, "__notes__"):  # from Python 3.11 on
+        assert f"in pass {at} of {len(names)}, wrong; run before it: " in refused.value.__notes__[0]
+
+
 def test_a_refused_model_has_a_page_too(tmp_path):
     with pytest.raises(spikec.UnsupportedOpError):
         spikec.compile(
-            nn.Sequential(nn.Linear(3, 3), nn.GELU()), "nir", example_input=torch.rand(1, 3), dump_dir=tmp_path
+            nn.Sequential(nn.Linear(3, 3), nn.Hardshrink()), "nir", example_input=torch.rand(1, 3), dump_dir=tmp_path
         )
     data = json.loads((tmp_path / "index.json").read_text())
-    assert "GELU" in data["error"]
+    assert "Hardshrink" in data["error"]
     assert [each["fate"] for each in data["ledger"]] == ["kept", "refused"]
 
 
@@ -152,6 +183,18 @@ def test_show_opens_the_page(dumped, tmp_path, monkeypatch):
     page = compilation.show(tmp_path / "page")
     assert opened == [page.as_uri()]
     assert json.loads((page.parent / "index.json").read_text())["title"] == compilation.report.title
+
+
+def test_show_opens_the_page_of_the_dump_where_there_is_one(dumped, tmp_path, monkeypatch):
+    compilation, folder = dumped
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    written = (folder / "index.html").stat().st_mtime_ns
+    assert compilation.show() == folder / "index.html"
+    assert opened == [(folder / "index.html").as_uri()]
+    assert (folder / "index.html").stat().st_mtime_ns == written
+    gone = attrs.evolve(compilation, dump_dir=tmp_path / "gone")
+    assert gone.show().parent != tmp_path / "gone"
 
 
 def test_reprs_are_one_line_and_have_a_view_for_notebooks(dumped):
@@ -230,6 +273,20 @@ def test_a_browser_shows_the_pass_the_node_and_what_is_searched_for(dumped):
 
 @pytest.mark.slow
 @needs_chromium
+def test_a_browser_draws_before_and_after_at_one_scale(tmp_path):
+    wide, narrow = Graph("wide"), Graph("narrow")
+    for graph, branches in ((wide, 12), (narrow, 1)):
+        x = graph.add(Input((2,)), name="x")
+        for i in range(branches):
+            graph.add(Output(), graph.add(Linear((1 + branches) * np.eye(2)), x, name=f"branch{i}"))
+    page = Page("wide", [StageRecord("import", wide), StageRecord("wrong", narrow, 1, by=Wrong())], [], None)
+    before, after = re.findall(r"scale\(([\d.]+)\)", screen(page.write(tmp_path), "pass=1&both=1"))
+    assert float(before) < 1
+    assert before == after
+
+
+@pytest.mark.slow
+@needs_chromium
 def test_a_browser_shows_why_a_compilation_failed(failed):
     _, folder = failed
     shown = screen(folder / "index.html", "")
@@ -243,13 +300,13 @@ def test_a_browser_shows_why_a_compilation_failed(failed):
 @pytest.mark.slow
 @needs_chromium
 def test_a_browser_shows_which_layer_is_refused_and_why(tmp_path):
-    model = nn.Sequential(nn.Linear(3, 3), nn.GELU())
+    model = nn.Sequential(nn.Linear(3, 3), nn.Hardshrink())
     with pytest.raises(spikec.UnsupportedOpError):
         spikec.compile(model, "nir", example_input=torch.rand(1, 3), dump_dir=tmp_path)
     name = list(json.loads((tmp_path / "index.json").read_text())["graphs"][0])[2]
     shown = screen(tmp_path / "index.html", f"node={name}")
     assert 'class="node activation refused chosen"' in shown
-    assert "refused: nn.GELU is not supported" in shown
+    assert "refused: nn.Hardshrink is not supported" in shown
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from torch import nn
 
 torch.manual_seed(0)
 mlp = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
-smooth = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3)).eval()
+smooth = nn.Sequential(nn.Linear(4, 8), nn.Hardshrink(), nn.Linear(8, 3)).eval()
 """
 
 

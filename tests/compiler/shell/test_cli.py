@@ -29,7 +29,7 @@ from torch import nn
 class Refused(nn.Module):
     def __init__(self):
         super().__init__()
-        self.inner = nn.Sequential(nn.Linear(4, 6), nn.GELU())
+        self.inner = nn.Sequential(nn.Linear(4, 6), nn.Hardshrink())
 
     def forward(self, x):
         return self.inner(x)
@@ -193,7 +193,7 @@ def test_inspect_shows_graph_and_ledger(folder):
 def test_check(folder):
     assert "nothing keeps the model from nir" in fine("check", "nets.py:mlp", "--target", "nir").stdout
     card = refused("check", "nets.py:refused", "--target", "nir")
-    assert "nn.GELU" in card
+    assert "nn.Hardshrink" in card
     assert "inner.1 (nets.py:" in card
     assert "try " in card
 
@@ -226,20 +226,20 @@ def test_inspect_shows_what_is_refused_among_what_is_read(folder):
         assert result.exit_code == 1
         table = [line.split() for line in result.stdout.splitlines()]
         (layer,) = (row for row in table if "nn.Linear" in row)
-        (refusal,) = (row for row in table if "nn.GELU" in row and "refused" in row)
+        (refusal,) = (row for row in table if "nn.Hardshrink" in row and "refused" in row)
         assert "kept" in layer
         assert refusal[1:3] == ["inner.1", "(nets.py:11)"]
-        assert "try replace nn.GELU" in result.stderr
+        assert "try replace nn.Hardshrink" in result.stderr
         assert "Traceback" not in result.stderr
 
 
 def test_check_says_what_the_target_refuses_too(folder):
-    layers = "nn.Conv3d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 4), nn.SiLU(), nn.Linear(4, 2)"
+    layers = "nn.Conv3d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 4), nn.Hardshrink(), nn.Linear(4, 2)"
     Path("volumes.py").write_text(f"from torch import nn\nnet = nn.Sequential({layers}).eval()\n")
     options = ("volumes.py:net", "--target", "nir", "--example", "1,3,3,3")
     for command in (("check",), ("compile", "-o", "m.nir", "--dump", "d")):
         card = refused(command[0], *options, *command[1:])
-        assert "nn.SiLU is not supported" in card
+        assert "nn.Hardshrink is not supported" in card
         assert "%_0 = conv" in card or "conv" in card
         assert card.count("  at  ") == 2
     assert not (folder / "m.nir").exists()
@@ -271,7 +271,7 @@ net = Typed().eval()
 
 def test_a_refused_model_leaves_no_file(folder):
     card = refused("compile", "nets.py:refused", "--target", "nir", "-o", "m.nir")
-    assert "nn.GELU" in card
+    assert "nn.Hardshrink" in card
     assert not (folder / "m.nir").exists()
 
 
@@ -378,7 +378,7 @@ def test_as_a_process(folder):
     command = [sys.executable, "-m", "spikec", "check", "nets.py:refused", "--target", "nir"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 1
-    assert "nn.GELU" in done.stderr
+    assert "nn.Hardshrink" in done.stderr
     assert "Traceback" not in done.stderr
 
 

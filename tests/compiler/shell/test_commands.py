@@ -11,6 +11,7 @@ import click
 import numpy as np
 import pytest
 import torch
+from click.shell_completion import ShellComplete
 
 import spikec
 from npz import loaded
@@ -120,7 +121,7 @@ def test_what_json_says(shell, made):
     assert [each["name"] for each in nodes] == list(graph)
     refused = shell("check", "own.py:smooth", "--target", "nir", "--example", "4", "--json", code=1)
     (problem,) = json.loads(refused.stdout)["problems"]
-    assert "nn.GELU" in problem["message"]
+    assert "nn.Hardshrink" in problem["message"]
     assert problem["location"] == "1"
     assert problem["hint"] in refused.stderr
     assert json.loads(shell("check", "own.py:mlp", "--target", "nir", "--example", "4", "--json").stdout) == {
@@ -219,8 +220,61 @@ def test_tables_fit_the_terminal(columns, shell, monkeypatch):
         "passes",
         "targets",
         "evaluate mlp.nir data.npz --timesteps 4",
+        "diagnose own.py:mlp data.npz --timesteps 4 --calibration data.npz",
+        "diagnose own.py:mlp data.npz --timesteps 4 --snn mlp.net",
     ):
         lines = shell(*arguments.split()).stdout.splitlines()
         assert max(map(len, lines)) <= columns
+    report = shell(
+        *["compile", "own.py:mlp", "--target", "nir", "-o", "new.nir", "--calibration", "data.npz", "--timesteps", "4"]
+    ).stdout
+    lines = [line for line in report.splitlines() if not line.startswith(("  passes: ", "wrote "))]  # to be copied
+    assert max(map(len, lines)) <= columns
     rows = shell("inspect", "own.py:mlp", "--example", "4").stdout
     assert re.search(r"│ %input +│ input\(", rows), "names stand whole"
+
+
+def test_the_options_of_a_target_are_options_of_the_command(shell, made):
+    own = ["--calibration", "data.npz", "--timesteps", "4", "--reset", "hard", "--neurons", "2"]
+    shell("compile", "own.py:mlp", "-o", "own.nir", "--target", "nir", "--profile", "norse", *own)
+    given = [f"--option={each}" for each in ("profile=norse", "reset=hard", "neurons=2")]
+    shell("compile", "own.py:mlp", "-o", "given.nir", "--target=nir", *own[:4], *given)
+    x = torch.rand(8, 4)
+    assert torch.equal(spikec.run(made / "own.nir", x, 4), spikec.run(made / "given.nir", x, 4))
+    said = " ".join(shell("compile", "--target", "nir", "--help").output.split())
+    assert "One of portable" in said
+    assert ":data:" not in said
+    assert "--neurons" not in shell("compile", "--target", "netx", "--help").output
+    assert "--counters" in shell("evaluate", "--help", "--target", "spikingjelly").output
+    assert (
+        "nothing keeps"
+        in shell(*["check", "own.py:mlp", "--target", "spikingjelly", "--counters", "--example", "4"]).output
+    )
+    assert (
+        "did you mean 'norse'"
+        in shell(*["dump", "own.py:mlp", "--target", "nir", "--profile", "noorse", "-o", "d"], code=1).output
+    )
+    refused = shell(*["check", "own.py:mlp", "--target", "netz", "--reset", "hard"], code=2).output
+    assert "there is no target 'netz'" in refused
+    assert "'--target'" in refused
+    assert "No such option" in shell(*["check", "own.py:mlp", "--target", "netx", "--counters"], code=2).output
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["compile", "own.py:mlp", "--target"], ["lava", "netx", "nir", "spikingjelly"]),
+        (["compile", "own.py:mlp", "--target", "nir", "--profile"], ["norse", "portable", "sinabs", "full"]),
+        (["dump", "own.py:mlp", "--target", "netx", "--reset"], ["auto", "soft", "hard"]),
+        (["run", "mlp.nir", "--reader"], ["norse", "rockpool"]),
+        (["diagnose", "own.py:mlp", "data.npz", "--as"], ["sinabs"]),
+        (["repair", "mlp.nir", "--profile"], ["snntorch"]),
+    ],
+)
+def test_names_complete_themselves(words, wanted, made, monkeypatch):
+    monkeypatch.chdir(made)
+    completion = ShellComplete(main, {}, "spikec", "_SPIKEC_COMPLETE")
+    found = {each.value for each in completion.get_completions(words, "")}
+    assert found >= set(wanted)
+    (first,) = completion.get_completions(words, wanted[0])
+    assert first.value == wanted[0]

@@ -165,6 +165,25 @@ def test_an_output_folder_that_cannot_be_made(tmp_path, monkeypatch, few):
         demo.run(tmp_path / "file" / "out", Console(quiet=True), QUICK, cache=tmp_path)
 
 
+def test_the_demo_takes_one_thread_and_gives_the_others_back(tmp_path, monkeypatch, few):
+    threads = []
+
+    def trained(*_, **__):
+        threads.append(torch.get_num_threads())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "digits", lambda: few)
+    monkeypatch.setattr(demo, "trained", trained)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            demo.run(tmp_path / "out", Console(quiet=True), QUICK, cache=tmp_path)
+        assert (threads, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture
 def small():
     net = nn.Sequential(

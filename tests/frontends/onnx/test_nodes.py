@@ -35,7 +35,7 @@ IMPOSSIBLE = {
     "the result is no float tensor": r"precision of float|only the first 1 output|output \w+ does not depend",
     "it mixes the samples of a batch": r"batch axis|the batch|first axes of the inputs differ|transA",
     "it does to each sample another thing": r"differs from sample to sample|more axes than the signal|without a batch",
-    "it multiplies signals": r"product of two signals|division by a signal|computed from the model's input",
+    "it multiplies signals": r"of two signals|no single number|division by a signal|computed from the model's input",
     "it learns": r"training mode",
     "it jumps": r"jumps at its threshold",
     "it has no number in it": r"holds no number|leaves nothing|does not expand|0\b.* cells",
