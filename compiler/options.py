@@ -100,7 +100,7 @@ def backend_of(target: str | Backend, options: Mapping[str, Any]) -> Backend:
     fields = [] if isinstance(target, Backend) else [field.name for field in attrs.fields(kind)]
     for name in options:
         if name not in fields and name not in (reading := reading_options()):
-            raise loader.unknown(what, name, [*fields, *reading, *OWN])
+            raise loader.unknown(what, name, {*fields, *reading, *OWN})
     if isinstance(target, Backend):
         return target
     return kind(**{name: value for name, value in options.items() if name in fields})

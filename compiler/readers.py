@@ -67,8 +67,8 @@ def warn_of_reader(backend: Backend, artifact: Any, final: Graph, context: Conte
         parts.append(f": {said}")
     if hardens and backend.reset != "hard":
         parts += ["; compile with ", Option("reset", "hard")]
-        if backend.mends:
-            parts.append(f", or load the file as\n{backend.mends}")
+        if mends := backend.mends(final):
+            parts.append(f", or load the file as\n{mends}")
     if run is None or hardens or lost >= _LITTLE:
         context.warn(Hint(*parts), first.location)
     else:

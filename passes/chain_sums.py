@@ -15,7 +15,7 @@ from spikec.ir.stages import FINAL
 from spikec.ir.types import Array, channel_scale
 
 #: a kernel, [O, I, *kernel], and its zeros in front of each axis and behind it
-_Kernel = tuple[Array, tuple[tuple[int, int], ...]]
+Kernel = tuple[Array, tuple[tuple[int, int], ...]]
 
 
 @attrs.frozen
@@ -90,7 +90,7 @@ def _readable(graph: Graph, skip: str, head: str) -> bool:
         return False
     if not isinstance(other, Conv):
         return set(op.stride) == {1}
-    return other.stride == op.stride and _coarse(graph, head, other, graph.type(skip).shape[1:]) is not None
+    return other.stride == op.stride and coarse(graph, head, other, graph.type(skip).shape[1:]) is not None
 
 
 def _move(graph: Graph, total: str, skip: str, heads: list[str]) -> None:
@@ -99,10 +99,10 @@ def _move(graph: Graph, total: str, skip: str, heads: list[str]) -> None:
     (source,) = graph.operands(skip)
     signal, given = graph.type(source), graph.type(skip)
     out = op.out_features
-    beside = 1 if isinstance(op, Linear) else int(np.prod(op.stride))
+    cells = 1 if isinstance(op, Linear) else int(np.prod(op.stride))
     scale = np.broadcast_to(channel_scale(signal, 0, "chain"), (signal.shape[0],))
-    scales = np.concatenate([np.broadcast_to(op.out_scale, (out,)), np.repeat(scale, beside)])
-    wide = graph.add(_beside(op, signal.shape, scales), source, name=f"{skip}_wide")
+    scales = np.concatenate([np.broadcast_to(op.out_scale, (out,)), np.repeat(scale, cells)])
+    wide = graph.add(beside(op, signal.shape, scales), source, name=f"{skip}_wide")
     for head in heads:
         _read_from(graph, head, source, wide, out)
     # the sum: all channels of every operand, then those of the skip
@@ -134,7 +134,7 @@ def _widened(graph: Graph, name: str, scales: Array, common: Array) -> str:
     return graph.add(embed, name, name=f"{name}_wide")
 
 
-def _beside(op: Linear | Conv, shape: tuple[int, ...], scales: Array) -> Weighted:
+def beside(op: Linear | Conv, shape: tuple[int, ...], scales: Array) -> Weighted:
     """Return the layer that gives what an affine layer gives, and its operand beside it."""
     channels = shape[0]
     shift = np.concatenate([op.shift, np.zeros(scales.size - op.out_features)]) if op.bias is not None else None
@@ -149,12 +149,18 @@ def _beside(op: Linear | Conv, shape: tuple[int, ...], scales: Array) -> Weighte
     windows = windows.reshape(-1, channels, *op.stride)
     own = spread_kernel(block_diagonal(op.weight, op.groups), op.dilation)
     ends = tuple((0, -size % s) for size, s in zip(shape[1:], op.stride, strict=True))
-    weight, padding = _joined((own, op.padding), (windows, ends))
+    weight, padding = joined((own, op.padding), (windows, ends))
     return Conv(weight, shift, stride=op.stride, padding=padding, **fields)
 
 
-def _joined(first: _Kernel, second: _Kernel) -> _Kernel:
-    """Return the kernel that gives the channels of two with the same stride, zeros around the smaller."""
+def joined(first: Kernel, second: Kernel, along: int = 0) -> Kernel:
+    """Return the kernel of two with the same stride, with zeros around the smaller.
+
+    Args:
+        first: kernel.
+        second: kernel.
+        along: 0: it gives the channels of both; 1: it sums what both give of channels of their own.
+    """
     weights, padding = [first[0], second[0]], []
     for axis, (one, other) in enumerate(zip(first[1], second[1], strict=True)):
         front = max(one[0], other[0])
@@ -165,7 +171,7 @@ def _joined(first: _Kernel, second: _Kernel) -> _Kernel:
             weights[i] = np.pad(weights[i], widths)
         behind = one[1] + max(sizes) - sizes[0]
         padding.append((front, behind))
-    return np.concatenate(weights), tuple(padding)
+    return np.concatenate(weights, along), tuple(padding)
 
 
 def _read_from(graph: Graph, head: str, source: str, wide: str, out: int) -> None:
@@ -177,7 +183,7 @@ def _read_from(graph: Graph, head: str, source: str, wide: str, out: int) -> Non
         graph.set_operand(head, 0, wide)
         graph.set_op(head, attrs.evolve(op, weight=weight, in_scale=scales))
         return
-    found = _coarse(graph, head, op, graph.type(wide).shape[1:]) if isinstance(op, Conv) else None
+    found = coarse(graph, head, op, graph.type(wide).shape[1:]) if isinstance(op, Conv) else None
     if isinstance(op, Conv) and found is not None:
         weight, padding = found
         weight = np.concatenate([np.zeros((len(weight), out, *weight.shape[2:])), weight], 1)
@@ -195,7 +201,7 @@ def _read_from(graph: Graph, head: str, source: str, wide: str, out: int) -> Non
         graph.set_operand(head, slot, again)
 
 
-def _coarse(graph: Graph, head: str, op: Conv, size: tuple[int, ...]) -> _Kernel | None:
+def coarse(graph: Graph, head: str, op: Conv, size: tuple[int, ...]) -> Kernel | None:
     """Return a convolution's kernel for its operand's windows of one stride as channels; None if it needs a cut.
 
     Args:

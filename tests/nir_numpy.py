@@ -41,6 +41,43 @@ def evaluate(graph, x, soft=True, v_init=0.0, dt=None):
     return {name: np.stack(steps) for name, steps in history.items()}
 
 
+def at_threshold(v, threshold):
+    """Spikes of neurons that fire at their threshold, too."""
+    return (v >= threshold).astype(float)
+
+
+def to_zero(v, spikes, threshold):
+    """What a reset to zero leaves of potentials."""
+    return v * (spikes == 0)
+
+
+def subtracted(v, spikes, threshold):
+    """What a reset by subtraction leaves of potentials."""
+    return v - spikes * threshold
+
+
+def run_chain(graph, x, timesteps, fires, left):
+    """The mean output up to each step, [T, N, ...], of a graph that is a chain of Affine and IF, fed x at each step.
+
+    ``fires(v, threshold)`` gives the spikes, and ``left(v, spikes, threshold)`` what they leave of the potential.
+    """
+    nodes = [node for _, node in sorted(graph.nodes.items()) if not isinstance(node, (nir.Input, nir.Output))]
+    states = [np.zeros(1) for _ in nodes]
+    total, means = 0, []
+    for t in range(timesteps):
+        signal = x
+        for i, node in enumerate(nodes):
+            if isinstance(node, nir.Affine):
+                signal = signal @ node.weight.T.astype(float) + node.bias
+                continue
+            v, threshold = states[i] + signal, node.v_threshold.astype(float)
+            signal = fires(v, threshold)
+            states[i] = left(v, signal, threshold)
+        total = total + signal
+        means.append(total / (t + 1))
+    return np.array(means)
+
+
 def _step(name, node, value, state, soft, v_init, dt):
     if isinstance(node, nir.Threshold):
         return (value > node.threshold).astype(np.float64)

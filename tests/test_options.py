@@ -129,3 +129,11 @@ def test_every_option_is_explained():
     explained = re.findall(r"^    (\w+): ", inspect.getdoc(spikec.compile), re.MULTILINE)
     assert explained[:2] == ["model", "target"]
     assert explained[2:] == [*Options.__annotations__, "target_options", "CompileError"]
+
+
+def test_a_hint_names_every_option_once():
+    with pytest.raises(CompileError, match="no option of target nir 'dtt'") as error:
+        spikec.compile(nets.build("mlp"), "nir", dtt=1e-4)
+    names = error.value.hint.removeprefix("one of: ").split(", ")
+    assert {"dt", "reset", "profile", "calibration"} < set(names)
+    assert len(names) == len(set(names))

@@ -95,17 +95,23 @@ class Nir(Backend):
         if (profile.gain, profile.zero) != ("any", False):
             passes.append(pass_named("fit-neurons", gain=profile.gain, zero=profile.zero))
         legal = pass_named("legalize-nir", dilates=profile.dilates)
-        return *passes, legal, *(("chain-sums", legal) if profile.walks else ())
+        sums = {"walk": ("chain-sums", legal), "some": ("chain-sums", legal), "none": ("carry-skips", legal), "any": ()}
+        return *passes, legal, *sums[profile.sums]
+
+    @property
+    def as_read(self) -> Sequence[Pass | str]:
+        """Several spikes a step, and a floor, where the reader has them."""
+        profile = self._profile
+        return (pass_named("several-spikes", floor=profile.floors),) if profile.several else ()
 
     @property
     def reader(self) -> str:
         """The tool whose profile it is; what several have in common is nobody's."""
         return self.profile if self._profile.reader else ""
 
-    @property
-    def mends(self) -> str:
-        """What loads a file there so that its neurons subtract, where there is such code."""
-        code = self._profile.code(self.dt or self._profile.dt or DT) if self._profile.mends else ""
+    def mends(self, graph: Graph) -> str:
+        """Return what loads the file of a graph there so that its neurons subtract, where there is such code."""
+        code = self._profile.code(self._dt(graph)) if self._profile.mends else ""
         return "\n".join(f"    {line}" for line in code.splitlines())
 
     @property
@@ -214,6 +220,8 @@ class Nir(Backend):
             "output_scale": scales if len(scales) > 1 else next(iter(scales.values())),
             "producer": f"spikec {version('spikec')}",
         }
+        if self._profile.decays:
+            metadata["integrator"] = "exponential"
         if context.timesteps is not None:
             metadata["timesteps"] = context.timesteps
         return metadata

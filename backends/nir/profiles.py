@@ -97,9 +97,9 @@ class Profile:
         return self.node in (nodes.physical, nodes.plain)
 
     @property
-    def walks(self) -> bool:
-        """Whether sums are brought to where a reader that runs a graph depth first has all that they add."""
-        return self.sums in ("walk", "some")
+    def decays(self) -> bool:
+        """Whether what leaks does it exponentially there, and not by Euler's rule."""
+        return self.node in (nodes.exponential, nodes.rockpool)
 
     def takes(self, kind: type[Op]) -> bool:
         """Return whether the reader has ops of a kind at all."""
@@ -115,7 +115,7 @@ class Profile:
 
     def code(self, dt: float) -> str:
         """Return the reader's code for a file with steps of so many seconds."""
-        return "\n".join((self.loads.format(dt=dt), *self.mends))
+        return "\n".join((self.loads.format(dt=float(dt)), *self.mends))
 
 
 def _resets_with_its_spike(op: Op) -> str:
@@ -219,7 +219,7 @@ PROFILES = {
         Profile(
             "spikingjelly",
             reader="SpikingJelly 2.0.0",
-            loads='net = import_from_nir("model.nir", dt={dt:g})',
+            loads='net = import_from_nir("model.nir", dt={dt!r})',
             mends=_SUBTRACTS,
             fires=">=",
             node=nodes.physical,
@@ -258,7 +258,7 @@ PROFILES = {
         Profile(
             "norse",
             reader="norse 1.1.0",
-            loads='net = norse.torch.from_nir(nir.read("model.nir"), dt={dt:g})',
+            loads='net = norse.torch.from_nir(nir.read("model.nir"), dt={dt!r})',
             gain="leak",
             zero=True,
             sums="walk",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from spikec.backends.nir.layout import Layout
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Delay, Input, Output
+from spikec.ir.walks import run_early
 
 _NUMBER = re.compile(r"n\d+_")
 
@@ -61,23 +62,9 @@ def edges(graph: Graph, found: dict[str, Layout]) -> list[tuple[str, str]]:
 def too_early(graph: Graph, found: dict[str, Layout]) -> Iterator[tuple[str, str]]:
     """Yield (node, operand) wherever a reader that runs the graph depth first runs a node before its operand.
 
-    Such readers (nirtorch's graph executor) run a node when they come to it, and those behind it in the order of the
-    edges; what was not run yet counts for nothing. An edge back from a later node is meant to come late.
+    An edge back from a later node is meant to come late.
     """
-    users: dict[str, list[str]] = {}
-    operands: dict[str, list[str]] = {}
-    for start, end in edges(graph, found):
-        users.setdefault(start, []).append(end)
-        operands.setdefault(end, []).append(start)
     place = {name: i for i, name in enumerate(graph)}
-    done: set[str] = set()
-    todo = [graph.inputs[0]]
-    while todo:
-        name = todo.pop()
-        if name in done:
-            continue
-        for operand in operands.get(name, ()):
-            if operand not in done and place[operand] < place[name]:
-                yield name, operand
-        done.add(name)
-        todo += reversed(users.get(name, []))
+    wired = edges(graph, found)
+    late = {(start, end) for start, end in wired if place[start] >= place[end]}
+    return run_early(wired, graph.inputs[0], graph.outputs[0], late)

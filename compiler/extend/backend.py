@@ -109,10 +109,14 @@ class Backend(metaclass=Configured):
         """The ``reader`` with which :func:`spikec.load` reads what is emitted as its tool runs it; ``""`` for none."""
         return ""
 
-    @property
-    def mends(self) -> str:
-        """Lines of the reader's code by which its neurons reset by subtraction; ``""`` where there are none."""
+    def mends(self, graph: Graph) -> str:
+        """Return the reader's code by which neurons of the final graph subtract there; ``""`` where there is none."""
         return ""
+
+    @property
+    def as_read(self) -> Sequence[Pass | str]:
+        """Passes that make the neurons what the target's reader makes of them, before biases are corrected."""
+        return ()
 
     @property
     def takes_spikes(self) -> bool:

@@ -65,7 +65,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
             rescale,
             "fold-pool{pools=False}",
             "lower-v-init",
-            *(() if timesteps is None else ("correct-bias",)),
+            *(() if timesteps is None else (*backend.as_read, "correct-bias")),
             *backend.forms,
             "cast-parameters",
             pass_named("strict-threshold", fires=backend.fires),

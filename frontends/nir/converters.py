@@ -1,7 +1,7 @@
-"""What each NIR node means: an op for a node, given the type of its operand."""
+"""What each NIR node means: an op for a node, or several behind each other, given the type of its operand."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -24,6 +24,7 @@ from spikec.ir.ops import (
     Linear,
     MultiSpike,
     Output,
+    Reshape,
     SumPool,
     Threshold,
 )
@@ -51,8 +52,9 @@ class Reading:
 #: r dt may differ from 1 by this much and still be unit gain; files hold float32
 UNIT = 1e-4
 
-#: called with (node, its name, the type of its operand, the reading); raises UnsupportedOpError
-Convert = Callable[[Any, str, Type, Reading], Op]
+#: called with (node, its name, the type of its operand, the reading), gives an op, or ops that each take the result of
+#: the one before; raises UnsupportedOpError
+Convert = Callable[[Any, str, Type, Reading], Op | Sequence[Op]]
 
 converter: Converters[Convert] = Converters("converter")
 
@@ -86,11 +88,14 @@ def _affine(node: Any, rank: int) -> tuple[Array, Array | None]:
 
 
 @converter(nir.Scale)
-def _scale(node: Any, name: str, operand: Type, reading: Reading) -> Op:
+def _scale(node: Any, name: str, operand: Type, reading: Reading) -> Op | Sequence[Op]:
+    """One factor a channel; where they differ within a channel, each cell is made a channel of its own."""
     gain = np.broadcast_to(node.scale, operand.shape).reshape(operand.shape[0], -1)
-    if not (gain == gain[:, :1]).all():
-        raise UnsupportedOpError("a Scale that differs within a channel", hint="use one factor a channel")
-    return diagonal(gain[:, 0], None, len(operand.shape), in_scale=channel_scale(operand, 0, "scale"))
+    if (gain == gain[:, :1]).all():
+        return diagonal(gain[:, 0], None, len(operand.shape), in_scale=channel_scale(operand, 0, "scale"))
+    cells = Reshape((gain.size, 1))
+    scale = channel_scale(cells.infer(operand), 0, "scale")
+    return cells, diagonal(gain.reshape(-1), None, 2, in_scale=scale), Reshape(operand.shape)
 
 
 @converter(nir.Conv1d, nir.Conv2d)

@@ -3,8 +3,10 @@
 from collections.abc import Collection
 
 import attrs
+import numpy as np
 import torch
 
+from spikec.frontends.nir.files import File
 from spikec.interpreter import interp
 from spikec.interpreter.probe import affordable
 from spikec.ir.errors import Hint, Option
@@ -32,47 +34,53 @@ class Notes:
         self.doubts.append(note)
 
 
-def note_reset(graph: Graph, doubtful: Collection[str], unset: Collection[str], version: str, notes: Notes) -> None:
+def note_reset(graph: Graph, doubtful: Collection[str], file: File, notes: Notes) -> None:
     """Say how neurons reset of which nothing says it, and by a short random run whether it matters.
 
     Args:
-        graph: in which they reset to 0.
+        graph: in which they reset to 0, or by subtraction where the version of nir does so that wrote them.
         doubtful: their names.
-        unset: those whose file has no ``v_reset``.
-        version: of nir, which wrote the file, or ``""``.
+        file: that the graph is from.
         notes: where it is said.
     """
-    if not any(name in doubtful for name in unset):
+    old = [name for name in doubtful if name in file.subtracting]
+    _note(graph, [name for name in doubtful if name not in old], file, notes, "a reset to zero", "one by subtraction")
+    _note(graph, old, file, notes, "one by subtraction", "a reset to zero")
+
+
+def _note(graph: Graph, names: Collection[str], file: File, notes: Notes, read: str, other: str) -> None:
+    if not names:
+        return
+    if not any(name in names for name in file.unset):
         stored = "the NIR graph stores v_reset = 0 and no reset mode"
     else:
-        by = f", and nir {version} wrote it" if version else ""
+        by = f", and nir {file.version} wrote it" if file.version else ""
         stored = f"the NIR file has no v_reset{by}: nir before 1.0.6 called a reset one by subtraction"
-    other = ("one by subtraction is ", Option("reset", "subtract"))
-    share = _differing(graph, doubtful)
+    said = (f"{stored}: it is read as {read}; {other} is ", Option("reset", "subtract" if "zero" in read else "value"))
+    share = _differing(graph, names)
     if share == 0:
-        end = f"; in a run of {_STEPS} random steps subtraction gives the same outputs"
-        notes.add(Hint(f"{stored}: it is read as a reset to zero; ", *other, end))
+        notes.add(Hint(*said, f"; in a run of {_STEPS} random steps {other.split()[-1]} gives the same outputs"))
     elif share is None:
-        notes.doubt(Hint(f"{stored}: it is read as a reset to zero; ", *other))
+        notes.doubt(Hint(*said))
     else:
-        end = f" ({share:.0%} of the outputs differ in a run of {_STEPS} random steps)"
-        notes.doubt(Hint(f"{stored}: it is read as a reset to zero; ", *other, end))
+        notes.doubt(Hint(*said, f" ({share:.0%} of the outputs differ in a run of {_STEPS} random steps)"))
 
 
 def _differing(graph: Graph, doubtful: Collection[str]) -> float | None:
-    """Return how many outputs differ if these neurons reset by subtraction; None where no run tells."""
+    """Return how many outputs differ if these neurons reset the other way; None where no run tells."""
     if affordable(graph) < _STEPS * _SAMPLES:
         return None
-    soft = graph.copy()
+    other = graph.copy()
     for name in doubtful:
-        soft.set_op(name, attrs.evolve(soft.get(name, Neuron), v_reset=None))
+        op = other.get(name, Neuron)
+        other.set_op(name, attrs.evolve(op, v_reset=np.zeros(()) if op.v_reset is None else None))
     random, fired = torch.Generator().manual_seed(0), False
     for gain in _GAINS:
         xs = [
             gain * torch.rand(_STEPS, _SAMPLES, *graph.type(name).shape, generator=random, dtype=torch.float64)
             for name in graph.inputs
         ]
-        ours, theirs = (interp.run(each, xs) for each in (graph, soft))
+        ours, theirs = (interp.run(each, xs) for each in (graph, other))
         pairs = list(zip(*(y if isinstance(y, tuple) else (y,) for y in (ours, theirs)), strict=True))
         different = sum(int((a != b).sum()) for a, b in pairs)
         if different:

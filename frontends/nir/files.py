@@ -1,5 +1,6 @@
 """Files of NIR: HDF5, of any version of nir, read without nir's own checker, which refuses or invents."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from spikec.frontends.nir.rules import with_fields
 from spikec.ir.errors import InvalidModelError, Problem
 from spikec.ir.untrusted import read_hdf5
 
+#: the first version of nir whose neurons have a v_reset
+_RESETS_TO_A_VALUE = (1, 0, 6)
 _REFUSAL = "cannot be read as NIR"
 _REWRITE = "write it with nir.write"
 
@@ -31,6 +34,12 @@ class File:
     graph: Any = attrs.field(converter=with_ports)
     version: str
     unset: frozenset[str]
+
+    @property
+    def subtracting(self) -> frozenset[str]:
+        """The neurons among them that a version wrote whose documents call a reset one by subtraction."""
+        numbers = tuple(map(int, re.findall(r"\d+", self.version)[:3]))
+        return self.unset if () < numbers < _RESETS_TO_A_VALUE else frozenset()
 
 
 def read(path: Path, max_bytes: int | None) -> File:

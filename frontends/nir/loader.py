@@ -17,11 +17,12 @@ from spikec.frontends.nir.converters import Reading, converter, floats
 from spikec.frontends.nir.doubts import Notes, note_reset
 from spikec.frontends.nir.files import File
 from spikec.frontends.nir.readers import features
-from spikec.frontends.nir.recurrence import delayed, inlined, pairs, silent
+from spikec.frontends.nir.recurrence import back_edges, delayed, inlined, pairs, silent
 from spikec.frontends.nir.rules import with_fields
 from spikec.frontends.nir.stated import Stated, settle
 from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError, warn
 from spikec.ir.graph import Graph
+from spikec.ir.op import Op
 from spikec.ir.ops import Add, Delay, DelayLine, Input, Neuron, Permute, Reshape, Weighted
 from spikec.ir.ops.weighted import diagonal
 from spikec.ir.origin import Source
@@ -78,10 +79,11 @@ class Loader:
         for start, end in source.edges:
             self.producers[end][start] = None
         self.bias_first = stated.reader is None or stated.reader.bias_first
-        self.late = delayed(source.nodes, self.producers, self.bias_first)
-        if stated.reader and (problems := stated.reader.problems(features(file.graph, source, self.late))):
+        back = back_edges(source.nodes, self.producers)
+        self.late = delayed(source.nodes, self.producers, back, self.bias_first)
+        if stated.reader and (problems := stated.reader.problems(features(file.graph, source, back, self.late))):
             raise UnsupportedOpError(problems)
-        settled = settle(source, stated)
+        settled = settle(source, stated, file.subtracting)
         self.source, self.settled, self.file = settled.graph, settled, file
         self.reading = Reading(self._dtype(), settled.strict, settled.dt)
         self._strip_inputs(settled.notes)
@@ -136,7 +138,7 @@ class Loader:
         """Note how the graph was read, and warn of what the user may not want."""
         notes = self.settled.notes
         if doubtful := [name for name in self.settled.doubtful if self.names[name] in self.out]:
-            note_reset(self.out, doubtful, self.file.unset, self.file.version, notes)
+            note_reset(self.out, doubtful, self.file, notes)
         for doubt in notes.doubts:
             warn(doubt)
         self.out.imported.notes += notes.all
@@ -211,7 +213,10 @@ class Loader:
         convert = converter.get(type(node))
         assert convert is not None
         try:
-            op = attrs.evolve(convert(node, name, like, self.reading), origin=origin)
+            made = convert(node, name, like, self.reading)
+            *before, op = (attrs.evolve(each, origin=origin) for each in ((made,) if isinstance(made, Op) else made))
+            for each in before:
+                operands = [self.out.add(each, *operands, name=f"{name}_{each.kind}")]
             if isinstance(node, nir.Output):
                 operands = [self._laid_out(self._in_units(operands[0], name), node, node.metadata.get("model_shape"))]
             self.names[name] = self.out.add(op, *operands, name=called(name, node))

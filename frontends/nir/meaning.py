@@ -52,7 +52,7 @@ _METADATA = {
     "model_shape": _COUNT,
     "timesteps": _COUNT,
 }
-WORDS = {"reset": ("subtract", "value"), "fire": (">", ">=")}
+WORDS = {"reset": ("subtract", "value"), "fire": (">", ">="), "integrator": ("euler", "exponential")}
 
 
 def check(name: str, node: Any) -> list[Problem]:

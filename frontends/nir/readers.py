@@ -13,6 +13,7 @@ import nir
 from spikec.frontends.nir import rules
 from spikec.frontends.nir.rules import Rule
 from spikec.ir.errors import InvalidModelError, Problem, UnsupportedOpError
+from spikec.ir.walks import run_early
 
 
 @attrs.frozen
@@ -32,6 +33,7 @@ class Reader:
         graphs: what it does wrong with graphs of these :func:`features`.
         late: when its neurons reset where the user says that they subtract; see ``spikec.ir.ops.neuron.ResetAt``.
         bias_first: the bias on the way back of a recurrence acts at step 0 already.
+        unsaid: what its files do not say, and how they are read.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Reader:
     graphs: Mapping[str, str] = {}
     late: str = "spike"
     bias_first: bool = False
+    unsaid: str = ""
 
     @property
     def steps(self) -> bool:
@@ -90,19 +93,22 @@ def reader_named(name: Any) -> Reader:
     return READERS[name]
 
 
-def features(source: Any, graph: Any, late: Collection[tuple[str, str]]) -> dict[str, str]:
+def features(
+    source: Any, graph: Any, back: Collection[tuple[str, str]], late: Collection[tuple[str, str]]
+) -> dict[str, str]:
     """Return what a graph has that not every tool runs, with a node that shows it: the keys of ``Reader.graphs``.
 
     Args:
         source: the graph as it is written.
         graph: the same without graphs in it.
-        late: its edges that lead back.
+        back: its edges that lead back.
+        late: those by which a step is taken.
     """
     found: dict[str, str] = {}
-    for feature, kind in (("several inputs", nir.Input), ("several outputs", nir.Output)):
-        ends = [name for name, node in graph.nodes.items() if isinstance(node, kind)]
-        if len(ends) > 1:
-            found[feature] = ends[1]
+    inputs, outputs = (
+        [name for name, node in graph.nodes.items() if isinstance(node, kind)] for kind in (nir.Input, nir.Output)
+    )
+    found |= {f"several {what}": ends[1] for what, ends in (("inputs", inputs), ("outputs", outputs)) if len(ends) > 1}
     nested = [name for name, node in source.nodes.items() if isinstance(node, nir.NIRGraph)]
     starts = Counter(start for start, end in graph.edges if (start, end) not in late)
     branches = [name for name in graph.nodes if starts[name] > 1]
@@ -114,18 +120,33 @@ def features(source: Any, graph: Any, late: Collection[tuple[str, str]]) -> dict
     for feature, names in (("nested graphs", nested), ("branches", branches), ("IF in front of others", tuples)):
         if names:
             found[feature] = names[0]
+    for name, _ in run_early(graph.edges, inputs[0], outputs[0], back) if inputs and outputs else ():
+        found.setdefault("the order of edges", name)
     return {**found, "recurrence": next(iter(late))[0]} if late else found
 
 
 # ------------------------------------------------------------------ the table
 
 _ENDS = {"several inputs": "refuses them", "several outputs": "does not come back from loading them"}
-_ONE_OF_SEVERAL = {
+#: of who runs a graph as spikec.ir.walks says
+_DEPTH_FIRST = {
     "several inputs": "runs the network behind one of them, and which one is chance",
     "several outputs": "gives one of them",
+    "the order of edges": "runs a graph depth first, as its edges are listed: this node before what it adds, or the "
+    "output not last",
 }
 _AFFINE = (nir.Affine, nir.Linear)
 _CONV = (nir.Conv1d, nir.Conv2d)
+
+
+def _torchs(tool: str) -> dict[type, Rule]:
+    """What a tool does with functions that it takes torch's modules for, of samples with a batch axis."""
+    return {
+        nir.Conv2d: rules.not_depthwise(tool),
+        nir.SumPool2d: rules.unpadded,
+        nir.Flatten: rules.batch_is_an_axis(tool),
+    }
+
 
 READERS: Mapping[str, Reader] = {
     reader.name: reader
@@ -149,15 +170,12 @@ READERS: Mapping[str, Reader] = {
             dt_given=False,
             neurons={nir.IF: rules.snn_if, nir.LIF: rules.snn_lif, nir.CubaLIF: rules.snn_cuba},
             layers=(*_AFFINE, *_CONV, nir.AvgPool2d, nir.SumPool2d, nir.Flatten),
-            functions={
-                nir.Conv1d: rules.ungrouped("snnTorch"),
-                nir.Conv2d: rules.not_depthwise("snnTorch"),
-                nir.SumPool2d: rules.unpadded,
-                nir.Flatten: rules.batch_is_an_axis("snnTorch"),
-            },
+            functions={**_torchs("snnTorch"), nir.Conv1d: rules.ungrouped("snnTorch")},
             graphs={**_ENDS, "IF in front of others": "gives its spikes and its potential, which no node takes"},
             late="next",
             bias_first=True,
+            unsaid="its files do not say reset_delay: neurons that subtract reset a step after their spike, as is its "
+            "default, and those that reset to zero with it, as its import makes them",
         ),
         Reader(
             name="norse",
@@ -167,13 +185,9 @@ READERS: Mapping[str, Reader] = {
             dt_given=True,
             neurons={nir.IF: rules.norse_if, nir.LIF: rules.norse_lif, nir.CubaLIF: rules.norse_cuba},
             layers=(*_AFFINE, nir.Conv2d, nir.SumPool2d, nir.Flatten),
-            functions={
-                nir.Conv2d: rules.not_depthwise("norse"),
-                nir.SumPool2d: rules.unpadded,
-                nir.Flatten: rules.batch_is_an_axis("norse"),
-            },
+            functions=_torchs("norse"),
             drops=(nir.Scale, nir.Delay, nir.Threshold, nir.AvgPool2d, nir.Conv1d, nir.I, nir.LI, nir.CubaLI),
-            graphs=_ONE_OF_SEVERAL,
+            graphs=_DEPTH_FIRST,
         ),
         Reader(
             name="sinabs",
@@ -195,7 +209,7 @@ READERS: Mapping[str, Reader] = {
                 nir.CubaLIF,
             ),
             graphs={
-                **_ONE_OF_SEVERAL,
+                **_DEPTH_FIRST,
                 "recurrence": "runs all steps of a layer before the next layer, so that nothing comes back in time",
             },
         ),

@@ -1,7 +1,8 @@
 """Graphs in graphs, and cycles: how NIR writes recurrent layers."""
 
 import copy
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import nir
@@ -72,26 +73,29 @@ def _with_metadata(node: Any, common: Mapping[str, Any]) -> Any:
     return changed
 
 
-def delayed(nodes: Mapping[str, Any], producers: Mapping[str, Iterable[str]], bias_first: bool) -> set[tuple[str, str]]:
+def delayed(
+    nodes: Mapping[str, Any],
+    producers: Mapping[str, Iterable[str]],
+    back: Iterable[tuple[str, str]],
+    bias_first: bool,
+) -> set[tuple[str, str]]:
     """Return the edges that give what their source gave a step before.
 
-    These are the back edges of a depth-first walk from the inputs. Where one comes from weights that read one neuron
+    These are the :func:`back_edges`. Where one comes from weights that read one neuron
     and nothing else reads, the step is taken in front of the weights, so that the weights see silent neurons before
     step 0: their bias acts from step 0 on. Where it does not act then, that holds of weights without a bias alone.
 
     Args:
         nodes: of NIR, by name.
         producers: of each node.
+        back: the back edges.
         bias_first: whether a bias on the way back acts at step 0.
     """
-    users: dict[str, list[str]] = {name: [] for name in nodes}
-    for end, starts in producers.items():
-        for start in starts:
-            users[start].append(end)
     found: set[tuple[str, str]] = set()
-    for start, end in _back_edges(nodes, users):
+    users = Counter(start for starts in producers.values() for start in starts)
+    for start, end in back:
         node, behind = nodes[start], list(producers[start])
-        moves = isinstance(node, _WEIGHTS) and users[start] == [end] and len(behind) == 1
+        moves = isinstance(node, _WEIGHTS) and users[start] == 1 and len(behind) == 1
         silent = bias_first or not np.any(getattr(node, "bias", None))
         if moves and silent and _fires(nodes[behind[0]]):
             found.add((behind[0], start))
@@ -112,8 +116,12 @@ def silent(graph: Graph, name: str) -> Array:
     return op.on_arrays(*(silent(graph, operand) for operand in graph.operands(name)))
 
 
-def _back_edges(nodes: Mapping[str, Any], users: Mapping[str, Collection[str]]) -> list[tuple[str, str]]:
-    """Return the edges into nodes from which the walk came, inputs first; without recursion, for long chains."""
+def back_edges(nodes: Mapping[str, Any], producers: Mapping[str, Iterable[str]]) -> list[tuple[str, str]]:
+    """Return the edges of a depth-first walk, inputs first, into nodes from which it came; it goes long chains too."""
+    users: dict[str, list[str]] = {name: [] for name in nodes}
+    for end, starts in producers.items():
+        for start in starts:
+            users[start].append(end)
     found: list[tuple[str, str]] = []
     done: set[str] = set()
     for root in sorted(nodes, key=lambda name: not isinstance(nodes[name], nir.Input)):

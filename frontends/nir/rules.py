@@ -60,6 +60,39 @@ def _zeros(node: Any) -> Array:
     return np.zeros_like(np.asarray(node.v_threshold))
 
 
+# ------------------------------------------------------------------ exponential decay
+
+
+def exponential(node: Any, dt: float) -> Any:
+    """Read a leaky node that decays by exp(-dt/tau) a step: metadata say ``integrator="exponential"``.
+
+    LI and LIF: v = exp(-dt/tau) v + x. CubaLI and CubaLIF: i = (i + x) exp(-dt/tau_syn), v = exp(-dt/tau_mem) v + i +
+    v_leak. Their gains stand in no field: r and w_in are what the tool wants that the file is for.
+    """
+    if hasattr(node, "tau_syn"):
+        fields = _decaying_current(node, dt)
+    elif hasattr(node, "tau"):
+        fields = _decaying(node, dt)
+    else:
+        return node
+    seconds = {name: fields[name] * dt for name in ("tau", "tau_syn", "tau_mem") if name in fields}
+    return _changed(node, node.metadata, **(fields | seconds))
+
+
+def _decaying(node: Any, dt: float) -> dict[str, Any]:
+    """Return tau and r, in steps, of what decays by exp(-dt/tau) a step and adds its input as it is."""
+    steps = -1 / np.expm1(-dt / np.asarray(node.tau, dtype=np.float64))
+    return {"tau": steps, "r": steps, "v_leak": np.zeros(())}
+
+
+def _decaying_current(node: Any, dt: float) -> dict[str, Any]:
+    """Return the same of a current, which its input decays with, and of a potential that adds the current."""
+    syn, mem = (np.exp(-dt / np.asarray(tau, dtype=np.float64)) for tau in (node.tau_syn, node.tau_mem))
+    steps_syn, steps_mem = 1 / (1 - syn), 1 / (1 - mem)
+    leak = np.asarray(node.v_leak) * steps_mem
+    return {"tau_syn": steps_syn, "tau_mem": steps_mem, "w_in": syn * steps_syn, "r": steps_mem, "v_leak": leak}
+
+
 # ------------------------------------------------------------------ SpikingJelly
 
 _SJ = "SpikingJelly"
@@ -211,7 +244,7 @@ def sinabs_if(node: Any, dt: float) -> Any:
 def sinabs_lif(node: Any, dt: float) -> Any:
     """v = exp(-1/tau) v + x, with tau for steps, whatever r is; several spikes, subtracted."""
     _no_leak("sinabs", node)
-    return _changed(node, _several(), v_reset=_zeros(node), v_leak=np.zeros(()), **_decaying(node.tau))
+    return _changed(node, _several(), v_reset=_zeros(node), **_decaying(node, 1.0))
 
 
 def sinabs_li(node: Any, dt: float) -> Any:
@@ -219,13 +252,7 @@ def sinabs_li(node: Any, dt: float) -> Any:
     _no_leak("sinabs", node)
     if not (np.asarray(node.r) == 1).all():
         raise _refuse("sinabs", "LI with r != 1", "give r = 1")
-    return _changed(node, {}, v_leak=np.zeros(()), **_decaying(node.tau))
-
-
-def _decaying(tau: Any) -> dict[str, Any]:
-    """Return tau and r in steps of what decays by exp(-1/tau) a step and adds its input as it is."""
-    steps = -1 / np.expm1(-1 / np.asarray(tau, dtype=np.float64))
-    return {"tau": steps, "r": steps}
+    return _changed(node, {}, **_decaying(node, 1.0))
 
 
 # ------------------------------------------------------------------ norse
@@ -256,11 +283,7 @@ def norse_cuba(node: Any, dt: float) -> Any:
 def rockpool_cuba(node: Any, dt: float) -> Any:
     """i = (i + x) exp(-dt/tau_syn), v = exp(-dt/tau_mem) v + i + v_leak, dt = min tau_mem/(1 + r), whatever w_in is."""
     dt = float(np.min(np.asarray(node.tau_mem, dtype=np.float64) / (1 + np.asarray(node.r))))
-    syn, mem = (np.exp(-dt / np.asarray(tau, dtype=np.float64)) for tau in (node.tau_syn, node.tau_mem))
-    steps_syn, steps_mem = 1 / (1 - syn), 1 / (1 - mem)
-    leak = np.asarray(node.v_leak) * steps_mem
-    gains = {"w_in": syn * steps_syn, "r": steps_mem, "v_leak": leak}
-    return _changed(node, _several(), tau_syn=steps_syn, tau_mem=steps_mem, v_reset=_zeros(node), **gains)
+    return _changed(node, _several(), v_reset=_zeros(node), **_decaying_current(node, dt))
 
 
 # ------------------------------------------------------------------ snn-mlir

@@ -4,14 +4,14 @@ The user's word comes first, then the tool's that the user names, then the graph
 a word about it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
 import nir
 import numpy as np
 
-from spikec.frontends.nir import meaning
+from spikec.frontends.nir import meaning, rules
 from spikec.frontends.nir.converters import UNIT
 from spikec.frontends.nir.doubts import Notes
 from spikec.frontends.nir.readers import Reader, reader_named
@@ -88,23 +88,31 @@ class Settled:
     doubtful: tuple[str, ...]
 
 
-def settle(graph: Any, stated: Stated) -> Settled:
+def settle(graph: Any, stated: Stated, subtracting: Collection[str] = ()) -> Settled:
     """Settle what a graph without graphs in it does not say.
+
+    Args:
+        graph: of nir.
+        stated: what the user says of it.
+        subtracting: neurons that subtract where nothing else is said, as the version of nir does that wrote them.
 
     Raises:
         UnsupportedOpError: the reader refuses nodes; with all of them.
     """
     notes = Notes()
     dt = _dt(graph, stated, notes)
-    nodes = graph.nodes if stated.reader is None else _as_run(graph, stated.reader, dt)
+    nodes = _as_meant(graph, dt, notes) if stated.reader is None else _as_run(graph, stated.reader, dt)
     common = {key: graph.metadata[key] for key in ("reset", "v_init") if key in graph.metadata and not stated.reader}
     nodes = {name: _as_said(name, node, stated, common) for name, node in nodes.items()}
     doubtful: tuple[str, ...] = ()
     if stated.reader is None:
         _note_clock(graph, dt, notes)
         doubtful = _note_reset(graph, stated, notes)
+        for name in subtracting:
+            if name in doubtful:
+                nodes[name].metadata["reset"] = "subtract"
     else:
-        notes.add(f"read as {stated.reader.tool} runs it")
+        notes.add("; ".join(filter(None, (f"read as {stated.reader.tool} runs it", stated.reader.unsaid))))
     fire = stated.fire or (stated.reader and stated.reader.fire) or graph.metadata.get("fire", ">")
     _note_others(graph, stated, nodes, fire, notes)
     metadata = {key: value for key, value in graph.metadata.items() if key not in ("reset", "v_init", "fire", "dt")}
@@ -178,6 +186,15 @@ def _note_clock(graph: Any, dt: float | None, notes: Notes) -> None:
         notes.add(f"{unit[0]} with r = 1 counts steps, {seconds[0]} seconds")
     if not seconds and not physical:
         notes.add("the length of a step does not matter: nothing in this graph counts seconds")
+
+
+def _as_meant(graph: Any, dt: float | None, notes: Notes) -> Mapping[str, Any]:
+    """Return the nodes as NIR's equations run them: those of a graph that decays exponentially in their terms."""
+    nodes: Mapping[str, Any] = graph.nodes
+    if dt is None or graph.metadata.get("integrator") != "exponential":
+        return nodes
+    notes.add("what leaks decays exponentially, as the metadata say")
+    return {name: rules.exponential(node, dt) for name, node in nodes.items()}
 
 
 def _as_run(graph: Any, reader: Reader, dt: float | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import nn
 
 import nets
 import spikec
+from nir_numpy import at_threshold, run_chain, subtracted, to_zero
 
 T = 32
 
@@ -34,32 +35,13 @@ def compiled(**options):
     return made, [str(each.message) for each in caught]
 
 
-def as_run(graph, x, fires, reset):
-    """The mean output after each step, [T, N, ...], of a chain of Affine and IF; ``reset(v, spikes, threshold)``."""
-    nodes = [node for _, node in sorted(graph.nodes.items()) if not isinstance(node, (nir.Input, nir.Output))]
-    states = [np.zeros(1) for _ in nodes]
-    total, means = 0, []
-    for t in range(T):
-        signal = x
-        for i, node in enumerate(nodes):
-            if isinstance(node, nir.Affine):
-                signal = signal @ node.weight.T.astype(float) + node.bias
-                continue
-            v = states[i] + signal
-            signal = fires(v, node.v_threshold)
-            states[i] = reset(v, signal, node.v_threshold)
-        total = total + signal
-        means.append(total / (t + 1))
-    return np.array(means)
-
-
 def hard(graph, x):
-    return as_run(graph, x, lambda v, th: (v >= th).astype(float), lambda v, s, th: v * (s == 0))
+    return run_chain(graph, x, T, at_threshold, to_zero)
 
 
 def sinabs(graph, x):
     several = lambda v, th: np.maximum(np.floor(v / th), 0)  # noqa: E731
-    return as_run(graph, x, several, lambda v, s, th: np.maximum(v - s * th, -th))
+    return run_chain(graph, x, T, several, lambda v, s, th: np.maximum(subtracted(v, s, th), -th))
 
 
 def answers(y):
@@ -82,6 +64,18 @@ def test_compile_warns_once_with_what_the_reader_makes_of_it():
 def test_what_the_reader_runs_as_it_is_meant_is_not_warned_of():
     assert compiled(profile="spikingjelly", reset="hard")[1] == []
     assert compiled()[1] == []  # portable: nobody's
+
+
+def test_the_code_that_mends_a_file_has_its_dt():
+    """The length of a step that the file says, which the tool holds its gains to."""
+    graph = nir.NIRGraph.from_list(nir.Affine(np.eye(3), np.zeros(3)), nir.IF(*[np.ones(3)] * 2, np.zeros(3)))
+    graph.metadata |= {"dt": 1.2345678e-3, "reset": "subtract"}
+    with pytest.warns(spikec.SpikecWarning) as caught:
+        written = spikec.compile(graph, "nir", profile="spikingjelly")
+    (said,) = [str(each.message) for each in caught if "load the file as" in str(each.message)]
+    dt = float(re.search(r"dt=([\d.e-]+)\)", said)[1])
+    (neuron,) = [node for node in written.nodes.values() if isinstance(node, nir.IF)]
+    assert np.allclose(neuron.r, 1 / dt, rtol=1e-6, atol=1e-12)  # as SpikingJelly compares them
 
 
 def test_without_samples_there_is_a_warning_without_figures():

@@ -220,7 +220,6 @@ REFUSED = {
     "spikingjelly": {"lif of odd gain, to v_reset", "cuba"},
     "sinabs": {"cuba"},
     "rockpool": set(MAPS),
-    "snn-mlir": {"residual"},
 }
 
 

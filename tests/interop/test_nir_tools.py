@@ -5,6 +5,7 @@ Pythons with a tool.
 """
 
 import contextlib
+import itertools
 import json
 import os
 from pathlib import Path
@@ -78,6 +79,58 @@ def test_our_model_of_a_tool_is_the_tool(name, seed, tools, tmp_path):
     nir_graphs.write(graph, tmp_path / "net.nir")
     theirs, ours = both(tools, name, tmp_path / "net.nir", x, nir_graphs.TOOLS[name].dt)
     assert_equal(theirs, ours)
+
+
+POOLS = [(name, nir.SumPool2d) for name in ("spikingjelly", "snntorch", "norse", "sinabs")]
+POOLS += [(name, nir.AvgPool2d) for name in ("spikingjelly", "snntorch")]
+
+
+@pytest.mark.parametrize(("name", "pool"), POOLS)
+def test_what_tools_do_with_the_padding_of_a_pool(name, pool, tools, tmp_path):
+    """A stride of 4 over 6 cells gives two windows with a padding of 1 and without, so that it may be left out."""
+    rng, tool = np.random.default_rng(0), nir_graphs.TOOLS[name]
+    weight = (np.round(16 * rng.normal(0.02, 0.2, (8, 12))) / 16).astype(np.float32)
+    nodes = {"input": nir.Input(np.array([3, 6, 6])), "n1": pool(np.array([2, 2]), np.array([4, 4]), np.array([1, 1]))}
+    nodes["n2"] = nir.Flatten({"input": np.array([3, 2, 2])}, -3, -1)
+    nodes["n3"] = nir.Affine(weight, np.zeros(8, np.float32))
+    nodes["n4"], nodes["output"] = tool.neurons[0](rng, (8,), tool.dt), nir.Output(np.array([8]))
+    graph = nir.NIRGraph(nodes, list(itertools.pairwise(nodes)), type_check=False)
+    nir_graphs.write(graph, tmp_path / "net.nir")
+    x = (np.round(8 * rng.random((24, 3, 3, 6, 6))) / 8).astype(np.float32)
+    theirs, ours = both(tools, name, tmp_path / "net.nir", x, tool.dt)
+    assert 0.05 < (theirs != 0).mean() < 0.95
+    assert_equal(theirs, ours)
+
+
+#: edges behind input -> a -> b; f and e are sums, or c is a dead end
+EDGES = {
+    "layers first": [("b", "c"), ("c", "d"), ("d", "e"), ("e", "f"), ("f", "output"), ("b", "f")],
+    "skip first": [("b", "f"), ("b", "c"), ("c", "d"), ("d", "e"), ("e", "f"), ("f", "output")],
+    "two layers": [("b", "c"), ("b", "e"), ("c", "f"), ("e", "f"), ("f", "output")],
+    "dead end": [("b", "e"), ("e", "f"), ("f", "output"), ("b", "c")],
+}
+
+
+@pytest.mark.parametrize("case", EDGES)
+@pytest.mark.parametrize("name", ["norse", "sinabs"])
+def test_a_graph_is_run_right_or_refused_by_the_order_of_its_edges(name, case, tools, tmp_path):
+    rng, one = np.random.default_rng(0), np.ones(4)
+    weights = (np.round(16 * rng.normal(0.5, 1, (4, 4))) / 16 for _ in range(3))
+    nodes = {"input": nir.Input(np.array([4])), **{key: nir.Affine(next(weights), 0 * one) for key in "ace"}}
+    nodes |= {key: nir.IF(one, one, 0 * one) for key in "bdf"}
+    nodes["output"] = nir.Output(np.array([4]))
+    edges = [("input", "a"), ("a", "b"), *EDGES[case]]
+    used = {key: node for key, node in sorted(nodes.items()) if any(key in edge for edge in edges)}
+    nir_graphs.write(nir.NIRGraph(used, edges, type_check=False), tmp_path / "net.nir")
+    x = (np.round(8 * rng.random((24, 3, 4))) / 4).astype(np.float32)
+    if case == "layers first":
+        assert_equal(*both(tools, name, tmp_path / "net.nir", x, 1e-4))
+        return
+    with pytest.raises(spikec.UnsupportedOpError, match="the order of edges"):
+        both(tools, name, tmp_path / "net.nir", x, 1e-4)
+    found = loaded(tmp_path / "net.out.npz")["output"]
+    run = spikec.load(tmp_path / "net.nir", reset="subtract" if name == "sinabs" else "value")
+    assert (found != spikec.run(run, torch.from_numpy(x)).numpy()).mean() > 0.1
 
 
 def test_potentials_are_rounded_as_sinabs_rounds_them(tools, tmp_path):

@@ -1,4 +1,4 @@
-"""chain-sums and fit-neurons: what they do to a graph, and that it stays the same function."""
+"""chain-sums, carry-skips and fit-neurons: what they do to a graph, and that it stays the same function."""
 
 import itertools
 
@@ -51,6 +51,8 @@ def same(before, name, *, spikes=True, **options):
     assert torch.allclose(found[0]["y"], found[1]["y"].reshape(found[0]["y"].shape), rtol=0, atol=1e-9)
     for node in before.match(IF) if spikes else ():
         ours, theirs = (torch.stack(each[node.name]) for each in found)
+        # channels behind a layer's own are what it carries
+        theirs = theirs[:, :, : ours.shape[2]] if theirs.ndim == ours.ndim else theirs
         assert torch.equal(ours, theirs.reshape(ours.shape)), node.name
         assert ours.any()
     return after, changes, context.notes
@@ -65,7 +67,7 @@ def skips(graph):
     return found
 
 
-@pytest.mark.parametrize(
+SHAPES = pytest.mark.parametrize(
     ("size", "stride", "kernel", "padding", "groups"),
     [
         (8, 1, 3, 1, 1),
@@ -77,14 +79,21 @@ def skips(graph):
         (7, 2, 1, 0, 1),
     ],
 )
-def test_a_projection_moves_into_the_main_branch(size, stride, kernel, padding, groups):
+
+
+def residual(size, stride, kernel, padding, groups, inner=None):
     net = Net(3, size, size)
     u = net.add(IF(ONE), net.add(conv(4, 3, 3, padding=1), net.x, name="stem"), name="u")
     main = net.add(conv(4, 4 // groups, kernel, stride, padding, groups=groups), u, name="main")
-    main = net.add(conv(5, 4, 3, padding=1), net.add(IF(ONE), main, name="inner"), name="second")
+    main = net.add(conv(5, 4, 3, padding=1), net.add(inner or IF(ONE), main, name="inner"), name="second")
     skip = net.add(conv(5, 4, 1, stride), u, name="skip")
     y = net.add(IF(ONE), net.add(Add(), main, skip, name="sum"), name="joined")
-    graph = net.done(net.add(conv(2, 5, 1), y, name="last"))
+    return net.done(net.add(conv(2, 5, 1), y, name="last"))
+
+
+@SHAPES
+def test_a_projection_moves_into_the_main_branch(size, stride, kernel, padding, groups):
+    graph = residual(size, stride, kernel, padding, groups)
     assert skips(graph) == ["sum"]
     after, changes, notes = same(graph, "chain-sums")
     assert changes == 1
@@ -135,6 +144,52 @@ def test_what_cannot_be_moved_is_noted():
     assert note.node == "sum"
     assert "%a2 and %b2" in note.reason
     assert skips(after) == ["sum"]
+
+
+# ------------------------------------------------------------------ carry-skips
+
+
+def is_chain(graph):
+    return not graph.match(Add) and all(len(graph.users(name)) == 1 for name in graph if name not in graph.outputs)
+
+
+@SHAPES
+@pytest.mark.parametrize("reset", [None, np.zeros(())], ids=["soft", "hard"])
+def test_neurons_carry_what_skips_them(size, stride, kernel, padding, groups, reset):
+    graph = residual(size, stride, kernel, padding, groups, IF(ONE, reset, v_init=ONE / 2))
+    after, changes, notes = same(graph, "carry-skips")
+    assert (changes, notes) == (1, [])
+    assert is_chain(after)
+    assert after.type("inner").shape[0] == 4 + 4 * stride**2
+
+
+def test_a_skip_without_a_layer_is_carried_and_vectors_too():
+    net = Net(4, 6, 6)
+    u = net.add(IF(ONE), net.add(conv(4, 4, 3, padding=1), net.x, name="stem"), name="u")
+    for i in range(2):
+        main = net.add(IF(ONE), net.add(conv(5, 4, 3, padding=1), u, name=f"a{i}"), name=f"n{i}")
+        main = net.add(conv(4, 5, 3, padding=1), main, name=f"b{i}")
+        u = net.add(IF(ONE), net.add(Add(), *((u, main) if i else (main, u)), name=f"sum{i}"), name=f"u{i}")
+    after, changes, _ = same(net.done(u), "carry-skips")
+    assert changes == 2
+    assert is_chain(after)
+    net = Net(6)
+    u = net.add(IF(np.ones(1)), net.add(Linear(RNG.normal(size=(5, 6)), np.ones(5)), net.x), name="u")
+    main = net.add(IF(np.ones(1)), net.add(Linear(RNG.normal(size=(7, 5)), np.ones(7)), u), name="n")
+    main = net.add(Linear(RNG.normal(size=(3, 7)), None), main)
+    skip = net.add(Linear(RNG.normal(size=(3, 5)), np.ones(3)), u)
+    after, changes, _ = same(net.done(net.add(IF(np.ones(1)), net.add(Add(), main, skip))), "carry-skips")
+    assert changes == 1
+    assert is_chain(after)
+
+
+@pytest.mark.parametrize("inner", [LIF(ONE, tau=np.asarray(3.0)), IF(np.arange(1.0, 5)[:, None, None], out_scale=ONE)])
+def test_what_neurons_cannot_carry_is_noted(inner):
+    """Neurons that leak give no spike again, and a threshold for each channel is none that a reader of chains takes."""
+    graph = residual(8, 1, 3, 1, 1, inner)
+    after, changes, (note,) = same(graph, "carry-skips")
+    assert (changes, note.node) == (0, "sum")
+    assert after.same_as(graph)
 
 
 # ------------------------------------------------------------------ fit-neurons

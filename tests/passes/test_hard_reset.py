@@ -9,42 +9,10 @@ from torch import nn
 
 import nets
 import spikec
+from nir_numpy import at_threshold, run_chain, subtracted, to_zero
 from spikec.ir.ops import IF
 
 T = 32
-
-
-def hard_if(weights, x, timesteps, reset=True):
-    """The mean output of affine layers with IF neurons between them that are reset to zero; weights as a file has them.
-
-    Args:
-        weights: (matrix, bias, threshold or None) a layer.
-        x: [N, I], fed at each step.
-    """
-    states = [np.zeros((len(x), len(bias))) for _, bias, _ in weights]
-    total = 0
-    for _ in range(timesteps):
-        signal = x
-        for state, (matrix, bias, threshold) in zip(states, weights, strict=True):
-            signal = signal @ matrix.T + bias
-            if threshold is not None:
-                state += signal
-                signal = (state >= threshold).astype(float)
-                state[...] = state * (1 - signal) if reset else state - threshold * signal
-        total = total + signal
-    return total / timesteps
-
-
-def layers_of(graph):
-    """The layers of a NIR graph that is a chain of Affine and IF."""
-    nodes = [node for _, node in sorted(graph.nodes.items()) if hasattr(node, "weight") or hasattr(node, "v_threshold")]
-    found = []
-    for node in nodes:
-        if hasattr(node, "weight"):
-            found.append((node.weight.astype(float), node.bias.astype(float), None))
-        else:
-            found[-1] = (*found[-1][:2], node.v_threshold.astype(float))
-    return found
 
 
 @functools.cache
@@ -68,7 +36,8 @@ def error(compilation, reset=True):
     """Of samples that nobody tuned on, relative to the spread of the ANN's outputs."""
     x = data()[1]
     wanted = model()(x).detach().numpy()
-    found = hard_if(layers_of(compilation.artifact), x.numpy().astype(float), T, reset)
+    left = to_zero if reset else subtracted
+    found = run_chain(compilation.artifact, x.numpy().astype(float), T, at_threshold, left)[-1]
     return float(np.abs(found - wanted).mean() / wanted.std())
 
 
@@ -84,7 +53,7 @@ def test_the_file_resets_to_zero_and_is_the_graph(neurons):
     assert all(node.op.v_reset is not None and not node.op.v_reset.any() for node in found.graph.match(IF))
     x = data()[1][:20].double()
     ours = spikec.run(found.graph, x, T).mean(0).numpy()
-    assert np.abs(ours - hard_if(layers_of(found.artifact), x.numpy(), T)).max() < 1e-9
+    assert np.abs(ours - run_chain(found.artifact, x.numpy(), T, at_threshold, to_zero)[-1]).max() < 1e-9
     assert len(found.graph.match(IF)) == 2
     assert found.graph.type(found.graph.match(IF)[0].name).shape == (40 * neurons,)
 
@@ -113,7 +82,7 @@ def test_a_ramp_is_nearer_with_more_neurons():
         made = spikec.compile(
             net, "nir", profile="spikingjelly", calibration=x, timesteps=64, reset="hard", neurons=neurons
         )
-        y = hard_if(layers_of(made), x.numpy().astype(float), 64)
+        y = run_chain(made, x.numpy().astype(float), 64, at_threshold, to_zero)[-1]
         rms.append(float(np.sqrt(np.square(y - x.numpy()).mean())))
     assert rms[0] < 0.05
     assert rms[1] < 0.02

@@ -249,6 +249,27 @@ def test_what_nir_has_not_is_refused(message):
     assert problems[0].op
 
 
+def test_what_the_passes_before_must_have_done_is_held_to():
+    """Each is what a pass of the order makes so; a pipeline of one's own may leave it out."""
+    padded = hand(SumPool((2, 2), (2, 2), (1, 1)), shape=IMAGE)
+    grouped = hand(conv((2, 1, 3, 3), groups=2), shape=IMAGE)
+    bare = hand(Linear(np.ones((3, 3)), None))
+    at = hand(IF(np.ones(1)))
+    cases = {
+        "a sum-pool with padding, which readers ignore": padded,
+        "a convolution with groups, uneven padding or sides": grouped,
+        "an affine op without a bias": bare,
+        "a neuron that fires at its threshold; those of the reader fire above it": at,
+    }
+    for message, graph in cases.items():
+        (problem,) = Nir().check(graph)
+        assert problem.message == message
+        assert problem.hint.startswith("run ")
+    unused = hand(conv((2, 2, 3, 3)), shape=IMAGE)
+    unused.add(Input((3,), "float64", rate=True), name="other")
+    assert "an input that nothing uses" in [problem.message for problem in Nir().check(unused)]
+
+
 def test_all_refusals_come_at_once_and_name_the_layers():
     b = build.Builder(2, 6, 6, 6)
     h = b.relu(b.conv(b.x, 3, "conv1", kernel=(1, 1, 1), padding=(0, 0, 0), stride=(1, 1, 1)), "relu1")

@@ -1,6 +1,7 @@
 """What each profile writes for its reader: nodes, units, wiring; and what is said where the reader does otherwise."""
 
 import itertools
+import warnings
 
 import nir
 import numpy as np
@@ -146,10 +147,30 @@ def test_what_a_reader_has_not_is_refused(profile, op, message):
     assert "profile=" in error.value.hint
 
 
-def test_branches_and_ports_that_a_reader_has_not():
+@pytest.mark.parametrize("options", [{}, {"reset": "hard"}], ids=["soft", "hard"])
+def test_a_residual_net_is_written_as_a_chain(options):
+    """With the same spikes as where its sums are sums."""
     x = nets.batch("resnet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", spikec.SpikecWarning)
+        chain, sums = (
+            spikec.Compiler("nir", calibration=[x], timesteps=16, profile=profile, verify="each", **options).run(
+                nets.build("resnet")
+            )
+            for profile in ("snn-mlir", "portable-cuba")
+        )
+    edges = chain.artifact.edges
+    assert len({start for start, _ in edges}) == len({end for _, end in edges}) == len(edges)
+    assert not [problem for problem in spikec.check(chain.artifact, profile="snn-mlir") if "refuses" in str(problem)]
+    before, after = (spikec.run(each.graph, x, 64) for each in (sums, chain))
+    assert before.std() > 0
+    assert (before.mean(0) - after.mean(0)).abs().max() < 1e-4 * before.abs().mean()
+
+
+def test_branches_and_ports_that_a_reader_has_not():
+    x = nets.batch("concat")
     with pytest.raises(spikec.UnsupportedOpError, match="runs chains, without branches"):
-        spikec.compile(nets.build("resnet"), "nir", calibration=[x], profile="snn-mlir")
+        spikec.compile(nets.build("concat"), "nir", calibration=[x], profile="snn-mlir")
     with pytest.raises(spikec.UnsupportedOpError, match="norse has one of the outputs only"):
         spikec.compile(nets.build("two_outputs"), "nir", calibration=[nets.batch("two_outputs")], profile="norse")
 
@@ -244,6 +265,23 @@ def test_several_spikes_a_step_are_named():
     assert any("fires several times in a step" in note for note in notes("sinabs", IF(ONE)))
     assert any("keeps potentials above -v_threshold" in note for note in notes("sinabs", IF(ONE)))
     assert not any("several times" in note for note in notes("norse", IF(ONE)))
+
+
+@pytest.mark.parametrize(("profile", "net"), [("sinabs", "cnn"), ("sinabs", "resnet"), ("rockpool", "mlp")])
+def test_biases_are_corrected_for_neurons_as_the_reader_has_them(profile, net, tmp_path):
+    x = nets.batch(net)
+    made = spikec.Compiler("nir", profile=profile, calibration=[x], timesteps=16).run(nets.build(net))
+    assert all((node.op.v_floor is not None) == (profile == "sinabs") for node in made.graph.match(MultiSpike))
+    assert made.graph.match(MultiSpike)
+    assert not made.graph.match(IF)
+    assert spikec.check(made.artifact, profile=profile) == []
+    spikec.save(made.artifact, tmp_path / "net.nir")
+    read = spikec.load(tmp_path / "net.nir", reader=profile)
+    ours, theirs = (spikec.run(each, x, 16).flatten(2).mean(0) for each in (made.graph, read))
+    assert (ours - theirs).abs().max() < 0.1 * ours.std()  # float32 may round a spike otherwise
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", spikec.SpikecWarning)  # a model that spikes stays what it is, once a step
+        assert not spikec.Compiler("nir", profile=profile, timesteps=16).run(graph(IF(ONE))).graph.match(MultiSpike)
 
 
 def test_sums_in_front_of_an_integrator_are_its_fan_in():

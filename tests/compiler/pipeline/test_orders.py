@@ -48,7 +48,8 @@ def test_options_of_a_target_reach_the_passes():
     assert "strict-threshold{fires='>='}" in shown
     assert "lower-v-init, legalize-nir, cast-parameters" in shown
     shown = str(Pipeline.default(backend_named("nir")(profile="snn-mlir")))
-    assert "fit-neurons{gain=one, zero=True}, legalize-nir{dilates=False}, cast-parameters" in shown
+    legal = "legalize-nir{dilates=False}"
+    assert f"fit-neurons{{gain=one, zero=True}}, {legal}, carry-skips, {legal}, cast-parameters" in shown
 
 
 @attrs.frozen

@@ -1,14 +1,18 @@
 """What a reader does otherwise than a file says: everything at once, in the file's own terms."""
 
 import itertools
+import warnings
 
 import nir
 import numpy as np
 import pytest
+import torch
 
 import spikec
+from spikec.ir.ops import IF, LIF, CubaLIF, Input, Linear, Output
 
 DT = 1e-4
+ONE = np.ones(1)
 
 
 def full(size, **values):
@@ -118,3 +122,28 @@ def test_an_unknown_reader_is_refused():
     with pytest.raises(spikec.CompileError, match="nothing to check") as error:
         spikec.check(chain(affine(), integrate()))
     assert "profile" in error.value.hint
+
+
+SEVERAL = "a neuron fires as often in a step as its threshold goes into its potential, and not once"
+
+
+@pytest.mark.parametrize(("profile", "op"), [
+    ("rockpool", IF(ONE)), ("rockpool", LIF(ONE, tau=np.asarray(4.0), gain=ONE)),
+    ("rockpool", CubaLIF(ONE, decay=ONE / 2, decay_syn=ONE / 3)), ("sinabs", LIF(ONE, tau=np.asarray(4.0), gain=ONE)),
+])  # fmt: skip
+def test_what_is_written_in_exponentials_is_read_so(profile, op):
+    """The decays that these tools take are not Euler's; the file says so, and is no other network by itself."""
+    g = spikec.Graph("net")
+    x = g.add(Input((4,), "float64", rate=True), name="input")
+    weights = g.add(Linear(np.diag([0.3, 0.6, 0.9, 0.2])), x)
+    g.add(Output(), g.add(op, weights), name="output")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", spikec.SpikecWarning)
+        written = spikec.compile(g, "nir", profile=profile)
+        assert {message for _, message in found(written, profile)} <= {SEVERAL}
+        train = torch.rand(40, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        ours, theirs = spikec.run(g, train), spikec.run(written, train)
+    assert 0.05 < ours.mean() < 0.95
+    assert torch.equal(ours, theirs)
+    note = "what leaks decays exponentially, as the metadata say"
+    assert note in spikec.load(written).imported.notes

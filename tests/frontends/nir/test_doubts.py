@@ -82,8 +82,24 @@ def test_a_file_without_v_reset_says_who_wrote_it(tmp_path):
         del file["node/nodes/n/v_reset"]
         del file["version"]
         file["version"] = "0.2.0"
-    with pytest.warns(spikec.SpikecWarning, match="the NIR file has no v_reset, and nir 0.2.0 wrote it: nir before"):
-        spikec.load(tmp_path / "x.nir")
+    said = "nir 0.2.0 wrote it: nir before 1.0.6 called a reset one by subtraction: it is read as one by subtraction; "
+    said = f"the NIR file has no v_reset, and {said}a reset to zero is"
+    with pytest.warns(spikec.SpikecWarning, match=said) as caught:
+        assert spikec.load(tmp_path / "x.nir")["n"].v_reset is None
+    assert "reset='value'" in str(caught[0].message)
+    assert spikec.load(tmp_path / "x.nir", reset="value")["n"].v_reset is not None
+    with h5py.File(tmp_path / "x.nir", "r+") as file:
+        file["version"][()] = "1.0.6"
+    with pytest.warns(spikec.SpikecWarning, match="wrote it: .* it is read as a reset to zero; one by subtraction is"):
+        assert spikec.load(tmp_path / "x.nir")["n"].v_reset is not None
+
+
+def test_what_the_metadata_say_is_meant_whoever_wrote_the_file(tmp_path):
+    nir.write(tmp_path / "x.nir", chain({"reset": "value"}, n=integrate()))
+    with h5py.File(tmp_path / "x.nir", "r+") as file:
+        del file["node/nodes/n/v_reset"]
+        file["version"][()] = "1.0.4"
+    assert spikec.load(tmp_path / "x.nir")["n"].v_reset is not None
 
 
 def test_gains_that_disagree_are_named():
@@ -153,3 +169,41 @@ def test_fields_are_named_in_the_files_own_terms(tmp_path):
     assert found["b"].hint == "a nir.IF needs r, v_threshold"
     assert "nir.LIF" in found["e"].hint
     assert spikec.check(tmp_path / "x.nir", "nir") == list(found.values())
+
+
+def test_metadata_that_order_other_axes_or_are_no_table():
+    graph = chain(n=integrate())
+    graph.nodes["input"].metadata = {"axes": np.array([1, 0]), "model_shape": np.array([3])}
+    (problem,) = refused(graph)
+    assert problem.message == "its metadata order axes (1, 0) of a sample that has 1"
+    assert problem.location == "input"
+    (problem,) = refused(chain({"ports": {"input": 3}}, n=integrate()))
+    assert "its metadata ports are" in problem.message
+    assert problem.hint == "give a table of each input and output"
+
+
+def test_weights_with_other_axes():
+    found = refused(chain(fc=nir.Affine(np.ones((3, 3, 1)), np.zeros(3))))
+    assert "weight of shape (3, 3, 1), bias of shape (3,): a weight has 2 axes" in found[0].message
+    found = refused(chain(fc=nir.Affine(np.ones((3, 3)), np.zeros(2))))
+    assert "bias of shape (2,): a weight has 2 axes, and a bias one number for each of the first" in found[0].message
+
+
+def test_graphs_that_lie_too_deep():
+    inner = chain(n=integrate())
+    for _ in range(20):
+        inner = chain(g=inner)
+    (problem,) = refused(inner)
+    assert problem.message == "graphs lie in more than 16 others"
+
+
+def test_a_signal_that_is_larger_than_is_allowed():
+    conv = nir.Conv2d((4, 4), np.ones((2, 1, 1, 1)), 1, 100, 1, 1, np.zeros(2))
+    nodes = {"input": nir.Input(np.array([1, 4, 4])), "c": conv, "output": nir.Output(None)}
+    graph = nir.NIRGraph(nodes, list(itertools.pairwise(nodes)), type_check=False)
+    with pytest.raises(spikec.InvalidModelError) as error:
+        spikec.load(graph, max_bytes=100_000)
+    size = 2 * 204 * 204 * 8
+    assert error.value.problems[0].message == f"its result has shape (2, 204, 204), {size:,} bytes a sample"
+    assert f"max_bytes={size}" in error.value.hint
+    assert spikec.load(graph, max_bytes=size)

@@ -173,11 +173,6 @@ def test_same_with_stride_is_refused():
     assert error.value.location == "conv"
 
 
-def test_scale_within_a_channel_is_refused():
-    with pytest.raises(spikec.UnsupportedOpError, match="differs within a channel"):
-        spikec.load(graph(shape=(2, 3), scale=nir.Scale(np.arange(6.0).reshape(2, 3))))
-
-
 def fan_in(*extra, **nodes):
     return graph(
         shape=(2, 6, 6),

@@ -61,6 +61,10 @@ def scale(shape):
     return nir.Scale(np.broadcast_to(each(-2, 2, (shape[0],) + (1,) * (len(shape) - 1)), shape).copy())
 
 
+def scale_of_cells(shape):
+    return nir.Scale(each(-2, 2, shape))
+
+
 NODES = [i, integrate, li, lif, cuba_li, cuba, threshold, delay, scale]
 
 
@@ -85,7 +89,7 @@ def agree(graph, shape, path=None, dt=DT, x=None, **options):
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 4, 3)])
-@pytest.mark.parametrize("make", NODES)
+@pytest.mark.parametrize("make", [*NODES, scale_of_cells])
 def test_every_node_with_parameters_of_each_neuron(make, shape, tmp_path):
     graph = chain(shape, n=make(shape))
     agree(graph, shape)

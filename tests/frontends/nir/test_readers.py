@@ -205,7 +205,45 @@ REFUSED = {
     ("rockpool", "rockpool 3.1.0 refuses nir.LIF"): lif(),
     ("snn-mlir", "snn-mlir refuses IF with v_reset != 0"): integrate(reset=0.1),
     ("snn-mlir", "snn-mlir refuses CubaLIF with w_in != tau_syn/dt"): cuba(w_in=1.0),
+    ("spikingjelly", "SpikingJelly refuses CubaLIF with a time constant below dt"): cuba(tau_syn=5e-5),
+    ("spikingjelly", "SpikingJelly refuses CubaLIF with v_leak != 0"): cuba(leak=0.1),
+    ("snntorch", "snnTorch refuses CubaLIF with v_leak != 0"): cuba(leak=0.1),
+    ("snntorch", "snnTorch refuses IF whose v_threshold differs"): integrate(threshold=np.linspace(1, 2, N)),
+    ("snntorch", "snnTorch refuses CubaLIF whose v_threshold differs"): cuba(threshold=np.linspace(1, 2, N)),
+    ("sinabs", "sinabs refuses LIF with v_leak != 0"): lif(leak=0.1),
+    ("sinabs", "sinabs refuses LI with v_leak != 0"): nir.LI(**full(tau=4.0, r=1.0, v_leak=0.1)),
+    ("snn-mlir", "snn-mlir refuses IF with r != 1"): integrate(2.0),
+    ("snn-mlir", "snn-mlir refuses LIF with v_leak != 0"): lif(leak=0.1),
+    ("snn-mlir", "snn-mlir refuses LIF whose v_threshold differs"): lif(threshold=np.linspace(1, 2, N)),
 }
+
+
+def convolution(groups=1, dilation=1, padding=1, rows=4):
+    weight = np.ones((rows, 4 // groups, 3, 3))
+    return nir.Conv2d((6, 6), weight, 1, padding, dilation, groups, np.zeros(rows))
+
+
+NO_CONVOLUTIONS = {
+    ("spikingjelly", "SpikingJelly refuses Conv2d with groups"): convolution(groups=2),
+    ("snntorch", "snnTorch refuses Conv2d with more groups than weights a row"): convolution(groups=4),
+    ("norse", "norse refuses Conv2d with more groups than weights a row"): convolution(groups=4),
+    ("sinabs", "sinabs refuses Conv2d with more groups than weights a row"): convolution(groups=4),
+    ("snn-mlir", "snn-mlir refuses Conv2d with groups"): convolution(groups=2),
+    ("snn-mlir", "snn-mlir refuses Conv2d with dilation"): convolution(dilation=2, padding=2),
+    ("snn-mlir", "snn-mlir refuses Conv2d with padding in words"): convolution(padding="same"),
+}
+
+
+@pytest.mark.parametrize("case", NO_CONVOLUTIONS, ids=" ".join)
+def test_convolutions_that_a_tool_refuses(case):
+    reader, reason = case
+    nodes = {"input": nir.Input(np.array([4, 6, 6])), "c": NO_CONVOLUTIONS[case], "output": nir.Output(None)}
+    written = nir.NIRGraph(nodes, [("input", "c"), ("c", "output")], type_check=False)
+    with pytest.raises(spikec.UnsupportedOpError) as error:
+        spikec.load(written, reader=reader)
+    assert [(each.message, each.location) for each in error.value.problems] == [(reason, "c")]
+    assert error.value.hint
+    assert spikec.load(written)["c"].groups == NO_CONVOLUTIONS[case].groups
 
 
 def test_potentials_of_sinabs_are_rounded_as_it_rounds_them():
@@ -257,11 +295,41 @@ def test_graphs_that_a_tool_does_not_run():
     assert len(error.value.problems) == 2
     with pytest.raises(spikec.UnsupportedOpError, match="IF in front of others: snnTorch"):
         spikec.load(graph(integrate(), fc2=nir.Affine(np.eye(N), np.zeros(N))), reader="snntorch")
+    skip = graph(integrate(), fc2=nir.Affine(np.eye(N), np.zeros(N)), m=integrate())
+    late, skip.edges = list(skip.edges), [("n", "m"), *skip.edges]
+    for reader in ("norse", "sinabs"):
+        with pytest.raises(spikec.UnsupportedOpError, match="the order of edges: .* runs a graph depth first") as error:
+            spikec.load(skip, reader=reader)
+        assert error.value.location == "m"
+    skip.edges = [*late, ("n", "m")]  # the layers first, and then what skips them
+    assert spikec.load(skip, reader="norse")
     loop = graph(lif(tau=4.0))
     loop.nodes["back"] = nir.Affine(np.eye(N), np.zeros(N))
     loop.edges += [("n", "back"), ("back", "n")]
     with pytest.raises(spikec.UnsupportedOpError, match="recurrence: sinabs 3.1.3 runs all steps"):
         spikec.load(loop, reader="sinabs")
+    with pytest.raises(spikec.UnsupportedOpError, match=r"the order of edges: norse 1.1.0 .*, or the output not last"):
+        spikec.load(loop, reader="norse")
+    loop.edges = [edge for edge in loop.edges if edge != ("n", "output")] + [("n", "output")]
+    assert spikec.load(loop, reader="norse")
+
+
+def test_what_no_file_of_snntorch_says_is_said():
+    notes = spikec.load(graph(lif()), reader="snntorch").imported.notes
+    assert any("do not say reset_delay" in note for note in notes)
+    assert not any("reset_delay" in note for note in spikec.load(graph(lif()), reader="norse", dt=DT).imported.notes)
+
+
+def test_an_integrator_that_resets_late_is_written_and_read_back():
+    neuron = integrate(threshold=1.1)
+    neuron.metadata = {"reset": "subtract", "reset_at": "next"}
+    v, s, wanted = np.zeros((B, N)), np.zeros((B, N)), []
+    for current in CURRENT:
+        v = v + current - s * 1.1
+        s = (v > 1.1).astype(float)
+        wanted.append(s)
+    for each in (graph(neuron), spikec.compile(graph(neuron), "nir")):
+        assert np.array_equal(spikec.run(each, torch.tensor(EVENTS)).numpy(), wanted)
 
 
 def test_the_users_word_comes_before_the_readers_and_the_graphs():
