@@ -35,7 +35,7 @@ class Accumulate(Pass):
             graph.set_operands(node.name, *operands)
             origin = node.op.origin if len(ops) == 1 else merge(node.op.origin, ops[0].origin)
             bare: list[Op] = [attrs.evolve(op, origin=()) for op in ops]
-            graph.set_op(node.name, Carried(tuple(bare), origin=origin))
+            graph.set_op(node.name, Carried(bare, origin=origin))
             if len(ops) > 1:
                 graph.remove_dead(first)
         if nodes:

@@ -17,6 +17,10 @@ __all__ = ["Carried", "RunningDifference"]
 _HINT = "put the pass fold-rescale before, or a neuron"
 
 
+def _in_a_row(ops: Sequence[Op]) -> tuple[Op, ...]:
+    return tuple(ops)
+
+
 def _real(x: Type) -> Type:
     return attrs.evolve(x, encoding=Real())
 
@@ -34,7 +38,7 @@ class Carried(Op):
     role = Role.ACTIVATION
     arity = None
 
-    ops: tuple[Op, ...] = attrs.field(converter=tuple)
+    ops: tuple[Op, ...] = attrs.field(converter=_in_a_row)
 
     def shape_of(self, *operands: Type) -> tuple[int, ...]:
         """Return the shape that the last op gives."""
