@@ -98,7 +98,7 @@ def test_a_norm_is_means_and_functions_without_loss(name):
     assert not any(after.match(kind) for kind in (Standardize, Head, Mask))
 
 
-@pytest.mark.parametrize("name", (NORMS | GATES | MATRICES).keys() - {"of five axes"})
+@pytest.mark.parametrize("name", sorted((NORMS | GATES | MATRICES).keys() - {"of five axes"}))
 def test_neurons_are_near_to_it_and_nearer_with_more_steps(name):
     model, x = Net((NORMS | GATES | MATRICES)[name]).float(), images().float()
     snn = spikec.compile(model, "spikingjelly", calibration=x, normalization="max")
