@@ -21,8 +21,8 @@ from spikec.ir.ops import (
     Minimum,
     Relu,
     ScalarFunction,
-    Steps,
 )
+from spikec.ir.ops.functions import Steps
 from spikec.ir.origin import merge
 from spikec.ir.stages import ANN
 

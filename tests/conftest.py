@@ -10,7 +10,8 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def _reproducible():
+def _reproducible(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # texts fit the terminal, and xdist says 80
     torch.set_num_threads(1)
     torch.default_generator.manual_seed(0)  # torch.manual_seed notes a stack for each kind of device
 

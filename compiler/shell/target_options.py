@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -65,7 +66,7 @@ def targets() -> Sequence[str]:
 def _given(args: Sequence[str], option: str) -> str | None:
     """Return the value of an option on a command line."""
     found = None
-    for word, behind in zip(args, [*args[1:], None], strict=True):
+    for word, behind in itertools.zip_longest(args, args[1:]):
         name, equals, value = word.partition("=")
         if name == option:
             found = value if equals else behind

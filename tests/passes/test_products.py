@@ -181,7 +181,7 @@ def test_nothing_but_a_simulation_takes_it():
 
 
 IN_NIR = {name: (NORMS | GATES)[name] for name in ("layer norm of channels", "group norm", "instance norm")}
-IN_NIR |= {name: GATES[name] for name in ("gate of a channel", "gate of a place")}
+IN_NIR |= {name: GATES[name] for name in ("gate of a channel",)}
 
 
 @pytest.mark.parametrize("name", IN_NIR)

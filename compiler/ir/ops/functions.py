@@ -20,16 +20,7 @@ from spikec.ir.op import Op, Role
 from spikec.ir.printer import attributes
 from spikec.ir.types import Type
 
-__all__ = [
-    "ComposedFunction",
-    "Curve",
-    "Function",
-    "ScalarFunction",
-    "Steps",
-    "function_named",
-    "line_at",
-    "register_function",
-]
+__all__ = ["ComposedFunction", "Curve", "ScalarFunction"]
 
 #: slope and offset of a straight line
 Line = tuple[float, float]

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from spikec.frontends.torch.call import Call, Signal, as_array, converter, methods, qualified
 from spikec.frontends.torch.converters.arith import affine
 from spikec.ir.errors import CompileError
-from spikec.ir.ops import Function, Identity, ScalarFunction, line_at, register_function
+from spikec.ir.ops import Identity, ScalarFunction
+from spikec.ir.ops.functions import Function, line_at, register_function
 
 
 def _function(call: Call, input: Signal, inplace: bool = False, *, function: str) -> Signal:

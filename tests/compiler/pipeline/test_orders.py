@@ -16,8 +16,9 @@ TO_SPIKES = [
     "lower-products", "canonicalize-activations", "lower-maxpool", "lower-adaptive-pool", "lower-functions",
     "fold-batchnorm", "normalize", "relu-to-if", "init-potential",
 ]  # fmt: skip
+COUNTING = ["lower-maxpool{counters=True}" if each == "lower-maxpool" else each for each in TO_SPIKES]
 WHOLE = {
-    "spikingjelly": [*TO_SPIKES, "correct-bias", "avgpool-to-sumpool", "fold-rescale", "cast-parameters"],
+    "spikingjelly": [*COUNTING, "correct-bias", "avgpool-to-sumpool", "fold-rescale", "cast-parameters"],
     "nir": [
         *TO_SPIKES, "correct-bias", "lower-movement", "avgpool-to-sumpool", "lower-concat",
         "fold-rescale{thresholds=uniform}", "fold-pool{pools=False}", "lower-v-init", "correct-bias",
