@@ -1,4 +1,4 @@
-"""21 of torchvision's 22 families: which convert, for which targets, how exactly, and how fast the error falls with T."""
+"""21 of torchvision's 22 families: which convert, for which targets, how exactly, how fast the error falls with T."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ NARROWED = ("alexnet", "vgg11", "vgg16_bn")
 TARGETS = ("spikingjelly", "nir", "netx")
 #: families that netx is asked about by --quick: it lays out every weight, which takes longer than all else
 QUICK_NETX = ("squeezenet1_0",)
-#: families that NIR is not asked about by --quick: of thousands of groups it makes one dense matrix, which takes 12 GB
+#: families that NIR is not asked about by --quick, which takes 9 to 12 GB: thousands of groups become one dense matrix
 LARGE_IN_NIR = ("efficientnet_b0", "convnext_tiny")
 STEPS = (16, 64, 256)
 QUICK_STEPS = (8, 32)
