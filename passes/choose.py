@@ -21,7 +21,7 @@ class Choose(Pass):
     Attributes:
         candidates: sequences of passes that stay at one stage.
         samples: how many calibration samples all of this is tuned and judged on, if there are more; with 256, which are
-            all that are kept, it takes nearly twice as long, and ``benchmarks/folds.py`` finds nothing better.
+            all that are kept, it takes nearly twice as long.
     """
 
     name = "choose"
