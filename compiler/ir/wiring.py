@@ -32,7 +32,8 @@ class Wiring:
         self.name = name
         self._ops: dict[str, Op] = {}
         self._operands: dict[str, tuple[str, ...]] = {}
-        self._users: dict[str, tuple[tuple[str, int], ...]] = {}  # the operands the other way round
+        self._users: dict[str, dict[str, tuple[int, ...]]] = {}  # the operands the other way round: user, positions
+        self._unshared: set[str] = set()  # nodes whose users no copy of the graph looks at too
         self._order: tuple[str, ...] | None = None
         self._ends: tuple[str, ...] | None = None  # inputs and outputs
         self._timed: set[str] = set()
@@ -84,7 +85,7 @@ class Wiring:
 
     def users(self, name: str) -> list[tuple[str, int]]:
         """Return (user, operand position) for every use, outputs included."""
-        return list(self._in(self._users, name))
+        return [(user, slot) for user, slots in self._in(self._users, name).items() for slot in slots]
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -135,13 +136,16 @@ class Wiring:
         """Hold what another graph holds, in place of what was held; no array is copied."""
         for field, value in vars(other).items():  # all of them, so that a field of tomorrow is not forgotten here
             setattr(self, field, value.copy() if hasattr(value, "copy") else value)
+        self._unshared, other._unshared = set(), set()
 
     def _hold(self, name: str, op: Op) -> None:
         """Put an op under a name, which may have one."""
         if Role.IO in (op.role, self._ops.get(name, op).role):
             self._ends = None
+        if name not in self._ops:
+            self._users[name] = {}
+            self._unshared.add(name)
         self._ops[name] = op
-        self._users.setdefault(name, ())
         (self._timed.add if op.timed else self._timed.discard)(name)
 
     def _wire(self, name: str, operands: tuple[str, ...]) -> None:
@@ -149,14 +153,24 @@ class Wiring:
         before = self._operands.get(name, ())
         for slot, (old, new) in enumerate(itertools.zip_longest(before, operands)):
             if old != new and old is not None:
-                self._users[old] = tuple(use for use in self._users[old] if use != (name, slot))
+                uses = self._users_to_change(old)
+                left = tuple(each for each in uses[name] if each != slot)
+                if left:
+                    uses[name] = left
+                else:
+                    del uses[name]
             if old != new and new is not None:
-                uses = self._users[new]
-                same = [i for i, (user, _) in enumerate(uses, start=1) if user == name]  # all uses of one user together
-                place = same[-1] if same else len(uses)
-                self._users[new] = (*uses[:place], (name, slot), *uses[place:])
+                uses = self._users_to_change(new)
+                uses[name] = (*uses.get(name, ()), slot)
         self._operands[name] = operands
         self._order = None
+
+    def _users_to_change(self, name: str) -> dict[str, tuple[int, ...]]:
+        """Return the users of a node, which are copied before where another graph looks at them too."""
+        if name not in self._unshared:
+            self._users[name] = self._users[name].copy()
+            self._unshared.add(name)
+        return self._users[name]
 
     def _take_out(self, name: str) -> None:
         """Forget a node that nobody uses."""
@@ -164,6 +178,7 @@ class Wiring:
         if self[name].role is Role.IO:
             self._ends = None
         del self._ops[name], self._operands[name], self._users[name]
+        self._unshared.discard(name)
         self._timed.discard(name)
         wish, _, number = name.rpartition("_")
         if number.isdigit() and wish in self._taken:  # free again
@@ -185,9 +200,9 @@ class Wiring:
         order = []
         while ready:
             order.append(names[heapq.heappop(ready)])
-            for user, _ in self._users[order[-1]]:
+            for user, slots in self._users[order[-1]].items():
                 if user not in registers:
-                    missing[position[user]] -= 1
+                    missing[position[user]] -= len(slots)
                     if not missing[position[user]]:
                         heapq.heappush(ready, position[user])
         if len(order) < len(names):

@@ -149,7 +149,7 @@ CALLS = {
     "calibrate data": (lambda v: spikec.calibrate(MODEL, v), "data input"),
     "calibrate time_axis": (lambda v: spikec.calibrate(MODEL, X[None], time_axis=v), "time_axis axis weight"),
     "calibrate device": (lambda v: spikec.calibrate(MODEL, X, device=v), "device"),
-    "run graph": (lambda v: spikec.run(v, X), "graph file model"),
+    "run graph": (lambda v: spikec.run(v, X), "graph file model input"),
     "run x": (lambda v: spikec.run(ANN, v), "input"),
     "run x over time": (lambda v: spikec.run(SNN, v), "input"),
     "run timesteps": (lambda v: spikec.run(SNN, X, v), "timesteps input"),

@@ -33,7 +33,7 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 IMPOSSIBLE = {
     "the signal is no float tensor": r"is of type \w*(int|bool|string|float[48])|is an? (sequence|optional)",
     "the result is no float tensor": r"precision of float|only the first 1 output|output \w+ does not depend",
-    "it mixes the samples of a batch": r"batch axis|the batch|first axes of the inputs differ|transA",
+    "it mixes the samples of a batch": r"batch axis|(the|of a) batch|first axes of the inputs differ|transA",
     "it does to each sample another thing": r"differs from sample to sample|more axes than the signal|without a batch",
     "it multiplies signals": r"power of two signals|no single number|computed from the model's input",
     "it is of a form that is not read": r"the equation .* is not supported|1-norm is not supported",
