@@ -19,7 +19,10 @@ from spikec.ir.types import Array
 _CHAIN = "a netx file is one chain of layers"
 _LINEARIZE = 'put "linearize-netx" in the pipeline, behind "fold-rescale"'
 _ONE_INPUT = "let forward take one tensor x, joined along axis 1, and begin with: a, b = torch.split(x, [A, B], 1)"
-_ONE_OUTPUT = "let forward return torch.cat([a.flatten(1), b.flatten(1)], 1), and split what the file puts out"
+_ONE_OUTPUT = (
+    "let forward return torch.cat([a.flatten(1), b.flatten(1)], 1), and split what the file puts out, "
+    'or use the target "spikingjelly"'
+)
 _ELSEWHERE = 'use another target, such as "nir", or a model without it'
 _SMALLER = f'make it smaller: up to {UNROLLED} neurons are unrolled; or use the target "spikingjelly"'
 

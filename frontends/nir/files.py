@@ -1,5 +1,6 @@
 """Files of NIR: HDF5, of any version of nir, read without nir's own checker, which refuses or invents."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,7 +71,7 @@ def _graph(path: Path, place: str, outer: str, tree: Any, problems: list[Problem
     problems += meaning.check_metadata(fields.get("metadata", {}))
     for key, node in held.items():
         name = outer + key
-        if found := meaning.check_fields(name, node):
+        if found := meaning.check_fields(name, node) or _unknown(name, node):
             problems += found
         elif node["type"] == "NIRGraph":
             nodes[key] = _graph(path, f"{place}/nodes/{key}", f"{name}.", node, problems, unset)
@@ -80,6 +81,16 @@ def _graph(path: Path, place: str, outer: str, tree: Any, problems: list[Problem
                 unset.add(name)
     named = [(start, end) for start, end in edges.tolist()]
     return nir.NIRGraph(nodes, named, metadata=fields.get("metadata", {}), type_check=False)
+
+
+def _unknown(name: str, stored: Mapping[str, Any]) -> list[Problem]:
+    """Refuse what is stored of a node beside the fields that nir gives it."""
+    kind = stored["type"]
+    fields = {field.name for field in dataclasses.fields(getattr(nir, kind))} | {"type", "shape"}
+    if not (more := sorted(stored.keys() - fields)):
+        return []
+    hint = "leave it out, or read the file with a nir that has it"
+    return [Problem(f"it has {', '.join(more)}, which a node of its type has not", name, f"nir.{kind}", hint)]
 
 
 def _node(stored: Mapping[str, Any]) -> Any:

@@ -65,6 +65,7 @@ STARTS = [
 def followed(state, hint):
     """The targets and options that a hint names, as (target, options)."""
     target, options = state
+    hint = hint.replace("'", '"')  # an option is shown as Python shows its value
     for name, value in re.findall(r'\b(reset|profile|counters|timesteps)=("[\w-]+"|True|False|\d+)', hint):
         yield target, tuple({**dict(options), name: ast.literal_eval(value)}.items())
     for other in re.findall(r'"(spikingjelly|nir|netx|lava)"', hint):

@@ -235,6 +235,7 @@ def test_nir_has_biases_for_potentials_and_tunes_them_together():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:SpikingJelly 2.0.0:spikec.SpikecWarning")  # it resets otherwise
 def test_the_spikingjelly_profile_takes_them():
     x, backend = nets.batch("cnn", 40), backend_named("nir")(profile="spikingjelly")
     pipeline = Pipeline.default(backend, timesteps=T).insert_after("choose", "replicate-neurons")
