@@ -1,4 +1,4 @@
-"""21 of torchvision's 22 families: which convert, for which targets, how exactly, how fast the error falls with T."""
+"""20 of torchvision's 22 families: which convert, for which targets, how exactly, how fast the error falls with T."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ CONVERTED = {
     "convnext_tiny": 32,
 }
 #: those whose products of matrices, norms and softmax are carried without neurons
-CARRIED = {"vit_b_16": 32, "swin_t": 32}
+CARRIED = {"vit_b_16": 32}
 #: families with two hidden layers of 4096 features behind their convolutions, which --quick makes narrow
 NARROWED = ("alexnet", "vgg11", "vgg16_bn")
 TARGETS = ("spikingjelly", "nir", "netx")
