@@ -219,6 +219,16 @@ def test_a_summary_of_numbers_is_numpys():
     assert summary(np.array([np.nan, 1.0, 2.0]))["counts"][0] == 1
 
 
+@pytest.mark.parametrize("values", [[1.0, np.nextafter(1.0, 2)], [0.0, 5e-324]], ids=["narrow", "tiny"])
+def test_a_histogram_is_counted_over_any_range(values):
+    counts = summary(np.array(values))["counts"]
+    assert counts == [1] + 22 * [0] + [1]
+
+
+def test_a_histogram_of_equal_numbers_has_one_bar():
+    assert sorted(summary(np.full(7, 3.0))["counts"]) == 23 * [0] + [7]
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """The page of a pass over 10,000 ops in modules of a hundred each, which changes two of them."""
@@ -307,6 +317,17 @@ def test_a_browser_shows_which_layer_is_refused_and_why(tmp_path):
     shown = screen(tmp_path / "index.html", f"node={name}")
     assert 'class="node activation refused chosen"' in shown
     assert "refused: nn.Hardshrink is not supported" in shown
+    assert re.search(r"translate\([-\d.]+px, 30px\)", shown)  # all of so short a graph is seen, from its top
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_browser_leads_from_a_layer_to_the_node_that_it_became(dumped):
+    _, folder = dumped
+    click = "[...byId('about').querySelectorAll('button')].find(each => each.textContent === '%one').click()"
+    shown = screen(folder / "index.html", "tab=ledger", click)
+    assert "<h3>%one</h3>" in shown
+    assert screen(folder / "index.html", "tab=ledger").count('class="link"') == 7  # what was folded leads on too
 
 
 @pytest.mark.slow
