@@ -317,7 +317,18 @@ def test_a_browser_shows_which_layer_is_refused_and_why(tmp_path):
     shown = screen(tmp_path / "index.html", f"node={name}")
     assert 'class="node activation refused chosen"' in shown
     assert "refused: nn.Hardshrink is not supported" in shown
-    assert re.search(r"translate\([-\d.]+px, 30px\)", shown)  # all of so short a graph is seen, from its top
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_browser_shows_all_of_a_short_graph_whatever_is_chosen(tmp_path):
+    short = Graph("short")
+    last = short.add(Input((2,)), name="x")
+    for _ in range(5):
+        last = short.add(Linear(np.eye(2)), last)
+    short.add(Output(), last, name="y")
+    page = Page("short", [StageRecord("import", short)], [], None).write(tmp_path)
+    assert re.search(r"translate\([-\d.]+px, 30px\)", screen(page, "node=y"))
 
 
 @pytest.mark.slow
@@ -365,4 +376,5 @@ def test_keys_alone_go_through_passes_graph_and_tabs(dumped):
     assert shown.count('tabindex="0"') >= 4  # one in each pane, a tab, and what it shows
     assert shown.count('class="node') - shown.count('tabindex="0" role="button"') >= 14
     assert 'aria-labelledby="tab-pass"' in shown
-    assert "chosen" in shown
+    # from the first node that the pass changed up to the input, down again, and chosen
+    assert re.findall(r'chosen" data-node="(\w+)"', shown) == 2 * ["one"]
