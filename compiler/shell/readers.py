@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import attrs
 import click
 
 from spikec.ir.errors import CompileError
 from spikec.shell import inputs, tables
 from spikec.shell import options as own
-from spikec.shell.options import reading
+from spikec.shell.options import for_shell, reading
 
 
 def profile(*, required: bool = False) -> click.Option:
@@ -49,6 +50,7 @@ def repair_command(file: Path, out: Path, profile: str, own: tuple[tuple[str, An
     from spikec.repair import repair
 
     found = repair(file, profile, **reading(own, reader))
+    found = attrs.evolve(found, notes=tuple(map(for_shell, found.notes)))
     found.save(out)
     data = {"file": str(out), "mended": list(map(str, found.mended)), "left": list(map(str, found.left))}
     tables.show(data, str(found), f"wrote {out}")
