@@ -4,6 +4,7 @@ import h5py
 import nir
 import numpy as np
 import pytest
+import torch
 
 import spikec
 
@@ -153,6 +154,18 @@ def test_axes_for_the_batch_are_known_by_the_first_node_that_takes_only_so_many(
     source = nir.NIRGraph.from_list(
         nir.Input(np.array([1, 1, N])), *behind, nir.Output(np.array([N])), type_check=False
     )
-    loaded = spikec.load(source)
+    loaded = spikec.load(source, reset="value")
     assert loaded.type(loaded.inputs[0]).shape == shape
     assert loaded.type(loaded.outputs[0]).shape == (N,)
+
+
+@pytest.mark.parametrize("reader", ["sinabs", "snn-mlir"])
+def test_a_tool_that_counts_steps_does_so_whatever_they_last(reader):
+    """The seconds of a step are kept for what is written of the graph then."""
+    stored = lone(nir.LIF(**full(tau=4.0, r=4.0, v_leak=0.0, v_threshold=0.5, v_reset=0.0)))
+    counted, timed = (spikec.load(stored, reader=reader, **options) for options in ({}, {"dt": DT}))
+    x = np.random.default_rng(0).random((30, 2, N))
+    spikes = [spikec.run(each, torch.tensor(x)) for each in (counted, timed)]
+    assert spikes[0].any()
+    assert torch.equal(*spikes)
+    assert (counted.imported.dt, timed.imported.dt) == (None, DT)
