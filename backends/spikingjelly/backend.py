@@ -37,6 +37,7 @@ class SpikingJelly(Backend):
     name: ClassVar[str] = "spikingjelly"
     suffix: ClassVar[str] = ".pt"
     potentials: ClassVar[bool] = True
+    weighs: ClassVar[bool] = True
     artifacts: ClassVar[tuple[type, ...]] = (SpikingNetwork,)
 
     counters: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool))

@@ -70,6 +70,11 @@ class Backend(metaclass=Configured):
         return False
 
     @property
+    def weighs(self) -> bool:
+        """True if outputs may be averages in which later steps count more, see ``weigh-readout``."""
+        return False
+
+    @property
     def accumulates(self) -> bool:
         """True if products, norms and softmax are to be carried as running differences, without neurons."""
         return False

@@ -59,6 +59,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
         "nir": (
             *spikes,
             *(hard if backend.reset == "hard" else tuned),
+            "plain-readout",
             "lower-movement",
             avgpool,
             "lower-concat",
@@ -76,6 +77,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
             # before the passes that tune, because they must see what the encoder does
             pass_named("encode-input", spikes=backend.takes_spikes),
             *tuned,
+            "plain-readout",
             "lower-movement",
             avgpool,
             rescale,
@@ -100,11 +102,12 @@ def _tuned(backend: Backend, normalization: Normalization | None, timesteps: int
             f"target {backend.name} is to stream a bias for each step, and timesteps is not given",
             hint=Hint("say how many steps you will run: ", Option("timesteps", 8)),
         )
+    readout = ("weigh-readout",) if backend.weighs else ()
     if normalization is None:
-        return (pass_named("choose", candidates=_candidates(backend, timesteps)),)
+        return pass_named("choose", candidates=_candidates(backend, timesteps)), *readout
     if timesteps is None:
         return ()
-    return ("stream-bias" if backend.streams else "correct-bias",)
+    return "stream-bias" if backend.streams else "correct-bias", *readout
 
 
 def _candidates(backend: Backend, timesteps: int | None) -> tuple[tuple[Pass, ...], ...]:
