@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import attrs
 import numpy as np
@@ -20,7 +21,7 @@ from spikec.ir.stages import SPIKING
 _TRIED = 32
 
 
-def _several(_: object, __: object, value: object) -> None:
+def _several(_: Any, __: Any, value: Any) -> None:
     if not is_number(value) or not 1 < value < math.inf:
         raise CompileError(f"copies is {shown(value)}", hint="give a number above 1, such as 2 or 1.5")
 
