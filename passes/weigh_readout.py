@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spikec.extend.passbase import NO_SAMPLES, Context, Pass, number, rounds
 from spikec.interpreter.interp import run
-from spikec.interpreter.results import as_tuple, in_ann_units, nearness
+from spikec.interpreter.results import agreement_text, as_tuple, in_ann_units, nearness
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Output, RecentMean
 from spikec.ir.stages import SPIKING
@@ -21,12 +21,13 @@ _AT_ONCE = 32
 class WeighReadout(Pass):
     """A :class:`spikec.ir.ops.RecentMean` before each output, of the power that brings answers nearest to the ANN.
 
-    The network is run once; its neurons stay as they are, and so does what the mean over all steps stands for. A power
-    counts only if it leaves as many samples with the ANN's answer as the plain mean does, and among those the one of
-    the least error is taken.
+    The network is run once; its neurons stay as they are, and so does what the mean over all steps stands for. The
+    power of the least error is taken, of those that leave as many samples with the ANN's answer as the plain mean does;
+    but only if its error is clearly less, as a weighed average is of fewer steps, and so coarser on other samples.
 
     Attributes:
         powers: to choose from, besides 0, the plain mean.
+        gain: by which share of the plain mean's error the error must be less.
         samples: how many calibration samples it is chosen on, if there are more.
     """
 
@@ -37,6 +38,7 @@ class WeighReadout(Pass):
     powers: tuple[float, ...] = attrs.field(
         default=(1.0, 2.0, 3.0, 5.0, 7.0), validator=attrs.validators.deep_iterable(number(0, 64))
     )
+    gain: float = attrs.field(default=0.1, validator=number(0, 1))
     samples: int = attrs.field(default=64, validator=rounds())
 
     @property
@@ -58,7 +60,8 @@ class WeighReadout(Pass):
         wanted = context.wanted(samples)
         reached = {power: nearness(wanted, outputs) for power, outputs in found.items()}
         best = max((power for power in reached if reached[power][0] >= plain[0]), key=lambda power: reached[power][1])
-        if best == 0:
+        context.note("", f"t^0: {agreement_text(plain)}, t^{best:g}: {agreement_text(reached[best])}")
+        if best == 0 or reached[best][1] < (1 - self.gain) * plain[1]:  # errors are negative
             return 0
         outputs = [node.name for node in graph.match(Output)]
         for name in outputs:
