@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import attrs
 import click
 
 from spikec.ir.errors import CompileError
 from spikec.shell import inputs, tables
 from spikec.shell import options as own
-from spikec.shell.options import reading
+from spikec.shell.options import for_shell, reading
 
 
 def profile(*, required: bool = False) -> click.Option:
@@ -38,6 +39,9 @@ def foretell(
     xs = inputs.read_arrays(data, frontend.input_names(opened))
     labels = inputs.read_labels(data)
     found = forecast(opened, snn, inputs.batches(xs), labels, timesteps=timesteps, reader=tool or "", progress=True)
+    found = attrs.evolve(
+        found, problems=tuple(attrs.evolve(each, hint=for_shell(each.hint)) for each in found.problems)
+    )
     tables.show(found.to_dict(), str(found))
 
 
@@ -49,6 +53,7 @@ def repair_command(file: Path, out: Path, profile: str, own: tuple[tuple[str, An
     from spikec.repair import repair
 
     found = repair(file, profile, **reading(own, reader))
+    found = attrs.evolve(found, notes=tuple(map(for_shell, found.notes)))
     found.save(out)
     data = {"file": str(out), "mended": list(map(str, found.mended)), "left": list(map(str, found.left))}
     tables.show(data, str(found), f"wrote {out}")
