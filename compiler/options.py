@@ -50,6 +50,7 @@ class SpikingJellyOptions(Options, total=False):
     streams: bool
     events: bool
     accumulate: bool
+    neurons: float
     neuron_budget: int
 
 
@@ -57,13 +58,14 @@ class NirOptions(Options, total=False):
     """With those of the target ``nir``, but for ``dt`` and ``reset``, which the frontend of NIR has too."""
 
     profile: str
-    neurons: int
+    neurons: float
 
 
 class NetxOptions(Options, total=False):
     """With those of the targets ``netx`` and ``lava``, but for ``reset``, which the frontend of NIR has too."""
 
     input: Literal["values", "spikes"]
+    neurons: float
 
 
 class AnyOptions(SpikingJellyOptions, NirOptions, NetxOptions, total=False):

@@ -1,7 +1,7 @@
 """``run``, ``simulate`` and ``evaluate``, of graphs and of what else runs in time: compiled networks, and files."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from spikec.interpreter import interp, simulation
 from spikec.interpreter.interp import Tap
 from spikec.interpreter.simulation import Simulation
 from spikec.ir.errors import CompileError, InvalidModelError
+from spikec.ir.errors import shown as named
 from spikec.ir.graph import Graph
 from spikec.ir.progress import Progress, shown
 from spikec.ir.types import Array
@@ -71,6 +72,7 @@ def simulate(
     timesteps: int | None = None,
     *,
     patience: int | None = None,
+    schedule: Literal["steps", "layers"] = "steps",
     progress: bool | Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> Simulation:
@@ -84,6 +86,10 @@ def simulate(
         timesteps: T.
         patience: stop with a sample once its answer, the index of its largest mean, has stayed the same for that many
             steps; they count from where its output first changes, as no spike has come through before.
+        schedule: ``"steps"``: all layers run at each step, as in every target. ``"layers"``: each layer waits for a
+            window of T steps and fires in the one after it, the first layer at once. No current is uneven then, a
+            sample takes T steps a layer (:attr:`Simulation.windows`), and each window takes in a new sample. This is
+            for simulation only, with constant inputs: the least error that T steps of each layer leave.
         progress: as in :func:`spikec.compile`.
         options: on how a file or a NIR graph is read, as :func:`spikec.load` takes them.
 
@@ -92,16 +98,25 @@ def simulate(
 
     Raises:
         InvalidModelError: not a model with a single output, or inputs that do not fit; a model that cannot go on with
-            a part of its batch, which ``patience`` needs.
-        CompileError: ``timesteps`` or ``patience`` is no whole number above 0.
+            a part of its batch, which ``patience`` needs; a recurrent one, whose layers cannot wait.
+        CompileError: ``timesteps`` or ``patience`` is no whole number above 0, or there is no such schedule.
 
     Examples:
         >>> snn = spikec.compile(model, "spikingjelly", calibration=images, timesteps=8)
         >>> spikec.simulate(snn, images, timesteps=8)
         <spikec.Simulation 64 samples, T=8, 0 % saved>
+        >>> spikec.simulate(snn, images, timesteps=8, schedule="layers").windows
+        1
     """
+    if schedule not in ("steps", "layers"):
+        raise CompileError(f"schedule is {named(schedule)}", hint='give "steps" or "layers"')
     with shown(progress):
-        return simulation.simulate(_opened(snn, options), x, timesteps, patience)
+        model = _opened(snn, options)
+        if schedule == "steps":
+            return simulation.simulate(model, x, timesteps, patience)
+        if patience is not None:
+            raise CompileError("patience is given, and layers that wait answer once", hint="leave one of both out")
+        return simulation.simulate_layerwise(load(model) if isinstance(model, SpikingModule) else model, x, timesteps)
 
 
 def evaluate(

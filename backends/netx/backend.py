@@ -12,7 +12,7 @@ from spikec.backends.netx.converters import LayerNeurons
 from spikec.backends.netx.model import NetxNetwork
 from spikec.backends.netx.plan import PlannedLayer, biases, by_feature, plan
 from spikec.backends.netx.sim import NEVER, UNITY, IntegerLayer
-from spikec.extend.backend import Backend
+from spikec.extend.backend import Backend, at_least_one
 from spikec.extend.passbase import Context
 from spikec.ir.errors import Problem
 from spikec.ir.graph import Graph
@@ -36,6 +36,8 @@ class Netx(Backend):
             not converge to the ANN's), or ``auto``: soft where all layers are small enough. A spiking model's own hard
             reset stays.
         input: ``values``, which the host makes into spikes, or ``spikes``: then it is run on [T, B, ...] of 0 and 1.
+        neurons: for each value of a ReLU: the more, the nearer to the ANN. With a fraction, such as 1.5, how many times
+            as many neurons there may be, see ``replicate-neurons``.
     """
 
     name: ClassVar[str] = "netx"
@@ -50,6 +52,7 @@ class Netx(Backend):
     input: Literal["values", "spikes"] = attrs.field(
         default="values", validator=attrs.validators.in_(("values", "spikes"))
     )
+    neurons: float = attrs.field(default=1, validator=at_least_one)
 
     @property
     def takes_spikes(self) -> bool:

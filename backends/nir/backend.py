@@ -17,9 +17,9 @@ from spikec.backends.nir.layout import Layout, layouts
 from spikec.backends.nir.losses import note_losses
 from spikec.backends.nir.nodes import without_zero_v_reset
 from spikec.backends.nir.profiles import PROFILES, Profile
-from spikec.extend.backend import Backend
+from spikec.extend.backend import Backend, at_least_one
 from spikec.extend.loader import pass_named, unknown
-from spikec.extend.passbase import Context, Pass, rounds
+from spikec.extend.passbase import Context, Pass
 from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op
@@ -46,6 +46,12 @@ def _positive(backend: "Nir", __: Any, value: Any) -> None:
         )
 
 
+def _neurons(backend: "Nir", attribute: Any, value: Any) -> None:
+    at_least_one(backend, attribute, value)
+    if backend.reset == "hard" and value != int(value):
+        raise CompileError(f'neurons is {value}, with reset="hard"', hint="give a whole number")
+
+
 def _reset(value: Any) -> Any:
     """Return what the frontend of NIR calls otherwise in the target's words."""
     return {"subtract": "soft", "value": "hard"}.get(value, value) if isinstance(value, str) else value
@@ -62,7 +68,8 @@ class Nir(Backend):
         reset: ``"hard"``: for a reader that resets every neuron to zero; the network is tuned as it runs it, for
             ``timesteps``. Otherwise neurons reset by subtraction, or as the model's own do. Of a NIR model it says how
             that one's neurons reset, too.
-        neurons: for each value of a ReLU, with ``reset="hard"``: the more, the nearer to the ANN.
+        neurons: for each value of a ReLU: the more, the nearer to the ANN. With a fraction, such as 1.5, how many times
+            as many neurons there may be, see ``replicate-neurons``; with ``reset="hard"`` it is a whole number.
     """
 
     name: ClassVar[str] = "nir"
@@ -76,7 +83,7 @@ class Nir(Backend):
     profile: str = attrs.field(default="portable", validator=_known_profile, metadata={"values": tuple(PROFILES)})
     dt: float | None = attrs.field(default=None, validator=_positive)
     reset: str = attrs.field(default="auto", converter=_reset, validator=attrs.validators.in_(("auto", "soft", "hard")))
-    neurons: int = attrs.field(default=1, validator=rounds())
+    neurons: float = attrs.field(default=1, validator=_neurons)
 
     @property
     def averages(self) -> tuple[int, ...]:

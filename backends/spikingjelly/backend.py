@@ -13,7 +13,7 @@ from torch import nn
 from spikec.backends.spikingjelly.converters import module_for
 from spikec.backends.spikingjelly.events import EventLinear
 from spikec.backends.spikingjelly.network import ModuleCall, SpikingNetwork
-from spikec.extend.backend import NEURON_BUDGET, Backend
+from spikec.extend.backend import NEURON_BUDGET, Backend, at_least_one
 from spikec.extend.passbase import Context, rounds
 from spikec.ir.graph import Graph
 
@@ -31,18 +31,22 @@ class SpikingJelly(Backend):
         accumulate: products of two signals, norms and softmax are carried as running differences of what they give for
             the means of their operands, see :class:`spikec.ir.ops.RunningDifference`: exact in the limit of many steps,
             but no spikes, and so for simulation only.
+        neurons: for each value of a ReLU: k of them say in T steps what one says in k T. With a fraction, such as 1.5,
+            how many times as many neurons there may be, see ``replicate-neurons``.
         neuron_budget: how many neurons a product of two matrices of signals may take; one that takes more is refused.
     """
 
     name: ClassVar[str] = "spikingjelly"
     suffix: ClassVar[str] = ".pt"
     potentials: ClassVar[bool] = True
+    weighs: ClassVar[bool] = True
     artifacts: ClassVar[tuple[type, ...]] = (SpikingNetwork,)
 
     counters: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool))
     streams: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     events: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     accumulate: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    neurons: float = attrs.field(default=1, validator=at_least_one)
     neuron_budget: int = attrs.field(default=NEURON_BUDGET, validator=rounds())
 
     @property

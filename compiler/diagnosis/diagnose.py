@@ -5,10 +5,9 @@ Each network between the ANN and the SNN has one more source of error than the o
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, overload
 
-import attrs
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,16 +18,17 @@ from spikec.diagnosis.batches import batches_of
 from spikec.diagnosis.cost import Count
 from spikec.diagnosis.diagnosis import OWN, Diagnosis, Rung
 from spikec.diagnosis.forecast import Forecast, forecast
-from spikec.diagnosis.layers import Layers, Train, clip, ideal
+from spikec.diagnosis.layers import Layers, Train, clip
 from spikec.diagnosis.sums import Answers
 from spikec.interpreter.inputs import is_number, whole_number, within
-from spikec.interpreter.interp import outputs_over_time, run
+from spikec.interpreter.interp import outputs_over_time
+from spikec.interpreter.layerwise import answer, waiting, without_time
 from spikec.interpreter.processes import of_all_processes
-from spikec.interpreter.results import RunningMean, as_tuple, cells, hits, in_ann_units, outputs
+from spikec.interpreter.results import RunningMean, cells, hits, outputs
 from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError, shown
 from spikec.ir.graph import Graph
-from spikec.ir.op import Op, Role, StatefulOp, tensor_cache
-from spikec.ir.ops import Input, Relu
+from spikec.ir.op import tensor_cache
+from spikec.ir.ops import Relu
 from spikec.ir.progress import Progress, track
 from spikec.ir.progress import shown as shown_progress
 from spikec.ir.types import Array
@@ -195,30 +195,6 @@ def _reference(compilation: Compilation) -> Graph:
     return plain[-1] if plain else anns[0]
 
 
-@attrs.frozen(eq=False)
-class _Analog(Op):
-    """A neuron's or a ReLU's place in a network without time."""
-
-    kind: ClassVar[str] = "analog"
-    role: ClassVar[Role] = Role.LINEAR
-    arity: ClassVar[int | None] = None
-
-    meaning: Callable[..., Tensor]
-
-    def eval(self, *xs: Tensor) -> Tensor:
-        return self.meaning(*xs)
-
-
-def _without_time(graph: Graph, meanings: Mapping[str, Callable[..., Tensor]]) -> Graph:
-    """A graph whose nodes of these names are functions of their operands, and whose inputs are values."""
-    found = graph.copy()
-    for node in graph.match(Input):
-        found.set_op(node.name, attrs.evolve(node.op, rate=False))
-    for name, meaning in meanings.items():
-        found.set_op(name, _Analog(meaning, origin=graph[name].origin))
-    return found
-
-
 class Ladder:
     """What each network answers, summed over batches: the clipped ANN, the synchronous one, the SNN up to each step."""
 
@@ -231,9 +207,7 @@ class Ladder:
             for relu, names in layers.makers.items()
             if names
         }
-        # every stateful op puts out its average: each layer waits for all T
-        averages = {n.name: functools.partial(ideal, n.op, layers.timesteps) for n in layers.graph.match(StatefulOp)}
-        self._clipped, self._synchronous = _without_time(layers.ann, clips), _without_time(layers.graph, averages)
+        self._clipped, self._synchronous = without_time(layers.ann, clips), waiting(layers.graph, layers.timesteps)
         self.sums = Answers.of(2 + layers.timesteps, len(model.outputs))
 
     def add(self, xs: Sequence[Tensor], truth: Tensor | None, over_time: Iterable[list[Tensor]]) -> None:
@@ -259,13 +233,13 @@ class Ladder:
             moments.add(output)
         bound = outputs(self._clipped, xs, 1)
         squares = []
-        waiting = said = in_ann_units(self.graph, as_tuple(run(self._synchronous, xs)))
-        for i, said in enumerate(itertools.chain([bound, waiting], over_time)):
+        waited = said = answer(self.graph, self._synchronous, xs)
+        for i, said in enumerate(itertools.chain([bound, waited], over_time)):
             squares.append(_squares(said, wanted))
             sums.agreed[i] += sum(hits(a, cells(b).argmax(1)) for a, b in zip(said, wanted, strict=True))
             sums.right[i] += 0 if truth is None else hits(said[0], truth)
         sums.squares.add(np.array(squares))
-        sums.steps.add(np.array([_squares(bound, wanted), _squares(waiting, bound), _squares(said, waiting)]))
+        sums.steps.add(np.array([_squares(bound, wanted), _squares(waited, bound), _squares(said, waited)]))
         sums.samples += len(xs[0])
 
     def figures(self, tolerance: float) -> dict[str, Any]:

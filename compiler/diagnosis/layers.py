@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypeGuard
 
 import attrs
 import numpy as np
@@ -12,10 +11,11 @@ from torch import Tensor
 from spikec.diagnosis.diagnosis import KINDS, OWN, LayerFindings
 from spikec.diagnosis.sums import Moments
 from spikec.interpreter.interp import run
+from spikec.interpreter.layerwise import ideal, is_soft
 from spikec.interpreter.results import cells
 from spikec.ir.graph import Graph
 from spikec.ir.op import StatefulOp, tensor
-from spikec.ir.ops import IF, Neuron
+from spikec.ir.ops import Neuron
 from spikec.ir.origin import describe
 from spikec.ir.rewrite import neurons_by_relu
 from spikec.ir.types import Array
@@ -64,29 +64,6 @@ def split(op: Neuron, timesteps: int, fed: Fed, mean: Tensor, rate: Tensor) -> d
 def limit(op: Neuron, z: Tensor) -> Tensor:
     """The rate for T to infinity: ``clip(z / v_threshold, 0, 1)``."""
     return (z / tensor(op.v_threshold, z)).clamp(0, 1)
-
-
-def ideal(op: StatefulOp, timesteps: int, *xs: Tensor) -> Tensor:
-    """What a stateful op puts out on average over T steps of constant operands.
-
-    For an integrate-and-fire neuron with soft reset ``clip(floor((T z + v_init) / v_threshold), 0, T) / T`` (Bu et
-    al. 2022, eq. 8); any other is run.
-    """
-    if not _is_soft(op):
-        state = op.initial(*xs)
-        total = torch.zeros(())
-        for _ in range(timesteps):
-            state, out = op.step(state, *xs)
-            total = total + out
-        return total / timesteps
-    charge = (timesteps * xs[0] + tensor(op.v_init, xs[0])) / tensor(op.v_threshold, xs[0])
-    spikes = charge.ceil() - 1 if op.strict else charge.floor()
-    return spikes.clamp(0, timesteps) / timesteps
-
-
-def _is_soft(op: StatefulOp) -> TypeGuard[IF]:
-    """Whether an op is integrate-and-fire with soft reset."""
-    return type(op) is IF and op.v_reset is None
 
 
 def clip(z: Tensor, ceiling: Array, shape: tuple[int, ...]) -> Tensor:
@@ -157,7 +134,7 @@ class LayerSums:
         self.clipped.add((fed.activation > 1 + _ROUNDING).double().flatten())
         fired = (rate > 0).any(0)
         self.fired = fired if self.fired is None else self.fired | fired
-        if _is_soft(self.op):
+        if is_soft(self.op):
             self.residual = max(self.residual, self._residual(train, rate, mean))
         if self.points is None:
             every = -(-rate.numel() // POINTS)
@@ -209,7 +186,7 @@ class LayerSums:
             own=errors["own"],
             effects={kind: moments.deviation(margin) for kind, moments in self.effects.items()},
             total=errors["total"],
-            residual=self.residual if _is_soft(self.op) else None,
+            residual=self.residual if is_soft(self.op) else None,
             points=self.points,
         )
 

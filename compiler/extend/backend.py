@@ -1,5 +1,6 @@
 """What a backend is: a final Graph in, the target's own object out; what users may rely on in those of our targets."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from spikec.extend.configured import Configured
 from spikec.extend.passbase import Context, Pass
-from spikec.ir.errors import CompileError, Problem
+from spikec.interpreter.inputs import is_number
+from spikec.ir.errors import CompileError, Problem, shown
 from spikec.ir.graph import Graph
 from spikec.ir.stages import FINAL
 from spikec.ir.types import Array
@@ -19,6 +21,12 @@ from spikec.ir.types import Array
 NEURON_BUDGET = 1 << 22
 
 DataT = TypeVar("DataT", Tensor, Array)
+
+
+def at_least_one(_: Any, attribute: Any, value: Any) -> None:
+    """Validate an option that is a number from 1 on, which may have a fraction."""
+    if not is_number(value) or not 1 <= value < math.inf:
+        raise CompileError(f"{attribute.name} is {shown(value)}", hint="give a number from 1 on, such as 2 or 1.5")
 
 
 @attrs.frozen
@@ -70,6 +78,11 @@ class Backend(metaclass=Configured):
         return False
 
     @property
+    def weighs(self) -> bool:
+        """True if outputs may be averages in which later steps count more, see ``weigh-readout``."""
+        return False
+
+    @property
     def accumulates(self) -> bool:
         """True if products, norms and softmax are to be carried as running differences, without neurons."""
         return False
@@ -100,8 +113,8 @@ class Backend(metaclass=Configured):
         return "auto"
 
     @property
-    def neurons(self) -> int:
-        """How many neurons stand for each value of a ReLU, where all are reset to zero."""
+    def neurons(self) -> float:
+        """How many neurons stand for each value of a ReLU; with a fraction, how many times as many there may be."""
         return 1
 
     @property

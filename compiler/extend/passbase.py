@@ -174,12 +174,12 @@ class Context:
             found = [torch.cat(each) for each in zip(*parts, strict=True)]
             seen = len(found[0])
             if least is not None and seen < count:
-                same, error = nearness([x[:seen] for x in self._wanted(samples)], found)
+                same, error = nearness([x[:seen] for x in self.wanted(samples)], found)
                 if (1 - (1 - same) * seen / count, error * seen / count) < least:
                     return (same, error), seen
         return self.ran(graph, found), count
 
-    def _wanted(self, samples: Sequence[Tensor]) -> list[Tensor]:
+    def wanted(self, samples: Sequence[Tensor]) -> list[Tensor]:
         """Return what the model answers to its samples."""
         key = ("answers", self.reference, len(samples[0]))
         return self.once(key, lambda: answers(self.reference, samples, self.steps))
@@ -187,7 +187,7 @@ class Context:
     def ran(self, graph: Graph, outputs: Sequence[Tensor]) -> tuple[float, float]:
         """Take what a graph has put out for its samples; return its :meth:`agreement`, which is known from then on."""
         samples = self.tuning_samples(graph)
-        found = nearness(self._wanted(samples), outputs)
+        found = nearness(self.wanted(samples), outputs)
         self._judged[:] = [*self._judged[-3:], (graph.copy(), (self.steps, len(samples[0])), found)]
         return found
 

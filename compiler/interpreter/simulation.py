@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from spikec.interpreter.inputs import as_input, class_numbers, whole_number, within
 from spikec.interpreter.interp import outputs_over_time, run
+from spikec.interpreter.layerwise import waiting, windows
 from spikec.interpreter.processes import of_all_processes
 from spikec.interpreter.results import hits, in_ann_units
 from spikec.ir.errors import CalibrationError, InvalidModelError, shown
@@ -32,9 +33,12 @@ class Simulation:
     """What a network has answered for a batch.
 
     Attributes:
-        means: [T, B, ...], the output's mean up to each step, in ANN units; where a sample has stopped it stays.
-        steps: [B] int64, after how many steps each sample stopped: T for one that did not.
+        means: [T, B, ...], the output's mean up to each step, in ANN units; where a sample has stopped it stays. Where
+            each layer waits for a window, [1, B, ...]: there is one mean, at the end of the last window.
+        steps: [B] int64, after how many steps each sample stopped: T for one that did not, or T for each window.
         ran: how many steps were computed, summed over the samples.
+        windows: how many windows of T steps a sample takes from input to answer: 1 unless layers wait, when it is the
+            most layers of neurons in a row. Each window takes in a new sample.
 
     Examples:
         >>> snn = spikec.compile(model, "spikingjelly", calibration=images, timesteps=8)
@@ -46,8 +50,11 @@ class Simulation:
     means: Tensor
     steps: Tensor
     ran: int
+    windows: int = 1
 
     def __repr__(self) -> str:
+        if self.windows > 1:
+            return f"<spikec.Simulation {len(self.steps)} samples, {self.windows} windows, {self.steps[0]} steps>"
         return f"<spikec.Simulation {len(self.steps)} samples, T={len(self.means)}, {100 * self.saved:.0f} % saved>"
 
     @property
@@ -58,7 +65,7 @@ class Simulation:
     @property
     def saved(self) -> float:
         """The share of the T steps of all samples that was not computed."""
-        return 1 - self.ran / (len(self.means) * len(self.steps))
+        return 0.0 if self.windows > 1 else 1 - self.ran / (len(self.means) * len(self.steps))
 
 
 @runtime_checkable
@@ -97,6 +104,29 @@ def simulate(
         return Simulation(torch.stack(list(_means(snn, xs, timesteps))), steps, int(steps.sum()))
     after = list(_until_settled(snn, xs, timesteps, steps, whole_number("patience", patience, 1)))
     return Simulation(torch.stack([mean for mean, _ in after]), steps, sum(ran for _, ran in after))
+
+
+def simulate_layerwise(graph: Graph, x: Tensor | Sequence[Tensor], timesteps: int | None) -> Simulation:
+    """Run a graph so that each layer fires in the window of T steps after the one in which it was given its input.
+
+    The first layer's input is there from the start, so it needs no window of its own. What a neuron fires follows from
+    the mean of what it got, so all of it is one pass.
+
+    Raises:
+        InvalidModelError: no graph of a spiking network without recurrence and with one output; no constant inputs.
+    """
+    if not isinstance(graph, Graph) or not graph.is_spiking or timesteps is None:
+        what = "inputs that differ from step to step" if timesteps is None else f"a {type(graph).__name__}"
+        raise InvalidModelError(
+            f"{what}: layers wait for windows in a spiking graph with constant inputs",
+            hint="give timesteps, and of a network of netx its net.to_graph()",
+        )
+    _of_one_output(graph)
+    timesteps, count = whole_number("timesteps", timesteps, 1), windows(graph)
+    out = run(waiting(graph, timesteps), x)
+    steps = torch.full((len(out),), count * timesteps)
+    scaled = out * tensor(graph.type(graph.outputs[0]).scale, out)
+    return Simulation(scaled[None], steps, int(steps.sum()), count)
 
 
 @torch.no_grad()
@@ -153,13 +183,17 @@ def _running(snn: Network, ahead: bool = False) -> _RunningGraph | _RunningInteg
     return _RunningIntegers(snn) if isinstance(snn, RunsOverTime) else _RunningModule(snn, ahead)
 
 
+def _of_one_output(graph: Graph) -> None:
+    if len(graph.outputs) != 1:
+        message = f"graph {graph.name} has {len(graph.outputs)} outputs, and it takes one"
+        raise InvalidModelError(message, hint="make a graph of the output with classes only")
+
+
 class _RunningGraph:
     """A graph that is run from its first step on."""
 
     def __init__(self, graph: Graph) -> None:
-        if len(graph.outputs) != 1:
-            message = f"graph {graph.name} has {len(graph.outputs)} outputs, and it takes one"
-            raise InvalidModelError(message, hint="make a graph of the output with classes only")
+        _of_one_output(graph)
         self.graph = graph
         self.states: dict[str, Tensor] = {}
 

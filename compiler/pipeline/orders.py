@@ -43,7 +43,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
         pass_named("init-potential", fraction=chosen.v_init),
     )
     tuned = _tuned(backend, normalization, timesteps)
-    hard = "lower-v-init", pass_named("hard-reset", neurons=backend.neurons)
+    hard = "lower-v-init", pass_named("hard-reset", neurons=int(backend.neurons))
     avgpool = pass_named("avgpool-to-sumpool", keep=backend.averages)
     rescale = pass_named("fold-rescale", thresholds=backend.thresholds)
     if (own := backend.passes(timesteps)) is not None:
@@ -59,6 +59,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
         "nir": (
             *spikes,
             *(hard if backend.reset == "hard" else tuned),
+            "plain-readout",
             "lower-movement",
             avgpool,
             "lower-concat",
@@ -76,6 +77,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
             # before the passes that tune, because they must see what the encoder does
             pass_named("encode-input", spikes=backend.takes_spikes),
             *tuned,
+            "plain-readout",
             "lower-movement",
             avgpool,
             rescale,
@@ -100,11 +102,18 @@ def _tuned(backend: Backend, normalization: Normalization | None, timesteps: int
             f"target {backend.name} is to stream a bias for each step, and timesteps is not given",
             hint=Hint("say how many steps you will run: ", Option("timesteps", 8)),
         )
+    if backend.streams and backend.neurons != 1:
+        raise CompileError(
+            "a bias for each step is tuned for one neuron, and neurons is given",
+            hint=Hint("leave out one of ", Option("streams"), " and ", Option("neurons")),
+        )
+    several = () if backend.neurons == 1 else (pass_named("replicate-neurons", copies=backend.neurons),)
+    readout = ("weigh-readout",) if backend.weighs else ()
     if normalization is None:
-        return (pass_named("choose", candidates=_candidates(backend, timesteps)),)
+        return pass_named("choose", candidates=_candidates(backend, timesteps)), *several, *readout
     if timesteps is None:
-        return ()
-    return ("stream-bias" if backend.streams else "correct-bias",)
+        return several
+    return "stream-bias" if backend.streams else "correct-bias", *several, *readout
 
 
 def _candidates(backend: Backend, timesteps: int | None) -> tuple[tuple[Pass, ...], ...]:

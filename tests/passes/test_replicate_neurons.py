@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import build
 import nets
@@ -14,6 +15,7 @@ from spikec.ir.errors import CompileError, InvalidModelError
 from spikec.ir.ops import Add, Neuron, Relu
 from spikec.ir.rewrite import neurons_of
 from spikec.ir.stages import SPIKING
+from spikec.passes.replicate_neurons import _replicated
 
 T = 6
 X = torch.rand(200, 24, dtype=torch.float64)
@@ -133,7 +135,7 @@ def test_a_net_that_streams_biases_is_refused_by_the_streams_name():
         compile(model, backend, calibration=x, timesteps=T, pipeline=pipeline)
 
 
-@pytest.mark.parametrize("copies", [1, 0, 2.0])
+@pytest.mark.parametrize("copies", [1, 0, 0.5, "2", float("nan"), float("inf")])
 def test_a_wrong_number_is_refused(copies):
     with pytest.raises(CompileError, match="copies"):
         pass_named("replicate-neurons", copies=copies)
@@ -264,3 +266,69 @@ def test_a_model_that_spikes_already_has_no_relus_to_replicate():
     pipeline = Pipeline(["replicate-neurons", *pipeline.without("choose", "init-potential")], SPIKING)
     c = Compiler("nir", pipeline=pipeline).run(graph)
     assert any(note.by == "replicate-neurons" and "spiking from the start" in note.reason for note in c.report.notes)
+
+
+def front_heavy():
+    """A net whose first layer has 24 of 36 neurons, calibrated data, and what it should say of other data."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 12), nn.ReLU(), nn.Linear(12, 5)).eval()
+    return torch.rand(60, 12), model
+
+
+@pytest.mark.parametrize("target", ["spikingjelly", "nir", "netx"])
+def test_neurons_is_an_option_of_every_target(target):
+    x, model = front_heavy()
+    counts = []
+    for neurons in (1, 2):
+        options = {} if neurons == 1 else {"neurons": neurons}
+        c = Compiler(target, calibration=x, timesteps=T, **options).run(model)
+        counts.append(len(c.graph.match(Neuron)))
+        assert ("replicate-neurons" in [record.name for record in c.stages]) == (neurons == 2)
+    assert counts[1] > counts[0]
+
+
+@pytest.mark.parametrize(("times", "layers_"), [(1.4, [[1, 2]]), (1.7, [[2, 1], [1, 2]]), (2.4, [[2, 3]])])
+def test_a_fraction_gives_some_layers_one_more_within_the_budget(times, layers_):
+    """12 of 36 neurons are a third: only the second layer fits into 1.4 times as many, either one into 1.7."""
+    x, model = front_heavy()
+    c = Compiler("spikingjelly", calibration=x, timesteps=T, neurons=times).run(model)
+    counts = [len(neurons_of(c.graph, node.name)) for node in c.stages[0].graph.match(Relu)]
+    assert counts in layers_
+    tried = [note.reason for note in c.report.notes if note.by == "replicate-neurons" and "one more in" in note.reason]
+    assert len(tried) == 3
+
+
+def test_the_layers_that_bring_the_answers_nearest_are_chosen():
+    """Beside the error of each way that the test measures itself."""
+    x, model = front_heavy()
+    with torch.no_grad():
+        wanted = model(x)
+    base = Pipeline.default("spikingjelly", normalization="max")
+    found = {}
+    for name, copies in (("first", (2, 1)), ("last", (1, 2))):
+        graph = Compiler("spikingjelly", calibration=x, pipeline=base).run(model).stages
+        spiking = next(record.graph for record in graph if record.name == "init-potential").copy()
+        relus = [node.name for node in spiking.match(Neuron)]
+        _replicated(spiking, dict(zip(relus, copies, strict=True)))
+        found[name] = float((rates(spiking, x, T) - wanted).abs().mean())
+    c = Compiler(
+        "spikingjelly",
+        calibration=x,
+        timesteps=T,
+        pipeline=base.insert_after("init-potential", pass_named("replicate-neurons", copies=1.7)),
+    ).run(model)
+    counts = [len(neurons_of(c.graph, node.name)) for node in c.stages[0].graph.match(Relu)]
+    assert counts == ([2, 1] if found["first"] < found["last"] else [1, 2])
+
+
+@pytest.mark.parametrize("target", ["spikingjelly", "nir", "netx"])
+def test_options_that_do_not_go_together_are_refused(target):
+    x, model = front_heavy()
+    with pytest.raises(CompileError, match="neurons is 0.5"):
+        compile(model, target, calibration=x, neurons=0.5)
+    if target == "nir":
+        with pytest.raises(CompileError, match="whole number"):
+            compile(model, target, calibration=x, neurons=1.5, reset="hard")
+    if target == "spikingjelly":
+        with pytest.raises(CompileError, match="tuned for one neuron"):
+            compile(model, target, calibration=x, timesteps=4, neurons=2, streams=True)

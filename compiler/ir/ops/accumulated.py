@@ -1,4 +1,4 @@
-"""What a simulation may carry without neurons: any function, as its running difference. No spikes are in it."""
+"""What a simulation may carry without neurons: running differences, of functions and of averages. No spikes in it."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,14 @@ import attrs
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from spikec.ir.affine import THROUGH, Affine, BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role, StatefulOp
-from spikec.ir.types import SCALE_RTOL, Rate, Real, Type
+from spikec.ir.types import SCALE_RTOL, Array, Rate, Real, Type
 
-__all__ = ["Carried", "RunningDifference"]
+__all__ = ["Carried", "RecentMean", "RunningDifference"]
 
 _HINT = "put the pass fold-rescale before, or a neuron"
 
@@ -105,3 +106,42 @@ class RunningDifference(StatefulOp):
     def map_operands(self, wanted: Affine, operands: Sequence[Type]) -> list[Affine]:
         """Refuse every map: the function is in ANN units."""
         raise BlockedError(THROUGH)
+
+
+@attrs.frozen(eq=False)
+class RecentMean(StatefulOp):
+    """Gives what t times an average of its operand rises by, in which later steps count more::
+
+        m(t) = m(t-1) + (power + 1) / (t + power) (x(t) - m(t-1))         m(0) = 0
+        y(t) = t m(t) - (t-1) m(t-1)
+
+    Its mean up to step t is m(t), the average of x with weights that grow like ``t^power`` (polynomial-decay averaging,
+    Shamir and Zhang 2013): what the first steps say before a deep network has settled is forgotten. It needs no T, a
+    constant stays as it is, and power 0 is the plain mean. It is no neuron, and stands at the end of a network.
+
+    Attributes:
+        power: 0 or more.
+    """
+
+    role = Role.LINEAR
+    elementwise = True
+
+    power: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
+
+    def infer(self, *operands: Type) -> Type:
+        """Return the operand's type."""
+        return operands[0]
+
+    def initial(self, *xs: Tensor) -> Tensor:
+        """Return [B, 1 + numbers of a sample]: t and m, all of them 0."""
+        return xs[0].new_zeros((len(xs[0]), 1 + xs[0][0].numel()))
+
+    def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
+        """Move the average towards the operand, and return what t times it rises by."""
+        time, mean = state[:, :1] + 1, state[:, 1:]
+        moved = (self.power + 1) / (time + self.power) * (xs[0].flatten(1) - mean)
+        return torch.cat([time, mean + moved], 1), (mean + time * moved).reshape(xs[0].shape)
+
+    def divided(self, factor: Array) -> Self:
+        """Return the op itself: what it gives is in the units of what it takes."""
+        return self

@@ -157,7 +157,7 @@ def test_every_neuron_has_its_relu_and_keeps_its_charge(name, target):
 def test_the_charge_of_a_neuron_that_loses_some_is_seen(monkeypatch):
     x = batch("mlp", 6)
     compilation = compiled(build("mlp"), x)
-    monkeypatch.setattr(diagnose_layers, "_is_soft", lambda op: True)
+    monkeypatch.setattr(diagnose_layers, "is_soft", lambda op: True)
     reset = compilation.graph.copy()
     for node in reset.match(Neuron):
         reset.set_op(node.name, attrs.evolve(node.op, v_reset=np.zeros(())))

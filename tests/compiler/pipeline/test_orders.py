@@ -18,16 +18,18 @@ TO_SPIKES = [
 ]  # fmt: skip
 COUNTING = ["lower-maxpool{counters=True}" if each == "lower-maxpool" else each for each in TO_SPIKES]
 WHOLE = {
-    "spikingjelly": [*COUNTING, "correct-bias", "avgpool-to-sumpool", "fold-rescale", "cast-parameters"],
+    "spikingjelly": [
+        *COUNTING, "correct-bias", "weigh-readout", "avgpool-to-sumpool", "fold-rescale", "cast-parameters",
+    ],
     "nir": [
-        *TO_SPIKES, "correct-bias", "lower-movement", "avgpool-to-sumpool", "lower-concat",
+        *TO_SPIKES, "correct-bias", "plain-readout", "lower-movement", "avgpool-to-sumpool", "lower-concat",
         "fold-rescale{thresholds=uniform}", "fold-pool{pools=False}", "lower-v-init", "correct-bias",
         "legalize-nir", "chain-sums", "legalize-nir", "cast-parameters", "strict-threshold",
     ],
     "netx": [
-        *TO_SPIKES, "loihi-neurons", "encode-input", "correct-bias", "lower-movement", "avgpool-to-sumpool",
-        "fold-rescale{thresholds=uniform}", "pool-neurons", "fold-pool{affine=True}", "linearize-netx",
-        "legalize-netx", "fold-pool{affine=True}", "reset-netx", "quantize-netx",
+        *TO_SPIKES, "loihi-neurons", "encode-input", "correct-bias", "plain-readout", "lower-movement",
+        "avgpool-to-sumpool", "fold-rescale{thresholds=uniform}", "pool-neurons", "fold-pool{affine=True}",
+        "linearize-netx", "legalize-netx", "fold-pool{affine=True}", "reset-netx", "quantize-netx",
     ],
 }  # fmt: skip
 WHOLE["lava"] = WHOLE["netx"]
@@ -42,6 +44,8 @@ def test_the_whole_order_of_each_target(target):
 
 
 def test_options_of_a_target_reach_the_passes():
+    for name in ("spikingjelly", "nir", "netx"):
+        assert "replicate-neurons{copies=1.5}" in str(Pipeline.default(backend_named(name)(neurons=1.5)))
     shown = str(Pipeline.default(backend_named("netx")(reset="hard")))
     assert "legalize-netx{reset=hard}, fold-pool{affine=True}, reset-netx{reset=hard}" in shown
     shown = str(Pipeline.default(backend_named("nir")(profile="spikingjelly")))
