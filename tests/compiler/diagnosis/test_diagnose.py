@@ -538,7 +538,8 @@ def test_titles_side_by_side_do_not_touch():
     model = nn.Sequential()
     for block in range(4):
         model.add_module(
-            f"a_block_with_a_long_name_{block}", nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 4))
+            f"a_block_with_a_name_that_no_title_can_hold_{block}",
+            nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 4)),
         )
     x = torch.rand(16, 4)
     figure = spikec.diagnose(compiled(model.eval(), x), x, 4).plot()
