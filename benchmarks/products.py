@@ -106,7 +106,7 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Two layers over the 16 patches of an 8x8 digit."""
+    """Two layers over the 16 patches of an 8x8 digit, which is a vector of 64."""
 
     def __init__(self, width: int = 16, heads: int = 2) -> None:
         super().__init__()
@@ -116,16 +116,8 @@ class Transformer(nn.Module):
         self.head = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.patches(x).flatten(2).transpose(1, 2) + self.places
+        x = self.patches(x.unflatten(1, (1, 8, 8))).flatten(2).transpose(1, 2) + self.places
         return self.head(self.layers(x).mean(1))
-
-
-def maps() -> list[Fold]:
-    """The digits of 8x8 pixels, as maps."""
-    return [
-        attrs.evolve(each, train=each.train.view(-1, 1, 8, 8), test=each.test.view(-1, 1, 8, 8))
-        for each in small_digits()
-    ]
 
 
 @attrs.frozen
@@ -147,7 +139,7 @@ class Net:
 NETS = {
     "gated": Net(gated, mnist, 6, (4, 8, 16), 98.5),
     "normed": Net(normed, mnist, 10, (8, 32), 98.0),
-    "attention": Net(Transformer, maps, 60, (16, 64), 97.0),
+    "attention": Net(Transformer, small_digits, 60, (16, 64), 97.0),
 }
 
 
