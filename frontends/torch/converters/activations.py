@@ -50,7 +50,7 @@ def _clamp_max(call: Call, input: Signal, max: Any) -> Signal:
 
 @converter(torch.floor, torch.floor_, *methods("floor", "floor_"))
 def _floor(call: Call, input: Signal) -> Signal:
-    """Levels that a clip was trained with, ``floor(L clip(x / bound, 0, 1) + 1/2)``; no other floor has a spiking form."""
+    """Levels that a clip was trained with: ``floor(L clip(x / bound, 0, 1) + 1/2)``. No other floor has spikes."""
     if Levels.of(call.graph, input.name) is None:
         refuse_unknown(call, call.source.kind)
     return call.add(Floor(), input)
