@@ -3,6 +3,7 @@
 import functools
 import itertools
 import os
+import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -38,6 +39,10 @@ def keeping_grad_mode(function: Callable[P, T]) -> Callable[P, T]:
         before = torch.is_grad_enabled()
         try:
             return function(*args, **kwargs)
+        except KeyboardInterrupt as interrupt:
+            # what torch.inference_mode holds, and what a generator has open, would set the mode when it is freed
+            traceback.clear_frames(interrupt.__traceback__)
+            raise
         finally:
             torch.set_grad_enabled(before)
 

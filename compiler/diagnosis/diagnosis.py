@@ -2,6 +2,7 @@
 
 import json
 import os
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ KINDS = ("clipping", "quantization", "propagated", "unevenness")
 OWN = ("clipping", "quantization", "unevenness")
 #: layers whose scatter is drawn: those with the largest error
 SCATTERS = 4
+#: letters that their titles have side by side
+_TITLES = 112
 _COLORS = {
     "clipping": "#c44e52",
     "quantization": "#4c72b0",
@@ -228,7 +231,8 @@ class Diagnosis:
         self.plot_over_time(ax=left)
         self.plot_errors(ax=right)
         for axes, layer in zip(lower.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-            self.plot_rates(layer.name, ax=axes)
+            self.plot_rates(layer.node, ax=axes)
+            axes.set_title(textwrap.fill(layer.name, _TITLES // len(shown)), fontsize="medium")
         figure.suptitle(f"{self.model}: SNN beside ANN, {self.samples} samples, T={self.timesteps}")
         return saved(figure, path)
 
@@ -274,14 +278,14 @@ class Diagnosis:
         The other arguments are those of :meth:`plot_over_time`.
 
         Args:
-            layer: its ``name`` in ``layers``.
+            layer: its ``node`` or its ``name`` in ``layers``.
 
         Raises:
             CompileError: there is no such layer.
         """
-        found = next((each for each in self.layers if each.name == layer), None)
+        found = next((each for each in self.layers if layer in (each.node, each.name)), None)
         if found is None:
-            there = ", ".join(each.name for each in self.layers)
+            there = ", ".join(each.node for each in self.layers)
             raise CompileError(f"the diagnosis has no layer {layer!r}", hint=f"there are {there}")
         (axes,), figure = axes_for(ax, _PLOT)
         activation, rate = found.points

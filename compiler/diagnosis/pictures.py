@@ -112,6 +112,7 @@ def bars_by_kind(
     axes.set_ylabel("layer")
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
     axes.legend(loc="best", fontsize="small")
 
 

@@ -170,4 +170,4 @@ def cells(output: Tensor) -> Tensor:
 
 def agreement_text(found: tuple[float, float]) -> str:
     """Write an agreement as notes and reports show it."""
-    return f"{100 * found[0]:.4g} % as the ANN, error {-found[1]:.3g}"
+    return f"{100 * found[0]:.4g} % answered as by the ANN, mean error of the outputs {-found[1]:.3g}"

@@ -11,7 +11,7 @@ from spikec.extend.passbase import Note
 from spikec.interpreter.contract import check_exact, check_rates, check_shapes
 from spikec.interpreter.parts import check_parts
 from spikec.interpreter.probe import affordable, in_own_dtype, within_budget
-from spikec.interpreter.results import difference, outputs
+from spikec.interpreter.results import EXACT, difference, outputs
 from spikec.ir.errors import CompileError, VerificationError
 from spikec.ir.files import write_text
 from spikec.ir.graph import Graph
@@ -110,6 +110,8 @@ class Numbers(Observer):
         self._unchecked = []
         self.anchor = last
         result = "not checked, the net stays silent" if found is None else f"{found:.1e}"
+        if found is not None and found > EXACT:
+            result += ", as a spike at a tie is earlier or later: a potential that is 1e-9 from its threshold"
         return [f"exact{self._since}: {result}"]
 
 

@@ -130,5 +130,16 @@ def summary(array: Array) -> dict[str, Any]:
         "mean": f"{flat.mean(dtype=np.float64):.4g}",
         "std": f"{flat.std(dtype=np.float64):.4g}",
         "zeros": f"{100 * (1 - np.count_nonzero(flat) / flat.size):.3g}",
-        "counts": np.histogram(finite, _BARS)[0].tolist() if finite.size else [],
+        "counts": _counts(finite) if finite.size else [],
     }
+
+
+def _counts(values: Array) -> list[int]:
+    """Count finite numbers in bars of one width, from the least to the largest; equal ones are all in the middle bar.
+
+    numpy refuses a range with fewer floats in it than bars, so the range becomes 0 to 1 first.
+    """
+    above = values - values.min()
+    counts, _ = np.histogram(above / (above.max() or 1.0), _BARS)
+    found: list[int] = counts.tolist()
+    return found

@@ -33,7 +33,7 @@ from spikec.ir.untrusted import read_weights
 from spikec.pipeline.observers import make_folder
 from spikec.running import evaluate, simulate
 from spikec.saving import save
-from spikec.shell.demo_folder import Export, closing_words, why_lower, write_page
+from spikec.shell.demo_folder import THRESHOLDS, Export, closing_words, why_lower, write_page
 
 #: how many digits of each of the ten classes are held out
 HELD_OUT = 100
@@ -302,10 +302,7 @@ def modes_table(ann: float, curves: dict[str, Array], count: int) -> Table:
     for label, curve in curves.items():
         table.add_row(label, *[percent(curve[steps - 1]) for steps in STEPS], end_section=label == list(curves)[-1])
     table.add_row("ANN", *[percent(ann)] * len(STEPS))
-    table.caption = (
-        "max, 99.9 %: the largest value, or that percentile, of each layer; 1/3: a third of the largest; "
-        "default: what spikec chooses where you say nothing"
-    )
+    table.caption = THRESHOLDS
     return table
 
 

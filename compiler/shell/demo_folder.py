@@ -1,5 +1,7 @@
 """What ``spikec demo`` says at its end, and the page of its folder: each file, and what to do with it next."""
 
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +10,12 @@ import attrs
 from spikec.extend.passbase import Note
 from spikec.ir.files import write_text
 from spikec.ir.templates import render
+
+#: what the names of its curves stand for
+THRESHOLDS = (
+    "max, 99.9 %: the largest value, or that percentile, of each layer; 1/3: a third of the largest; "
+    "default: what spikec chooses where you say nothing"
+)
 
 
 @attrs.frozen
@@ -106,7 +114,10 @@ def closing_words(out: Path, steps: int) -> list[str]:
     for file in files(steps):
         lines.append(f"  {file.name:<13} {file.about}")
         lines += [f"                  {line}" for line in file.next]
-    return [*lines, "", "Your own model: spikec check net.py:model --target nir --example 1,28,28"]
+    lines += ["", "Your own model: spikec check net.py:model --target nir --example 1,28,28"]
+    if shutil.which("spikec") is None:
+        lines += ["", f"Your shell does not find spikec by its name: write {sys.executable} -m spikec for it."]
+    return lines
 
 
 def write_page(
@@ -131,6 +142,7 @@ def write_page(
         steps=steps,
         exports=exports,
         why=why_lower(exports),
+        thresholds=THRESHOLDS,
         targets=targets,
     )
     write_text(out / "index.html", text)

@@ -20,6 +20,7 @@ import numpy as np
 
 from spikec.ir.errors import CalibrationError, CompileError, InvalidModelError
 from spikec.ir.files import file_to_write
+from spikec.ir.origin import is_user_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,8 +96,9 @@ def _module(place: str) -> ModuleType:
 
 
 def _users_error(error: BaseException, what: str) -> InvalidModelError:
-    """Return an error about an exception out of the user's code, with the line that raised it."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    """Return an error about an exception out of the user's code, with the last line of the user's that it came by."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((each for each in reversed(frames) if is_user_file(each.filename)), frames[-1])
     return InvalidModelError(
         f"{what}: {type(error).__name__}: {error}",
         location=f"{Path(frame.filename).name}:{frame.lineno}",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import attrs
 import click
 
 from spikec.ir.errors import CompileError
 from spikec.shell import inputs, tables
 from spikec.shell import options as own
-from spikec.shell.options import reading
+from spikec.shell.options import for_shell, reading
 
 
 def profile(*, required: bool = False) -> click.Option:
@@ -38,6 +39,9 @@ def foretell(
     xs = inputs.read_arrays(data, frontend.input_names(opened))
     labels = inputs.read_labels(data)
     found = forecast(opened, snn, inputs.batches(xs), labels, timesteps=timesteps, reader=tool or "", progress=True)
+    found = attrs.evolve(
+        found, problems=tuple(attrs.evolve(each, hint=for_shell(each.hint)) for each in found.problems)
+    )
     tables.show(found.to_dict(), str(found))
 
 

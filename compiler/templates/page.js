@@ -134,7 +134,8 @@ class Pane {
     if (!rect) return;
     this.zoom = Math.max(this.zoom, 0.6);
     const x = rect.x.baseVal.value + rect.width.baseVal.value / 2, y = rect.y.baseVal.value + rect.height.baseVal.value / 2;
-    this.move(this.box.clientWidth / 2 - x * this.zoom, Math.min(this.box.clientHeight / 2 - y * this.zoom, 30));
+    const lowest = Math.min(this.box.clientHeight - this.svg.height.baseVal.value * this.zoom, 30);  // nothing is below its end
+    this.move(this.box.clientWidth / 2 - x * this.zoom, Math.min(Math.max(this.box.clientHeight / 2 - y * this.zoom, lowest), 30));
   }
 }
 
@@ -197,11 +198,20 @@ function histogram(name, numbers, was) {
     make("table", {}, ...Object.entries(facts(numbers)).map(([fact, value]) => row(fact, value, was && facts(was)[fact]))));
 }
 
+/** A button with the name of a node, which chooses it. */
+function nodeButton(name) {
+  const button = make("button", { class: "link" }, `%${name}`);
+  button.addEventListener("click", () => { choose(name); panes.forEach(pane => pane.centre(name)); });
+  return button;
+}
+
+/** A text in which the nodes of the graph that is shown are buttons. */
+const linked = text => make("span", {}, ...text.split(/(%[\w.]+)/).map(part => recordsOf(state.pass)[part.slice(1)] !== undefined && part[0] === "%" ? nodeButton(part.slice(1)) : part));
+
 /** A list of nodes, each with what the pass has done to it, to choose from. */
 const nodesToChoose = names => make("table", {}, ...names.map(name => {
-  const button = make("button", { class: "link" }, `%${name}`), record = recordOf(state.pass, name) ?? recordOf(state.pass - 1, name);
-  button.addEventListener("click", () => { choose(name); panes.forEach(pane => pane.centre(name)); });
-  return row(markOf(name) ?? "", button, undefined, `${record.kind} ${record.from.join(", ")}`);
+  const record = recordOf(state.pass, name) ?? recordOf(state.pass - 1, name);
+  return row(markOf(name) ?? "", nodeButton(name), undefined, `${record.kind} ${record.from.join(", ")}`);
 }));
 
 function aboutNode() {
@@ -234,7 +244,7 @@ function aboutPass() {
 
 const aboutLedger = () => [
   make("h3", {}, "What became of every layer"),
-  make("table", {}, ...data.ledger.map(each => row(each.source, each.fate === "refused" ? "refused" : `${each.fate}: ${each.into}`)).flatMap((made, index) =>
+  make("table", {}, ...data.ledger.map(each => row(each.source, each.fate === "refused" ? "refused" : linked(`${each.fate}: ${each.into}`))).flatMap((made, index) =>
     data.ledger[index].fate === "refused" ? [made, row("", data.ledger[index].into)] : [made])),
   ...(data.notes.length ? [make("h3", {}, "notes"), make("ul", {}, ...data.notes.map(note => make("li", {}, note)))] : []),
 ];

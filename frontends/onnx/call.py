@@ -78,13 +78,27 @@ class Constant(WithoutNumbers):
         return all(each is first or np.array_equal(each, first) for each in self.values[1:])
 
 
+@attrs.frozen(eq=False)
+class Row:
+    """All numbers of a batch in one row. Only a Gather takes it, where it makes samples of the row again.
+
+    Attributes:
+        signal: the tensor whose numbers they are.
+        error: why nothing else can take it.
+    """
+
+    signal: BaseSignal
+    error: CompileError
+
+
 #: a tensor of the model: None for an optional input that is left out
-Value = BaseSignal | Constant | Refused | None
+Value = BaseSignal | Constant | Row | Refused | None
 
 #: Converters. A key is the operator's name, or (domain, name) outside of ONNX's own domain. Called as
 #: ``(call, *inputs, **attributes)``; an input that is left out is left to the parameter's default. A tensor that
 #: depends on the model's input is a :class:`Signal`, floats are torch tensors, integers (nested lists of) int, and
-#: what depends on the batch size is a :class:`Constant`. The result is a Signal, a Constant, or a tuple of these.
+#: what depends on the batch size is a :class:`Constant`; a Gather may be given a :class:`Row`. The result is one of
+#: these classes, or a tuple of them.
 converter: Converters[Callable[..., Any]] = Converters("ONNX converter")
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from spikec.extend.call import Refused
 from spikec.extend.call import Signal as BaseSignal
 from spikec.extend.frontend import failure, without_unused
-from spikec.frontends.onnx.call import SIGNAL_WANTED, Call, Constant, Value, converter
+from spikec.frontends.onnx.call import SIGNAL_WANTED, Call, Constant, Row, Value, converter
 from spikec.frontends.onnx.checked import subgraphs
 from spikec.frontends.onnx.evaluate import RANDOM, Budget
 from spikec.frontends.onnx.model import DOMAINS, as_array, attributes, check_types, opsets
@@ -73,7 +73,8 @@ class Reader:
         try:
             results = self._convert(node)
         except CompileError as error:
-            self.errors.append(error)
+            if error not in self.errors:  # whatever takes a Row raises the error of that Row
+                self.errors.append(error)
             results = ()
         for name, value in zip(node.output, [*results, *[Refused(node.name)] * len(node.output)], strict=False):
             self._values[name] = value
@@ -124,6 +125,9 @@ class Reader:
             call.refuse(*_unsupported(node, kind))
         if any(isinstance(value, Refused) for value in call.values.values()):
             return ()
+        for value in call.values.values():
+            if isinstance(value, Row) and node.op_type != "Gather":
+                raise value.error
         _check_types(call)
         found = self._called(convert, call, given)
         results = found if isinstance(found, (tuple, list)) else (found,)
@@ -132,7 +136,7 @@ class Reader:
                 call.refuse(
                     f"the first input of {kind} does not depend on the model's input, and it must", SIGNAL_WANTED
                 )
-            if not isinstance(each, Constant) and not (isinstance(each, BaseSignal) and each.name in self.graph):
+            if not isinstance(each, (Constant, Row)) and not (isinstance(each, BaseSignal) and each.name in self.graph):
                 call.refuse_result(convert, found)
         if any(call.wanted[len(results) :]):
             call.refuse(
@@ -140,7 +144,7 @@ class Reader:
                 "compute the others from the first",
             )
         if not any(isinstance(each, BaseSignal) for each in results):
-            self.graph.drop((call.source,), "shape arithmetic")
+            self.graph.drop((call.source,), "part of a Gather" if isinstance(found, Row) else "shape arithmetic")
         return [self._named(call, each) if isinstance(each, BaseSignal) else each for each in results]
 
     def _called(self, convert: Callable[..., Any], call: Call, given: Mapping[str, Any]) -> Any:
@@ -185,6 +189,8 @@ class Reader:
 
     def _output(self, name: str) -> None:
         value = self.value(name)
+        if isinstance(value, Row):
+            raise value.error
         if not isinstance(value, BaseSignal):
             raise InvalidModelError(
                 f"output {name} does not depend on the model's input", hint="remove it from the model's outputs"

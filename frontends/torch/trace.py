@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx import _symbolic_trace
 from torch.fx.node import map_arg
 
 from spikec.frontends.torch.call import Signal, Stacked, leaves
@@ -322,11 +323,23 @@ def trace(
         return Traced(model, _single(model), {}), None
     try:
         with TRACING, torch.no_grad():
-            graph = tracer.trace(own)
+            graph = _traced(tracer, own)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         raise InvalidModelError(untraceable(error, tracer.failed_in, frames)) from error
     return Traced(model, graph, tracer.constants), tracer.reader
+
+
+def _traced(tracer: _Tracer, own: nn.Module) -> fx.Graph:
+    """Trace; where an interrupt meets torch.fx while it puts back what it has patched, put back the rest of it."""
+    before = _symbolic_trace.CURRENT_PATCHER
+    try:
+        return tracer.trace(own)
+    except KeyboardInterrupt:
+        patcher = _symbolic_trace.CURRENT_PATCHER
+        if patcher is not None and patcher is not before:
+            patcher.__exit__(None, None, None)
+        raise
 
 
 def _users_line() -> tuple[str, int]:

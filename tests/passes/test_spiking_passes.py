@@ -119,6 +119,23 @@ def test_a_statistic_without_data_is_refused():
         Compiler(build.GraphTarget(), normalization="99.9%").run(build.mlp())
 
 
+def test_thresholds_from_the_weights_alone_that_float32_cannot_hold_ask_for_data():
+    """Bounds grow by a factor of 41 with each of 25 layers, values do not: the last layer's weight takes the bounds."""
+    model = torch.nn.Sequential()
+    for _ in range(25):
+        layer = torch.nn.Linear(8, 8)
+        layer.weight = torch.nn.Parameter(torch.eye(8) + torch.tensor([10.0, -10.0]).repeat(8, 4))
+        model.extend([layer, torch.nn.ReLU()])
+    model.append(torch.nn.Linear(8, 2))
+    with (
+        pytest.warns(SpikecWarning, match="weights alone"),
+        pytest.raises(InvalidModelError, match="its weight reaches .*, and float32 ends at 3.4e") as refused,
+    ):
+        spikec.compile(model.eval(), "nir", example_input=torch.rand(1, 8))
+    assert refused.value.location == "50"
+    assert refused.value.hint == "thresholds from the weights alone are that large: pass calibration="
+
+
 def test_values_that_overflow_are_located():
     x = torch.tensor([[1e300], [2e300], [3e300]], dtype=torch.float64)
     with pytest.raises(InvalidModelError, match="not finite") as caught:

@@ -166,7 +166,7 @@ def test_the_best_candidate_is_taken_and_all_are_reported():
     for name in best:
         if isinstance(best[name], (Conv, Linear)) and best[name].bias is not None:
             np.testing.assert_array_equal(graph[name].bias, best[name].bias)
-    assert len([note for note in context.notes if "as the ANN, error" in note.reason]) == 3
+    assert len([note for note in context.notes if "mean error of the outputs" in note.reason]) == 3
 
 
 def test_a_choice_among_bad_ones_is_left_out():

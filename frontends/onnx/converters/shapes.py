@@ -12,9 +12,10 @@ import torch
 from torch.nn import functional as F
 
 from spikec.extend.composites import affine, along, expanded, permuted, reshaped, selected
-from spikec.frontends.onnx.call import INDEPENDENT, Call, Constant, Signal, converter
+from spikec.frontends.onnx.call import INDEPENDENT, Call, Constant, Row, Signal, converter
 from spikec.frontends.onnx.evaluate import FIRST_RESIZE
 from spikec.frontends.onnx.model import library
+from spikec.ir.errors import UnsupportedOpError
 from spikec.ir.ops import Pad, Upsample
 from spikec.ir.types import Array, on_axis
 
@@ -28,7 +29,12 @@ def _shape(call: Call, x: Any, **start_and_end: int) -> Constant:
 
 @converter("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 def _reshape(call: Call, x: Any, shape_or_axes: Any = None, **attributes: Any) -> Any:
-    return reshaped(call, x, call.result_shape(x))
+    try:
+        return reshaped(call, x, call.result_shape(x))
+    except UnsupportedOpError as error:
+        if all(each.ndim == 1 for each in call.computed(x)[0].values):
+            return Row(x, call.located(error))
+        raise
 
 
 @converter("Expand")
@@ -119,6 +125,8 @@ def _picked(call: Call, x: Any, numbered: Sequence[Constant], part: str) -> Any:
 
 @converter("Gather")
 def _gather(call: Call, x: Any, indices: Any, axis: int = 0) -> Any:
+    if isinstance(x, Row):
+        return _strided(call, x, indices)
     index, inside = np.asarray(indices), call.axis(x, axis)
     shape = call.shape(x)
     if not index.size or (np.abs(index + 0.5) > shape[inside]).any():
@@ -129,6 +137,21 @@ def _gather(call: Call, x: Any, indices: Any, axis: int = 0) -> Any:
         )
     picked = selected(call, x, inside, np.ravel(index) % shape[inside], part="select")
     return reshaped(call, picked, (*shape[:inside], *index.shape, *shape[inside + 1 :]), part="shape")
+
+
+def _strided(call: Call, row: Row, indices: Any) -> Any:
+    """What torch.onnx makes of ``as_strided``: cells of the row of a whole batch, for each sample from its own part."""
+    count = math.prod(call.shape(row.signal))
+    given = indices.values if isinstance(indices, Constant) else [np.asarray(indices)] * len(call.batches)
+    shape = given[0].shape[1:]
+    if [each.shape for each in given] != [(batch, *shape) for batch in call.batches]:
+        raise row.error
+    cells = [each.reshape(len(each), -1) - count * np.arange(len(each))[:, None] for each in given]
+    wanted = cells[0][0]
+    if not all((each == wanted).all() for each in cells) or not ((wanted >= 0) & (wanted < count)).all():
+        raise row.error
+    flat = reshaped(call, row.signal, (count,), part="flat")
+    return reshaped(call, selected(call, flat, 0, wanted, part="select"), shape, part="shape")
 
 
 #: what torch calls the ways of padding with the map's own cells

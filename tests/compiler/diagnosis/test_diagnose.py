@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 
@@ -532,6 +533,21 @@ def test_every_bar_of_the_plot_is_one_error_of_one_layer():
     assert all(bar.get_x() == 0 for bar in bars)
 
 
+def test_titles_side_by_side_do_not_touch():
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    for block in range(4):
+        model.add_module(
+            f"a_block_with_a_long_name_{block}", nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 4))
+        )
+    x = torch.rand(16, 4)
+    figure = spikec.diagnose(compiled(model.eval(), x), x, 4).plot()
+    figure.canvas.draw()
+    boxes = [axes.title.get_window_extent() for axes in figure.axes[2:]]
+    assert len(boxes) == 4
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
 def test_each_part_of_the_plot_goes_into_axes_of_the_users_own(tmp_path):
     from matplotlib.figure import Figure
 
@@ -544,11 +560,11 @@ def test_each_part_of_the_plot_goes_into_axes_of_the_users_own(tmp_path):
     np.testing.assert_array_equal(left.lines[1].get_ydata(), 100 * found.accuracy)
     assert len(middle.patches) == 5 * len(found.layers)
     np.testing.assert_array_equal(right.lines[0].get_data(), found.layers[0].points)
-    found.plot_rates("1", path=tmp_path / "rates.svg")
+    found.plot_rates(found.layers[0].node, path=tmp_path / "rates.svg")
     assert "<svg" in (tmp_path / "rates.svg").read_text()
     with pytest.raises(spikec.CompileError, match="no layer '7'") as refused:
         found.plot_rates("7")
-    assert refused.value.hint == "there are 1, 3"
+    assert refused.value.hint == f"there are {found.layers[0].node}, {found.layers[1].node}"
 
 
 def test_accuracies_of_several_networks_are_drawn_side_by_side(tmp_path):

@@ -16,6 +16,8 @@ from spikec.interpreter.probe import probe
 from spikec.interpreter.results import agreement, difference, outputs
 from spikec.ir.op import Op, Role
 from spikec.ir.ops import IF, Input, Linear, Neuron, Output, Weighted
+from spikec.pipeline.manager import Step
+from spikec.pipeline.observers import Numbers
 
 X = torch.rand(40, 2, 8, 6, generator=torch.Generator().manual_seed(0))
 
@@ -73,6 +75,22 @@ def test_a_tie_is_no_difference_and_a_near_tie_is_one():
     check_exact(before, tie, xs)
     with pytest.raises(VerificationError, match="changed a spike at step 3, 1e-06 of the threshold away from a tie"):
         check_exact(neuron(1 + 1e-6), neuron(1 - 1e-6), xs)
+
+
+def test_a_check_that_a_tie_decided_says_so():
+    """Whether a neuron fires at the last step is all that the outputs of two graphs differ by."""
+    xs = (torch.tensor([[0.25], [0.7], [0.1]], dtype=torch.float64),)
+    before, tie = neuron(1.0), neuron(1 - 1e-15)
+
+    class Tied(spikec.Pass):
+        name = "tied"
+        contract = "exact"
+
+    said = [
+        Numbers(before, xs, each=True, timesteps=None)(Step(1, Tied(), before, after, 1, 0.0, ()))
+        for after in (tie, neuron(1 - 1e-17))
+    ]
+    assert ["as a spike at a tie is earlier or later" in each for each in said] == [True, False]
 
 
 def test_a_silent_spiking_graph_is_fed_more_until_it_answers():

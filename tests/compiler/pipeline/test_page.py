@@ -219,6 +219,16 @@ def test_a_summary_of_numbers_is_numpys():
     assert summary(np.array([np.nan, 1.0, 2.0]))["counts"][0] == 1
 
 
+@pytest.mark.parametrize("values", [[1.0, np.nextafter(1.0, 2)], [0.0, 5e-324]], ids=["narrow", "tiny"])
+def test_a_histogram_is_counted_over_any_range(values):
+    counts = summary(np.array(values))["counts"]
+    assert counts == [1] + 22 * [0] + [1]
+
+
+def test_a_histogram_of_equal_numbers_has_one_bar():
+    assert sorted(summary(np.full(7, 3.0))["counts"]) == 23 * [0] + [7]
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """The page of a pass over 10,000 ops in modules of a hundred each, which changes two of them."""
@@ -311,6 +321,28 @@ def test_a_browser_shows_which_layer_is_refused_and_why(tmp_path):
 
 @pytest.mark.slow
 @needs_chromium
+def test_a_browser_shows_all_of_a_short_graph_whatever_is_chosen(tmp_path):
+    short = Graph("short")
+    last = short.add(Input((2,)), name="x")
+    for _ in range(5):
+        last = short.add(Linear(np.eye(2)), last)
+    short.add(Output(), last, name="y")
+    page = Page("short", [StageRecord("import", short)], [], None).write(tmp_path)
+    assert re.search(r"translate\([-\d.]+px, 30px\)", screen(page, "node=y"))
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_browser_leads_from_a_layer_to_the_node_that_it_became(dumped):
+    _, folder = dumped
+    click = "[...byId('about').querySelectorAll('button')].find(each => each.textContent === '%one').click()"
+    shown = screen(folder / "index.html", "tab=ledger", click)
+    assert "<h3>%one</h3>" in shown
+    assert screen(folder / "index.html", "tab=ledger").count('class="link"') == 7  # what was folded leads on too
+
+
+@pytest.mark.slow
+@needs_chromium
 def test_a_browser_finds_a_node_in_a_part_of_a_large_graph(large):
     shown = screen(large, "pass=1&node=n7777&find=stage7.7.layer77")
     assert 'role="status">1 found' in shown
@@ -344,4 +376,5 @@ def test_keys_alone_go_through_passes_graph_and_tabs(dumped):
     assert shown.count('tabindex="0"') >= 4  # one in each pane, a tab, and what it shows
     assert shown.count('class="node') - shown.count('tabindex="0" role="button"') >= 14
     assert 'aria-labelledby="tab-pass"' in shown
-    assert "chosen" in shown
+    # from the first node that the pass changed up to the input, down again, and chosen
+    assert re.findall(r'chosen" data-node="(\w+)"', shown) == 2 * ["one"]

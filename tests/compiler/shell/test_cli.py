@@ -320,6 +320,11 @@ def test_code_that_fails_is_located(folder):
     assert "RuntimeError: not today" in card
     assert "broken.py:3" in card
     assert "callable without arguments" in refused("inspect", "nets.py:needs")
+
+
+def test_code_that_fails_in_a_library_is_located_where_the_user_calls_it(folder):
+    (folder / "odd.py").write_text("from torch import nn\n\nnet = nn.Conv2d(3, 4, 3, groups=2)\n")
+    assert "at  odd.py:3\n" in refused("inspect", "odd.py:net")
     assert "is not a model" in refused("inspect", "nets.py:number")
 
 

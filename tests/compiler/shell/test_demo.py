@@ -16,7 +16,7 @@ from spikec.extend.passbase import Note
 from spikec.shell import demo
 from spikec.shell.cli import main
 from spikec.shell.demo import Digits, Training
-from spikec.shell.demo_folder import Export, why_lower
+from spikec.shell.demo_folder import Export, closing_words, why_lower
 
 pytestmark = pytest.mark.slow  # the digits are read by way of scikit-learn, and nets are trained
 
@@ -192,6 +192,13 @@ def small():
     return net.eval()
 
 
+@pytest.mark.parametrize("found", [None, "/usr/bin/spikec"])
+def test_the_last_words_say_how_to_call_it_where_the_shell_does_not_find_it(found, monkeypatch, tmp_path):
+    monkeypatch.setattr("shutil.which", lambda name: found)
+    said = "\n".join(closing_words(tmp_path, 8))
+    assert (f"{sys.executable} -m spikec" in said) == (found is None)
+
+
 def test_the_whole_demo_with_a_small_net(tmp_path, monkeypatch, few, small):
     monkeypatch.setattr(demo, "digits", lambda: few)
     monkeypatch.setattr(demo, "trained", lambda *_, **__: small)
@@ -214,6 +221,7 @@ def test_the_whole_demo_with_a_small_net(tmp_path, monkeypatch, few, small):
     links = re.findall(r'(?:href|src)="([^"]+)"', page)
     assert len(links) > 8
     assert all((out / link).exists() for link in links)
+    assert demo.THRESHOLDS in page
     (why,) = re.findall("<p>((?:Why|Its weights).*)</p>", page)
     assert html.unescape(why) in said
 

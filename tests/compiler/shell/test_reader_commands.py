@@ -24,6 +24,8 @@ def test_check_with_a_target_takes_its_profile(shell):
 def test_diagnose_foretells_what_a_reader_answers(shell):
     said = shell("diagnose", "own.py:mlp", "data.npz", "--snn", "mlp.nir", "--as", "sinabs").output
     assert "300 samples, as sinabs runs it" in said
+    hard = shell("diagnose", "own.py:mlp", "data.npz", "--snn", "mlp.nir", "--as", "norse").output
+    assert "--option reset=hard" in hard
     found = json.loads(
         shell("diagnose", "own.py:mlp", "data.npz", "--snn", "mlp.nir", "--as", "norse", "--json").stdout
     )

@@ -13,6 +13,7 @@ import nets
 import spikec
 from onnx_models import agrees, model, node, random, reference
 from spikec.frontends.onnx.frontend import frontend
+from spikec.ir.errors import UnsupportedOpError
 from spikec.ir.ops import BatchNorm, Clamp, Conv, Flatten, Head, Linear, Permute, Relu, Slice, Upsample
 from spikec.ir.stages import IMPORTED
 from spikec.ir.verify import verify
@@ -367,6 +368,52 @@ def test_resizes_of_any_axes(axes, how):
 @pytest.mark.parametrize("axis", [1, 2, -1])
 def test_gather_by_constant_indices(index, axis):
     agrees(model([node("Gather", "x i", "y", axis=axis)], ["n", 3, 4, 5], i=np.array(index)), 3, 4, 5)
+
+
+def from_a_row(cells, stride, *behind, output="y"):
+    """Cells of the row of all numbers of a batch, moved by ``stride`` from sample to sample, as torch writes them."""
+    ones = np.ones(np.ndim(cells), np.int64)
+    nodes = [
+        node("Reshape", "x all", "row", name="row"),
+        node("Shape", "x", "shape"),
+        node("Gather", "shape zero", "n"),
+        node("Range", "zero n one", "samples"),
+        node("Mul", "samples stride", "starts"),
+        node("Reshape", "starts sides", "column"),
+        node("Add", "column cells", "index"),
+        node("Gather", "row index", "z" if behind else "y", name="strided"),
+        *behind,
+    ]
+    sides = np.array([-1, *ones])
+    numbers = {"all": np.array([-1]), "zero": np.int64(0), "one": np.int64(1), "stride": np.int64(stride)}
+    return model(nodes, ["n", 3, 2], output=output, sides=sides, cells=np.array([cells]), **numbers)
+
+
+@pytest.mark.parametrize("cells", [[0, 1, 2, 3, 4, 5], [5, 0, 3], [[0, 2], [2, 4]]])
+def test_what_torch_makes_of_as_strided(cells):
+    graph = agrees(from_a_row(cells, 6), 3, 2)
+    verify(graph, IMPORTED, graph.sources)
+    assert graph.type("y").shape == np.shape(cells)
+
+
+def test_as_strided_of_a_fixed_batch():
+    nodes = [node("Reshape", "x all", "row"), node("Gather", "row index", "y")]
+    agrees(model(nodes, [2, 3], all=np.array([-1]), index=np.array([[1, 0], [4, 3]])), 3, batch=2)
+
+
+@pytest.mark.parametrize(("cells", "stride"), [([0, 1], 3), ([0, 6], 6), ([-1, 0], 6)])
+def test_cells_of_other_samples_are_refused_at_the_reshape(cells, stride):
+    with pytest.raises(UnsupportedOpError, match="keep the batch axis first") as caught:
+        spikec.load(from_a_row(cells, stride))
+    assert caught.value.location == "row"
+
+
+@pytest.mark.parametrize("output", ["z c", "row", "z row"])
+def test_a_row_of_all_samples_is_refused_once_whatever_takes_it(output):
+    users = [node("Relu", "row", "a"), node("Neg", "row", "b"), node("Add", "a b", "c")]
+    with pytest.raises(UnsupportedOpError, match="keep the batch axis first") as caught:
+        spikec.load(from_a_row([0], 6, *users, output=output))
+    assert [problem.location for problem in caught.value.problems] == ["row"]
 
 
 @pytest.mark.parametrize("perm", [[0, 2, 3, 1], [0, 3, 1, 2], [0, 1, 3, 2]])

@@ -1,8 +1,10 @@
 """Compiling in threads, beside threads that use torch, and after interrupts."""
 
+import contextlib
 import copy
 import itertools
 import logging
+import math
 import pickle
 import random
 import sys
@@ -206,6 +208,53 @@ def test_a_closure_over_the_model_itself_is_traced():
     assert graph.imported.notes == []
     assert {source.path for source in graph.sources} >= {"inner.fc", "inner.act"}
     torch.testing.assert_close(spikec.run(graph, x), whole(x).detach())
+
+
+@pytest.mark.slow
+def test_the_grad_mode_comes_back_after_an_interrupt_where_torch_ends_a_block():
+    """What torch.inference_mode holds sets the mode once more when it is freed, which is later than the interrupt."""
+
+    def compiled_until(last):
+        """Compile, up to that end of a block of torch's; how many there are, and the grad mode afterwards."""
+        count = itertools.count(1)
+
+        def profile(frame, event, arg):
+            if event == "call" and frame.f_code is torch.inference_mode.__exit__.__code__ and next(count) == last:
+                raise KeyboardInterrupt
+
+        sys.setprofile(profile)
+        try:
+            with contextlib.suppress(KeyboardInterrupt):
+                compiled(model)
+        finally:
+            sys.setprofile(None)
+        found, _ = torch.is_grad_enabled(), torch.set_grad_enabled(True)
+        return next(count) - 1, found
+
+    model = plain()
+    blocks, _ = compiled_until(0)
+    assert blocks > 5
+    assert all(compiled_until(k)[1] for k in range(1, blocks + 1))
+
+
+@pytest.mark.parametrize("last", [1, 2, 30])
+def test_an_interrupt_while_torch_fx_puts_its_patches_back(last):
+    """It patches two methods of nn.Module and the functions of ``math`` while it traces; a call puts each back."""
+    count = itertools.count(1)
+    before = dict(vars(nn.Module)), dict(vars(math))
+
+    def profile(frame, event, arg):
+        if event == "call" and frame.f_code.co_name == "revert" and next(count) == last:
+            raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            compiled(plain())
+    finally:
+        sys.setprofile(None)
+    assert next(count) > last
+    assert (dict(vars(nn.Module)), dict(vars(math))) == before
 
 
 @pytest.mark.slow
