@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from spikec.driver import Compiler
-from spikec.ir.errors import Problem, without_warnings
+from spikec.ir.errors import Hint, Problem, without_warnings
 from spikec.readers import differences
 from spikec.saving import save
 
@@ -73,7 +73,7 @@ def repair(model: Any, profile: str, **options: Any) -> Repair:
         after = differences(compilation.artifact, reader) if reader else []
     kinds = {_kind(problem) for problem in after}
     mended = tuple(problem for problem in before if _kind(problem) not in kinds)
-    notes = tuple(str(note) for note in compilation.report.notes)
+    notes = tuple(Hint(str(attrs.evolve(note, reason="")), note.reason) for note in compilation.report.notes)
     return Repair(compilation.artifact, mended, tuple(after), notes)
 
 

@@ -53,6 +53,7 @@ def repair_command(file: Path, out: Path, profile: str, own: tuple[tuple[str, An
     from spikec.repair import repair
 
     found = repair(file, profile, **reading(own, reader))
+    found = attrs.evolve(found, notes=tuple(map(for_shell, found.notes)))
     found.save(out)
     data = {"file": str(out), "mended": list(map(str, found.mended)), "left": list(map(str, found.left))}
     tables.show(data, str(found), f"wrote {out}")

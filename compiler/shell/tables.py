@@ -71,7 +71,7 @@ def graph_table(graph: Graph, suffix: str = "") -> Table:
         told = [f"%{x}" for x in graph.operands(name)]
         told += [f"{key}={value}" for key, value in printer.attributes(op).items()]
         rows.append((f"%{name}", f"{op.kind}({', '.join(told)})", str(graph.type(name)), label(op.origin)))
-    return table(("node", "is", "type", "from"), rows, f"{graph.name}{suffix}", graph.imported.notes)
+    return table(("node", "is", "type", "from"), rows, f"{graph.name}{suffix}", map(for_shell, graph.imported.notes))
 
 
 def graph_data(graph: Graph) -> dict[str, Any]:
@@ -89,12 +89,12 @@ def graph_data(graph: Graph) -> dict[str, Any]:
         }
         for name in graph
     ]
-    return {"name": graph.name, "nodes": nodes, "notes": list(graph.imported.notes)}
+    return {"name": graph.name, "nodes": nodes, "notes": list(map(for_shell, graph.imported.notes))}
 
 
 def ledger_table(ledger: Ledger) -> Table:
     """Return a table with one row for each node of the user's model."""
-    return table(ledger.HEADINGS, ledger.rows(), "what became of each layer", ledger.notes)
+    return table(ledger.HEADINGS, ledger.rows(), "what became of each layer", map(for_shell, ledger.notes))
 
 
 def costs_table(ledgers: Mapping[str, Ledger], title: str) -> Table:

@@ -13,6 +13,7 @@ from torch import nn
 import nets
 import spikec
 from nir_numpy import at_threshold, run_chain, subtracted, to_zero
+from spikec.backends.nir.backend import Nir
 
 T = 32
 
@@ -140,3 +141,14 @@ def test_what_no_form_of_a_file_mends_is_left(tmp_path):
         "a spike resets the potential to v_reset, and not by subtraction"
     }
     assert str(spikec.repair(found.artifact, "portable")).startswith("note: ")
+
+
+def test_a_file_that_its_reader_does_not_run_is_warned_of():
+    """A backend's own profile may promise too much."""
+
+    class Hopeful(Nir):
+        reader = "norse"  # which leaves out a Threshold, as the profile full writes them
+
+    with pytest.warns(spikec.SpikecWarning, match="norse .*: it does not run the file") as caught:
+        spikec.compile(model(), Hopeful(profile="full"), calibration=data()[0], timesteps=T)
+    assert "answers" not in str(caught[0].message)

@@ -236,8 +236,8 @@ def test_nir_to_nir_keeps_seconds():
 
 
 def test_a_tool_that_has_one_dt_refuses_another():
-    for profile, dt in (("snntorch", 1e-3), ("sinabs", 1e-4)):
-        with pytest.raises(spikec.CompileError, match="dt is .* has"):
+    for profile, dt, why in (("snntorch", 1e-3, "knows no other"), ("sinabs", 1e-4, "counts steps, and takes")):
+        with pytest.raises(spikec.CompileError, match=f"dt is .* has .*: it {why}"):
             Nir(profile=profile, dt=dt)
         Nir(profile=profile, dt=PROFILES[profile].dt)
 
@@ -259,6 +259,8 @@ def test_a_reader_that_resets_otherwise_is_named_with_what_mends_it():
         soft, resets = op.v_reset is None, PROFILES[profile].resets
         said = [note for note in notes(profile, op) if "which NIR has no field for" in note]
         assert bool(said) == (resets == ("hard" if soft else "soft")), (profile, soft)
+        ends = ("zero", "by subtraction") if PROFILES[profile].reader else "and snn-mlir; sinabs subtracts)"
+        assert all(note.endswith(ends) for note in said), said
 
 
 def test_several_spikes_a_step_are_named():

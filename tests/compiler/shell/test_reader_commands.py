@@ -2,6 +2,8 @@
 
 import json
 
+import nir
+import numpy as np
 import pytest
 
 import spikec
@@ -48,3 +50,18 @@ def test_repair_writes_for_a_reader(shell, made):
     assert {problem.message.split(": ")[1] for problem in left} == {
         "a spike resets the potential to v_reset, and not by subtraction"
     }
+
+
+def test_options_in_what_is_said_of_a_file_are_those_of_the_shell(shell, made):
+    """Which reset a file means, and that no metadata say it: repair and inspect print it, as warnings do."""
+    lif = {"tau": np.full(2, 2e-3), "r": np.ones(2), "v_leak": np.zeros(2), "v_threshold": np.full(2, 0.1)}
+    weights = nir.Affine(np.eye(2, dtype=np.float32), np.zeros(2, dtype=np.float32))
+    nodes = (nir.Input({"input": np.array([2])}), weights, nir.LIF(**lif), nir.Output({"output": np.array([2])}))
+    nir.write(made / "silent.nir", nir.NIRGraph.from_list(*nodes))
+    repair = ("repair", "silent.nir", "-o", "norse.nir", "--profile", "norse", "--option", "dt=1e-4")
+    for command in (repair, ("inspect", "silent.nir", "--option", "dt=1e-4")):
+        said = " ".join(shell(*command).stdout.split())
+        assert "by subtraction is --option reset=subtract" in said
+        assert "reset='subtract'" not in said
+        data = json.loads(shell(*command, "--json").stdout)
+        assert all("reset='subtract'" not in note for note in data.get("notes", ()))
