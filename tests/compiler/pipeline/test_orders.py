@@ -13,8 +13,8 @@ from spikec.extend.loader import backend_named, backends
 T = 8
 TO_SPIKES = [
     "eliminate-identity", "infer-types", "cancel-permutes", "detach-head", "drop-levels", "join-functions",
-    "lower-norms", "lower-products", "canonicalize-activations", "lower-maxpool", "lower-adaptive-pool", "lower-functions",
-    "fold-batchnorm", "normalize", "relu-to-if", "init-potential",
+    "lower-norms", "lower-products", "canonicalize-activations", "lower-maxpool", "lower-adaptive-pool",
+    "lower-functions", "fold-batchnorm", "normalize", "relu-to-if", "init-potential",
 ]  # fmt: skip
 COUNTING = ["lower-maxpool{counters=True}" if each == "lower-maxpool" else each for each in TO_SPIKES]
 WHOLE = {
