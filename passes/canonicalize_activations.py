@@ -25,7 +25,7 @@ class CanonicalizeActivations(Pass):
         clamp(x, 0, k)    = relu(x, k)
         clamp(x, -j, k)   = relu(x, k) - relu(-x, j)
         clamp(x, l, h)    = l + relu(x - l, h - l)       if both bounds have one sign
-        clamp(x, -, h)    = h - relu(h - x)
+        clamp(x, -, h)    = h - relu(h - x)              and relu(x, h) behind a ReLU
         leakyrelu(x, a)   = relu(x) - a relu(-x)         and relu(x) where a is 0
         max(a, b)         = b + relu(a - b)
         min(a, b)         = a - relu(a - b)
@@ -47,7 +47,8 @@ class CanonicalizeActivations(Pass):
         def join(first: Node[Any], second: Node[Any]) -> bool:
             caps = [op.cap for op in (first.op, second.op) if op.cap is not None]
             origin = merge(first.op.origin, second.op.origin)
-            graph.set_op(second.name, Relu(min(caps, default=None), origin=origin))
+            joined = Relu(min(caps, default=None), levels=first.op.levels or second.op.levels, origin=origin)
+            graph.set_op(second.name, joined)
             graph.bypass(first.name)
             return True
 
@@ -105,7 +106,7 @@ def _clamp(write: _Writer) -> None:
     if low is not None and high is not None and low >= high:
         problem = write.graph.problem(write.name, f"clamp({low:g}, {high:g}) is constant", "give min below max")
         raise UnsupportedOpError(problem)
-    if low == 0:
+    if low == 0 or (low is None and isinstance(write.graph[x], Relu) and high > 0):
         write.finish(Relu(high), x)
     elif low is None:
         above = write.relu(write.affine(x, -1, high, "below"), None, "excess")

@@ -1,27 +1,34 @@
 """Norms, and softmax inside a network, in terms of means, products and functions of single numbers."""
 
+import math
+from collections.abc import Sequence
+
 import attrs
+import numpy as np
 
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph, Node
-from spikec.ir.ops import Clamp, Head, Mask, Multiply, ScalarFunction, Standardize
+from spikec.ir.ops import Clamp, Head, Mask, MaxPool, Multiply, Relu, ScalarFunction, Standardize
 from spikec.ir.stages import ANN
-from spikec.ir.writer import Writer
+from spikec.ir.writer import MOST_AXES, Writer
 
 #: a bound of a mean square up to here is added to it, which moves nothing that is not as small
 _TINY = 1e-12
+#: what cells that a mask leaves out count as, when the largest is looked for
+_OUT = -4.0
 
 
 @attrs.frozen
 class LowerNorms(Pass):
-    """What divides by a statistic of the sample is a product with one number for each group of cells::
+    """What divides by a statistic of the sample is a product with one number for each group of cells, or a difference::
 
         standardize(x)  = d rsqrt(mean(d^2) + eps)      with d = x - mean(x)
-        softmax(x)      = e reciprocal(sum(e))          with e = exp(x - mean(x))
-        log_softmax(x)  = d - log(sum(exp(d)))
+        log_softmax(x)  = d - log(sum(exp(d)))          with d = x - max(x)
+        softmax(x)      = exp(log_softmax(x))
 
-    The mean that is taken off in front of exp changes nothing, but the numbers are small then. In front of a softmax
-    with a mask nothing is taken off, and cells that are left out are multiplied by 0 behind exp.
+    So exp gives numbers in [0, 1], and log takes numbers in [1, n]: ramps suit both, where a quotient of two signals
+    would range over as many decades as exp(x) does. Of a softmax with a mask, cells that are left out count as a number
+    that is seldom the largest, which changes nothing where it is, and are multiplied by 0 behind exp.
     """
 
     name = "lower-norms"
@@ -69,20 +76,45 @@ def _softmax(graph: Graph, head: Node[Head]) -> None:
     axis = head.op.axis % len(shape)
     if head.op.function == "softmin":
         x = write.affine(x, -1, part="minus")
-    if keep is None:
-        mean = write.expanded(write.mean(x, (axis,), part="mean"), shape, part="means")
-        x = write.total(x, write.affine(mean, -1, part="minus"), part="centred")
-    else:
-        x = write.affine(x, keep != 0, part="kept")
+    if keep is not None:
+        x = write.affine(x, keep != 0, np.where(keep != 0, 0.0, _OUT), part="kept")
+    peak = write.expanded(_largest(write, x, axis), shape, part="largest_all")
+    x = write.total(x, write.affine(peak, -1, part="largest_minus"), part="below")
     powers = write.add(ScalarFunction("exp"), x, part="exp")
     if keep is not None:
         powers = write.affine(powers, keep != 0, part="left")
     total = write.affine(write.mean(powers, (axis,), part="mean"), shape[axis], part="sum")
-    if head.op.function == "log_softmax":
-        log = write.add(ScalarFunction("log"), total, part="log")
-        less = write.affine(write.expanded(log, shape, part="logs"), -1, part="less")
-        write.finish_as(write.total(x, less, part="result"))
-    else:
-        write.finish(Multiply(), powers, write.add(ScalarFunction("reciprocal"), total, part="share"))
+    log = write.add(ScalarFunction("log"), total, part="log")
+    less = write.affine(write.expanded(log, shape, part="logs"), -1, part="less")
+    x = write.total(x, less, part="logarithm")
+    if head.op.function != "log_softmax":
+        x = write.add(ScalarFunction("exp"), x, part="share")
+        x = x if keep is None else write.affine(x, keep != 0, part="share_left")
+    write.finish_as(x)
     if masked:
         graph.remove_dead(masked)
+
+
+def _largest(write: Writer, x: str, axis: int) -> str:
+    """Add the largest number along an axis, which is of length 1 then."""
+    shape = write.shape(x)
+    if axis and len(shape) <= MOST_AXES:
+        kernel = [shape[axis] if i == axis else 1 for i in range(1, len(shape))]
+        return write.add(_pool(kernel), x, part="largest")
+    others = [i for i in range(len(shape)) if i != axis]
+    if axis:
+        turned = write.permuted(x, [*others, axis], part="largest_order")
+        rows = write.reshaped(turned, (math.prod(shape) // shape[axis], shape[axis]), part="largest_rows")
+        found = write.add(_pool([shape[axis]]), rows, part="largest")
+        return write.reshaped(found, [1 if i == axis else size for i, size in enumerate(shape)], part="largest_back")
+    while (count := write.shape(x)[0]) > 1:  # a 1x1 convolution picks channels
+        every, half = np.eye(count), (count + 1) // 2
+        first, second = every[:half], every[count - half :]
+        excess = write.mixed(x, first - second, part="largest_difference")
+        excess = write.add(Relu(compares=True), excess, part="largest_excess")
+        x = write.total(write.mixed(x, second, part="largest_half"), excess, part="largest")
+    return x
+
+
+def _pool(kernel: Sequence[int]) -> MaxPool:
+    return MaxPool(kernel, kernel, [(0, 0)] * len(kernel), [1] * len(kernel))

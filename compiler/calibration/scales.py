@@ -91,7 +91,7 @@ def channel_axis(graph: Graph, name: str) -> int:
 
 
 def _laid_out(graph: Graph, chosen: dict[str, Array], warn: Warn) -> dict[str, Array]:
-    """Vectors over the channels laid along their axis, no larger than a clip's bound.
+    """Vectors over the channels laid along their axis, no larger than a clip's bound, and no smaller with levels.
 
     A comparing ReLU's is not below that of what it compares, so that one spike is one on both sides. Where channels
     cannot carry their own scales, the largest is that of all.
@@ -106,7 +106,8 @@ def _laid_out(graph: Graph, chosen: dict[str, Array], warn: Warn) -> dict[str, A
             message = "its values on the calibration data are not finite"
             hint = "mend the data, or the weights up to this layer"
             raise InvalidModelError(graph.problem(node.name, message, hint))
-        scale = np.minimum(scale, np.inf if node.op.cap is None else node.op.cap)
+        cap = np.inf if node.op.cap is None else node.op.cap
+        scale = np.full_like(scale, cap) if node.op.levels else np.minimum(scale, cap)
         laid = on_axis(scale, len(graph.type(node.name).shape), channel_axis(graph, node.name))
         if why := _obstacle(graph, node.name, laid):
             warn(f"%{node.name} has one threshold for all of its channels: with one for each, {why}", node.name)

@@ -29,12 +29,14 @@ class Entry:
         fate: ``kept`` as it was, ``converted`` into another op, ``lowered`` into several, or ``folded``
             into another node's op or dropped because it does nothing. In a model that is refused also
             ``refused``, and ``unread`` behind a refused node, where shapes are not known.
-        into: the ops that stand for it now, or the reason why there is none.
+        into: the ops that stand for it now with their neurons, or the reason why there is none.
+        neurons: how many it costs for one sample; 0 where it takes none, or was refused before that was known.
     """
 
     source: Source
     fate: Fate
     into: str
+    neurons: int = 0
 
 
 class Ledger:
@@ -43,13 +45,15 @@ class Ledger:
     Attributes:
         entries: one a source node.
         notes: what the frontend has to say about how it read the model.
+        neurons: of the whole network, those in front of its layers too, such as a target's encoder of the input.
     """
 
     HEADINGS = ("layer", "was", "is", "as")
 
-    def __init__(self, entries: Sequence[Entry], notes: Sequence[str] = ()) -> None:
+    def __init__(self, entries: Sequence[Entry], notes: Sequence[str] = (), neurons: int = 0) -> None:
         self.entries = tuple(entries)
         self.notes = tuple(notes)
+        self.neurons = neurons
 
     @classmethod
     def of(cls, start: Graph, final: Graph, problems: Sequence[Problem] = ()) -> Ledger:
@@ -72,7 +76,7 @@ class Ledger:
             else _entry(source, kinds.get(source), within.get(source, []), final)
             for source in dict.fromkeys([*start.imported.order, *reversed(refused)])
         ]
-        return cls(entries, start.imported.notes)
+        return cls(entries, start.imported.notes, _neurons(final, final.match(Op)))
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -89,12 +93,13 @@ class Ledger:
         return [(str(entry.source), entry.source.kind, entry.fate, entry.into) for entry in self]
 
     def to_pandas(self) -> Any:
-        """Return a ``pandas.DataFrame`` of :meth:`rows`.
+        """Return a ``pandas.DataFrame`` of :meth:`rows`, and of the number of neurons that each layer costs.
 
         Raises:
             MissingDependencyError: pandas is not installed.
         """
-        return frame(self.HEADINGS, self.rows())
+        rows = [(*row, entry.neurons) for row, entry in zip(self.rows(), self, strict=True)]
+        return frame((*self.HEADINGS, "neurons"), rows)
 
     def _repr_html_(self) -> str:
         return table("what became of each layer", self.HEADINGS, self.rows(), self.notes)
@@ -114,12 +119,13 @@ def _entry(source: Source, kind: str | None, within: list[Node[Op]], final: Grap
     outside = [node.name for node in within if isinstance(node.op, Output)]
     if outside and kind == Head.kind:
         return Entry(source, "kept", f"outside the network, behind %{outside[0]}")
+    neurons = _neurons(final, own)
+    cost = f", with {neurons:,} neurons" if neurons else ""
     if len(own) == 1:
-        return Entry(source, "kept" if own[0].op.kind == kind else "converted", f"%{own[0].name} = {own[0].op.kind}")
+        fate: Fate = "kept" if own[0].op.kind == kind else "converted"
+        return Entry(source, fate, f"%{own[0].name} = {own[0].op.kind}{cost}", neurons)
     if own:
-        neurons = sum(math.prod(final.type(node.name).shape) for node in own if node.op.role is Role.NEURON)
-        cost = f", with {neurons:,} neurons" if neurons else ""
-        return Entry(source, "lowered", f"into {len(own)} ops, %{own[0].name} to %{own[-1].name}{cost}")
+        return Entry(source, "lowered", f"into {len(own)} ops, %{own[0].name} to %{own[-1].name}{cost}", neurons)
     if within:
         names = ", ".join(f"%{node.name}" for node in within[:3])
         more = f" and {len(within) - 3} more" if len(within) > 3 else ""
@@ -127,6 +133,10 @@ def _entry(source: Source, kind: str | None, within: list[Node[Op]], final: Grap
     if dropped is not None:
         return Entry(source, "folded", dropped)
     return Entry(source, "unread", "it takes the result of a refused node")
+
+
+def _neurons(graph: Graph, nodes: Sequence[Node[Op]]) -> int:
+    return sum(math.prod(graph.type(node.name).shape) for node in nodes if node.op.role is Role.NEURON)
 
 
 def account(error: CompileError, imported: Graph | None, final: Graph | None) -> None:

@@ -14,8 +14,8 @@ from spikec.ir.ops.weighted import diagonal, pointwise
 from spikec.ir.origin import merge
 from spikec.ir.types import Array
 
-#: convolutions and pools have as many axes at most, of samples
-_MOST = 4
+#: of a sample, that convolutions and pools take at most
+MOST_AXES = 4
 
 
 class Writer:
@@ -60,7 +60,7 @@ class Writer:
         gains, shifts = (np.asarray(each, np.float64) for each in (gain, shift))
         if not (shifts.any() or (gains != 1).any()):
             return x
-        if 1 <= len(shape) <= _MOST and all(max(each.shape[1:], default=1) == 1 for each in (gains, shifts)):
+        if 1 <= len(shape) <= MOST_AXES and all(max(each.shape[1:], default=1) == 1 for each in (gains, shifts)):
             rows = [np.broadcast_to(each.reshape(-1), shape[:1]) for each in (gains, shifts)]
             return self.add(diagonal(rows[0], rows[1] if shifts.any() else None, len(shape)), x, part=part)
         full = [np.broadcast_to(each, shape).reshape(-1, 1) for each in (gains, shifts)]
@@ -78,7 +78,7 @@ class Writer:
     def mixed(self, x: str, matrix: Array, *, part: str) -> str:
         """Add the product of a matrix [O, I] with the numbers of all channels (axis 0) in one place."""
         shape = self.shape(x)
-        if len(shape) <= _MOST:
+        if len(shape) <= MOST_AXES:
             return self.add(pointwise(matrix, None, len(shape)), x, part=part)
         flat = self.reshaped(x, (shape[0], math.prod(shape[1:])), part=f"{part}_flat")
         mixed = self.mixed(flat, matrix, part=f"{part}_mixed")
@@ -87,7 +87,7 @@ class Writer:
     def mean(self, x: str, axes: Sequence[int], groups: int = 1, *, part: str) -> str:
         """Add the mean over axes, which are of length 1 then; axis 0, if it is among them, of the number of groups."""
         shape, space = self.shape(x), [axis for axis in axes if axis > 0]
-        if len(shape) > _MOST:
+        if len(shape) > MOST_AXES:
             return self._mean_of_many_axes(x, axes, part=part)
         if space:
             size = tuple(1 if axis in space else None for axis in range(1, len(shape)))

@@ -29,6 +29,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
         "infer-types",
         "cancel-permutes",
         "detach-head",
+        "drop-levels",
         "join-functions",
         *(("accumulate",) if backend.accumulates else ()),
         "lower-norms",

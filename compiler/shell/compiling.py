@@ -69,22 +69,52 @@ def dump_command(model: Any, target: str, out: Path, **options: Any) -> None:
 def check_command(model: Any, target: str | None, profile: str | None, **options: Any) -> None:
     """Say everything that keeps MODEL from a target.
 
-    With --profile and no target it is a file, and what its reader refuses, leaves out or runs otherwise than it says.
-    Nothing is written.
+    If nothing does, say how many neurons each layer costs. Without a target, say it for all of them. With --profile and
+    no target MODEL is a file, and what its reader refuses, leaves out or runs otherwise than it says. Nothing is
+    written.
     """
     from spikec.checking import check
 
-    if target is None:
-        if profile is None:
-            raise click.UsageError("Missing option '--target', or '--profile' for the reader of a file.")
+    if target is None and profile is not None:
         readers.check_file(model, profile, options["own"])
+        return
+    if target is None:
+        _check_all(model, own.for_compiler(model, **options))
         return
     if profile is not None:
         options["own"] = (*options["own"], ("profile", profile))
     problems = check(model, target, **own.for_compiler(model, **options))
-    if problems:
+    if problems or problems.ledger is None:
         raise CompileError(problems)
-    tables.show({"problems": []}, f"nothing keeps the model from {target}")
+    ledger = problems.ledger
+    data = {"problems": [], "neurons": ledger.neurons, "ledger": tables.ledger_data(ledger)}
+    said = f"nothing keeps the model from {target}, with {ledger.neurons:,} neurons"
+    tables.show(data, tables.ledger_table(ledger), said)
+
+
+def _check_all(model: Any, options: dict[str, Any]) -> None:
+    """Say what each layer costs on each target, or that it is refused there, and why.
+
+    Raises:
+        CompileError: all targets refuse the model.
+    """
+    from spikec.checking import check
+    from spikec.extend import loader
+
+    found = {part.name: check(model, part.name, **options) for part in loader.targets()}
+    if all(found.values()):
+        raise CompileError([problem for each in found.values() for problem in each])
+    ledgers = {name: each.ledger for name, each in found.items() if each.ledger is not None}
+    data = {
+        name: {
+            "problems": [tables.problem_data(problem) for problem in found[name]],
+            "neurons": ledger.neurons,
+            "ledger": tables.ledger_data(ledger),
+        }
+        for name, ledger in ledgers.items()
+    }
+    refused = [f"{name}: {problem}" for name, each in found.items() for problem in each]
+    tables.show(data, tables.costs_table(ledgers, "neurons of each layer, by target"), *refused)
 
 
 def inspect_command(model: Any, target: str | None, **options: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spikec.ir.errors import Problem
     from spikec.ir.graph import Graph
     from spikec.ir.ledger import Ledger
+    from spikec.ir.origin import Source
     from spikec.ir.types import Array
     from spikec.pipeline.manager import Report
 
@@ -96,9 +97,23 @@ def ledger_table(ledger: Ledger) -> Table:
     return table(ledger.HEADINGS, ledger.rows(), "what became of each layer", map(for_shell, ledger.notes))
 
 
-def ledger_data(ledger: Ledger) -> list[dict[str, str]]:
-    """Return a ledger as JSON has it."""
-    return [dict(zip(ledger.HEADINGS, row, strict=True)) for row in ledger.rows()]
+def costs_table(ledgers: Mapping[str, Ledger], title: str) -> Table:
+    """Return a table of the neurons that each node of a model costs on each of some targets."""
+    rows: dict[Source, dict[str, str]] = {}
+    for target, ledger in ledgers.items():
+        for entry in ledger:
+            said = "refused" if entry.fate == "refused" else f"{entry.neurons:,}" if entry.neurons else ""
+            rows.setdefault(entry.source, {})[target] = said
+    cells = [(f"{source}", source.kind, *(row.get(each, "") for each in ledgers)) for source, row in rows.items()]
+    refusing = {target for target, ledger in ledgers.items() if any(entry.fate == "refused" for entry in ledger)}
+    totals = ("refused" if target in refusing else f"{ledger.neurons:,}" for target, ledger in ledgers.items())
+    return table(("layer", "was", *ledgers), [*cells, ("all", "", *totals)], title)
+
+
+def ledger_data(ledger: Ledger) -> list[dict[str, str | int]]:
+    """Return a ledger as JSON has it, with the neurons that each node costs."""
+    rows = zip(ledger.rows(), ledger, strict=True)
+    return [{**dict(zip(ledger.HEADINGS, row, strict=True)), "neurons": entry.neurons} for row, entry in rows]
 
 
 def report_text(report: Report) -> str:

@@ -262,7 +262,7 @@ _REASONS = (
         "use batch normalization and retrain",
     ),
     (
-        "Shrink Sign Round Floor Ceil",
+        "Shrink Sign Round Ceil",
         "it jumps, and a rate changes steadily with its input",
         "replace it by Relu and retrain",
     ),

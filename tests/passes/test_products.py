@@ -85,10 +85,14 @@ NORMS = {
     "normalize": F.normalize,
     "normalize with a bound": lambda y: F.normalize(y, eps=0.5),
     "softmax": lambda y: torch.softmax(y, 1),
+    "softmax of five axes": lambda y: torch.softmax(y.unflatten(1, (2, 1, 2)), 3).flatten(1, 3),
     "softmin": lambda y: F.softmin(y, 2),
     "log_softmax": lambda y: torch.log_softmax(y, 3),
     "masked": lambda y: torch.softmax(y.masked_fill(torch.ones(5, 6).triu(2).bool(), -torch.inf), -1),
 }
+
+
+FIVE_AXES = {"of five axes", "softmax of five axes"}
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -98,7 +102,7 @@ def test_a_norm_is_means_and_functions_without_loss(name):
     assert not any(after.match(kind) for kind in (Standardize, Head, Mask))
 
 
-@pytest.mark.parametrize("name", sorted((NORMS | GATES | MATRICES).keys() - {"of five axes"}))
+@pytest.mark.parametrize("name", sorted((NORMS | GATES | MATRICES).keys() - FIVE_AXES))
 def test_neurons_are_near_to_it_and_nearer_with_more_steps(name):
     model, x = Net((NORMS | GATES | MATRICES)[name]).float(), images().float()
     snn = spikec.compile(model, "spikingjelly", calibration=x, normalization="max")
@@ -110,6 +114,17 @@ def test_neurons_are_near_to_it_and_nearer_with_more_steps(name):
             found[step] = float((total / step - wanted).norm() / (wanted - wanted.mean(0)).norm())
     assert found[256] < found[32] < found[4]
     assert found[256] < 0.1
+
+
+@pytest.mark.parametrize("name", ["softmax", "softmin", "masked"])
+def test_ramps_are_near_a_softmax_of_large_numbers_too(name):
+    """Whose exponentials range over 20 decades, so that a quotient of them has no use of ramps."""
+    model, x = Net(lambda y: NORMS[name](30 * y)), images()
+    compilation = spikec.Compiler("spikingjelly", calibration=x, normalization="max").run(model)
+    (lowered,) = (stage.graph for stage in compilation.stages if stage.name == "lower-functions")
+    with torch.no_grad():
+        found, wanted = spikec.run(lowered, x), model(x)
+    assert (found - wanted).norm() < 0.03 * (wanted - wanted.mean(0)).norm()
 
 
 def test_each_product_is_held_to_what_it_may_cost():
@@ -181,7 +196,7 @@ def test_nothing_but_a_simulation_takes_it():
 
 
 IN_NIR = {name: (NORMS | GATES)[name] for name in ("layer norm of channels", "group norm", "instance norm")}
-IN_NIR |= {name: GATES[name] for name in ("gate of a channel",)}
+IN_NIR |= {"gate of a channel": GATES["gate of a channel"], "softmax": NORMS["softmax"]}
 
 
 @pytest.mark.parametrize("name", IN_NIR)

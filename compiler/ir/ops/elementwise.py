@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -19,7 +20,7 @@ from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import ONE_SCALE, SPIKES_FIRST, Op, Role, array, tensor
 from spikec.ir.types import Array, Rate, Type, fits, span
 
-__all__ = ["Add", "BatchNorm", "Clamp", "Identity", "LeakyRelu", "Maximum", "Minimum", "Relu", "Rescale"]
+__all__ = ["Add", "BatchNorm", "Clamp", "Floor", "Identity", "LeakyRelu", "Maximum", "Minimum", "Relu", "Rescale"]
 
 _EXPAND = "expand the smaller operand first: x.expand(...)"
 
@@ -174,11 +175,13 @@ class Relu(_Activation):
         scale: once calibrated, the value that a neuron firing at every step stands for: positive, of the
             sample's rank, each axis 1 or full. It does not change the meaning.
         compares: its operand is the difference of two signals of one scale, and that scale is its own too.
+        levels: how many steps it was trained to have up to its cap, which then is its scale; None for any number.
     """
 
     cap: float | None = None
     scale: Array | None = array(default=None)
     compares: bool = False
+    levels: int | None = None
 
     def eval(self, *xs: Tensor) -> Tensor:
         """Run torch's clamp."""
@@ -203,6 +206,17 @@ class Clamp(_Activation):
     def eval(self, *xs: Tensor) -> Tensor:
         """Run torch's clamp."""
         return xs[0].clamp(min=self.low, max=self.high)
+
+
+@attrs.frozen(eq=False)
+class Floor(_Activation):
+    """``y = floor(x)``, behind a clip: see the pass drop-levels."""
+
+    hint: ClassVar[str] = "run drop-levels before"
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """Run torch's floor."""
+        return xs[0].floor()
 
 
 @attrs.frozen(eq=False)

@@ -130,6 +130,11 @@ def _clip(call: Call, x: Any, min: Any = None, max: Any = None) -> Any:
     return x if low is None and high is None else call.add(Clamp(low, high), x)
 
 
+@converter("Floor")
+def _floor(call: Call, x: Any) -> Any:
+    return torch.floor(x)
+
+
 @converter("HardSigmoid")
 def _hard_sigmoid(call: Call, x: Any, alpha: float = 0.2, beta: float = 0.5) -> Any:
     line: Any = affine(call, x, alpha, beta, part="line")

@@ -10,12 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spikec.extend.composites import reshaped
+from spikec.extend.levels import Levels
 from spikec.frontends.torch.call import Call, Missing, Signal, as_array, converter, methods
+from spikec.frontends.torch.convert import refuse_unknown
 from spikec.frontends.torch.converters.arith import affine
 from spikec.frontends.torch.converters.parts import matched
 from spikec.frontends.torch.converters.shapes import same_dtype, sample_axes, sample_axis
 from spikec.ir.errors import InvalidModelError
-from spikec.ir.ops import Add, Clamp, Head, Identity, LeakyRelu, Maximum, MaxPool, Minimum, Relu
+from spikec.ir.ops import Add, Clamp, Floor, Head, Identity, LeakyRelu, Maximum, MaxPool, Minimum, Relu
 from spikec.ir.types import on_axis
 
 
@@ -44,6 +46,14 @@ def clamp(call: Call, input: Signal, min: Any = None, max: Any = None) -> Signal
 @converter(torch.clamp_max, torch.clamp_max_, *methods("clamp_max", "clamp_max_"))
 def _clamp_max(call: Call, input: Signal, max: Any) -> Signal:
     return clamp(call, input, None, max)
+
+
+@converter(torch.floor, torch.floor_, *methods("floor", "floor_"))
+def _floor(call: Call, input: Signal) -> Signal:
+    """Levels that a clip was trained with: ``floor(L clip(x / bound, 0, 1) + 1/2)``. No other floor has spikes."""
+    if Levels.of(call.graph, input.name) is None:
+        refuse_unknown(call, call.source.kind)
+    return call.add(Floor(), input)
 
 
 @converter(F.hardtanh, F.hardtanh_)

@@ -1,5 +1,7 @@
 """What the ledger, ``check`` and errors say of a model that is refused, and of one that is not."""
 
+import nir
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -200,3 +202,67 @@ def test_a_node_that_a_frontend_met_and_lost_is_found():
     error = refusal(spikec.compile, graph, "spikingjelly")
     assert "a source node vanished" in str(error)
     assert error.location == "body.lost"
+
+
+# --------------------------------------------------------------------- neurons
+
+
+class Smooth(nn.Module):
+    """A ReLU, a gate and a smooth function."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.relu, self.act = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.SiLU()
+        self.fc, self.head = nn.Linear(4 * 36, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        y = self.relu(self.conv(x))
+        y = y * torch.sigmoid(y.mean((2, 3), keepdim=True))
+        return self.head(self.act(self.fc(y.flatten(1))))
+
+
+PICTURES = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def of_a_module(snn):
+    with torch.no_grad():
+        snn(PICTURES[:1])
+    return sum(each.v.numel() for each in snn.modules() if type(each).__name__ == "IFNode")
+
+
+def of_nir(graph):
+    return sum(np.prod(each.output_type["output"]) for each in graph.nodes.values() if isinstance(each, nir.IF))
+
+
+def of_netx(network):
+    """A file has no encoder of the input; it has two readouts, and three layers hand constants on, whose weights behind
+    them are biases: by a channel of 6x6, and by one neuron each.
+    """
+    encoder, readouts, constants = 64, 2, 36 + 1 + 1
+    return sum(layer.neurons for layer in network.summary().layers) + encoder - readouts - constants
+
+
+COUNTS = {"spikingjelly": of_a_module, "nir": of_nir, "netx": of_netx}
+
+
+@pytest.mark.parametrize("target", COUNTS)
+def test_check_says_what_each_layer_costs_as_it_is_then_compiled(target):
+    """Counted in what is emitted: potentials of torch modules, outputs of NIR's nodes, compartments of a netx file."""
+    model = Smooth().eval()
+    problems = spikec.check(model, target, calibration=PICTURES, timesteps=4)
+    assert problems == []
+    compilation = spikec.Compiler(target, calibration=PICTURES, timesteps=4).run(model)
+    costs = {entry.source.label: entry.neurons for entry in problems.ledger}
+    assert costs == {entry.source.label: entry.neurons for entry in compilation.ledger}
+    assert problems.ledger.neurons == COUNTS[target](compilation.artifact)
+    if target != "netx":  # whose encoder belongs to no layer
+        assert problems.ledger.neurons == sum(costs.values())
+    assert costs["relu"] >= 4 * 36
+    assert all(costs[label] for label in ("sigmoid", "mul", "act"))
+    assert not any(costs[label] for label in ("conv", "fc", "head"))
+    assert f"with {costs['act']:,} neurons" in str(problems.ledger)
+
+
+def test_a_refused_model_has_a_ledger_too():
+    assert rows(spikec.check(Net(), "nir", example_input=VOLUME).ledger)["act"] == "refused"

@@ -12,9 +12,9 @@ from spikec.extend.loader import backend_named, backends
 
 T = 8
 TO_SPIKES = [
-    "eliminate-identity", "infer-types", "cancel-permutes", "detach-head", "join-functions", "lower-norms",
-    "lower-products", "canonicalize-activations", "lower-maxpool", "lower-adaptive-pool", "lower-functions",
-    "fold-batchnorm", "normalize", "relu-to-if", "init-potential",
+    "eliminate-identity", "infer-types", "cancel-permutes", "detach-head", "drop-levels", "join-functions",
+    "lower-norms", "lower-products", "canonicalize-activations", "lower-maxpool", "lower-adaptive-pool",
+    "lower-functions", "fold-batchnorm", "normalize", "relu-to-if", "init-potential",
 ]  # fmt: skip
 COUNTING = ["lower-maxpool{counters=True}" if each == "lower-maxpool" else each for each in TO_SPIKES]
 WHOLE = {

@@ -124,9 +124,38 @@ def test_what_json_says(shell, made):
     assert "nn.Hardshrink" in problem["message"]
     assert problem["location"] == "1"
     assert problem["hint"] in refused.stderr
-    assert json.loads(shell("check", "own.py:mlp", "--target", "nir", "--example", "4", "--json").stdout) == {
-        "problems": []
-    }
+    fine = json.loads(shell("check", "own.py:mlp", "--target", "nir", "--example", "4", "--json").stdout)
+    assert fine["problems"] == []
+    compiled = spikec.load(made / "mlp.nir")
+    (neurons,) = (compiled.type(node.name).shape for node in compiled.with_role(spikec.Role.NEURON))
+    assert fine["neurons"] == neurons[0]
+    assert [each["neurons"] for each in fine["ledger"]] == [0, neurons[0], 0]
+
+
+def test_check_without_a_target_says_what_each_layer_costs_on_all(shell):
+    found = json.loads(shell("check", "own.py:mlp", "--example", "4", "--json").stdout)
+    assert set(found) == set(spikec.targets())
+    for target, each in found.items():
+        alone = json.loads(shell("check", "own.py:mlp", "--target", target, "--example", "4", "--json").stdout)
+        assert each == alone
+    said = shell("check", "own.py:mlp", "--example", "4").output
+    assert all(target in said for target in spikec.targets())
+    refused = shell("check", "own.py:smooth", "--example", "4", code=1).output
+    assert "nn.Hardshrink" in refused
+
+
+def test_a_target_that_refuses_says_so_beside_those_that_do_not(shell, made):
+    (made / "volume.py").write_text(
+        "from torch import nn\n"
+        "net = nn.Sequential(nn.Conv3d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)).eval()\n"
+    )
+    found = json.loads(shell("check", "volume.py:net", "--example", "1,3,3,3", "--json").stdout)
+    assert not found["spikingjelly"]["problems"]
+    assert [each["neurons"] for each in found["spikingjelly"]["ledger"]] == [0, 16, 0, 0]
+    assert found["nir"]["problems"][0]["location"].startswith("0")
+    said = shell("check", "volume.py:net", "--example", "1,3,3,3").output
+    assert "refused" in said
+    assert "nir: " in said
 
 
 @pytest.mark.parametrize(
@@ -144,7 +173,7 @@ def test_what_json_says(shell, made):
         (1, "evaluate mlp.nir unlabelled.npz --timesteps 2"),
         (1, "evaluate mlp.nir uneven.npz --timesteps 2"),
         (1, "diagnose mlp.nir data.npz --timesteps 2"),
-        (2, "check own.py:mlp"),
+        (0, "check own.py:mlp"),
         (2, "evaluate mlp.nir data.npz"),
         (2, "run mlp.nir data.npz --timesteps 2"),
         (2, "run mlp.nir nothing.npz --timesteps 2 -o no.npz"),
