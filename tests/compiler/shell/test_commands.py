@@ -235,9 +235,11 @@ def test_seed_and_verify_reach_the_compiler(shell, monkeypatch):
     assert checks["off"] == []
     assert any("exact up to here: " in check for check in checks["end"])
     assert any("exact: " in check for check in checks["each"])
-    given = {}
-    monkeypatch.setattr("spikec.checking.check", lambda model, target=None, **options: given.update(options) or [])
-    shell("check", "own.py:mlp", "--target", "nir", "--seed", 5, "--verify", "each")
+    given, check = {}, spikec.check
+    monkeypatch.setattr(
+        "spikec.checking.check", lambda *own, **options: given.update(options) or check(*own, **options)
+    )
+    shell("check", "own.py:mlp", "--target", "nir", "--example", "4", "--seed", 5, "--verify", "each")
     assert (given["seed"], given["verify"]) == (5, "each")
 
 
@@ -273,7 +275,7 @@ def test_the_options_of_a_target_are_options_of_the_command(shell, made):
     said = " ".join(shell("compile", "--target", "nir", "--help").output.split())
     assert "One of portable" in said
     assert ":data:" not in said
-    assert "--neurons" not in shell("compile", "--target", "netx", "--help").output
+    assert "One of portable" not in shell("compile", "--target", "netx", "--help").output
     assert "--counters" in shell("evaluate", "--help", "--target", "spikingjelly").output
     assert (
         "nothing keeps"

@@ -15,7 +15,7 @@ def test_check_lists_what_a_reader_does_otherwise(shell):
     assert "--option reset=hard" in said
     found = json.loads(shell("check", "mlp.nir", "--profile", "sinabs", "--json", code=1).stdout)
     assert any("fires as often" in problem["message"] for problem in found["problems"])
-    assert "--profile" in shell("check", "mlp.nir", code=2).output
+    assert "neurons of each layer, by target" in shell("check", "mlp.nir").output
 
 
 def test_check_with_a_target_takes_its_profile(shell):
