@@ -40,6 +40,17 @@ def test_a_constant_stays_and_power_0_changes_nothing():
     torch.testing.assert_close(RecentMean().steps(RecentMean().initial(moving[0]), moving)[1], moving)
 
 
+@pytest.mark.parametrize("shape", [(5,), (0, 3), (5, 2, 3)])
+def test_samples_of_any_shape(shape):
+    x = torch.randn(T, *shape, dtype=torch.float64)
+    state, said = RecentMean(1.0).initial(x[0]), []
+    for step in x:
+        state, out = RecentMean(1.0).step(state, step)
+        said.append(out)
+    rising = torch.arange(1, T + 1, dtype=torch.float64)
+    torch.testing.assert_close(torch.stack(said).mean(0), torch.tensordot(rising / rising.sum(), x, 1))
+
+
 @attrs.frozen
 class Late(spikec.Pass):
     """Neurons start far below their threshold, so that the first steps say nothing."""

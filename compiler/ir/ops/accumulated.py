@@ -1,5 +1,6 @@
 """What a simulation may carry without neurons: running differences, of functions and of averages. No spikes in it."""
 
+import math
 from collections.abc import Sequence
 
 import attrs
@@ -54,6 +55,11 @@ class Carried(Op):
         return xs[0]
 
 
+def _flat(x: Tensor) -> Tensor:
+    """[B, numbers of a sample], of which there may be one without an axis, and samples none."""
+    return x.reshape(len(x), math.prod(x.shape[1:]))
+
+
 @attrs.frozen(eq=False)
 class RunningDifference(StatefulOp):
     """Gives what t times the function of its operands' means rises by::
@@ -85,18 +91,18 @@ class RunningDifference(StatefulOp):
         """Return [B, 1 + ...]: t, the sums of the operands, and t f(n / t), all of them 0."""
         shapes = [(1, *x.shape[1:]) for x in xs]
         result = self.carries.eval(*(torch.empty(shape, device="meta") for shape in shapes))
-        size = 1 + sum(x[0].numel() for x in xs) + result.numel()
+        size = 1 + sum(_flat(x).shape[1] for x in (*xs, result))
         return xs[0].new_zeros((len(xs[0]), size))
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
         """Add the operands to their sums, and return what t f(n / t) rises by."""
-        flat = [x.flatten(1) for x in xs]
+        flat = [_flat(x) for x in xs]
         sizes = [x.shape[1] for x in flat]
         time, *sums, last = torch.split(state, [1, *sizes, state.shape[1] - 1 - sum(sizes)], 1)
         time, sums = time + 1, [n + x for n, x in zip(sums, flat, strict=True)]
         means = ((n / time).reshape(x.shape) for n, x in zip(sums, xs, strict=True))
         total = self.carries.eval(*means)
-        whole = total.flatten(1) * time
+        whole = _flat(total) * time
         return torch.cat([time, *sums, whole], 1), (whole - last).reshape(total.shape)
 
     def map_result(self, maps: Sequence[Affine], operands: Sequence[Type]) -> Affine:
@@ -134,12 +140,12 @@ class RecentMean(StatefulOp):
 
     def initial(self, *xs: Tensor) -> Tensor:
         """Return [B, 1 + numbers of a sample]: t and m, all of them 0."""
-        return xs[0].new_zeros((len(xs[0]), 1 + xs[0][0].numel()))
+        return xs[0].new_zeros((len(xs[0]), 1 + _flat(xs[0]).shape[1]))
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
         """Move the average towards the operand, and return what t times it rises by."""
         time, mean = state[:, :1] + 1, state[:, 1:]
-        moved = (self.power + 1) / (time + self.power) * (xs[0].flatten(1) - mean)
+        moved = (self.power + 1) / (time + self.power) * (_flat(xs[0]) - mean)
         return torch.cat([time, mean + moved], 1), (mean + time * moved).reshape(xs[0].shape)
 
     def divided(self, factor: Array) -> Self:
