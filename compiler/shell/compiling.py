@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import click
 
 from spikec.ir.errors import CompileError, SpikecWarning
@@ -103,7 +104,14 @@ def _check_all(model: Any, options: dict[str, Any]) -> None:
 
     found = {part.name: check(model, part.name, **options) for part in loader.targets()}
     if all(found.values()):
-        raise CompileError([problem for each in found.values() for problem in each])
+        common = [problem for problem in next(iter(found.values())) if all(problem in each for each in found.values())]
+        rest = [
+            attrs.evolve(problem, message=f"{target}: {problem.message}")
+            for target, each in found.items()
+            for problem in each
+            if problem not in common
+        ]
+        raise CompileError([*common, *rest])
     ledgers = {name: each.ledger for name, each in found.items() if each.ledger is not None}
     data = {
         name: {

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 
+import attrs
 import click
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from click.shell_completion import ShellComplete
 
 import spikec
 from npz import loaded
+from spikec.ir.errors import Problem
 from spikec.shell.cli import main
 
 COMMANDS = ["compile", "check", "inspect", "dump", "run", "evaluate", "diagnose", "repair", "passes", "targets", "demo"]
@@ -141,7 +143,16 @@ def test_check_without_a_target_says_what_each_layer_costs_on_all(shell):
     said = shell("check", "own.py:mlp", "--example", "4").output
     assert all(target in said for target in spikec.targets())
     refused = shell("check", "own.py:smooth", "--example", "4", code=1).output
-    assert "nn.Hardshrink" in refused
+    assert refused.count("nn.Hardshrink is not supported") == 1
+
+
+def test_what_only_one_target_refuses_is_said_as_its_own(shell, monkeypatch):
+    both, first = Problem("both refuse it", op="a"), Problem("the first refuses it", op="b")
+    found = {"one": [first, both], "two": [both]}
+    monkeypatch.setattr("spikec.extend.loader.targets", lambda: [attrs.make_class("Part", ["name"])(x) for x in found])
+    monkeypatch.setattr("spikec.checking.check", lambda model, target, **options: found[target])
+    refused = shell("check", "own.py:mlp", "--example", "4", code=1).output
+    assert re.findall(r"(?m)^.*refuses? it$", refused) == ["both refuse it", "one: the first refuses it"]
 
 
 def test_a_target_that_refuses_says_so_beside_those_that_do_not(shell, made):
