@@ -60,7 +60,9 @@ class WeighReadout(Pass):
         wanted = context.wanted(samples)
         reached = {power: nearness(wanted, outputs) for power, outputs in found.items()}
         best = max((power for power in reached if reached[power][0] >= plain[0]), key=lambda power: reached[power][1])
-        context.note("", f"t^0: {agreement_text(plain)}, t^{best:g}: {agreement_text(reached[best])}")
+        context.note("", f"the plain mean: {agreement_text(plain)}")
+        if best > 0:
+            context.note("", f"weights that grow like t^{best:g}: {agreement_text(reached[best])}")
         if best == 0 or reached[best][1] < (1 - self.gain) * plain[1]:  # errors are negative
             return 0
         outputs = [node.name for node in graph.match(Output)]
