@@ -131,7 +131,8 @@ def test_the_same_thing_is_the_same_bytes(tmp_path):
 
 #: stays in the middle of writing a file
 WRITE = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored, and inherited
 from spikec.ir.files import replacing
 with replacing(sys.argv[1]) as part:
     part.write_bytes(b"half")

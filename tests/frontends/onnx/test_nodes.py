@@ -38,7 +38,7 @@ IMPOSSIBLE = {
     "it multiplies signals": r"power of two signals|no single number|computed from the model's input",
     "it is of a form that is not read": r"the equation .* is not supported|1-norm is not supported",
     "it learns": r"training mode",
-    "it jumps": r"jumps at its threshold",
+    "it jumps": r"it jumps, and a rate|jumps at its threshold",
     "it has no number in it": r"holds no number|leaves nothing|does not expand|0\b.* cells",
 }
 
