@@ -36,7 +36,7 @@ def golden(request):
 
 def pytest_report_header():
     """How long it takes, before it does."""
-    return "the whole suite takes about fifteen minutes on two cores, and -m 'not slow' about four"
+    return "the whole suite takes about 25 minutes on two cores, and -m 'not slow' about four"
 
 
 def pytest_terminal_summary(terminalreporter):
