@@ -125,8 +125,8 @@ class Reader:
             call.refuse(*_unsupported(node, kind))
         if any(isinstance(value, Refused) for value in call.values.values()):
             return ()
-        for value in call.values.values():
-            if isinstance(value, Row) and node.op_type != "Gather":
+        for value in call.inputs[1:] if node.op_type == "Gather" else call.values.values():
+            if isinstance(value, Row):
                 raise value.error
         _check_types(call)
         found = self._called(convert, call, given)

@@ -146,9 +146,10 @@ def _strided(call: Call, row: Row, indices: Any) -> Any:
     shape = given[0].shape[1:]
     if [each.shape for each in given] != [(batch, *shape) for batch in call.batches]:
         raise row.error
-    cells = [each.reshape(len(each), -1) - count * np.arange(len(each))[:, None] for each in given]
+    cells = [each.reshape(len(each), math.prod(shape)) - count * np.arange(len(each))[:, None] for each in given]
     wanted = cells[0][0]
-    if not all((each == wanted).all() for each in cells) or not ((wanted >= 0) & (wanted < count)).all():
+    inside = wanted.size and ((wanted >= 0) & (wanted < count)).all()
+    if not inside or not all((each == wanted).all() for each in cells):
         raise row.error
     flat = reshaped(call, row.signal, (count,), part="flat")
     return reshaped(call, selected(call, flat, 0, wanted, part="select"), shape, part="shape")

@@ -401,7 +401,15 @@ def test_as_strided_of_a_fixed_batch():
     agrees(model(nodes, [2, 3], all=np.array([-1]), index=np.array([[1, 0], [4, 3]])), 3, batch=2)
 
 
-@pytest.mark.parametrize(("cells", "stride"), [([0, 1], 3), ([0, 6], 6), ([-1, 0], 6)])
+@pytest.mark.parametrize("gather", ["w row", "row row"])
+def test_a_row_is_no_index(gather):
+    nodes = [node("Reshape", "x all", "row", name="row"), node("Gather", gather, "y")]
+    with pytest.raises(UnsupportedOpError, match="keep the batch axis first") as caught:
+        spikec.load(model(nodes, ["n", 3], all=np.array([-1]), w=random(4)))
+    assert caught.value.location == "row"
+
+
+@pytest.mark.parametrize(("cells", "stride"), [([0, 1], 3), ([0, 6], 6), ([-1, 0], 6), (np.empty(0, np.int64), 6)])
 def test_cells_of_other_samples_are_refused_at_the_reshape(cells, stride):
     with pytest.raises(UnsupportedOpError, match="keep the batch axis first") as caught:
         spikec.load(from_a_row(cells, stride))
