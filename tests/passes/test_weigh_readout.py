@@ -105,6 +105,13 @@ def test_the_plain_mean_stays_where_it_is_the_nearest(model):
     assert "weigh-readout" in [each.name for each in spikec.Pipeline.default("spikingjelly", timesteps=T)]
 
 
+@pytest.mark.parametrize(("gain", "weighed"), [(0.0, True), (0.99, False)])
+def test_a_small_gain_leaves_the_plain_mean(gain, weighed, model):
+    """Later steps are nearer in this net, but do not take 99 % of the error away."""
+    found = late(torch.rand(80, 20), model, pass_named("weigh-readout", gain=gain)).graph
+    assert bool(found.match(RecentMean)) == weighed
+
+
 def test_it_is_for_simulation_and_the_exports_say_so(model, tmp_path):
     x = torch.rand(80, 20)
     c = late(x, model, "weigh-readout")
