@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from spikec.interpreter.interp import outputs_over_time
-from spikec.interpreter.parts import PART, can_be_cut, check_parts
+from spikec.interpreter.likeness import PART
+from spikec.interpreter.parts import can_be_cut, check_parts
 from spikec.interpreter.probe import FEWEST_SAMPLES, FEWEST_STEPS, affordable, within_budget
 from spikec.interpreter.results import EXACT, RunningMean, difference, largest, outputs, rounding, varies
 from spikec.ir.errors import VerificationError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -14,6 +14,7 @@ from typing_extensions import Self
 from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import SPIKES_FIRST, Op, Role, array, tensor
+from spikec.ir.ops.spatial import Pairs, for_axes, pad_list, pairs, window_counts
 from spikec.ir.origin import Origin
 from spikec.ir.types import (
     SCALE_RTOL,
@@ -191,38 +192,6 @@ class Linear(Weighted):
 
     def _per_input(self, factor: Array) -> Array:
         return factor[None, :]
-
-
-Pairs = tuple[tuple[int, int], ...]
-
-
-def pairs(padding: Any) -> Pairs:
-    """Turn ``(1, 2)`` or ``((1, 1), (2, 2))`` into pairs (before, after), one for each spatial axis."""
-    return tuple((int(p), int(p)) if np.ndim(p) == 0 else (int(p[0]), int(p[1])) for p in padding)
-
-
-def pad_list(padding: Pairs) -> list[int]:
-    """List pairs as torch's ``pad`` takes them: the last axis first."""
-    return [size for pair in reversed(padding) for size in pair]
-
-
-def window_counts(
-    sizes: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], padding: Pairs, dilation: tuple[int, ...]
-) -> tuple[int, ...] | None:
-    """Count the windows along each spatial axis; None for what torch refuses, or takes in a way of its own."""
-    if not len(sizes) == len(kernel) == len(stride) == len(padding) == len(dilation):
-        return None
-    if min((*sizes, *kernel, *stride, *dilation), default=0) < 1 or min(map(min, padding), default=0) < 0:
-        return None
-    axes = zip(sizes, kernel, stride, padding, dilation, strict=True)
-    counts = tuple((size + sum(pads) - d * (k - 1) - 1) // s + 1 for size, k, s, pads, d in axes)
-    return counts if min(counts) > 0 else None
-
-
-def for_axes(name: str, count: int) -> Callable[..., Tensor]:
-    """Find torch's function of that name for 1 to 3 spatial axes: ``for_axes("conv", 2)`` is ``conv2d``."""
-    function: Callable[..., Tensor] = getattr(F, f"{name}{count}d")
-    return function
 
 
 def _everywhere(size: int) -> Any:

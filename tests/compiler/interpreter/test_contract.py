@@ -11,7 +11,7 @@ from spikec import Compiler, Graph, SpikecWarning, VerificationError
 from spikec.interpreter import contract, results
 from spikec.interpreter import probe as probes
 from spikec.interpreter.contract import check_exact, check_rate, check_shapes, side_by_side
-from spikec.interpreter.parts import PART
+from spikec.interpreter.likeness import PART
 from spikec.interpreter.probe import probe
 from spikec.interpreter.results import agreement, difference, outputs
 from spikec.ir.op import Op, Role

@@ -17,7 +17,8 @@ import spikec
 from spikec import CompileError, Compiler, Graph, Pass, Pipeline
 from spikec.interpreter import probe as probes
 from spikec.interpreter.contract import check_exact
-from spikec.interpreter.parts import PART, Cut, check_parts
+from spikec.interpreter.likeness import PART
+from spikec.interpreter.parts import Cut, check_parts
 from spikec.interpreter.probe import probe
 from spikec.ir.ops import (
     IF,
