@@ -8,9 +8,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what a test starts; read by 
 
 import torch
 
+#: of the numpy generators of test modules, named RNG, before their first test in this process
+_STATES = {}
+
 
 @pytest.fixture(autouse=True)
-def _reproducible(monkeypatch):
+def _reproducible(monkeypatch, request):
+    """Give a test the same numbers whatever ran before it."""
+    generator = getattr(request.module, "RNG", None)
+    if generator is not None:
+        first = _STATES.setdefault(request.module.__name__, generator.bit_generator.state)
+        generator.bit_generator.state = first
     monkeypatch.setenv("COLUMNS", "200")  # texts fit the terminal, and xdist says 80
     torch.set_num_threads(1)
     torch.default_generator.manual_seed(0)  # torch.manual_seed notes a stack for each kind of device

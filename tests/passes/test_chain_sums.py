@@ -17,12 +17,6 @@ T = 12
 ONE = np.ones((1, 1, 1))
 
 
-@pytest.fixture(autouse=True)
-def _same_numbers():
-    """Whatever tests have run before in this process."""
-    RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
-
-
 def conv(out, inputs, kernel, stride=1, padding=0, **options):
     weight = RNG.normal(size=(out, inputs, kernel, kernel))
     return Conv(weight, RNG.normal(size=out), stride=(stride,) * 2, padding=(padding,) * 2, **options)
