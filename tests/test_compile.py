@@ -51,11 +51,13 @@ def test_conv_first_says_exactly_what_to_pass(target):
     assert "1, 1, " in caught.value.hint
 
 
+@pytest.mark.slow
 def test_an_example_is_enough():
     with pytest.warns(spikec.SpikecWarning):
         spikec.compile(conv_net(), "nir", example_input=torch.rand(1, 1, 8, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "resnet", "maxpool", "concat"])
 @pytest.mark.parametrize("example", [torch.rand, torch.zeros, torch.ones])
 def test_an_example_of_any_kind_is_enough_for_real_nets(name, example):
@@ -65,6 +67,7 @@ def test_an_example_of_any_kind_is_enough_for_real_nets(name, example):
         spikec.compile(nets.build(name), "spikingjelly", example_input=x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("target", TARGETS)
 def test_compiling_without_gradients(target, mode):
@@ -133,6 +136,7 @@ def test_bad_input_gets_its_own_error(model, options, error, message):
     assert type(caught.value) is not CompileError
 
 
+@pytest.mark.slow
 def test_training_mode_without_dropout_or_batch_norm_is_fine():
     spikec.compile(training(), "spikingjelly", calibration=IMAGES)
 
@@ -154,12 +158,14 @@ def test_wrong_targets_and_options(target, options, message):
         spikec.compile(conv_net(), target, calibration=IMAGES, **options)
 
 
+@pytest.mark.slow
 def test_check_lists_without_raising():
     problems = spikec.check(conv_net(nn.Hardshrink(), nn.Hardshrink()), "nir", calibration=IMAGES)
     assert [p.location.split()[0] for p in problems] == ["2", "3"]
     assert spikec.check(conv_net(), "nir", calibration=IMAGES) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_model_is_left_as_it_was(target):
     model = nets.build("cnn")
@@ -179,6 +185,7 @@ def test_a_network_that_is_a_pool(target, last):
     assert torch.allclose(found, last(IMAGES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["spikingjelly", "nir"])
 def test_a_difference_of_equal_numbers_is_silent_whatever_rounding_leaves_of_it(target):
     """A threshold of the size of a rounding error would make spikes of others."""

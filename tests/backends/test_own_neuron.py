@@ -100,6 +100,7 @@ def test_it_is_read_and_run():
     assert all(0.02 < spikes.mean() < 0.98 for spikes in fired(graph, x).values())
 
 
+@pytest.mark.slow
 def test_it_is_a_torch_module_and_comes_back():
     net, x = model(), train()
     compilation = spikec.Compiler("spikingjelly", example_input=x[0], verify="each").run(net)
@@ -113,6 +114,7 @@ def test_it_is_a_torch_module_and_comes_back():
     assert again.match(Eager)[0].op.share.item() == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:SpikingJelly 2.0.0. a spike resets")  # neurons that subtract
 def test_it_is_nir_and_comes_back(tmp_path):
     net, x = model(), train()
@@ -124,6 +126,7 @@ def test_it_is_nir_and_comes_back(tmp_path):
         assert all(map(torch.equal, found.values(), expected.values()))
 
 
+@pytest.mark.slow
 def test_it_is_netx():
     net, x = model(torch.float32), train(torch.float32)[0]
     found = spikec.Compiler("netx", calibration=x, timesteps=T, reset="soft").run(net)

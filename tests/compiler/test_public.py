@@ -12,6 +12,7 @@ def python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_help_and_wrong_usage_need_no_torch():
     said = python(
         "import sys\n"

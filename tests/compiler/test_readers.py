@@ -49,6 +49,7 @@ def answers(y):
     return y.argmax(-1)
 
 
+@pytest.mark.slow
 def test_compile_warns_once_with_what_the_reader_makes_of_it():
     made, caught = compiled(profile="spikingjelly")
     (message,) = caught
@@ -62,6 +63,7 @@ def test_compile_warns_once_with_what_the_reader_makes_of_it():
     assert any(message in str(note) for note in made.report.notes)
 
 
+@pytest.mark.slow
 def test_what_the_reader_runs_as_it_is_meant_is_not_warned_of():
     assert compiled(profile="spikingjelly", reset="hard")[1] == []
     assert compiled()[1] == []  # portable: nobody's
@@ -79,6 +81,7 @@ def test_the_code_that_mends_a_file_has_its_dt():
     assert np.allclose(neuron.r, 1 / dt, rtol=1e-6, atol=1e-12)  # as SpikingJelly compares them
 
 
+@pytest.mark.slow
 def test_without_samples_there_is_a_warning_without_figures():
     soft = spikec.Compiler("nir", calibration=data()[0], timesteps=T).run(model()).graph
     with pytest.warns(spikec.SpikecWarning, match="by subtraction") as caught:
@@ -87,6 +90,7 @@ def test_without_samples_there_is_a_warning_without_figures():
     assert "answers" not in str(caught[0].message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reader", "equations"), [("sinabs", sinabs), ("norse", hard), ("spikingjelly", hard)])
 def test_diagnose_foretells_what_a_reader_answers(reader, equations, tmp_path):
     made, _ = compiled(profile="spikingjelly")
@@ -104,6 +108,7 @@ def test_diagnose_foretells_what_a_reader_answers(reader, equations, tmp_path):
     assert f"as {reader} runs it" in str(found)
 
 
+@pytest.mark.slow
 def test_diagnose_of_a_file_without_steps_asks_for_them():
     made, _ = compiled()
     del made.artifact.metadata["timesteps"]
@@ -115,6 +120,7 @@ def test_diagnose_of_a_file_without_steps_asks_for_them():
         spikec.diagnose(model(), data()[1], 4)
 
 
+@pytest.mark.slow
 def test_repair_writes_for_another_reader_the_same_network(tmp_path):
     made, _ = compiled(reset="hard")
     spikec.save(made.artifact, tmp_path / "portable.nir")
@@ -133,6 +139,7 @@ def test_repair_writes_for_another_reader_the_same_network(tmp_path):
     assert one.imported.dt == other.imported.dt
 
 
+@pytest.mark.slow
 def test_what_no_form_of_a_file_mends_is_left(tmp_path):
     made, _ = compiled()  # neurons that subtract
     found = spikec.repair(made.artifact, "spikingjelly")
@@ -143,6 +150,7 @@ def test_what_no_form_of_a_file_mends_is_left(tmp_path):
     assert str(spikec.repair(found.artifact, "portable")).startswith("note: ")
 
 
+@pytest.mark.slow
 def test_a_file_that_its_reader_does_not_run_is_warned_of():
     """A backend's own profile may promise too much."""
 

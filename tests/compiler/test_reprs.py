@@ -87,6 +87,7 @@ def public_classes():
     return {name for name, value in values.items() if inspect.isclass(value) and not issubclass(value, BaseException)}
 
 
+@pytest.mark.slow
 def test_there_is_an_example_of_every_public_class(examples):
     assert public_classes() <= set(examples)
     for name in public_classes():
@@ -145,6 +146,7 @@ def test_a_network_of_nir_is_viewed_as_a_graph(examples):
     assert "<svg" in graph._repr_html_()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("pandas") is None, reason="needs pandas")
 def test_tables_are_for_pandas_too(examples):
     ledger, report, net = examples["ledger"], examples["report"], examples["net"]

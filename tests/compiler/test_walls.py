@@ -96,10 +96,12 @@ def test_imports_are_those_of_the_table(module):
     assert breaches(module, MODULES[module].read_text()) == []
 
 
+@pytest.mark.slow
 def test_no_circle():
     assert circle({name: path.read_text() for name, path in MODULES.items()}) is None
 
 
+@pytest.mark.slow
 def test_networkx_has_one_owner():
     owners = [name for name, path in MODULES.items() if "networkx" in imports(path.read_text())]
     assert owners == ["spikec.ir.wiring"]

@@ -29,6 +29,7 @@ def names():
     return run_examples()
 
 
+@pytest.mark.slow
 def test_a_users_converter(names):
     graph = names["graph"]
     verify(graph, IMPORTED, graph.sources)
@@ -68,6 +69,7 @@ def test_a_users_frontend(names):
     assert names["frontend"].accepts(model)
 
 
+@pytest.mark.slow
 def test_registering_again_from_the_same_line_is_fine_and_from_another_is_an_error(names):
     run_examples()
     converter, layer = names["converter"], names["Affine"]

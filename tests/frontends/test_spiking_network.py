@@ -23,6 +23,7 @@ def emitted(name):
     return compilation, xs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_the_graph_comes_back(name):
     compilation, xs = emitted(name)
@@ -39,6 +40,7 @@ def _same(one, other):
     return all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_it_compiles_to_nir_with_its_parameters_as_they_are_now():
     compilation, (x,) = emitted("mlp")
     with torch.no_grad():
@@ -66,6 +68,7 @@ def test_leaky_and_recurrent_ones():
     assert str(spikec.load(module)) == str(g)
 
 
+@pytest.mark.slow
 def test_a_part_that_was_replaced_is_refused():
     compilation, _ = emitted("mlp")
     name = next(n for n, m in compilation.artifact.named_children() if isinstance(m, nn.Linear))

@@ -120,6 +120,7 @@ def test_leaky_relus_become_two_relus(slope):
     lowered_alike(LeakyRelu(np.array([slope, 0.3, 0.0])), 3)
 
 
+@pytest.mark.slow
 def test_a_leaky_relu_without_a_leak_is_a_relu_also_behind_a_transposition_for_netx():
     class Swapped(nn.Module):
         def __init__(self):

@@ -168,6 +168,7 @@ def test_a_wrong_order_of_columns_is_seen():
         check_exact(graph, wrong, probe(graph, None, 0))
 
 
+@pytest.mark.slow
 def test_a_channels_last_torch_model_has_no_permute_left():
     class Net(torch.nn.Module):
         def __init__(self):
@@ -186,6 +187,7 @@ def test_a_channels_last_torch_model_has_no_permute_left():
     assert len(compilation.graph.match(Linear)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["spikingjelly", "nir", "netx"])
 def test_a_model_may_give_one_number_a_sample(target):
     """Neurons and layers of every target have an axis for channels, so the reshape to none moves to the output."""

@@ -75,6 +75,7 @@ def test_as_many_steps_as_levels_give_the_ann_back(levels):
     assert len(compilation.graph) == 6  # all scales are folded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [8, 16])
 def test_tuning_does_not_move_the_bound(steps):
     model = net(QCFS, levels=8)
@@ -95,6 +96,7 @@ def written(model):
     return onnx.load_model_from_string(file.getvalue())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("form", [lambda model: model, exported, written], ids=["fx", "export", "onnx"])
 def test_it_is_read_as_it_is(form):
@@ -132,6 +134,7 @@ def test_other_floors_are_refused(name):
     assert "test_drop_levels.py" in error.value.location
 
 
+@pytest.mark.slow
 def test_a_learned_bound_takes_one_neuron_for_each_number():
     model = net(TCL)
     compilation = spikec.Compiler("nir", calibration=IMAGES, timesteps=32).run(model)

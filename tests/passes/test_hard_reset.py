@@ -47,6 +47,7 @@ def soft():
         return compiled()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("neurons", [1, 3])
 def test_the_file_resets_to_zero_and_is_the_graph(neurons):
     found = compiled(reset="hard", neurons=neurons)
@@ -58,17 +59,20 @@ def test_the_file_resets_to_zero_and_is_the_graph(neurons):
     assert found.graph.type(found.graph.match(IF)[0].name).shape == (40 * neurons,)
 
 
+@pytest.mark.slow
 def test_it_loses_less_than_a_reset_to_zero_of_what_was_tuned_to_subtract(soft):
     before, after = error(soft), error(compiled(reset="hard"))
     assert error(soft, reset=False) < after < before / 2.5
 
 
+@pytest.mark.slow
 def test_more_neurons_lose_less():
     errors = [error(compiled(reset="hard", neurons=neurons)) for neurons in (1, 2, 4)]
     assert errors == sorted(errors, reverse=True)
     assert errors[2] < 0.75 * errors[0]
 
 
+@pytest.mark.slow
 def test_a_ramp_is_nearer_with_more_neurons():
     # a constant current and T = 64: .115 for one threshold that no one tunes
     x = torch.linspace(0, 1, 257)[1:, None]
@@ -88,6 +92,7 @@ def test_a_ramp_is_nearer_with_more_neurons():
     assert rms[1] < 0.02
 
 
+@pytest.mark.slow
 def test_max_pools_count_whole_spikes():
     """Of spikes a and b a pool has made ``B(t) + max(0, max_{s <= t} A(s) - B(s))`` by step t, A and B their counts."""
     torch.manual_seed(0)
@@ -117,6 +122,7 @@ def test_max_pools_count_whole_spikes():
     assert (found - wanted).abs().mean() < 0.1 * wanted.std()
 
 
+@pytest.mark.slow
 def test_a_sum_of_skips_is_tuned_too():
     net, x = nets.build("resnet"), nets.batch("resnet")
     made = spikec.Compiler("nir", profile="spikingjelly", calibration=x, timesteps=T, reset="hard").run(net)
@@ -133,6 +139,7 @@ def test_without_steps_it_is_refused():
     assert "timesteps=64" in refused.value.hint
 
 
+@pytest.mark.slow
 def test_without_samples_thresholds_are_all_that_changes():
     with pytest.warns(spikec.SpikecWarning, match="no calibration data"):
         found = spikec.Compiler("nir", example_input=data()[0][:1], timesteps=T, reset="hard").run(model())
@@ -141,6 +148,7 @@ def test_without_samples_thresholds_are_all_that_changes():
     assert torch.isfinite(spikec.run(found.graph, x, T)).all()
 
 
+@pytest.mark.slow
 def test_a_network_that_spikes_already_keeps_what_is_hard_and_the_rest_is_made_so():
     soft = spikec.Compiler("nir", calibration=data()[0], timesteps=T).run(model()).graph
     found = spikec.Compiler("nir", timesteps=T, reset="hard").run(soft).graph

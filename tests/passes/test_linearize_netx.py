@@ -32,6 +32,7 @@ def compiled(name, reset):
     return found, x, model(x).detach()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
 @pytest.mark.parametrize("reset", ["soft", "hard"])
 @pytest.mark.parametrize("name", zoo())
@@ -112,6 +113,7 @@ def test_neurons_that_differ_share_no_layer():
     assert [after.type(node.name).shape for node in after.match(IF)] == [(5,), (9,), (8,)]
 
 
+@pytest.mark.slow
 def test_a_skip_past_a_stride_takes_only_the_cells_that_are_read():
     """A 1x1 convolution of stride 2 reads a quarter of the map, and one channel of relays carries it."""
     model, x = branched_nets.build("residual")
@@ -119,6 +121,7 @@ def test_a_skip_past_a_stride_takes_only_the_cells_that_are_read():
     assert [each.shape[0] - each.relays for each in found.layers] == [4, 8, 4, 10, 6, 3]
 
 
+@pytest.mark.slow
 def test_several_neurons_for_each_relu_stand_in_several_layers():
     torch.manual_seed(0)
     model, x = nets.build("mlp"), nets.batch("mlp", 16)

@@ -125,6 +125,7 @@ def errors(artifact, model, x, steps):
     return [float((found[:T].mean(0) - wanted).square().mean().sqrt()) / spread for T in steps]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build_net", "shape"), [(mlp, (16,)), (cnn, (1, 8, 8))])
 @pytest.mark.parametrize("name", NETS)
 def test_the_error_of_a_net_falls_with_time(name, build_net, shape):
@@ -142,6 +143,7 @@ def test_the_error_of_a_net_falls_with_time(name, build_net, shape):
     assert sum("ramps over" in note.reason for note in found.report.notes) == 2
 
 
+@pytest.mark.slow
 def test_without_calibration_every_function_says_that_it_is_needed():
     problems = spikec.check(cnn(nn.SiLU), "nir", example_input=torch.rand(1, 1, 8, 8))
     assert [problem.location for problem in problems] == ["2", "4"]
@@ -150,6 +152,7 @@ def test_without_calibration_every_function_says_that_it_is_needed():
     assert spikec.check(cnn(nn.SiLU), "nir", calibration=torch.rand(64, 1, 8, 8)) == []
 
 
+@pytest.mark.slow
 def test_a_saved_calibration_gives_the_same_network(tmp_path):
     model, x = mlp(nn.GELU), torch.randn(300, 16)
     first = spikec.calibrate(model, [x[:150], x[150:]])
@@ -167,6 +170,7 @@ def test_a_calibration_of_another_model_says_so():
         spikec.compile(mlp(nn.GELU), "spikingjelly", calibration=other)
 
 
+@pytest.mark.slow
 def test_a_tolerance_is_an_option_of_the_pass():
     assert str(pass_named("lower-functions", tolerance=0.05)) == "lower-functions{tolerance=0.05}"
     x = torch.randn(128, 16)
@@ -180,6 +184,7 @@ def test_a_tolerance_is_an_option_of_the_pass():
     assert counts[0] < counts[1]
 
 
+@pytest.mark.slow
 def test_functions_of_positive_numbers_compile():
     """Checks feed passes with numbers of both signs, of which log and sqrt give none."""
     torch.manual_seed(0)

@@ -150,6 +150,7 @@ def test_a_pool_that_nothing_lowered_is_refused_with_what_to_do():
     assert "lower-maxpool" in caught.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thresholds", ["any", "uniform"])
 def test_the_spiking_net_converges(thresholds):
     torch.manual_seed(0)
@@ -166,6 +167,7 @@ def test_the_spiking_net_converges(thresholds):
     assert {e.source.node: e.fate for e in c.ledger}["pool"] == "lowered"
 
 
+@pytest.mark.slow
 def test_comparing_neurons_take_the_scale_of_what_they_compare():
     g = net(MaxPool((2, 2), (2, 2), (0, 0), (1, 1)))
     c = Compiler(build.GraphTarget(), calibration=torch.rand(50, 2, 9, 8)).run(g)
@@ -212,6 +214,7 @@ def test_a_comparison_is_as_wide_as_what_it_compares(between, normalization):
     assert late < 0.2 * early
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "padding"), [((1, 2), 0), ((3, 2), 0), ((4, 3), (1, 0))])
 def test_nir_takes_a_pool_that_changes_the_parity_of_one_side(kernel, padding):
     torch.manual_seed(0)

@@ -95,6 +95,7 @@ def test_what_is_no_pick_stays():
     assert len(moves(graph)) == 1
 
 
+@pytest.mark.slow
 def test_a_pick_that_a_sum_reads_too_stays_an_op_of_its_own():
     graph, changes = lowered(lambda x: shuffle(x) + x)
     assert changes == 1
@@ -121,6 +122,7 @@ class Wrong(spikec.Pass):
         return 1
 
 
+@pytest.mark.slow
 def test_a_wrong_pick_is_noticed():
     target = build.GraphTarget(before=(Wrong(), "lower-movement"))
     with pytest.raises(VerificationError, match="exact pass changed"):

@@ -102,6 +102,7 @@ def test_a_norm_is_means_and_functions_without_loss(name):
     assert not any(after.match(kind) for kind in (Standardize, Head, Mask))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted((NORMS | GATES | MATRICES).keys() - FIVE_AXES))
 def test_neurons_are_near_to_it_and_nearer_with_more_steps(name):
     model, x = Net((NORMS | GATES | MATRICES)[name]).float(), images().float()

@@ -53,12 +53,14 @@ def integers(compilation):
     return arrays, [node.op.v_threshold.item() for node in compilation.graph.match(Neuron)[1:]]
 
 
+@pytest.mark.slow
 def test_hard_reset_loses_less_on_other_samples():
     before, after = error(untuned()), error(compiled())
     assert after[0] < 0.6 * before[0]
     assert after[1] >= before[1]
 
 
+@pytest.mark.slow
 def test_weights_stay_and_the_file_is_the_graph_spike_for_spike():
     tuned = compiled()
     (weights, thresholds), (others, before) = integers(tuned), integers(untuned())
@@ -73,6 +75,7 @@ def test_weights_stay_and_the_file_is_the_graph_spike_for_spike():
     assert np.array_equal(out.numpy(), trace.steps)
 
 
+@pytest.mark.slow
 def test_what_is_worse_on_samples_not_tuned_on_is_left_out(monkeypatch):
     monkeypatch.setattr(tune_netx, "_bias", lambda values: np.where(np.arange(len(values)) % 2, 4000.0, -4000.0))
     monkeypatch.setattr(tune_netx, "_has_room", lambda *_: True)
@@ -81,6 +84,7 @@ def test_what_is_worse_on_samples_not_tuned_on_is_left_out(monkeypatch):
     assert "on samples not tuned on; left out" in str(found.report)
 
 
+@pytest.mark.slow
 def test_what_would_overflow_is_left_out(monkeypatch):
     monkeypatch.setattr(tune_netx, "_MARGIN", 1e9)
     found = compiled()
@@ -88,6 +92,7 @@ def test_what_would_overflow_is_left_out(monkeypatch):
     assert "would grow too far" in str(found.report)
 
 
+@pytest.mark.slow
 def test_an_output_that_would_overflow_gets_smaller_integers(monkeypatch):
     """What is won back in front of an output makes it larger, and must not be given up for that."""
     usual, real, most = compiled(), tune_netx.growth, []
@@ -108,6 +113,7 @@ def test_an_output_that_would_overflow_gets_smaller_integers(monkeypatch):
     assert error(small)[0] < 1.1 * error(usual)[0]
 
 
+@pytest.mark.slow
 def test_soft_reset_loses_nothing_and_is_left_alone():
     found = compiled(reset="soft")
     assert found.stages[-1].name == "tune-netx"

@@ -43,6 +43,7 @@ def errors(graph, context, axes=(1, 2)):
 # --------------------------------------------------------------- correct-bias
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "resnet"])
 def test_corrected_biases_bring_every_channels_mean_to_the_anns(name):
     graph, context = start(name)
@@ -52,6 +53,7 @@ def test_corrected_biases_bring_every_channels_mean_to_the_anns(name):
     assert sum(after.values()) < 0.5 * sum(before.values())
 
 
+@pytest.mark.slow
 def test_only_biases_change_and_none_in_front_of_neurons_that_compare():
     graph, context = start("maxpool")
     before = graph.copy()
@@ -78,6 +80,7 @@ def test_a_layer_without_a_bias_of_its_own_is_noted():
 # ----------------------------------------------------------------- potentials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "resnet"])
 def test_calibrated_potentials_bring_every_neurons_mean_to_the_anns(name):
     graph, context = start(name)
@@ -113,6 +116,7 @@ def test_neurons_that_compare_are_not_dithered():
 # ----------------------------------------------------------------- thresholds
 
 
+@pytest.mark.slow
 def test_tuned_thresholds_are_those_of_normalize():
     chosen = Normalization(method="mmse")
     x = nets.batch("resnet", 40)
@@ -157,6 +161,7 @@ class Harm(Pass):
         return len(graph.match(IF))
 
 
+@pytest.mark.slow
 def test_the_best_candidate_is_taken_and_all_are_reported():
     graph, context = start()
     candidates = ((Harm(),), (pass_named("correct-bias"),), (Harm(by=0.5),))
@@ -169,6 +174,7 @@ def test_the_best_candidate_is_taken_and_all_are_reported():
     assert len([note for note in context.notes if "mean error of the outputs" in note.reason]) == 3
 
 
+@pytest.mark.slow
 def test_a_choice_among_bad_ones_is_left_out():
     x = nets.batch("resnet", 40)
     pipeline = Pipeline.default("spikingjelly", normalization=Normalization(), timesteps=T).insert_after(
@@ -214,6 +220,7 @@ def test_the_default_is_never_worse_than_percentile_and_v_init_on_the_samples(na
             np.testing.assert_allclose(fraction[0] / fraction[1], 0.5)
 
 
+@pytest.mark.slow
 def test_without_samples_nothing_is_tuned_and_it_is_noted():
     x = nets.batch("mlp", 40)
     saved = Compiler("spikingjelly", calibration=[x]).run(nets.build("mlp")).calibration
@@ -223,6 +230,7 @@ def test_without_samples_nothing_is_tuned_and_it_is_noted():
     assert all(float((node.op.v_init / node.op.v_threshold).max()) == 0.5 for node in c.graph.match(IF))
 
 
+@pytest.mark.slow
 def test_a_net_too_large_to_be_tuned_unasked(monkeypatch):
     monkeypatch.setattr("spikec.extend.passbase.WORK", 1000)
     x = nets.batch("mlp", 40)
@@ -236,6 +244,7 @@ def test_a_net_too_large_to_be_tuned_unasked(monkeypatch):
 # ---------------------------------------------------------------- stream-bias
 
 
+@pytest.mark.slow
 def test_streamed_biases_bring_every_step_to_the_ann():
     graph, context = start("cnn")
 
@@ -289,6 +298,7 @@ def test_the_default_streams_where_the_user_asks_for_it():
 # ---------------------------------------------------------- outgoing-amplitude
 
 
+@pytest.mark.slow
 def test_amplitudes_are_least_squares_and_fold_into_the_weights_behind():
     graph, context = start("cnn")
     before = graph.copy()
@@ -306,6 +316,7 @@ def test_amplitudes_are_least_squares_and_fold_into_the_weights_behind():
     assert max(abs(gain - 1)) > 1e-4
 
 
+@pytest.mark.slow
 def test_an_identity_skip_keeps_its_amplitude():
     graph, context = start("resnet")
     pass_named("outgoing-amplitude").run(graph, context)
@@ -401,6 +412,7 @@ def test_options_without_a_meaning_are_refused_by_name(text, option):
         Pipeline.parse(text)
 
 
+@pytest.mark.slow
 def test_what_candidates_begin_with_runs_once_and_the_choice_is_as_if_each_ran_alone():
     ran = []
 
@@ -428,6 +440,7 @@ def test_what_candidates_begin_with_runs_once_and_the_choice_is_as_if_each_ran_a
     assert context.agreement(graph) == pytest.approx(max(alone), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "resnet", "maxpool", "two_inputs"])
 def test_ways_that_begin_alike_end_as_each_does_alone_and_their_first_layer_runs_once(name, monkeypatch):
     calibrated = pass_named("calibrate-potential")
@@ -459,6 +472,7 @@ def test_ways_that_begin_alike_end_as_each_does_alone_and_their_first_layer_runs
     assert together[1][1] < together[0][1]
 
 
+@pytest.mark.slow
 def test_a_way_that_begins_otherwise_is_not_taken_for_one_that_ran():
     graph, context = start("cnn")
     found = []
@@ -474,6 +488,7 @@ def test_a_way_that_begins_otherwise_is_not_taken_for_one_that_ran():
     assert not np.array_equal(found[1][0][0], found[1][1][0])
 
 
+@pytest.mark.slow
 def test_a_graph_that_cannot_be_nearer_is_run_only_until_that_is_known():
     graph, context = start("cnn", count=200)
     bad = graph.copy()

@@ -78,6 +78,7 @@ def model():
     return nn.Sequential(nn.Linear(20, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 6)).eval()
 
 
+@pytest.mark.slow
 def test_a_net_that_takes_steps_to_settle_is_read_late(model):
     x, unseen = torch.rand(80, 20), torch.rand(80, 20)
     with torch.no_grad():
@@ -105,6 +106,7 @@ def test_the_plain_mean_stays_where_it_is_the_nearest(model):
     assert "weigh-readout" in [each.name for each in spikec.Pipeline.default("spikingjelly", timesteps=T)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gain", "weighed"), [(0.0, True), (0.99, False)])
 def test_a_small_gain_leaves_the_plain_mean(gain, weighed, model):
     """Later steps are nearer in this net, but do not take 99 % of the error away."""
@@ -112,6 +114,7 @@ def test_a_small_gain_leaves_the_plain_mean(gain, weighed, model):
     assert bool(found.match(RecentMean)) == weighed
 
 
+@pytest.mark.slow
 def test_it_is_for_simulation_and_the_exports_say_so(model, tmp_path):
     x = torch.rand(80, 20)
     c = late(x, model, "weigh-readout")
@@ -131,6 +134,7 @@ def test_powers_and_their_errors():
     assert spikec.Pipeline.parse("weigh-readout{powers=(2.0,)}").passes[0].powers == (2.0,)
 
 
+@pytest.mark.slow
 def test_nets_of_the_default_are_no_worse_on_other_data():
     x, model = nets.batch("cnn", 60), nets.build("cnn")
     unseen = nets.batch("cnn", 140)[60:]

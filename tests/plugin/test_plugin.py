@@ -80,6 +80,7 @@ def net():
 X = torch.rand(64, 4, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow
 def test_its_layer_goes_through_its_op_into_its_converters(gates):
     model = net()
     run = spikec.Compiler("spikingjelly", calibration=X, timesteps=64, verify="each").run(model)
@@ -95,6 +96,7 @@ def test_its_layer_goes_through_its_op_into_its_converters(gates):
     assert [np.asarray(each.scale).tolist() for each in scales] == [[1, 0, 1, 1, 0, 1], [1, 1, 1]]
 
 
+@pytest.mark.slow
 def test_its_pass_and_its_target_have_names(gates):
     assert "thresholds" in spikec.targets()
     assert spikec.pass_named("open-gates", least=0.5).least == 0.5
@@ -135,6 +137,7 @@ def row(command, name):
     return next(line for line in table if line.split()[1:2] == [name])
 
 
+@pytest.mark.slow
 def test_listings_say_where_things_come_from(gates):
     assert "spikec-gates 1.2" in row("passes", "open-gates")
     assert "Gates that are open throughout are removed." in row("passes", "open-gates")
@@ -166,6 +169,7 @@ def test_a_name_that_two_packages_give_names_both(gates, name, other):
     assert caught.match(r"spikec-rival 0.1 \(rival\)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "why"),
     [
@@ -195,6 +199,7 @@ def test_a_broken_plugin_is_left_out_with_a_warning_and_named_where_a_name_is_mi
         assert why in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_broken_plugin_is_a_line_in_the_shell(gates):
     install(gates, "spikec-rival", "0.1", {"mine": "rival"})
     Path("net.py").write_text(NET)

@@ -143,6 +143,7 @@ def layers_of(path):
         return kinds, layers
 
 
+@pytest.mark.slow
 def test_blocks_are_written_as_the_netx_file_that_spikes_like_them(tmp_path):
     blocks, x = net(), spikes(2, 6, 7)
     blocks[3].synapse.weight.data.add_(0.05)
@@ -237,6 +238,7 @@ def test_what_lava_has_not_is_refused_by_name(make, words):
         assert word in str(caught.value)
 
 
+@pytest.mark.slow
 def test_without_lava_dl_the_target_says_what_to_install_and_what_works_without(monkeypatch):
     real = builtins.__import__
 
@@ -260,6 +262,7 @@ def test_without_lava_dl_the_target_says_what_to_install_and_what_works_without(
     assert [b.synapse.bias is None for b in lava.containers([nn.Linear(4, 3, bias=False), IFNode()])] == [True]
 
 
+@pytest.mark.slow
 def test_a_block_trains():
     torch.manual_seed(6)
     blocks, x, labels = net(), spikes(2, 6, 7), torch.tensor([0, 1, 2])

@@ -48,6 +48,7 @@ def test_every_corner_s_test_is_there():
     assert not set(named) - written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reset", ["soft", "hard"])
 def test_a_layer_of_zeros_is_refused_by_its_name(reset):
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
@@ -58,6 +59,7 @@ def test_a_layer_of_zeros_is_refused_by_its_name(reset):
     assert error.value.location.startswith("2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lstm", "Dense", "average", "concat", "unpool"])
 def test_a_layer_that_netx_would_skip_is_refused(kind, tmp_path):
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3)).eval()

@@ -67,6 +67,7 @@ def over_time(net, x, rounded=False):
 # ------------------------------------------------------------------ the graph
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("low", [0.0, -0.4], ids=["unsigned", "signed"])
 @pytest.mark.parametrize("reset", ["soft", "hard"])
 def test_the_graph_gives_the_simulation_s_spikes(reset, low, tmp_path):
@@ -84,6 +85,7 @@ def test_the_graph_gives_the_simulation_s_spikes(reset, low, tmp_path):
     assert np.array_equal(trace.steps.sum(0) / T * net.output_scale, net.run(x).numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reset", ["soft", "hard"])
 def test_a_file_becomes_nir_and_torch(reset, tmp_path):
     net, x = compiled(reset, -0.3)
@@ -96,6 +98,7 @@ def test_a_file_becomes_nir_and_torch(reset, tmp_path):
     np.testing.assert_allclose(found.detach().numpy(), net.run(x).numpy(), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_file_is_evaluated(tmp_path):
     net, x = compiled("hard", 0.0)
     net.save(tmp_path / "x.net")
@@ -254,6 +257,7 @@ def of_lava(path, change=None):
     return net, x
 
 
+@pytest.mark.slow
 def test_a_file_of_lava_is_read_and_takes_spikes(tmp_path):
     ours, x = of_lava(tmp_path / "theirs.net")
     net = NetxNetwork.load(tmp_path / "theirs.net")
@@ -275,6 +279,7 @@ def test_a_file_of_lava_is_read_and_takes_spikes(tmp_path):
         net.run(trace.inputs, 3)
 
 
+@pytest.mark.slow
 def test_fractions_are_cut_off_with_a_warning(tmp_path):
     def change(file):
         file["layer/1/weight"][...] *= 0.99
@@ -308,6 +313,7 @@ def moved(*pairs):
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -334,6 +340,7 @@ def test_what_netx_does_not_run_is_refused_by_name(change, message, tmp_path):
         NetxNetwork.load(tmp_path / "x.net")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -368,6 +375,7 @@ def test_a_file_of_ours_that_does_not_fit_itself_is_refused(change, message, tmp
 # ------------------------------------------------------------------ the summary
 
 
+@pytest.mark.slow
 def test_the_summary_counts_neurons_synapses_bits_bytes_and_cores():
     conv = IntegerLayer("conv", "c", (4, 200, 200), np.full((4, 2, 3, 3), 126), 99, 4096, 0, padding=(1, 1))
     weight = np.zeros((10, 160_000), dtype=np.int64)

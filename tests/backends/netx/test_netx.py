@@ -114,6 +114,7 @@ def test_a_convolution_alone_with_hard_reset():
     assert float((net.run(x) - conv(x).detach()).abs().max()) < 0.1
 
 
+@pytest.mark.slow
 def test_auto_is_soft_for_small_layers_and_hard_beyond():
     assert compiled("small_cnn", "auto")[0].artifact.reset == "soft"
     found, _, _ = compiled("cnn", "auto")
@@ -122,6 +123,7 @@ def test_auto_is_soft_for_small_layers_and_hard_beyond():
     assert [layer.kind for layer in found.artifact.layers] == ["conv", "conv", "conv", "dense"]
 
 
+@pytest.mark.slow
 def test_files_are_the_same_twice_and_hold_what_netx_reads(tmp_path):
     found, _, _ = compiled("small_cnn", "hard")
     for name in ("a.net", "b.net"):
@@ -140,6 +142,7 @@ def test_files_are_the_same_twice_and_hold_what_netx_reads(tmp_path):
         assert not layers[1].attrs
 
 
+@pytest.mark.slow
 def test_soft_reset_is_a_recurrent_weight_and_biases_are_relayed():
     found, _, _ = compiled("mlp", "soft")
     first, second, last = found.artifact.layers
@@ -153,6 +156,7 @@ def test_soft_reset_is_a_recurrent_weight_and_biases_are_relayed():
     assert last.threshold == 2**17 - 1
 
 
+@pytest.mark.slow
 def test_hard_reset_starts_by_pulses_that_are_relayed():
     found, x, _ = compiled("strided", "hard")
     net = found.artifact
@@ -178,6 +182,7 @@ def test_a_net_without_biases_needs_no_relay():
     assert float((net.run(x) - model(x).detach()).abs().max()) < 0.1
 
 
+@pytest.mark.slow
 def test_a_net_that_ends_in_relu_or_pool_or_map_runs():
     torch.manual_seed(0)
     x = torch.rand(8, 2, 6, 6)
@@ -191,6 +196,7 @@ def test_a_net_that_ends_in_relu_or_pool_or_map_runs():
             assert float((net.run(x, 64) - y).abs().max()) < 0.3 * float(y.max() - y.min())
 
 
+@pytest.mark.slow
 def test_run_takes_arrays_and_chunks_give_the_same(monkeypatch):
     found, x, _ = compiled("small_cnn", "hard")
     whole = found.artifact.run(x.numpy())
@@ -291,6 +297,7 @@ def test_an_overflow_is_reported():
 # -------------------------------------------------------------- refusals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message", "location", "hint"),
     [
@@ -323,6 +330,7 @@ class Joined(nn.Module):
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reset", ["soft", "hard"])
 @pytest.mark.parametrize(("name", "sizes"), [("two_inputs", (5, 3)), ("two_outputs", ())])
 def test_several_inputs_or_outputs_that_are_joined_become_a_file(name, sizes, reset):
@@ -391,6 +399,7 @@ def ann_of(graph, x):
     return values[graph.outputs[0]]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::spikec.SpikecWarning", "ignore:Using padding='same':UserWarning")
 @pytest.mark.parametrize("name", HARD)
 def test_what_hard_reset_writes_in_another_form(name):
@@ -419,6 +428,7 @@ def test_what_hard_reset_writes_in_another_form(name):
         assert apart(wrong) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_convolution_over_one_axis_may_be_large():
     model = nn.Sequential(nn.Conv1d(4, 64, 9, padding=4), nn.ReLU(), nn.Flatten(), nn.Linear(2560, 4)).eval()
     found = spikec.compile(model, "netx", calibration=torch.rand(4, 4, 40), timesteps=8)
@@ -443,6 +453,7 @@ def test_hints_do_not_point_at_each_other(layers):
     assert "soft" not in hints["hard"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
@@ -479,6 +490,7 @@ def test_a_neuron_behind_a_neuron_is_refused():
     assert ["without a layer" in problem.message for problem in problems] == [True, True, True]
 
 
+@pytest.mark.slow
 def test_a_graph_that_the_passes_did_not_finish_is_refused():
     found, _, _ = compiled("small_cnn", "hard")
     soft, _, _ = compiled("small_cnn", "soft")
@@ -528,6 +540,7 @@ def test_a_graph_that_the_passes_did_not_finish_is_refused():
     assert "encoder" in broken(evolve(encoder, strict=True))[0].message
 
 
+@pytest.mark.slow
 def test_without_the_encoder_it_is_refused():
     pipeline = spikec.Pipeline.default("netx").without("encode-input")
     with pytest.raises(UnsupportedOpError, match="not spikes"):
@@ -539,6 +552,7 @@ def test_an_option_that_is_none_is_refused():
         Netx(reset="half")
 
 
+@pytest.mark.slow
 def test_inputs_that_do_not_fit_are_refused():
     net = compiled("mlp", "soft", timesteps=None)[0].artifact
     with pytest.raises(InvalidModelError, match=r"\[B, 7\]"):
@@ -550,6 +564,7 @@ def test_inputs_that_do_not_fit_are_refused():
             net.run(torch.rand(3, 7), steps)
 
 
+@pytest.mark.slow
 def test_files_that_are_none_are_refused(tmp_path):
     path = tmp_path / "x.net"
     net = compiled("mlp", "soft")[0].artifact
@@ -587,6 +602,7 @@ def test_files_that_are_none_are_refused(tmp_path):
     assert "not a netx file" in broken(lambda file: file.__delitem__("layer/1/weight"))
 
 
+@pytest.mark.slow
 def test_every_weighted_op_of_the_graph_is_a_layer_of_the_file():
     found, _, _ = compiled("small_cnn", "soft", -0.4)
     assert len(found.artifact.layers) == len(found.graph.match(Weighted)) - 1
@@ -597,6 +613,7 @@ def spiking(*layers):
     return nn.Sequential(*(IFNode(torch.tensor(each)) if isinstance(each, float) else each for each in layers)).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "shape"),
     [
@@ -622,6 +639,7 @@ def test_a_model_that_spikes_already_becomes_a_file(make, shape):
     assert float((found - wanted).square().mean().sqrt()) < 0.1 * float(wanted.square().mean().sqrt())
 
 
+@pytest.mark.slow
 def test_without_an_interpreter_or_lava_the_runner_says_what_to_install(tmp_path):
     x = nets.batch("mlp", 12)
     net = spikec.compile(nets.build("mlp"), "netx", calibration=x, timesteps=8)
@@ -632,6 +650,7 @@ def test_without_an_interpreter_or_lava_the_runner_says_what_to_install(tmp_path
         assert "lava-nc==0.10.0" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_lava_says_before_it_fails_is_passed_on(tmp_path):
     x = nets.batch("mlp", 12)
     net = spikec.compile(nets.build("mlp"), "netx", calibration=x, timesteps=8)
@@ -642,6 +661,7 @@ def test_what_lava_says_before_it_fails_is_passed_on(tmp_path):
         run_in_lava(net, x, python=str(python))
 
 
+@pytest.mark.slow
 def test_without_the_pass_that_gives_them_another_form_convolutions_of_one_axis_are_refused():
     pipeline = spikec.Pipeline.default(Netx(reset="hard"), normalization="max").without("legalize-netx")
     with pytest.raises(UnsupportedOpError, match="2-d convolutions only, this is 1-d"):
@@ -667,6 +687,7 @@ def thresholds(model, reset):
     return [each.threshold for each in found.artifact.layers], found
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
 @pytest.mark.parametrize("rest", [0.0, 0.2, -0.3])
 def test_neurons_that_are_hard_already_keep_their_thresholds(rest):
@@ -693,6 +714,7 @@ def test_neurons_that_are_hard_already_keep_their_thresholds(rest):
     assert np.abs(next(iter(ours.spikes.values())).sum(0) - counts).mean() < 0.1 * counts.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
 @pytest.mark.parametrize("resets", [(0.0, None), (None, 0.0)])
 def test_soft_neurons_stay_soft_beside_hard_ones_which_stay_hard(resets):
@@ -708,6 +730,7 @@ def test_soft_neurons_stay_soft_beside_hard_ones_which_stay_hard(resets):
     assert np.array_equal(total, trace.total)
 
 
+@pytest.mark.slow
 def test_soft_neurons_that_the_user_has_hard_are_said_to_be():
     with pytest.warns(SpikecWarning, match=r"hard reset to zero in 1 layer\(s\), thresholds times 4"):
         thresholds(hard_model(0.0, None), "hard")

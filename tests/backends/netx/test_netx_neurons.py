@@ -53,6 +53,7 @@ def spikes_of(graph, x, names, timesteps=STEPS):
     return {name: np.stack(steps) for name, steps in seen.items()}, total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "kind"), NETS, ids=str)
 def test_integers_are_the_final_graph_spike_for_spike(form, kind, tmp_path):
     graph = made(form, kind)
@@ -122,6 +123,7 @@ def test_another_reset_than_the_model_s_is_said_aloud(neuron, message):
         compiled(graph, inputs(graph))
 
 
+@pytest.mark.slow
 def test_a_leaky_neuron_behind_a_convolution_becomes_hard_aloud_where_it_is_not_unrolled():
     graph = map_net("lif soft")
     x = inputs(graph)
@@ -243,6 +245,7 @@ def events(graph, steps=STEPS, count=6):
     return (torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.4).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "kind"), [("dense", "lif"), ("recurrent", "cuba"), ("map", "lif soft"), ("map", "lif")]
 )
@@ -267,6 +270,7 @@ def test_events_are_run_as_they_are(form, kind, tmp_path):
     assert np.abs(net.run(x).numpy() - theirs).mean() < 0.2 * theirs.std()  # of eight bits
 
 
+@pytest.mark.slow
 def test_events_are_spikes_and_nothing_else():
     graph = made("dense", "lif")
     x = events(graph)
@@ -282,6 +286,7 @@ def test_events_are_spikes_and_nothing_else():
         compiled(graph, x.mean(0), input="events")
 
 
+@pytest.mark.slow
 def test_numbers_that_change_over_time_are_encoded_step_by_step():
     graph = made("dense", "lif")
     x = torch.rand(STEPS, 5, 8, dtype=torch.float64) - 0.3
@@ -298,6 +303,7 @@ def test_numbers_that_change_over_time_are_encoded_step_by_step():
     assert torch.equal(found.artifact.run(constant.expand(STEPS, *constant.shape), STEPS), same)
 
 
+@pytest.mark.slow
 def test_accuracy_of_events_is_that_of_every_form_of_the_network():
     graph = made("dense", "if hard")
     x, steps = events(graph), STEPS
@@ -372,6 +378,7 @@ def test_a_channel_that_cannot_get_through_a_convolution_is_refused():
     assert "less padding" in error.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RESIDUAL)
 def test_spikes_that_skip_a_layer_of_leaky_neurons_are_relayed_in_it(kind):
     graph = residual_net(kind)
@@ -394,6 +401,7 @@ def test_spikes_that_skip_a_layer_of_leaky_neurons_are_relayed_in_it(kind):
     assert np.array_equal(relayed, trace.spikes["n0"].reshape(relayed.shape)), "the relays repeat what they are fed"
 
 
+@pytest.mark.slow
 def test_a_recurrent_layer_may_be_fed_by_several():
     graph = dense_net("lif", recurrent=True)
     rng = np.random.default_rng(5)

@@ -123,6 +123,7 @@ def test_a_fall_back_that_cannot_be_is_left_out_and_said_to_be(passes, why):
     assert why in str(found.report)
 
 
+@pytest.mark.slow
 def test_no_fall_back_where_netx_has_all_layers():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).eval()
     net = spikec.compile(model, "netx", calibration=torch.rand(8, 1, 6, 6), timesteps=T, reset="soft")
@@ -168,6 +169,7 @@ def test_a_neuron_of_a_map_loses_its_threshold_a_step_after_its_spike():
         potential = potential - 100 * fired
 
 
+@pytest.mark.slow
 def test_a_convolution_with_recurrent_weights_that_netx_does_not_read_is_refused(tmp_path):
     found, _, _ = compiled("hard")
     found.artifact.save(tmp_path / "x.net")

@@ -59,6 +59,7 @@ def compiled(name):
     return spikec.Compiler("nir", calibration=x).run(model), model, x
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
 @pytest.mark.parametrize("name", MODELS)
 def test_the_file_has_the_layout_of_its_nodes_and_says_so(name, tmp_path):
@@ -97,6 +98,7 @@ def test_the_file_has_the_layout_of_its_nodes_and_says_so(name, tmp_path):
     np.testing.assert_equal(again.metadata["ports"], graph.metadata["ports"])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
 def test_a_transposition_inside_is_refused():
     class Inside(ChannelsLast):
@@ -109,6 +111,7 @@ def test_a_transposition_inside_is_refused():
     assert "behind an input" in caught.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
 def test_an_input_that_others_take_as_it_is_stays():
     class Both(ChannelsLast):
@@ -119,6 +122,7 @@ def test_an_input_that_others_take_as_it_is_stays():
     assert ["no permute" in problem.message for problem in problems] == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("axes", "shape"), [((0, 1, 1), (8, 7, 2)), ((0, 1), (8, 7, 2)), ((2, 0, 1), (8, 7)), ((5, 0, 1), (8, 7, 2))]
 )
@@ -131,6 +135,7 @@ def test_a_layout_that_makes_no_sense_is_refused(axes, shape):
     assert "input" in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
 def test_the_layout_is_read_as_movements():
     loaded = spikec.load(compiled("channels last")[0].artifact)

@@ -70,6 +70,7 @@ def test_file_equals_the_interpreter_spike_for_spike(name, timesteps, tmp_path):
     agree(run.graph, read(run.artifact, tmp_path), xs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp_batchnorm", "grouped", "resnet"])
 def test_float32_file_means_the_float32_graph(name, tmp_path):
     run, xs = compiled(name, torch.float32)
@@ -79,6 +80,7 @@ def test_float32_file_means_the_float32_graph(name, tmp_path):
     agree(run.graph, found, xs)
 
 
+@pytest.mark.slow
 def test_a_wrong_weight_is_noticed(tmp_path):
     run, xs = compiled("grouped")
     found = read(run.artifact, tmp_path)
@@ -90,6 +92,7 @@ def test_a_wrong_weight_is_noticed(tmp_path):
 # ------------------------------------------------------------------ the form
 
 
+@pytest.mark.slow
 def test_form_of_the_nodes(tmp_path):
     run, _ = compiled("grouped")
     for graph in (run.artifact, read(run.artifact, tmp_path)):
@@ -109,6 +112,7 @@ def test_form_of_the_nodes(tmp_path):
                 assert node.v_threshold.flat[0] == np.nextafter(1.0, 0)
 
 
+@pytest.mark.slow
 def test_v_reset_is_not_written_and_every_reader_knows_the_class(tmp_path):
     run, _ = compiled("mlp")
     neurons = [node for node in run.artifact.nodes.values() if isinstance(node, nir.IF)]
@@ -128,6 +132,7 @@ def test_a_hard_reset_to_zero_is_left_to_the_metadata(profile, value, stored):
     assert written.metadata["reset"] == "value"
 
 
+@pytest.mark.slow
 def test_names_sort_into_topological_order(tmp_path):
     run, _ = compiled("resnet")
     found = read(run.artifact, tmp_path)
@@ -138,6 +143,7 @@ def test_names_sort_into_topological_order(tmp_path):
     assert (first, second, last) == ("input", "n00_conv1", "output")
 
 
+@pytest.mark.slow
 def test_edges_of_skips_come_last():
     run, _ = compiled("resnet")
     edges = run.artifact.edges
@@ -151,6 +157,7 @@ def test_edges_of_skips_come_last():
         assert place[main] > place[a]
 
 
+@pytest.mark.slow
 def test_several_ports(tmp_path):
     run, _ = compiled("two_outputs")
     assert list(read(run.artifact, tmp_path).outputs) == ["output_0", "output_1"]
@@ -162,6 +169,7 @@ def test_several_ports(tmp_path):
     assert [again.metadata["ports"][name]["name"] for name in again.inputs] == list(run.graph.inputs)
 
 
+@pytest.mark.slow
 def test_metadata_survive(tmp_path):
     run, _ = compiled("two_outputs")
     found = read(run.artifact, tmp_path).metadata
@@ -187,6 +195,7 @@ def test_potentials_that_differ_stand_at_the_neurons(tmp_path):
     assert np.array_equal(found.nodes["n0_if"].metadata["v_init"], [0.1, 0.2, 0.3])
 
 
+@pytest.mark.slow
 def test_the_loss_without_timesteps_is_reported():
     run, _ = compiled("mlp", timesteps=None)
     (note,) = [note for note in run.report.notes if note.by == "lower-v-init"]
@@ -270,6 +279,7 @@ def test_what_the_passes_before_must_have_done_is_held_to():
     assert "an input that nothing uses" in [problem.message for problem in Nir().check(unused)]
 
 
+@pytest.mark.slow
 def test_all_refusals_come_at_once_and_name_the_layers():
     b = build.Builder(2, 6, 6, 6)
     h = b.relu(b.conv(b.x, 3, "conv1", kernel=(1, 1, 1), padding=(0, 0, 0), stride=(1, 1, 1)), "relu1")

@@ -63,6 +63,7 @@ def legal(graph):
 # ------------------------------------------------------------------ convolutions
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.data())
 def test_any_kernel_becomes_square_with_even_padding(data):

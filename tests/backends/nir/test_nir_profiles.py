@@ -33,6 +33,7 @@ def graph(*ops, width=4):
 ONE, TAU = np.ones(1), np.asarray(3.0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:SpikingJelly 2.0.0. a spike resets")  # neurons that subtract
 def test_the_tutorial_of_spikingjelly_keeps_its_structure():
     """The nodes, edges and shapes that its page on NIR shows for this model; names differ."""
@@ -59,6 +60,7 @@ def test_the_tutorial_of_spikingjelly_keeps_its_structure():
     assert [fire.metadata["reset"], leaky.metadata["reset"]] == ["value", "subtract"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["portable", "spikingjelly"])
 @pytest.mark.filterwarnings("ignore:SpikingJelly 2.0.0. a spike resets")  # neurons that subtract
 def test_an_ann_in_both_profiles(profile):
@@ -98,6 +100,7 @@ def test_what_spikingjelly_does_not_read_is_refused(op, message):
     assert "%neuron0" in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:SpikingJelly 2.0.0. a spike resets")  # neurons that subtract
 def test_a_threshold_is_moved_to_what_the_reader_compares_by():
     for strict, profile, moved in ((True, "spikingjelly", 1), (False, "spikingjelly", 0), (False, "portable", -1)):
@@ -107,6 +110,7 @@ def test_a_threshold_is_moved_to_what_the_reader_compares_by():
         assert node.op.strict == (profile == "portable")
 
 
+@pytest.mark.slow
 def test_losses_are_said():
     def notes(*ops):
         return [str(note) for note in spikec.Compiler("nir").run(graph(*ops)).report.notes]
@@ -116,6 +120,7 @@ def test_losses_are_said():
     assert not any("subtraction" in note for note in notes(LIF(ONE, np.zeros(()), tau=TAU)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [2.0, 3.0, 7.3, 10.0, 49.0, 123.456])
 def test_a_reader_that_divides_by_dt_gets_the_time_constant_back(tau):
     for dt in (1e-4, 1e-3, DT):

@@ -68,6 +68,7 @@ def depth_first(written):
     return order
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["portable", "norse", "sinabs"])
 def test_a_residual_net_can_be_run_depth_first(profile):
     x = nets.batch("resnet")
@@ -79,6 +80,7 @@ def test_a_residual_net_can_be_run_depth_first(profile):
     assert any(count > 1 for count in (sum(b == name for _, b in written.edges) for name in written.nodes))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_run_depth_first_is_refused_with_the_sum():
     x = nets.batch("concat")
     with pytest.raises(spikec.UnsupportedOpError, match="norse 1.1.0 runs this before %mix_1, which it sums") as error:
@@ -100,6 +102,7 @@ CNN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", CNN)
 def test_the_nodes_of_a_cnn(profile, tmp_path):
     x = nets.batch("cnn")
@@ -114,6 +117,7 @@ def test_the_nodes_of_a_cnn(profile, tmp_path):
     assert list(nir.read(tmp_path / "net.nir").nodes) == list(written.nodes)
 
 
+@pytest.mark.slow
 def test_rockpool_flattens_at_the_input():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
     run = spikec.Compiler("nir", calibration=torch.rand(20, 3, 2, 2), profile="rockpool").run(model)
@@ -147,6 +151,7 @@ def test_what_a_reader_has_not_is_refused(profile, op, message):
     assert "profile=" in error.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"reset": "hard"}], ids=["soft", "hard"])
 def test_a_residual_net_is_written_as_a_chain(options):
     """With the same spikes as where its sums are sums."""
@@ -167,6 +172,7 @@ def test_a_residual_net_is_written_as_a_chain(options):
     assert (before.mean(0) - after.mean(0)).abs().max() < 1e-4 * before.abs().mean()
 
 
+@pytest.mark.slow
 def test_branches_and_ports_that_a_reader_has_not():
     x = nets.batch("concat")
     with pytest.raises(spikec.UnsupportedOpError, match="runs chains, without branches"):
@@ -194,6 +200,7 @@ WHOLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_full_profile_writes_every_node_and_is_read_back(name, tmp_path):
     ops, nodes = WHOLE[name]
@@ -210,6 +217,7 @@ def test_the_full_profile_writes_every_node_and_is_read_back(name, tmp_path):
     assert kinds(again) == kinds(run.artifact)
 
 
+@pytest.mark.slow
 def test_affine_layers_without_a_bias_are_what_they_are():
     g = spikec.Graph("plain")
     x = g.add(Input((4,), "float64", rate=True), name="input")
@@ -222,6 +230,7 @@ def test_affine_layers_without_a_bias_are_what_they_are():
 # ------------------------------------------------------------------ seconds
 
 
+@pytest.mark.slow
 def test_nir_to_nir_keeps_seconds():
     net = spikec.compile(graph(LIF(ONE, ZERO, tau=np.asarray(20.0))), "nir", dt=1e-3)
     (before,) = [node for node in net.nodes.values() if isinstance(node, nir.LIF)]
@@ -249,6 +258,7 @@ def notes(profile, *ops):
     return [str(note) for note in spikec.Compiler("nir", profile=profile).run(graph(*ops)).report.notes]
 
 
+@pytest.mark.slow
 def test_a_reader_that_resets_otherwise_is_named_with_what_mends_it():
     with pytest.warns(spikec.SpikecWarning, match="by subtraction"):
         said = " ".join(note for note in notes("spikingjelly", IF(ONE)) if "reset" in note)
@@ -263,12 +273,14 @@ def test_a_reader_that_resets_otherwise_is_named_with_what_mends_it():
         assert all(note.endswith(ends) for note in said), said
 
 
+@pytest.mark.slow
 def test_several_spikes_a_step_are_named():
     assert any("fires several times in a step" in note for note in notes("sinabs", IF(ONE)))
     assert any("keeps potentials above -v_threshold" in note for note in notes("sinabs", IF(ONE)))
     assert not any("several times" in note for note in notes("norse", IF(ONE)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("profile", "net"), [("sinabs", "cnn"), ("sinabs", "resnet"), ("rockpool", "mlp")])
 def test_biases_are_corrected_for_neurons_as_the_reader_has_them(profile, net, tmp_path):
     x = nets.batch(net)

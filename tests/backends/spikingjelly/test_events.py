@@ -66,6 +66,7 @@ def test_of_little_work_none_is_saved(dense_calls, monkeypatch):
     assert len(dense_calls) == 1
 
 
+@pytest.mark.slow
 def test_a_network_with_events_spikes_as_one_without_and_follows_its_weights():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 80), nn.ReLU(), nn.Linear(80, 80), nn.ReLU(), nn.Linear(80, 4)).double().eval()

@@ -62,6 +62,7 @@ def recorded(net, xs):
     return y, {name: stack(steps) for name, steps in spikes.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch.jit, which is old, and looks at every comparison of sizes
 def test_a_network_of_two_inputs_goes_through_torchscript():
     run, xs = compiled("two_inputs")
@@ -75,6 +76,7 @@ def test_a_network_of_two_inputs_goes_through_torchscript():
         assert torch.equal(traced(*xs), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["s", "m"])
 @pytest.mark.parametrize("name", ZOO)
 def test_module_equals_the_interpreter_spike_for_spike(name, mode):
@@ -110,6 +112,7 @@ def test_a_rate_is_the_mean_current_less_what_is_left_in_the_potential(name):
         assert float(left.abs().max()) > 1e-3  # without it the two would not agree
 
 
+@pytest.mark.slow
 def test_a_wrong_weight_is_noticed():
     run, xs = compiled("cnn")
     next(run.artifact.parameters()).data[0] *= 1.01
@@ -118,6 +121,7 @@ def test_a_wrong_weight_is_noticed():
     assert any(not torch.equal(spikes[node], expected[node]) for node in spikes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
 def test_float32(name):
     run, xs = compiled(name, torch.float32)
@@ -127,6 +131,7 @@ def test_float32(name):
     assert torch.allclose(y, expected * torch.tensor(run.output_scale, dtype=torch.float32), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_double_of_a_float32_module_is_the_interpreter_in_float64():
     run, xs = compiled("cnn", torch.float32)
     wide = tuple(x.double() for x in xs)
@@ -143,6 +148,7 @@ ENDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS)
 def test_output_is_in_ann_units(end):
     shape, layers = ENDS[end]
@@ -317,6 +323,7 @@ def test_everything_moves():
     assert net(torch.rand(4, 3, device="meta")).shape == (4, 2)
 
 
+@pytest.mark.slow
 def test_gradients_reach_the_first_layer_and_train():
     net = nets.build("cnn")
     x = nets.batch("cnn", 8)

@@ -269,6 +269,7 @@ def test_copies_do_not_hold_what_is_constant(tmp_path):
     assert torch.equal(stepwise(other, xs), wanted)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_steps(monkeypatch):
     """In step mode m a layer is called with as many steps as fit, whatever T is."""
     monkeypatch.setattr(network, "CHUNK", 3 * 5 * 4 * 8 * 6 * 8)

@@ -29,6 +29,7 @@ from spikec.ir.stages import FOLDED
 RELUS = {"relu1": 0, "relu2": 0, "relu3": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalization", ["max", "99.9%", "50%", 0.5, None])
 def test_thresholds_do_not_depend_on_batch_order_or_size(normalization):
     x = torch.rand(90, 2, 8, 6)
@@ -41,6 +42,7 @@ def test_thresholds_do_not_depend_on_batch_order_or_size(normalization):
             np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_save_load_and_reuse(tmp_path):
     x = torch.rand(90, 2, 8, 6)
     percentile = Normalization()  # what needs no samples, which a saved calibration does not hold
@@ -55,6 +57,7 @@ def test_save_load_and_reuse(tmp_path):
     assert str(found.graph) == str(ann.graph)
 
 
+@pytest.mark.slow
 def test_a_calibration_of_another_model():
     x = torch.rand(9, 6)
     mlp = Compiler(build.GraphTarget(), calibration=x).run(build.mlp())
@@ -92,6 +95,7 @@ def test_a_pass_may_gather_other_nodes_or_change_weights_before_normalize():
     assert c.calibration.nodes.keys() == {"relu1", "relu2"}
 
 
+@pytest.mark.slow
 def test_calibrate_is_what_compile_gathers(tmp_path):
     """It is saved with the samples that passes look at, so that a second compile needs nothing else."""
     x = torch.rand(300, 2, 8, 6)
@@ -120,6 +124,7 @@ def identical(one, other):
     )
 
 
+@pytest.mark.slow
 def test_order_and_shards_of_batches_change_no_bit():
     parts = torch.rand(520, 2, 8, 6).split(40)
     target = build.GraphTarget()

@@ -54,6 +54,7 @@ def test_mmse_clips_less_the_more_steps_there_are(values):
     assert by_steps[0] < by_steps[-1]
 
 
+@pytest.mark.slow
 def test_ltb_is_the_iteration_of_the_paper(values):
     chosen = Normalization(method="ltb").statistic(statistics(values), 8)
     threshold = np.zeros(4)

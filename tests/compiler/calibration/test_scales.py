@@ -53,6 +53,7 @@ def compiled(behind, target):
     return run, error, calibrated.match(Relu)[0].op.scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "behind"),
     [("spikingjelly", each) for each in (*ALONE, *JOINED)] + [("netx", each) for each in ALONE],
@@ -65,6 +66,7 @@ def test_one_threshold_where_channels_cannot_carry_theirs(target, behind):
     assert "one threshold for all of its channels" in str(run.report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["spikingjelly", "netx"])
 @pytest.mark.parametrize("behind", CARRIED)
 def test_a_threshold_for_each_channel_where_they_can(target, behind):
@@ -73,6 +75,7 @@ def test_a_threshold_for_each_channel_where_they_can(target, behind):
     assert error < 0.03
 
 
+@pytest.mark.slow
 def test_a_scale_on_the_last_axis_is_read_out_by_netx():
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(6, 6), nn.ReLU()).eval(), torch.randn(48, 5, 6)

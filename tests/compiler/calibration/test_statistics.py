@@ -123,6 +123,7 @@ def test_a_merge_that_ignores_the_octave_would_be_seen(monkeypatch):
     assert not same(whole, small.merge(large))
 
 
+@pytest.mark.slow
 def test_another_batch_size_changes_no_bit():
     x = values(n=9000).float()
     assert same(statistics(*x.split(1000)), statistics(*x.split(7)))
@@ -150,6 +151,7 @@ def test_a_value_that_is_not_finite(bad):
         statistics(torch.tensor([[1.0, bad]]))
 
 
+@pytest.mark.slow
 def test_twenty_million_values_in_one_batch():
     rows = torch.arange(20_000_000, dtype=torch.float32).reshape(20, 4, 250_000)
     found = statistics(rows)

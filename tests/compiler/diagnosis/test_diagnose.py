@@ -99,6 +99,7 @@ def test_a_neuron_that_is_reset_to_a_value_is_run_for_its_ideal_rate():
     assert float(ideal(neuron, 8, z)) == 0.5  # every second step, not floor(8 * 0.7) / 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["spikingjelly", "nir"])
 def test_a_layer_is_compared_with_torch(target):
     steps, model, x = 8, build("cnn", dtype=torch.float64), batch("cnn", 6, dtype=torch.float64)
@@ -165,6 +166,7 @@ def test_the_charge_of_a_neuron_that_loses_some_is_seen(monkeypatch):
     assert max(layer.residual for layer in found.layers) > 0.01
 
 
+@pytest.mark.slow
 def test_targets_with_encoders_integers_and_hard_reset():
     model, x = build("strided"), batch("strided", 8)
     compilation = spikec.Compiler("netx", calibration=x, timesteps=16, reset="hard", verify="off").run(model)
@@ -178,6 +180,7 @@ def test_targets_with_encoders_integers_and_hard_reset():
     assert found.rungs[-1].error < 1
 
 
+@pytest.mark.slow
 def test_heads_several_outputs_and_inputs():
     model, x = build("two_outputs"), batch("two_outputs", 30)
     found = spikec.diagnose(compiled(model, x), x, 32)
@@ -216,6 +219,7 @@ def shrunk(node, factor):
     return Change(Relu, lambda name, op: attrs.evolve(op, scale=op.scale * factor) if name == node else op)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("node", "name"), [("relu_2", "2"), ("relu_6", "6"), ("relu_10", "10")])
 def test_a_threshold_that_is_too_small_is_found(node, name):
     model, x = build("cnn"), batch("cnn", 8)
@@ -229,6 +233,7 @@ def test_a_threshold_that_is_too_small_is_found(node, name):
     assert found.rungs[0].step > max(rung.step for rung in found.rungs[1:])
 
 
+@pytest.mark.slow
 def test_the_maximum_clips_nothing():
     x = batch("cnn", 6)
     whole = spikec.diagnose(compiled(build("cnn"), x, normalization={"method": "max"}), x, 4)
@@ -236,6 +241,7 @@ def test_the_maximum_clips_nothing():
     assert all(layer.errors["clipping"].rms < 1e-6 for layer in whole.layers)
 
 
+@pytest.mark.slow
 def test_a_small_error_has_the_effect_that_was_foreseen():
     model, x = separable()
     compilation = compiled(model, x, normalization={"percentile": 99})
@@ -265,6 +271,7 @@ def separable(count=200, seed=0):
     return model, x
 
 
+@pytest.mark.slow
 def test_a_small_threshold_gets_the_percentile_that_clips_less():
     model, x = separable()
     change = ("normalize", shrunk("relu_3", 0.25))
@@ -275,6 +282,7 @@ def test_a_small_threshold_gets_the_percentile_that_clips_less():
     assert found.rungs[0].step > max(rung.step for rung in found.rungs[1:])
 
 
+@pytest.mark.slow
 def test_data_beyond_the_calibration_is_told_from_a_small_threshold():
     model, x = separable()
     found = spikec.diagnose(compiled(model, x / 4, normalization={"method": "max"}), x, 256)
@@ -290,6 +298,7 @@ def test_too_few_steps_are_found():
     assert found.rungs[1].agreement < 0.8 < found.rungs[0].agreement
 
 
+@pytest.mark.slow
 def test_neurons_that_start_at_zero_are_found():
     model, x = separable()
     found = spikec.diagnose(compiled(model, x, normalization={"v_init": 1e-9}), x, 16)
@@ -323,6 +332,7 @@ def test_silent_channels_do_not_make_a_threshold_too_large():
     assert found.advice.change == "timesteps=8, and run as many"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
 def test_thresholds_without_data_are_found():
     model, x = separable()
@@ -360,6 +370,7 @@ def test_spikes_that_come_too_early_are_found():
     assert found.rungs[2].step > found.rungs[1].step > found.rungs[0].step
 
 
+@pytest.mark.slow
 def test_a_network_that_says_what_the_ann_says_is_left_alone():
     model, x = separable()
     found = spikec.diagnose(compiled(model, x, normalization={"method": "max"}), x, 256, tolerance=0.05)
@@ -388,6 +399,7 @@ def matrix(op, shape):
     return (op.eval(basis) - op.eval(torch.zeros(1, *shape, dtype=torch.float64))).flatten(1).numpy().T
 
 
+@pytest.mark.slow
 def test_synops_are_spikes_times_the_weights_that_each_meets():
     model = nn.Sequential(
         nn.Conv2d(1, 3, 3, padding=1),
@@ -423,6 +435,7 @@ def test_synops_are_spikes_times_the_weights_that_each_meets():
     assert cost.ann_macs == 3 * 9 * 64 + 4 * 27 * 4 + 80
 
 
+@pytest.mark.slow
 def test_the_comparisons_of_a_max_pool_pass_spikes_on():
     x = batch("maxpool", 4)
     found = {
@@ -466,6 +479,7 @@ def test_energy_is_the_published_arithmetic():
 # ------------------------------------------------------------------ the record
 
 
+@pytest.mark.slow
 def test_accuracy_is_that_of_evaluate_and_batches_do_not_matter():
     model, x = separable()
     with torch.no_grad():
@@ -500,6 +514,7 @@ def test_a_single_number_is_judged_by_its_error():
     assert (found.error[found.enough - 1 :] <= 0.1).all()
 
 
+@pytest.mark.slow
 def test_text_json_and_plot(tmp_path):
     model, x = separable()
     found = spikec.diagnose(compiled(model, x), x, 4, torch.zeros(200, dtype=torch.int64))
@@ -522,6 +537,7 @@ def test_text_json_and_plot(tmp_path):
     assert "<td" in found._repr_html_()
 
 
+@pytest.mark.slow
 def test_every_bar_of_the_plot_is_one_error_of_one_layer():
     model, x = separable(16)
     found = spikec.diagnose(compiled(model, x), x, 4)
@@ -533,6 +549,7 @@ def test_every_bar_of_the_plot_is_one_error_of_one_layer():
     assert all(bar.get_x() == 0 for bar in bars)
 
 
+@pytest.mark.slow
 def test_titles_side_by_side_do_not_touch():
     torch.manual_seed(0)
     model = nn.Sequential()
@@ -549,6 +566,7 @@ def test_titles_side_by_side_do_not_touch():
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
+@pytest.mark.slow
 def test_each_part_of_the_plot_goes_into_axes_of_the_users_own(tmp_path):
     from matplotlib.figure import Figure
 
@@ -568,6 +586,7 @@ def test_each_part_of_the_plot_goes_into_axes_of_the_users_own(tmp_path):
     assert refused.value.hint == f"there are {found.layers[0].node}, {found.layers[1].node}"
 
 
+@pytest.mark.slow
 def test_accuracies_of_several_networks_are_drawn_side_by_side(tmp_path):
     model, x = separable(32)
     labels = model(x).argmax(1)
@@ -586,6 +605,7 @@ def test_accuracies_of_several_networks_are_drawn_side_by_side(tmp_path):
         spikec.plot_accuracy({"wrong": [97.5, 98.0]})
 
 
+@pytest.mark.slow
 def test_a_table_has_a_row_for_each_layer():
     pytest.importorskip("pandas")
     model, x = separable(16)
@@ -604,6 +624,7 @@ class CalledTwice(nn.Module):
         return self.relu(self.two(self.relu(self.one(x))))
 
 
+@pytest.mark.slow
 def test_calls_of_one_layer_are_told_apart():
     x = torch.rand(8, 4)
     compilation = spikec.Compiler("spikingjelly", calibration=x, normalization="max").run(CalledTwice().eval())
@@ -620,6 +641,7 @@ def test_a_plot_without_matplotlib_says_what_to_install(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_points_of_a_layer_are_every_nth_activation_beside_its_rate():
     model, x = separable()
     layer = spikec.diagnose(compiled(model, x), x, 4).layers[0]
@@ -641,6 +663,7 @@ def test_a_layer_that_is_silent_in_the_ann_is_judged_by_its_scale():
 # ----------------------------------------------------------------- bad input
 
 
+@pytest.mark.slow
 def test_bad_input_is_named():
     model, x = separable(20)
     compilation = compiled(model, x)
@@ -667,6 +690,7 @@ def test_bad_input_is_named():
     refused(spikec.InvalidModelError, "one output", two, batch("two_outputs"), 4, [1] * 4)
 
 
+@pytest.mark.slow
 def test_a_network_without_an_ann_or_without_neurons_is_refused():
     model, x = separable(20)
     again = spikec.Compiler("spikingjelly", calibration=x).run(compiled(model, x, "nir").artifact)

@@ -67,6 +67,7 @@ def test_layers_of_one_name_are_told_apart(recording):
     assert "relu %relu_1" in refused.value.hint
 
 
+@pytest.mark.slow
 def test_a_raster_has_a_dot_for_each_spike(recording, tmp_path):
     figure = recording.raster("relu %relu", sample=1, path=tmp_path / "raster.svg")
     times, neurons = figure.axes[0].lines[0].get_data()
@@ -91,6 +92,7 @@ def counted(axes):
     return sum(patch.get_height() for patch in axes.patches)
 
 
+@pytest.mark.slow
 def test_histograms_count_every_neuron(recording):
     from matplotlib.figure import Figure
 

@@ -132,6 +132,7 @@ def test_a_method_may_take_more_than_it_is_given():
     assert Wide().name == "wide"
 
 
+@pytest.mark.slow
 def test_a_target_that_emits_nothing_says_so():
     class Silent(spikec.Backend):
         name = "silent"
@@ -140,6 +141,7 @@ def test_a_target_that_emits_nothing_says_so():
         spikec.compile(nets.build("mlp"), Silent(), calibration=nets.batch("mlp"))
 
 
+@pytest.mark.slow
 def test_what_a_class_without_defaults_needs_is_no_obstacle_to_saving_others(tmp_path):
     @attrs.frozen
     class Needy(spikec.Backend):

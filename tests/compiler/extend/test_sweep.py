@@ -66,6 +66,7 @@ def test_a_recurrent_graph_has_no_layers():
         Sweep(g, (torch.rand(3, 2),), T)
 
 
+@pytest.mark.slow
 def test_lacks_is_the_relu_minus_the_rate():
     graph, ann, xs = spiking("resnet")
     activations, spikes = {}, {}
@@ -79,6 +80,7 @@ def test_lacks_is_the_relu_minus_the_rate():
         np.testing.assert_allclose(lacks, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"streams": True}])
 def test_every_neuron_keeps_its_books(options):
     """rate = mean input - (v(T) - v(0)) / T, for every neuron of a net that is converted by default."""
@@ -115,6 +117,7 @@ def test_pipelines_tune_only_what_the_user_left_open():
     assert not {"choose", "correct-bias"} & set(names(normalization=Normalization()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet", "two_inputs", "two_outputs"])
 def test_a_sweep_puts_out_what_the_interpreter_does(name):
     graph, ann, xs = spiking(name)

@@ -14,6 +14,7 @@ def compilation():
     return spikec.Compiler("spikingjelly", calibration=nets.batch("mlp", 40)).run(nets.build("mlp"))
 
 
+@pytest.mark.slow
 def test_evaluate_starts_from_reset_whatever_ran_before_and_leaves_the_module_reset(compilation):
     snn, x = compilation.artifact, nets.batch("mlp", 30)
     labels = nets.build("mlp")(x).argmax(1)

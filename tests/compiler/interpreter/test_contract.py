@@ -102,6 +102,7 @@ def test_a_silent_spiking_graph_is_fed_more_until_it_answers():
     assert check_exact(neuron(1e-9), neuron(1e-9), xs) is None
 
 
+@pytest.mark.slow
 def test_a_net_that_stays_silent_is_said_not_to_be_checked():
     with pytest.warns(SpikecWarning):
         c = Compiler(build.GraphTarget(), verify="each").run(silent())
@@ -179,6 +180,7 @@ def test_the_probe_holds_real_and_random_samples():
     assert len(single) == 3
 
 
+@pytest.mark.slow
 def test_every_sum_of_weights_is_covered(spiking):
     """Sabotage each affine op in turn; none may hide from the check."""
     xs = probe(spiking, [X], 0)
@@ -204,6 +206,7 @@ def test_large_samples_go_through_an_ann_one_by_one(monkeypatch):
     assert sizes == [2] * (len(xs[0]) // 2)
 
 
+@pytest.mark.slow
 def test_a_large_graph_is_probed_on_two_samples_and_few_steps_and_still_held_to_its_contract(spiking, monkeypatch):
     g, size = build.residual(), probes.neuron_count(spiking)
     assert size == probes.neuron_count(g) > 0
@@ -250,6 +253,7 @@ def test_a_neuron_that_tells_no_potential_is_held_to_its_spikes():
         check_exact(silent_neuron(0.4), silent_neuron(0.5), xs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gain", [1.0003, 1.001, 1.1])
 def test_one_weight_of_a_spiking_net_that_changes_no_spike_is_noticed(spiking, gain):
     xs = probe(spiking, [X], 0)
@@ -264,6 +268,7 @@ def test_one_weight_of_a_spiking_net_that_changes_no_spike_is_noticed(spiking, g
             check_exact(spiking, other, xs)
 
 
+@pytest.mark.slow
 def test_a_net_that_stays_silent_is_held_to_its_potentials():
     with pytest.warns(SpikecWarning):
         graph = Compiler(build.GraphTarget(), verify="off").run(silent()).graph

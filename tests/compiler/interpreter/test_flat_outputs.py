@@ -76,18 +76,21 @@ CANCEL = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEAD)
 def test_dead_layers_compile(name):
     run = Compiler("spikingjelly", calibration=X, verify="each").run(Net(*DEAD[name]).eval())
     assert "1e+" not in str(run.report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CANCEL)
 def test_terms_that_cancel_compile(name):
     """What is left of them is rounding, another one behind every pass."""
     Compiler("spikingjelly", calibration=X, verify="each").run(Net(CANCEL[name]).eval())
 
 
+@pytest.mark.slow
 def test_an_untrained_deep_net_compiles():
     """Behind so many layers at their defaults there is little but the last bias."""
     torch.manual_seed(0)

@@ -55,6 +55,7 @@ def off_by(monkeypatch, part, bias=0.0):
     return held(layer, spikec.load(layer, X), [X])
 
 
+@pytest.mark.slow
 def test_an_import_may_be_off_by_a_ten_thousandth_of_the_spread_and_no_more(monkeypatch):
     for part in (1e-5, 0.9e-4):
         assert off_by(monkeypatch, part) == pytest.approx(part, rel=1e-6)
@@ -70,6 +71,7 @@ def test_an_output_that_hardly_varies_is_held_to_a_tenth_of_its_maximum(monkeypa
         off_by(monkeypatch, 1.0, bias=100.0)
 
 
+@pytest.mark.slow
 def test_a_converter_that_scales_a_weight_is_refused_by_compile_with_its_layer(monkeypatch):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), Mixing(6, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
@@ -113,6 +115,7 @@ def test_the_first_layer_that_differs_is_named_in_a_deep_net():
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.slow
 def test_a_function_between_two_layers_is_named_among_those_that_it_may_be():
     """In the residual block the sum is no layer: it is judged by the layer behind it."""
     model, x = nets.build("resnet"), nets.batch("resnet", 6)
@@ -134,6 +137,7 @@ def test_where_no_layer_can_be_compared_the_output_is_named():
     assert blamed(model, graph, [x], layers=False).op.startswith("%output_value")
 
 
+@pytest.mark.slow
 def test_the_first_node_of_an_onnx_model_that_differs_is_named():
     nodes = [
         onnx_models.node("Gemm", "x w0", "a", name="first", transB=0),
@@ -158,6 +162,7 @@ def spiking():
     return nn.Sequential(*layers).double().eval()
 
 
+@pytest.mark.slow
 def test_the_first_layer_of_a_spiking_model_that_differs_is_named():
     model = spiking()
     graph = spikec.load(model, X)

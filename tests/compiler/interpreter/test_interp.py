@@ -65,6 +65,7 @@ def test_membrane_identity_holds_for_any_input():
     torch.testing.assert_close(out.mean(0), currents.mean(0) - (states[-1] - 0.5) / 50, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_constant_and_time_major_input_agree():
     c = Compiler(build.GraphTarget(), calibration=torch.rand(40, 2, 8, 6)).run(build.residual())
     x = torch.rand(3, 2, 8, 6, dtype=torch.float64)

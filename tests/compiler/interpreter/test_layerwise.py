@@ -29,6 +29,7 @@ def fired(neuron, charge, steps):
     return total
 
 
+@pytest.mark.slow
 def test_each_layer_fires_in_the_window_after_it_was_charged(compilation):
     x, graph = nets.batch("mlp", 30, dtype=torch.float64), compilation.graph
     signal = None

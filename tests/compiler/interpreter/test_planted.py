@@ -307,6 +307,7 @@ def planted_in(request):
     return graph, xs, stage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_wrong_pass_is_caught(planted_in, kind):
     graph, xs, stage = planted_in
@@ -328,6 +329,7 @@ def test_a_large_graph_of_which_only_parts_are_run_hides_none(name, kind, monkey
     assert missed == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["conv1", "conv3", "fc1", "fc2"])
 @pytest.mark.parametrize("verify_as", ["each", "end"])
 def test_a_rate_pass_that_changes_a_weight_is_caught(name, verify_as):

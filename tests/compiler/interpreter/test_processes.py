@@ -68,6 +68,7 @@ def test_torchrun_evaluates_and_diagnoses_what_one_process_does(tmp_path):
         assert (tmp_path / f"{rank}.json").read_text() == json.dumps([why.to_dict(), how.to_dict()])
 
 
+@pytest.mark.slow
 def test_processes_that_never_met():
     with pytest.raises(CalibrationError, match="not initialised"):
         spikec.evaluate(build.residual(), BATCHES, 2, all_reduce=True)

@@ -28,6 +28,7 @@ def x():
     return nets.batch("mlp", 50, dtype=torch.float64)
 
 
+@pytest.mark.slow
 def test_means_are_those_of_the_outputs(compilation, snn, x):
     outputs = spikec.run(compilation.graph, x, T) * torch.tensor(compilation.output_scale)
     found = spikec.simulate(snn, x, T)
@@ -116,6 +117,7 @@ class Foreign(nn.Module):
         return x[:, :3] * self.calls
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(compilation, x):
     assert spikec.simulate(Foreign(), x, 4).means.shape == (4, 50, 3)
     with pytest.raises(spikec.InvalidModelError, match=r"Foreign cannot go on with a part of its batch\n.*patience"):

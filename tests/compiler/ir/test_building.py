@@ -199,6 +199,7 @@ def test_an_op_is_its_own_key_and_keeps_its_parameters():
     assert pickle.loads(pickle.dumps(Type((3,), encoding=Rate(np.full(1, 2.0))))).scale.item() == 2
 
 
+@pytest.mark.slow
 def test_threads_share_a_graph():
     """Types and order are made when first asked for, here by eight threads at once."""
     alone = build.residual()
@@ -279,6 +280,7 @@ def test_time_and_memory_grow_with_the_graph_and_not_with_its_square(make):
     assert large[1] < 25 * small[1]
 
 
+@pytest.mark.slow
 def test_a_long_chain_is_removed_without_recursion():
     g = chain(6000)
     last = g.operands(g.outputs[0])[0]

@@ -154,6 +154,7 @@ def test_who_is_killed_while_writing_leaves_the_old_file(sent, tmp_path):
         assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.slow
 def test_a_module_is_saved_under_any_name(tmp_path):
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
     x = torch.rand(8, 4)
@@ -165,6 +166,7 @@ def test_a_module_is_saved_under_any_name(tmp_path):
         module.reset()
 
 
+@pytest.mark.slow
 def test_what_was_read_is_saved_as_the_same_bytes(tmp_path):
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3)).eval()
     first, second = tmp_path / "first.pt", tmp_path / "second.pt"

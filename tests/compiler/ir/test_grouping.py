@@ -53,6 +53,7 @@ def test_parts_are_modules_and_feed_only_later_ones(graph, title):
     assert any(part.title == title or part.title.startswith(f"{title} to ") for part in found), found[:3]
 
 
+@pytest.mark.slow
 def test_without_modules_neighbours_are_put_together():
     graph = blocks(2000)
     bare = [(name, attrs.evolve(op, origin=()), operands) for name, op, operands in nodes_of(graph)]
@@ -62,6 +63,7 @@ def test_without_modules_neighbours_are_put_together():
     assert found[0].title.startswith("%x to %")
 
 
+@pytest.mark.slow
 def test_five_hundred_ops_are_drawn_one_by_one():
     graph = blocks(100)
     drawing = lay_out(nodes_of(graph), graph.type)
@@ -69,6 +71,7 @@ def test_five_hundred_ops_are_drawn_one_by_one():
     assert drawing.note == ""
 
 
+@pytest.mark.slow
 def test_a_graph_with_ten_thousand_ops_is_drawn_in_parts_and_says_so():
     graph = blocks(2000)
     drawn = ET.fromstring(graph.draw())
@@ -80,6 +83,7 @@ def test_a_graph_with_ten_thousand_ops_is_drawn_in_parts_and_says_so():
     assert drawn.get("data-note") in [each.text for each in drawn.iter(f"{SVG}text")]
 
 
+@pytest.mark.slow
 def test_many_long_edges_run_beside_the_boxes_which_stay_close():
     graph = Graph("dense")
     before = [graph.add(Input((2,)), name="x")]

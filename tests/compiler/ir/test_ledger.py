@@ -68,6 +68,7 @@ def test_a_refused_model_has_all_its_rows_in_the_order_of_the_model():
     assert "refused" in str(error.ledger)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [spikec.compile, lambda *args, **o: spikec.Compiler(args[1], **o).run(args[0])])
 def test_the_target_speaks_of_what_could_be_read(function):
     error = refusal(function, Net(), "nir", calibration=VOLUME)
@@ -84,6 +85,7 @@ def test_the_target_speaks_of_what_could_be_read(function):
     ]
 
 
+@pytest.mark.slow
 def test_check_lists_all_of_it_at_once():
     problems = spikec.check(Net(), "nir", example_input=VOLUME)
     assert [p.location.split(" ")[0] for p in problems] == ["act", "sign", "cdist", "conv"]
@@ -95,6 +97,7 @@ def test_check_lists_all_of_it_at_once():
     assert spikec.check(nets.build("mlp"), "netx") == []
 
 
+@pytest.mark.slow
 def test_a_verdict_that_depends_on_what_is_missing_is_not_given(monkeypatch):
     """A pool may fold into the layer behind it, and here that is not known."""
     model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU(), nn.AvgPool1d(2), nn.LSTM(3, 2))
@@ -122,6 +125,7 @@ class Counted:
             yield self.x
 
 
+@pytest.mark.slow
 def test_a_target_refuses_before_the_data_is_looked_at():
     model = nn.Sequential(nn.Conv3d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
     data = Counted(VOLUME)
@@ -132,6 +136,7 @@ def test_a_target_refuses_before_the_data_is_looked_at():
     spikec.compile(model, "spikingjelly", calibration=Counted(VOLUME))
 
 
+@pytest.mark.slow
 def test_what_only_the_weights_alone_would_break_is_not_refused_early(monkeypatch):
     """Thresholds from weights are no reason: the first batch must break it too."""
     compiler = spikec.Compiler("spikingjelly")
@@ -166,6 +171,7 @@ def test_a_pass_that_refuses_leaves_the_ledger_too():
     assert rows(error.ledger) == {"0": "kept", "1": "kept", "2": "refused", "3": "kept", "4": "kept"}
 
 
+@pytest.mark.slow
 def test_the_dump_has_the_ledger(tmp_path):
     compilation = spikec.Compiler("nir", calibration=nets.batch("mlp"), dump_dir=tmp_path).run(nets.build("mlp"))
     assert (tmp_path / "ledger.txt").read_text() == f"{compilation.ledger}\n"
@@ -246,6 +252,7 @@ def of_netx(network):
 COUNTS = {"spikingjelly": of_a_module, "nir": of_nir, "netx": of_netx}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", COUNTS)
 def test_check_says_what_each_layer_costs_as_it_is_then_compiled(target):
     """Counted in what is emitted: potentials of torch modules, outputs of NIR's nodes, compartments of a netx file."""

@@ -113,6 +113,7 @@ def test_a_notebook_gets_bars_in_its_cell_and_is_left_clean(monkeypatch):
     assert set(last.values()) == {""}
 
 
+@pytest.mark.slow
 def test_a_compilation_tells_of_its_passes_and_the_batches_within(seen):
     images = torch.rand(6, 4)
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -128,6 +129,7 @@ def test_a_compilation_tells_of_its_passes_and_the_batches_within(seen):
     assert [each.done for each in batches] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_evaluate_and_diagnose_tell_of_their_batches(seen):
     images = torch.rand(6, 4)
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -146,6 +148,7 @@ def outermost(seen, what):
     return list(dict.fromkeys((each.done, each.total) for each in seen if each.what == (what,)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patience", [None, 2])
 def test_simulate_tells_of_its_steps(seen, patience):
     graph = spikec.compile(
@@ -155,6 +158,7 @@ def test_simulate_tells_of_its_steps(seen, patience):
     assert outermost(seen, "steps") == [(done, 5) for done in range(5)]
 
 
+@pytest.mark.slow
 def test_a_tuned_compilation_tells_which_way_and_which_layer_is_tuned(seen):
     images, layers = torch.rand(64, 4), (nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
     spikec.compile(nn.Sequential(*layers), "spikingjelly", calibration=images, timesteps=4, progress=seen.append)
@@ -167,6 +171,7 @@ def test_a_tuned_compilation_tells_which_way_and_which_layer_is_tuned(seen):
     assert {each.what[:2] for each in seen} >= {("checks",), ("passes", "checks")}
 
 
+@pytest.mark.slow
 def test_check_proves_nothing_of_our_own_passes(seen):
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     assert spikec.check(model, "nir", example_input=torch.rand(6, 4), progress=seen.append) == []

@@ -76,6 +76,7 @@ class SignedPool(nn.Module):
         return self.hidden(torch.relu(self.fc(self.pool(self.conv(x)).flatten(1))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signed", [False, True])
 def test_a_net_with_counting_pools_converges(signed):
     torch.manual_seed(1)
@@ -97,6 +98,7 @@ def test_a_net_with_counting_pools_converges(signed):
     assert errors[2] < 0.03
 
 
+@pytest.mark.slow
 def test_modules_run_it_as_the_interpreter_does_in_both_step_modes():
     x = nets.batch("maxpool", 10, dtype=torch.float64)
     c = Compiler("spikingjelly", calibration=[x], timesteps=8, counters=True).run(nets.build("maxpool").double())
@@ -110,6 +112,7 @@ def test_modules_run_it_as_the_interpreter_does_in_both_step_modes():
     torch.testing.assert_close(multi, wanted, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["nir", "netx"])
 def test_it_is_the_default_where_it_can_be_and_elsewhere_the_hint_works(target):
     x = nets.batch("maxpool", 10)

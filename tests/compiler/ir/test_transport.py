@@ -14,6 +14,7 @@ from spikec.ir.types import Rate, Type
 GAIN = Affine.scaling(np.array([2.0]))
 
 
+@pytest.mark.slow
 def test_a_map_moves_through_a_graph_that_is_deeper_than_calls_may_be():
     g = Graph()
     first = g.add(Linear(np.ones((3, 3))), g.add(Input((3,), rate=True)), name="first")

@@ -39,6 +39,7 @@ def test_a_normalization_that_does_not_exist_is_refused(options, message):
         Normalization(**options)
 
 
+@pytest.mark.slow
 def test_a_pipelines_timesteps_hold_for_the_compiler():
     pipeline = Pipeline.default("nir", timesteps=8).insert_after("choose", "replicate-neurons").without("detach-head")
     assert Compiler("nir", pipeline=pipeline).timesteps == 8
@@ -57,6 +58,7 @@ def test_streams_without_timesteps_are_refused():
         spikec.compile(nets.build("mlp"), "spikingjelly", calibration=X, streams=True)
 
 
+@pytest.mark.slow
 def test_samples_that_are_all_the_same_are_warned_of():
     with pytest.warns(SpikecWarning, match="all the same"):
         spikec.compile(nets.build("mlp"), "spikingjelly", calibration=torch.full((20, 7), 0.5))
@@ -65,6 +67,7 @@ def test_samples_that_are_all_the_same_are_warned_of():
         spikec.compile(nets.build("mlp"), "spikingjelly", calibration=X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wrong", "shown"), [(-1, "-1"), (4, "4"), (99, "99")])
 def test_a_label_that_is_no_class_is_refused(wrong, shown):
     c = compiled()
@@ -81,6 +84,7 @@ def test_a_label_that_is_no_class_is_refused(wrong, shown):
     assert spikec.evaluate(c.graph, [(X, labels)], 4).shape == (4,)
 
 
+@pytest.mark.slow
 def test_a_name_by_which_the_file_is_not_known_again_is_warned_of(tmp_path):
     graph = spikec.compile(nets.build("mlp"), "nir", calibration=X)
     with pytest.warns(SpikecWarning, match=r"net.hdf5 does not end in \.nir"):
@@ -91,6 +95,7 @@ def test_a_name_by_which_the_file_is_not_known_again_is_warned_of(tmp_path):
         spikec.save(graph, tmp_path / "net.h5")
 
 
+@pytest.mark.slow
 def test_a_warning_points_at_the_line_that_called_spikec():
     with pytest.warns(SpikecWarning) as caught:
         spikec.compile(nets.build("mlp"), "spikingjelly", example_input=X)
@@ -146,12 +151,14 @@ def test_a_default_pipeline_without_data_says_what_needs_none():
         spikec.compile(nets.build("mlp"), "nir", pipeline=Pipeline.default("nir"))
 
 
+@pytest.mark.slow
 def test_potentials_become_biases_for_the_timesteps_of_the_compiler_too():
     c = Compiler("nir", calibration=X, timesteps=4, pipeline=Pipeline.default("nir")).run(nets.build("mlp"))
     assert not any("compile with timesteps=" in note.reason for note in c.report.notes)
     assert not any(node.op.v_init.any() for node in c.graph.match(Neuron))
 
 
+@pytest.mark.slow
 def test_advice_for_neurons_that_share_a_relu_is_that_of_the_relu():
     net = torch.nn.Sequential(torch.nn.Linear(7, 30), torch.nn.ReLU(), torch.nn.Linear(30, 1)).eval()
     x, advice = nets.batch("mlp", 60), []

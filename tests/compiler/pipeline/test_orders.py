@@ -113,6 +113,7 @@ def test_a_report_is_replayed(target):
     assert again.report.passes == first.report.passes
 
 
+@pytest.mark.slow
 def test_a_report_of_a_spiking_model_is_replayed():
     graph = spikec.Compiler("spikingjelly", calibration=nets.batch("mlp", 16)).run(nets.build("mlp")).graph
     first = spikec.Compiler("nir", timesteps=T).run(graph)

@@ -66,6 +66,7 @@ def failed(tmp_path_factory):
     return refused.value, folder
 
 
+@pytest.mark.slow
 def test_the_json_says_what_every_pass_did_to_every_node(dumped):
     compilation, folder = dumped
     data = json.loads((folder / "index.json").read_text())
@@ -136,6 +137,7 @@ def test_a_pass_that_fails_is_on_the_page_with_the_graph_that_it_left(failed):
     assert not any(each["failed"] for each in data["passes"][:-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "behind",
     ["start", "lower-maxpool", "normalize", "relu-to-if", "avgpool-to-sumpool", "fold-pool"],
@@ -246,6 +248,7 @@ def large(tmp_path_factory):
     return Page("large", stages, [Note("wrong", "n7777", "it is not the last one")], None).write(folder)
 
 
+@pytest.mark.slow
 def test_a_page_of_ten_thousand_ops_is_small_and_draws_parts(large):
     assert large.stat().st_size < 10e6
     text = large.read_text()

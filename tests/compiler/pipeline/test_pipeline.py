@@ -97,6 +97,7 @@ def test_a_pass_that_breaks_its_contract_is_named(verify):
         assert "sabotage; run before it: eliminate-identity" in caught.value.__notes__[0]
 
 
+@pytest.mark.slow
 def test_verify_off_does_not_look():
     pipeline = Pipeline.default(TARGET).insert_after("fold-batchnorm", Sabotage())
     Compiler(TARGET, calibration=X, pipeline=pipeline, verify="off").run(build.residual())
@@ -123,6 +124,7 @@ class Nudge(Pass):
         return 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("by", "kept"), [(0.0, True), (50.0, False)])
 def test_a_tuned_pass_is_kept_only_if_agreement_does_not_fall(by, kept):
     pipeline = Pipeline.default(TARGET).insert_after("init-potential", Nudge(by=by))
@@ -137,6 +139,7 @@ def test_without_takes_every_pass_of_that_name():
     assert [each.name for each in twice.without("infer-types")] == ["eliminate-identity"]
 
 
+@pytest.mark.slow
 def test_a_tuned_pass_without_samples_is_left_out_and_noted():
     pipeline = Pipeline.default(TARGET, normalization=Normalization(method="model")).insert_after(
         "init-potential", Nudge(by=1.0)
@@ -179,6 +182,7 @@ def test_an_ordinary_exception_in_a_pass_keeps_its_type_and_names_the_pass():
     assert "in pass 1 of 1, broken" in getattr(caught.value, "__notes__", ["in pass 1 of 1, broken"])[0]
 
 
+@pytest.mark.slow
 def test_dumps_remove_only_what_they_wrote(tmp_path):
     (tmp_path / "01-notes.txt").write_text("mine")
     for _ in range(2):
@@ -225,6 +229,7 @@ def test_a_default_pipeline_takes_every_spelling_of_a_normalization():
     assert "choose" not in [each.name for each in by]
 
 
+@pytest.mark.slow
 def test_dumps_diff_and_hold_no_addresses(tmp_path):
     for folder in ("one", "two"):
         Compiler(TARGET, calibration=X, dump_dir=tmp_path / folder).run(build.residual())
@@ -240,6 +245,7 @@ def test_dumps_diff_and_hold_no_addresses(tmp_path):
     assert str(tmp_path) not in "".join(p.read_text() for p in one)
 
 
+@pytest.mark.slow
 def test_a_second_run_leaves_no_stale_dumps(tmp_path):
     Compiler(TARGET, calibration=X, dump_dir=tmp_path).run(build.residual())
     Compiler(TARGET, calibration=torch.rand(9, 6), dump_dir=tmp_path).run(build.mlp())
@@ -265,6 +271,7 @@ class Break(Pass):
         return 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "error", "shown"),
     [
@@ -315,6 +322,7 @@ class LooksBack(Spy):
     looks_back = True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verify", ["off", "end"])
 def test_what_no_pass_to_come_looks_back_at_is_let_go_of(verify, monkeypatch):
     monkeypatch.setattr("spikec.interpreter.probe.PRODUCTS", 1)  # as of a net that is too large to be measured

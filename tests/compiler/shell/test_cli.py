@@ -99,6 +99,7 @@ def fine(*arguments):
     return result
 
 
+@pytest.mark.slow
 def test_compile_and_run_approach_the_ann(folder):
     said = fine("compile", "nets.py:mlp", "--target", "nir", "-o", "m.nir", "--calibration", "data.npz", "--dump", "d")
     assert "Sequential -> nir" in said.stdout
@@ -112,6 +113,7 @@ def test_compile_and_run_approach_the_ann(folder):
     assert error < 0.05
 
 
+@pytest.mark.slow
 def test_run_simulates_a_net_file(folder):
     options = ("--calibration", "data.npz", "--timesteps", 64)
     fine("compile", "nets.py:mlp", "--target", "netx", "-o", "m.net", *options)
@@ -124,6 +126,7 @@ def test_run_simulates_a_net_file(folder):
     assert np.corrcoef(loaded("out.npz")["y"].ravel(), ann.ravel())[0, 1] > 0.99
 
 
+@pytest.mark.slow
 def test_run_takes_inputs_that_change_over_time(folder):
     fine("compile", "nets.py:mlp", "--target", "netx", "-o", "m.net", "--calibration", "data.npz", "--timesteps", 16)
     x = loaded("data.npz")["x"][:9]
@@ -140,6 +143,7 @@ def test_run_takes_inputs_that_change_over_time(folder):
         assert call("run", "m.nir", "steps.npz", *options, "-o", "c.npz").exit_code == 2
 
 
+@pytest.mark.slow
 def test_compile_writes_a_torch_module(folder):
     options = ("--example", "2,6,4", "--timesteps", 8)
     fine("compile", "nets.py:cnn", "--target", "spikingjelly", "-o", "m.pt", *options)
@@ -147,6 +151,7 @@ def test_compile_writes_a_torch_module(folder):
     assert snn(torch.rand(5, 2, 6, 4)).shape == (5, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalization", ["max", "99.9%", "0.25"])
 def test_normalization_reaches_the_compiler(folder, normalization):
     options = ("--calibration", "data.npz", "--normalization", normalization)
@@ -160,6 +165,7 @@ def test_normalization_reaches_the_compiler(folder, normalization):
     assert torch.equal(found(x.float()), expected(x.float()))
 
 
+@pytest.mark.slow
 def test_several_inputs_go_by_argument_name(folder):
     fine("compile", "nets.py:two", "--target", "nir", "-o", "m.nir", "--calibration", "pair.npz")
     said = refused("run", "m.nir", "data.npz", "--timesteps", 4, "-o", "o.npz")
@@ -175,6 +181,7 @@ def test_several_inputs_go_by_argument_name(folder):
     )
 
 
+@pytest.mark.slow
 def test_a_function_a_module_path_and_a_file_are_models(folder):
     for model in ("nets.py:made", "nets:mlp", "nets:made"):
         assert "real<8>" in fine("inspect", model).stdout
@@ -182,6 +189,7 @@ def test_a_function_a_module_path_and_a_file_are_models(folder):
     assert "rate(" in fine("inspect", "m.nir").stdout
 
 
+@pytest.mark.slow
 def test_inspect_shows_graph_and_ledger(folder):
     said = fine("inspect", "nets.py:mlp", "--target", "nir", "--calibration", "data.npz").stdout
     assert "weight=8x4#" in said
@@ -190,6 +198,7 @@ def test_inspect_shows_graph_and_ledger(folder):
     assert "%relu_1 = if" in said
 
 
+@pytest.mark.slow
 def test_check(folder):
     assert "nothing keeps the model from nir" in fine("check", "nets.py:mlp", "--target", "nir").stdout
     card = refused("check", "nets.py:refused", "--target", "nir")
@@ -198,6 +207,7 @@ def test_check(folder):
     assert "try " in card
 
 
+@pytest.mark.slow
 def test_options_of_a_target(folder):
     options = ("--option", "profile=spikingjelly", "--option", "dt=0.001")
     fine("compile", "nets.py:mlp", "--target", "nir", "-o", "m.nir", *options)
@@ -206,6 +216,7 @@ def test_options_of_a_target(folder):
     assert "did you mean 'profile'" in refused("check", "nets.py:mlp", "--target", "nir", "--option", "profil=x")
 
 
+@pytest.mark.slow
 def test_passes_are_given_as_they_print(folder):
     options = ("nets.py:mlp", "--target", "netx", "--calibration", "data.npz", "--timesteps", 8)
     fine("compile", *options, "-o", "usual.net")
@@ -233,6 +244,7 @@ def test_inspect_shows_what_is_refused_among_what_is_read(folder):
         assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_check_says_what_the_target_refuses_too(folder):
     layers = "nn.Conv3d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 4), nn.Hardshrink(), nn.Linear(4, 2)"
     Path("volumes.py").write_text(f"from torch import nn\nnet = nn.Sequential({layers}).eval()\n")
@@ -246,6 +258,7 @@ def test_check_says_what_the_target_refuses_too(folder):
     assert (folder / "d" / "ledger.txt").read_text().count("refused") == 2
 
 
+@pytest.mark.slow
 def test_inspect_says_how_a_model_was_read(folder):
     code = """
 import torch
@@ -285,6 +298,7 @@ def test_a_refusal_in_a_pass_names_it(folder):
         assert "in pass" in card
 
 
+@pytest.mark.slow
 def test_warnings_are_lines_on_stderr(folder):
     said = fine("inspect", "nets.py:mlp", "--target", "nir")
     assert said.stderr.startswith("warning: no calibration data")
@@ -328,6 +342,7 @@ def test_code_that_fails_in_a_library_is_located_where_the_user_calls_it(folder)
     assert "is not a model" in refused("inspect", "nets.py:number")
 
 
+@pytest.mark.slow
 def test_run_refuses_what_does_not_spike(folder):
     fine("compile", "nets.py:mlp", "--target", "nir", "-o", "m.nir", "--calibration", "data.npz")
     assert "is not a model that spikec reads" in refused("run", "text.npz", "data.npz", "--timesteps", 4, "-o", "o.npz")
@@ -410,6 +425,7 @@ def test_diagnose_says_why_and_writes_figures_and_plot(folder):
     assert "no array 'x'" in refused("diagnose", "nets.py:mlp", "other.npz", *rest)
 
 
+@pytest.mark.slow
 def test_hints_name_options_as_the_shell_has_them(folder):
     said = refused("compile", "nets.py:cnn", "--target", "nir", "-o", "m.nir")
     assert "pass --example 2,H,W with your data's sizes filled in" in said
@@ -469,6 +485,7 @@ def spelled_out(source):
     return [node.lineno for node in texts if OPTION.search(node.value) and id(node) not in docstrings]
 
 
+@pytest.mark.slow
 def test_texts_name_options_as_data():
     root = Path(__file__).parents[3]
     files = [path for top in ("compiler", "passes", "frontends", "backends") for path in (root / top).rglob("*.py")]
@@ -477,6 +494,7 @@ def test_texts_name_options_as_data():
     assert spelled_out('"""Give timesteps=8."""\nwarn(f"{n} steps: timesteps={n}", hint="or calibration=")') == [2, 2]
 
 
+@pytest.mark.slow
 def test_diagnose_needs_no_shape_beside_its_data(folder):
     said = fine("diagnose", "nets.py:cnn", "images.npz", "--timesteps", 4).stdout
     assert "20 samples, T=4" in said

@@ -28,6 +28,7 @@ def process(*arguments, **environment):
     return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["compile", "--help"], ["--version"], []])
 def test_help_comes_without_torch(arguments):
     done = process(*arguments)
@@ -37,6 +38,7 @@ def test_help_comes_without_torch(arguments):
     assert not imported & {"torch", "networkx", "h5py", "nir", "matplotlib", "spikec.public"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])
 def test_completion_is_installed_by_the_line_that_help_shows(shell_name):
     line = next(line for line in process("--help").stdout.splitlines() if f"={shell_name}_source" in line)
@@ -45,6 +47,7 @@ def test_completion_is_installed_by_the_line_that_help_shows(shell_name):
     assert process(_SPIKEC_COMPLETE="bash_complete", **words).stdout == "plain,evaluate\n"
 
 
+@pytest.mark.slow
 def test_commands_come_in_the_order_of_use(shell):
     said = shell("--help").stdout
     assert "..." not in said.partition("Commands:")[2].partition("Completion")[0], "no summary is cut"
@@ -87,6 +90,7 @@ def test_every_command_shows_examples_that_it_takes(name, made, shell, monkeypat
         assert (context.params.get("model") or context.params["file"]) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -108,6 +112,7 @@ def test_json_is_all_that_stdout_has(arguments, shell):
     assert found
 
 
+@pytest.mark.slow
 def test_what_json_says(shell, made):
     found = json.loads(
         shell("compile", "own.py:mlp", "--target", "nir", "-o", "m.nir", "--example", "4", "--json").stdout
@@ -134,6 +139,7 @@ def test_what_json_says(shell, made):
     assert [each["neurons"] for each in fine["ledger"]] == [0, neurons[0], 0]
 
 
+@pytest.mark.slow
 def test_check_without_a_target_says_what_each_layer_costs_on_all(shell):
     found = json.loads(shell("check", "own.py:mlp", "--example", "4", "--json").stdout)
     assert set(found) == set(spikec.targets())
@@ -155,6 +161,7 @@ def test_what_only_one_target_refuses_is_said_as_its_own(shell, monkeypatch):
     assert re.findall(r"(?m)^.*refuses? it$", refused) == ["both refuse it", "one: the first refuses it"]
 
 
+@pytest.mark.slow
 def test_a_target_that_refuses_says_so_beside_those_that_do_not(shell, made):
     (made / "volume.py").write_text(
         "from torch import nn\n"
@@ -206,6 +213,7 @@ def test_a_file_of_weights_is_told_what_to_do(shell):
     assert "FILE.py:NAME" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["mlp.nir", "mlp.net", "mlp.pt"])
 def test_evaluate_says_the_accuracy_of_a_file(file, shell, made):
     arrays = loaded(made / "data.npz")
@@ -218,6 +226,7 @@ def test_evaluate_says_the_accuracy_of_a_file(file, shell, made):
     assert f"{100 * wanted[3]:.2f} %" in table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["own.py:mlp", "mlp.pt2"])
 def test_evaluate_compiles_an_ann_before(model, shell):
     options = ("data.npz", "--calibration", "data.npz", "--timesteps", 32, "--json")
@@ -229,6 +238,7 @@ def test_evaluate_compiles_an_ann_before(model, shell):
     assert netx["accuracy"] != found["accuracy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["mlp.nir", "mlp.net", "mlp.pt"])
 def test_run_gives_what_python_gives(file, shell, made):
     shell("run", file, "data.npz", "--timesteps", 8, "-o", "ran.npz")
@@ -237,6 +247,7 @@ def test_run_gives_what_python_gives(file, shell, made):
     np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_seed_and_verify_reach_the_compiler(shell, monkeypatch):
     options = ("own.py:mlp", "--target", "nir", "--calibration", "data.npz", "--json")
     checks = {}
@@ -254,6 +265,7 @@ def test_seed_and_verify_reach_the_compiler(shell, monkeypatch):
     assert (given["seed"], given["verify"]) == (5, "each")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 120])
 def test_tables_fit_the_terminal(columns, shell, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -276,6 +288,7 @@ def test_tables_fit_the_terminal(columns, shell, monkeypatch):
     assert re.search(r"│ %input +│ input\(", rows), "names stand whole"
 
 
+@pytest.mark.slow
 def test_the_options_of_a_target_are_options_of_the_command(shell, made):
     own = ["--calibration", "data.npz", "--timesteps", "4", "--reset", "hard", "--neurons", "2"]
     shell("compile", "own.py:mlp", "-o", "own.nir", "--target", "nir", "--profile", "norse", *own)

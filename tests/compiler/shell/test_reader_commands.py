@@ -9,6 +9,7 @@ import pytest
 import spikec
 
 
+@pytest.mark.slow
 def test_check_lists_what_a_reader_does_otherwise(shell):
     said = shell("check", "mlp.nir", "--profile", "norse", code=1).output
     assert "a spike resets the potential to v_reset, and not by subtraction" in said
@@ -18,11 +19,13 @@ def test_check_lists_what_a_reader_does_otherwise(shell):
     assert "neurons of each layer, by target" in shell("check", "mlp.nir").output
 
 
+@pytest.mark.slow
 def test_check_with_a_target_takes_its_profile(shell):
     assert "nothing keeps" in shell("check", "mlp.nir", "--target", "nir", "--profile", "portable").output
     assert "no profile of NIR" in shell("check", "mlp.nir", "--target", "nir", "--profile", "brian", code=1).output
 
 
+@pytest.mark.slow
 def test_diagnose_foretells_what_a_reader_answers(shell):
     said = shell("diagnose", "own.py:mlp", "data.npz", "--snn", "mlp.nir", "--as", "sinabs").output
     assert "300 samples, as sinabs runs it" in said
@@ -41,6 +44,7 @@ def test_diagnose_says_what_is_missing(shell, options):
     assert "Missing option" in shell("diagnose", "own.py:mlp", "data.npz", *options, code=2).output
 
 
+@pytest.mark.slow
 def test_repair_writes_for_a_reader(shell, made):
     said = shell("repair", "mlp.nir", "-o", "sj.nir", "--profile", "spikingjelly").output
     assert "mended: " in said
@@ -52,6 +56,7 @@ def test_repair_writes_for_a_reader(shell, made):
     }
 
 
+@pytest.mark.slow
 def test_options_in_what_is_said_of_a_file_are_those_of_the_shell(shell, made):
     """Which reset a file means, and that no metadata say it: repair and inspect print it, as warnings do."""
     lif = {"tau": np.full(2, 2e-3), "r": np.ones(2), "v_leak": np.zeros(2), "v_threshold": np.full(2, 0.1)}

@@ -127,6 +127,7 @@ def test_an_unknown_reader_is_refused():
 SEVERAL = "a neuron fires as often in a step as its threshold goes into its potential, and not once"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("profile", "op"), [
     ("rockpool", IF(ONE)), ("rockpool", LIF(ONE, tau=np.asarray(4.0), gain=ONE)),
     ("rockpool", CubaLIF(ONE, decay=ONE / 2, decay_syn=ONE / 3)), ("sinabs", LIF(ONE, tau=np.asarray(4.0), gain=ONE)),

@@ -76,6 +76,7 @@ def test_a_doubt_about_the_reset_is_measured():
     assert "in a run of 24 random steps subtraction gives the same outputs" in found[-1]
 
 
+@pytest.mark.slow
 def test_a_file_without_v_reset_says_who_wrote_it(tmp_path):
     nir.write(tmp_path / "x.nir", chain(n=integrate()))
     with h5py.File(tmp_path / "x.nir", "r+") as file:
@@ -94,6 +95,7 @@ def test_a_file_without_v_reset_says_who_wrote_it(tmp_path):
         assert spikec.load(tmp_path / "x.nir")["n"].v_reset is not None
 
 
+@pytest.mark.slow
 def test_what_the_metadata_say_is_meant_whoever_wrote_the_file(tmp_path):
     nir.write(tmp_path / "x.nir", chain({"reset": "value"}, n=integrate()))
     with h5py.File(tmp_path / "x.nir", "r+") as file:
@@ -149,6 +151,7 @@ def refused(graph):
     return error.value.problems
 
 
+@pytest.mark.slow
 def test_fields_are_named_in_the_files_own_terms(tmp_path):
     conv = nir.Conv2d((4, 4), np.ones((6, 2, 3, 3)), 1, 0, 1, 4, np.zeros(6))
     graph = chain(a=lif(), b=integrate(), c=conv, d=integrate(), e=integrate())

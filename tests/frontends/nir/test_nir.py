@@ -100,6 +100,7 @@ def test_a_file_compiles_for_every_target_and_stays_what_it_is(target, timesteps
         assert again.artifact.metadata["v_init"] == run.artifact.metadata["v_init"]
 
 
+@pytest.mark.slow
 def test_float32_stays_float32(tmp_path):
     run = spikec.Compiler("nir", calibration=[nets.batch("mlp")], timesteps=8).run(nets.build("mlp"))
     loaded = spikec.load(run.artifact)
@@ -110,6 +111,7 @@ def test_float32_stays_float32(tmp_path):
     assert loaded.location(first) == first
 
 
+@pytest.mark.slow
 def test_output_in_other_units():
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU()).eval()
     run = spikec.Compiler("nir", calibration=torch.rand(50, 3), timesteps=8).run(model)
@@ -219,6 +221,7 @@ def small(metadata=None, **fields):
     return graph(fc=affine(5, 3), n=neuron(5, **fields), out=(5,), metadata=metadata)
 
 
+@pytest.mark.slow
 def test_reset_from_metadata_or_a_missing_field(tmp_path):
     stored = small({"dt": 1.0})
     with pytest.warns(spikec.SpikecWarning, match=r"stores v_reset = 0.*outputs differ in a run"):
@@ -434,6 +437,7 @@ def test_a_net_runs_in_the_least_exact_of_its_floats(part):
     assert spikec.load(source).type("output").dtype == "float32"
 
 
+@pytest.mark.slow
 def test_a_limit_that_an_option_raises(tmp_path):
     nir.write(tmp_path / "x.nir", small())
     with pytest.raises(spikec.InvalidModelError, match="more than a file of its size may unpack to") as error:
@@ -442,6 +446,7 @@ def test_a_limit_that_an_option_raises(tmp_path):
     spikec.load(tmp_path / "x.nir", max_bytes=2000)
 
 
+@pytest.mark.slow
 def test_files_that_are_none(tmp_path):
     (tmp_path / "text.nir").write_text("hello")
     with pytest.raises(spikec.InvalidModelError, match=r"text.nir cannot be read as NIR"):
@@ -487,6 +492,7 @@ def test_parameters_of_one_number_or_with_leading_ones_are_for_all_neurons(kind,
     assert torch.equal(spikec.run(spikec.load(network(shape)), x), wanted)
 
 
+@pytest.mark.slow
 def test_a_node_that_is_a_text_is_refused(tmp_path):
     path = tmp_path / "x.nir"
     nir.write(path, small())

@@ -88,6 +88,7 @@ def agree(graph, shape, path=None, dt=DT, x=None, **options):
     return loaded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 4, 3)])
 @pytest.mark.parametrize("make", [*NODES, scale_of_cells])
 def test_every_node_with_parameters_of_each_neuron(make, shape, tmp_path):
@@ -98,6 +99,7 @@ def test_every_node_with_parameters_of_each_neuron(make, shape, tmp_path):
     agree(graph, shape, tmp_path / "x.nir")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_random_graphs(seed):
     rng = np.random.default_rng(seed)
@@ -122,6 +124,7 @@ def test_random_graphs(seed):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reset", [None, "value"])
 def test_no_neuron_at_all(reset, tmp_path):
     """Affine alone is a network in time as well: it says nothing of time, and takes steps one by one."""
@@ -198,6 +201,7 @@ def test_a_branch_that_nothing_uses_is_left_out():
     assert {row[0]: row[-1] for row in ledger.rows()}["m"] == "its result is not used"
 
 
+@pytest.mark.slow
 def test_files_of_old_versions(tmp_path):
     """nir 0.2 wrote convolutions without input_shape, CubaLIF without w_in, and neurons without v_reset."""
     conv = nir.Conv2d((6, 6), each(-1, 1, (2, 3, 3, 3)), 1, 0, 1, 1, np.zeros(2))

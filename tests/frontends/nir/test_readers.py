@@ -383,6 +383,7 @@ def test_several_spikes_a_step_are_refused_by_name_with_where_they_may_go(target
     assert where in error.value.hint
 
 
+@pytest.mark.slow
 def test_evaluate_and_the_shell_know_readers(tmp_path):
     from click.testing import CliRunner
 

@@ -78,6 +78,7 @@ def by_hand(kind):
     return np.array(outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["flat", "nested"])
 @pytest.mark.parametrize("kind", [cuba, lif, integrate_and_fire])
 def test_a_recurrent_layer_is_read_run_emitted_and_written_back(kind, form, tmp_path):
@@ -96,6 +97,7 @@ def test_a_recurrent_layer_is_read_run_emitted_and_written_back(kind, form, tmp_
     np.testing.assert_allclose(spikec.run(again, x).numpy(), wanted, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["flat", "nested"])
 def test_a_recurrent_layer_goes_to_netx(form):
     net = spikec.compile(
@@ -213,6 +215,7 @@ def test_a_graph_with_two_inputs_in_a_graph_is_refused():
     assert error.value.location == "rec"
 
 
+@pytest.mark.slow
 def test_what_is_wrong_inside_is_said_of_files_too(tmp_path):
     graph = recurrent(lif(), "nested")
     graph.nodes["rec"].nodes["lif"].tau = full(-1)
@@ -232,6 +235,7 @@ def test_odd_graphs_in_graphs_are_refused(tmp_path):
         spikec.load(graph)
 
 
+@pytest.mark.slow
 def test_deep_files_are_refused(tmp_path):
     ports = {"input": nir.Input(np.array([3])), "output": nir.Output(np.array([3]))}
     inner = nir.NIRGraph(ports, [("input", "output")])

@@ -46,6 +46,7 @@ def test_a_field_that_makes_no_sense(node, field, value, message):
     assert [problem.location for problem in error.value.problems] == [node]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edges", [np.arange(4).reshape(2, 2), np.array([["input", "conv", "n"]], dtype="S")])
 def test_edges_of_a_file_that_are_no_pairs_of_names(edges, tmp_path):
     nir.write(tmp_path / "x.nir", small())

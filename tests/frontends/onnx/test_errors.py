@@ -224,6 +224,7 @@ def test_without_onnx_a_path_says_how_to_install_it(tmp_path, monkeypatch):
 # ------------------------------------------------------------ converters of users
 
 
+@pytest.mark.slow
 def test_a_converter_for_another_domain(monkeypatch):
     proto = model([node("Rectify", "x", "y", domain="com.acme")], ["n", 4], domains=["com.acme"])
     monkeypatch.setitem(converter._table, ("com.acme", "Rectify"), lambda call, x: call.add(Relu(), x))

@@ -45,6 +45,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
 @pytest.mark.parametrize("name", CALLS)
 def test_what_torch_exports_is_the_torch_model(name, dynamo, tmp_path):

@@ -191,6 +191,7 @@ def test_softmax_below_opset_13_takes_all_axes_from_its_own_on():
     assert kinds(agrees(model([node("Softmax", "x", "y")], ["n", 3, 4], 13), 3, 4)) == ["input", "head", "output"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "dtype"), [("FLOAT16", "float32"), ("DOUBLE", "float64"), ("BFLOAT16", "float32")])
 def test_half_becomes_float32_and_double_stays(kind, dtype):
     number = getattr(TensorProto, kind)
@@ -276,6 +277,7 @@ def test_what_no_output_needs_is_dropped_and_said():
     assert [source.label for source in graph.imported.dropped] == ["dead"]
 
 
+@pytest.mark.slow
 def test_several_inputs_and_outputs_keep_their_order():
     nodes = [node("Add", "a b", "s"), node("Relu", "s", "y1"), node("Neg", "b", "y2")]
     proto = model(nodes, {"a": ["n", 4], "b": ["n", 4]}, output="y2 y1")
@@ -473,6 +475,7 @@ def test_batch_norm_is_an_op_of_its_own():
     assert agrees(model(nodes, ["n", 3, 4, 5], **values), 3, 4, 5).match(BatchNorm)[0].op.eps == pytest.approx(1e-3)
 
 
+@pytest.mark.slow
 def test_channels_last_networks_become_channels_first_ones():
     nodes = [
         node("Transpose", "x", "t", perm=[0, 3, 1, 2]),

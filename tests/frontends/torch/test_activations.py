@@ -121,6 +121,7 @@ def unpacked(y):
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PIECEWISE)
 def test_piecewise(agrees, name):
     call, op = PIECEWISE[name]

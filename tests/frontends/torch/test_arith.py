@@ -77,6 +77,7 @@ def test_affine_per_channel(agrees, name):
     assert len(graph.match(BatchNorm)) == count
 
 
+@pytest.mark.slow
 def test_constants_fold_into_the_layer_before(agrees):
     model, x = Net(AFFINE["normalize"][0]), torch.randn(6, *SHAPE)
     final = spikec.Compiler("spikingjelly", calibration=x).run(nn.Sequential(model, nn.ReLU(), nn.AvgPool2d(2)).eval())

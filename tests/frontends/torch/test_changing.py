@@ -149,6 +149,7 @@ class Changing(nn.Module):
         return self.head(doubled) + x.sum(1, keepdim=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_program", [False, True])
 def test_data_stays_as_it_is_where_forward_changes_its_input(as_program):
     net, x = Changing().eval(), torch.randn(64, 4)

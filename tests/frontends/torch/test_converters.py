@@ -333,6 +333,7 @@ def test_a_layers_function_is_refused_in_the_layers_words():
     assert (problem.location, problem.op) == ("1", "nn.MaxPool2d(%relu_0)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [nn.LSTM(3, 3), nn.Unfold(2), nn.CrossMapLRN2d(2)])
 def test_a_layer_without_functions_that_have_converters_is_named(layer):
     class Called(nn.Module):

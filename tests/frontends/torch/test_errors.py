@@ -112,6 +112,7 @@ REASONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REASONS)
 def test_a_refusal_gives_its_reason(name):
     model, shape, why, hint = REASONS[name]
@@ -153,6 +154,7 @@ def test_one_problem_does_not_hide_the_next():
 # ------------------------------------------------------------ not traceable
 
 
+@pytest.mark.slow
 def test_control_flow_on_data_says_where():
     class Gate(nn.Module):
         def forward(self, x):
@@ -191,6 +193,7 @@ def test_the_batch_size_is_no_number(call):
     assert "test_errors.py" in error.location
 
 
+@pytest.mark.slow
 def test_a_size_that_is_not_known_says_why():
     by_size = Calls(lambda y: y.relu() if y.nonzero().dim() == 2 else y)
     assert "nonzero is not supported" in str(refusal(UnsupportedOpError, by_size, (3,)))
@@ -205,6 +208,7 @@ def test_a_size_behind_an_unsupported_call_that_keeps_the_shape_is_known():
     assert problem.message.startswith("torch.hardshrink is not supported")
 
 
+@pytest.mark.slow
 def test_any_other_failure_of_forward_says_where():
     class Net(nn.Module):
         def forward(self, x):
@@ -269,6 +273,7 @@ def test_lazy_and_meta_parameters():
     assert "run one batch through the model" in error.hint
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     ("wrap", "inner"),
@@ -445,6 +450,7 @@ def test_input_names():
     assert not frontend.accepts(torch.zeros(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [

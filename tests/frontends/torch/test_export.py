@@ -85,6 +85,7 @@ def test_a_program_compiles_as_its_module_does(name, dynamic):
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.slow
 def test_the_graph_is_that_of_the_module():
     model, x = nets.build("resnet"), nets.batch("resnet")
     by_fx, by_export = spikec.load(model, x), spikec.load(exported(model, x))
@@ -175,6 +176,7 @@ def test_rrelu_draws_nothing_in_eval_mode():
     agree(spikec.load(exported(nn.Sequential(nn.RReLU()), x)), nn.RReLU().eval(), x)
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_and_a_batch_like_another_axis():
     for count in (1, 2, 4):
         model = Calls(lambda y: y.view(y.shape[0], 4, 36).reshape(-1, 4 * 36))
@@ -239,6 +241,7 @@ def test_converters_of_users_serve_programs_too(monkeypatch):
     assert [node.name for node in graph.match(Relu)] == ["mish"]
 
 
+@pytest.mark.slow
 def test_circular_padding_is_read_before_it_is_decomposed():
     torch.manual_seed(0)
     model, x = Calls(lambda y: F.pad(y, (1, 1, 1, 1), mode="circular")), torch.randn(3, 2, 6, 6)
@@ -305,6 +308,7 @@ class Counter(nn.Module):
         return torch.relu(x) + self.count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decomposed", [False, True])
 def test_buffers_that_change(decomposed):
     program = forms(Counter(), torch.randn(2, 3), dynamic=False)[decomposed]
@@ -322,6 +326,7 @@ def test_weights_that_are_not_numbers():
     assert error.location == "0.weight"
 
 
+@pytest.mark.slow
 def test_the_example_must_be_what_was_exported():
     program = exported(nets.build("cnn"), nets.batch("cnn"))
     error = refusal(InvalidModelError, program, torch.zeros(2, 1, 20, 20))
@@ -329,6 +334,7 @@ def test_the_example_must_be_what_was_exported():
     assert spikec.load(program, torch.zeros(2, 1, 28, 28)).inputs == ("input",)
 
 
+@pytest.mark.slow
 def test_sizes_that_a_program_leaves_open_come_from_the_example():
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     shapes = ({0: Dim("batch"), 2: Dim("height", min=4, max=64)},)
@@ -351,6 +357,7 @@ def test_inputs_without_a_common_batch():
     assert "no axis" in str(refusal(InvalidModelError, export(Add(), (torch.randn(2, 3), torch.tensor(1.0)))))
 
 
+@pytest.mark.slow
 def test_a_layer_that_does_not_fit_is_located():
     model = Calls(lambda y: y.flatten(1), nn.Conv2d(4, 2, 5))
     shapes = ({0: Dim("batch"), 2: Dim("height", min=6, max=64)},)

@@ -45,11 +45,13 @@ def checked(net, y):
     return net.fc(torch.relu(y).mean(dim=tuple(range(2, y.ndim)))) if torch.is_tensor(y) else y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [typed, formatted, unpacked, checked])
 def test_what_fx_cannot_trace_equals_torch(call, agrees):
     agrees(Net(call), (2, 6, 5))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_layers_of_torchscript(agrees):
     """One that was traced is read; of one that was scripted torch.export gets no result."""
@@ -64,6 +66,7 @@ def test_layers_of_torchscript(agrees):
     assert caught.value.location == "script"
 
 
+@pytest.mark.slow
 def test_the_note_says_so_in_ledger_and_report(tmp_path):
     x = torch.rand(8, 2, 6, 5)
     compilation = spikec.Compiler("spikingjelly", calibration=x, dump_dir=tmp_path).run(Net(typed))
@@ -115,6 +118,7 @@ def test_fx_comes_first():
     assert spikec.load(Net(lambda net, y: torch.relu(y)), torch.rand(2, 2, 6, 5)).imported.notes == []
 
 
+@pytest.mark.slow
 def test_the_module_is_left_as_it_was():
     model = Net(typed)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -128,6 +132,7 @@ def test_the_module_is_left_as_it_was():
     assert model(torch.rand(2, 2, 6, 5)).shape == (2, 4, 4, 3)
 
 
+@pytest.mark.slow
 def test_half_and_double(agrees):
     x = torch.rand(2, 2, 6, 5)
     half = spikec.load(Net(typed).half(), x)
@@ -135,6 +140,7 @@ def test_half_and_double(agrees):
     assert spikec.load(Net(typed).double(), x).type("x").dtype == "float64"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_without_gradients(mode):
     model = Net(typed)
@@ -151,6 +157,7 @@ class Many(nn.Module):
         return typed(self, self.fc(*xs))
 
 
+@pytest.mark.slow
 def test_a_star_is_one_input(agrees):
     agrees(Many(), (3,))
 
@@ -196,6 +203,7 @@ def typed_and_hidden(net, y):
     return hidden(net, typed(net, y))
 
 
+@pytest.mark.slow
 def test_control_flow_on_data_is_located_where_torch_export_meets_it():
     error = refusal(InvalidModelError, Net(typed_and_hidden), torch.rand(2, 2, 6, 5))
     _, start = inspect.getsourcelines(hidden)
@@ -205,6 +213,7 @@ def test_control_flow_on_data_is_located_where_torch_export_meets_it():
     assert "take the condition or loop out of forward" in error.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call",
     [
@@ -217,6 +226,7 @@ def test_the_batch_size_is_no_number_there_either(call):
     assert "batch size" in str(refusal(InvalidModelError, Net(call), torch.rand(3, 2, 6, 5)))
 
 
+@pytest.mark.slow
 def test_all_unsupported_calls_are_listed_there_too():
     error = refusal(
         UnsupportedOpError, Net(lambda net, y: torch.hardshrink(torch.sign(typed(net, y)))), torch.rand(2, 2, 6, 5)

@@ -522,6 +522,7 @@ def test_inputs_are_the_arguments_without_a_default(agrees):
     assert all(source.kind == "+" or source.path for source in graph.sources)
 
 
+@pytest.mark.slow
 def test_a_graph_module_is_taken_as_it_is(agrees):
     model = torch.fx.symbolic_trace(nets.build("resnet"))
     graph = agrees(model, (3, 8, 10))

@@ -70,6 +70,7 @@ def test_what_such_a_module_cannot_do_is_refused_at_its_line():
         spikec.load(graph_module(model), torch.randn(2, 6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["spikingjelly", "nir", "netx"])
 def test_a_model_built_in_inference_mode(target):
     with torch.inference_mode():

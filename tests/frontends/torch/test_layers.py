@@ -202,6 +202,7 @@ def test_parametrized_weights_are_read_as_they_are_used(agrees):
     agrees(model, (3,))
 
 
+@pytest.mark.slow
 def test_forward_replaced_on_the_instance_is_traced(agrees):
     for model in (nn.Sequential(nn.Linear(3, 4)), nn.Sequential(nn.Linear(3, 4))):
         model[0].forward = lambda x, layer=model[0]: nn.functional.linear(x, layer.weight).relu()

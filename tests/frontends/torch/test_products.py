@@ -82,6 +82,7 @@ def test_call(agrees, name):
     agrees(Net(CALLS[name]), SHAPE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_exported(name):
     model, x = Net(CALLS[name]).double(), torch.randn(2, *SHAPE, dtype=torch.float64)
@@ -91,6 +92,7 @@ def test_exported(name):
     torch.testing.assert_close(spikec.run(graph, x), model(x), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "kind"),
     [(PRODUCTS, Multiply), (MATRICES, MatMul), (NORMS, Standardize)],

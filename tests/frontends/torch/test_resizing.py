@@ -44,6 +44,7 @@ def test_elsewhere_the_linear_layer_behind_takes_it_in(resizing, target):
     assert compilation.graph.match(Linear)[-1].op.in_features == 4 * 36
 
 
+@pytest.mark.slow
 def test_in_front_of_a_convolution_nir_says_what_to_do():
     model = network(MODES["bilinear"], nn.Conv2d(4, 2, 3), nn.ReLU())
     with pytest.raises(spikec.UnsupportedOpError, match=r"no interpolate(.|\n)*a Flatten and a Linear"):
@@ -60,6 +61,7 @@ class Resized(nn.Module):
         return F.interpolate(self.conv(x), **self.options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -88,6 +90,7 @@ class Sized(nn.Module):
         return self.overload(torch.relu(x), *self.options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packet", ["upsample_bilinear2d", "upsample_bicubic2d"])
 def test_where_aten_is_given_sizes_and_factors_it_counts_by_factors(packet):
     model, x = Sized(packet, False), torch.rand(2, 3, 7, 7)

@@ -123,6 +123,7 @@ def test_a_layer_is_one_op_of_its_name(name, agrees):
     assert (node.name, node.op.origin[0].kind) == (f"{name.lower()}_1", f"nn.{name}")
 
 
+@pytest.mark.slow
 def test_powers_that_are_no_function(agrees):
     assert not agrees(Net(lambda y: y**1), SHAPE).match(ScalarFunction)
     assert not agrees(Net(lambda y: y**0), SHAPE).match(ScalarFunction)

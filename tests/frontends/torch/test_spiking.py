@@ -45,6 +45,7 @@ NETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*not by subtraction:spikec.SpikecWarning")
 @pytest.mark.parametrize("name", NETS)
 def test_the_graph_and_every_target_do_what_the_model_does(name):
@@ -104,6 +105,7 @@ def test_no_library_is_imported():
     assert not {"spikingjelly", "snntorch"} & {name.split(".")[0] for name in sys.modules}
 
 
+@pytest.mark.slow
 def test_batch_norms_and_dropout_fold():
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -123,6 +125,7 @@ def test_batch_norms_and_dropout_fold():
         assert len(compilation.graph.match(Neuron)) == 2
 
 
+@pytest.mark.slow
 def test_all_steps_in_a_call():
     net = nn.Sequential(
         SeqToANNContainer(nn.Linear(6, 9), nn.BatchNorm1d(9)),
@@ -190,6 +193,7 @@ def test_states_that_forward_handles_are_refused_with_the_line():
     assert "test_spiking.py:" in text
 
 
+@pytest.mark.slow
 def test_what_has_no_counterpart_is_refused():
     assert "LIAFNode is not supported" in refusal(mlp(IFNode(), UnknownNode()).float())
     silent = IFNode()
@@ -213,6 +217,7 @@ def test_what_takes_the_time_axis_for_the_batch_is_refused():
     assert 'some layers have step_mode "s", and some "m"' in refusal(mixed, x, spikec.InvalidModelError)
 
 
+@pytest.mark.slow
 def test_a_wrong_converter_is_found(monkeypatch):
     """The import is held to the model: read the threshold wrongly, the leak, the reset, and see each found."""
     right = spiking._jelly

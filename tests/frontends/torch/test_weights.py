@@ -241,6 +241,7 @@ class Answer:
     features: torch.Tensor
 
 
+@pytest.mark.slow
 def test_a_dataclass_is_kept():
     class Net(nn.Module):
         def __init__(self):

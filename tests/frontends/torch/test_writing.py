@@ -156,6 +156,7 @@ class OneFeature(nn.Module):
         return y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["spikingjelly", "netx"])
 def test_a_number_of_a_vector_is_written_and_compiled(target):
     torch.manual_seed(0)
