@@ -194,11 +194,11 @@ class SpikingNetwork(StepModule, SpikingModule):
             if call.node in given:
                 continue
             part = self._part(call)
-            if self._is_register(call):
+            stateful = isinstance(part, StatefulModule)
+            if stateful and call.kind.register:
                 values[call.node] = self._emitted(part, xs[0])
                 registers.append(call)
                 continue
-            stateful = isinstance(part, StatefulModule)
             if call.node in feeds:
                 operands = [feeds[call.node].flatten(0, 1) if steps else feeds[call.node]]
             elif steps:
@@ -251,8 +251,7 @@ class SpikingNetwork(StepModule, SpikingModule):
         return cast(nn.Module, self._modules[call.part])
 
     def _is_register(self, call: ModuleCall) -> bool:
-        part = self._part(call)
-        return call.kind.register and isinstance(part, StatefulModule)
+        return call.kind.register and isinstance(self._part(call), StatefulModule)
 
     @staticmethod
     def _emitted(part: nn.Module, like: Tensor) -> Tensor:
