@@ -18,9 +18,9 @@ else:
         for room in ("spikec.public", "spikec.diagnosis"):
             public = importlib.import_module(room)
             listed += public.__all__
-            for each in (*public.__all__, "__version__"):
-                if hasattr(public, each):
-                    globals().setdefault(each, getattr(public, each))
+            if not globals().keys() >= {*public.__all__}:  # once, so that what a user puts in their place stays
+                names = (*public.__all__, "__version__")
+                globals().update((each, getattr(public, each)) for each in names if hasattr(public, each))
             if name in globals():
                 return globals()[name]
         if name != "__all__":
