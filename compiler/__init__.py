@@ -28,6 +28,5 @@ else:
         globals()["__all__"] = sorted(listed)
         return globals()["__all__"]
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__getattr__("__all__")})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})
