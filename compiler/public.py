@@ -1,4 +1,4 @@
-"""The public names of spikec; ``spikec`` itself imports them, and torch with them, when the first is asked for."""
+"""The public names of spikec but for those of ``spikec.diagnosis``; ``spikec`` imports them when one is asked for."""
 
 from importlib.metadata import version
 
@@ -6,11 +6,6 @@ from spikec.calibration.calibration import Calibration
 from spikec.calibration.normalization import Normalization
 from spikec.checking import check
 from spikec.compilation import Compilation
-from spikec.diagnosis.diagnose import diagnose
-from spikec.diagnosis.diagnosis import Diagnosis
-from spikec.diagnosis.forecast import Forecast
-from spikec.diagnosis.pictures import plot_accuracy
-from spikec.diagnosis.recording import Recording, record
 from spikec.driver import Compiler, calibrate, compile
 from spikec.extend.backend import Backend
 from spikec.extend.loader import backends as targets
@@ -48,8 +43,6 @@ __all__ = [
     "CompileError",
     "Compiler",
     "Context",
-    "Diagnosis",
-    "Forecast",
     "Graph",
     "InvalidModelError",
     "MissingDependencyError",
@@ -61,7 +54,6 @@ __all__ = [
     "PluginError",
     "Problem",
     "Progress",
-    "Recording",
     "Repair",
     "Role",
     "Simulation",
@@ -73,12 +65,9 @@ __all__ = [
     "calibrate",
     "check",
     "compile",
-    "diagnose",
     "evaluate",
     "load",
     "pass_named",
-    "plot_accuracy",
-    "record",
     "repair",
     "run",
     "save",

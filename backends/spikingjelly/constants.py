@@ -24,7 +24,8 @@ _FUNCTIONS = {
 
 def is_function(part: nn.Module) -> bool:
     """Return whether what a part gives follows from its operands and parameters alone, and nobody sees it called."""
-    return all(type(each) in _FUNCTIONS and not is_hooked(each) for each in part.modules())
+    inside = part.modules() if part._modules else (part,)
+    return all(type(each) in _FUNCTIONS and not is_hooked(each) for each in inside)
 
 
 def is_constant(x: Tensor) -> bool:

@@ -116,12 +116,15 @@ class StatefulModule(StepModule, RunsOp):
 
     def single_step_forward(self, *xs: Tensor) -> Tensor:
         """Run one step, [B, ...]."""
-        self.v, result = self.op.step(self._before(*xs), *xs)
+        state, result = self.op.step(self._before(*xs), *xs)
+        if is_free():  # nothing records this, and torch's __setattr__ takes as long as a layer
+            self._buffers["v"] = state
+        else:
+            self.v = state
         return cast(Tensor, result)
 
     def step_over(self, *xs: Tensor) -> Tensor:
         """Run one step, [B, ...], of operands that nobody else reads, so that the state may be written over them."""
-        # nothing records this, so the state need not go through torch's __setattr__, which takes as long as a layer
         self._buffers["v"], result = self.op.step_over(self._before(*xs), *xs)
         return cast(Tensor, result)
 

@@ -190,22 +190,23 @@ class SpikingNetwork(StepModule, SpikingModule):
         feeds = dict(zip(self.inputs, xs, strict=True))
         values: dict[str, Tensor] = dict(given)
         registers = []
+        may_write = not steps and is_free()
         for call in self.plan:
             if call.node in given:
                 continue
             part = self._part(call)
-            if self._is_register(call):
+            stateful = isinstance(part, StatefulModule)
+            if stateful and call.kind.register:
                 values[call.node] = self._emitted(part, xs[0])
                 registers.append(call)
                 continue
-            stateful = isinstance(part, StatefulModule)
             if call.node in feeds:
                 operands = [feeds[call.node].flatten(0, 1) if steps else feeds[call.node]]
             elif steps:
                 operands = [_in_steps(values[x], steps, flat=not stateful, same=x in given) for x in call.operands]
             else:
                 operands = [values[x] for x in call.operands]
-            if type(part) is IFNode and not steps and self._is_spent(call, given):
+            if may_write and type(part) is IFNode and self._is_spent(call, given):
                 result = part.step_over(*operands)
             else:
                 result = part(*operands)
@@ -222,7 +223,7 @@ class SpikingNetwork(StepModule, SpikingModule):
     def _is_spent(self, call: ModuleCall, given: Mapping[str, Tensor]) -> bool:
         """Return whether nobody but this call will look at its operand's memory, also where the user changed parts."""
         source = self._sole_sources.get(call.node)
-        if source is None or source.node in given or not is_free() or is_hooked(self._part(call)):
+        if source is None or source.node in given or is_hooked(self._part(call)):
             return False
         return is_function(self._part(source))
 
@@ -251,8 +252,7 @@ class SpikingNetwork(StepModule, SpikingModule):
         return cast(nn.Module, self._modules[call.part])
 
     def _is_register(self, call: ModuleCall) -> bool:
-        part = self._part(call)
-        return call.kind.register and isinstance(part, StatefulModule)
+        return call.kind.register and isinstance(self._part(call), StatefulModule)
 
     @staticmethod
     def _emitted(part: nn.Module, like: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class Mark:
         return convert
 
     def __contains__(self, convert: Callable[..., object] | None) -> bool:
-        return convert is not None and inspect.unwrap(convert) in self._marked
+        return convert is not None and (convert in self._marked or inspect.unwrap(convert) in self._marked)
 
 
 #: what a derived op may redefine and still compute what its base does

@@ -17,7 +17,7 @@ FEWEST_SAMPLES = 2
 #: steps of single neurons in a comparison, and its multiply-accumulates in each of both graphs, about a tenth of a
 #: second of float64: larger graphs see fewer samples and steps; so do graphs of many nodes, for each of which Python
 #: takes as long as for thousands of neurons
-WORK, PRODUCTS, NODES = 2**20, 2**30, 2**16
+WORK, PRODUCTS, NODES = 2**20, 2**30, 2**14
 
 
 def probe(graph: Graph, samples: Sequence[Tensor] | None, seed: int) -> tuple[Tensor, ...]:

@@ -105,6 +105,8 @@ def _show(value: Any) -> str:
 
 def leaves(value: Any) -> Iterator[Any]:
     """Everything in nested tuples, lists, dicts, slices and dataclasses."""
+    if type(value) is Signal:  # as most results are
+        return iter((value,))
     found: list[Any] = []
     map_aggregate(value, lambda leaf: found.extend(leaves(fields_of(leaf)) if is_record(leaf) else [leaf]))
     return iter(found)

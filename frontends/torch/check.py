@@ -90,7 +90,7 @@ def _arguments(model: nn.Module) -> Iterator[Problem]:
 def _layers(model: nn.Module) -> Iterator[Problem]:
     for name, module in model.named_modules():
         where = f"{name or type(model).__name__} (nn.{type(module).__name__})"
-        lazy = any(map(_uninitialized, (*module.parameters(recurse=False), *module.buffers(recurse=False))))
+        lazy = any(map(_uninitialized, (*module._parameters.values(), *module._buffers.values())))
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
         if not lazy and not all(_computes_weight(module, hook) for hook in hooks):
             yield Problem(

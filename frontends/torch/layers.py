@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import attrs
 import torch
 from torch import nn
 from torch.fx.node import map_aggregate
@@ -37,13 +36,14 @@ def layer_converter(module: nn.Module) -> Callable[..., Any] | None:
 
     What is registered for a class goes before :func:`torch_layer`, which reads all of torch's own.
     """
-    if "forward" in vars(module):
-        return None
+    return None if "forward" in vars(module) else _class_converter(type(module))
 
+
+def _class_converter(kind: type[nn.Module]) -> Callable[..., Any] | None:
     def find(cls: type) -> Callable[..., Any] | None:
         return converter.first((cls, qualified(cls))) or (torch_layer if _is_torchs(cls) else None)
 
-    return inherited(type(module), find, _HARMLESS, nn.Module)
+    return inherited(kind, find, _HARMLESS, nn.Module)
 
 
 def _is_torchs(cls: Any) -> bool:
@@ -68,7 +68,8 @@ def is_firing(layer: nn.Module) -> bool:
 
 def is_spiking(model: nn.Module) -> bool:
     """True for a model that has such a layer."""
-    return any(is_firing(module) for module in model.modules())
+    kinds = {type(module) for module in model.modules() if "forward" not in vars(module)}
+    return any(_class_converter(kind) in fires for kind in kinds)
 
 
 def keeps_state(module: nn.Module) -> bool:
@@ -133,7 +134,7 @@ def _run(
         if found is None:
             refuse_unknown(call, call.source.kind)
         name = names[len(functions)] if names else call.name
-        value = convert(found, attrs.evolve(call, args=args, kwargs=kwargs, module=None, outer=call, name=name))
+        value = convert(found, Call(call.graph, call.source, name, args, kwargs, outer=call))
         if any(isinstance(each, Signal) for each in leaves(value)):
             functions.append(key[1] if isinstance(key, tuple) else key.__name__)
         return value

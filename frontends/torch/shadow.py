@@ -1,5 +1,6 @@
 """Copies of modules that share their parameters, so that what is done to them is not done to the user's model."""
 
+import operator
 from collections import OrderedDict
 from collections.abc import Callable
 from types import MethodType
@@ -33,14 +34,33 @@ def shadow(model: ModuleT) -> ModuleT:
     return result
 
 
+#: what stands for nothing else, and is most of what a module holds
+_PLAIN = (bool, int, float, str, type(None))
+
+
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Nested plain containers with the change of each leaf in its place."""
+    """Nested plain containers with the change of each leaf in its place; numbers and texts stay."""
     kind = type(value)
+    if kind in _PLAIN:
+        return value
     if kind in (list, tuple):
         return kind([_mapped(each, change) for each in value])
-    if kind in (dict, OrderedDict):
-        return kind([(key, _mapped(each, change)) for key, each in value.items()])
+    if kind in (dict, OrderedDict):  # of which a module has a dozen that are empty
+        return kind([(key, _mapped(each, change)) for key, each in value.items()]) if value else kind()
     return change(value)
+
+
+def _gather(value: Any, found: list[Any]) -> None:
+    """Append the leaves of nested plain containers to a list."""
+    kind = type(value)
+    if kind in (list, tuple):
+        for each in value:
+            _gather(each, found)
+    elif kind in (dict, OrderedDict):
+        for each in value.values():
+            _gather(each, found)
+    else:
+        found.append(value)
 
 
 @torch.inference_mode(False)
@@ -63,16 +83,17 @@ class Content:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._held = self._leaves()
+        self._held, self._versions = self._leaves()
 
     def has_changed(self) -> bool:
         """Return whether forward, or anything else, has assigned something or changed a tensor in place since."""
-        now = self._leaves()
-        pairs = zip(self._held, now, strict=False)
-        return len(now) != len(self._held) or any(a is not b or m != n for (a, m), (b, n) in pairs)
+        held, versions = self._leaves()
+        same = len(held) == len(self._held) and all(map(operator.is_, held, self._held))
+        return not same or versions != self._versions
 
-    def _leaves(self) -> list[tuple[Any, int]]:
+    def _leaves(self) -> tuple[list[Any], list[int]]:
+        """List what is held, and the versions of the tensors in it."""
         held: list[Any] = []
         for each in self._module.modules():
-            _mapped(vars(each), held.append)
-        return [(leaf, leaf._version if isinstance(leaf, Tensor) else 0) for leaf in held]
+            _gather(vars(each), held)
+        return held, [leaf._version for leaf in held if isinstance(leaf, Tensor)]

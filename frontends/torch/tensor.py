@@ -42,9 +42,7 @@ class SignalTensor(Signal):
 
     def _call(self, key: Any, args: Any, kwargs: Any) -> Any:
         result = self.run(key, *from_tensors((args, kwargs)))
-        return map_aggregate(
-            result, lambda each: attrs.evolve(self, name=each.name) if isinstance(each, Signal) else each
-        )
+        return to_tensors(result, self.run)
 
 
 def to_tensors(value: Any, run: Run) -> Any:

@@ -184,8 +184,9 @@ class _Tracer(fx.Tracer):
         node.meta[LINE] = _users_line()
         if node.op == "call_module":
             layer = self.root.get_submodule(str(node.target))
-            self._expect_unchanged(*layer.buffers())
-            node.meta[LAYER] = snapshot(layer)
+            if self._buffers:
+                self._expect_unchanged(*layer.buffers())
+            node.meta[LAYER] = snapshot(layer) if self._shapes is None else layer  # which is read at once
         return node
 
     def create_arg(self, a: Any) -> Any:

@@ -57,6 +57,7 @@ def test_reading_a_module_imports_no_other_format_and_none_of_torchs_compilers()
         "before = set(sys.modules)\n"
         "spikec.load(model, torch.rand(2, 1, 8, 8))\n"
         "heavy = {'onnx', 'nir', 'h5py', 'sympy', 'torch._dynamo', 'torch._inductor', 'torch.onnx'}\n"
+        "assert 'spikec.diagnosis' not in sys.modules\n"
         "assert not heavy & (set(sys.modules) - before), heavy & set(sys.modules)\n"
     )
     assert said.returncode == 0, said.stderr

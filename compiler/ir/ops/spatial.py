@@ -15,7 +15,9 @@ Pairs = tuple[tuple[int, int], ...]
 
 def pairs(padding: Any) -> Pairs:
     """Turn ``(1, 2)`` or ``((1, 1), (2, 2))`` into pairs (before, after), one for each spatial axis."""
-    return tuple((int(p), int(p)) if np.ndim(p) == 0 else (int(p[0]), int(p[1])) for p in padding)
+    return tuple(
+        (int(p[0]), int(p[1])) if isinstance(p, (tuple, list)) or np.ndim(p) else (int(p), int(p)) for p in padding
+    )
 
 
 def pad_list(padding: Pairs) -> list[int]:

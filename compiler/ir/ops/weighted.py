@@ -37,7 +37,7 @@ _ONE = sealed(np.ones(1))
 
 
 def _vector(value: Any) -> Array:
-    return as_scale(np.reshape(value, -1))
+    return _ONE if value is _ONE else as_scale(np.reshape(value, -1))
 
 
 @attrs.frozen(eq=False)
