@@ -30,10 +30,13 @@ def test_help_and_wrong_usage_need_no_torch():
 
 
 @pytest.mark.slow
-def test_the_first_public_name_brings_all():
+def test_public_names_come_when_one_is_asked_for_and_what_is_put_in_their_place_stays():
     said = python(
         "import spikec, sys\n"
         "assert 'torch' not in sys.modules\n"
+        "run, spikec.run = spikec.run, None\n"
+        "assert 'spikec.diagnosis' not in sys.modules and spikec.diagnose and spikec.run is None\n"
+        "spikec.run = run\n"
         "from spikec import *\n"
         "assert load is spikec.load is sys.modules['spikec.reading'].load\n"
         "assert spikec.ir.ops.Conv and spikec.__version__\n"
