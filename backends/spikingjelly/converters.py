@@ -27,7 +27,7 @@ from spikec.ir.ops import (
     Output,
     Upsample,
 )
-from spikec.ir.ops.spatial import pad_list
+from spikec.ir.spatial import pad_list
 from spikec.ir.types import Array, Type
 
 #: called with (op, the type of its result); the dtype of its parameters is the type's

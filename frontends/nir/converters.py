@@ -28,8 +28,8 @@ from spikec.ir.ops import (
     SumPool,
     Threshold,
 )
-from spikec.ir.ops.spatial import Pairs
 from spikec.ir.ops.weighted import diagonal
+from spikec.ir.spatial import Pairs
 from spikec.ir.types import Array, Type, channel_scale, compress, ints, laid_over, span
 
 

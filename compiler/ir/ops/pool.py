@@ -14,8 +14,8 @@ from torch import Tensor
 from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import Op, Role, is_recorded
-from spikec.ir.ops.spatial import Pairs, for_axes, pad_list, pairs, window_counts
 from spikec.ir.ops.weighted import Conv, depthwise
+from spikec.ir.spatial import Pairs, for_axes, pad_list, pairs, window_counts
 from spikec.ir.types import Array, Rate, Real, Type, channel_scale, ints, on_axis
 
 __all__ = ["AdaptiveAvgPool", "AvgPool", "MaxPool", "SumPool"]

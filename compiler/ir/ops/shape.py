@@ -11,8 +11,8 @@ from typing_extensions import Self
 
 from spikec.ir.affine import BlockedError
 from spikec.ir.op import Movement, Op
-from spikec.ir.ops.spatial import Pairs, pad_list, pairs
 from spikec.ir.ops.weighted import Conv, depthwise, identity
+from spikec.ir.spatial import Pairs, pad_list, pairs
 from spikec.ir.types import Array, Type, compress, ints
 
 __all__ = ["Concat", "Flatten", "Pad", "Permute", "Reshape", "Slice", "Upsample"]

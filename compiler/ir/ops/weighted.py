@@ -14,8 +14,8 @@ from typing_extensions import Self
 from spikec.ir.affine import BlockedError
 from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import SPIKES_FIRST, Op, Role, array, tensor
-from spikec.ir.ops.spatial import Pairs, for_axes, pad_list, pairs, window_counts
 from spikec.ir.origin import Origin
+from spikec.ir.spatial import Pairs, for_axes, pad_list, pairs, window_counts
 from spikec.ir.types import (
     SCALE_RTOL,
     Array,

@@ -13,7 +13,7 @@ from spikec.extend.composites import affine, expanded, permuted, reshaped
 from spikec.frontends.onnx.call import INDEPENDENT, Call, Signal, converter
 from spikec.ir.op import Op
 from spikec.ir.ops import AvgPool, Conv, ConvTranspose, Linear, MaxPool, Pad
-from spikec.ir.ops.spatial import Pairs, pairs
+from spikec.ir.spatial import Pairs, pairs
 from spikec.ir.types import Array, sealed
 
 #: of sizes and strides of a window, which torch's kernels count in 32 bits
