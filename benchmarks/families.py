@@ -1,4 +1,4 @@
-"""20 of torchvision's 22 families: which convert, for which targets, how exactly, how fast the error falls with T."""
+"""Torchvision's 22 families: which convert, for which targets, how exactly, how fast the error falls with T."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ CONVERTED = {
     "convnext_tiny": 32,
 }
 #: those whose products of matrices, norms and softmax are carried without neurons
-CARRIED = {"vit_b_16": 32}
+CARRIED = {"vit_b_16": 32, "swin_t": 32, "maxvit_t": 64}
 #: families with two hidden layers of 4096 features behind their convolutions, which --quick makes narrow
 NARROWED = ("alexnet", "vgg11", "vgg16_bn")
 TARGETS = ("spikingjelly", "nir", "netx")
@@ -86,7 +86,13 @@ def build(name: str, side: int, quick: bool = False) -> nn.Module:
     torch.manual_seed(0)
     sizes = {"vit_b_16": {"image_size": side}}
     plain = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    model: nn.Module = torchvision_models().get_model(name, weights=None, **plain, **sizes.get(name, {})).eval()
+    models = torchvision_models()
+    if name == "maxvit_t":  # whose own windows of 7 cells fit images of 224 alone: as many windows, of fewer cells
+        blocks = {"block_channels": [64, 128, 256, 512], "block_layers": [2, 2, 5, 2], "head_dim": 32}
+        size = {"input_size": (side, side), "partition_size": side // 32}
+        model = models.MaxVit(stem_channels=64, stochastic_depth_prob=0.2, **blocks, **size).eval()
+    else:
+        model = models.get_model(name, weights=None, **plain, **sizes.get(name, {})).eval()
     if quick and name in NARROWED:
         narrow(model.classifier)
     for layer in model.modules():

@@ -172,9 +172,9 @@ def theirs(ann: nn.Module, fold: Fold, steps: tuple[int, ...], said: Tensor) -> 
     return ", ".join(f"{100 * float((each == said).double().mean()):.1f}" for each in found)
 
 
-def in_nir(ann: nn.Module, fold: Fold, steps: int, reader: str) -> str:
+def in_nir(ann: nn.Module, fold: Fold, steps: int, reader: str, reset: str) -> str:
     """Agreement of what the file says by itself, read by us and by the tool; or why there is none."""
-    options = {} if reader == "portable" else {"profile": reader}
+    options = {"reset": reset} if reader == "portable" else {"profile": reader, "reset": reset}
     said = classes(ann, fold.test)
 
     def share(outputs: Tensor) -> str:
@@ -211,6 +211,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, nargs="+", help="numbers of time-steps")
     parser.add_argument("--images", type=int, default=200, help="how many test images of each fold")
     parser.add_argument("--nir", nargs="*", choices=["portable", *TOOLS], help="ask these about NIR files instead")
+    parser.add_argument("--reset", default="auto", help="that NIR files are tuned for: soft or hard")
     options = parser.parse_args()
     warnings.simplefilter("ignore", spikec.SpikecWarning)
     torch.set_num_threads(1)
@@ -225,7 +226,7 @@ def main() -> int:
             ann = fit(net.make, fold, number, net.epochs)
             if options.nir:
                 for reader in options.nir:
-                    print(name, number, reader, in_nir(ann, fold, steps[-1], reader), flush=True)
+                    print(name, number, reader, in_nir(ann, fold, steps[-1], reader, options.reset), flush=True)
                 continue
             said = classes(ann, fold.test)
             found = [ours(ann, fold, t) for t in steps]

@@ -1,6 +1,6 @@
 """Transpositions around layers, as channels-last models have them, cancel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import attrs
@@ -14,6 +14,9 @@ from spikec.ir.origin import merge
 from spikec.ir.rewrite import Kinds, rewrite
 from spikec.ir.stages import ANN
 
+#: kinds of nodes that follow each other, and what rewrites them
+Rules = Sequence[tuple[tuple[Kinds, ...], Callable[..., bool]]]
+
 
 @attrs.frozen
 class CancelPermutes(Pass):
@@ -21,7 +24,7 @@ class CancelPermutes(Pass):
 
     f(p(x))            = p(f'(x))       for ops that work element by element or along axes (``Op.permuted``)
     q(p(x))            = (q p)(x)       and nothing where q undoes p
-    p(x)               = reshape(x)     where only axes of length 1 change places
+    p(x)               = reshape(x)     where only axes of length 1 change places, and nothing else fires
     reshape(reshape(x)) = reshape(x)
     linear(flatten(p(x))) = linear'(flatten(x)), with the weight's columns in x's order
 
@@ -34,9 +37,13 @@ class CancelPermutes(Pass):
     def run(self, graph: Graph, context: Context) -> int:
         """Apply the rules until none fires."""
         changes = 0
-        while fired := sum(rewrite(graph, kinds, partial(rule, graph), shared=True) for kinds, rule in _RULES):
+        while fired := _fire(graph, _RULES) or _fire(graph, _LAST):
             changes += fired
         return changes
+
+
+def _fire(graph: Graph, rules: Rules) -> int:
+    return sum(rewrite(graph, kinds, partial(rule, graph), shared=True) for kinds, rule in rules)
 
 
 def _compose(graph: Graph, first: Node[Permute], second: Node[Permute]) -> bool:
@@ -122,11 +129,12 @@ def _keep_axis(graph: Graph, reshape: Node[Op], user: Node[Op]) -> bool:
 
 
 _RESHAPES = (Reshape, Flatten)
-_RULES: tuple[tuple[tuple[Kinds, ...], Callable[..., bool]], ...] = (
+_RULES: Rules = (
     ((Permute, Permute), _compose),
-    ((Permute,), _reshape),
     ((_RESHAPES, _RESHAPES), _join),
     ((Permute, Op), _sink),
     ((Reshape, Op), _keep_axis),
     ((Permute, _RESHAPES, Linear), _absorb),
 )
+#: what would hide from the others that a permute around the layers of a map of one cell cancels
+_LAST: Rules = (((Permute,), _reshape),)

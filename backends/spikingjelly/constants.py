@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spikec.backends.spikingjelly.events import EventLinear
-from spikec.backends.spikingjelly.modules import AdaptiveAverage, InputPort, OpModule, Readout
+from spikec.backends.spikingjelly.modules import AdaptiveAverage, Elementwise, InputPort, OpModule, Readout
 
 _AXES = (1, 2, 3)
 _TORCHS = ("Conv{}d", "ConvTranspose{}d", "ConstantPad{}d", "AvgPool{}d", "AdaptiveAvgPool{}d")
@@ -18,7 +18,7 @@ _TORCHS = ("Conv{}d", "ConvTranspose{}d", "ConstantPad{}d", "AvgPool{}d", "Adapt
 _FUNCTIONS = {
     *(getattr(nn, name.format(axes)) for name in _TORCHS for axes in _AXES),
     *(nn.Linear, EventLinear, nn.Flatten, nn.Upsample, nn.Sequential),
-    *(AdaptiveAverage, InputPort, OpModule, Readout),
+    *(AdaptiveAverage, Elementwise, InputPort, OpModule, Readout),
 }
 
 

@@ -8,7 +8,14 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from spikec.backends.spikingjelly.modules import AdaptiveAverage, InputPort, OpModule, Readout, StatefulModule
+from spikec.backends.spikingjelly.modules import (
+    AdaptiveAverage,
+    Elementwise,
+    InputPort,
+    OpModule,
+    Readout,
+    StatefulModule,
+)
 from spikec.backends.spikingjelly.neurons import OF_THE_GRAPH, CubaLIFNode, IFNode, LIFNode, NeuronNode
 from spikec.extend.converters import Converters
 from spikec.ir.op import Op, StatefulOp
@@ -88,6 +95,8 @@ def _linear(op: Linear, result: Type) -> nn.Module:
 
 @converter(Conv)
 def _conv(op: Conv, result: Type) -> nn.Module:
+    if op.is_elementwise:
+        return Elementwise(_tensor(op.weight, result), None if op.bias is None else _tensor(op.bias, result))
     axes, uneven = len(op.kernel), any(before != after for before, after in op.padding)
     padding = 0 if uneven else tuple(before for before, _ in op.padding)
     conv = _filled(f"Conv{axes}d", op, op.weight, result, padding=padding, **_windows(op))

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from spikec.extend.backend import StepModule
 from spikec.ir.errors import CompileError, InvalidModelError
 from spikec.ir.op import is_recorded
+from spikec.ir.ops.weighted import elementwise
 
 
 class RunsOp(nn.Module):
@@ -60,6 +61,26 @@ class OpModule(RunsOp):
         """Run ``op.eval``."""
         result: Tensor = self.op.eval(*xs)
         return result
+
+
+class Elementwise(nn.Module):
+    """Runs a Conv that is elementwise, with its weight and its bias as parameters."""
+
+    bias: nn.Parameter | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give a multiple of each number, and add the bias."""
+        return elementwise(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Show the sizes as a convolution does."""
+        rows, kernel = len(self.weight), tuple(self.weight.shape[2:])
+        return f"{rows} channels, kernel_size={kernel}, bias={self.bias is not None}"
 
 
 class AdaptiveAverage(OpModule):

@@ -50,7 +50,7 @@ def test_a_family_converts(family, printed):
     assert not any(found["targets"].values())
 
 
-@pytest.mark.parametrize("family", CARRIED)
+@pytest.mark.parametrize("family", sorted(CARRIED.keys() - {"maxvit_t"}))  # which takes longer than all others
 def test_a_family_with_attention_is_carried(family, printed):
     """Its products of matrices, norms and softmax have no neurons, its activations have."""
     found = printed(FAMILIES, "--json", "--quick", family)

@@ -26,6 +26,7 @@ from spikec.ir.ops import (
     Relu,
     Reshape,
     Slice,
+    Standardize,
 )
 from spikec.ir.stages import IMPORTED
 from spikec.ir.verify import verify
@@ -210,3 +211,20 @@ def test_a_model_may_give_one_number_a_sample(target):
     wanted = net(x).detach()
     assert answer.shape == wanted.shape
     assert float((answer - wanted).abs().max()) < 0.1 * float(wanted.max())
+
+
+@pytest.mark.parametrize("cells", [1, 3])
+def test_layers_over_the_channels_of_a_map_stay_convolutions_also_where_it_is_one_cell(cells):
+    b = Builder(4, cells, cells)
+    there = b.add(Permute(LAST), b.x, name="there")
+    wide = b.add(Linear(np.random.default_rng(0).normal(size=(6, 4)), np.arange(6.0)), there, name="wide")
+    normed = b.add(Standardize((2,)), b.relu(wide, "relu"), name="norm")
+    after, _ = cancelled(b.done(b.add(Permute(FIRST), normed, name="back")))
+    assert kinds(after) == ["input", "conv", "relu", "standardize", "output"]
+    assert after.type(after.outputs[0]).shape == (6, cells, cells)
+
+
+def test_a_permute_of_a_map_of_one_cell_that_nothing_cancels_is_a_reshape():
+    b = Builder(4, 1, 1)
+    after, _ = cancelled(b.done(b.relu(b.add(Permute(LAST), b.x, name="there"), "relu")))
+    assert kinds(after) == ["input", "relu", "reshape", "output"]

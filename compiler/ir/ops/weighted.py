@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import attrs
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
@@ -194,6 +195,22 @@ class Linear(Weighted):
         return factor[None, :]
 
 
+def elementwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Run a convolution whose kernels are one cell and see one channel: [B, C, ...] to [B, O, ...].
+
+    torch's own takes 5 us for each channel of one cell, which is 1,000 times as long, and twice as long on large maps.
+
+    Args:
+        x: [B, C, ...].
+        weight: [O, 1, 1, ...], the rows of one channel of x behind each other.
+        bias: [O], or None.
+    """
+    gain = weight.reshape(x.shape[1], -1, *weight.shape[2:])
+    x = x.unsqueeze(2)
+    y = x * gain if bias is None else torch.addcmul(bias.reshape(gain.shape), x, gain)
+    return y.flatten(1, 2)
+
+
 def _everywhere(size: int) -> Any:
     return attrs.Factory(lambda op: (size,) * len(op.kernel), takes_self=True)
 
@@ -263,9 +280,20 @@ class Conv(_Spatial):
             return self.out_features, *counts
         return self.tried_shape(x)
 
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether each number of the result is one number of the operand, times a weight, and a bias."""
+        return (
+            self.weight.shape[1:] == (1,) * (self.weight.ndim - 1)
+            and self.stride == (1,) * len(self.kernel)
+            and not any(map(any, self.padding))
+        )
+
     def eval(self, *xs: Tensor) -> Tensor:
-        """Run torch's convolution."""
+        """Run torch's convolution, or :func:`elementwise`."""
         (x,) = xs
+        if self.is_elementwise:
+            return elementwise(x, tensor(self.weight, x), None if self.bias is None else tensor(self.bias, x))
         padding: Any = tuple(before for before, _ in self.padding)
         if any(before != after for before, after in self.padding):
             x, padding = F.pad(x, pad_list(self.padding)), 0

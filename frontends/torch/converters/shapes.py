@@ -159,7 +159,11 @@ def _movedim(call: Call, input: Signal, source: Any, destination: Any) -> Signal
 
 def _ordered(call: Call, input: Signal, order: Sequence[int]) -> Signal:
     if order[0] != 0:
-        call.refuse("it moves the batch axis", "keep the batch first: samples are independent in a compiled network")
+        hint = (
+            "keep the batch first: samples are independent in a compiled network; nn.MultiheadAttention is read from "
+            "torch, with batch_first=True: what it is exported to has the sequence first"
+        )
+        call.refuse("it moves the batch axis", hint)
     return permuted(call, input, [axis - 1 for axis in order[1:]])
 
 

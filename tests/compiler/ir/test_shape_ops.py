@@ -61,6 +61,21 @@ def test_a_depthwise_conv_is_torchs_to_the_last_digits(axes, bias, dilation, pad
     torch.testing.assert_close(op.eval(x), wanted, rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-14)
 
 
+@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 0), (1, 1)])
+@pytest.mark.parametrize(("bias", "rows"), [*itertools.product((0, 1), (1, 3))])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_a_convolution_of_single_cells_is_torchs(axes, bias, rows, stride, padding):
+    """Only without a stride and without padding is each number of the result one of the operand."""
+    weight = torch.randn(5 * rows, 1, *(1,) * axes, dtype=torch.float64)
+    shift = torch.randn(5 * rows, dtype=torch.float64) if bias else None
+    x = torch.randn(2, 5, *(4, 3, 2)[:axes], dtype=torch.float64)
+    wanted = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[axes](x, weight, shift, stride, padding, 1, 5)
+    geometry = {"stride": (stride,) * axes, "padding": (padding,) * axes}
+    op = Conv(weight.numpy(), None if shift is None else shift.numpy(), groups=5, **geometry)
+    torch.testing.assert_close(op.eval(x), wanted, rtol=0, atol=1e-14)
+    assert op.is_elementwise == (stride == 1 and padding == 0)
+
+
 def test_a_depthwise_conv_without_weights_answers_its_bias():
     op = Conv(np.zeros((2, 1, 2)), np.array([1.0, 2.0]), stride=(1,), padding=(0,), dilation=(1,), groups=2)
     assert op.eval(torch.rand(1, 2, 4, dtype=torch.float64)).tolist() == [[[1.0] * 3, [2.0] * 3]]
