@@ -222,6 +222,8 @@ class Pass(metaclass=Configured):
         gives: the stage that the graph has reached after it, or None for the same.
         looks_back: whether it may ask its context for the ANN or for statistics of the data; where none of the passes
             to come does, they are let go of.
+        judges: of a tuned pass, whether it has held what it leaves against what it was given itself, on samples that
+            had no part in it; it is not compared again on those that had.
 
     Examples:
         >>> @attrs.frozen
@@ -243,6 +245,7 @@ class Pass(metaclass=Configured):
     needs: ClassVar[tuple[Stage, ...]] = EVERY
     gives: ClassVar[Stage | None] = None
     looks_back: ClassVar[bool] = True
+    judges: ClassVar[bool] = False
 
     @property
     def speedup(self) -> int:

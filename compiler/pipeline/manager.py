@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 
 import attrs
 
-from spikec.extend.passbase import NO_SAMPLES, Context, Note, Pass
+from spikec.extend.heldout import judged, trials
+from spikec.extend.passbase import LEAST_SAMPLES, NO_SAMPLES, Context, Note, Pass
+from spikec.interpreter.results import agreement_text
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
 from spikec.ir.origin import Source
@@ -17,6 +19,9 @@ from spikec.ir.stages import Stage
 from spikec.ir.templates import table
 from spikec.ir.verify import verify
 from spikec.pipeline.pipeline import Pipeline
+
+#: by which share an error must be less where there are few samples to say so
+_CLEAR = 0.1
 
 
 @attrs.frozen
@@ -133,8 +138,8 @@ def _run_pass(
                 hint="return the number of changes from run",
             )
         verify(after, each.reached(stage), sources, before=graph)
-        if each.contract == "tuned" and changes:
-            after, changes = _kept(graph, after, changes, context)
+        if each.contract == "tuned" and changes and not each.judges:
+            after, changes = _kept(each, graph, after, changes, context)
         seconds, notes = time.perf_counter() - started, tuple(context.notes[noted:])
         step = Step(index, each, graph, after, changes, seconds, notes, behind[0] if behind else None)
         for observer in track(observers, "checks", current=lambda observer: observer.looks_at):
@@ -168,12 +173,23 @@ def _context(context: Context, still_to_run: Sequence[Pass], ann: Graph | None) 
     )
 
 
-def _kept(before: Graph, after: Graph, changes: int, context: Context) -> tuple[Graph, int]:
-    """Return a tuned pass's graph if it agrees with the ANN no worse than the one before it, else that one."""
-    if not context.tuning_samples(after):
+def _kept(by: Pass, before: Graph, after: Graph, changes: int, context: Context) -> tuple[Graph, int]:
+    """Return a tuned pass's graph if it agrees with the ANN no worse than the one before it, else that one.
+
+    Few samples say little of what was tuned on them, so there the error must be clearly less by parts: tuned on some,
+    judged on others.
+    """
+    samples = context.tuning_samples(after)
+    if not samples:
         context.note("", f"{NO_SAMPLES}; left out")
         return before, 0
-    is_kept, found = context.compared(before, after)
+    if 1 < len(samples[0]) < LEAST_SAMPLES:
+        parted = trials(before, context)
+        was, now = judged(parted, ()), judged(parted, (by,))
+        is_kept = now[1] > (1 - _CLEAR) * was[1]  # errors are negative
+        found = f"on samples that had no part in it, {agreement_text(was)} -> {agreement_text(now)}"
+    else:
+        is_kept, found = context.compared(before, after)
     context.note("", f"{found}, T={context.steps}{'' if is_kept else '; left out'}")
     return (after, changes) if is_kept else (before, 0)
 

@@ -14,9 +14,10 @@ Order = Sequence[Pass | str]
 def order_for(backend: Backend, normalization: Normalization | None, timesteps: int | None) -> Order:
     """The passes from an imported ANN to what a target can carry.
 
-    A tuned pass is kept only if agreement with the ANN does not fall, so the result is never worse on the calibration
-    samples than percentile and v_init. What the user chose stays: with a normalization given, thresholds and
-    potentials are not tuned; without timesteps, nothing is that rests on T.
+    A tuned pass is kept only if agreement with the ANN does not fall. Thresholds, potentials and biases are chosen on
+    samples that did not set them, also from a plain percentile of each channel or layer and the maximum of each layer.
+    What the user chose stays: with a normalization given, thresholds and potentials are not tuned; without timesteps,
+    nothing is that rests on T.
 
     Args:
         backend: the target; it names its order, and the capabilities that the passes go by.
@@ -111,7 +112,8 @@ def _tuned(backend: Backend, normalization: Normalization | None, timesteps: int
     several = () if backend.neurons == 1 else (pass_named("replicate-neurons", copies=backend.neurons),)
     readout = ("weigh-readout",) if backend.weighs else ()
     if normalization is None:
-        return pass_named("choose", candidates=_candidates(backend, timesteps)), *several, *readout
+        again = (pass_named("tune-thresholds", normalization=Normalization()),)
+        return pass_named("choose", candidates=_candidates(backend, timesteps), start=again), *several, *readout
     if timesteps is None:
         return several
     return "stream-bias" if backend.streams else "correct-bias", *several, *readout
@@ -121,14 +123,17 @@ def _candidates(backend: Backend, timesteps: int | None) -> tuple[tuple[Pass, ..
     """Thresholds, potentials and biases that go together: what agrees best with the ANN is chosen."""
     known = timesteps is not None
     thresholds = pass_named("tune-thresholds", normalization=Normalization(method="mmse" if known else "ltb"))
+    layer = tuple(
+        (pass_named("tune-thresholds", normalization=Normalization.parse(mode)),) for mode in ("max", "99.9%")
+    )
     bias, potentials = pass_named("correct-bias"), pass_named("calibrate-potential")
     everywhere, first = (pass_named("dither-potential", layers=layers) for layers in ("all", "first"))
     if not known:
-        return ((thresholds,), *(((first,), (thresholds, first)) if backend.potentials else ()))
+        return *layer, (thresholds,), *(((first,), (thresholds, first)) if backend.potentials else ())
     if not backend.potentials:
-        return (bias,), (thresholds, bias)
+        return *layer, (bias,), (thresholds, bias)
     ways = (thresholds, potentials), (thresholds, first, potentials), (thresholds, everywhere, potentials)
     if not backend.streams:
-        return ways
+        return *layer, *ways
     stream = pass_named("stream-bias")
-    return (thresholds, stream), *((*way, stream) for way in ways)
+    return *layer, (thresholds, stream), *((*way, stream) for way in ways)

@@ -171,18 +171,19 @@ def test_the_best_candidate_is_taken_and_all_are_reported():
     for name in best:
         if isinstance(best[name], (Conv, Linear)) and best[name].bias is not None:
             np.testing.assert_array_equal(graph[name].bias, best[name].bias)
-    assert len([note for note in context.notes if "mean error of the outputs" in note.reason]) == 3
+    assert len([note for note in context.notes if "mean error of the outputs" in note.reason]) == 4
 
 
 @pytest.mark.slow
-def test_a_choice_among_bad_ones_is_left_out():
+def test_of_bad_ways_none_is_chosen():
     x = nets.batch("resnet", 40)
     pipeline = Pipeline.default("spikingjelly", normalization=Normalization(), timesteps=T).insert_after(
         "init-potential", pass_named("choose", candidates=((Harm(),), (Harm(by=50.0),)))
     )
     c = Compiler("spikingjelly", calibration=[x], timesteps=T, pipeline=pipeline).run(nets.build("resnet"))
     assert next(s.changes for s in c.stages if s.name == "choose") == 0
-    assert any(note.by == "choose" and "left out" in note.reason for note in c.report.notes)
+    notes = [note.reason for note in c.report.notes if note.by == "choose"]
+    assert [note.split(":")[0] for note in notes[1:4]] == ["as it is", "harm", "harm{by=50.0}"]
 
 
 @attrs.frozen
@@ -204,16 +205,17 @@ class Potentials(Backend):
 @pytest.mark.parametrize("name", ["resnet", "maxpool", "two_outputs"])
 @pytest.mark.parametrize("timesteps", [4, None])
 @pytest.mark.parametrize("each", [True, False])
-def test_the_default_is_never_worse_than_percentile_and_v_init_on_the_samples(name, timesteps, each):
-    x = nets.batch(name, 40)
+def test_the_default_is_no_worse_than_percentile_and_v_init_on_samples_that_it_did_not_see(name, timesteps, each):
+    x = nets.batch(name, 200)
+    xs = x if isinstance(x, tuple) else (x,)
     model = nets.build(name)
-    options = {"calibration": [x], "timesteps": timesteps, "verify": "off"}
+    seen = tuple(each[:40] for each in xs)
+    options = {"calibration": [seen if isinstance(x, tuple) else seen[0]], "timesteps": timesteps, "verify": "off"}
     plain = Pipeline.default(Potentials(each), timesteps=timesteps).without("choose")
     graphs = [Compiler(Potentials(each), **options, **more).run(model).graph for more in ({"pipeline": plain}, {})]
     ann = load(model, x)
-    xs = x if isinstance(x, tuple) else (x,)
-    was, now = (agreement(graph, ann, xs, timesteps or 32) for graph in graphs)
-    assert now >= (was[0], was[1] * (1 + 1e-4))  # float32 parameters, which come after the choice, round the error
+    was, now = (agreement(graph, ann, [each[40:] for each in xs], timesteps or 32)[1] for graph in graphs)
+    assert now >= was * 1.01  # errors are negative; twenty samples tell ways apart to some tenths of a percent
     if not each:
         for node in graphs[1].match(IF):
             fraction = np.broadcast_arrays(node.op.v_init, node.op.v_threshold)
@@ -424,20 +426,31 @@ def test_what_candidates_begin_with_runs_once_and_the_choice_is_as_if_each_ran_a
 
         def run(self, graph, context):
             ran.append(len(graph))
-            return pass_named("tune-thresholds").run(graph, context)
+            return Harm(by=-0.6).run(graph, context)
 
     ways = [(Counted(), pass_named("dither-potential", layers=which)) for which in ("first", "all")]
     graph, context = start("cnn")
+    Harm(by=0.6).run(graph, context)
+    (x,) = context.samples
+    own = attrs.evolve(context, calibration=build.samples(x[:20]))
     alone = []
     for way in ways:
         tried = graph.copy()
         for each in way:
-            each.run(tried, context)
-        alone.append(agreement(tried, context.reference, context.samples, T))
+            each.run(tried, own)
+        alone.append(agreement(tried, context.reference, [x[20:]], T))
     ran.clear()
-    assert pass_named("choose", candidates=tuple(ways)).run(graph, context)
-    assert len(ran) == 1
-    assert context.agreement(graph) == pytest.approx(max(alone), rel=1e-5)
+    chosen = graph.copy()
+    assert pass_named("choose", candidates=tuple(ways)).run(chosen, context)
+    assert len(ran) == 2  # tried once for both, and then what was chosen on all samples
+    notes = [note.reason for note in context.notes]
+    for found, way in zip(alone, ways, strict=True):
+        assert f"{' + '.join(map(str, way))}: {agreement_text(found)}" in notes
+    best = ways[max(range(2), key=lambda i: alone[i][1])]
+    for each in best:
+        each.run(graph, context)
+    for node in graph.match(IF):
+        np.testing.assert_array_equal(chosen[node.name].v_init, node.op.v_init)
 
 
 @pytest.mark.slow
