@@ -1,5 +1,6 @@
 """The best of several ways on, judged on calibration samples that had no part in it."""
 
+import math
 from collections.abc import Sequence
 
 import attrs
@@ -11,6 +12,9 @@ from spikec.interpreter.results import agreement_text
 from spikec.ir.graph import Graph
 from spikec.ir.progress import track
 from spikec.ir.stages import SPIKING
+
+#: an error, over the spread of the outputs, with which few answers change; and up to which it falls as 1/T
+_SMALL, _LAWFUL = 0.05, 0.25
 
 
 @attrs.frozen
@@ -63,6 +67,8 @@ class Choose(Pass):
             if found[1] > nearest:
                 best, nearest = candidate, found[1]
         context.note("", _clipping(parted, (*self.start, *best)))
+        if spread := float(np.mean([each.spread() for each in parted])):
+            context.note("", _steps_needed(-nearest / spread, context))
         return sum(each.run(graph, context) for each in best)
 
 
@@ -78,6 +84,16 @@ def _clipping(parted: Sequence[Trial], passes: tuple[Pass, ...]) -> str:
         f"of samples that did not set the thresholds, {above:.2g} % of the values are clipped on average over the "
         f"layers; the most in {most}, which loses {100 * cut[most][1]:.2g} % of its rms"
     )
+
+
+def _steps_needed(error: float, context: Context) -> str:
+    """Say how many steps a small error needs, by the error over the spread that the best way had when it was judged."""
+    steps = context.steps // context.speedup
+    found = f"after {steps} steps the outputs are off by {error:.2g} of their spread over samples"
+    if error > _LAWFUL:
+        return f"{found}, too far for the law that it falls as 1/T: it takes many more steps, or neurons="
+    needed = math.ceil(steps * error / _SMALL)
+    return f"{found}; tuned for T={needed} it would be about {_SMALL}, as it falls as 1/T"
 
 
 def _names(passes: tuple[Pass, ...]) -> str:

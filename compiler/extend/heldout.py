@@ -13,7 +13,7 @@ from spikec.calibration.scales import channel_axis
 from spikec.calibration.source import CalibrationSource
 from spikec.extend.beginnings import Beginnings
 from spikec.extend.passbase import LEAST_SAMPLES, Context, Pass
-from spikec.interpreter.results import BATCH
+from spikec.interpreter.results import BATCH, nearness
 from spikec.ir.errors import without_warnings
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Relu
@@ -50,6 +50,11 @@ class Trial:
         """Return how near to the ANN the passes bring the other samples, as ``nearness`` of the interpreter says."""
         with without_warnings():  # the passes that are chosen run again, and say it then
             return self.others.agreement(self.result(passes))
+
+    def spread(self) -> float:
+        """Return how far the ANN's outputs for one of the other samples are from their mean over all of these."""
+        wanted = self.others.wanted(self.others.tuning_samples(self.graph))
+        return -nearness(wanted, [x.mean(0, keepdim=True).expand_as(x) for x in wanted])[1]
 
     def clipping(self, passes: tuple[Pass, ...]) -> dict[str, tuple[float, float]]:
         """By ReLU, the share of its values on the other samples above the thresholds, and what is cut over its rms."""

@@ -1,6 +1,7 @@
 """What is chosen is judged on samples that did not set it."""
 
 import functools
+import re
 
 import attrs
 import numpy as np
@@ -10,6 +11,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
+import nets
 import spikec
 from spikec import Compiler, Normalization, Pipeline
 from spikec.extend.heldout import trials
@@ -138,4 +140,29 @@ def test_the_report_says_what_is_clipped_and_on_how_many_samples_ways_were_judge
     c = Compiler("spikingjelly", calibration=few(0), timesteps=8).run(digits()[0])
     notes = [note.reason for note in c.report.notes if note.by == "choose"]
     assert notes[0] == "judged on 6 samples that had no part in what was judged"
-    assert notes[-1].startswith("of samples that did not set the thresholds")
+    assert notes[-2].startswith("of samples that did not set the thresholds")
+
+
+@pytest.mark.parametrize(("timesteps", "neurons"), [(4, 1), (32, 1), (4, 2)])
+def test_the_steps_that_an_error_is_said_to_need_are_those_that_it_needs(timesteps, neurons):
+    net, train, unseen = digits()
+    right, steps, found = net(unseen), timesteps, {}
+    for _ in range(2):
+        compiler = Compiler("spikingjelly", calibration=train[:200], timesteps=steps, verify="off", neurons=neurons)
+        c = compiler.run(net)
+        off = (spikec.simulate(c, unseen, steps).answer - right).abs().mean() / (right - right.mean(0)).abs().mean()
+        note = next(each.reason for each in c.report.notes if "tuned for T=" in each.reason)
+        assert note.startswith(f"after {steps} steps the outputs are off by ")
+        found[steps] = float(off), float(re.search(r"off by (\S+)", note)[1])
+        steps = int(re.search(r"T=(\d+)", note)[1])
+    (was, _), (now, said) = found.values()
+    assert abs(was - 0.05) > 0.01  # so that the law has something to say
+    assert now == pytest.approx(0.05, rel=0.25)
+    assert said == pytest.approx(now, rel=0.25)
+
+
+def test_what_is_too_far_off_is_told_no_number_of_steps():
+    x = nets.batch("resnet", 40)
+    c = Compiler("spikingjelly", calibration=[x], timesteps=1, verify="off").run(nets.build("resnet"))
+    note = next(each.reason for each in c.report.notes if "of their spread over samples" in each.reason)
+    assert "too far for the law" in note
