@@ -57,7 +57,7 @@ class Choose(Pass):
             context.note("", "there is one sample, and what it sets cannot be judged on it")
             return 0
         count = sum(len(each.others.tuning_samples(graph)[0]) for each in parted)
-        context.note("", f"judged on {count} samples that had no part in what was judged")
+        context.note("", f"judged at T={context.steps} on {count} samples that had no part in what was judged")
         best: tuple[Pass, ...] = ()
         nearest = -np.inf
         for candidate in track(((), *self.candidates), "ways", current=_names):
@@ -69,6 +69,8 @@ class Choose(Pass):
         context.note("", _clipping(parted, (*self.start, *best)))
         if spread := float(np.mean([each.spread() for each in parted])):
             context.note("", _steps_needed(-nearest / spread, context))
+        for said in dict.fromkeys(parted[0].own.notes):
+            context.note(said.node, f"tried on a part of the samples: {said.reason}")
         return sum(each.run(graph, context) for each in best)
 
 

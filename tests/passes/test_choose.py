@@ -139,7 +139,7 @@ def test_of_few_samples_a_tuned_pass_must_hold_on_those_that_it_did_not_see():
 def test_the_report_says_what_is_clipped_and_on_how_many_samples_ways_were_judged():
     c = Compiler("spikingjelly", calibration=few(0), timesteps=8).run(digits()[0])
     notes = [note.reason for note in c.report.notes if note.by == "choose"]
-    assert notes[0] == "judged on 6 samples that had no part in what was judged"
+    assert notes[0] == "judged at T=8 on 6 samples that had no part in what was judged"
     assert notes[-2].startswith("of samples that did not set the thresholds")
 
 
