@@ -44,7 +44,7 @@ def golden(request):
 
 def pytest_report_header():
     """How long it takes, before it does."""
-    return "the whole suite takes about 25 minutes on two cores, and -m 'not slow' 80 seconds"
+    return "the whole suite takes about 25 minutes on two cores, and -m 'not slow' 100 seconds"
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -153,6 +153,7 @@ def _until_settled(
     live = torch.arange(batch)  # the samples that are run; what has an entry for each of them is cut with it
     said, same = torch.full((batch,), -1), torch.zeros(batch, dtype=torch.int64)
     outputs = running.over(xs, timesteps)
+    begin = 0  # the step that the inputs over time begin with
     for t in track(range(total), "steps"):
         if len(live):
             out = next(outputs)
@@ -170,7 +171,8 @@ def _until_settled(
         going = steps[live] > t + 1
         if (~going).sum() >= _WORTHWHILE * len(live) > 0 and t + 1 < total:
             live, mean, first, said, same = (x[going] for x in (live, mean, first, said, same))
-            xs = [x[going] if timesteps is not None else x[t + 1 :, going] for x in xs]
+            xs = [x[going] if timesteps is not None else x[t + 1 - begin :, going] for x in xs]
+            begin = t + 1
             running.keep(going)
             outputs = running.over(xs, None if timesteps is None else total - t - 1)
     running.reset()
