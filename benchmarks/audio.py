@@ -27,6 +27,7 @@ ROWS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("spikingjelly, max-pools that compare", "spikingjelly", {"counters": False}),
     ("nir", "nir", {}),
     ("netx", "netx", {}),
+    ("netx, reset=soft", "netx", {"reset": "soft"}),
 )
 
 

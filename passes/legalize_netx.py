@@ -68,7 +68,7 @@ class LegalizeNetx(Pass):
             before: the shape of the file's layer in front of it, None for the first one.
         """
         operand, result = graph.type(graph.operands(node.name)[0]).shape, graph.type(node.name).shape
-        operand = (operand[0], 1, operand[1]) if len(operand) == 2 else operand
+        operand = _as_in_the_file(operand)
         is_conv = isinstance(node.op, Conv) and len(operand) == 3 and before in (None, operand)
         if len(result) > 1 and (unrolls or (not is_conv and math.prod(result) <= self.limit)):
             _unroll(graph, node.name)
@@ -121,7 +121,13 @@ def _fits_hard(graph: Graph, name: str) -> bool:
         return False
     if not isinstance(op, Conv):
         return len(operand) == 1
-    return len(op.kernel) <= 2 and (not is_behind(graph, source, Neuron) or graph.type(source).shape == operand)
+    maps = (_as_in_the_file(shape) for shape in (graph.type(source).shape, operand))
+    return len(op.kernel) <= 2 and (not is_behind(graph, source, Neuron) or len({*maps}) == 1)
+
+
+def _as_in_the_file(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of what a layer gives in the file, where a line is a map of height 1."""
+    return (shape[0], 1, shape[1]) if len(shape) == 2 else shape
 
 
 def _readout(graph: Graph, name: str) -> int:

@@ -96,15 +96,30 @@ def test_lava_runs_branches_that_became_a_chain(name, reset):
     equal_in_lava(spikec.compile(model, "netx", calibration=x, timesteps=T, reset=reset, normalization="max"), x[:2])
 
 
-def test_our_loader_gives_lava_soft_reset_behind_large_convolutions():
+@pytest.mark.parametrize(
+    ("layers", "shape", "kinds"),
+    [
+        (
+            [
+                nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.ReLU(),
+                nn.Flatten(), nn.Linear(864, 5), nn.ReLU(), nn.Linear(5, 4),
+            ], (1, 26, 26), ["conv", "conv", "dense_rec", "dense"],
+        ),
+        (
+            [
+                nn.Conv1d(1, 4, 3), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(4, 4, 3, stride=30), nn.ReLU(), nn.Flatten(),
+                nn.Linear(40, 4),
+            ], (1, 602), ["conv", "conv", "conv", "dense"],
+        ),
+    ],
+    ids=["maps", "lines"],
+)  # fmt: skip
+def test_our_loader_gives_lava_soft_reset_behind_large_convolutions(layers, shape, kinds):
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.ReLU(), nn.Flatten(),
-        nn.Linear(864, 5), nn.ReLU(), nn.Linear(5, 4),
-    ).eval()  # fmt: skip
-    x = torch.rand(8, 1, 26, 26)
+    model = nets.randomize(nn.Sequential(*layers))
+    x = torch.rand(8, *shape)
     net = spikec.compile(model, "netx", calibration=x, timesteps=T, reset="soft", normalization="max")
-    assert [layer.kind for layer in net.layers] == ["conv", "conv", "dense_rec", "dense"]
+    assert [layer.kind for layer in net.layers] == kinds
     equal_in_lava(net, x[:3])
 
 

@@ -23,26 +23,41 @@ from spikec.passes.fall_back_netx import FallBackNetx
 T = 32
 
 
+def maps():
+    """Its first layer has 2,304 neurons."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(864, 5), nn.ReLU(), nn.Linear(5, 4),
+    ), (1, 26, 26)  # fmt: skip
+
+
+def lines():
+    """Its first two layers, the second of which compares what a max-pool takes, have 2,400 neurons each."""
+    return nn.Sequential(
+        nn.Conv1d(1, 4, 3), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(4, 4, 3, stride=30), nn.ReLU(), nn.Flatten(),
+        nn.Linear(40, 4),
+    ), (1, 602)  # fmt: skip
+
+
 @functools.cache
-def compiled(reset, normalization="max"):
-    """A network whose first layer has 2,304 neurons; inputs, and the ANN's answers."""
+def compiled(reset, normalization="max", network=maps):
+    """A network with layers of more than 2,000 neurons; inputs, and the ANN's answers."""
     torch.manual_seed(0)
-    model = nets.randomize(
-        nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.ReLU(), nn.Flatten(),
-            nn.Linear(864, 5), nn.ReLU(), nn.Linear(5, 4),
-        )
-    )  # fmt: skip
-    x = torch.rand(8, 1, 26, 26)
+    model, shape = network()
+    model = nets.randomize(model)
+    x = torch.rand(8, *shape)
     options = {"calibration": x, "timesteps": T, "reset": reset, "normalization": normalization}
     return spikec.Compiler("netx", **options).run(model), x, model(x).detach()
 
 
 @pytest.mark.slow
-def test_integers_are_the_graph_spike_for_spike_and_near_the_ann():
-    found, x, ann = compiled("soft")
+@pytest.mark.parametrize(
+    ("network", "kinds"), [(maps, ["conv", "conv", "dense_rec", "dense"]), (lines, ["conv", "conv", "conv", "dense"])]
+)
+def test_integers_are_the_graph_spike_for_spike_and_near_the_ann(network, kinds):
+    found, x, ann = compiled("soft", network=network)
     net = found.artifact
-    assert [layer.kind for layer in net.layers] == ["conv", "conv", "dense_rec", "dense"]
+    assert [layer.kind for layer in net.layers] == kinds
     assert net.reset == "soft"
     assert "our loader only" in str(found.report)
     spikes = {}
@@ -58,7 +73,7 @@ def test_integers_are_the_graph_spike_for_spike_and_near_the_ann():
         assert np.array_equal(np.stack(spikes[name]).reshape(seen.shape), seen)
     assert np.array_equal(trace.steps.sum(0), total)
     errors = {
-        reset: float((compiled(reset)[0].artifact.run(x) - ann).pow(2).mean().sqrt() / ann.std())
+        reset: float((compiled(reset, network=network)[0].artifact.run(x) - ann).pow(2).mean().sqrt() / ann.std())
         for reset in ("soft", "hard")
     }
     assert errors["soft"] < 0.1
