@@ -10,7 +10,7 @@ import torch
 
 from spikec.extend.passbase import Context, Pass, rounds
 from spikec.ir.affine import backward_sweep
-from spikec.ir.errors import UnsupportedOpError
+from spikec.ir.errors import Hint, Option, UnsupportedOpError
 from spikec.ir.graph import Graph, Node
 from spikec.ir.loihi import UNROLLED
 from spikec.ir.op import tensor_cache
@@ -93,9 +93,11 @@ class LegalizeNetx(Pass):
             message = f"{size} neurons are more than {self.limit}: "
             if self.reset == "soft":
                 message += "soft reset behind convolutions by run_in_lava and our loader only; to stock netx it is hard"
+                context.note(name, message)
             else:
-                message += 'hard reset in all layers, which costs accuracy; reset="soft" needs our loader'
-            context.note(name, message)
+                where = graph.problem(name, message).location
+                cost = "hard reset in all layers, which costs accuracy; lava has soft reset for them by our loader: "
+                context.warn(Hint(f"{where}: {message}{cost}", Option("reset", "soft")), name)
         return not large
 
     def _expect_convolutions(self, graph: Graph, sizes: Mapping[str, int]) -> None:

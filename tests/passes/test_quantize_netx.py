@@ -99,7 +99,8 @@ def test_soft_reset_of_a_large_convolution_is_kept_for_our_loader_and_auto_turns
     after, found = apply(graph, "legalize-netx", reset="soft", limit=20)
     assert isinstance(after["conv"], Conv)
     assert "our loader only" in found.notes[0].reason
-    after, found = apply(graph, "legalize-netx", limit=20)
+    with pytest.warns(spikec.SpikecWarning, match="hard reset in all"):
+        after, found = apply(graph, "legalize-netx", limit=20)
     assert after.match(Conv)
     assert "hard reset in all" in found.notes[0].reason
 

@@ -117,7 +117,8 @@ def test_a_convolution_alone_with_hard_reset():
 @pytest.mark.slow
 def test_auto_is_soft_for_small_layers_and_hard_beyond():
     assert compiled("small_cnn", "auto")[0].artifact.reset == "soft"
-    found, _, _ = compiled("cnn", "auto")
+    with pytest.warns(spikec.SpikecWarning, match="hard reset in all layers"):
+        found, _, _ = compiled("cnn", "auto")
     assert found.artifact.reset == "hard"
     assert "hard reset in all layers" in str(found.report)
     assert [layer.kind for layer in found.artifact.layers] == ["conv", "conv", "conv", "dense"]
@@ -431,7 +432,8 @@ def test_what_hard_reset_writes_in_another_form(name):
 @pytest.mark.slow
 def test_a_convolution_over_one_axis_may_be_large():
     model = nn.Sequential(nn.Conv1d(4, 64, 9, padding=4), nn.ReLU(), nn.Flatten(), nn.Linear(2560, 4)).eval()
-    found = spikec.compile(model, "netx", calibration=torch.rand(4, 4, 40), timesteps=8)
+    with pytest.warns(spikec.SpikecWarning, match="1: 2560 neurons are more .* by our loader: reset='soft'"):
+        found = spikec.compile(model, "netx", calibration=torch.rand(4, 4, 40), timesteps=8)
     assert [(each.kind, each.shape) for each in found.layers] == [("conv", (64, 1, 40)), ("dense", (4,))]
 
 

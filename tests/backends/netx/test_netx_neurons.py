@@ -133,7 +133,7 @@ def test_a_leaky_neuron_behind_a_convolution_becomes_hard_aloud_where_it_is_not_
     assert [layer.kind for layer in compiled(graph, x).artifact.layers] == ["dense_rec", "dense_rec", "dense"]
     pipeline = spikec.Pipeline.default("netx").replace("legalize-netx", "legalize-netx{limit=9}")
     pipeline = pipeline.without("init-potential", "choose")
-    with pytest.warns(SpikecWarning, match="behind a convolution"):
+    with pytest.warns(SpikecWarning, match="behind a convolution"), pytest.warns(SpikecWarning, match="more than 9"):
         large = compiled(graph, x, pipeline=pipeline.from_stage(spikec.ir.stages.SPIKING))
     assert [layer.kind for layer in large.artifact.layers] == ["conv", "conv", "dense"]
     np.testing.assert_array_equal(large.artifact.run(x), hard.artifact.run(x))

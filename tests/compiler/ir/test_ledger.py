@@ -253,6 +253,7 @@ COUNTS = {"spikingjelly": of_a_module, "nir": of_nir, "netx": of_netx}
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*hard reset in all layers")
 @pytest.mark.parametrize("target", COUNTS)
 def test_check_says_what_each_layer_costs_as_it_is_then_compiled(target):
     """Counted in what is emitted: potentials of torch modules, outputs of NIR's nodes, compartments of a netx file."""
