@@ -1,13 +1,13 @@
 """The best of several ways on, judged on calibration samples that had no part in it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import numpy as np
 
 from spikec.extend.heldout import Trial, judged, trials
-from spikec.extend.passbase import NO_SAMPLES, Context, Pass, rounds
+from spikec.extend.passbase import LEAST_SAMPLES, NO_SAMPLES, Context, Pass, rounds
 from spikec.interpreter.results import agreement_text
 from spikec.ir.graph import Graph
 from spikec.ir.progress import track
@@ -58,20 +58,37 @@ class Choose(Pass):
             return 0
         count = sum(len(each.others.tuning_samples(graph)[0]) for each in parted)
         context.note("", f"judged at T={context.steps} on {count} samples that had no part in what was judged")
-        best: tuple[Pass, ...] = ()
-        nearest = -np.inf
+        found: dict[tuple[Pass, ...], tuple[float, float]] = {}
         for candidate in track(((), *self.candidates), "ways", current=_names):
-            found = judged(parted, (*self.start, *candidate))
-            context.note("", f"{' + '.join(map(str, candidate)) or 'as it is'}: {agreement_text(found)}")
-            # the error decides, as it says more of few samples than their answers do
-            if found[1] > nearest:
-                best, nearest = candidate, found[1]
+            found[candidate] = judged(parted, (*self.start, *candidate))
+            text = agreement_text(found[candidate])
+            context.note("", f"{' + '.join(map(str, candidate)) or 'as it is'}: {text}")
+        best = _best(found, count)
+        nearest = found[best][1]
         context.note("", _clipping(parted, (*self.start, *best)))
         if spread := float(np.mean([each.spread() for each in parted])):
             context.note("", _steps_needed(-nearest / spread, context))
         for said in dict.fromkeys(parted[0].own.notes):
             context.note(said.node, f"tried on a part of the samples: {said.reason}")
         return sum(each.run(graph, context) for each in best)
+
+
+def _best(found: Mapping[tuple[Pass, ...], tuple[float, float]], count: int) -> tuple[Pass, ...]:
+    """Choose the way of the least error among those whose answers are as good as the best, as far as one can tell.
+
+    Shares of so many samples tell ways apart that lie more than a standard error from each other (the rule of Breiman
+    et al., Classification and Regression Trees, 1984; the share by Laplace's rule of succession), and more than one
+    sample. Of few samples they say nothing, and the error alone decides.
+
+    Args:
+        found: (the share of samples that are answered as by the ANN, minus the error of the outputs) by way.
+        count: how many samples it was found on.
+    """
+    most = max(same for same, _ in found.values())
+    share = (most * count + 1) / (count + 2)
+    noise = max(1.0, math.sqrt(share * (1 - share) * count)) if count >= LEAST_SAMPLES else count
+    good = (way for way, (same, _) in found.items() if round((most - same) * count) <= noise)
+    return max(good, key=lambda way: found[way][1])
 
 
 def _clipping(parted: Sequence[Trial], passes: tuple[Pass, ...]) -> str:

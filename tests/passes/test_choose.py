@@ -18,6 +18,7 @@ from spikec.extend.heldout import trials
 from spikec.extend.loader import pass_named
 from spikec.extend.passbase import Context
 from spikec.ir.ops import Relu
+from spikec.passes.choose import _best
 
 FEW = 6
 
@@ -166,3 +167,19 @@ def test_what_is_too_far_off_is_told_no_number_of_steps():
     c = Compiler("spikingjelly", calibration=[x], timesteps=1, verify="off").run(nets.build("resnet"))
     note = next(each.reason for each in c.report.notes if "of their spread over samples" in each.reason)
     assert "too far for the law" in note
+
+
+@pytest.mark.parametrize(
+    ("answers", "count", "chosen"),
+    [
+        ((0.85, 0.65), 20, 0),  # four samples of twenty are more than a standard error, which is 1.7
+        ((0.85, 0.80), 20, 1),  # one is less, so that the error decides
+        ((1.00, 0.97), 100, 0),
+        ((1.00, 0.99), 100, 1),
+        ((0.85, 0.00), 15, 1),  # so few answers say nothing
+    ],
+)
+def test_the_error_decides_among_ways_whose_answers_cannot_be_told_apart(answers, count, chosen):
+    ways = (pass_named("correct-bias"),), (pass_named("dither-potential"),)
+    found = {way: (same, error) for way, same, error in zip(ways, answers, (-2.0, -1.0), strict=True)}
+    assert _best(found, count) is ways[chosen]

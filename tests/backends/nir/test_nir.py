@@ -179,7 +179,8 @@ def test_metadata_survive(tmp_path):
     assert found["output_scale"] == {"output_0": 1.0, "output_1": 1.0}
     assert found["producer"] == f"spikec {spikec.__version__}"
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU()).eval()
-    run = spikec.Compiler("nir", calibration=torch.rand(50, 3), dt=2e-3).run(model)
+    options = {"calibration": torch.rand(50, 3), "normalization": spikec.Normalization()}
+    run = spikec.Compiler("nir", dt=2e-3, **options).run(model)
     found = read(run.artifact, tmp_path).metadata
     assert found["dt"] == 2e-3
     assert found["v_init"] == 0.5
