@@ -71,7 +71,8 @@ def test_a_large_net_with_a_pool_whose_windows_overlap_runs():
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 4),
     ).eval()  # fmt: skip
     x = torch.rand(12, 1, 24, 24)
-    found = spikec.Compiler("netx", calibration=x, timesteps=T).run(model)
+    with pytest.warns(spikec.SpikecWarning, match="hard reset in all layers"):
+        found = spikec.Compiler("netx", calibration=x, timesteps=T).run(model)
     assert [layer.kind for layer in found.artifact.layers] == ["conv", "conv", "conv", "dense"]
     outputs = run(found.graph, x.double(), T).sum(0).numpy()
     assert np.array_equal(found.artifact.simulate(x).total, outputs)
