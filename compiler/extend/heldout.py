@@ -77,7 +77,7 @@ def trials(graph: Graph, context: Context) -> list[Trial]:
     """Part the samples that a graph is tuned on: its second half judges what the first has set.
 
     Where there are few, each third judges what the other two have set. Thresholds are also set by what else is kept.
-    None where there is a single sample, which nothing can be judged on.
+    The list is empty where there is a single sample, which nothing can be judged on.
     """
     count = len(context.tuning_samples(graph)[0])
     few = count < LEAST_SAMPLES

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from types import SimpleNamespace
 
 import attrs
 import numpy as np
@@ -19,6 +20,7 @@ from spikec.extend.loader import pass_named
 from spikec.extend.passbase import Context
 from spikec.ir.ops import Relu
 from spikec.passes.choose import _best
+from spikec.pipeline import manager
 
 FEW = 6
 
@@ -183,3 +185,12 @@ def test_the_error_decides_among_ways_whose_answers_cannot_be_told_apart(answers
     ways = (pass_named("correct-bias"),), (pass_named("dither-potential"),)
     found = {way: (same, error) for way, same, error in zip(ways, answers, (-2.0, -1.0), strict=True)}
     assert _best(found, count) is ways[chosen]
+
+
+@pytest.mark.parametrize(("error", "is_kept"), [(1.05, False), (0.95, False), (0.85, True)])
+def test_of_few_samples_an_error_must_be_less_by_a_tenth(error, is_kept, monkeypatch):
+    monkeypatch.setattr(manager, "trials", lambda *_: [])
+    monkeypatch.setattr(manager, "judged", lambda _, passes: (1.0, -error if passes else -1.0))
+    context = SimpleNamespace(tuning_samples=lambda _: (torch.zeros(FEW, 3),), steps=8, note=lambda *_: None)
+    found = manager._kept(pass_named("correct-bias"), "before", "after", 1, context)
+    assert found == (("after", 1) if is_kept else ("before", 0))
