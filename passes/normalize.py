@@ -44,7 +44,8 @@ class Normalize(Pass):
             found = scales.from_bounds(self.normalization, graph, _upper_bounds(graph), context.warn)
         else:
             statistics = context.gather(graph, {node.name: scales.channel_axis(graph, node.name) for node in nodes})
-            found = scales.from_statistics(self.normalization, graph, statistics, context.steps, context.warn)
+            steps = dict.fromkeys((node.name for node in graph.match(Relu)), context.steps)
+            found = scales.from_statistics(self.normalization, graph, statistics, steps, context.warn)
         for node in nodes:
             graph.set_op(node.name, attrs.evolve(node.op, scale=found[node.name]))
         return len(nodes)

@@ -31,8 +31,9 @@ class ReplicateNeurons(Pass):
     """k neurons that integrate the same current, the i-th from ``(v_init + i v_threshold) / k`` on.
 
     Each spike stands for a k-th of what it did. As ``sum_i floor(x + i/k) = floor(k x)`` (Hermite's identity), they say
-    after T steps of a constant current just what one neuron says after k T, for which the passes before this one tune.
-    Uneven currents are averaged too, but not away. Neurons that compare signals of k parts compare them part by part.
+    after T steps of a constant current just what one neuron says after k T, for which the passes before this one tune;
+    those behind it tune all of them, for T. Uneven currents are averaged too, but not away. Neurons that compare
+    signals of k parts compare them part by part.
 
     Of a number with a fraction, such as 1.5, all layers have the whole part, and some have one more, so that there are
     about so many times the neurons: the first layers, the last ones, or the smallest, whichever brings the answers

@@ -1,6 +1,6 @@
 """From what is known of a ReLU's values to the scale of its neuron's spikes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -23,7 +23,7 @@ Warn = Callable[[str, str], None]
 
 
 def from_statistics(
-    normalization: Normalization, graph: Graph, statistics: Calibration, timesteps: int, warn: Warn
+    normalization: Normalization, graph: Graph, statistics: Calibration, timesteps: Mapping[str, int], warn: Warn
 ) -> dict[str, Array]:
     """The scale of every ReLU by its values on calibration data; of the sample's rank, each axis 1 or full.
 
@@ -31,7 +31,7 @@ def from_statistics(
         normalization: which statistic.
         graph: an ANN.
         statistics: of all of its ReLUs, by name.
-        timesteps: the T that the scales are for.
+        timesteps: the T that a ReLU's scale is for, by name.
         warn: is told of silent layers.
 
     Raises:
@@ -45,8 +45,9 @@ def from_statistics(
         if source != node.name and (channels.maximum <= statistics.nodes[source].maximum).all():
             found[node.name] = np.zeros(1)  # the compared ReLU's own scale will do
             continue
-        layer = float(normalization.statistic(channels.layer(), timesteps)[0])
-        scale = normalization.statistic(channels, timesteps) if normalization.per_channel else np.array([layer])
+        steps = timesteps[node.name]
+        layer = float(normalization.statistic(channels.layer(), steps)[0])
+        scale = normalization.statistic(channels, steps) if normalization.per_channel else np.array([layer])
         if layer <= noise:
             layer, scale = 0.0, np.zeros_like(scale)
         found[node.name] = _guarded(scale, layer, node, warn)

@@ -64,9 +64,10 @@ class Trial:
             return {}
         found = {}
         for name, neurons in neurons_by_relu(result, ann).items():
-            if not ann.get(name, Relu).compares and len(neurons) == 1:
+            if neurons and not ann.get(name, Relu).compares:
                 values, counts = known.nodes[name].bins()
-                above = np.maximum(values - result.type(neurons[0]).scale.reshape(-1, 1), 0)
+                most = np.asarray(sum(result.type(each).scale for each in neurons))
+                above = np.maximum(values - most.reshape(-1, 1), 0)
                 power = float((counts * values**2).sum())
                 cut = float((counts * above**2).sum() / power) ** 0.5 if power else 0.0
                 found[name] = float(counts[np.broadcast_to(above, counts.shape) > 0].sum() / counts.sum()), cut

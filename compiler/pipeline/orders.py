@@ -113,10 +113,10 @@ def _tuned(backend: Backend, normalization: Normalization | None, timesteps: int
     readout = ("weigh-readout",) if backend.weighs else ()
     if normalization is None:
         again = (pass_named("tune-thresholds", normalization=Normalization()),)
-        return pass_named("choose", candidates=_candidates(backend, timesteps), start=again), *several, *readout
+        return *several, pass_named("choose", candidates=_candidates(backend, timesteps), start=again), *readout
     if timesteps is None:
         return several
-    return "stream-bias" if backend.streams else "correct-bias", *several, *readout
+    return *several, "stream-bias" if backend.streams else "correct-bias", *readout
 
 
 def _candidates(backend: Backend, timesteps: int | None) -> tuple[tuple[Pass, ...], ...]:

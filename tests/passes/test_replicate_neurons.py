@@ -1,5 +1,6 @@
 """Several neurons for each: k of them say after T steps what one says after k T."""
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -8,11 +9,12 @@ from torch import nn
 import build
 import nets
 from spikec import Compiler, Normalization, Pipeline, compile, diagnose, load, run, save
+from spikec.calibration.source import CalibrationSource
 from spikec.extend.loader import backend_named, pass_named
 from spikec.extend.passbase import Context
 from spikec.extend.sweep import layers
 from spikec.ir.errors import CompileError, InvalidModelError
-from spikec.ir.ops import Add, Neuron, Relu
+from spikec.ir.ops import Add, Neuron, Relu, Rescale
 from spikec.ir.rewrite import neurons_of
 from spikec.ir.stages import SPIKING
 from spikec.passes.replicate_neurons import _replicated
@@ -254,10 +256,34 @@ def test_to_replicate_twice_is_refused():
 
 
 @pytest.mark.slow
-def test_thresholds_that_come_too_late_are_noted():
-    pipeline = Pipeline.default("spikingjelly", timesteps=T).insert_after("init-potential", "replicate-neurons")
-    c = Compiler("spikingjelly", calibration=nets.batch("cnn", 40), pipeline=pipeline).run(nets.build("cnn"))
-    assert any(note.by == "choose" and "several neurons for each" in note.reason for note in c.report.notes)
+@pytest.mark.parametrize("net", ["cnn", "resnet", "maxpool"])
+def test_thresholds_of_several_are_those_that_one_has_for_so_many_times_t(net):
+    """Tuned behind the copies for T steps, or in front of them for 3 T: the same net, neuron by neuron."""
+    several, context = replicated(net)
+    pipeline = Pipeline.default("spikingjelly", normalization=Normalization(v_init=0.0))
+    c = Compiler("spikingjelly", calibration=nets.batch(net, 40), pipeline=pipeline, verify="off").run(nets.build(net))
+    one = next(record.graph for record in c.stages if record.name == "relu-to-if").copy()
+    context = attrs.evolve(context, calibration=CalibrationSource(None, c.calibration))
+    tune = pass_named("tune-thresholds")
+    assert tune.run(one, attrs.evolve(context, timesteps=3 * T))
+    assert pass_named("replicate-neurons", copies=3).run(one, context)
+    untuned = str(several)
+    assert tune.run(several, context)
+    assert str(several) == str(one) != untuned
+    for node in several.match((Neuron, Rescale)):
+        for field in (each.name for each in attrs.fields(type(node.op)) if each.name != "origin"):
+            np.testing.assert_array_equal(getattr(node.op, field), getattr(one[node.name], field), err_msg=field)
+    assert not any("tuned" in note.reason or "moved" in note.reason for note in context.notes)
+
+
+@pytest.mark.slow
+def test_by_default_the_net_is_tuned_with_the_copies_in_it():
+    """Each way is judged on what runs: after T steps of all neurons, and no longer of one for K T."""
+    x = nets.batch("cnn", 40)
+    c = Compiler("spikingjelly", calibration=x, timesteps=T, neurons=2).run(nets.build("cnn"))
+    names = [record.name for record in c.stages]
+    assert names.index("replicate-neurons") < names.index("choose")
+    assert any(note.by == "choose" and f"judged at T={T} " in note.reason for note in c.report.notes)
 
 
 def test_a_model_that_spikes_already_has_no_relus_to_replicate():
