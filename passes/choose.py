@@ -15,6 +15,8 @@ from spikec.ir.stages import SPIKING
 
 #: an error, over the spread of the outputs, with which few answers change; and up to which it falls as 1/T
 _SMALL, _LAWFUL = 0.05, 0.25
+#: what running the samples for T steps may take of the pass over the calibration data; and how many it may always be
+_SHARE, _FEWEST = 0.5, 64
 
 
 @attrs.frozen
@@ -29,8 +31,9 @@ class Choose(Pass):
         candidates: sequences of passes that stay at one stage.
         start: passes that set again, by half of the samples, what the graph has by all of them: they are tried before
             each way, as the other half has a part in the graph as it is given.
-        samples: how many calibration samples all of this is tuned and judged on, if there are more; with 256, which are
-            all that are kept, it takes more than twice as long.
+        samples: how many calibration samples all of this is tuned and judged on, if there are more, and if all steps of
+            them take at most half as long as the pass over the calibration data; if not, fewer, down to 64.
+        large: how many of the candidates, from the first on, are tried on a net of which still fewer samples are run.
     """
 
     name = "choose"
@@ -41,6 +44,7 @@ class Choose(Pass):
     candidates: tuple[tuple[Pass, ...], ...] = ()
     start: tuple[Pass, ...] = ()
     samples: int = attrs.field(default=96, validator=rounds())
+    large: int = attrs.field(default=3, validator=rounds())
 
     @property
     def most_samples(self) -> int:
@@ -49,9 +53,16 @@ class Choose(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """Try every candidate; the graph becomes what the best one makes of it."""
-        if not context.tuning_samples(graph):
+        context = attrs.evolve(context, most=min(context.most, _affordable(context)))
+        samples = context.tuning_samples(graph)
+        if not samples:
             context.note("", NO_SAMPLES)
             return 0
+        count, whole = len(samples[0]), min(context.most, len(context.samples[0]))
+        candidates = self.candidates[: self.large] if count < whole else self.candidates
+        if count < min(self.samples, len(context.samples[0])):
+            why = "as the net is large" if count < whole else "as long as half a pass over the calibration data, or few"
+            context.note("", f"{len(candidates)} ways besides as it is, on {count} samples, {why}")
         parted = trials(graph, context)
         if not parted:
             context.note("", "there is one sample, and what it sets cannot be judged on it")
@@ -59,7 +70,7 @@ class Choose(Pass):
         count = sum(len(each.others.tuning_samples(graph)[0]) for each in parted)
         context.note("", f"judged at T={context.steps} on {count} samples that had no part in what was judged")
         found: dict[tuple[Pass, ...], tuple[float, float]] = {}
-        for candidate in track(((), *self.candidates), "ways", current=_names):
+        for candidate in track(((), *candidates), "ways", current=_names):
             found[candidate] = judged(parted, (*self.start, *candidate))
             text = agreement_text(found[candidate])
             context.note("", f"{' + '.join(map(str, candidate)) or 'as it is'}: {text}")
@@ -71,6 +82,15 @@ class Choose(Pass):
         for said in dict.fromkeys(parted[0].own.notes):
             context.note(said.node, f"tried on a part of the samples: {said.reason}")
         return sum(each.run(graph, context) for each in best)
+
+
+def _affordable(context: Context) -> int:
+    """Return how many samples can be run for T steps in a share of the pass over the calibration data.
+
+    Ways are tuned and judged in about seven such runs in all.
+    """
+    known = context.calibration.gathered
+    return max(_FEWEST, int(_SHARE * known.samples / context.steps) if known is not None else 0)
 
 
 def _best(found: Mapping[tuple[Pass, ...], tuple[float, float]], count: int) -> tuple[Pass, ...]:

@@ -117,7 +117,7 @@ class HardReset(Pass):
             values = layer.fit(sweep, activations(ann, layer.relu, list(sweep.feeds.values())), self.rounds, self.step)
             for each in (each for each, source in counts.items() if source == layer.relu):
                 _count(graph, each, values)
-        context.ran(graph, sweep.outputs())
+        context.ran_over_time(graph, sweep.outputs())
 
 
 @attrs.define(eq=False)

@@ -1,6 +1,6 @@
 """An output's average counts later steps more, where a deep network takes some to settle."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 import torch
@@ -21,9 +21,10 @@ _AT_ONCE = 32
 class WeighReadout(Pass):
     """A :class:`spikec.ir.ops.RecentMean` before each output, of the power that brings answers nearest to the ANN.
 
-    The network is run once; its neurons stay as they are, and so does what the mean over all steps stands for. The
-    power of the least error is taken, of those that leave as many samples with the ANN's answer as the plain mean does;
-    but only if its error is clearly less, as a weighed average is of fewer steps, and so coarser on other samples.
+    The network is run once, unless a sweep has just done so; its neurons stay as they are, and so does what the mean
+    over all steps stands for. The power of the least error is taken, of those that leave as many samples with the ANN's
+    answer as the plain mean does; but only if its error is clearly less, as a weighed average is of fewer steps, and so
+    coarser on other samples.
 
     Attributes:
         powers: to choose from, besides 0, the plain mean.
@@ -55,7 +56,7 @@ class WeighReadout(Pass):
         if graph.match(RecentMean):
             context.note("", "the outputs are weighed already")
             return 0
-        found = _answers(graph, samples, context.steps, (0.0, *self.powers))
+        found = _answers(graph, _over_time(graph, samples, context), (0.0, *self.powers))
         plain = context.ran(graph, found[0.0])
         wanted = context.wanted(samples)
         reached = {power: nearness(wanted, outputs) for power, outputs in found.items()}
@@ -72,13 +73,21 @@ class WeighReadout(Pass):
         return len(outputs)
 
 
+def _over_time(graph: Graph, samples: Sequence[Tensor], context: Context) -> Iterator[tuple[Tensor, ...]]:
+    """Yield what the outputs say at each step, [T, n, ...], for a few samples after the other."""
+    if known := context.over_time(graph):
+        yield from zip(*(torch.split(x, _AT_ONCE, dim=1) for x in known), strict=True)
+        return
+    for batch in zip(*(torch.split(x, _AT_ONCE) for x in samples), strict=True):
+        yield as_tuple(run(graph, batch, context.steps))
+
+
 def _answers(
-    graph: Graph, samples: Sequence[Tensor], timesteps: int, powers: Sequence[float]
+    graph: Graph, over_time: Iterable[tuple[Tensor, ...]], powers: Sequence[float]
 ) -> dict[float, list[Tensor]]:
     """What the outputs say after T steps by each power, in ANN units and behind their heads."""
     parts: dict[float, list[list[Tensor]]] = {power: [] for power in powers}
-    for batch in zip(*(torch.split(x, _AT_ONCE) for x in samples), strict=True):
-        steps = as_tuple(run(graph, batch, timesteps))
+    for steps in over_time:
         for power in powers:
             parts[power].append(in_ann_units(graph, [_average(each, power) for each in steps]))
     return {power: [torch.cat(each) for each in zip(*found, strict=True)] for power, found in parts.items()}

@@ -20,6 +20,8 @@ Method = Literal["percentile", "max", "mmse", "ltb", "model"]
 _SHARES = np.arange(1, 101) / 100
 #: updates of ``ltb``
 _UPDATES = 1000
+#: a float64's bits without so many of the lowest tell the 128th of an octave that it is in
+_CODE = 45
 
 
 def _up_to(high: float, *, zero: bool = False) -> Any:
@@ -113,16 +115,33 @@ class Normalization:
 def _tails(statistics: Statistics) -> Callable[[Array], tuple[Array, Array]]:
     """Return a function of bounds [C, n]: how many values of each channel lie at or above them, and their sums."""
     values, counts = statistics.bins()
-    rows = np.arange(len(counts))[:, None]
     parts = counts.astype(np.float64), counts * values
     # from each bin on: [C, K + 1], the last of which is 0
-    tails = [np.pad(np.cumsum(part[:, ::-1], axis=1)[:, ::-1], ((0, 0), (0, 1))) for part in parts]
+    tails = [np.pad(np.cumsum(part[:, ::-1], axis=1)[:, ::-1], ((0, 0), (0, 1))).reshape(-1) for part in parts]
+    starts, first = np.arange(len(counts))[:, None] * (len(values) + 1), _searched(values)
 
     def above(bounds: Array) -> tuple[Array, Array]:
-        first = np.searchsorted(values, bounds)
-        return tails[0][rows, first], tails[1][rows, first]
+        place = starts + first(bounds)
+        return tails[0].take(place), tails[1].take(place)
 
     return above
+
+
+def _searched(values: Array) -> Callable[[Array], Array]:
+    """Return ``lambda bounds: np.searchsorted(values, bounds)``, for values as ``Statistics.bins`` gives them.
+
+    They rise from 0, no two of them within the same 128th of an octave, and bounds are not negative.
+    """
+    codes = values.view(np.int64) >> _CODE
+    codes[0] = codes[1] - 1 if len(codes) > 1 else 0
+    known = np.searchsorted(codes, np.arange(codes[0], codes[-1] + 2))  # by code: the first value that has it, or more
+    padded = np.append(values, np.inf)
+
+    def first(bounds: Array) -> Array:
+        place = known.take((bounds.view(np.int64) >> _CODE) - codes[0], mode="clip")
+        return np.asarray(place + (padded.take(place) < bounds))
+
+    return first
 
 
 def _least_error(statistics: Statistics, timesteps: int, v_init: float) -> Array:

@@ -112,5 +112,6 @@ def _seen(context: Context, rows: Array) -> Calibration:
 
 def _apart(context: Context, seen: Calibration, most: int) -> Context:
     """Return a context that knows no other samples, and tunes and judges on so many of these."""
-    fresh: dict[str, Any] = {"notes": [], "beside": {}, "begun": Beginnings(), "judged": [], "made": {}}
+    fresh: dict[str, Any] = {"notes": [], "beside": {}, "begun": Beginnings(), "made": {}}
+    fresh |= {"judged": [], "over_time": []}
     return attrs.evolve(context, calibration=CalibrationSource(None, seen), most=most, **fresh)

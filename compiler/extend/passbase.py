@@ -15,7 +15,7 @@ from spikec.calibration.source import CalibrationSource
 from spikec.extend.beginnings import Beginnings
 from spikec.extend.configured import Configured
 from spikec.interpreter.probe import neuron_count
-from spikec.interpreter.results import agreement_text, answers, answers_by_batch, nearness
+from spikec.interpreter.results import RunningMean, agreement_text, answers, answers_by_batch, nearness
 from spikec.ir.errors import CompileError, warn
 from spikec.ir.graph import Graph
 from spikec.ir.stages import EVERY, Stage
@@ -34,6 +34,8 @@ WORK = 2**28
 #: samples with which a net is tuned for the user's T, however large it is; one that is tuned unasked is left as it is
 #: where its size allows no more than these
 LEAST_SAMPLES = 16
+#: outputs, over all steps and samples, up to which those of the graph that ran last are held: of 4 bytes
+HELD = 2**24
 
 #: a string that is written without quotes: no number and no constant
 _WORD = re.compile(r"(?!(?:None|True|False|inf|nan)$)[A-Za-z_][\w-]*")
@@ -103,6 +105,7 @@ class Context:
     most: int = RETAINED
     beside: dict[str, Graph] = attrs.field(factory=dict)
     _judged: list[tuple[Graph, tuple[int, int], tuple[float, float]]] = attrs.field(factory=list)
+    _over_time: list[tuple[Graph, int, tuple[Tensor, ...], Sequence[Tensor]]] = attrs.field(factory=list)
     _made: dict[tuple[Any, ...], tuple[tuple[Tensor, ...], Any]] = attrs.field(factory=dict)
 
     def __repr__(self) -> str:
@@ -190,6 +193,24 @@ class Context:
         found = nearness(self.wanted(samples), outputs)
         self._judged[:] = [*self._judged[-3:], (graph.copy(), (self.steps, len(samples[0])), found)]
         return found
+
+    def ran_over_time(self, graph: Graph, steps: Sequence[Tensor]) -> None:
+        """Take what a graph has put out for its samples at each step, [T, N, ...] an output; it is held if small."""
+        mean = RunningMean(graph)
+        for step in zip(*steps, strict=True):
+            mean.add(step)
+        self.ran(graph, mean.outputs())
+        is_small = sum(map(Tensor.numel, steps)) <= HELD
+        self._over_time[:] = [(graph.copy(), self.steps, self.samples, steps)] if is_small else []
+
+    def over_time(self, graph: Graph) -> list[Tensor]:
+        """Return what a graph puts out for its samples at each step, [T, N, ...] an output; empty if it is not held."""
+        count = len(self.tuning_samples(graph)[0])
+        for known, timesteps, samples, steps in self._over_time:
+            is_it = timesteps == self.steps and samples is self.samples and known.same_as(graph)
+            if is_it and len(steps[0][0]) >= count:
+                return [x[:, :count] for x in steps]
+        return []
 
     def once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
         """Return what ``make`` makes of the calibration samples; it is made once for a key, and for these samples."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from spikec.extend.beginnings import Beginnings
 from spikec.extend.passbase import NO_SAMPLES, Context
 from spikec.interpreter.interp import run
-from spikec.interpreter.results import BATCH, RunningMean
+from spikec.interpreter.results import BATCH
 from spikec.ir.errors import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, StatefulOp, tensor_cache
@@ -89,13 +89,9 @@ class Sweep:
         return self._once("spikes", name, 0, lambda: [spikes.to(torch.uint8) for spikes in self._run(name)])
 
     def outputs(self) -> list[Tensor]:
-        """Return what the graph puts out, once all neurons are settled, as ``outputs`` of the interpreter does."""
-        means = [RunningMean(self.graph) for _ in self._settled]
-        for parts in zip(means, *map(self.values, self.graph.outputs), strict=True):
-            mean, *values = parts
-            for t in range(self.timesteps):
-                mean.add([x[min(t, len(x) - 1)] for x in values])
-        return [torch.cat(parts) for parts in zip(*(mean.outputs() for mean in means), strict=True)]
+        """Return what the graph puts out at each step, [T, N, ...] an output, once all neurons are settled."""
+        found = (torch.cat(self.values(name), 1) for name in self.graph.outputs)
+        return [x.expand(self.timesteps, *x.shape[1:]) for x in found]
 
     def _run(self, name: str) -> Iterator[Tensor]:
         """Run a layer with the ops as they are; yield its spikes, [T, n, ...], for a few samples after the other."""
@@ -239,7 +235,7 @@ def layers(graph: Graph, context: Context, samples: Sequence[Tensor] = ()) -> It
         if relu in wanted:
             yield Layer(relu, found[relu], wanted.pop(relu), sweep, ann)
     if not samples:
-        context.ran(graph, sweep.outputs())
+        context.ran_over_time(graph, sweep.outputs())
 
 
 def _means(ann: Graph, names: Collection[str], samples: Sequence[Tensor]) -> dict[str, Array]:

@@ -63,7 +63,8 @@ class Graph(Wiring):
 
     def match(self, kind: type[OpT]) -> list[Node[OpT]]:
         """Return all nodes whose op is of that class, in order: a list, so that the graph may change under it."""
-        return [Node(name, op) for name in self if isinstance(op := self[name], kind)]
+        ops = self._ops
+        return [Node(name, op) for name in self if isinstance(op := ops[name], kind)]
 
     def with_role(self, role: Role) -> list[Node[Op]]:
         """Return all nodes whose op has that role, in order."""

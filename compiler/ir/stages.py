@@ -71,7 +71,8 @@ class Stage:
 
     def problems(self, graph: Graph) -> list[Problem]:
         """Return all breaches, in the graph's order."""
-        found = (rule(graph, node) for node in graph.match(Op) for rule in self.rules)
+        nodes = (Node(name, graph[name]) for name in graph)  # one at a time: a list of all calls the garbage collector
+        found = (rule(graph, node) for node in nodes for rule in self.rules)
         return [problem for problem in found if problem]
 
 

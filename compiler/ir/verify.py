@@ -21,7 +21,13 @@ _ROUNDING = 1e-9
 _tried: WeakKeyDictionary[Op, set[tuple[tuple[int, ...], ...]]] = WeakKeyDictionary()
 
 
-def verify(graph: Graph, stage: Stage, sources: Collection[Source] = (), before: Graph | None = None) -> None:
+def verify(
+    graph: Graph,
+    stage: Stage,
+    sources: Collection[Source] = (),
+    before: Graph | None = None,
+    known: Stage | None = None,
+) -> None:
     """Check structure, parameters, types, the stage's rules, and that no source node vanished.
 
     Args:
@@ -29,6 +35,7 @@ def verify(graph: Graph, stage: Stage, sources: Collection[Source] = (), before:
         stage: which ops and encodings may exist now.
         sources: the source nodes of the model; each must be held by an op or dropped for a stated reason.
         before: a graph that was checked; what it has in common with this one is not looked at again.
+        known: the stage whose rules it was found to keep.
 
     Raises:
         CompileError: with every problem of the first kind found; a subclass says which kind.
@@ -38,7 +45,8 @@ def verify(graph: Graph, stage: Stage, sources: Collection[Source] = (), before:
         _raise(_structure(graph), VerificationError)
         _raise(_not_finite(graph, before), VerificationError)
         _check_types(graph)
-    _raise(stage.problems(graph), stage.error)
+    if is_new or stage != known:
+        _raise(stage.problems(graph), stage.error)
     if is_new:
         held = graph.sources
         hint = "carry its origin, or graph.drop it with a reason"
@@ -78,14 +86,14 @@ def _structure(graph: Graph) -> list[Problem]:
 
 
 def _not_finite(graph: Graph, before: Graph | None) -> list[Problem]:
-    checked = {node.op for node in before.match(Op)} if before is not None else set()
+    checked = {before[name] for name in before} if before is not None else set()
     hint = "the training diverged: retrain it" if before is None else "mend the pass that makes it"
     return [
-        graph.problem(node.name, f"its {field} holds NaN or infinity", hint)
-        for node in graph.match(Op)
-        if node.op not in checked
-        for field, value in node.op.parameters().items()
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not _allowed(node.op, field, value)
+        graph.problem(name, f"its {field} holds NaN or infinity", hint)
+        for name in graph
+        if (op := graph[name]) not in checked
+        for field, value in op.parameters().items()
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not _allowed(op, field, value)
     ]
 
 

@@ -105,7 +105,7 @@ class Wiring:
     def same_as(self, other: Wiring) -> bool:
         """Whether another graph has the same op objects under the same names and wiring."""
         return list(self._operands.items()) == list(other._operands.items()) and all(
-            self[name] is other[name] for name in self._operands
+            op is other._ops[name] for name, op in self._ops.items()
         )
 
     def location(self, name: str) -> str:

@@ -137,7 +137,7 @@ def _run_pass(
                 f"pass {each.name} reports {changes} change(s), and the graph says otherwise",
                 hint="return the number of changes from run",
             )
-        verify(after, each.reached(stage), sources, before=graph)
+        verify(after, each.reached(stage), sources, graph, stage)
         if each.contract == "tuned" and changes and not each.judges:
             after, changes = _kept(each, graph, after, changes, context)
         seconds, notes = time.perf_counter() - started, tuple(context.notes[noted:])

@@ -15,11 +15,13 @@ from torch.nn import functional as F
 import nets
 import spikec
 from spikec import Compiler, Normalization, Pipeline
+from spikec.extend import passbase
 from spikec.extend.heldout import trials
 from spikec.extend.loader import pass_named
 from spikec.extend.passbase import Context
 from spikec.ir.ops import Relu
-from spikec.passes.choose import _best
+from spikec.passes import weigh_readout
+from spikec.passes.choose import Choose, _best
 from spikec.pipeline import manager
 
 FEW = 6
@@ -194,3 +196,39 @@ def test_of_few_samples_an_error_must_be_less_by_a_tenth(error, is_kept, monkeyp
     context = SimpleNamespace(tuning_samples=lambda _: (torch.zeros(FEW, 3),), steps=8, note=lambda *_: None)
     found = manager._kept(pass_named("correct-bias"), "before", "after", 1, context)
     assert found == (("after", 1) if is_kept else ("before", 0))
+
+
+@pytest.mark.parametrize(("seen", "timesteps", "count"), [(60000, 8, 96), (1200, 8, 75), (1000, 32, 64), (200, 4, 64)])
+def test_how_many_samples_it_takes_follows_from_what_the_calibration_pass_costs(seen, timesteps, count):
+    compiler = Compiler("spikingjelly", calibration=digits()[1][:200], normalization=Normalization(), verify="off")
+    found = compiler.run(digits()[0])
+    stages = {each.name: each.graph for each in found.stages}
+    source = spikec.calibration.source.CalibrationSource(None, attrs.evolve(found.calibration, samples=seen))
+    context = Context(stages["import"], timesteps, ann=stages["normalize"], calibration=source, most=96)
+    Choose().run(stages["init-potential"].copy(), context)
+    notes = [each.reason for each in context.notes]
+    assert (f"on {count} samples, as long as half a pass" in notes[0]) is (count < 96)
+    assert notes[count < 96] == f"judged at T={timesteps} on {count // 2} samples that had no part in what was judged"
+
+
+def test_a_large_net_is_tried_in_the_first_ways(monkeypatch):
+    net, train, _ = digits()
+    monkeypatch.setattr(passbase, "WORK", 192 * 8 * 20)
+    c = Compiler("spikingjelly", calibration=train[:200], timesteps=8, verify="off").run(net)
+    notes = [each.reason for each in c.report.notes if each.by == "choose"]
+    assert notes[0] == "3 ways besides as it is, on 20 samples, as the net is large"
+    assert sum("mean error of the outputs" in each for each in notes) == 4
+
+
+def test_the_readout_is_weighed_by_what_the_last_sweep_put_out(monkeypatch):
+    net, train, _ = digits()
+    ways = Pipeline.default("spikingjelly", timesteps=8).replace("choose", "calibrate-potential")
+    compiler = Compiler("spikingjelly", calibration=train[:200], timesteps=8, pipeline=ways, verify="off")
+    ran = []
+    monkeypatch.setattr(weigh_readout, "run", lambda *args: ran.append(args) or spikec.run(*args))
+    held = compiler.run(net).report.notes
+    assert not ran
+    monkeypatch.setattr(passbase, "HELD", 0)
+    again = compiler.run(net).report.notes
+    assert ran
+    assert [str(each) for each in held] == [str(each) for each in again]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from spikec import CompileError, Normalization
+from spikec.calibration.normalization import _searched
 from spikec.calibration.statistics import Accumulator
 
 #: relative width of a bin of the histogram, at most
@@ -74,3 +75,12 @@ def test_a_factor_multiplies_any_statistic(values, method):
 def test_what_is_no_normalization_is_refused(bad):
     with pytest.raises(CompileError):
         Normalization.parse(bad)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e15])
+def test_bins_are_found_where_numpy_finds_them(values, scale):
+    bins, _ = statistics(np.append(values, np.exp(-9 * values), 1) * scale).bins()
+    near = np.concatenate([bins, np.nextafter(bins, np.inf), np.nextafter(bins, 0)])
+    bounds = np.concatenate([near, np.outer(bins, np.linspace(0.1, 2, 50)).ravel(), [5e-324, 1e300, np.inf]])
+    np.testing.assert_array_equal(_searched(bins)(bounds), np.searchsorted(bins, bounds))
+    np.testing.assert_array_equal(_searched(bins[:1])(bounds), np.searchsorted(bins[:1], bounds))

@@ -150,3 +150,10 @@ def test_a_conv_of_another_rank_is_located():
     with pytest.raises(Exception, match="1d convolution takes samples of rank 2") as caught:
         verify(chain(conv), IMPORTED)
     assert caught.value.location == "op0"
+
+
+def test_a_graph_that_did_not_change_is_held_to_the_rules_of_a_stage_that_it_reaches_now():
+    graph = chain(NORM)
+    verify(graph, FOLDED, before=graph, known=FOLDED)  # its rules were looked at
+    with pytest.raises(UnsupportedOpError, match="run fold-batchnorm before"):
+        verify(graph, FOLDED, before=graph, known=IMPORTED)
