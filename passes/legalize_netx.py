@@ -1,7 +1,7 @@
 """A spiking graph in the shape of a netx file: layers that stock netx has, with the reset it can do."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, cast
 
 import attrs
@@ -35,9 +35,10 @@ class LegalizeNetx(Pass):
     has no layer for, where it has no more than ``limit`` neurons.
 
     Attributes:
-        reset: ``soft``, ``hard``, or ``auto``: soft if no layer has more than ``limit`` neurons. Larger convolutions
-            with soft reset need a loader of ours, and stock netx resets them to zero, so ``soft`` must be asked for.
-            A model whose neurons all have hard reset keeps its layers as it is.
+        reset: ``soft``, ``hard``, or ``auto``: soft behind the last layer that has more than ``limit`` neurons; up to
+            that one convolutions stay, as netx has none behind a matrix. Larger ones with soft reset need a loader of
+            ours, and stock netx resets them to zero, so ``soft`` must be asked for. Without convolutions there is
+            nothing to unroll, and all is soft. A model whose neurons all have hard reset keeps its layers as it is.
         limit: the matrix has the square of it as entries; netx takes 12 s to load 4096 neurons, 0.3 s for 1024.
     """
 
@@ -54,7 +55,7 @@ class LegalizeNetx(Pass):
         before: tuple[int, ...] | None = None  # the map that the layer before gives
         for node in graph.match(Weighted):
             if is_behind(graph, node.name, Neuron):
-                changes += self._legalize(graph, node, unrolls, before)
+                changes += self._legalize(graph, node, node.name in unrolls, before)
                 before = graph.type(node.name).shape
         return changes
 
@@ -64,7 +65,7 @@ class LegalizeNetx(Pass):
         Args:
             graph: it is in.
             node: it.
-            unrolls: whether all layers are unrolled, for soft reset.
+            unrolls: whether it is unrolled, for soft reset.
             before: the shape of the file's layer in front of it, None for the first one.
         """
         operand, result = graph.type(graph.operands(node.name)[0]).shape, graph.type(node.name).shape
@@ -80,25 +81,33 @@ class LegalizeNetx(Pass):
             return False
         return True
 
-    def _unrolls(self, graph: Graph, context: Context) -> bool:
-        """Whether all layers become matrices; says what becomes of those that are too large for it."""
+    def _unrolls(self, graph: Graph, context: Context) -> Collection[str]:
+        """Name the layers that become matrices; say what becomes of those that are too large for it."""
         behind = [node for node in graph.match(Neuron) if is_behind(graph, node.name, Neuron)]
         if self.reset == "hard" or (behind and not any(node.op.subtracts for node in behind)):
-            return False
-        sizes = {node.name: math.prod(graph.type(node.name).shape) for node in behind}
-        large = {name: size for name, size in sizes.items() if size > self.limit}
+            return ()
+        large = {node.name: size for node in behind if (size := math.prod(graph.type(node.name).shape)) > self.limit}
         if large and self.reset == "soft":
             self._expect_convolutions(graph, large)
-        for name, size in list(large.items())[:1]:
-            message = f"{size} neurons are more than {self.limit}: "
-            if self.reset == "soft":
-                message += "soft reset behind convolutions by run_in_lava and our loader only; to stock netx it is hard"
-                context.note(name, message)
-            else:
-                where = graph.problem(name, message).location
-                cost = "hard reset in all layers, which costs accuracy; lava has soft reset for them by our loader: "
-                context.warn(Hint(f"{where}: {message}{cost}", Option("reset", "soft")), name)
-        return not large
+            name, size = next(iter(large.items()))
+            told = "soft reset behind convolutions by run_in_lava and our loader only; to stock netx it is hard"
+            context.note(name, f"{size} neurons are more than {self.limit}: {told}")
+            return ()
+        layers = [node.name for node in graph.match(Weighted) if is_behind(graph, node.name, Neuron)]
+        sources = {before_shapes(graph, name): name for name in large}
+        if not sources.keys() <= {*layers}:  # the backend refuses what else is in front of neurons
+            return ()
+        kept = layers[: max(map(layers.index, sources), default=-1) + 1]
+        hard = [each for each in kept if each in sources or isinstance(graph[each], Conv)]
+        if not any(isinstance(graph[each], Conv) for each in kept):
+            return layers
+        name = sources[next(each for each in kept if each in sources)]
+        which = "all layers" if len(hard) == len(behind) else f"{len(hard)} of {len(behind)} layers"
+        cost = f"hard reset in {which}, which costs accuracy; lava has soft reset for them by our loader: "
+        message = f"{large[name]} neurons are more than {self.limit}: "
+        where = graph.problem(name, message).location
+        context.warn(Hint(f"{where}: {message}{cost}", Option("reset", "soft")), name)
+        return layers[len(kept) :]
 
     def _expect_convolutions(self, graph: Graph, sizes: Mapping[str, int]) -> None:
         """Raise an error unless layers of these neurons can stay, as convolutions."""

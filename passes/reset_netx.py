@@ -1,5 +1,7 @@
 """Neurons of layers that netx can only reset to zero."""
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import attrs
@@ -7,6 +9,7 @@ import numpy as np
 
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph, Node
+from spikec.ir.loihi import UNROLLED
 from spikec.ir.ops import IF, Conv, Linear, LoihiNeuron, Neuron, Weighted
 from spikec.ir.rewrite import SHAPES, before_shapes, follow
 from spikec.ir.stages import FINAL
@@ -14,8 +17,10 @@ from spikec.ir.stages import FINAL
 
 @attrs.frozen
 class ResetNetx(Pass):
-    """Hard reset in every layer of the file, if a convolution is in front of one that has it not, or the user asks for
-    it.
+    """Hard reset in the layers that have a convolution in front of them, or in all if the user asks for it.
+
+    Where there are convolutions, layers so large have it too that the matrix by which their spikes come back, of the
+    square of their size, would be all that the file is.
 
     A neuron that is reset to zero loses what lies above its threshold, less of it the rarer it fires: where soft reset
     becomes hard, the threshold (and v_init) becomes ``ratio`` times what it was, and the next weights too (the SNN
@@ -53,11 +58,10 @@ class ResetNetx(Pass):
         changes = sum(_harden(graph, node, context) for node in graph.match(LoihiNeuron) if node.name in on_maps)
         hard = [node for node in hidden if node.op.v_reset is not None and not isinstance(node.op, LoihiNeuron)]
         soft = [(node, layer) for node, layer in zip(hidden, layers, strict=True) if node.op.v_reset is None]
-        convs = any(isinstance(graph[layer], Conv) for _, layer in soft)
         if hard and self.reset != "hard":
             context.note(hard[0].name, f"{len(hard)} layer(s) have hard reset in the model, and keep it")
-        all_hard = self.reset == "hard" or (self.reset == "auto" and convs)
-        if not (all_hard or hard) or None in readers:
+        cleared = self._cleared(graph, soft)
+        if not (cleared or hard) or None in readers:
             return changes
         charged = next((i for i, layer in enumerate(layers) if not _can_charge(graph, layer)), len(hidden))
         if charged < len(hidden):
@@ -65,7 +69,7 @@ class ResetNetx(Pass):
         ratio = self.ratio or _ratio(context.timesteps, charged == len(hidden))
         for i, (node, reader) in enumerate(zip(hidden, readers, strict=True)):
             assert reader is not None
-            if isinstance(node.op, LoihiNeuron) or (node.op.v_reset is None and not all_hard):
+            if isinstance(node.op, LoihiNeuron) or (node.op.v_reset is None and node.name not in cleared):
                 continue
             factor = ratio if node.op.v_reset is None else 1.0
             changed = _hard(graph, node, factor, starts=i < charged)
@@ -73,10 +77,19 @@ class ResetNetx(Pass):
             graph.set_op(node.name, changed)
             if factor != 1:
                 graph.set_op(reader, graph.get(reader, Weighted).scale_input(np.full(1, factor)))
-        if all_hard and soft:
+        if cleared:
             say = context.warn if context.reference.is_spiking else lambda message: context.note("", message)
-            say(f"hard reset to zero in {len(soft)} layer(s), thresholds times {ratio:g}")
+            say(f"hard reset to zero in {len(cleared)} layer(s), thresholds times {ratio:g}")
         return changes
+
+    def _cleared(self, graph: Graph, soft: Sequence[tuple[Node[Neuron], str]]) -> set[str]:
+        """Name the neurons that are to be reset to zero, of those with the layers in front of them."""
+        if self.reset == "hard":
+            return {node.name for node, _ in soft}
+        on_maps = {node.name for node, layer in soft if isinstance(graph[layer], Conv)}
+        if self.reset == "soft" or not on_maps:
+            return set()
+        return on_maps | {node.name for node, _ in soft if math.prod(graph.type(node.name).shape) > UNROLLED}
 
 
 def _hard(graph: Graph, node: Node[Neuron], factor: float, starts: bool) -> Neuron:

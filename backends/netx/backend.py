@@ -32,9 +32,9 @@ class Netx(Backend):
     Attributes:
         reset: ``soft`` (by subtraction: exact rates, all layers dense and recurrent, convolutions unrolled, up to
             2,000 neurons a layer; larger convolutions stay, and need our loader for lava; the file then holds a network
-            with hard reset too, which is what stock netx reads), ``hard`` (to zero: rates do
-            not converge to the ANN's), or ``auto``: soft where all layers are small enough. A spiking model's own hard
-            reset stays.
+            with hard reset too, which is what stock netx reads), ``hard`` (to zero: rates do not converge to the
+            ANN's), or ``auto``: soft, but for convolutions up to the last layer that is too large for it. A
+            spiking model's own hard reset stays.
         input: ``values``, which the host makes into spikes, or ``spikes``: then it is run on [T, B, ...] of 0 and 1.
         neurons: for each value of a ReLU: the more, the nearer to the ANN. With a fraction, such as 1.5, how many times
             as many neurons there may be, see ``replicate-neurons``.

@@ -52,7 +52,7 @@ class Contents:
         encoder: how inputs become spikes; None where they are spikes.
         layers: in order; the output is the spikes of the last one, or the current of one that never fires, which its
             voltage sums.
-        reset: of the hidden neurons, ``soft`` or ``hard``.
+        reset: ``soft`` if any hidden neurons have that, else ``hard``.
         constants: that many inputs behind the encoder's are on at every step; biases are their weights.
         pulses: that many channels behind the encoder's are on at step 0 only; they charge neurons to v_init.
         input_shape: of what the first layer is fed, in torch order.

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -123,8 +124,20 @@ def test_our_loader_gives_lava_soft_reset_behind_large_convolutions(layers, shap
     equal_in_lava(net, x[:3])
 
 
-def test_stock_netx_runs_the_fall_back_of_a_file_with_soft_reset_behind_large_convolutions(tmp_path):
-    """And our loader runs the network itself, of the same file."""
+def equal_in_stock_netx(net, path, x, folder):
+    """Compare what lava-dl's own loader makes of a file with this network."""
+    inputs = net.encode(x)
+    np.savez(folder / "inputs.npz", inputs=inputs)
+    command = [PYTHON, str(STOCK), str(SCRIPT), *map(str, (path, folder / "inputs.npz", folder / "out.npz"))]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr[-3000:]
+    responses = run_layers(net.layers, inputs)
+    assert all(response.spikes.any() for response in responses[:-1])
+    assert differing(loaded(folder / "out.npz"), responses) == (0, 0)
+
+
+def large(reset):
+    """(a network whose first layer is too large to be unrolled, its inputs)."""
     torch.manual_seed(0)
     model = nets.randomize(
         nn.Sequential(
@@ -132,19 +145,26 @@ def test_stock_netx_runs_the_fall_back_of_a_file_with_soft_reset_behind_large_co
         )
     )
     x = torch.rand(32, 1, 26, 26)
-    net = spikec.compile(model, "netx", calibration=x, timesteps=T, reset="soft")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "1: 2304 neurons are more than 2000", spikec.SpikecWarning)
+        return spikec.compile(model, "netx", calibration=x, timesteps=T, reset=reset), x
+
+
+def test_stock_netx_runs_the_fall_back_of_a_file_with_soft_reset_behind_large_convolutions(tmp_path):
+    """And our loader runs the network itself, of the same file."""
+    net, x = large("soft")
     spikec.save(net, tmp_path / "x.net")
-    inputs = net.fall_back.encode(x[:3])
-    np.savez(tmp_path / "inputs.npz", inputs=inputs)
-    command = [PYTHON, str(STOCK), str(SCRIPT), *(str(tmp_path / name) for name in ("x.net", "inputs.npz", "out.npz"))]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert found.returncode == 0, found.stdout + found.stderr[-3000:]
-    responses = run_layers(net.fall_back.layers, inputs)
-    assert all(response.spikes.any() for response in responses[:-1])
-    assert differing(loaded(tmp_path / "out.npz"), responses) == (0, 0)
+    equal_in_stock_netx(net.fall_back, tmp_path / "x.net", x[:3], tmp_path)
     lava, trace = run_in_lava(tmp_path / "x.net", x[:3], python=PYTHON), net.simulate(x[:3])
     assert np.array_equal(lava.output, trace.output)
     assert all(np.array_equal(lava.spikes[name], spikes) for name, spikes in trace.spikes.items())
+
+
+def test_stock_netx_resets_large_convolutions_to_zero_and_subtracts_in_the_small_layers_behind_them(tmp_path):
+    net, x = large("auto")
+    assert [layer.kind for layer in net.layers] == ["conv", "dense_rec", "dense"]
+    spikec.save(net, tmp_path / "x.net")
+    equal_in_stock_netx(net, tmp_path / "x.net", x[:3], tmp_path)
 
 
 def by_hand(layers, inputs):

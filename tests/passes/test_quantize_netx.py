@@ -99,10 +99,17 @@ def test_soft_reset_of_a_large_convolution_is_kept_for_our_loader_and_auto_turns
     after, found = apply(graph, "legalize-netx", reset="soft", limit=20)
     assert isinstance(after["conv"], Conv)
     assert "our loader only" in found.notes[0].reason
-    with pytest.warns(spikec.SpikecWarning, match="hard reset in all"):
+    with pytest.warns(spikec.SpikecWarning, match="hard reset in all layers"):
         after, found = apply(graph, "legalize-netx", limit=20)
     assert after.match(Conv)
-    assert "hard reset in all" in found.notes[0].reason
+    assert "hard reset in all layers" in found.notes[0].reason
+
+
+def test_auto_keeps_a_large_dense_layer_soft_and_warns_of_nothing():
+    graph = net(5)
+    after, found = apply(graph, "legalize-netx", limit=4)
+    assert after.same_as(graph)
+    assert not found.notes
 
 
 def test_soft_reset_of_a_large_dense_layer_is_refused():

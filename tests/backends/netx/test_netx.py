@@ -115,13 +115,12 @@ def test_a_convolution_alone_with_hard_reset():
 
 
 @pytest.mark.slow
-def test_auto_is_soft_for_small_layers_and_hard_beyond():
+def test_auto_is_soft_for_small_layers_and_hard_up_to_the_last_large_one():
     assert compiled("small_cnn", "auto")[0].artifact.reset == "soft"
-    with pytest.warns(spikec.SpikecWarning, match="hard reset in all layers"):
+    with pytest.warns(spikec.SpikecWarning, match="hard reset in 1 of 3 layers"):
         found, _, _ = compiled("cnn", "auto")
-    assert found.artifact.reset == "hard"
-    assert "hard reset in all layers" in str(found.report)
-    assert [layer.kind for layer in found.artifact.layers] == ["conv", "conv", "conv", "dense"]
+    assert "hard reset in 1 of 3 layers" in str(found.report)
+    assert [layer.kind for layer in found.artifact.layers] == ["conv", "dense_rec", "dense_rec", "dense"]
 
 
 @pytest.mark.slow

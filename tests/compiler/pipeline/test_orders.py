@@ -97,7 +97,7 @@ def test_a_target_of_ones_own_gets_the_default_order_by_its_capabilities_or_brin
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*hard reset in all layers")
+@pytest.mark.filterwarnings("ignore:.*hard reset in")
 @pytest.mark.parametrize("target", backends())
 def test_a_report_is_replayed(target):
     if target == "lava":
