@@ -86,9 +86,19 @@ class Nir(Backend):
     neurons: float = attrs.field(default=1, validator=_neurons)
 
     @property
+    def potentials(self) -> bool:
+        """Where a reset by subtraction is written in nodes: one of them is the threshold, which is lower instead."""
+        return self._profile.feedback and self.reset != "hard"
+
+    @property
     def averages(self) -> tuple[int, ...]:
         """AvgPool2d, where the reader has it."""
         return (2,) if self._profile.averages else ()
+
+    @property
+    def neuron_budget(self) -> int:
+        """None: the squares of a product of matrices stand in cells of four axes."""
+        return 0
 
     @property
     def fires(self) -> str:

@@ -4,6 +4,7 @@ import copy
 import itertools
 import tracemalloc
 
+import attrs
 import h5py
 import nir
 import numpy as np
@@ -133,6 +134,35 @@ def test_profile_full_keeps_groups_that_would_take_too_much(tmp_path, monkeypatc
     found, wanted = (spikec.run(spikec.load(each), x) for each in (tmp_path / "kept.nir", dense))
     assert found.any()
     assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_profile_full_starts_where_the_neurons_do(dtype, tmp_path):
+    """By thresholds that are lower, in nodes alone; a bias comes to the same at one number of steps only."""
+    rng = np.random.default_rng(0)
+    weight, bias, starts = (rng.normal(size=size).astype(dtype) for size in ((5, 3), 5, 5))
+    graph = spikec.Graph("hand")
+    x = graph.add(Input((3,), dtype, rate=True), name="x")
+    neurons = IF(np.ones(5, dtype), v_init=np.abs(starts) % 1, strict=True)
+    graph.add(Output(), graph.add(neurons, graph.add(Linear(weight, bias), x)), name="y")
+    run = spikec.Compiler("nir", profile="full", timesteps=16).run(graph)
+    spikec.save(run.artifact, tmp_path / "net.nir")
+    x = torch.rand(T, 200, 3, dtype=getattr(torch, dtype))
+    found, wanted, alone = (spikec.run(each, x) for each in (spikec.load(tmp_path / "net.nir"), run.graph, graph))
+    assert float((found != wanted).double().mean()) <= {"float32": 1e-4, "float64": 0}[dtype]
+    assert torch.equal(wanted, alone)
+    bare = attrs.evolve(neurons, v_init=np.zeros(()))
+    graph.set_op(next(node.name for node in graph.match(IF)), bare)
+    assert not torch.equal(spikec.run(graph, x), wanted)
+    assert all("v_init" not in node.metadata for node in run.artifact.nodes.values())
+
+
+def test_with_hard_reset_profile_full_starts_at_zero():
+    x = nets.batch("mlp_batchnorm", dtype=torch.float64)
+    options = {"calibration": [x], "timesteps": 8, "normalization": "max", "profile": "full"}
+    for reset, starts in (("auto", True), ("hard", False)):
+        run = spikec.Compiler("nir", reset=reset, **options).run(nets.build("mlp_batchnorm", dtype=torch.float64))
+        assert all(bool(node.op.v_init.any()) == starts for node in run.graph.match(IF))
 
 
 def test_saving_copies_one_node_at_a_time(tmp_path):
