@@ -55,8 +55,6 @@ NARROWED = ("alexnet", "vgg11", "vgg16_bn")
 TARGETS = ("spikingjelly", "nir", "netx")
 #: families that netx is asked about by --quick: it lays out every weight, which takes longer than all else
 QUICK_NETX = ("squeezenet1_0",)
-#: families that NIR is not asked about by --quick, which takes 9 to 12 GB: thousands of groups become one dense matrix
-LARGE_IN_NIR = ("efficientnet_b0", "convnext_tiny")
 STEPS = (16, 64, 256)
 QUICK_STEPS = (8, 32)
 IMAGES = 4
@@ -152,8 +150,6 @@ def convert(name: str, quick: bool) -> dict[str, Any]:
     checks = {"nir": "off" if quick else "each", "netx": "off"}
     if quick and name not in QUICK_NETX:
         del checks["netx"]
-    if quick and name in LARGE_IN_NIR:
-        del checks["nir"]
     if name in CARRIED:
         checks = {}  # what is carried is for simulation only
     found["targets"] = {target: refusals(graph, target, x, verify) for target, verify in checks.items()}

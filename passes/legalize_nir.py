@@ -26,7 +26,7 @@ from spikec.ir.ops import (
     Upsample,
     Weighted,
 )
-from spikec.ir.ops.weighted import block_diagonal, depthwise, identity, spread_kernel
+from spikec.ir.ops.weighted import depthwise, identity, spread_kernel
 from spikec.ir.origin import merge
 from spikec.ir.rewrite import Kinds, rewrite
 from spikec.ir.stages import FINAL
@@ -39,11 +39,11 @@ Kernel = tuple[Array, tuple[tuple[int, int], ...], tuple[int, ...]]
 class LegalizeNir(Pass):
     """Rewrite what NIR has no node for, or no reader gets right; the function stays the same.
 
-    Grouped convolutions become block-diagonal ones, kernels square with even padding (zeros around them),
-    padded or one-dimensional sum-pools convolutions with ones, zero pads the next convolution's padding,
-    reshapes to a vector Flatten. A sum is several edges into an affine op or a neuron: elsewhere, and where
-    it takes one operand twice, an identity is inserted. Every affine op gets a bias; one on the way back of a cycle
-    gives it to the layer in front of the neurons, as readers do not agree whether it is there before the first spikes.
+    Kernels become square with even padding (zeros around them), padded or one-dimensional sum-pools convolutions with
+    ones, zero pads the next convolution's padding, reshapes to a vector Flatten. A sum is several edges into an affine
+    op or a neuron: elsewhere, and where it takes one operand twice, an identity is inserted. Every affine op gets a
+    bias; one on the way back of a cycle gives it to the layer in front of the neurons, as readers do not agree whether
+    it is there before the first spikes.
 
     Attributes:
         dilates: False to put zeros between the cells of dilated kernels.
@@ -167,7 +167,7 @@ def _order(graph: Graph, node: Node[Add]) -> bool:
 
 
 def _square(graph: Graph, node: Node[Conv]) -> bool:
-    """Give a convolution in one or two dimensions one group, even padding and a square kernel.
+    """Give a convolution in one or two dimensions even padding and a square kernel.
 
     Where the sides' parities forbid it, a layer in front appends zeros to the map: two rows and a column, which changes
     the parity of one side. It may do so, though its kernel is square too, because its rows lie two apart.
@@ -177,8 +177,7 @@ def _square(graph: Graph, node: Node[Conv]) -> bool:
         return False
     legal = _legal(op, operand.shape[1:])
     if legal is None:
-        last = depthwise(np.array([[0.0, 0.0], [0.0, 1.0]]), operand, padding=((2, 2), (1, 1)), dilation=(2, 1))
-        appends = attrs.evolve(last, weight=block_diagonal(last.weight, last.groups), groups=1)
+        appends = depthwise(np.array([[0.0, 0.0], [0.0, 1.0]]), operand, padding=((2, 2), (1, 1)), dilation=(2, 1))
         graph.insert_before(node.name, 0, appends, new=f"{node.name}_appended")
         less = [(before, after - zeros) for (before, after), zeros in zip(op.padding, (2, 1), strict=True)]
         legal = _legal(attrs.evolve(op, padding=less), appends.infer(operand).shape[1:])
@@ -186,7 +185,7 @@ def _square(graph: Graph, node: Node[Conv]) -> bool:
     weight, padding, dilation = legal
     if weight.shape == op.weight.shape and padding == op.padding:
         return False
-    graph.set_op(node.name, attrs.evolve(op, weight=weight, padding=padding, dilation=dilation, groups=1))
+    graph.set_op(node.name, attrs.evolve(op, weight=weight, padding=padding, dilation=dilation))
     return True
 
 
@@ -201,7 +200,7 @@ def _spread(graph: Graph, node: Node[Conv]) -> bool:
 
 def _legal(op: Conv, size: Sequence[int]) -> Kernel | None:
     """Return the kernel, padding and dilation of NIR for a convolution over a map of that size, if it has any."""
-    even = _pad_evenly(block_diagonal(op.weight, op.groups), op.padding, op.dilation)
+    even = _pad_evenly(op.weight, op.padding, op.dilation)
     undilated = spread_kernel(even[0], even[2]), even[1], (1,) * len(op.kernel)
     forms = (_make_square(*kernel, size, op.stride) for kernel in (even, undilated))
     return next((form for form in forms if form is not None), None)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from spikec.extend.backend import NEURON_BUDGET
-from spikec.extend.passbase import Context, Pass, rounds
+from spikec.extend.passbase import Context, Pass
 from spikec.interpreter.interp import run
 from spikec.ir.errors import CalibrationError, Hint, Option, Problem, UnsupportedOpError
 from spikec.ir.graph import Graph, Node
@@ -48,14 +48,15 @@ class LowerProducts(Pass):
     large as the deviation.
 
     Attributes:
-        neuron_budget: how many neurons a product of matrices may take; one that takes more is refused.
+        neuron_budget: how many neurons a product of matrices may take; one that takes more is refused. 0 for a target
+            that has not the shapes that its squares take.
     """
 
     name = "lower-products"
     contract = "approximate"
     needs = ANN
 
-    neuron_budget: int = attrs.field(default=NEURON_BUDGET, validator=rounds())
+    neuron_budget: int = attrs.field(default=NEURON_BUDGET, validator=attrs.validators.ge(0))
 
     def run(self, graph: Graph, context: Context) -> int:
         """Rewrite every product."""
@@ -85,17 +86,16 @@ class LowerProducts(Pass):
         count = math.prod(graph.type(node.name).shape) * x[-1]
         if RAMPS * count <= self.neuron_budget:
             return None
-        message = (
-            f"a product of two matrices of signals takes {count:,} squares, about {RAMPS * count:,} neurons, and "
-            f"{self.neuron_budget:,} are allowed"
-        )
-        hint = Hint("allow as many: ", Option("neuron_budget", RAMPS * count))
-        hint = Hint(
-            hint,
-            ", or simulate it without neurons: ",
-            Option("accumulate", True),
-            ', both of the target "spikingjelly"',
-        )
+        taken = f"a product of two matrices of signals takes {count:,} squares, about {RAMPS * count:,} neurons"
+        more = Hint("allow as many: ", Option("neuron_budget", RAMPS * count))
+        accumulate = Hint("simulate it without neurons: ", Option("accumulate", True))
+        if self.neuron_budget:
+            message = f"{taken}, and {self.neuron_budget:,} are allowed"
+            hint = Hint(more, ", or ", accumulate, ', both of the target "spikingjelly"')
+        else:
+            message = f"{taken}, in shapes that the target has not"
+            given = Hint(" (", more, ")") if RAMPS * count > NEURON_BUDGET else ""
+            hint = Hint('use the target "spikingjelly"', given, ", or ", accumulate, " there")
         return graph.problem(node.name, message, hint)
 
 

@@ -20,12 +20,17 @@ class LowerVInit(Pass):
     After T steps the membrane has received the same charge (Deng and Gu 2021, eq. 11: the bias shift). The
     current joins the bias of the affine op in front of the neuron; where there is none of its own, an
     identity with that bias is inserted. Where the user's T is open, the potentials stay, and the loss is noted.
+
+    Attributes:
+        kept: the target's neurons start at them, if they do not leak, and reset by subtraction.
     """
 
     name = "lower-v-init"
     contract = "approximate"
     needs = SNN
     looks_back = False
+
+    kept: bool = False
 
     def run(self, graph: Graph, context: Context) -> int:
         """Lower the potential of every neuron that has one."""
@@ -37,7 +42,7 @@ class LowerVInit(Pass):
                 f"{len(other)} layer(s) that leak or reset to a value start at an initial potential, which no bias "
                 "replaces; it is kept as metadata",
             )
-        if not nodes:
+        if not nodes or self.kept:
             return 0
         if context.timesteps is None:
             context.note(

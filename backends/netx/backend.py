@@ -59,6 +59,11 @@ class Netx(Backend):
         """True where the user says that the input is spikes."""
         return self.input == "spikes"
 
+    @property
+    def neuron_budget(self) -> int:
+        """None: the squares of a product of matrices stand in cells of four axes."""
+        return 0
+
     def check(self, graph: Graph) -> list[Problem]:
         """List what keeps the graph from being one chain of integer layers."""
         return list(plan(graph).problems)

@@ -15,8 +15,8 @@ from spikec.backends.nir.converters import written
 from spikec.backends.nir.feedback import with_feedback
 from spikec.backends.nir.layout import Layout, layouts
 from spikec.backends.nir.losses import note_losses
-from spikec.backends.nir.nodes import without_zero_v_reset
-from spikec.backends.nir.profiles import PROFILES, Profile
+from spikec.backends.nir.nodes import dense, dense_bytes, typed, without_zero_v_reset
+from spikec.backends.nir.profiles import DENSE, PROFILES, Profile
 from spikec.extend.backend import Backend, at_least_one
 from spikec.extend.loader import pass_named, unknown
 from spikec.extend.passbase import Context, Pass
@@ -86,9 +86,19 @@ class Nir(Backend):
     neurons: float = attrs.field(default=1, validator=_neurons)
 
     @property
+    def potentials(self) -> bool:
+        """Where a reset by subtraction is written in nodes: one of them is the threshold, which is lower instead."""
+        return self._profile.feedback and self.reset != "hard"
+
+    @property
     def averages(self) -> tuple[int, ...]:
         """AvgPool2d, where the reader has it."""
         return (2,) if self._profile.averages else ()
+
+    @property
+    def neuron_budget(self) -> int:
+        """None: the squares of a product of matrices stand in cells of four axes."""
+        return 0
 
     @property
     def fires(self) -> str:
@@ -198,6 +208,7 @@ class Nir(Backend):
             node = _written(graph, name, found[name].inner if name in found else name)[1]
             node = profile.node(node, dt)
             nodes[new] = node if profile.v_reset else without_zero_v_reset(node)
+        nodes = self._with_groups(nodes, names, context)
         ports: dict[str, Any] = {}
         for terminal in (*graph.inputs, *graph.outputs):
             ports[names[terminal]] = {"name": terminal} | _laid_out(graph, terminal, found[terminal], context)
@@ -209,6 +220,16 @@ class Nir(Backend):
         for key in ("v_init", "reset"):
             metadata.update(_shared(key, nodes.values()))
         return nir.NIRGraph(nodes=nodes, edges=edges, metadata=metadata)
+
+    def _with_groups(self, nodes: dict[str, Any], names: dict[str, str], context: Context) -> dict[str, Any]:
+        """Leave convolutions their groups where the profile has them and they save much, and note it."""
+        size = sum(map(dense_bytes, nodes.values()))
+        if not self._profile.groups or size <= DENSE:
+            return {name: dense(node) for name, node in nodes.items()}
+        first = next(name for name, new in names.items() if dense_bytes(nodes[new]))
+        message = f"convolutions have groups, without which they are {size / 1e9:.1f} GB more"
+        context.note(first, f"{message}: nir.read takes the file with type_check=False")
+        return {name: typed(node) for name, node in nodes.items()}
 
     def _dt(self, graph: Graph) -> float:
         """Return the seconds of a step."""
@@ -237,11 +258,29 @@ class Nir(Backend):
         """Write the file, by ``nir.write`` to memory: HDF5 ends the process where the disk is full."""
         buffer = io.BytesIO()
         try:
-            nir.write(buffer, artifact)
+            nir.write(buffer, _OneByOne(artifact))
         except (TypeError, ValueError) as error:  # a graph of the user's own
             hint = "its fields and metadata must be arrays of at least one axis, numbers, texts or dicts of these"
             raise InvalidModelError(f"nir cannot write this graph: {error}", hint=hint) from error
         path.write_bytes(buffer.getvalue())
+
+
+@attrs.frozen
+class _OneByOne:
+    """A graph whose nodes nir writes one after the other: a graph's own ``to_dict`` copies all of them, twice."""
+
+    graph: Any
+
+    def to_dict(self) -> dict[str, Any]:
+        graph = self.graph
+        nodes = _Nodes(graph.nodes)
+        return {"metadata": graph.metadata, "nodes": nodes, "edges": graph.edges, "type": type(graph).__name__}
+
+
+class _Nodes(dict[str, Any]):
+    def items(self) -> Any:
+        """Give each node as the dict that it becomes, which is there only as long as it is looked at."""
+        return ((name, node.to_dict()) for name, node in super().items())
 
 
 def _shared(key: str, nodes: Iterable[Any]) -> dict[str, Any]:

@@ -100,15 +100,15 @@ def _conv(op: Conv, operand: Type, result: Type) -> Any:
     axes = len(op.kernel)
     if axes > 2:
         raise UnsupportedOpError(f"NIR has no {axes}d convolution", hint="use Conv1d or Conv2d" + _ELSEWHERE)
-    if len(set(op.kernel)) > 1 or op.groups != 1 or any(before != after for before, after in op.padding):
-        raise CompileError("a convolution with groups, uneven padding or sides", hint="run legalize-nir before")
+    if len(set(op.kernel)) > 1 or any(before != after for before, after in op.padding):
+        raise CompileError("a convolution with uneven padding or sides", hint="run legalize-nir before")
     fields = {"stride": op.stride, "padding": tuple(before for before, _ in op.padding), "dilation": op.dilation}
     make, size = (nir.Conv2d, operand.shape[1:]) if axes == 2 else (nir.Conv1d, operand.shape[1])
     return make(
         input_shape=size,
         weight=np.array(op.weight),
         bias=np.array(_bias(op)),
-        groups=1,
+        groups=op.groups,
         **{key: value if axes == 2 else value[0] for key, value in fields.items()},
     )
 

@@ -16,7 +16,7 @@ def with_feedback(
 
     An edge back is late by a step, so that the threshold comes off the potential that the spike left, before the next
     comparison: the spikes are those of a reset in the spike's own step. A LIF's potential leaks in between, and so does
-    what is taken off.
+    what is taken off. An IF that starts at v_init starts at 0, and its threshold is as much lower.
 
     Args:
         nodes: of the graph, in seconds, with metadata that say how they reset; the others stay.
@@ -37,9 +37,10 @@ def with_feedback(
         else:
             made[name] = nir.I(r=node.r)
             back = -node.v_threshold / _whole(node.r, dt)
-        if np.any(node.metadata.get("v_init", 0)):
-            made[name].metadata["v_init"] = node.metadata["v_init"]
-        made[f"{name}{FIRES}"] = nir.Threshold(threshold=node.v_threshold)
+        start = node.metadata.get("v_init", np.zeros((), node.v_threshold.dtype))
+        if isinstance(node, nir.LIF) and np.any(start):
+            made[name].metadata["v_init"], start = start, np.zeros_like(start)
+        made[f"{name}{FIRES}"] = nir.Threshold(threshold=node.v_threshold - start)
         made[f"{name}{RESETS}"] = nir.Scale(scale=np.asarray(back, dtype=node.v_threshold.dtype))
         wired += [(name, name + FIRES), (name + FIRES, name + RESETS), (name + RESETS, name)]
     return made, wired

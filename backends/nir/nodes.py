@@ -3,12 +3,15 @@
 The nodes come from :mod:`spikec.backends.nir.converters`. Rules read the metadata of a node and keep them.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import nir
 import numpy as np
+
+from spikec.ir.ops.weighted import block_diagonal
 
 #: called with (node, seconds a step)
 Rule = Callable[[Any, float], Any]
@@ -109,6 +112,26 @@ def rockpool(node: Any, dt: float) -> Any:
 def _endless(node: Any) -> tuple[Any, Any]:
     """Return the time constants, in steps, and the thresholds of what stands for an IF."""
     return np.full(node.v_threshold.shape, _ENDLESS), node.v_threshold * node.v_threshold.dtype.type(1 - _MARGIN)
+
+
+def dense_bytes(node: Any) -> int:
+    """How many bytes more a node's weights take without groups."""
+    return int(node.weight.nbytes) * (node.groups - 1) if hasattr(node, "groups") else 0
+
+
+def dense(node: Any) -> Any:
+    """Write a convolution's groups as the blocks of a diagonal: nir refuses files with groups, and so do readers."""
+    if getattr(node, "groups", 1) == 1:
+        return node
+    fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node) if field.init}
+    return type(node)(**fields | {"weight": block_diagonal(node.weight, node.groups), "groups": 1})
+
+
+def typed(node: Any) -> Any:
+    """Let a convolution with groups take all of its channels: nir counts those of one group."""
+    if getattr(node, "groups", 1) > 1:
+        node.input_type["input"][0] *= node.groups
+    return node
 
 
 def without_zero_v_reset(node: Any) -> Any:

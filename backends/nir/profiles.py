@@ -32,6 +32,9 @@ from spikec.ir.ops import (
 #: why a reader does not take an op, or ``""``
 Limit = Callable[[Op], str]
 
+#: bytes that a file's convolutions may take more because they are written without groups, where groups are possible
+DENSE = 1 << 30
+
 #: what every reader but rockpool has
 _SIMPLE: tuple[type[Op], ...] = (Linear, Conv, SumPool, IF, LIF)
 _COMMON = (*_SIMPLE, CubaLIF, AvgPool, Flatten)
@@ -63,6 +66,8 @@ class Profile:
         sums: ``"any"`` if it sums right in every graph; ``"walk"`` if it runs a graph depth first, and layers whose
             turn has not come count for nothing, ``"some"`` if some of the readers do; ``"none"`` if it runs chains.
         dilates: it runs dilated convolutions; else their kernels have zeros between their cells.
+        groups: convolutions with groups stay, where they would take more than :data:`DENSE` bytes without; else their
+            weights are block-diagonal.
         feedback: a reset by subtraction is written in nodes of its own.
         recurrent: it runs layers that are fed back.
         ports: it takes several inputs and outputs.
@@ -86,6 +91,7 @@ class Profile:
     layers: tuple[type[Op], ...] = _COMMON
     sums: Literal["any", "walk", "some", "none"] = "any"
     dilates: bool = True
+    groups: bool = False
     feedback: bool = False
     recurrent: bool = True
     ports: bool = False
@@ -298,6 +304,7 @@ PROFILES = {
             resets="stated",
             v_reset=True,
             averages=True,
+            groups=True,
             feedback=True,
             ports=True,
             node=nodes.plain,

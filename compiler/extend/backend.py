@@ -89,7 +89,7 @@ class Backend(metaclass=Configured):
 
     @property
     def neuron_budget(self) -> int:
-        """How many neurons a product of two matrices of signals may take; one that takes more is refused."""
+        """How many neurons a product of two matrices of signals may take; 0 where the shapes for it are missing."""
         return NEURON_BUDGET
 
     @property

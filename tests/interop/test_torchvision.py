@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from families import CARRIED, CONVERTED, LARGE_IN_NIR
+from families import CARRIED, CONVERTED
 from forks import Forks
 
 PYTHON = os.environ.get("SPIKEC_TORCHVISION_PYTHON")
@@ -46,7 +46,7 @@ def test_a_family_converts(family, printed):
     assert {"normalize", "fold-rescale"} <= found["exact"].keys()
     early, late = found["error"]
     assert late < early
-    assert ("nir" in found["targets"]) == (family not in LARGE_IN_NIR)
+    assert "nir" in found["targets"]
     assert not any(found["targets"].values())
 
 

@@ -140,6 +140,17 @@ def test_each_product_is_held_to_what_it_may_cost():
     assert not spikec.check(model, "spikingjelly", calibration=x, neuron_budget=9600)
 
 
+@pytest.mark.parametrize("target", ["nir", "netx"])
+def test_a_target_without_the_shapes_says_so_before_it_looks_at_data(target):
+    """With the place and the number of neurons, in `check` as in `compile`."""
+    model, x = Net(MATRICES["matrices"]), images()
+    with pytest.raises(spikec.UnsupportedOpError, match="600 squares, about 9,600 neurons, in shapes that") as it:
+        spikec.compile(model, target, calibration=x)
+    assert 'target "spikingjelly"' in it.value.hint
+    for options in ({"calibration": x}, {"example_input": x}):
+        assert spikec.check(model, target, **options) == list(it.value.problems)
+
+
 def test_ranges_need_data():
     with pytest.raises(spikec.CompileError, match="no calibration data"):
         spikec.compile(Net(GATES["of one size"]), "spikingjelly", example_input=images(2))
