@@ -43,6 +43,7 @@ ROWS: tuple[tuple[str, dict[str, Any], tuple[str, ...], bool], ...] = (
     ("max, layer after layer", {"normalization": "max"}, (), True),
     ("default", {}, (), False),
     ("default, neurons=2", {"neurons": 2}, (), False),
+    ("default, neurons=16", {"neurons": 16}, (), False),
 )
 
 
