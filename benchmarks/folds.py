@@ -135,8 +135,7 @@ def ours(net: nn.Module, fold: Fold, name: str) -> Found:
     for t in STEPS:
         snn, seconds = compiled("spikingjelly", t)
         yield TUNED, classes_of_module(snn, fold.test, [t]), seconds
-        pipeline = spikec.Pipeline.default("spikingjelly", timesteps=t).insert_after("choose", "replicate-neurons")
-        snn, seconds = compiled("spikingjelly", t, pipeline=pipeline)
+        snn, seconds = compiled("spikingjelly", t, neurons=2)
         yield DOUBLED, classes_of_module(snn, fold.test, [t]), seconds
         graph, seconds = compiled("nir", t)
         yield "spikec, NIR read back", classes_of_file(graph, fold.test, t), seconds
