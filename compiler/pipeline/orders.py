@@ -120,7 +120,10 @@ def _tuned(backend: Backend, normalization: Normalization | None, timesteps: int
 
 
 def _candidates(backend: Backend, timesteps: int | None) -> tuple[tuple[Pass, ...], ...]:
-    """Thresholds, potentials and biases that go together: what agrees best with the ANN is chosen."""
+    """Thresholds, potentials and biases that go together: what agrees best with the ANN is chosen.
+
+    A large net is tried in the first three only, see ``choose``.
+    """
     known = timesteps is not None
     thresholds = pass_named("tune-thresholds", normalization=Normalization(method="mmse" if known else "ltb"))
     layer = tuple(
@@ -131,7 +134,7 @@ def _candidates(backend: Backend, timesteps: int | None) -> tuple[tuple[Pass, ..
     if not known:
         return *layer, (thresholds,), *(((first,), (thresholds, first)) if backend.potentials else ())
     if not backend.potentials:
-        return *layer, (bias,), (thresholds, bias)
+        return *layer, (thresholds, bias), (bias,)
     ways = (thresholds, potentials), (thresholds, first, potentials), (thresholds, everywhere, potentials)
     if not backend.streams:
         return *layer, *ways
