@@ -60,17 +60,14 @@ def graph_of(contents: Contents, rounded: bool = False) -> Graph:
     graph = Graph(contents.name)
     last = _inputs(graph, contents)
     shape = contents.fed_shape
-    kind = "pulses" if contents.pulses else "constants"
-    on = contents.pulses or contents.constants
-    if contents.pulses and contents.constants:
-        raise UnsupportedOpError(Problem("it has inputs that are always on, and pulses", contents.name))
+    on = contents.constants, contents.pulses
     for layer in contents.layers:
-        part = _Layer(layer, shape, on, kind, contents.timesteps or _STEPS, rounded)
+        part = _Layer(layer, shape, on, contents.timesteps or _STEPS, rounded)
         if layer is contents.layers[-1]:
             last = part.put_last(graph, last, contents)
         else:
             last = part.put(graph, last)
-        shape, on = part.shape, layer.relays
+        shape, on = part.shape, part.relayed
     if graph.type(last).shape != contents.output_shape:
         last = graph.add(Reshape(contents.output_shape), last)
     graph.add(Output(), last, name="y")
@@ -99,31 +96,31 @@ class _Layer:
     Args:
         layer: of the file.
         before: the shape of the spikes that it reads, without those that are always on.
-        on: how many channels behind them are on, at every step or (``pulses``) at step 0 only.
-        kind: ``constants`` or ``pulses``.
+        on: how many channels behind them are on: (at every step, at step 0 only).
         steps: the T for which relays must do as they are said to.
         rounded: whether decays round as in netx.
     """
 
     def __init__(
-        self, layer: IntegerLayer, before: tuple[int, ...], on: int, kind: str, steps: int, rounded: bool
+        self, layer: IntegerLayer, before: tuple[int, ...], on: tuple[int, int], steps: int, rounded: bool
     ) -> None:
-        self.layer, self.before, self.kind, self.steps, self.rounded = layer, before, kind, steps, rounded
+        self.layer, self.before, self.steps, self.rounded = layer, before, steps, rounded
         self.neurons = layer.shape[0] - layer.relays
         self.shape = (self.neurons, *layer.shape[1:])
         self.rank = len(self.shape)
-        self.groups = 1 if on else layer.groups
+        self.groups = 1 if any(on) else layer.groups
         self.weight = layer.weight if self.groups == layer.groups else block_diagonal(layer.weight, layer.groups)
         if layer.kind == "conv":
-            self.read, self.on_shape = before[0], (on, *before[1:])
+            self.read, self.on, self.cells = before[0], on, before[1:]
         else:
-            self.read, self.on_shape = math.prod(before), (on * math.prod(before[1:]),)
-        if layer.relays and not (on and self._repeats()):
-            raise self._refusal("its relays do not repeat the inputs that are always on")
-        given = self._given(self.weight[: self.neurons, self.read :]) if on else np.zeros((1,) * self.rank)
+            self.read, self.cells = math.prod(before), ()
+            self.on = on[0] * math.prod(before[1:]), on[1] * math.prod(before[1:])
+        #: how many channels its relays keep on, as ``on``
+        self.relayed = self._relayed() if layer.relays else (0, 0)
+        behind = self.read + self.on[0]
+        self.constant = self._given(self.weight[: self.neurons, self.read : behind])
+        self.start = self._given(self.weight[: self.neurons, behind:])
         self.shift = self._features(0 if layer.bias is None else UNITY * layer.bias)
-        self.start = given if kind == "pulses" else np.zeros((1,) * self.rank)
-        self.constant = given if kind == "constants" else np.zeros((1,) * self.rank)
         square = np.zeros((1, 1)) if layer.weight_rec is None else layer.weight_rec[: self.neurons, : self.neurons]
         self.rec = square.astype(np.float64)
         self.leak, self.leak_syn = self._features(layer.voltage_decay), self._features(layer.current_decay)
@@ -138,15 +135,24 @@ class _Layer:
 
     def _given(self, weight: Array) -> Array:
         """Return what channels that are on give to each neuron at a step: [C, 1 or H, 1 or W], or [O]."""
+        if not weight.size:
+            return np.zeros((1,) * self.rank)
         if self.layer.kind != "conv":
             return np.asarray(weight.sum(1), dtype=np.float64)
-        x, kernel = torch.ones(1, *self.on_shape, dtype=torch.float64), torch.tensor(weight, dtype=torch.float64)
+        x, kernel = (
+            torch.ones(1, weight.shape[1], *self.cells, dtype=torch.float64),
+            torch.tensor(weight, dtype=torch.float64),
+        )
         geometry = self.layer.stride, self.layer.padding, self.layer.dilation
         summed: Array = F.conv2d(x, kernel, None, *geometry)[0].numpy()
         return summed.reshape(*summed.shape[:1], -1)[:, :1, None] if _even(summed) else summed
 
-    def _repeats(self) -> bool:
-        """Whether relays repeat what is on, and do nothing else, so that it folds into biases or potentials."""
+    def _relayed(self) -> tuple[int, int]:
+        """Return how many relays repeat what is always on, and how many behind those what is on at step 0.
+
+        Raises:
+            UnsupportedOpError: they do something else, which would not fold into biases and potentials.
+        """
         own, layer, rec = slice(self.neurons, None), self.layer, self.layer.weight_rec
         apart = self.weight[own, : self.read].any() or (layer.bias is not None and layer.bias[own].any())
         if rec is not None:
@@ -161,11 +167,15 @@ class _Layer:
             current_decay=_part(layer.current_decay, own),
             voltage_decay=_part(layer.voltage_decay, own),
         )
-        fed = np.ones((self.steps, 1, *self.on_shape), dtype=bool)
-        wanted = np.ones((self.steps, 1, *alone.shape), dtype=bool)
-        if self.kind == "pulses":
-            fed[1:] = wanted[1:] = False
-        return not apart and np.array_equal(run_layer(alone, fed).spikes, wanted)
+        fed = np.ones((self.steps, 1, sum(self.on), *self.cells), dtype=bool)
+        fed[1:, :, self.on[0] :] = False
+        found = run_layer(alone, fed).spikes if sum(self.on) else np.zeros((1, 1, *alone.shape), dtype=bool)
+        always = int(found[-1, 0].reshape(layer.relays, -1).all(1).sum()) if self.on[0] else 0
+        wanted = np.ones_like(found)
+        wanted[1:, :, always:] = False
+        if apart or not np.array_equal(found, wanted):
+            raise self._refusal("its relays do not repeat the inputs that are always on")
+        return always, layer.relays - always
 
     @property
     def subtracts(self) -> bool:

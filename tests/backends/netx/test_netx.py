@@ -124,6 +124,24 @@ def test_auto_is_soft_for_small_layers_and_hard_up_to_the_last_large_one():
 
 
 @pytest.mark.slow
+def test_a_file_of_both_resets_is_read_back_with_what_is_always_on_and_with_pulses(tmp_path):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 2, 3, stride=3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)
+    model, x = nn.Sequential(*layers).eval(), torch.rand(4, 1, 14, 14)
+    nn.init.constant_(model[2].bias, 0.2)
+    with pytest.warns(spikec.SpikecWarning, match="hard reset in 1 of 2 layers"):
+        net = spikec.compile(model, "netx", calibration=x, timesteps=8, normalization="max", verify="off")
+    assert [layer.kind for layer in net.layers] == ["conv", "dense_rec", "dense"]
+    assert net.constants
+    assert net.pulses
+    spikec.save(net, tmp_path / "x.net")
+    graph = spikec.load(tmp_path / "x.net")
+    trace = net.simulate(x, 8)
+    assert all(each.any() for each in trace.spikes.values())
+    assert np.array_equal(run(graph, x.double(), 8).sum(0).numpy().reshape(trace.total.shape), trace.total)
+
+
+@pytest.mark.slow
 def test_files_are_the_same_twice_and_hold_what_netx_reads(tmp_path):
     found, _, _ = compiled("small_cnn", "hard")
     for name in ("a.net", "b.net"):
