@@ -224,7 +224,6 @@ def test_what_a_graph_of_maps_has_not_is_refused_by_its_layer():
     unlike = np.ones((2, 4, 4))
     unlike[0, 0] = 2
     cases = {
-        "always on, and pulses": (last(3), {"constants": 1, "pulses": 1}),
         "output_scale that differs within a channel": (last(1), {"output_scale": unlike}),
         "a bias that differs within a channel": (last(2), {"constants": 1}),  # less of it where the map ends
     }
