@@ -22,7 +22,7 @@ class LowerVInit(Pass):
     identity with that bias is inserted. Where the user's T is open, the potentials stay, and the loss is noted.
 
     Attributes:
-        kept: the target's neurons start at them, if they do not leak, and reset by subtraction.
+        kept: whether the target's neurons start at them, if they do not leak, and reset by subtraction.
     """
 
     name = "lower-v-init"

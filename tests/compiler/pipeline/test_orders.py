@@ -17,17 +17,18 @@ TO_SPIKES = [
     "lower-functions", "fold-batchnorm", "normalize", "relu-to-if", "init-potential",
 ]  # fmt: skip
 COUNTING = ["lower-maxpool{counters=True}" if each == "lower-maxpool" else each for each in TO_SPIKES]
+SHAPELESS = ["lower-products{neuron_budget=0}" if each == "lower-products" else each for each in TO_SPIKES]
 WHOLE = {
     "spikingjelly": [
         *COUNTING, "correct-bias", "weigh-readout", "avgpool-to-sumpool", "fold-rescale", "cast-parameters",
     ],
     "nir": [
-        *TO_SPIKES, "correct-bias", "plain-readout", "lower-movement", "avgpool-to-sumpool", "lower-concat",
+        *SHAPELESS, "correct-bias", "plain-readout", "lower-movement", "avgpool-to-sumpool", "lower-concat",
         "fold-rescale{thresholds=uniform}", "fold-pool{pools=False}", "lower-v-init", "correct-bias",
         "legalize-nir", "chain-sums", "legalize-nir", "cast-parameters", "strict-threshold",
     ],
     "netx": [
-        *TO_SPIKES, "loihi-neurons", "encode-input", "correct-bias", "plain-readout", "lower-movement",
+        *SHAPELESS, "loihi-neurons", "encode-input", "correct-bias", "plain-readout", "lower-movement",
         "avgpool-to-sumpool", "fold-rescale{thresholds=uniform}", "pool-neurons", "fold-pool{affine=True}",
         "linearize-netx", "legalize-netx", "fold-pool{affine=True}", "reset-netx", "quantize-netx",
     ],
@@ -52,6 +53,8 @@ def test_options_of_a_target_reach_the_passes():
     assert "avgpool-to-sumpool{keep=(2,)}" in shown
     assert "strict-threshold{fires='>='}" in shown
     assert "lower-v-init, legalize-nir, cast-parameters" in shown
+    shown = str(Pipeline.default(backend_named("nir")(profile="full"), normalization=Normalization(), timesteps=T))
+    assert "fold-pool{pools=False}, lower-v-init{kept=True}, legalize-nir" in shown
     shown = str(Pipeline.default(backend_named("nir")(profile="snn-mlir")))
     legal = "legalize-nir{dilates=False}"
     assert f"fit-neurons{{gain=one, zero=True}}, {legal}, carry-skips, {legal}, cast-parameters" in shown
