@@ -36,6 +36,8 @@ except ModuleNotFoundError:
 
 #: images that go through a network at once: 100,000 neurons of so many fit a cache better than those of all
 BATCH = 50
+#: profiles of NIR that are no tool's
+ALONE = ("portable", "full")
 
 
 class SqueezeExcite(nn.Module):
@@ -174,7 +176,7 @@ def theirs(ann: nn.Module, fold: Fold, steps: tuple[int, ...], said: Tensor) -> 
 
 def in_nir(ann: nn.Module, fold: Fold, steps: int, reader: str, reset: str) -> str:
     """Agreement of what the file says by itself, read by us and by the tool; or why there is none."""
-    options = {"reset": reset} if reader == "portable" else {"profile": reader, "reset": reset}
+    alone = reader in ALONE
     said = classes(ann, fold.test)
 
     def share(outputs: Tensor) -> str:
@@ -183,14 +185,16 @@ def in_nir(ann: nn.Module, fold: Fold, steps: int, reader: str, reset: str) -> s
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.nir"
         try:
-            graph = spikec.compile(ann, "nir", calibration=fold.calibration, timesteps=steps, **options)
+            graph = spikec.compile(
+                ann, "nir", calibration=fold.calibration, timesteps=steps, profile=reader, reset=reset
+            )
         except spikec.CompileError as error:
             return f"refused: {str(error).splitlines()[0]}"
         spikec.save(graph, path)
-        read = spikec.load(path) if reader == "portable" else spikec.load(path, reader=reader)
+        read = spikec.load(path) if alone else spikec.load(path, reader=reader)
         ours = torch.cat([spikec.run(read, x, steps) for x in torch.split(fold.test, BATCH)], 1)
         size = f"{path.stat().st_size / 1e6:.0f} MB, read back {share(ours)} %"
-        if reader == "portable":
+        if alone:
             return size
         if not (python := os.environ.get(TOOLS[reader].python)):
             return f"{size}; set {TOOLS[reader].python}"
@@ -210,7 +214,7 @@ def main() -> int:
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(5)), help="numbers of folds")
     parser.add_argument("--steps", type=int, nargs="+", help="numbers of time-steps")
     parser.add_argument("--images", type=int, default=200, help="how many test images of each fold")
-    parser.add_argument("--nir", nargs="*", choices=["portable", *TOOLS], help="ask these about NIR files instead")
+    parser.add_argument("--nir", nargs="*", choices=[*ALONE, *TOOLS], help="ask these about NIR files instead")
     parser.add_argument("--reset", default="auto", help="that NIR files are tuned for: soft or hard")
     options = parser.parse_args()
     warnings.simplefilter("ignore", spikec.SpikecWarning)
