@@ -7,7 +7,7 @@ import attrs
 import numpy as np
 
 from spikec.extend.heldout import Trial, judged, trials
-from spikec.extend.passbase import LEAST_SAMPLES, NO_SAMPLES, Context, Pass, rounds
+from spikec.extend.passbase import NO_SAMPLES, Context, Pass, rounds
 from spikec.interpreter.results import agreement_text
 from spikec.ir.graph import Graph
 from spikec.ir.progress import track
@@ -17,6 +17,8 @@ from spikec.ir.stages import SPIKING
 _SMALL, _LAWFUL = 0.05, 0.25
 #: what running the samples for T steps may take of the pass over the calibration data; and how many it may always be
 _SHARE, _FEWEST = 0.5, 64
+#: samples of which the share that is answered as by the ANN says something; of fewer the error says more
+_TELLING = 32
 
 
 @attrs.frozen
@@ -106,7 +108,7 @@ def _best(found: Mapping[tuple[Pass, ...], tuple[float, float]], count: int) -> 
     """
     most = max(same for same, _ in found.values())
     share = (most * count + 1) / (count + 2)
-    noise = max(1.0, math.sqrt(share * (1 - share) * count)) if count >= LEAST_SAMPLES else count
+    noise = max(1.0, math.sqrt(share * (1 - share) * count)) if count >= _TELLING else count
     good = (way for way, (same, _) in found.items() if round((most - same) * count) <= noise)
     return max(good, key=lambda way: found[way][1])
 

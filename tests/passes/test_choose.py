@@ -176,11 +176,11 @@ def test_what_is_too_far_off_is_told_no_number_of_steps():
 @pytest.mark.parametrize(
     ("answers", "count", "chosen"),
     [
-        ((0.85, 0.65), 20, 0),  # four samples of twenty are more than a standard error, which is 1.7
-        ((0.85, 0.80), 20, 1),  # one is less, so that the error decides
+        ((0.85, 0.70), 40, 0),  # six samples of forty are more than a standard error, which is 2.3
+        ((0.85, 0.80), 40, 1),  # two are less, so that the error decides
         ((1.00, 0.97), 100, 0),
         ((1.00, 0.99), 100, 1),
-        ((0.85, 0.00), 15, 1),  # so few answers say nothing
+        ((0.85, 0.00), 31, 1),  # so few answers say nothing
     ],
 )
 def test_the_error_decides_among_ways_whose_answers_cannot_be_told_apart(answers, count, chosen):
