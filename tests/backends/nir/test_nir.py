@@ -178,7 +178,8 @@ def test_saving_copies_one_node_at_a_time(tmp_path):
         write(graph, tmp_path / name)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[0] < 2.5 * size < 2 * count * size < peaks[1]
+    in_memory = (tmp_path / "ours.nir").stat().st_size  # which old versions of nir do not compress
+    assert peaks[0] - in_memory < 2.5 * size < 2 * count * size < peaks[1]
     ours, theirs = (nir.read(tmp_path / name, type_check=False) for name in ("ours.nir", "theirs.nir"))
     assert ours.to_dict().keys() == theirs.to_dict().keys()
     assert ours.edges == theirs.edges
