@@ -17,7 +17,7 @@ from spikec.backends.nir.layout import Layout, layouts
 from spikec.backends.nir.losses import note_losses
 from spikec.backends.nir.nodes import dense, dense_bytes, typed, without_zero_v_reset
 from spikec.backends.nir.profiles import DENSE, PROFILES, Profile
-from spikec.extend.backend import Backend, at_least_one
+from spikec.extend.backend import NEURON_BUDGET, Backend, at_least_one
 from spikec.extend.loader import pass_named, unknown
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.errors import CompileError, Hint, InvalidModelError, Option, Problem, UnsupportedOpError
@@ -97,8 +97,8 @@ class Nir(Backend):
 
     @property
     def neuron_budget(self) -> int:
-        """None: the squares of a product of matrices stand in cells of four axes."""
-        return 0
+        """None for readers that do not sum right in every graph: the squares of a product of matrices are many sums."""
+        return NEURON_BUDGET if self._profile.sums == "any" else 0
 
     @property
     def fires(self) -> str:
@@ -113,7 +113,8 @@ class Nir(Backend):
             passes.append(pass_named("fit-neurons", gain=profile.gain, zero=profile.zero))
         legal = pass_named("legalize-nir", dilates=profile.dilates)
         sums = {"walk": ("chain-sums", legal), "some": ("chain-sums", legal), "none": ("carry-skips", legal), "any": ()}
-        return *passes, legal, *sums[profile.sums]
+        vectors = ("lower-shapes",) if profile.sums == "any" else ()
+        return *passes, *vectors, legal, *sums[profile.sums]
 
     @property
     def as_read(self) -> Sequence[Pass | str]:

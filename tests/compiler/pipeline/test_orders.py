@@ -52,7 +52,7 @@ def test_options_of_a_target_reach_the_passes():
     shown = str(Pipeline.default(backend_named("nir")(profile="spikingjelly")))
     assert "avgpool-to-sumpool{keep=(2,)}" in shown
     assert "strict-threshold{fires='>='}" in shown
-    assert "lower-v-init, legalize-nir, cast-parameters" in shown
+    assert "lower-v-init, lower-shapes, legalize-nir, cast-parameters" in shown
     shown = str(Pipeline.default(backend_named("nir")(profile="full"), normalization=Normalization(), timesteps=T))
     assert "fold-pool{pools=False}, lower-v-init{kept=True}, legalize-nir" in shown
     shown = str(Pipeline.default(backend_named("nir")(profile="snn-mlir")))
