@@ -54,7 +54,7 @@ def test_options_of_a_target_reach_the_passes():
     assert "strict-threshold{fires='>='}" in shown
     assert "lower-v-init, lower-shapes, legalize-nir, cast-parameters" in shown
     shown = str(Pipeline.default(backend_named("nir")(profile="full"), normalization=Normalization(), timesteps=T))
-    assert "fold-pool{pools=False}, lower-v-init{kept=True}, legalize-nir" in shown
+    assert "fold-pool{pools=False}, lower-v-init{kept=True}, lower-shapes, legalize-nir" in shown
     shown = str(Pipeline.default(backend_named("nir")(profile="snn-mlir")))
     legal = "legalize-nir{dilates=False}"
     assert f"fit-neurons{{gain=one, zero=True}}, {legal}, carry-skips, {legal}, cast-parameters" in shown
