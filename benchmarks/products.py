@@ -36,6 +36,8 @@ except ModuleNotFoundError:
 
 #: images that go through a network at once: 100,000 neurons of so many fit a cache better than those of all
 BATCH = 50
+#: the same for files, whose layers go through all steps one after the other
+FEW = 5
 #: profiles of NIR that are no tool's
 ALONE = ("portable", "full")
 #: bytes that a file may take in memory: the matrices of `attention` are mostly zeros, and compressed
@@ -193,9 +195,10 @@ def in_nir(ann: nn.Module, fold: Fold, steps: int, reader: str, reset: str) -> s
         except spikec.CompileError as error:
             return f"refused: {str(error).splitlines()[0]}"
         spikec.save(graph, path)
+        del graph
         given = {"max_bytes": UNPACKED} if alone else {"reader": reader, "max_bytes": UNPACKED}
         read = spikec.load(path, **given)
-        ours = torch.cat([spikec.run(read, x, steps) for x in torch.split(fold.test, BATCH)], 1)
+        ours = torch.cat([spikec.run(read, x, steps) for x in torch.split(fold.test, FEW)], 1)
         size = f"{path.stat().st_size / 1e6:.0f} MB, read back {share(ours)} %"
         if alone:
             return size

@@ -52,6 +52,8 @@ class Reading:
 
 #: r dt may differ from 1 by this much and still be unit gain; files hold float32
 UNIT = 1e-4
+#: numbers of a vector up to which a factor for each is a matrix: a million entries
+_LONG = 1024
 
 #: called with (node, its name, the type of its operand, the reading), gives an op, or ops that each take the result of
 #: the one before; raises UnsupportedOpError
@@ -90,9 +92,13 @@ def _affine(node: Any, rank: int) -> tuple[Array, Array | None]:
 
 @converter(nir.Scale)
 def _scale(node: Any, name: str, operand: Type, reading: Reading) -> Op | Sequence[Op]:
-    """One factor a channel; where they differ within a channel, each cell is made a channel of its own."""
+    """One factor a channel; where they differ within a channel, each cell is made a channel of its own.
+
+    So it is in a long vector, which would take a matrix.
+    """
     gain = np.broadcast_to(node.scale, operand.shape).reshape(operand.shape[0], -1)
-    if (gain == gain[:, :1]).all():
+    is_long = len(operand.shape) == 1 and len(gain) > _LONG
+    if (gain == gain[:, :1]).all() and not is_long:
         return diagonal(gain[:, 0], None, len(operand.shape), in_scale=channel_scale(operand, 0, "scale"))
     cells = Reshape((gain.size, 1))
     scale = channel_scale(cells.infer(operand), 0, "scale")

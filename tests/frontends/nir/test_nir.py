@@ -158,6 +158,15 @@ def test_conv1d_and_scale():
     assert torch.equal(spikec.run(loaded, x, T), spikec.run(agree(plain), x * torch.tensor(gain)[:, None], T))
 
 
+def test_a_factor_for_each_number_of_a_long_vector_is_no_matrix():
+    size = 200_000  # whose matrix would take 320 GB
+    gain = RNG.uniform(0.5, 2, size)
+    loaded = spikec.load(graph(shape=(size,), scale=nir.Scale(gain), n=neuron(size)))
+    x = torch.rand(2, size, dtype=torch.float64)
+    plain = spikec.load(graph(shape=(size,), n=neuron(size)))
+    assert torch.equal(spikec.run(loaded, x, 2), spikec.run(plain, x * torch.tensor(gain), 2))
+
+
 @pytest.mark.parametrize("padding", ["same", b"valid", "valid"])
 @pytest.mark.parametrize("kernel", [(3, 3), (2, 4)])
 def test_padding_by_name(padding, kernel):
