@@ -49,8 +49,14 @@ class LowerShapes(Pass):
             UnsupportedOpError: the matrices have too many entries; the error names the node with the largest.
         """
         flat = _flat(graph)
+        if not flat:
+            return 0
         with ignoring_others():  # torch calls its sparse matrices a beta
-            return _Vectors(graph, flat).write(self.limit) if flat else 0
+            weights = _Vectors(graph, flat).write(self.limit)
+        context.note(
+            flat[0], f"from here on layers are matrices over vectors: {weights:,} weights, of 4 bytes each in memory"
+        )
+        return len(flat)
 
 
 def _flat(graph: Graph) -> list[str]:
@@ -107,32 +113,35 @@ class _Vectors:
         self.graph, self.order, self.flat = graph, flat, set(flat)
         self.types: dict[str, Type] = {name: graph.type(name) for name in graph}
         self.sums: dict[str, _Sum] = {}
+        self.sources: dict[str, dict[str, None]] = {}  # by a linear node: the kept signals that it is a sum of
         self.vectors: dict[str, str] = {}  # by a signal that is none: the node that flattens it
 
     def write(self, limit: int) -> int:
-        """Write the matrices, unless they have more entries; return how many nodes changed."""
-        kept = {name: self._sum(name) for name in self.order if self._is_kept(name)}
-        entries = {name: sum(map(_entries, found.parts.values())) for name, found in kept.items()}
-        if sum(entries.values()) > limit:
+        """Write the matrices, unless they have more entries; return how many they have."""
+        kept = [name for name in self.order if self._is_kept(name)]
+        entries = {name: self._size(name) * sum(map(self._size, self._sources(name))) for name in kept}
+        total = sum(entries.values())
+        if total > limit:
             most = max(entries, key=lambda name: entries[name])
             message = (
-                f"as matrices over vectors this network has {sum(entries.values()):,} weights, of which "
-                f"{entries[most]:,} are this layer's, and {limit:,} are allowed"
+                f"as matrices over vectors this network has {total:,} weights, of which {entries[most]:,} are this "
+                f"layer's, and {limit:,} are allowed"
             )
             raise UnsupportedOpError(self.graph.problem(most, message, 'use the target "spikingjelly"'))
+        sums = {name: self._sum(name) for name in kept}
         ends = {name: self.graph.operands(name) for name in self.graph.outputs}
         for name in self.order:
             if isinstance(self.graph[name], Neuron):
                 self._neuron(name)
-            elif name in kept:
-                self._affine(name, kept[name])
+            elif name in sums:
+                self._affine(name, sums[name])
         for name, (source,) in ends.items():
             if source in self.flat and len(self.types[source].shape) > 1:
                 self.graph.insert_before(name, 0, Reshape(self.types[source].shape), new=f"{name}_shape")
         for name in reversed(self.order):
-            if name not in kept and not isinstance(self.graph[name], Neuron):
+            if name not in sums and not isinstance(self.graph[name], Neuron):
                 self.graph.remove(name)
-        return len(self.order)
+        return total
 
     def _is_kept(self, name: str) -> bool:
         """Whether what a linear op gives stays: fewer numbers than it is made of, and read by several, or for more."""
@@ -143,7 +152,18 @@ class _Vectors:
             return True
         size = self._size(name)
         is_read_often = len(set(users)) > 1 or any(self._size(user) > size for user in users)
-        return is_read_often and size < sum(map(self._size, self._sum(name).parts))
+        return is_read_often and size < sum(map(self._size, self._sources(name)))
+
+    def _stands(self, name: str) -> bool:
+        """Whether a signal stands in the result."""
+        return name not in self.flat or isinstance(self.graph[name], Neuron) or self._is_kept(name)
+
+    def _sources(self, name: str) -> dict[str, None]:
+        """Name the kept signals that a flat linear node is a sum of, in order."""
+        if name not in self.sources:
+            found = ({x: None} if self._stands(x) else self._sources(x) for x in self.graph.operands(name))
+            self.sources[name] = {x: None for each in found for x in each}
+        return self.sources[name]
 
     def _size(self, name: str) -> int:
         return math.prod(self.types[name].shape)
@@ -155,7 +175,7 @@ class _Vectors:
         parts, shift, origin = dict[str, Tensor](), self._of_zeros(name), self.graph[name].origin
         for slot, operand in enumerate(self.graph.operands(name)):
             matrix = self._matrix(name, slot)
-            if operand not in self.flat or isinstance(self.graph[operand], Neuron) or self._is_kept(operand):
+            if self._stands(operand):
                 found = {operand: matrix}
             else:
                 before = self._sum(operand)
@@ -236,10 +256,6 @@ class _Vectors:
             if isinstance(value, np.ndarray)
         }
         self.graph.set_op(name, attrs.evolve(op, **fields))
-
-
-def _entries(matrix: Tensor) -> int:
-    return math.prod(matrix.shape)
 
 
 def _sparse(rows: Tensor, columns: Tensor, values: Tensor, height: int, width: int) -> Tensor:

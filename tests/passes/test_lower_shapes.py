@@ -1,5 +1,6 @@
 """Layers that NIR has no node for become matrices over vectors, and say what they said."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,7 +9,8 @@ from torch.nn import functional as F
 import spikec
 from spikec import Compiler, UnsupportedOpError, VerificationError
 from spikec.extend.loader import pass_named
-from spikec.ir.ops import Linear
+from spikec.extend.passbase import Context
+from spikec.ir.ops import Linear, Neuron
 from spikec.passes import lower_shapes
 
 T = 8
@@ -76,6 +78,20 @@ def test_the_file_says_what_the_module_does(make, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*has one threshold for all of its channels:spikec.SpikecWarning")
+def test_neurons_that_start_apart_keep_their_places():
+    run, _, _ = compiled(Mixer, normalization=None, timesteps=4)
+    before, after = (
+        next(each.graph for each in run.stages if each.name == n) for n in ("lower-v-init", "lower-shapes")
+    )
+    apart = [node for node in after.match(Neuron) if node.op.v_init.size > 1 == node.op.v_init.ndim]
+    assert apart
+    for node in apart:
+        start, shape = before[node.name].v_init, before.type(node.name).shape
+        assert np.array_equal(node.op.v_init, np.broadcast_to(start, shape).reshape(-1))
+
+
+@pytest.mark.slow
 def test_no_matrix_is_between_a_small_signal_and_the_ramps_of_a_larger_one():
     run, _, _ = compiled(Attention, verify="off")
     shapes = [node.op.weight.shape for node in run.graph.match(Linear)]
@@ -85,17 +101,19 @@ def test_no_matrix_is_between_a_small_signal_and_the_ramps_of_a_larger_one():
     assert all(rows <= 32 for rows, columns in shapes if columns == ramps)
 
 
-def test_too_many_weights_are_refused_by_the_layer_that_has_the_most():
+def test_too_many_weights_are_refused_by_the_layer_that_has_the_most(monkeypatch):
     run, _, _ = compiled(Mixer, target="spikingjelly", counters=False, verify="off")
     graph = run.stages[-1].graph.copy()
-    whole = graph.copy()
-    assert pass_named("lower-shapes").run(whole, None)
+    whole, context = graph.copy(), Context(graph)
+    assert pass_named("lower-shapes").run(whole, context)
     sizes = {node.name: node.op.weight.size for node in whole.match(Linear)}
     total = sum(sizes.values())
     assert total > 1000
-    assert pass_named("lower-shapes", limit=total).run(graph.copy(), None)
+    assert f"matrices over vectors: {total:,} weights" in context.notes[0].reason
+    assert pass_named("lower-shapes", limit=total).run(graph.copy(), context)
+    monkeypatch.setattr(lower_shapes._Vectors, "_matrix", None)  # none is made for a network that is refused
     with pytest.raises(UnsupportedOpError, match=f"this network has {total:,} weights") as caught:
-        pass_named("lower-shapes", limit=total - 1).run(graph, None)
+        pass_named("lower-shapes", limit=total - 1).run(graph, context)
     assert "add (test_lower_shapes.py" in str(caught.value)  # what skips the MLPs is 54 numbers, of 54 and 54
 
 
