@@ -28,9 +28,9 @@ class LowerShapes(Pass):
     """From the first layer on that has no form there, signals are vectors, and what is between neurons is matrices.
 
     Such layers are a Linear over the last of several axes, a convolution or a pool over three, and reshapes within a
-    network: those of a transformer. Linear ops in a row become one matrix, their product. Kept are neurons, and what is
-    fewer numbers than it is made of and is read by several, or for more: 50,000 ramps of sums of two times 256 numbers
-    are two matrices of 256 columns.
+    network: those of a transformer. Linear ops in a row become one matrix, their product. A signal between them stays
+    only if it has fewer numbers than what it is made of, and if several ops read it or a larger signal is made of it.
+    So 50,000 ramps of sums of two times 256 numbers are two matrices of 256 columns.
 
     Attributes:
         limit: entries of all matrices, each of 4 bytes in a file; a network that takes more is refused.
@@ -144,7 +144,7 @@ class _Vectors:
         return total
 
     def _is_kept(self, name: str) -> bool:
-        """Whether what a linear op gives stays: fewer numbers than it is made of, and read by several, or for more."""
+        """Whether what a linear op gives stays, as the class says."""
         if isinstance(self.graph[name], Neuron):
             return False
         users = [user for user, _ in self.graph.users(name)]

@@ -82,12 +82,12 @@ def allowed_bytes(path: Path, max_bytes: int | None = None) -> int:
     return SPARE + _bytes_on_disk(path) if max_bytes is None else max_bytes
 
 
-def too_large(path: Path, needed: int, location: str = "") -> InvalidModelError:
-    """Return the error for a file whose arrays take more memory than is allowed."""
+def too_large(path: Path, needed: int, location: str = "", texts: int = 0) -> InvalidModelError:
+    """Return the error for a file whose arrays take more memory than is allowed, besides its texts."""
     return InvalidModelError(
         f"{path} holds arrays of {needed:,} bytes, more than a file of its size may unpack to",
         location=location,
-        hint=Hint("if you trust it, allow them: ", Option("max_bytes", needed)),
+        hint=Hint("if you trust it, allow them: ", Option("max_bytes", needed + texts)),
     )
 
 
@@ -180,7 +180,7 @@ class _Sender:
             return said
         place = "/".join(said["place"])
         if "needed" in said:
-            raise too_large(self.path, said["needed"], place)
+            raise too_large(self.path, said["needed"], place, said["texts"])
         raise InvalidModelError(f"{self.path} {self.refusal}: {said['refused']}", location=place, hint=self.hint)
 
     def _array(self, said: dict[str, Any]) -> Any:

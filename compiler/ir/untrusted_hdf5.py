@@ -8,8 +8,8 @@ On stdin there is one line of JSON: ``path``, ``groups`` (those at the top of th
 (bytes that all arrays may take) and ``share`` (bytes that the file takes on its disk). On stdout there are lines of
 JSON, each about a place in the file, which is a list of names: ``{"group": place}``; ``{"texts": place, "shape": ...,
 "values": ...}``; ``{"array": place, "shape": ..., "dtype": ...}``, and for each part of it ``{"bytes": count}`` with
-the bytes behind the line. The last line is ``{}``, or ``{"refused": why, "place": place}``, with ``"needed"`` where
-``allowed`` is too little.
+the bytes behind the line. The last line is ``{}``, or ``{"refused": why, "place": place}``. Where ``allowed`` is too
+little, that has ``"needed"``, the bytes that were counted, and ``"texts"``, the bytes that texts may take besides.
 """
 
 import json
@@ -147,14 +147,21 @@ def _write_numbers(dataset: Any, place: Place) -> None:
         sys.stdout.buffer.write(data)
 
 
-def _write_texts(dataset: Any, place: Place, allowed: int) -> int:
-    """Write a text or an array of them; returns how many bytes they have, which a dataset does not declare."""
+def _write_texts(dataset: Any, place: Place, left: int, task: dict[str, Any]) -> int:
+    """Write a text or an array of them; returns how many bytes they have, which a dataset does not declare.
+
+    Args:
+        dataset, place: of the texts.
+        left: how many bytes they may have.
+        task: as on stdin.
+    """
     texts, size = [], 0
     for part in _bands(dataset):
         texts += [bytes(text).decode() for text in np.ravel(part).tolist()]
         size = sum(map(len, texts))
-        if size > allowed:
-            _refuse(place, f"its texts have more than {allowed:,} bytes", needed=2 * size)
+        if size > left:
+            needed = task["allowed"] - left + size
+            _refuse(place, f"its texts have more than {left:,} bytes", needed=needed, texts=task["share"])
     _say({"texts": place, "shape": dataset.shape, "values": texts})
     return size
 
@@ -167,15 +174,18 @@ def _read(task: dict[str, Any]) -> None:
     place: Place = ()
     try:
         with h5py.File(task["path"], "r") as file:
-            left, largest = task["allowed"], 0
+            left, largest, passed = task["allowed"], 0, None
             for place, item in _wanted(file, task["groups"]):
                 if isinstance(item, h5py.Group):
                     continue
                 left -= _declared(item, place)
                 largest = max(largest, _band_bytes(item))
-                if left < 0:
-                    needed = task["allowed"] - left
-                    _refuse(place, f"with it the arrays take {needed:,} bytes of memory", needed=needed)
+                if left < 0 and passed is None:
+                    passed = place
+            if passed is not None:
+                needed = task["allowed"] - left
+                # texts do not say how long they are; as no filter packs them, they take no more than the file
+                _refuse(passed, f"all arrays take {needed:,} bytes of memory", needed=needed, texts=task["share"])
             seconds = _SECONDS + task["share"] / _LOOK + (task["allowed"] - left) / _UNPACK
             _limit_work(seconds, largest + task["share"])
             # once more from the start: datasets that stay open take 40 KB each
@@ -185,7 +195,7 @@ def _read(task: dict[str, Any]) -> None:
                 elif item.dtype.kind in "biuf":
                     _write_numbers(item, place)
                 else:
-                    left -= _write_texts(item, place, left)
+                    left -= _write_texts(item, place, left, task)
     except _RefusedError:
         raise
     except Exception as error:  # whatever h5py makes of damaged bytes
