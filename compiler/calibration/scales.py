@@ -46,8 +46,13 @@ def from_statistics(
             found[node.name] = np.zeros(1)  # the compared ReLU's own scale will do
             continue
         steps = timesteps[node.name]
+        scale = normalization.statistic(channels, steps) if normalization.per_channel else np.zeros(1)
+        if (scale > max(noise, FLOOR * channels.maximum.max())).all():  # whatever the layer's is, no channel takes it
+            found[node.name] = scale
+            continue
         layer = float(normalization.statistic(channels.layer(), steps)[0])
-        scale = normalization.statistic(channels, steps) if normalization.per_channel else np.array([layer])
+        if not normalization.per_channel:
+            scale = np.array([layer])
         if layer <= noise:
             layer, scale = 0.0, np.zeros_like(scale)
         found[node.name] = _guarded(scale, layer, node, warn)

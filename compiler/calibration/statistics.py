@@ -100,8 +100,8 @@ class Statistics:
         Linear between the order statistics, as ``numpy.percentile``.
         """
         rank = q / 100 * (self.count - 1)
-        low, high = self._ordered(np.floor(rank)), self._ordered(np.ceil(rank))
-        return np.asarray(low + (rank - np.floor(rank)) * (high - low))
+        low, high = self._ordered(math.floor(rank), math.ceil(rank))
+        return np.asarray(low + (rank - math.floor(rank)) * (high - low))
 
     def bins(self) -> tuple[Array, Array]:
         """Representative values [K], rising from 0, and how many values of each channel each stands for: [C, K].
@@ -115,20 +115,22 @@ class Statistics:
         counts[:, 0] = self.count - counts.sum(1)
         return np.concatenate([[0.0], (_edge(used << 2) + _edge((used + 1) << 2)) / 2]), counts
 
-    def _ordered(self, k: float) -> Array:
-        """Return each channel's k-th smallest value, [C]: the middle of its bin, or the maximum if that is smaller."""
-        if k >= self.count - 1:
-            return self.maximum
+    def _ordered(self, *ranks: int) -> list[Array]:
+        """Return each channel's k-th smallest value for each k, [C]: the middle of its bin, the maximum at most."""
         channels = np.arange(len(self.maximum))
         ends = np.searchsorted(self.keys, np.append(channels, len(channels)) * SLOTS)
         totals = np.append(0, self.counts.cumsum(dtype=np.int64))
         zeros = self.count - (totals[ends[1:]] - totals[ends[:-1]])
-        place = np.searchsorted(totals[1:], totals[ends[:-1]] + k - zeros, side="right")
-        inside = place < len(self.keys)
-        _, code, width = _codes(self.keys[place[inside]], self.maximum)
-        middles = np.zeros(len(place))
-        middles[inside] = (_edge(code) + _edge(code + width)) / 2
-        return np.where(k < zeros, 0.0, np.minimum(middles, self.maximum))
+        found = []
+        for k in ranks:
+            place = np.searchsorted(totals[1:], totals[ends[:-1]] + k - zeros, side="right")
+            inside = place < len(self.keys)
+            _, code, width = _codes(self.keys[place[inside]], self.maximum)
+            middles = np.zeros(len(place))
+            middles[inside] = (_edge(code) + _edge(code + width)) / 2
+            value = np.where(k < zeros, 0.0, np.minimum(middles, self.maximum))
+            found.append(self.maximum if k >= self.count - 1 else value)
+        return found
 
 
 def _codes(keys: Array, maximum: Array) -> tuple[Array, Array, Array]:

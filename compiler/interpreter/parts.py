@@ -5,9 +5,10 @@ neuron that is silent on them. So both graphs are cut at the activations, or neu
 Each of these gives random numbers, the same ones in both graphs, and what it is given in turn must be the same.
 """
 
+import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -18,6 +19,7 @@ from torch import Tensor
 from spikec.interpreter.likeness import PART, STEPS, agree, same_meaning, unit
 from spikec.interpreter.probe import affordable
 from spikec.interpreter.results import EXACT, ROUNDING, differences, distance, moved_weights
+from spikec.interpreter.smaller import inferred_smaller, smaller_types
 from spikec.ir.affine import random_numbers
 from spikec.ir.errors import VerificationError
 from spikec.ir.graph import Graph
@@ -33,6 +35,7 @@ from spikec.ir.ops import (
     RunningDifference,
     Weighted,
 )
+from spikec.ir.types import Type
 
 #: how many times larger than others a random sample, or number, is
 LOUD = 16.0
@@ -92,6 +95,7 @@ class Cut:
         places: the nodes at which they are cut, each with its place among them, which chooses its numbers.
         sizes: of the numbers that each input gives.
         same_neurons: whether a neuron must do what the one of that name did.
+        smaller: types of nodes of each graph on smaller maps, where those are what runs.
     """
 
     before: Graph
@@ -99,6 +103,7 @@ class Cut:
     places: dict[str, int]
     sizes: Sequence[float]
     same_neurons: bool
+    smaller: tuple[Mapping[str, Type], Mapping[str, Type]] | None = None
 
     @classmethod
     def of(cls, before: Graph, after: Graph, sizes: Sequence[float], same_neurons: bool) -> "Cut":
@@ -140,6 +145,9 @@ class Cut:
             same = [alike[0][x] for x in operands[0]] == [alike[1][x] for x in operands[1]]
             if not same or not self._has_same_op(old, new):
                 changed.append((old, new))
+        if samples == 1 and not rounding:
+            alike_there = self._alike_on_smaller_maps(changed)
+            changed = [pair for pair in changed if pair not in alike_there]
         given = self._given(changed, samples)
         moved: Iterator[Given | None] = itertools.repeat(None)
         if rounding:
@@ -147,6 +155,38 @@ class Cut:
             moved = attrs.evolve(self, before=before, after=after)._given(changed, samples)
         found = zip(changed, given, moved, strict=False)
         return [old for (old, new), here, near in found if not self._agree(old, new, here, near, samples)]
+
+    def _alike_on_smaller_maps(self, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Find those of the nodes that are given the same, and do the same, where maps are smaller.
+
+        The others need not differ: they are to be compared on maps of their own size.
+        """
+        types = smaller_types(self.before, self.places), smaller_types(self.after, self.places)
+        cut = attrs.evolve(self, smaller=types)
+        small = [
+            (old, new)
+            for old, new in pairs
+            if cut.takes_smaller(self.before, old) and cut.takes_smaller(self.after, new)
+        ]
+        found = set()
+        with contextlib.suppress(Exception):  # of an op that takes no smaller maps, whatever its type rule says
+            for pair, given in zip(small, cut._given(small, 1), strict=True):
+                if cut._agree(*pair, given, None, 1):
+                    found.add(pair)
+        return found
+
+    def takes_smaller(self, graph: Graph, name: str) -> bool:
+        """Whether a node of either graph takes what it is given where maps are smaller."""
+        assert self.smaller is not None
+        types = self.smaller[graph is self.after]
+        operands = graph.operands(name)
+        if not all(x in types for x in operands):
+            return False
+        return inferred_smaller(graph[name], [types[x] for x in operands]) is not None
+
+    def _shape(self, graph: Graph, name: str) -> tuple[int, ...]:
+        """Give the shape of a sample of what a node puts out."""
+        return (graph.type(name) if self.smaller is None else self.smaller[graph is self.after][name]).shape
 
     def _given(self, pairs: Sequence[tuple[str, str]], samples: int) -> Iterator[Given]:
         """Compute what each of these nodes is given, in ``before`` and in ``after``, one pair after the other."""
@@ -174,12 +214,12 @@ class Cut:
 
     def value(self, graph: Graph, name: str, xs: Sequence[Tensor | None], samples: int) -> Tensor | None:
         """Compute what a node of either graph gives; None for what follows from a state that is not cut off."""
-        op, shape = graph[name], graph.type(name).shape
+        op = graph[name]
         if isinstance(op, Input):
             place = graph.inputs.index(name)
-            return self.sizes[place] * _both_signs(shape, samples, place)
+            return self.sizes[place] * _both_signs(self._shape(graph, name), samples, place)
         if name in self.places:
-            numbers = _both_signs(shape, samples, self.places[name])
+            numbers = _both_signs(self._shape(graph, name), samples, self.places[name])
             if isinstance(op, Neuron):
                 return numbers
             if isinstance(op, Relu) and op.scale is not None and self.after.is_spiking:

@@ -16,7 +16,7 @@ _COMMENT_COLUMN = 96
 
 def digest(array: np.ndarray[Any, Any]) -> str:
     """Write an array as its shape and six hex digits of its content: ``32x1x3x3#7bd158``."""
-    content = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:6]
+    content = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).data).hexdigest()[:6]
     return f"{'x'.join(map(str, array.shape))}#{content}"
 
 

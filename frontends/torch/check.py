@@ -1,6 +1,7 @@
 """What must hold of a module before it is traced, and the shapes of its inputs."""
 
 import inspect
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -121,11 +122,16 @@ def numbers(named: Iterable[tuple[str, Any]]) -> Iterator[Problem]:
             yield Problem("the parameter holds no numbers yet", name, hint="load its weights")
         elif value.is_complex() or value.is_quantized:
             yield Problem(f"the parameter is {str(value.dtype).removeprefix('torch.')}", name, hint="use float32")
-        elif value.is_floating_point() and not bool(torch.isfinite(value.detach()).all()):
+        elif value.is_floating_point() and not _is_finite(value.detach()):
             count = int((~torch.isfinite(value.detach())).sum())
             yield Problem(
                 f"{count} of {value.numel()} numbers are NaN or infinite", name, hint="the training diverged; retrain"
             )
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Whether all are numbers: their sum says so in a tenth of the time, but where it overflows."""
+    return math.isfinite(value.sum()) or bool(torch.isfinite(value).all())
 
 
 def dtype_of(parameters: Iterable[Any], examples: Sequence[Tensor] | None) -> str:

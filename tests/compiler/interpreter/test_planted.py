@@ -101,6 +101,29 @@ def spiking():
     return Compiler(build.GraphTarget(), calibration=X).run(cnn()).graph
 
 
+def wide():
+    """Maps that are compared at a quarter of their sides, and one behind them that is not."""
+    b = build.Builder(2, 16, 20)
+    first = b.relu(b.batchnorm(b.conv(b.x, 4, "conv1"), "bn1"), "relu1")
+    total = b.add(Add(), b.conv(b.relu(b.conv(first, 4, "conv2"), "relu2"), 4, "conv3", groups=2), first, name="add")
+    second = b.relu(total, "relu3", cap=6.0)
+    pool = b.add(AvgPool((2, 2), (2, 2), (0, 0)), b.conv(second, 3, "conv4"), name="pool")
+    return b.done(b.linear(b.add(Flatten(), b.relu(pool, "relu4"), name="flatten"), 4, "fc"))
+
+
+def wide_spiking():
+    """The same with neurons, of which those of the last map start cell by cell."""
+    x = torch.rand(8, 2, 16, 20, generator=torch.Generator().manual_seed(0))
+    b = build.Builder(2, 16, 20)
+    first = b.relu(b.conv(b.x, 4, "conv1"), "relu1")
+    total = b.add(Add(), b.conv(first, 4, "conv2"), first, name="add")
+    second = b.relu(b.conv(b.relu(total, "relu2"), 3, "conv3"), "relu3")
+    net = b.done(b.linear(b.add(Flatten(), second, name="flatten"), 4, "fc"))
+    graph = Compiler(build.GraphTarget(), calibration=x).run(net).graph
+    potentials = np.linspace(0, 0.5, 16 * 20).reshape(1, 16, 20)
+    return with_op(graph, "relu3", attrs.evolve(graph["relu3"], v_init=potentials))
+
+
 def with_op(graph: Graph, name: str, op) -> Graph:
     other = graph.copy()
     other.set_op(name, op)
@@ -283,6 +306,11 @@ GRAPHS = {
     "spiking": (spiking, SPIKING),
     "leaky": (leaky, RECEIVED),
 }
+#: of which only parts are run, as if they were larger yet
+LARGE = {name: GRAPHS[name] for name in ("functions", "spiking", "leaky")} | {
+    "wide": (wide, IMPORTED),
+    "wide_spiking": (wide_spiking, SPIKING),
+}
 KINDS = (weights, biases, channels, norms, windows, activations, neurons, wiring)
 
 
@@ -319,9 +347,9 @@ def test_every_wrong_pass_is_caught(planted_in, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["functions", "spiking", "leaky"])
+@pytest.mark.parametrize("name", LARGE)
 def test_a_large_graph_of_which_only_parts_are_run_hides_none(name, kind, monkeypatch):
-    make, stage = GRAPHS[name]
+    make, stage = LARGE[name]
     graph = make()
     monkeypatch.setattr(probes, "WORK", 1)
     assert check_exact(graph, graph.copy(), probe(graph, None, 0)) == PART
@@ -381,6 +409,29 @@ def test_parts_that_a_pass_has_not_touched_are_not_run(monkeypatch):
     monkeypatch.setattr(Conv, "eval", lambda self, x: ran.append(self))
     check_parts(before, after, xs)
     assert not ran
+
+
+def test_maps_of_a_large_graph_are_compared_at_a_quarter_of_their_sides(monkeypatch):
+    before = wide_spiking()
+    after = before.copy()
+    for name in ("conv2", "conv3"):
+        after.set_op(name, attrs.evolve(before[name], weight=before[name].weight.copy()))
+    xs, shapes = probe(before, None, 0), []
+    run = Conv.eval
+    monkeypatch.setattr(probes, "WORK", 1)
+    monkeypatch.setattr(Conv, "eval", lambda self, x: shapes.append(tuple(x.shape)) or run(self, x))
+    check_parts(before, after, xs)
+    # of both graphs; what neurons are given that differ from cell to cell is compared on maps of their own size
+    assert shapes == [(1, 4, 4, 5)] * 2 + [(1, 4, 16, 20)] * 2
+
+
+def test_a_rewrite_that_is_right_only_for_a_map_of_its_size_passes(monkeypatch):
+    """Of an even side, no window ends on a padded last column; of a quarter of it one does."""
+    b = build.Builder(1, 20, 20)
+    before = b.done(b.relu(b.conv(b.relu(b.x, "relu1"), 2, "conv", (3, 3), (1, 1), stride=(2, 2)), "relu2"))
+    after = with_op(before, "conv", attrs.evolve(before["conv"], padding=((1, 0), (1, 0))))
+    monkeypatch.setattr(probes, "WORK", 1)
+    check_parts(before, after, probe(before, None, 0))
 
 
 def test_parts_are_compared_one_after_the_other_and_let_go_of(monkeypatch):
