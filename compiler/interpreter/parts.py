@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from spikec.interpreter.likeness import PART, STEPS, agree, same_meaning, unit
-from spikec.interpreter.probe import affordable
+from spikec.interpreter.probe import affordable, is_wide
 from spikec.interpreter.results import EXACT, ROUNDING, differences, distance, moved_weights
 from spikec.interpreter.smaller import inferred_smaller, smaller_types
 from spikec.ir.affine import random_numbers
@@ -64,12 +64,13 @@ def check_parts(before: Graph, after: Graph, xs: Sequence[Tensor], *, same_neuro
         raise VerificationError("the inputs or outputs are others, in number, shape or dtype")
     runs = affordable(before)
     samples = SAMPLES if runs >= SAMPLES * STEPS else 1
+    shrunk = samples == 1 and is_wide(before)
     cut = Cut.of(before, after, [float(x.abs().max()) or 1.0 for x in xs], same_neurons)
     first = ""
     with torch.no_grad():
-        if not cut.at_untouched().differing(samples):
+        if not cut.at_untouched().differing(samples, shrunk=shrunk):
             return
-        while names := cut.differing(samples):
+        while names := cut.differing(samples, shrunk=shrunk):
             first = first or names[0]
             opened = [name for name in names if name in cut.places]
             if after.is_spiking or not opened:
@@ -79,7 +80,7 @@ def check_parts(before: Graph, after: Graph, xs: Sequence[Tensor], *, same_neuro
                 hint = "data may not show it; give a layer whose neurons are others, or in another order, another name"
                 raise VerificationError(before.problem(first, message, hint))
             cut = cut.without(opened)
-            samples = max(2 * SAMPLES, min(MORE_SAMPLES, runs))
+            samples, shrunk = max(2 * SAMPLES, min(MORE_SAMPLES, runs)), False
 
 
 #: what a node is given, by operand slot, in the graph before and in the one after; None for what follows from a state
@@ -128,12 +129,13 @@ class Cut:
         more = {name: i for i, name in enumerate(free, start=len(self.sizes) + len(self.places))}
         return attrs.evolve(self, places=self.places | more)
 
-    def differing(self, samples: int, *, rounding: bool = False) -> list[str]:
+    def differing(self, samples: int, *, rounding: bool = False, shrunk: bool = False) -> list[str]:
         """Name the nodes of ``before`` that are not given the same in both graphs: outputs, and where they are cut.
 
         Args:
             samples: how many.
             rounding: find out how far rounding goes, which is all that is left where terms cancel.
+            shrunk: compare on smaller maps first, and in full what differs there or takes none.
         """
         numbers: dict[object, int] = {}
         alike = self._alike(self.before, numbers), self._alike(self.after, numbers)
@@ -145,7 +147,7 @@ class Cut:
             same = [alike[0][x] for x in operands[0]] == [alike[1][x] for x in operands[1]]
             if not same or not self._has_same_op(old, new):
                 changed.append((old, new))
-        if samples == 1 and not rounding:
+        if shrunk:
             alike_there = self._alike_on_smaller_maps(changed)
             changed = [pair for pair in changed if pair not in alike_there]
         given = self._given(changed, samples)

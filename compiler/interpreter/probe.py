@@ -62,8 +62,16 @@ def macs(graph: Graph) -> dict[str, int]:
 
 def affordable(graph: Graph) -> int:
     """Count the samples, or steps of one, for which a graph of this size may be run in a comparison."""
-    work = WORK // max(1, neuron_count(graph)), PRODUCTS // max(1, sum(macs(graph).values()))
-    return min(*work, NODES // max(1, len(graph)))
+    return min(_runs_by_work(graph), NODES // max(1, len(graph)))
+
+
+def is_wide(graph: Graph) -> bool:
+    """Whether what a run of a graph costs is its neurons and products, and not the number of its nodes."""
+    return _runs_by_work(graph) < NODES // max(1, len(graph))
+
+
+def _runs_by_work(graph: Graph) -> int:
+    return min(WORK // max(1, neuron_count(graph)), PRODUCTS // max(1, sum(macs(graph).values())))
 
 
 def within_budget(graph: Graph, xs: Sequence[Tensor]) -> tuple[list[Tensor], int]:
