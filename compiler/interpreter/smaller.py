@@ -3,12 +3,11 @@
 from collections.abc import Container
 
 import attrs
-import numpy as np
 
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, StatefulOp
-from spikec.ir.ops import AvgPool, Conv, ConvTranspose, Input, MaxPool, SumPool, Weighted
-from spikec.ir.types import Array, Type
+from spikec.ir.ops import AvgPool, Conv, ConvTranspose, Input, MaxPool, SumPool
+from spikec.ir.types import Type
 
 #: by how much each side of a map is divided
 DIVISOR = 4
@@ -17,8 +16,8 @@ DIVISOR = 4
 def smaller_types(graph: Graph, starts: Container[str]) -> dict[str, Type]:
     """Infer the types of nodes if maps had a quarter of their sides at inputs and at nodes where a graph is cut.
 
-    Left out is what does not work on smaller maps, by its type rule, what is not the same at each cell, and what has
-    windows that are larger than such a map; so is all behind them, up to the next cut.
+    Left out is what does not work on smaller maps, by its type rule, and what has windows that are larger than such
+    a map, so that not all of its weights would show; so is all behind them, up to the next cut.
 
     Args:
         graph: its types are known.
@@ -31,8 +30,7 @@ def smaller_types(graph: Graph, starts: Container[str]) -> dict[str, Type]:
     for name in graph:
         op = graph[name]
         if isinstance(op, Input) or name in starts:
-            if _is_even(op, graph.type(name)):
-                found[name] = _smaller(graph.type(name))
+            found[name] = _smaller(graph.type(name))
         elif not isinstance(op, StatefulOp) and all(x in found for x in graph.operands(name)):
             inferred = inferred_smaller(op, [found[x] for x in graph.operands(name)])
             if inferred is not None:
@@ -48,23 +46,11 @@ def inferred_smaller(op: Op, operands: list[Type]) -> Type | None:
         if any(side < extent for side, extent in zip(operands[0].shape[1:], extents, strict=False)):
             return None
     try:
-        result = op.infer(*operands)
+        return op.infer(*operands)
     except Exception:  # whatever a rule raises: the op is compared on maps of their own size then
         return None
-    return result if _is_even(op, result) else None
 
 
 def _smaller(signal: Type) -> Type:
     first, *sides = signal.shape
     return attrs.evolve(signal, shape=(first, *(-(-side // DIVISOR) for side in sides)))
-
-
-def _is_even(op: Op, result: Type) -> bool:
-    """Whether an op and its result's scale are the same at each cell of a map."""
-    parameters = () if isinstance(op, Weighted) else op.parameters().values()
-    arrays = [value for value in parameters if isinstance(value, np.ndarray)]
-    return all(_varies_at_most_by_channel(array) for array in (*arrays, result.scale))
-
-
-def _varies_at_most_by_channel(array: Array) -> bool:
-    return all(size == 1 for size in array.shape[1:])
