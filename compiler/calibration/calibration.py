@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -108,8 +109,10 @@ def _run(
 
     _keep_freed_memory()
     dtype = getattr(torch, graph.type(graph.inputs[0]).dtype)
-    with tensor_cache():
-        for batch in batches:
+    with contextlib.ExitStack() as kept:
+        for i, batch in enumerate(batches):
+            if i == 1:  # a single batch needs no weight twice
+                kept.enter_context(tensor_cache())
             run(graph, [x.to(dtype) for x in batch], tap=tap, nodes=found)
             yield batch
 

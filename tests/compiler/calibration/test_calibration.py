@@ -21,9 +21,11 @@ from spikec import (
     Pass,
     Pipeline,
 )
+from spikec.calibration import calibration
 from spikec.calibration.calibration import RETAINED, Retained
 from spikec.calibration.source import Batches, CalibrationSource
 from spikec.calibration.statistics import Statistics
+from spikec.ir import op
 from spikec.ir.stages import FOLDED
 
 RELUS = {"relu1": 0, "relu2": 0, "relu3": 0}
@@ -286,3 +288,18 @@ def test_a_generator_can_be_read_once():
     assert len(list(batches)) == 3
     with pytest.raises(CalibrationError, match="generator"):
         iter(batches)
+
+
+def test_weights_are_kept_as_tensors_from_the_second_batch_on(monkeypatch):
+    """Of a large network they take as much memory again, which a single batch need not pay."""
+    seen = []
+
+    def run(graph, xs, **_):
+        seen.append(op._tensors.get() is not None)
+
+    monkeypatch.setattr(calibration, "run", run)
+    batches = [(torch.rand(2, 3),)] * 3
+    b = build.Builder(3)
+    list(calibration._run(b.done(b.linear(b.x, 2, "fc")), {}, batches))
+    assert seen == [False, True, True]
+    assert op._tensors.get() is None
