@@ -1,6 +1,8 @@
 """Residual sums become sums along one chain, for targets whose readers run a graph depth first."""
 
+import functools
 import itertools
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,7 +39,7 @@ class ChainSums(Pass):
         while (found := next(_movable(graph), None)) is not None:
             _move(graph, *found)
             changes += 1
-        for total, operands in _branching(graph):
+        for total, operands in _branching(graph, _Upstream(graph)):
             context.note(
                 total,
                 f"sums {' and '.join(f'%{x}' for x in operands)}, which are behind different layers: readers that run "
@@ -46,35 +48,51 @@ class ChainSums(Pass):
         return changes
 
 
-def _sources(graph: Graph, name: str) -> set[str]:
-    return {name, *graph.before(name)}
+class _Upstream:
+    """What is in front of each node of a graph, however far, as the bits of a number; it was so when this was made."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.place = {name: i for i, name in enumerate(graph)}
+        self._found = dict.fromkeys(self.place, 0)
+        while sum(self._swept(graph, name) for name in self.place):  # again, as loops go back
+            pass
+
+    def _swept(self, graph: Graph, name: str) -> bool:
+        operands = (self._found[x] | 1 << self.place[x] for x in graph.operands(name))
+        found = functools.reduce(operator.or_, operands, 0) & ~(1 << self.place[name])
+        is_new, self._found[name] = found != self._found[name], found
+        return is_new
+
+    def has(self, name: str, each: str) -> bool:
+        """Whether ``each`` is in front of ``name``."""
+        return bool(self._found[name] >> self.place[each] & 1)
 
 
-def _branching(graph: Graph) -> list[tuple[str, list[str]]]:
+def _branching(graph: Graph, upstream: _Upstream) -> list[tuple[str, list[str]]]:
     """Return sums of which two operands do not follow each other, with these."""
     found = []
     for node in graph.match(Add):
         operands = list(dict.fromkeys(graph.operands(node.name)))
-        order = sorted(operands, key=list(graph).index)
-        apart = [a for a, b in itertools.pairwise(order) if a not in graph.before(b)]
-        if apart:
+        order = sorted(operands, key=upstream.place.__getitem__)
+        if not all(upstream.has(b, a) for a, b in itertools.pairwise(order)):
             found.append((node.name, operands))
     return found
 
 
 def _movable(graph: Graph) -> Iterator[tuple[str, str, list[str]]]:
     """Yield (sum, affine operand on a skip, the layers that its source feeds and the other operands are behind)."""
-    for total, operands in _branching(graph):
+    upstream = _Upstream(graph)
+    for total, operands in _branching(graph, upstream):
         for skip in operands:
             op = graph[skip]
             if not isinstance(op, (Linear, Conv)) or len(graph.users(skip)) > 1:
                 continue
             (source,) = graph.operands(skip)
             others = [x for x in operands if x != skip]
-            behind = {name for x in others for name in _sources(graph, x)}
-            if not all(source in graph.before(x) for x in others):
+            if not all(upstream.has(x, source) for x in others):
                 continue
-            heads = [user for user, _ in graph.users(source) if user in behind and not isinstance(graph[user], Add)]
+            users = [user for user, _ in graph.users(source) if not isinstance(graph[user], Add)]
+            heads = [user for user in users if any(user == x or upstream.has(x, user) for x in others)]
             if heads and all(_readable(graph, skip, head) for head in heads):
                 yield total, skip, heads
                 return
