@@ -11,7 +11,7 @@ import nir
 import numpy as np
 
 from spikec.backends.nir import wiring
-from spikec.backends.nir.converters import written
+from spikec.backends.nir.converters import ShapesError, written
 from spikec.backends.nir.feedback import with_feedback
 from spikec.backends.nir.layout import Layout, layouts
 from spikec.backends.nir.losses import note_losses
@@ -98,7 +98,7 @@ class Nir(Backend):
     @property
     def neuron_budget(self) -> int:
         """None for readers that do not sum right in every graph: the squares of a product of matrices are many sums."""
-        return NEURON_BUDGET if self._profile.sums == "any" else 0
+        return NEURON_BUDGET if self._vectors else 0
 
     @property
     def fires(self) -> str:
@@ -113,7 +113,7 @@ class Nir(Backend):
             passes.append(pass_named("fit-neurons", gain=profile.gain, zero=profile.zero))
         legal = pass_named("legalize-nir", dilates=profile.dilates)
         sums = {"walk": ("chain-sums", legal), "some": ("chain-sums", legal), "none": ("carry-skips", legal), "any": ()}
-        vectors = ("lower-shapes",) if profile.sums == "any" else ()
+        vectors = ("lower-shapes",) if self._vectors else ()
         return *passes, *vectors, legal, *sums[profile.sums]
 
     @property
@@ -133,6 +133,11 @@ class Nir(Backend):
         return "\n".join(f"    {line}" for line in code.splitlines())
 
     @property
+    def _vectors(self) -> bool:
+        """Whether layers over tokens are written, as matrices over vectors: for readers that sum right everywhere."""
+        return self._profile.sums == "any"
+
+    @property
     def _profile(self) -> Profile:
         return PROFILES[self.profile]
 
@@ -150,7 +155,10 @@ class Nir(Backend):
             try:
                 self._checked(graph, name)
             except CompileError as error:
-                problems.append(graph.problem(name, error.problems[0].message, error.hint))
+                hint: str = error.hint
+                if isinstance(error, ShapesError) and not self._vectors:
+                    hint = Hint("use ", Option("profile", "full"), ", which has it as a matrix over vectors; or ", hint)
+                problems.append(graph.problem(name, error.problems[0].message, hint))
         return problems or self._unwired(graph, found)
 
     def _unwired(self, graph: Graph, found: dict[str, Layout]) -> list[Problem]:

@@ -25,6 +25,8 @@ from spikec.ir.ops import (
     MultiSpike,
     Neuron,
     Output,
+    Permute,
+    Reshape,
     SumPool,
     Threshold,
 )
@@ -35,6 +37,11 @@ from spikec.ir.types import Type
 Convert = Callable[[Any, Type, Type], Any]
 
 converter: Converters[Convert] = Converters("converter")
+
+
+class ShapesError(UnsupportedOpError):
+    """A layer in shapes that NIR has not; as a matrix over vectors it has it, where the reader takes those."""
+
 
 #: every op has a module in torch
 _ELSEWHERE = ', or use the target "spikingjelly"'
@@ -64,7 +71,8 @@ def written(op: Op, operand: Type, result: Type) -> tuple[Op, Any]:
     convert = converter.for_class(type(op))
     if convert is None:
         hint = _HINTS.get(op.kind, "register a converter for it, or replace the layer")
-        raise UnsupportedOpError(f"portable NIR has no {op.kind}", hint=hint + _ELSEWHERE)
+        refusal = ShapesError if isinstance(op, Reshape | Permute) else UnsupportedOpError
+        raise refusal(f"portable NIR has no {op.kind}", hint=hint + _ELSEWHERE)
     made = convert(op, operand, result)
     return written(made, operand, result) if isinstance(made, Op) else (op, made)
 
@@ -82,7 +90,7 @@ def _output(op: Output, operand: Type, result: Type) -> Any:
 @converter(Linear)
 def _linear(op: Linear, operand: Type, result: Type) -> Any:
     if len(operand.shape) != 1:
-        raise UnsupportedOpError(
+        raise ShapesError(
             f"Affine in NIR takes a vector, this layer takes samples of shape {operand.shape}",
             hint="flatten before it, or use a convolution with a kernel of 1" + _ELSEWHERE,
         )
@@ -99,7 +107,7 @@ def _bias(op: Linear | Conv) -> Any:
 def _conv(op: Conv, operand: Type, result: Type) -> Any:
     axes = len(op.kernel)
     if axes > 2:
-        raise UnsupportedOpError(f"NIR has no {axes}d convolution", hint="use Conv1d or Conv2d" + _ELSEWHERE)
+        raise ShapesError(f"NIR has no {axes}d convolution", hint="use Conv1d or Conv2d" + _ELSEWHERE)
     if len(set(op.kernel)) > 1 or any(before != after for before, after in op.padding):
         raise CompileError("a convolution with uneven padding or sides", hint="run legalize-nir before")
     fields = {"stride": op.stride, "padding": tuple(before for before, _ in op.padding), "dilation": op.dilation}
@@ -116,7 +124,7 @@ def _conv(op: Conv, operand: Type, result: Type) -> Any:
 @converter(SumPool)
 def _sum_pool(op: SumPool, operand: Type, result: Type) -> Any:
     if len(op.kernel) != 2:
-        raise UnsupportedOpError(f"NIR has no {len(op.kernel)}d pool", hint="use a 1d or 2d pool" + _ELSEWHERE)
+        raise ShapesError(f"NIR has no {len(op.kernel)}d pool", hint="use a 1d or 2d pool" + _ELSEWHERE)
     if any(side for pair in op.padding for side in pair):
         raise CompileError("a sum-pool with padding, which readers ignore", hint="run legalize-nir before")
     return nir.SumPool2d(
@@ -127,7 +135,7 @@ def _sum_pool(op: SumPool, operand: Type, result: Type) -> Any:
 @converter(Flatten)
 def _flatten(op: Flatten, operand: Type, result: Type) -> Any:
     if len(result.shape) != 1:
-        raise UnsupportedOpError(
+        raise ShapesError(
             "readers disagree about a Flatten of some axes", hint="flatten the whole sample: x.flatten(1)" + _ELSEWHERE
         )
     # axes from the end: some readers count a batch among the axes, and others do not

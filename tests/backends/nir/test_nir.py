@@ -353,6 +353,22 @@ def test_what_nir_has_not_is_refused(message):
     assert problems[0].op
 
 
+AS_MATRICES = ("3d convolution", "3d pool", "takes a vector", "a Flatten", "reshape", "permute")
+
+
+@pytest.mark.parametrize("message", [m for m, graph in REFUSED.items() if graph is not None])
+def test_a_refusal_names_the_profile_that_has_it_as_a_matrix(message):
+    """Where there is one; and that profile takes it."""
+    graph = REFUSED[message].copy()
+    (problem,) = Nir().check(legal(graph.copy()))
+    assert ("profile='full'" in problem.hint) == message.endswith(AS_MATRICES)
+    (in_full,) = Nir(profile="full").check(legal(graph.copy()))
+    assert "profile=" not in in_full.hint
+    if message.endswith(AS_MATRICES):
+        assert spikec.extend.loader.pass_named("lower-shapes").run(graph, spikec.Context(graph))
+        assert not Nir(profile="full").check(legal(graph))
+
+
 def test_what_the_passes_before_must_have_done_is_held_to():
     """Each is what a pass of the order makes so; a pipeline of one's own may leave it out."""
     padded = hand(SumPool((2, 2), (2, 2), (1, 1)), shape=IMAGE)
