@@ -5,17 +5,23 @@ from collections.abc import Sequence
 
 import attrs
 import numpy as np
+import torch
 
+from spikec.extend.operands import on_samples
 from spikec.extend.passbase import Context, Pass
 from spikec.ir.graph import Graph, Node
 from spikec.ir.ops import Clamp, Head, Mask, MaxPool, Multiply, Relu, ScalarFunction, Standardize
+from spikec.ir.ops.weighted import pointwise
 from spikec.ir.stages import ANN
+from spikec.ir.types import Array
 from spikec.ir.writer import MOST_AXES, Writer
 
 #: a bound of a mean square up to here is added to it, which moves nothing that is not as small
 _TINY = 1e-12
 #: what cells that a mask leaves out count as, when the largest is looked for
 _OUT = -4.0
+#: at most so many levels stand for the largest numbers along an axis
+_MOST_LEVELS = 64
 
 
 @attrs.frozen
@@ -23,16 +29,26 @@ class LowerNorms(Pass):
     """What divides by a statistic of the sample is a product with one number for each group of cells, or a difference::
 
         standardize(x)  = d rsqrt(mean(d^2) + eps)      with d = x - mean(x)
-        log_softmax(x)  = d - log(sum(exp(d)))          with d = x - max(x)
+        log_softmax(x)  = d - log(sum(exp(d)))          with d = x - c, for any c: max(x), or a step more
         softmax(x)      = exp(log_softmax(x))
 
     So exp gives numbers in [0, 1], and log takes numbers in [1, n]: ramps suit both, where a quotient of two signals
-    would range over as many decades as exp(x) does. Of a softmax with a mask, cells that are left out count as a number
-    that is seldom the largest, which changes nothing where it is, and are multiplied by 0 behind exp.
+    would range over as many decades as exp(x) does. Where no pool counts spikes, each x is held against levels from the
+    least to the largest maximum on the calibration samples and a quarter beyond, at most 64 and at least 1 apart; c is
+    the lowest one and a step more for each that any x exceeds, in part for the last of them. That is two layers of
+    neurons, most of which fire always or never; in a tournament the errors of each round go into the next. Where a
+    maximum lies beyond all levels, neurons clip exp(d), and shares need not sum to 1. Of a softmax with a mask, cells
+    that are left out count as a number that is seldom the largest, which changes nothing where it is, and are
+    multiplied by 0 behind exp.
+
+    Attributes:
+        counters: whether the target has max-pools that count spikes, which are nearer to the maximum.
     """
 
     name = "lower-norms"
     needs = ANN
+
+    counters: bool = False
 
     def run(self, graph: Graph, context: Context) -> int:
         """Rewrite every norm, and every softmax that is left inside the network."""
@@ -40,8 +56,9 @@ class LowerNorms(Pass):
         for norm in norms:
             _standardize(Writer(graph, norm.name), norm.op)
         heads = [node for node in graph.match(Head) if node.op.along]
+        levels = _levels(graph, [head for head in heads if not (self.counters and head.op.axis)], context)
         for head in heads:
-            _softmax(graph, head)
+            _softmax(graph, head, levels.get(head.name))
         return len(norms) + len(heads)
 
 
@@ -65,7 +82,34 @@ def _standardize(write: Writer, op: Standardize) -> None:
     write.finish(Multiply(), x, root)
 
 
-def _softmax(graph: Graph, head: Node[Head]) -> None:
+def _levels(graph: Graph, heads: Sequence[Node[Head]], context: Context) -> dict[str, Array]:
+    """Return levels from the least to the largest maximum that each softmax takes on the calibration samples."""
+    tops: dict[str, list[float]] = {head.name: [] for head in heads}
+
+    def look(name: str, value: torch.Tensor) -> None:
+        for head in heads:
+            if graph.operands(head.name) == (name,):
+                x = (-value if head.op.function == "softmin" else value).nan_to_num(neginf=_OUT)
+                largest = x.amax(head.op.axis % (x.ndim - 1) + 1)
+                tops[head.name] += [float(largest.min()), float(largest.max())]
+
+    if heads:
+        on_samples(graph, heads, context, look)
+    return {name: _between(min(found), max(found)) for name, found in tops.items()}
+
+
+def _between(low: float, high: float) -> Array:
+    """Return levels at multiples of 1, 2, 4, ... for this range and a quarter more on both sides.
+
+    A level beyond what the data shows is of neurons that always or never fire on it.
+    """
+    low, high = low - (high - low) / 4, high + (high - low) / 4
+    step = 2.0 ** max(0, math.ceil(math.log2(max(high - low, 1.0) / _MOST_LEVELS)))
+    first = math.floor(low / step)
+    return step * np.arange(first, max(math.ceil(high / step), first + 2))
+
+
+def _softmax(graph: Graph, head: Node[Head], levels: Array | None) -> None:
     (x,) = graph.operands(head.name)
     keep, masked = None, ""
     if isinstance(mask := graph[x], Mask):
@@ -78,8 +122,8 @@ def _softmax(graph: Graph, head: Node[Head]) -> None:
         x = write.affine(x, -1, part="minus")
     if keep is not None:
         x = write.affine(x, keep != 0, np.where(keep != 0, 0.0, _OUT), part="kept")
-    peak = write.expanded(_largest(write, x, axis), shape, part="largest_all")
-    x = write.total(x, write.affine(peak, -1, part="largest_minus"), part="below")
+    bound = _along_last(write, x, axis, levels)
+    x = write.total(x, write.affine(write.expanded(bound, shape, part="bounds"), -1, part="bound_minus"), part="below")
     powers = write.add(ScalarFunction("exp"), x, part="exp")
     if keep is not None:
         powers = write.affine(powers, keep != 0, part="left")
@@ -95,26 +139,33 @@ def _softmax(graph: Graph, head: Node[Head]) -> None:
         graph.remove_dead(masked)
 
 
-def _largest(write: Writer, x: str, axis: int) -> str:
-    """Add the largest number along an axis, which is of length 1 then."""
+def _along_last(write: Writer, x: str, axis: int, levels: Array | None) -> str:
+    """Add a bound of the numbers along an axis, which is of length 1 then; of many axes, as a matrix of rows."""
     shape = write.shape(x)
-    if axis and len(shape) <= MOST_AXES:
-        kernel = [shape[axis] if i == axis else 1 for i in range(1, len(shape))]
-        return write.add(_pool(kernel), x, part="largest")
+    if len(shape) <= MOST_AXES:
+        return _bound(write, x, axis, levels)
     others = [i for i in range(len(shape)) if i != axis]
+    turned = write.permuted(x, [*others, axis], part="bound_order")
+    rows = write.reshaped(turned, (math.prod(shape) // shape[axis], shape[axis]), part="bound_rows")
+    found = _bound(write, rows, 1, levels)
+    return write.reshaped(found, [1 if i == axis else size for i, size in enumerate(shape)], part="bound_back")
+
+
+def _bound(write: Writer, x: str, axis: int, levels: Array | None) -> str:
+    """Add the largest number along an axis, or up to a step between levels more."""
+    shape = write.shape(x)
+    rank, channels, length = len(shape), shape[0], shape[axis]
+    if levels is None:
+        kernel = [length if i == axis else 1 for i in range(1, rank)]
+        return write.add(MaxPool(kernel, kernel, [(0, 0)] * (rank - 1), [1] * (rank - 1)), x, part="largest")
+    step, count = float(levels[1] - levels[0]), len(levels)
+    gains, shifts = np.full((channels * count, 1), 1 / step), np.tile(-levels / step, channels)
+    x = write.add(pointwise(gains, shifts, rank, channels), x, part="over")
+    x = write.add(Relu(1.0), x, part="reached")
     if axis:
-        turned = write.permuted(x, [*others, axis], part="largest_order")
-        rows = write.reshaped(turned, (math.prod(shape) // shape[axis], shape[axis]), part="largest_rows")
-        found = write.add(_pool([shape[axis]]), rows, part="largest")
-        return write.reshaped(found, [1 if i == axis else size for i, size in enumerate(shape)], part="largest_back")
-    while (count := write.shape(x)[0]) > 1:  # a 1x1 convolution picks channels
-        every, half = np.eye(count), (count + 1) // 2
-        first, second = every[:half], every[count - half :]
-        excess = write.mixed(x, first - second, part="largest_difference")
-        excess = write.add(Relu(compares=True), excess, part="largest_excess")
-        x = write.total(write.mixed(x, second, part="largest_half"), excess, part="largest")
-    return x
-
-
-def _pool(kernel: Sequence[int]) -> MaxPool:
-    return MaxPool(kernel, kernel, [(0, 0)] * len(kernel), [1] * len(kernel))
+        x, groups = write.affine(write.mean(x, (axis,), part="share"), length, part="reaching"), channels
+    else:
+        x, groups = write.mixed(x, np.tile(np.eye(count), channels), part="reaching"), 1
+    x = write.add(Relu(1.0), x, part="any")
+    total = pointwise(np.full((groups, count), step), np.full(groups, levels[0]), rank, groups)
+    return write.add(total, x, part="bound")

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from spikec.extend.backend import NEURON_BUDGET
+from spikec.extend.operands import on_samples
 from spikec.extend.passbase import Context, Pass
-from spikec.interpreter.interp import run
-from spikec.ir.errors import CalibrationError, Hint, Option, Problem, UnsupportedOpError
+from spikec.ir.errors import Hint, Option, Problem, UnsupportedOpError
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op
 from spikec.ir.ops import AvgPool, Linear, MatMul, Multiply, ScalarFunction
@@ -24,8 +24,6 @@ from spikec.ir.writer import Writer
 _FLOOR = 1e-3
 #: ramps that a square is taken to need, before it is known how many it does
 RAMPS = 16
-#: calibration samples that are run at once
-_BATCH = 32
 _SIDES = ("left", "right")
 
 #: the mean and the deviation of a signal's numbers, each [C] over its axis 0
@@ -94,8 +92,11 @@ class LowerProducts(Pass):
             hint = Hint(more, ", or ", accumulate, ', both of the target "spikingjelly"')
         else:
             message = f"{taken}, in shapes that the target has not"
-            given = Hint(" (", more, ")") if RAMPS * count > NEURON_BUDGET else ""
-            hint = Hint('use the target "spikingjelly"', given, ", or ", accumulate, " there")
+            if RAMPS * count > NEURON_BUDGET:
+                there = Hint('use the target "spikingjelly" (', more, ")")
+            else:
+                there = Hint("use ", Option("profile", "full"), ' of the target "nir", or the target "spikingjelly"')
+            hint = Hint(there, ", or ", accumulate, " there")
         return graph.problem(node.name, message, hint)
 
 
@@ -105,26 +106,15 @@ def _moments(graph: Graph, nodes: Sequence[Node[Op]], context: Context) -> Mappi
     Raises:
         CalibrationError: there are none; it names every product.
     """
-    try:
-        samples, reason = context.samples, "no calibration data"
-    except CalibrationError as error:
-        samples, reason = (), error.problems[0].message
-    if not samples:
-        hint = Hint("pass ", Option("calibration"), ": a tensor, a DataLoader, or a Calibration of this model")
-        message = f"{{}} becomes neurons by the values that it is given, and there is {reason}"
-        raise CalibrationError([graph.problem(each.name, message.format(each.op.kind), hint) for each in nodes])
-    names = {x for node in nodes for x in graph.operands(node.name)}
     sums: dict[str, tuple[int, Array, Array]] = {}
 
-    def tap(name: str, value: torch.Tensor, *_: object) -> None:
-        rows = value.detach().double().transpose(0, 1).flatten(1)
+    def look(name: str, value: torch.Tensor) -> None:
+        rows = value.double().transpose(0, 1).flatten(1)
         count, total, power = sums.get(name, (0, 0, 0))
         total, power = total + rows.sum(1).cpu().numpy(), power + rows.square().sum(1).cpu().numpy()
         sums[name] = count + rows.shape[1], total, power
 
-    dtype = getattr(torch, graph.type(graph.inputs[0]).dtype)
-    for start in range(0, len(samples[0]), _BATCH):
-        run(graph, [x[start : start + _BATCH].to(dtype) for x in samples], tap=tap, nodes=names)
+    on_samples(graph, nodes, context, look)
     found = {name: _guarded(total / count, power / count) for name, (count, total, power) in sums.items()}
     slots = ((node.name, slot, x) for node in nodes for slot, x in enumerate(graph.operands(node.name)))
     return {(name, slot): found[x] for name, slot, x in slots}

@@ -33,7 +33,7 @@ def order_for(backend: Backend, normalization: Normalization | None, timesteps: 
         "drop-levels",
         "join-functions",
         *(("accumulate",) if backend.accumulates else ()),
-        "lower-norms",
+        pass_named("lower-norms", counters=backend.counters),
         pass_named("lower-products", neuron_budget=backend.neuron_budget),
         "canonicalize-activations",
         pass_named("lower-maxpool", counters=backend.counters),

@@ -11,8 +11,9 @@ import spikec
 from spikec.extend.loader import pass_named
 from spikec.extend.passbase import Context
 from spikec.interpreter.contract import check_exact
+from spikec.interpreter.interp import run as spikec_run
 from spikec.interpreter.probe import probe
-from spikec.ir.ops import Carried, Head, Mask, MatMul, Multiply, RunningDifference, Standardize
+from spikec.ir.ops import Carried, Head, Mask, MatMul, MaxPool, Multiply, RunningDifference, Standardize
 from spikec.ir.stages import IMPORTED
 from spikec.ir.verify import verify
 
@@ -117,15 +118,46 @@ def test_neurons_are_near_to_it_and_nearer_with_more_steps(name):
     assert found[256] < 0.1
 
 
+@pytest.mark.parametrize("counters", [True, False])
 @pytest.mark.parametrize("name", ["softmax", "softmin", "masked"])
-def test_ramps_are_near_a_softmax_of_large_numbers_too(name):
+def test_ramps_are_near_a_softmax_of_large_numbers_too(name, counters):
     """Whose exponentials range over 20 decades, so that a quotient of them has no use of ramps."""
     model, x = Net(lambda y: NORMS[name](30 * y)), images()
-    compilation = spikec.Compiler("spikingjelly", calibration=x, normalization="max").run(model)
+    compilation = spikec.Compiler("spikingjelly", calibration=x, normalization="max", counters=counters).run(model)
     (lowered,) = (stage.graph for stage in compilation.stages if stage.name == "lower-functions")
     with torch.no_grad():
         found, wanted = spikec.run(lowered, x), model(x)
     assert (found - wanted).norm() < 0.03 * (wanted - wanted.mean(0)).norm()
+
+
+def test_softmax_without_pools_that_count_is_held_against_levels():
+    """No tournament, whose errors add up; the levels are from the least to the largest maximum, and a step above."""
+    model, x = Net(lambda y: torch.softmax(30 * y, -1)), images()
+    graph = lowered(spikec.load(model, x), "lower-norms")
+    assert not graph.match(MaxPool)
+    with torch.no_grad():
+        largest = (30 * model.first(x)).amax(-1)
+    (bound,) = (name for name in graph if name.endswith("_bound"))
+    found: list[torch.Tensor] = []
+    spikec_run(graph, [x], tap=lambda name, value, *_: found.append(value), nodes={bound})
+    over = found[0][..., 0] - largest
+    assert over.min() > -1e-9
+    assert over.max() <= 1
+
+
+def test_softmax_by_levels_keeps_to_shares_beyond_the_calibration_data():
+    model, x = Net(lambda y: torch.softmax(10 * y, -1)), images()
+    normal = spikec.Normalization(v_init=0.5)
+    snn = spikec.compile(model, "spikingjelly", calibration=x, normalization=normal, counters=False)
+    with torch.no_grad():
+        near, far = (torch.stack([snn(k * x) for _ in range(64)]).mean(0) for k in (1.2, 8))
+        spread = (model(1.2 * x) - model(1.2 * x).mean(0)).norm()
+        assert (near - model(1.2 * x)).norm() < 0.1 * spread
+        weights = model.last.weight[:, :, 0, 0]
+        low, high = (part.sum(1)[:, None, None] for part in (weights.clamp(max=0), weights.clamp(min=0)))
+        shares = far - model.last.bias[:, None, None]
+    assert (shares <= 1.05 * high + 0.05).all()
+    assert (shares >= 1.05 * low - 0.05).all()
 
 
 def test_each_product_is_held_to_what_it_may_cost():
@@ -146,6 +178,7 @@ def test_a_target_without_the_shapes_says_so_before_it_looks_at_data(target):
     model, x = Net(MATRICES["matrices"]), images()
     with pytest.raises(spikec.UnsupportedOpError, match="600 squares, about 9,600 neurons, in shapes that") as it:
         spikec.compile(model, target, calibration=x)
+    assert "profile='full' of the target \"nir\"" in it.value.hint
     assert 'target "spikingjelly"' in it.value.hint
     for options in ({"calibration": x}, {"example_input": x}):
         assert spikec.check(model, target, **options) == list(it.value.problems)

@@ -16,7 +16,7 @@ TO_SPIKES = [
     "lower-norms", "lower-products", "canonicalize-activations", "lower-maxpool", "lower-adaptive-pool",
     "lower-functions", "fold-batchnorm", "normalize", "relu-to-if", "init-potential",
 ]  # fmt: skip
-COUNTING = ["lower-maxpool{counters=True}" if each == "lower-maxpool" else each for each in TO_SPIKES]
+COUNTING = [f"{each}{{counters=True}}" if each in ("lower-norms", "lower-maxpool") else each for each in TO_SPIKES]
 SHAPELESS = ["lower-products{neuron_budget=0}" if each == "lower-products" else each for each in TO_SPIKES]
 WHOLE = {
     "spikingjelly": [
