@@ -130,17 +130,21 @@ def deviation(y: torch.Tensor) -> torch.Tensor:
     return y - y.mean(0, keepdim=True)
 
 
+def options_of(name: str) -> dict[str, Any]:
+    """What a family is compiled with for spikingjelly."""
+    return OPTIONS | ({"accumulate": True} if name in CARRIED else {})
+
+
 def convert(name: str, quick: bool) -> dict[str, Any]:
     """Import, compile with every exact pass held to its contract, run, and ask every target that takes it."""
     side = (CONVERTED | CARRIED)[name]
-    options = OPTIONS | ({"accumulate": True} if name in CARRIED else {})
     model, x = build(name, side, quick), images(side)
     with torch.no_grad():
         wanted = model(x)
     graph = spikec.load(model, x)
     difference = (spikec.run(graph, x) - wanted).abs().max() / deviation(wanted).abs().max()
     started = time.process_time()
-    run = spikec.Compiler("spikingjelly", calibration=[x], verify="each", **options).run(model)
+    run = spikec.Compiler("spikingjelly", calibration=[x], verify="each", **options_of(name)).run(model)
     found: dict[str, Any] = {"side": side, "import": float(difference), "compile": time.process_time() - started}
     found["exact"] = {stage.name: stage.check for stage in run.stages if stage.check.startswith("exact")}
     neurons = run.graph.with_role(spikec.Role.NEURON)
@@ -157,14 +161,29 @@ def convert(name: str, quick: bool) -> dict[str, Any]:
 
 
 def errors(snn: nn.Module, x: torch.Tensor, wanted: torch.Tensor, steps: Sequence[int]) -> list[float]:
-    """After each number of steps: RMS error of the time-average, by the RMS deviation of the ANN between images."""
+    """The error of the time-average after each number of steps."""
     total, found = torch.zeros_like(wanted), []
     with torch.no_grad():
         for step in range(1, steps[-1] + 1):
             total += snn(x)
             if step in steps:
-                found.append(float((total / step - wanted).norm() / deviation(wanted).norm()))
+                found.append(error(total / step, wanted))
     return found
+
+
+def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """RMS error, by the RMS deviation of the ANN between images."""
+    return float((found - wanted).norm() / deviation(wanted).norm())
+
+
+def waiting(name: str, steps: Sequence[int]) -> list[float]:
+    """The error for each T where every layer waits for a window of T steps, so that no current is uneven."""
+    side = (CONVERTED | CARRIED)[name]
+    model, x = build(name, side), images(side)
+    snn = spikec.compile(model, "spikingjelly", calibration=[x], **options_of(name))
+    with torch.no_grad():
+        wanted = model(x)
+        return [error(spikec.simulate(snn, x, each, schedule="layers").means[-1], wanted) for each in steps]
 
 
 def refusals(graph: Graph, target: str, x: torch.Tensor, verify: Any) -> list[str]:
@@ -223,9 +242,15 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="what was found about one family, as JSON")
     parser.add_argument("--cost", type=int, metavar="SIDE", help="only import, fold and verify, at this side")
+    parser.add_argument("--waiting", type=int, nargs="+", metavar="T", help="only the error where each layer waits")
     given = parser.parse_args()
     warnings.simplefilter("ignore", spikec.SpikecWarning)
     names = given.family or [*CONVERTED, *CARRIED]
+    if given.waiting:
+        for name in names:
+            found_errors = zip(given.waiting, waiting(name, given.waiting), strict=True)
+            print(name, *(f"T={each}: {found:.3f}" for each, found in found_errors), flush=True)
+        return
     if given.json:
         (name,) = names
         if given.cost:

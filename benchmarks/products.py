@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import attrs
+import nir
 import numpy as np
 import torch
 from rich.console import Console
@@ -195,6 +196,7 @@ def in_nir(ann: nn.Module, fold: Fold, steps: int, reader: str, reset: str) -> s
         except spikec.CompileError as error:
             return f"refused: {str(error).splitlines()[0]}"
         spikec.save(graph, path)
+        (shape,) = (tuple(node.input_type["input"]) for node in graph.nodes.values() if isinstance(node, nir.Input))
         del graph
         given = {"max_bytes": UNPACKED} if alone else {"reader": reader, "max_bytes": UNPACKED}
         read = spikec.load(path, **given)
@@ -205,7 +207,8 @@ def in_nir(ann: nn.Module, fold: Fold, steps: int, reader: str, reset: str) -> s
         if not (python := os.environ.get(TOOLS[reader].python)):
             return f"{size}; set {TOOLS[reader].python}"
         source, target = path.with_name("in.npz"), path.with_name("out.npz")
-        np.savez(source, x=fold.test.expand(steps, *fold.test.shape).numpy(), dt=TOOLS[reader].dt)
+        x = fold.test.reshape(-1, *shape)  # of a model that begins with a reshape the file takes what comes behind it
+        np.savez(source, x=x.expand(steps, *x.shape).numpy(), dt=TOOLS[reader].dt)
         try:
             script(python, "nir_real.py", reader, path, source, target)
         except NotDoneError as error:
