@@ -10,6 +10,7 @@ from spikec.interpreter.interp import run
 from spikec.ir.errors import CalibrationError, Hint, Option
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op
+from spikec.ir.ops import Head
 
 #: calibration samples that are run at once
 _BATCH = 32
@@ -31,7 +32,10 @@ def on_samples(graph: Graph, nodes: Sequence[Node[Op]], context: Context, look: 
     if not samples:
         hint = Hint("pass ", Option("calibration"), ": a tensor, a DataLoader, or a Calibration of this model")
         message = f"{{}} becomes neurons by the values that it is given, and there is {reason}"
-        raise CalibrationError([graph.problem(each.name, message.format(each.op.kind), hint) for each in nodes])
+        kinds = [str(node.op) if isinstance(node.op, Head) else node.op.kind for node in nodes]
+        raise CalibrationError(
+            [graph.problem(node.name, message.format(kind), hint) for node, kind in zip(nodes, kinds, strict=True)]
+        )
     names = {x for node in nodes for x in graph.operands(node.name)}
     dtype = getattr(torch, graph.type(graph.inputs[0]).dtype)
     for start in range(0, len(samples[0]), _BATCH):

@@ -184,9 +184,10 @@ def test_a_target_without_the_shapes_says_so_before_it_looks_at_data(target):
         assert spikec.check(model, target, **options) == list(it.value.problems)
 
 
-def test_ranges_need_data():
-    with pytest.raises(spikec.CompileError, match="no calibration data"):
-        spikec.compile(Net(GATES["of one size"]), "spikingjelly", example_input=images(2))
+@pytest.mark.parametrize(("call", "what"), [(GATES["of one size"], "multiply"), (NORMS["softmax"], "softmax")])
+def test_ranges_need_data(call, what):
+    with pytest.raises(spikec.CompileError, match=f"{what} becomes neurons by the values .*no calibration data"):
+        spikec.compile(Net(call), "spikingjelly", example_input=images(2))
 
 
 # --------------------------------------------------------------------- carried
