@@ -84,18 +84,22 @@ def _standardize(write: Writer, op: Standardize) -> None:
 
 def _levels(graph: Graph, heads: Sequence[Node[Head]], context: Context) -> dict[str, Array]:
     """Return levels from the least to the largest maximum that each softmax takes on the calibration samples."""
-    tops: dict[str, list[float]] = {head.name: [] for head in heads}
+    names = {f"{head.name}_largest": head for head in heads}
+    tops: dict[str, list[float]] = {name: [] for name in names}
 
-    def look(name: str, value: torch.Tensor) -> None:
-        for head in heads:
-            if graph.operands(head.name) == (name,):
+    def look(operand: str, value: torch.Tensor) -> None:
+        for name, head in names.items():
+            if graph.operands(head.name) == (operand,):
                 x = (-value if head.op.function == "softmin" else value).nan_to_num(neginf=_OUT)
                 largest = x.amax(head.op.axis % (x.ndim - 1) + 1)
-                tops[head.name] += [float(largest.min()), float(largest.max())]
+                tops[name] += [float(largest.min()), float(largest.max())]
 
-    if heads:
+    def ranges() -> dict[str, Array]:
         on_samples(graph, heads, context, look)
-    return {name: _between(min(found), max(found)) for name, found in tops.items()}
+        return {name: np.array([min(found), max(found)]) for name, found in tops.items()}
+
+    found = context.calibration.kept(names, ranges)
+    return {head.name: _between(*found[name]) for name, head in names.items()}
 
 
 def _between(low: float, high: float) -> Array:

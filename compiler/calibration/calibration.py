@@ -135,7 +135,8 @@ class Calibration:
         model: digest of the ANN graph that they ran through.
         shapes: of one sample of each input.
         retained: a few of the samples, for passes that look at data themselves.
-        values: of nodes that smooth functions work on, an even sample of their values, rising, by node name.
+        values: of nodes that smooth functions work on, an even sample of their values, rising, by node name; and what
+            other passes kept, see ``CalibrationSource.kept``.
 
     Examples:
         >>> calibration = spikec.calibrate(model, images)

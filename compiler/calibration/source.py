@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -268,13 +268,26 @@ class CalibrationSource:
         Raises:
             CalibrationError: there is no data, or what was given says nothing of these nodes.
         """
-        known = self._values if self.gathered is None else self.gathered.values
-        if not set(names) <= known.keys():
+        if not set(names) <= self._known.keys():
             if self.batches is None:
                 hint = Hint("pass ", Option("calibration"), ": a tensor, a DataLoader, or a Calibration of this model")
                 raise CalibrationError(_NO_DATA[self.gathered is not None], hint=hint)
-            known = self._values = sampled(graph, names, self._tracked())
-        return {name: known[name] for name in names}
+            self._values = self._values | sampled(graph, names, self._tracked())
+        return {name: self._known[name] for name in names}
+
+    def kept(self, names: Collection[str], make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
+        """Return numbers, rising, that a pass took from the samples under these names; statistics are saved with them.
+
+        Args:
+            make: takes them, where they were not given with statistics.
+        """
+        if not set(names) <= self._known.keys():
+            self._values = self._values | make()
+        return {name: self._known[name] for name in names}
+
+    @property
+    def _known(self) -> dict[str, Array]:
+        return self._values | (self.gathered.values if self.gathered is not None else {})
 
     def _tracked(self) -> Iterable[tuple[Tensor, ...]]:
         assert self.batches is not None

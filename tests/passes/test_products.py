@@ -160,6 +160,16 @@ def test_softmax_by_levels_keeps_to_shares_beyond_the_calibration_data():
     assert (shares >= 1.05 * low - 0.05).all()
 
 
+def test_a_saved_calibration_of_several_batches_gives_the_same_levels(tmp_path):
+    """The samples that it keeps are others than those of the first batch, which are all that was seen of them."""
+    model, path = Net(lambda y: torch.softmax(9 * y, 1)), tmp_path / "statistics.npz"
+    given = {"target": "nir", "normalization": "max"}
+    run = spikec.Compiler(calibration=[k * images(8) for k in (1, 2, 3)], **given).run(model)
+    run.calibration.save(path)
+    again = spikec.Compiler(calibration=spikec.Calibration.load(path), **given).run(model)
+    assert str(again.graph) == str(run.graph)
+
+
 def test_each_product_is_held_to_what_it_may_cost():
     model, x = Net(MATRICES["matrices"]), images()
     with pytest.raises(
