@@ -54,6 +54,8 @@ class Net:
 
 
 TUNED, DOUBLED = "spikec", "spikec, two neurons for each"
+#: what rounding alone leaves of those two
+WAITING = {each: f"{each}, layer after layer" for each in (TUNED, DOUBLED)}
 STREAMED, COMPARING = "spikec, streamed bias", "spikec, max-pools that compare"
 NETS = {
     "cnn": Net(
@@ -121,6 +123,12 @@ def classes_of_file(graph: Any, x: Tensor, steps: int) -> dict[int, Tensor]:
     return {steps: torch.cat(parts)}
 
 
+def classes_of_waiting_layers(snn: Any, x: Tensor, steps: int) -> dict[int, Tensor]:
+    """[B] where each layer waits for all steps of the one before it."""
+    parts = [spikec.simulate(snn, batch, steps, schedule="layers").answer.argmax(1) for batch in torch.split(x, BATCH)]
+    return {steps: torch.cat(parts)}
+
+
 Found = Iterator[tuple[str, dict[int, Tensor], float]]
 
 
@@ -135,8 +143,10 @@ def ours(net: nn.Module, fold: Fold, name: str) -> Found:
     for t in STEPS:
         snn, seconds = compiled("spikingjelly", t)
         yield TUNED, classes_of_module(snn, fold.test, [t]), seconds
+        yield WAITING[TUNED], classes_of_waiting_layers(snn, fold.test, t), seconds
         snn, seconds = compiled("spikingjelly", t, neurons=2)
         yield DOUBLED, classes_of_module(snn, fold.test, [t]), seconds
+        yield WAITING[DOUBLED], classes_of_waiting_layers(snn, fold.test, t), seconds
         graph, seconds = compiled("nir", t)
         yield "spikec, NIR read back", classes_of_file(graph, fold.test, t), seconds
         if name == "resnet8" and t <= 8:

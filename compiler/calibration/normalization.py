@@ -59,6 +59,8 @@ class Normalization:
         percentile: in (0, 100], over all values, zeros included; used by ``percentile``.
         factor: in (0, 1], multiplies the statistic.
         per_channel: one scale for each channel (for each neuron after a linear layer), or one a layer.
+        shrink: in [0, 1], how far the scale of each channel is drawn towards the one that its layer would have, their
+            geometric mean with this weight of the layer's: a layer shows more of what may come than a channel does.
         v_init: initial membrane potential as a fraction of the threshold, in [0, 1]; 1/2 turns the floor
             of the spike count into rounding (Bu et al. 2022, theorem 2).
 
@@ -73,6 +75,7 @@ class Normalization:
     percentile: float = attrs.field(default=99.9, validator=_up_to(100))
     factor: float = attrs.field(default=1.0, validator=_up_to(1))
     per_channel: bool = attrs.field(default=True, validator=_flag)
+    shrink: float = attrs.field(default=0.0, validator=_up_to(1, zero=True))
     v_init: float = attrs.field(default=0.5, validator=_up_to(1, zero=True))
 
     def statistic(self, values: Statistics, timesteps: int) -> Array:
@@ -90,6 +93,10 @@ class Normalization:
             return _balanced(values) * self.factor
         value = values.percentile(self.percentile)
         return np.where(value > 0, value, values.maximum) * self.factor
+
+    def shrunk(self, scale: Array, layer: float) -> Array:
+        """[C]: the scales of channels, drawn towards that of their layer."""
+        return np.asarray(scale ** (1 - self.shrink) * layer**self.shrink)
 
     @classmethod
     def parse(cls, value: str | float | Normalization) -> Normalization:

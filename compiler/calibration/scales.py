@@ -47,7 +47,8 @@ def from_statistics(
             continue
         steps = timesteps[node.name]
         scale = normalization.statistic(channels, steps) if normalization.per_channel else np.zeros(1)
-        if (scale > max(noise, FLOOR * channels.maximum.max())).all():  # whatever the layer's is, no channel takes it
+        least = max(noise, FLOOR * channels.maximum.max())
+        if normalization.shrink == 0 and (scale > least).all():  # whatever the layer's is, no channel takes it
             found[node.name] = scale
             continue
         layer = float(normalization.statistic(channels.layer(), steps)[0])
@@ -55,6 +56,7 @@ def from_statistics(
             scale = np.array([layer])
         if layer <= noise:
             layer, scale = 0.0, np.zeros_like(scale)
+        scale = normalization.shrunk(scale, layer)
         found[node.name] = _guarded(scale, layer, node, warn)
     return _laid_out(graph, found, warn)
 
@@ -66,6 +68,7 @@ def from_bounds(normalization: Normalization, graph: Graph, upper: dict[str, Arr
         rows = np.moveaxis(upper[node.name], channel_axis(graph, node.name), 0)
         channels = rows.reshape(len(rows), -1).max(1) * normalization.factor
         layer = float(channels.max())
+        channels = normalization.shrunk(channels, layer)
         found[node.name] = _guarded(channels if normalization.per_channel else np.array([layer]), layer, node, warn)
     return _laid_out(graph, found, warn)
 

@@ -122,10 +122,12 @@ def _tuned(backend: Backend, normalization: Normalization | None, timesteps: int
 def _candidates(backend: Backend, timesteps: int | None) -> tuple[tuple[Pass, ...], ...]:
     """Thresholds, potentials and biases that go together: what agrees best with the ANN is chosen.
 
-    A large net is tried in the first three only, see ``choose``.
+    A large net is tried in the first three only, see ``choose``. Thresholds drawn towards their layers' come before
+    those that few samples, in which channels do not reach what they can, have set alone.
     """
     known = timesteps is not None
     thresholds = pass_named("tune-thresholds", normalization=Normalization(method="mmse" if known else "ltb"))
+    wider = pass_named("tune-thresholds", normalization=Normalization(method="mmse", shrink=0.5))
     layer = tuple(
         (pass_named("tune-thresholds", normalization=Normalization.parse(mode)),) for mode in ("max", "99.9%")
     )
@@ -134,8 +136,13 @@ def _candidates(backend: Backend, timesteps: int | None) -> tuple[tuple[Pass, ..
     if not known:
         return *layer, (thresholds,), *(((first,), (thresholds, first)) if backend.potentials else ())
     if not backend.potentials:
-        return *layer, (thresholds, bias), (bias,)
-    ways = (thresholds, potentials), (thresholds, first, potentials), (thresholds, everywhere, potentials)
+        return *layer, (wider, bias), (thresholds, bias), (bias,)
+    ways = (
+        (wider, potentials),
+        (thresholds, potentials),
+        (thresholds, first, potentials),
+        (thresholds, everywhere, potentials),
+    )
     if not backend.streams:
         return *layer, *ways
     stream = pass_named("stream-bias")

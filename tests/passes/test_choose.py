@@ -75,6 +75,12 @@ def test_judged_on_what_set_them_bad_thresholds_would_be_chosen():
     assert error(64, 0, pipeline=leaking) > 5 * error(64, 0)
 
 
+def test_thresholds_drawn_towards_their_layers_clip_less_of_what_few_samples_do_not_show():
+    own, drawn = (Normalization(method="max", shrink=shrink) for shrink in (0.0, 0.5))
+    off = [error(64, 0, pipeline=Pipeline.default("spikingjelly", normalization=each)) for each in (own, drawn)]
+    assert off[1] < 0.5 * off[0]
+
+
 def parted(count, **options):
     """(the ANN, trials of its spiking graph on that many samples)."""
     net, train, _ = digits()
@@ -218,6 +224,7 @@ def test_a_large_net_is_tried_in_the_first_ways(monkeypatch):
     notes = [each.reason for each in c.report.notes if each.by == "choose"]
     assert notes[0] == "3 ways besides as it is, on 20 samples, as the net is large"
     assert sum("mean error of the outputs" in each for each in notes) == 4
+    assert sum("shrink=0.5" in each and "per_channel" not in each for each in notes) == 1
 
 
 def test_the_readout_is_weighed_by_what_the_last_sweep_put_out(monkeypatch):

@@ -83,3 +83,23 @@ def test_a_scale_on_the_last_axis_is_read_out_by_netx():
     with torch.no_grad():
         wanted = model(x)
     assert float((outputs(run.graph, [x], 256)[0] - wanted).abs().mean() / wanted.std()) < 0.03
+
+
+@pytest.mark.filterwarnings("ignore::spikec.SpikecWarning")
+@pytest.mark.parametrize("calibration", [True, False])
+@pytest.mark.parametrize("silent", [True, False])
+@pytest.mark.parametrize("shrink", [0.0, 0.25, 1.0])
+def test_scales_drawn_towards_that_of_their_layer_are_geometric_means(shrink, silent, calibration):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)).eval(), torch.rand(64, 8)
+    with torch.no_grad():
+        model[0].bias += 2
+        model[0].bias[0] -= 99 * silent  # a silent one takes the layer's
+        bound = model[0].weight.clamp(min=0).sum(1) + model[0].bias
+        most = (model[0](x).amax(0) if calibration else bound).relu()
+    wanted = torch.where(most > 0, most, most.max()) ** (1 - shrink) * most.max() ** shrink
+    options = {"calibration": x} if calibration else {"example_input": x}
+    normalization = spikec.Normalization(method="max" if calibration else "model", shrink=shrink)
+    run = spikec.Compiler("spikingjelly", normalization=normalization, **options).run(model)
+    scale = next(stage.graph for stage in run.stages if stage.name == "normalize").match(Relu)[0].op.scale
+    torch.testing.assert_close(torch.tensor(scale), wanted.double(), rtol=1e-5, atol=0)
