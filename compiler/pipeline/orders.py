@@ -132,17 +132,12 @@ def _candidates(backend: Backend, timesteps: int | None) -> tuple[tuple[Pass, ..
         (pass_named("tune-thresholds", normalization=Normalization.parse(mode)),) for mode in ("max", "99.9%")
     )
     bias, potentials = pass_named("correct-bias"), pass_named("calibrate-potential")
-    everywhere, first = (pass_named("dither-potential", layers=layers) for layers in ("all", "first"))
+    first = pass_named("dither-potential", layers="first")
     if not known:
         return *layer, (thresholds,), *(((first,), (thresholds, first)) if backend.potentials else ())
     if not backend.potentials:
         return *layer, (wider, bias), (thresholds, bias), (bias,)
-    ways = (
-        (wider, potentials),
-        (thresholds, potentials),
-        (thresholds, first, potentials),
-        (thresholds, everywhere, potentials),
-    )
+    ways = (wider, potentials), (thresholds, potentials), (thresholds, first, potentials)
     if not backend.streams:
         return *layer, *ways
     stream = pass_named("stream-bias")
