@@ -8,9 +8,11 @@ import torch
 
 import spikec
 from spikec.extend.loader import pass_named
-from spikec.ir.ops import IF, LIF, Add, Conv, CubaLIF, Input, Linear, Output, SumPool
+from spikec.ir.ops import IF, LIF, Add, Conv, CubaLIF, Delay, Input, Linear, Output, SumPool
 from spikec.ir.stages import FINAL
+from spikec.ir.types import Rate, Type
 from spikec.ir.verify import verify
+from spikec.passes import chain_sums
 
 RNG = np.random.default_rng(0)
 T = 12
@@ -230,3 +232,16 @@ def test_the_spikes_stay_in_other_units(number, gain):
 def test_a_reset_above_the_threshold_stays():
     graph = leaky(IF(np.ones(1), np.asarray(1.5)))
     assert same(graph, "fit-neurons", spikes=False, zero=True)[1] == 0
+
+
+def test_what_is_upstream_is_so_around_a_loop_too():
+    net = Net(3)
+    late = net.add(Delay(Type((3,), "float64", Rate(np.ones(1)))), name="late")
+    first, back = (net.add(Linear(RNG.normal(size=(3, 3))), x, name=name) for x, name in ((net.x, "a"), (late, "b")))
+    spikes = net.add(IF(np.ones(1)), net.add(Add(), first, back, name="total"), name="if")
+    net.graph.set_operands("late", spikes)
+    graph = net.done(net.add(Linear(RNG.normal(size=(2, 3))), spikes, name="fc"))
+    upstream = chain_sums._Upstream(graph)
+    for name in graph:
+        assert {each for each in graph if upstream.has(name, each)} == set(graph.before(name))
+    assert upstream.has("b", "total")
