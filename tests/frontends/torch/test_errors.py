@@ -239,6 +239,13 @@ def test_weights_that_are_not_numbers(value):
     assert "1 of 576 numbers are NaN or infinite" in str(error)
 
 
+def test_weights_whose_sum_is_infinite_are_numbers():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    with torch.no_grad():
+        model[0].weight.fill_(3e38)
+    assert spikec.load(model, torch.zeros(1, 4))
+
+
 @pytest.mark.parametrize("layer", [nn.Dropout(), nn.Dropout2d(), nn.BatchNorm1d(3)])
 def test_training_mode_with_a_layer_that_minds(layer):
     error = refusal(InvalidModelError, nn.Sequential(nn.Linear(3, 3), layer).train(), (3,))
