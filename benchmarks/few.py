@@ -9,15 +9,19 @@ ANN's outputs, on 360 digits of fold 0 of folds.py.
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import spikec
-from digits import digits_mlp, mnist, small_digits, trained
 from spikec.shell.demo import tutorial_cnn
+
+sys.path.insert(0, str(Path(__file__).parent))  # also where Python is told not to look there
+from digits import digits_mlp, mnist, small_digits, trained
 
 #: by name: what makes the net, its data, epochs, and the T that are tried
 NETS = {"mlp": (digits_mlp, small_digits, 40, (8, 32, 128)), "cnn": (tutorial_cnn, mnist, 12, (8, 32))}

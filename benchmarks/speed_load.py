@@ -107,7 +107,7 @@ def part(what: str, kind: str, size: int) -> float:
     if what in ("compile", "unchecked"):
         options: Any = {"calibration": net[1], "normalization": "max", "verify": "end" if what == "compile" else "off"}
         return 1e3 * spent(lambda: spikec.compile(net[0], "spikingjelly", **options)) / size
-    gc.collect()  # so that a look at torch's 165,000 objects is due in none, or in all, and not by chance in some
+    gc.collect()  # else a collection of torch's 165,000 objects is due in some of the runs, by chance
     return 1e3 * spent(lambda: spikec.load(*net)) / size
 
 

@@ -49,7 +49,7 @@ class ChainSums(Pass):
 
 
 class _Upstream:
-    """What is in front of each node of a graph, however far, as the bits of a number; it was so when this was made."""
+    """What is in front of each node, however far, as the bits of a number. It holds until the graph changes."""
 
     def __init__(self, graph: Graph) -> None:
         self.place = {name: i for i, name in enumerate(graph)}

@@ -40,7 +40,7 @@ converter: Converters[Convert] = Converters("converter")
 
 
 class ShapesError(UnsupportedOpError):
-    """A layer in shapes that NIR has not; as a matrix over vectors it has it, where the reader takes those."""
+    """A layer takes shapes that NIR has no node for; ``lower-shapes`` makes a matrix over vectors of it."""
 
 
 #: every op has a module in torch

@@ -268,12 +268,14 @@ class CalibrationSource:
         Raises:
             CalibrationError: there is no data, or what was given says nothing of these nodes.
         """
-        if not set(names) <= self._known.keys():
+
+        def make() -> dict[str, Array]:
             if self.batches is None:
                 hint = Hint("pass ", Option("calibration"), ": a tensor, a DataLoader, or a Calibration of this model")
                 raise CalibrationError(_NO_DATA[self.gathered is not None], hint=hint)
-            self._values = self._values | sampled(graph, names, self._tracked())
-        return {name: self._known[name] for name in names}
+            return sampled(graph, names, self._tracked())
+
+        return self.kept(names, make)
 
     def kept(self, names: Collection[str], make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
         """Return numbers, rising, that a pass took from the samples under these names; statistics are saved with them.
@@ -287,6 +289,7 @@ class CalibrationSource:
 
     @property
     def _known(self) -> dict[str, Array]:
+        """What was kept, and what the statistics have that were given."""
         return self._values | (self.gathered.values if self.gathered is not None else {})
 
     def _tracked(self) -> Iterable[tuple[Tensor, ...]]:

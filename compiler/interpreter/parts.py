@@ -168,7 +168,7 @@ class Cut:
         small = [
             (old, new)
             for old, new in pairs
-            if cut.takes_smaller(self.before, old) and cut.takes_smaller(self.after, new)
+            if cut._takes_smaller(self.before, old) and cut._takes_smaller(self.after, new)
         ]
         found = set()
         with contextlib.suppress(Exception):  # of an op that takes no smaller maps, whatever its type rule says
@@ -177,7 +177,7 @@ class Cut:
                     found.add(pair)
         return found
 
-    def takes_smaller(self, graph: Graph, name: str) -> bool:
+    def _takes_smaller(self, graph: Graph, name: str) -> bool:
         """Whether a node of either graph takes what it is given where maps are smaller."""
         assert self.smaller is not None
         types = self.smaller[graph is self.after]

@@ -1,4 +1,4 @@
-"""The types of a graph whose maps are smaller: a layer that is the same at each cell need not be compared at all."""
+"""The types of a graph on smaller maps, on which layers that do the same at each cell are compared at less cost."""
 
 from collections.abc import Container
 
@@ -39,7 +39,7 @@ def smaller_types(graph: Graph, starts: Container[str]) -> dict[str, Type]:
 
 
 def inferred_smaller(op: Op, operands: list[Type]) -> Type | None:
-    """Apply an op's type rule to smaller operands; None where it does not take them, or says less on them."""
+    """Apply an op's type rule to smaller operands; None where it refuses them, or a window is larger than they are."""
     if isinstance(op, (Conv, ConvTranspose, AvgPool, SumPool, MaxPool)):
         dilation = (1,) * len(op.kernel) if isinstance(op, (AvgPool, SumPool)) else op.dilation
         extents = ((k - 1) * d + 1 for k, d in zip(op.kernel, dilation, strict=True))

@@ -425,8 +425,32 @@ def test_maps_of_a_large_graph_are_compared_at_a_quarter_of_their_sides(monkeypa
     assert shapes == [(1, 4, 4, 5)] * 2 + [(1, 4, 16, 20)] * 2
 
 
+def test_an_op_that_takes_maps_of_one_size_only_is_compared_on_those(monkeypatch):
+    class OneSize(spikec.Op):
+        role = spikec.Role.LINEAR
+
+        def infer(self, *operands):
+            if operands[0].shape[1:] != (16, 16):
+                raise RuntimeError("another size")
+            return operands[0]
+
+        def eval(self, x):
+            return 2 * x
+
+    b = build.Builder(1, 16, 16)
+    scaled = b.add(OneSize(), b.conv(b.relu(b.x, "relu1"), 2, "conv", (3, 3), (1, 1)), name="scaled")
+    before = b.done(b.relu(scaled, "relu2"))
+    monkeypatch.setattr(probes, "WORK", 1)
+    same, wrong = (
+        with_op(before, "conv", attrs.evolve(before["conv"], weight=before["conv"].weight * gain)) for gain in (1, 1.01)
+    )
+    check_parts(before, same, probe(before, None, 0))
+    with pytest.raises(CompileError):
+        check_parts(before, wrong, probe(before, None, 0))
+
+
 def test_a_rewrite_that_is_right_only_for_a_map_of_its_size_passes(monkeypatch):
-    """Of an even side, no window ends on a padded last column; of a quarter of it one does."""
+    """With 20 columns no window of stride 2 reaches the padding behind them; with 5 columns one does."""
     b = build.Builder(1, 20, 20)
     before = b.done(b.relu(b.conv(b.relu(b.x, "relu1"), 2, "conv", (3, 3), (1, 1), stride=(2, 2)), "relu2"))
     after = with_op(before, "conv", attrs.evolve(before["conv"], padding=((1, 0), (1, 0))))
