@@ -22,6 +22,10 @@ _EVENLY = 1e-3
 _GAIN_OF_MOVING = 1.5
 #: by how many ranges the outer ramp is longer than what was seen, where the function goes on rising or falling there
 BEYOND = 1.0
+#: largest share of what the function climbs that one ramp takes
+_CLIMB = 0.5
+#: share of the values at each end that does not count for it
+_RARE = 1e-3
 
 
 @attrs.frozen(eq=False)
@@ -50,7 +54,7 @@ class Ramps:
 
 
 def fitted(function: Callable[[Array], Array], values: Array, tolerance: float, open_ends: tuple[bool, bool]) -> Ramps:
-    """Find the fewest ramps that are within a tolerance of a function.
+    """Find the fewest ramps that are within a tolerance of a function; one that is far higher than others is halved.
 
     Knots are those of the best lines, one a piece and each for itself, which dynamic programming finds (Bellman and
     Roth 1969, Curve fitting by segmented straight lines). The heights at them are least squares, and where that is
@@ -86,7 +90,20 @@ def fitted(function: Callable[[Array], Array], values: Array, tolerance: float, 
         best = min(best, (error, knots), key=lambda each: each[0])
         if error <= tolerance:
             break
-    return _made(best[1], problem.heights(best[1]), float(best[0]), values, open_ends)
+    return _made(*_split(best[1], problem.heights(best[1]), values), float(best[0]), values, open_ends)
+
+
+def _split(knots: Array, at: Array, values: Array) -> tuple[Array, Array]:
+    """Add a knot to the piece on which a line climbs more than half of what it climbs or falls in all, if there is one.
+
+    A neuron rounds to a T-th of what its ramp climbs: a long straight piece, such as ELU's for positive x, would be as
+    coarse as a ReLU. The line stays as it is. Rare values do not count, as thresholds cut them.
+    """
+    ends = np.clip(knots, *np.quantile(values, [_RARE, 1 - _RARE]))
+    climbs = np.abs(np.diff(np.interp(ends, knots, at)))
+    halves = ((ends[:-1] + ends[1:]) / 2)[climbs > _CLIMB * climbs.sum()]
+    finer = np.sort(np.concatenate([knots, halves]))
+    return finer, np.interp(finer, knots, at)
 
 
 def _points(values: Array, exact: Array) -> tuple[Array, Array]:

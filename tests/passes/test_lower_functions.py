@@ -74,8 +74,21 @@ def test_a_kink_is_found():
     """A clip is fitted by as many pieces as it has, and not by a curve."""
     values = np.sort(np.random.default_rng(0).normal(size=5000))
     ramps = fitted(lambda x: np.clip(x, -0.31, 0.42), values, 0.01, (False, False))
-    assert len(ramps.gain) <= 5
+    slopes = ramps.height * ramps.gain
+    assert len(set(slopes.round(6))) <= 5
     assert ramps.error <= 0.01
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_long_straight_piece_is_halved_and_the_line_stays(sign):
+    """ELU of positive x as one ramp would be rounded as coarsely as ReLU; two ramps round half as much."""
+    ramps = fitted(
+        lambda x: np.where(sign * x > 0, x, sign * np.expm1(sign * x)), np.linspace(-3, 3, 5001), 0.01, (False, False)
+    )
+    straight = np.abs(ramps.height * ramps.gain - 1) < 1e-2
+    assert np.abs(ramps.height[straight]) == pytest.approx([1.5, 1.5], rel=0.02)
+    x = sign * np.linspace(0, 3, 31)
+    assert ramps(x) == pytest.approx(x, abs=0.01)
 
 
 def test_values_that_are_all_the_same_take_no_neuron():
