@@ -1,5 +1,7 @@
 """Whether what two nodes are given, and what they do with it, is the same but for rounding."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,14 @@ PART, CANCELLED = 1e-11, 1e-13
 POTENTIAL, STEPS = 1e-9, 8
 #: what the numbers are multiplied by on which an activation that a pass has changed is compared with what it was
 LEVELS = (1.0, -10.0, 100.0)
+
+
+def known(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Put 0 where both are NaN, as functions are outside of their domain: there is nothing to compare."""
+    if math.isfinite(float(one.sum())):
+        return one, other
+    unknown = one.isnan() & other.isnan()
+    return one.masked_fill(unknown, 0.0), other.masked_fill(unknown, 0.0)
 
 
 def agree(one: Tensor, other: Tensor, rounding: float = 0.0) -> bool:
@@ -46,7 +56,7 @@ def same_meaning(one: Op, other: Op, x: Tensor, y: Tensor, *results: Type) -> bo
     if type(one) is type(other) is Relu and one.cap == other.cap:
         return True
     if one.role is Role.ACTIVATION and other.role is Role.ACTIVATION:
-        return all(agree(one.eval(level * x), other.eval(level * y)) for level in LEVELS)
+        return all(agree(*known(one.eval(level * x), other.eval(level * y))) for level in LEVELS)
     return True
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikec.interpreter.likeness import PART, STEPS, agree, same_meaning, unit
+from spikec.interpreter.likeness import PART, STEPS, agree, known, same_meaning, unit
 from spikec.interpreter.probe import affordable, is_wide
 from spikec.interpreter.results import EXACT, ROUNDING, differences, distance, moved_weights
 from spikec.interpreter.smaller import inferred_smaller, smaller_types
@@ -227,8 +227,10 @@ class Cut:
             if isinstance(op, Relu) and op.scale is not None and self.after.is_spiking:
                 return numbers * tensor(op.scale, numbers)
             if op.role is Role.ACTIVATION and not self.after.is_spiking:
-                passed = op.eval(numbers)  # of a single sample, all that one sign or the other gets through
-                return torch.where(passed == 0, op.eval(-numbers), passed) if samples == 1 else passed
+                passed = op.eval(numbers)
+                # of a single sample, all that one sign or the other gets through; of others too, where one has a result
+                lost = ~(passed.abs() > 0) if samples == 1 else passed.isnan()
+                return torch.where(lost, op.eval(-numbers), passed) if lost.any() else passed
             return numbers / tensor(graph.type(name).scale, numbers)
         if isinstance(op, StatefulOp) or any(x is None for x in xs):
             return None
@@ -244,10 +246,10 @@ class Cut:
         for i, (x, y) in enumerate(zip(*given, strict=True)):
             if x is None or y is None:
                 return True
-            pair = self._in_one_unit(old, new, i, x, y)
+            pair = known(*self._in_one_unit(old, new, i, x, y))
             rounding = 0.0
             if moved is not None:
-                near = self._in_one_unit(old, new, i, moved[0][i], moved[1][i])
+                near = known(*self._in_one_unit(old, new, i, moved[0][i], moved[1][i]))
                 rounding = ROUNDING * max(map(distance, pair, near))
             if isinstance(one, Output):
                 allowed = EXACT if samples == SAMPLES else PART

@@ -29,6 +29,7 @@ _SAME = {
     "constant_pad_nd": "pad",
     "feature_dropout": "dropout",
     "native_dropout": "dropout",
+    "log_sigmoid": "logsigmoid",
     **dict.fromkeys(("alias", "lift_fresh", "lift_fresh_copy"), "detach"),
 }
 #: modules of torch whose functions aten has with the module's name in front

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
+from torch import Tensor
 from torch.fx.node import map_aggregate
 
 from spikec.frontends.torch.call import Signal, converter, leaves
@@ -27,9 +28,11 @@ class SignalTensor(Signal):
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Torch calls this in place of a function that one of these is given to."""
+        """Torch calls this in place of a function that one of these is given to; a tensor's method is among them."""
         first = next(each for each in leaves((args, kwargs or {})) if isinstance(each, cls))
-        return first._call(function, args, kwargs or {})
+        name = getattr(function, "__name__", "")
+        key = ("method", name) if getattr(Tensor, name, None) is function else function
+        return first._call(key, args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

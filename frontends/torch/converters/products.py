@@ -298,7 +298,15 @@ converter(torch.std_mean)(partial(_with_mean, root=True))
 
 
 def _norm(
-    call: Call, input: Signal, p: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, **ord: Any
+    call: Call,
+    input: Signal,
+    p: Any = 2,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: Any = None,
+    out: None = None,
+    **ord: Any,
 ) -> Any:
     """The root of the sum of squares over axes of a sample."""
     p = ord.pop("ord", p)
@@ -313,3 +321,13 @@ def _norm(
 
 converter(torch.norm, *methods("norm"))(_norm)
 converter(torch.linalg.vector_norm)(_norm)
+
+
+@converter(torch.linalg.norm)
+def _vector_or_matrix_norm(
+    call: Call, input: Signal, ord: Any = None, dim: Any = None, keepdim: bool = False, **kwargs: Any
+) -> Any:
+    """Of two axes the norm of order 2 is the largest singular value, which is no root of a sum."""
+    if isinstance(dim, Sequence) and len(dim) == 2 and ord not in (None, "fro"):
+        call.refuse(f"a matrix norm of order {ord} is not supported", "the Frobenius norm is")
+    return _norm(call, input, 2 if ord is None else ord, dim, keepdim, **kwargs)

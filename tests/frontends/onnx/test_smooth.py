@@ -44,6 +44,14 @@ def test_a_power(exponent, function):
     assert [each.op.function for each in graph.match(ScalarFunction)] == [function]
 
 
+def test_a_number_over_a_tensor():
+    """As torch exports rsqrt."""
+    nodes = [node("Abs", "x", "a"), node("Add", "a c", "p"), node("Sqrt", "p", "s"), node("Div", "one s", "y")]
+    constants = {"c": torch.tensor([0.1]).numpy(), "one": torch.tensor(1.0).numpy()}
+    graph = agrees(model(nodes, ["n", 3, 4], **constants), 3, 4)
+    assert [each.op.function for each in graph.match(ScalarFunction)] == ["sqrt", "reciprocal"]
+
+
 LAYERS = (nn.Softplus(2.0), nn.ELU(0.5), nn.SELU(), nn.CELU(1.2), nn.Hardswish(), nn.Tanhshrink())
 
 

@@ -73,6 +73,11 @@ OTHERS = {
     "a token in front": lambda net, y: torch.cat([net.token.expand(y.shape[0], -1, -1), y.mean(1)], 1),
     "var": lambda net, y: torch.var(y, (2, 3)),
     "var unbiased": lambda net, y: y.var(1, unbiased=False, keepdim=True),
+    "norm": lambda net, y: torch.norm(y, 2, 1),
+    "norm of the method": lambda net, y: y.norm(dim=(2, 3), keepdim=True),
+    "linalg.norm": lambda net, y: torch.linalg.norm(y, dim=-1),
+    "Frobenius norm": lambda net, y: torch.linalg.norm(y, "fro", (2, 3)),
+    "a tensor over a signal": lambda net, y: net.gain.exp() / (1 + y.abs()),
 }
 CALLS = PRODUCTS | MATRICES | NORMS | ATTENTION | OTHERS
 
@@ -147,6 +152,7 @@ def test_layer(name, agrees):
         (lambda net, y: torch.einsum("bchw,achw->bac", y, y), "mixes the samples"),
         (lambda net, y: F.normalize(y, 1.0), "1-norm"),
         (lambda net, y: torch.var(y), "all axes"),
+        (lambda net, y: torch.linalg.norm(y, 2, (2, 3)), "matrix norm of order 2"),
         (lambda net, y: y.masked_fill(y, 0.0), "constant mask"),
         (lambda net, y: F.scaled_dot_product_attention(y, y, y, dropout_p=0.5), "dropout"),
         (lambda net, y: F.scaled_dot_product_attention(y, y, y, y @ y.mT), "mask that depends"),

@@ -116,6 +116,14 @@ def test_a_function_is_read_of_an_exported_program(name):
     torch.testing.assert_close(spikec.run(graph, more), model(more).detach(), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("head", [nn.Sigmoid(), nn.LogSigmoid(), nn.Tanh(), nn.Softmax(1), nn.LogSoftmax(1)], ids=str)
+def test_a_head_is_read_of_an_exported_program(head):
+    model, x = nn.Sequential(nn.Linear(4, 5), head).double(), torch.randn(2, 4, dtype=torch.float64)
+    graph = spikec.load(torch.export.export(model, (x,)))
+    assert len(graph.match(Head)) == 1
+    torch.testing.assert_close(spikec.run(graph, x), model(x).detach(), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_is_one_op_of_its_name(name, agrees):
     graph = agrees(nn.Sequential(nn.Linear(4, 5), LAYERS[name]()).eval(), SHAPE)
