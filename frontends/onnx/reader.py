@@ -257,7 +257,7 @@ def _name(node: Any) -> str:
 _REASONS = (
     ("If Loop Scan", "which nodes run depends on the model's input", "export the model without control flow"),
     (
-        "MeanVarianceNormalization LRN",
+        "MeanVarianceNormalization",
         "it divides by statistics of the sample itself",
         "use batch normalization and retrain",
     ),

@@ -70,30 +70,23 @@ def _bound(converter: Callable[..., Any], call: Call) -> inspect.BoundArguments:
         )
 
 
-_STATISTICS = "it divides by statistics of each input, and a compiled network only multiplies by constants"
-_PRODUCT = "it multiplies signals with each other, and spikes are only weighted by constants"
 _STEP = "it jumps, and a rate changes steadily with its input"
 
-_BATCHNORM = "use BatchNorm, whose statistics are constants, and retrain"
-_BY_WEIGHTS = "use layers with constant weights: Linear, or a convolution"
 _AFTER = "leave it out of the model and apply it to the compiled network's output"
 
 #: (names without module, underscores and capitals; why; what to do, with {by} for ``nn.ReLU`` or ``torch.relu``)
 _TABLE = (
     ("hardshrink", _STEP, "replace {kind} by {by} and retrain"),
     (
-        "localresponsenorm crossmaplrn2d",
-        _STATISTICS,
-        _BATCHNORM,
+        "multiheadattentionforward transformer transformerdecoder transformerdecoderlayer",
+        "it has several inputs and masks",
+        "use nn.TransformerEncoder, or nn.MultiheadAttention within a module of your own",
     ),
     (
-        "multiheadattentionforward transformer transformerencoder transformerdecoder transformerencoderlayer "
-        "transformerdecoderlayer",
-        f"attention: {_PRODUCT}",
-        "use a convolutional network",
+        "rnn lstm gru rnncell lstmcell grucell",
+        "its gates multiply states from step to step of a sequence",
+        "use convolutions over time",
     ),
-    ("rnn lstm gru rnncell lstmcell grucell", f"its gates and states: {_PRODUCT}", "use convolutions over time"),
-    ("outer dot pairwisedistance cdist prod", _PRODUCT, _BY_WEIGHTS),
     (
         "embedding embeddingbag",
         "its input is an index, and a spiking network takes numbers",

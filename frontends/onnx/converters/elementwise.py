@@ -23,7 +23,6 @@ _SAME: dict[str, Callable[..., Any]] = {
     "Add": torch.add,
     "Sub": torch.sub,
     "Mul": torch.mul,
-    "Div": torch.div,
     "Identity": lambda x: x,
     "Mish": F.mish,
     "HardSwish": F.hardswish,
@@ -59,6 +58,14 @@ for _name, _function in _SAME.items():
     converter(_name)(_elementwise(_function))
 for _name, _function in _OF_ALL.items():
     converter(_name)(_of_all(_function))
+
+
+@converter("Div")
+def _div(call: Call, a: Any, b: Any) -> Any:
+    """The inverse of a signal is taken before it is repeated, which costs the fewest neurons."""
+    if isinstance(b, Signal):
+        return torch.mul(*call.broadcast(a, Signal(torch.reciprocal(b).name, call.run)))
+    return torch.div(*call.broadcast(a, b))
 
 
 @converter("Mean")

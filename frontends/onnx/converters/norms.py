@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from spikec.frontends.onnx.call import INDEPENDENT, Call, Signal, converter
+from spikec.frontends.torch.converters.norms import response_norm
 
 
 def _sizes(call: Call, x: Signal, axis: int) -> tuple[int, ...]:
@@ -55,13 +56,31 @@ def _lp_norm(call: Call, x: Any, axis: int = -1, p: int = 2) -> Any:
     return F.normalize(x, float(p), call.axis(x, axis) + 1)
 
 
+@converter("LRN")
+def _local_response_norm(
+    call: Call, x: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
+) -> Any:
+    """Of an even number of channels one more counts behind a channel, where torch has it in front."""
+    return response_norm(x, call.shape(x), ((size - 1) // 2, size // 2), alpha, beta, bias)
+
+
+@converter("ReduceLogSumExp")
+def _reduce_log_sum_exp(call: Call, x: Any, axes: Any = None, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Any:
+    return torch.logsumexp(x, _axes(call, x, axes), bool(keepdims))
+
+
 @converter("ReduceL2")
 def _reduce_l2(call: Call, x: Any, axes: Any = None, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Any:
-    if axes is None or not np.size(axes):
-        call.refuse("a norm over all axes mixes the samples of a batch", INDEPENDENT)
+    return torch.linalg.vector_norm(x, 2, _axes(call, x, axes), bool(keepdims))
+
+
+def _axes(call: Call, x: Any, axes: Any) -> list[int]:
+    """The axes that a node names; all of them would be those of the batch too."""
     if 0 in call.shape(x):
         call.refuse("it holds no number", "give it at least one")
-    return torch.linalg.vector_norm(x, 2, [int(each) for each in np.ravel(axes)], bool(keepdims))
+    if axes is None or not np.size(axes):
+        call.refuse("a norm over all axes mixes the samples of a batch", INDEPENDENT)
+    return [int(each) for each in np.ravel(axes)]
 
 
 @converter("Einsum")

@@ -105,24 +105,58 @@ def _multihead(module: nn.MultiheadAttention, call: Call) -> Any:
         call.refuse("it takes sequences before samples", "nn.MultiheadAttention(..., batch_first=True)")
     if given.get("key_padding_mask") is not None or module.bias_k is not None or module.add_zero_attn:
         call.refuse("key_padding_mask, add_bias_kv and add_zero_attn are not supported", "leave them out")
-    heads, mask = module.num_heads, given.get("attn_mask")
+    return composed(call, _attended, module, query, key, value, given.get("attn_mask")), _NO_WEIGHTS
+
+
+def _attended(module: nn.MultiheadAttention, query: Any, key: Any, value: Any, mask: Any) -> Any:
+    """What an attention gives, without its weights; a bool mask is True at what is left out."""
+    heads = module.num_heads
     if isinstance(mask, Tensor):
-        mask = ~mask if mask.dtype == torch.bool else mask  # here True marks what is left out
+        mask = ~mask if mask.dtype == torch.bool else mask
         mask = mask.reshape(-1, heads, *mask.shape[1:]) if mask.ndim == 3 else mask
     biases = (None,) * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
     weights: Any = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
     if module.in_proj_weight is not None:
         weights = module.in_proj_weight.chunk(3)
+    q, k, v = (
+        torch.unflatten(F.linear(x, weight, bias), -1, (heads, -1)).transpose(1, 2)
+        for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
+    )
+    y = F.scaled_dot_product_attention(q, k, v, mask)
+    return F.linear(y.transpose(1, 2).flatten(2), module.out_proj.weight, module.out_proj.bias)
 
-    def attend(*xs: Any) -> Any:
-        q, k, v = (
-            torch.unflatten(F.linear(x, weight, bias), -1, (heads, -1)).transpose(1, 2)
-            for x, weight, bias in zip(xs, weights, biases, strict=True)
-        )
-        y = F.scaled_dot_product_attention(q, k, v, mask)
-        return F.linear(y.transpose(1, 2).flatten(2), module.out_proj.weight, module.out_proj.bias)
 
-    return composed(call, attend, query, key, value), _NO_WEIGHTS
+def _encoded(module: nn.TransformerEncoderLayer, x: Any, mask: Any) -> Any:
+    def feed(y: Any) -> Any:
+        return module.linear2(module.activation(module.linear1(y)))
+
+    if module.norm_first:
+        y = module.norm1(x)
+        x = x + _attended(module.self_attn, y, y, y, mask)
+        return x + feed(module.norm2(x))
+    x = module.norm1(x + _attended(module.self_attn, x, x, x, mask))
+    return module.norm2(x + feed(x))
+
+
+@converter(nn.TransformerEncoderLayer, nn.TransformerEncoder)
+def _encoder(module: Any, call: Call) -> Any:
+    """A layer of a transformer's encoder (Vaswani et al. 2017), or a stack of them, as torch's slower path has it."""
+    layers = module.layers if isinstance(module, nn.TransformerEncoder) else [module]
+    masks = ("src_mask", "mask", "src_key_padding_mask")
+    given = dict(zip(("src", "mask", "src_key_padding_mask"), call.args, strict=False)) | call.kwargs
+    if given.get("src_key_padding_mask") is not None:
+        call.refuse("src_key_padding_mask is not supported", "leave it out")
+    if not all(each.self_attn.batch_first for each in layers):
+        call.refuse("it takes sequences before samples", f"{call.source.kind}(..., batch_first=True)")
+    mask = next((given[name] for name in masks if given.get(name) is not None), None)
+
+    def encode(x: Any) -> Any:
+        for each in layers:
+            x = _encoded(each, x, mask)
+        norm = getattr(module, "norm", None)
+        return x if norm is None else norm(x)
+
+    return composed(call, encode, given["src"])
 
 
 @converter("torchvision.models.swin_transformer.shifted_window_attention")

@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import spikec
+from onnx_models import agrees
+from spikec.ir.ops import ScalarFunction
 
 SHAPE = (4, 6, 8)
 
@@ -92,9 +94,41 @@ def numbers(count):
         ),
         (operator("RMSNormalization", 23, numbers(8)), lambda x: F.rms_norm(x, (8,), torch.tensor(numbers(8)), 1e-5)),
         (operator("LpNormalization", 13, axis=1), F.normalize),
+        (operator("LRN", 13, size=2, alpha=0.5), lambda x: F.local_response_norm(x.flip(1), 2, 0.5).flip(1)),
     ],
-    ids=["layer", "group", "group before 21", "rms", "lp"],
+    ids=["layer", "group", "group before 21", "rms", "lp", "lrn of an even window"],
 )
 def test_operators(model, wanted):
     x = torch.randn(3, *SHAPE)
     torch.testing.assert_close(spikec.run(spikec.load(model), x), wanted(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        operator("LRN", 13, size=3, alpha=0.5, beta=0.6, bias=2.0),
+        operator("ReduceLogSumExp", 18, np.array([1, 3]), keepdims=0),
+        operator("ReduceLogSumExp", 13, axes=[2]),
+    ],
+    ids=["lrn", "logsumexp", "logsumexp before 18"],
+)
+def test_operators_as_onnxruntime_computes_them(model):
+    agrees(model, *SHAPE)
+
+
+def test_an_inverse_is_taken_before_it_is_repeated():
+    """A norm over channels is one number for all of them, and so are its neurons."""
+    nodes = [
+        helper.make_node("ReduceL2", ["x", "axes"], ["n"]),
+        helper.make_node("Div", ["x", "n"], ["y"]),
+    ]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *SHAPE]) for name in "xy"]
+    axes = onnx.numpy_helper.from_array(np.array([1]), "axes")
+    model = helper.make_model(
+        helper.make_graph(nodes, "net", ports[:1], ports[1:], [axes]), opset_imports=[helper.make_opsetid("", 18)]
+    )
+    graph = spikec.load(model)
+    shapes = [graph.type(node.name).shape for node in graph.match(ScalarFunction)]
+    assert shapes == [(1, *SHAPE[1:])] * 2
+    x = torch.randn(3, *SHAPE)
+    torch.testing.assert_close(spikec.run(graph, x), F.normalize(x), rtol=1e-5, atol=1e-5)

@@ -73,6 +73,8 @@ OTHERS = {
     "a token in front": lambda net, y: torch.cat([net.token.expand(y.shape[0], -1, -1), y.mean(1)], 1),
     "var": lambda net, y: torch.var(y, (2, 3)),
     "var unbiased": lambda net, y: y.var(1, unbiased=False, keepdim=True),
+    "logsumexp": lambda net, y: torch.logsumexp(y, 1),
+    "logsumexp of two axes": lambda net, y: y.logsumexp((2, 3), keepdim=True),
     "norm": lambda net, y: torch.norm(y, 2, 1),
     "norm of the method": lambda net, y: y.norm(dim=(2, 3), keepdim=True),
     "linalg.norm": lambda net, y: torch.linalg.norm(y, dim=-1),
@@ -120,6 +122,23 @@ LAYERS = {
 }
 
 
+def encoder_layer(**options):
+    return nn.TransformerEncoderLayer(8, 2, 6, batch_first=True, **options)
+
+
+LAYERS |= {
+    "TransformerEncoderLayer": (encoder_layer(), (5, 8)),
+    "norms first": (encoder_layer(norm_first=True, activation="gelu", bias=False), (5, 8)),
+    "TransformerEncoder": (
+        nn.TransformerEncoder(encoder_layer(activation=nn.SiLU()), 2, nn.LayerNorm(8), enable_nested_tensor=False),
+        (5, 8),
+    ),
+    "LocalResponseNorm": (nn.LocalResponseNorm(3, 0.5, 0.75, 2.0), SHAPE),
+    "of an even window": (nn.LocalResponseNorm(2, 0.5), (4, 6)),
+    "PairwiseDistance": (nn.PairwiseDistance(), (8,), (8,)),
+}
+
+
 class First(nn.Module):
     """The first of what a layer gives."""
 
@@ -142,6 +161,20 @@ def test_layer(name, agrees):
     assert {source.kind for source in graph.sources} >= {f"nn.{type(layer).__name__}"}
 
 
+@pytest.mark.parametrize("mask", [torch.ones(5, 5).triu(1).bool(), torch.linspace(-1, 1, 25).reshape(5, 5)])
+def test_an_encoder_with_a_mask(agrees, mask):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = encoder_layer(activation=nn.SiLU())
+            self.register_buffer("mask", mask)
+
+        def forward(self, x):
+            return self.layer(x, self.mask)
+
+    agrees(Masked().eval(), (5, 8))
+
+
 @pytest.mark.parametrize(
     ("call", "match"),
     [
@@ -161,6 +194,18 @@ def test_layer(name, agrees):
 def test_refusals(call, match):
     with pytest.raises(spikec.CompileError, match=match):
         spikec.load(Net(call), torch.zeros(2, *SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("layer", "match"),
+    [
+        (nn.TransformerEncoderLayer(8, 2, 6), "batch_first=True"),
+        (nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 6), 1, enable_nested_tensor=False), "batch_first=True"),
+    ],
+)
+def test_an_encoder_of_sequences_before_samples_is_refused(layer, match):
+    with pytest.raises(spikec.UnsupportedOpError, match=match):
+        spikec.load(nn.Sequential(layer).eval(), torch.zeros(2, 5, 8))
 
 
 @pytest.mark.parametrize(
