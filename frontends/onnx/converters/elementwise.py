@@ -63,9 +63,10 @@ for _name, _function in _OF_ALL.items():
 @converter("Div")
 def _div(call: Call, a: Any, b: Any) -> Any:
     """The inverse of a signal is taken before it is repeated, which costs the fewest neurons."""
-    if isinstance(b, Signal):
-        return torch.mul(*call.broadcast(a, Signal(torch.reciprocal(b).name, call.run)))
-    return torch.div(*call.broadcast(a, b))
+    if not isinstance(b, Signal):
+        return torch.div(*call.broadcast(a, b))
+    inverse = call.run(torch.reciprocal, (b,), {})
+    return torch.mul(*call.broadcast(a, Signal(inverse.name, call.run)))
 
 
 @converter("Mean")

@@ -139,21 +139,23 @@ def _encoded(module: nn.TransformerEncoderLayer, x: Any, mask: Any) -> Any:
 
 
 @converter(nn.TransformerEncoderLayer, nn.TransformerEncoder)
-def _encoder(module: Any, call: Call) -> Any:
+def _encoder(module: nn.Module, call: Call) -> Any:
     """A layer of a transformer's encoder (Vaswani et al. 2017), or a stack of them, as torch's slower path has it."""
-    layers = module.layers if isinstance(module, nn.TransformerEncoder) else [module]
-    masks = ("src_mask", "mask", "src_key_padding_mask")
-    given = dict(zip(("src", "mask", "src_key_padding_mask"), call.args, strict=False)) | call.kwargs
+    is_stack = isinstance(module, nn.TransformerEncoder)
+    layers: Any = module.layers if is_stack else [module]
+    mask_name = "mask" if is_stack else "src_mask"
+    given = {**dict(zip(("src", mask_name, "src_key_padding_mask"), call.args, strict=False)), **call.kwargs}
     if given.get("src_key_padding_mask") is not None:
         call.refuse("src_key_padding_mask is not supported", "leave it out")
+    if is_stack and not all(type(each) is nn.TransformerEncoderLayer for each in layers):
+        call.refuse("a stack of layers of another class is not supported", "call them in a module of your own")
     if not all(each.self_attn.batch_first for each in layers):
         call.refuse("it takes sequences before samples", f"{call.source.kind}(..., batch_first=True)")
-    mask = next((given[name] for name in masks if given.get(name) is not None), None)
 
     def encode(x: Any) -> Any:
         for each in layers:
-            x = _encoded(each, x, mask)
-        norm = getattr(module, "norm", None)
+            x = _encoded(each, x, given.get(mask_name))
+        norm: Any = module.norm if is_stack else None
         return x if norm is None else norm(x)
 
     return composed(call, encode, given["src"])

@@ -196,14 +196,20 @@ def test_refusals(call, match):
         spikec.load(Net(call), torch.zeros(2, *SHAPE))
 
 
+class Doubled(nn.TransformerEncoderLayer):
+    def forward(self, src, **masks):
+        return 2 * super().forward(src, **masks)
+
+
 @pytest.mark.parametrize(
     ("layer", "match"),
     [
         (nn.TransformerEncoderLayer(8, 2, 6), "batch_first=True"),
         (nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 6), 1, enable_nested_tensor=False), "batch_first=True"),
+        (nn.TransformerEncoder(Doubled(8, 2, 6, batch_first=True), 1, enable_nested_tensor=False), "another class"),
     ],
 )
-def test_an_encoder_of_sequences_before_samples_is_refused(layer, match):
+def test_an_encoder_that_does_something_else_is_refused(layer, match):
     with pytest.raises(spikec.UnsupportedOpError, match=match):
         spikec.load(nn.Sequential(layer).eval(), torch.zeros(2, 5, 8))
 
