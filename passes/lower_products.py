@@ -9,10 +9,11 @@ import attrs
 import numpy as np
 import torch
 
+from spikec.calibration.calibration import MOMENTS
 from spikec.extend.backend import NEURON_BUDGET
 from spikec.extend.operands import on_samples
 from spikec.extend.passbase import Context, Pass
-from spikec.ir.errors import Hint, Option, Problem, UnsupportedOpError
+from spikec.ir.errors import CalibrationError, Hint, Option, Problem, UnsupportedOpError
 from spikec.ir.graph import Graph, Node
 from spikec.ir.op import Op
 from spikec.ir.ops import AvgPool, Linear, MatMul, Multiply, ScalarFunction
@@ -103,6 +104,8 @@ class LowerProducts(Pass):
 def _moments(graph: Graph, nodes: Sequence[Node[Op]], context: Context) -> Mapping[tuple[str, int], Moments]:
     """Find the mean and the deviation of every operand on the calibration samples, channel by channel.
 
+    They are saved with statistics, for which the network must become the same again.
+
     Raises:
         CalibrationError: there are none; it names every product.
     """
@@ -114,10 +117,20 @@ def _moments(graph: Graph, nodes: Sequence[Node[Op]], context: Context) -> Mappi
         total, power = total + rows.sum(1).cpu().numpy(), power + rows.square().sum(1).cpu().numpy()
         sums[name] = count + rows.shape[1], total, power
 
-    on_samples(graph, nodes, context, look)
-    found = {name: _guarded(total / count, power / count) for name, (count, total, power) in sums.items()}
-    slots = ((node.name, slot, x) for node in nodes for slot, x in enumerate(graph.operands(node.name)))
-    return {(name, slot): found[x] for name, slot, x in slots}
+    def moments() -> dict[str, Array]:
+        on_samples(graph, nodes, context, look)
+        return {
+            name + MOMENTS: np.stack(_guarded(total / count, power / count))
+            for name, (count, total, power) in sums.items()
+        }
+
+    slots = [(node.name, slot, x) for node in nodes for slot, x in enumerate(graph.operands(node.name))]
+    found = context.calibration.kept({x + MOMENTS for *_, x in slots}, moments)
+    for name, _, x in slots:
+        if found[x + MOMENTS].shape != (2, graph.type(x).shape[0]):
+            hint = "give the calibration of a Compilation of this model"
+            raise CalibrationError(graph.problem(name, "the calibration given is of another model", hint))
+    return {(name, slot): (found[x + MOMENTS][0], found[x + MOMENTS][1]) for name, slot, x in slots}
 
 
 def _guarded(mean: Array, power: Array) -> Moments:

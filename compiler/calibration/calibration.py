@@ -30,6 +30,8 @@ from spikec.ir.untrusted import read_npz
 RETAINED = 256
 #: end of the name of an array of values in a file
 _VALUES = "/values"
+#: end of the name of a mean and a deviation of each channel among values
+MOMENTS = "/moments"
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -264,8 +266,11 @@ class Calibration:
                 raise ValueError(why)
         values = {key.removesuffix(_VALUES): each for key, each in arrays.items() if key.endswith(_VALUES)}
         for name, each in values.items():
-            if each.dtype != np.float64 or each.ndim != 1 or not each.size or not np.isfinite(each).all():
+            if each.dtype != np.float64 or not each.size or not np.isfinite(each).all():
                 raise ValueError(f"{name}: its values are no finite numbers")
-            if (np.diff(each) < 0).any():
+            if name.endswith(MOMENTS):
+                if each.ndim != 2 or len(each) != 2 or (each[1] <= 0).any():
+                    raise ValueError(f"{name}: its values are no mean and deviation of each channel")
+            elif each.ndim != 1 or (np.diff(each) < 0).any():
                 raise ValueError(f"{name}: its values do not rise")
         return cls(nodes, int(arrays["samples"]), str(arrays["model"]), shapes, retained, values)

@@ -278,10 +278,11 @@ class CalibrationSource:
         return self.kept(names, make)
 
     def kept(self, names: Collection[str], make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
-        """Return numbers, rising, that a pass took from the samples under these names; statistics are saved with them.
+        """Return what a pass took from the samples under these names; statistics are saved with it.
 
         Args:
-            make: takes them, where they were not given with statistics.
+            make: takes it, where it was not given with statistics: numbers, rising, or under a name that ends in
+                ``MOMENTS`` the mean and the deviation of each channel, [2, C].
         """
         if not set(names) <= self._known.keys():
             self._values = self._values | make()

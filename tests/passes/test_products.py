@@ -160,14 +160,24 @@ def test_softmax_by_levels_keeps_to_shares_beyond_the_calibration_data():
     assert (shares >= 1.05 * low - 0.05).all()
 
 
-def test_a_saved_calibration_of_several_batches_gives_the_same_levels(tmp_path):
+@pytest.mark.parametrize(
+    "call", [lambda y: torch.softmax(9 * y, 1), GATES["gate of a channel"]], ids=["levels", "products"]
+)
+def test_a_saved_calibration_of_several_batches_gives_the_same_network(call, tmp_path):
     """The samples that it keeps are others than those of the first batch, which are all that was seen of them."""
-    model, path = Net(lambda y: torch.softmax(9 * y, 1)), tmp_path / "statistics.npz"
+    model, path = Net(call), tmp_path / "statistics.npz"
     given = {"target": "nir", "normalization": "max"}
     run = spikec.Compiler(calibration=[k * images(8) for k in (1, 2, 3)], **given).run(model)
     run.calibration.save(path)
     again = spikec.Compiler(calibration=spikec.Calibration.load(path), **given).run(model)
     assert str(again.graph) == str(run.graph)
+
+
+def test_a_calibration_of_other_products_is_refused():
+    wide, narrow = (nn.Sequential(nn.Linear(4, n), nn.GLU(), nn.Linear(n // 2, 2)).eval() for n in (6, 4))
+    seen = spikec.calibrate(wide, torch.randn(16, 4))
+    with pytest.raises(spikec.CalibrationError, match=r"of another model(.|\n)*at  1"):
+        spikec.compile(narrow, "spikingjelly", calibration=seen)
 
 
 def test_each_product_is_held_to_what_it_may_cost():

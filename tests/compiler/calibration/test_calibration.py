@@ -246,6 +246,26 @@ def test_a_file_that_is_no_calibration(tmp_path):
             Calibration.load(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "match"),
+    [
+        ("x", np.array([2.0, 1.0]), "x: its values do not rise"),
+        ("x", np.ones((2, 3)), "x: its values do not rise"),
+        ("x", np.array([np.inf]), "no finite numbers"),
+        ("x/moments", np.ones(3), "no mean and deviation"),
+        ("x/moments", np.ones((3, 3)), "no mean and deviation"),
+        ("x/moments", np.array([[1.0, 2.0], [1.0, 0.0]]), "no mean and deviation"),
+    ],
+)
+def test_values_in_a_file_are_what_passes_take(name, values, match, tmp_path):
+    Calibration(values={name: values}).save(tmp_path / "x.npz")
+    with pytest.raises(CalibrationError, match=match):
+        Calibration.load(tmp_path / "x.npz")
+    right = {"x": np.array([1.0, 2.0]), "x/moments": np.ones((2, 3))}
+    Calibration(values=right).save(tmp_path / "x.npz")
+    assert Calibration.load(tmp_path / "x.npz").values.keys() == right.keys()
+
+
 def test_batches_take_what_users_have():
     x, y = torch.rand(5, 6), torch.zeros(5)
     for data in ([x], [(x, y)], [{"x": x, "label": y}], iter([x]), x, x.numpy(), [x.numpy()]):
