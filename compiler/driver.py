@@ -319,12 +319,12 @@ def calibrate(
     *,
     time_axis: int | None = None,
     device: str | torch.device | None = None,
+    all_reduce: bool = False,
     **options: Unpack[AnyOptions],
 ) -> Calibration:
     """The statistics that :func:`compile` would gather, to save, to merge, and to give to it as ``calibration``.
 
-    Under ``torch.distributed`` each process calibrates on its own part of the data, and
-    :meth:`Calibration.all_reduce` makes one of all.
+    Under ``torch.distributed`` each process calibrates on its own part of the data.
 
     Args:
         model: see :func:`compile`.
@@ -333,10 +333,13 @@ def calibrate(
         time_axis: of event data, the axis of each input that is time (0 for [T, B, ...]); the ANN then sees the
             average over it, which is what a rate stands for.
         device: where the ANN runs; None for where the data is.
+        all_reduce: of the samples of all processes of the default ``torch.distributed`` group, each of which calls this
+            with batches of its own; as many each, where smooth functions or products of signals are fitted to them.
         options: see :func:`compile`.
 
     Raises:
         CompileError: the model or the data do not fit, as for :func:`compile`.
+        CalibrationError: all_reduce is asked for, and the process is in no group.
 
     Examples:
         >>> halves = [spikec.calibrate(model, images[:32]), spikec.calibrate(model, images[32:])]
@@ -345,7 +348,8 @@ def calibrate(
     """
     compiler = Compiler(target, **options)
     frontend, model = compiler.open(model)
-    compiler.calibration = Batches(data, frontend.input_names(model), "data", time_axis=time_axis, device=device)
+    names = frontend.input_names(model)
+    compiler.calibration = Batches(data, names, "data", time_axis=time_axis, device=device, all_reduce=all_reduce)
     return compiler.gather(model)
 
 

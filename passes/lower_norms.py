@@ -99,7 +99,7 @@ def _levels(graph: Graph, heads: Sequence[Node[Head]], context: Context) -> dict
         return {name: np.array([min(found), max(found)]) for name, found in tops.items()}
 
     found = context.calibration.kept(names, ranges)
-    return {head.name: _between(*found[name]) for name, head in names.items()}
+    return {head.name: _between(found[name][0], found[name][-1]) for name, head in names.items()}
 
 
 def _between(low: float, high: float) -> Array:

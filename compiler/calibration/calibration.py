@@ -127,6 +127,22 @@ def sampled(graph: Graph, names: Iterable[str], batches: Iterable[Sequence[Tenso
     return {name: each.result() for name, each in found.items()}
 
 
+def merged_values(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Return values of nodes as of the samples of all parts, each of which counts as much as any other."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    found = {}
+    for name in parts[0]:
+        arrays = [part[name] for part in parts]
+        if name.endswith(MOMENTS):
+            means, deviations = np.swapaxes(arrays, 0, 1)
+            power = (means**2 + deviations**2).mean(0)
+            found[name] = np.stack([means.mean(0), np.sqrt(power - means.mean(0) ** 2)])
+        else:
+            found[name] = np.sort(np.concatenate(arrays))
+    return found
+
+
 @attrs.define(eq=False, repr=False)
 class Calibration:
     """Statistics of every ReLU, gathered in one pass over the data.
@@ -186,7 +202,11 @@ class Calibration:
             CalibrationError: they are of different models.
         """
         if self.model != other.model:
-            hint = "merge calibrations of one model only"
+            hint = (
+                "merge calibrations of one model; its smooth functions and products of signals are fitted to the data "
+                "that each saw, so calibrate such a model in processes that share what they see: "
+                "spikec.calibrate(..., all_reduce=True)"
+            )
             raise CalibrationError("calibrations of different models cannot be merged", hint=hint)
         nodes = dict(self.nodes)
         for name, statistics in other.nodes.items():

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from spikec.calibration.calibration import RETAINED, Calibration, digest, sampled
+from spikec.calibration.calibration import RETAINED, Calibration, digest, merged_values, sampled
 from spikec.interpreter.inputs import as_input, check_types
+from spikec.interpreter.processes import of_all_processes
 from spikec.ir.errors import CalibrationError, Hint, Option, warn
 from spikec.ir.graph import Graph
 from spikec.ir.progress import track
@@ -35,6 +36,8 @@ class Batches:
         time_axis: of event data, the axis of every input that is time, such as 0 for [T, B, ...]; the samples
             are the averages over it, which is what a rate stands for.
         device: where the samples are moved to in the pass over them; None leaves them where they are.
+        all_reduce: whether each process of ``torch.distributed`` has batches of its own, and what passes find in them
+            is to be that of all.
 
     Raises:
         CalibrationError: there is no batch, or a batch cannot be read.
@@ -48,8 +51,10 @@ class Batches:
         *,
         time_axis: int | None = None,
         device: str | torch.device | None = None,
+        all_reduce: bool = False,
     ) -> None:
         self.names = list(names)
+        self.all_reduce = all_reduce
         self.option = option
         self.device = _device(device)
         if time_axis is not None:
@@ -259,7 +264,8 @@ class CalibrationSource:
                 'follow from the weights: spikec.Normalization(method="model")',
             )
             raise CalibrationError(_NO_DATA[bool(known)], hint=hint)
-        self.gathered = attrs.evolve(Calibration.gather(graph, axes, self._tracked()), values=self._values)
+        found = attrs.evolve(Calibration.gather(graph, axes, self._tracked()), values=self._values)
+        self.gathered = found.all_reduce() if self.batches.all_reduce else found
         return self.gathered
 
     def values(self, graph: Graph, names: Collection[str]) -> dict[str, Array]:
@@ -285,7 +291,8 @@ class CalibrationSource:
                 ``MOMENTS`` the mean and the deviation of each channel, [2, C].
         """
         if not set(names) <= self._known.keys():
-            self._values = self._values | make()
+            shared = self.batches is not None and self.batches.all_reduce
+            self._values = self._values | merged_values(of_all_processes(make()) if shared else [make()])
         return {name: self._known[name] for name in names}
 
     @property

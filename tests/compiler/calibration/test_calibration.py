@@ -8,6 +8,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import build
 import spikec
@@ -149,6 +150,8 @@ torch.set_num_threads(1)
 distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 parts = torch.load(f"{folder}/x.pt").split(40)
 spikec.calibrate(build.residual(), parts[rank::2], build.GraphTarget()).all_reduce().save(f"{folder}/{rank}.npz")
+gated = torch.load(f"{folder}/gated.pt", weights_only=False)
+spikec.calibrate(gated, parts[rank:12:2], all_reduce=True).save(f"{folder}/gated_{rank}.npz")
 distributed.destroy_process_group()
 """
 
@@ -157,6 +160,8 @@ distributed.destroy_process_group()
 def test_two_processes_find_what_one_does(tmp_path, one_thread):
     x = torch.rand(520, 2, 8, 6)
     torch.save(x, tmp_path / "x.pt")
+    gated = nn.Sequential(nn.Conv2d(2, 4, 3), nn.GLU(1), nn.Flatten(), nn.Linear(48, 3), nn.SiLU()).eval()
+    torch.save(gated, tmp_path / "gated.pt")
     path = [str(Path(build.__file__).parent), os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     command = [sys.executable, "-c", PROCESS]
@@ -165,6 +170,24 @@ def test_two_processes_find_what_one_does(tmp_path, one_thread):
     whole = spikec.calibrate(build.residual(), x.split(40), build.GraphTarget())
     for rank in range(2):
         assert identical(Calibration.load(tmp_path / f"{rank}.npz"), whole)
+    seen = [Calibration.load(tmp_path / f"gated_{rank}.npz") for rank in range(2)]
+    assert identical(*seen)
+    snn = spikec.compile(gated, "spikingjelly", calibration=seen[0], normalization="max")
+    alone = spikec.compile(gated, "spikingjelly", calibration=x[:480], normalization="max")
+    assert seen[0].samples == 480
+    with torch.no_grad():
+        found, wanted = (sum(each(x[:40]) for _ in range(64)) for each in (snn, alone))
+    assert (found - wanted).norm() < 0.05 * wanted.norm()
+
+
+def test_what_a_gated_network_saw_is_not_merged_afterwards():
+    gated = nn.Sequential(nn.Linear(4, 6), nn.GLU(), nn.Linear(3, 2)).eval()
+    one, other = (spikec.calibrate(gated, k * torch.rand(8, 4)) for k in (1, 2))
+    with pytest.raises(CalibrationError, match="different models") as error:
+        one.merge(other)
+    assert "all_reduce=True" in error.value.hint
+    with pytest.raises(CalibrationError, match="not initialised"):
+        spikec.calibrate(gated, torch.rand(8, 4), all_reduce=True)
 
 
 @pytest.fixture
