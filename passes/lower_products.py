@@ -59,7 +59,7 @@ class LowerProducts(Pass):
 
     def run(self, graph: Graph, context: Context) -> int:
         """Rewrite every product."""
-        nodes = [node for node in graph.match(Op) if isinstance(node.op, (Multiply, MatMul))]
+        nodes = [Node(name, op) for name in graph if isinstance(op := graph[name], (Multiply, MatMul))]
         problems = [problem for node in nodes if (problem := self._too_large(graph, node))]
         if problems:
             raise UnsupportedOpError(problems)

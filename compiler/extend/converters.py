@@ -65,9 +65,11 @@ def inherited(
     redefined: set[str] = set()
     for cls in kind.__mro__:
         found = find(cls)
-        if found is not None:
+        if found is not None and redefined:
             meaning = {name for base in cls.__mro__ if base not in root.__mro__ for name in vars(base)}
             return None if meaning & redefined else found
+        if found is not None:
+            return found
         redefined |= {name for name in vars(cls) if not name.startswith("__")}.difference(descriptive)
     return None
 

@@ -4,7 +4,7 @@ Everything runs in float64 on a probe batch, which grows where it could not noti
 hardly varies over it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import attrs
 import numpy as np
@@ -36,16 +36,19 @@ def check_shapes(graph: Graph, before: Graph | None = None) -> None:
 
     Args:
         graph: whose ops.
-        before: a graph that was checked; what has the same operands as there, and other numbers only, is not run.
+        before: a graph that was checked. What is one of its ops, on operands of the same types, but for the numbers in
+            its arrays, is not run, and of several such ops one is.
 
     Raises:
         VerificationError: it has another.
     """
+    tried = set() if before is None else {_form(before, name) for name in before}
     with torch.no_grad():
         for name in graph:
-            operands = [graph.type(x) for x in graph.operands(name)]
-            if not operands or (before is not None and name in before and _has_same_shapes(before, graph, name)):
+            operands, form = [graph.type(x) for x in graph.operands(name)], _form(graph, name)
+            if not operands or form in tried:
                 continue
+            tried.add(form)
             found, wanted = graph.apply_rule(name, _shape_given, graph[name], operands), graph.type(name).shape
             if found != wanted:
                 message = f"{graph[name].kind} gives samples of shape {found}, and its type rule says {wanted}"
@@ -53,18 +56,23 @@ def check_shapes(graph: Graph, before: Graph | None = None) -> None:
                 raise VerificationError(graph.problem(name, message, hint))
 
 
-def _has_same_shapes(before: Graph, after: Graph, name: str) -> bool:
-    """Whether a node of two graphs is one op, but for the numbers in its arrays, of operands of the same types."""
-    one, other = before[name], after[name]
-    types = [[(t.shape, t.dtype) for t in map(graph.type, graph.operands(name))] for graph in (before, after)]
-    if type(one) is not type(other) or types[0] != types[1]:
-        return False
-    pairs = zip(one.parameters().values(), other.parameters().values(), strict=True)
-    return all(a is b or _shape_or_value(a) == _shape_or_value(b) for a, b in pairs)
+def _form(graph: Graph, name: str) -> Hashable:
+    """Return what a node has in common with those that are one op with it, but for the numbers in its arrays.
+
+    That is all but the result's type, which follows by the type rule; a parameter that cannot be hashed has its own.
+    """
+    op, types = graph[name], [(t.shape, t.dtype) for t in map(graph.type, graph.operands(name))]
+    return type(op), *map(_shape_or_value, op.parameters().values()), *types
 
 
-def _shape_or_value(parameter: object) -> object:
-    return (np.ndarray, parameter.shape) if isinstance(parameter, np.ndarray) else parameter
+def _shape_or_value(parameter: object) -> Hashable:
+    if isinstance(parameter, np.ndarray):
+        return np.ndarray, parameter.shape
+    try:
+        hash(parameter)
+    except TypeError:
+        return id(parameter)
+    return parameter
 
 
 def _shape_given(op: Op, operands: Sequence[Type]) -> tuple[int, ...]:

@@ -199,8 +199,10 @@ class Cut:
 
     def _has_same_op(self, old: str, new: str) -> bool:
         """Whether there is no need to compare what two nodes do with what they are given."""
-        op = self.after[new]
-        return self.before[old] is op or (isinstance(op, Neuron) and not self.same_neurons)
+        one, op = self.before[old], self.after[new]
+        if type(one) is type(op) is Relu:
+            return one.cap == op.cap  # a scale changes no meaning
+        return one is op or (isinstance(op, Neuron) and not self.same_neurons)
 
     def _alike(self, graph: Graph, numbers: dict[object, int]) -> dict[str, int]:
         """Number the nodes, so that those with one number, here or in the other graph, compute the same by the same."""
@@ -329,10 +331,14 @@ def _is_untouched(before: Graph, after: Graph, name: str) -> bool:
 
 def can_be_cut(before: Graph, after: Graph, name: str) -> bool:
     """Whether a node gives, in both graphs, what follows number by number from what it is given."""
-    one, other = before[name], after[name]
-    shapes = [[graph.type(x).shape for x in (name, *graph.operands(name))] for graph in (before, after)]
-    if shapes[0] != shapes[1]:
+    if not _correspond(before[name], after[name]):
         return False
+    shapes = ([graph.type(x).shape for x in (name, *graph.operands(name))] for graph in (before, after))
+    return next(shapes) == next(shapes)
+
+
+def _correspond(one: Op, other: Op) -> bool:
+    """Whether an op may have become another one that gives, number by number, what it gave."""
     if isinstance(one, StatefulOp):
         return isinstance(other, Neuron) if isinstance(one, Neuron) else type(one) is type(other)
     if isinstance(other, StatefulOp):
@@ -347,7 +353,7 @@ def _comparable(graph: Graph, other: Graph, names: Iterable[str]) -> list[str]:
 
     A pass may have made use of what such an activation has in common with one beside it, which has to be fed the same.
     """
-    activations = [node for node in graph.match(Op) if node.op.role is Role.ACTIVATION]
+    activations = graph.with_role(Role.ACTIVATION)
     gone = [node.name for node in activations if node.name not in other or type(other[node.name]) is not type(node.op)]
     bits = {name: 1 << i for i, name in enumerate(gone)}
     passed = [dict[str, int](), dict[str, int]()]

@@ -45,18 +45,18 @@ def probe(graph: Graph, samples: Sequence[Tensor] | None, seed: int) -> tuple[Te
 
 def neuron_count(graph: Graph) -> int:
     """Count the single neurons of a graph, or activations that are to become some."""
-    found = (*graph.with_role(Role.NEURON), *graph.with_role(Role.ACTIVATION))
-    return sum(math.prod(graph.type(node.name).shape) for node in found)
+    roles = (Role.NEURON, Role.ACTIVATION)
+    return sum(math.prod(graph.type(name).shape) for name in graph if graph[name].role in roles)
 
 
 def macs(graph: Graph) -> dict[str, int]:
     """Multiply-accumulates of each affine op for one sample and one step, with the padding's zeros."""
     found = {}
-    for node in graph.match(Weighted):
-        at = graph.operands(node.name)[0] if isinstance(node.op, ConvTranspose) else node.name
-        features = node.op.in_features if isinstance(node.op, ConvTranspose) else node.op.out_features
-        positions = math.prod(graph.type(at).shape) // features
-        found[node.name] = positions * node.op.weight.size
+    for name in graph:
+        if isinstance(op := graph[name], Weighted):
+            spreads = isinstance(op, ConvTranspose)
+            features, at = (op.in_features, graph.operands(name)[0]) if spreads else (op.out_features, name)
+            found[name] = math.prod(graph.type(at).shape) // features * op.weight.size
     return found
 
 

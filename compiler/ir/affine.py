@@ -180,9 +180,11 @@ def _random(shapes: Sequence[Shape]) -> list[Tensor]:
 
 def random_numbers(shape: Shape, place: int) -> Tensor:
     """Draw normal numbers, others for each place, by using some repeatedly: new ones cost more than all else here."""
-    numbers, size = _numbers()[-place % _PERIOD :][:_PERIOD], math.prod(shape)
-    # repeat copies, so that an op which writes to its operand does no harm
-    return numbers[:size].repeat(-(-size // _PERIOD) or 1)[:size].reshape(shape)
+    start, size = -place % _PERIOD, math.prod(shape)
+    # both copy, so that an op which writes to its operand does no harm
+    if size <= _PERIOD:
+        return _numbers()[start : start + size].clone().view(shape)
+    return _numbers()[start : start + _PERIOD].repeat(-(-size // _PERIOD))[:size].view(shape)
 
 
 @functools.cache

@@ -68,7 +68,8 @@ class Graph(Wiring):
 
     def with_role(self, role: Role) -> list[Node[Op]]:
         """Return all nodes whose op has that role, in order."""
-        return [node for node in self.match(Op) if node.op.role is role]
+        ops = self._ops
+        return [Node(name, op) for name in self if (op := ops[name]).role is role]
 
     @property
     def sources(self) -> set[Source]:
@@ -83,7 +84,10 @@ class Graph(Wiring):
         """
         if name in self._doubtful:
             self._refresh(name)
-        return self._in(self._types, name)
+        try:
+            return self._types[name]
+        except KeyError:
+            raise self._unknown(name) from None
 
     def _refresh(self, name: str) -> None:
         """Infer again what changed upstream, producers first; behind a type that comes out the same nothing is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import enum
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -143,7 +144,7 @@ class Op:
         if any(isinstance(t.encoding, Rate) != isinstance(first.encoding, Rate) for t in others):
             raise TypeMismatchError(f"{self.kind} of a real and a rate-coded signal", hint=SPIKES_FIRST)
         if isinstance(first.encoding, Real):
-            return attrs.evolve(first, shape=shape)
+            return Type(shape, first.dtype, first.encoding)
         if self.role is not Role.LINEAR:
             raise TypeMismatchError(
                 f"{self.kind} of a rate-coded signal",
@@ -263,7 +264,8 @@ class Op:
 
     def parameters(self) -> dict[str, Any]:
         """Return the values of the fields by name, without the origin."""
-        return {f.name: getattr(self, f.name) for f in attrs.fields(type(self)) if f.name != "origin"}
+        kind: Any = type(self)  # Any, as mypy takes no class for hashable
+        return {name: getattr(self, name) for name in _parameter_names(kind)}
 
     def shape_of(self, *operands: Type) -> tuple[int, ...]:
         """Find the result's shape; a subclass may know it sooner than by trying."""
@@ -282,6 +284,11 @@ class Op:
             reason = str(error).splitlines()[0]
             shapes = ", ".join(str(t.shape) for t in operands)
             raise TypeMismatchError(f"{self.kind} does not take operands of shape {shapes}: {reason}") from None
+
+
+@functools.cache
+def _parameter_names(kind: type[Op]) -> tuple[str, ...]:
+    return tuple(field.name for field in attrs.fields(kind) if field.name != "origin")
 
 
 def _cut(values: Array, rows: slice, shape: tuple[int, ...]) -> Array:

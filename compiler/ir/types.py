@@ -50,9 +50,9 @@ def ints(sizes: Iterable[int]) -> tuple[int, ...]:
 def compress(array: Array, rtol: float = 0.0) -> Array:
     """Shrink every axis along which the array is constant, up to ``rtol``, to length 1."""
     for axis in range(array.ndim):
-        first = array.take(range(min(array.shape[axis], 1)), axis)
-        if array.shape[axis] > 1 and bool((np.abs(array - first) <= rtol * np.abs(first)).all()):
-            array = first
+        if array.shape[axis] > 1:
+            first = array.take([0], axis)
+            array = first if bool((np.abs(array - first) <= rtol * np.abs(first)).all()) else array
     return array
 
 
@@ -65,10 +65,15 @@ class Real:
 
 
 def _positive(_: Any, __: Any, scale: Array) -> None:
-    if not (np.isfinite(scale).all() and (scale > 0).all()):
+    if not ((scale > 0) & (scale < np.inf)).all():  # NaN is neither
         raise TypeMismatchError(
             "a rate's scale must be positive and finite", hint="a dead channel takes its layer's scale, or 1"
         )
+
+
+def same_scales(one: Array, other: Array) -> bool:
+    """Whether scales, which are finite numbers, count as others, which they are laid over."""
+    return bool((np.abs(one - other) <= SCALE_RTOL * np.abs(one)).all())
 
 
 def as_scale(value: Any) -> Array:
@@ -90,7 +95,7 @@ class Rate:
         if not isinstance(other, Rate) or self.scale.ndim != other.scale.ndim:
             return False
         try:
-            return bool(np.allclose(self.scale, other.scale, rtol=SCALE_RTOL, atol=0))
+            return same_scales(self.scale, other.scale)
         except ValueError:
             return False
 
@@ -171,7 +176,7 @@ class Type:
 
     def with_scale(self, scale: Array) -> Type:
         """Return the signal as a rate of another scale."""
-        return attrs.evolve(self, encoding=Rate(scale))
+        return Type(self.shape, self.dtype, Rate(scale))
 
 
 def channel_scale(operand: Type, axis: int, what: str) -> Array:

@@ -98,9 +98,9 @@ def _not_finite(graph: Graph, before: Graph | None) -> list[Problem]:
 
 
 def _allowed(op: Op, field: str, value: Array) -> bool:
-    if attrs.fields_dict(type(op))[field].metadata.get("infinite"):
-        return not np.isnan(value).any()
-    return bool(np.isfinite(value).all())
+    if np.isfinite(value).all():
+        return True
+    return bool(attrs.fields_dict(type(op))[field].metadata.get("infinite")) and not np.isnan(value).any()
 
 
 def _raise(problems: list[Problem], error: type[CompileError]) -> None:

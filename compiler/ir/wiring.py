@@ -6,15 +6,15 @@ import collections
 import difflib
 import heapq
 import itertools
+import operator
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 from spikec.ir.errors import CompileError, Problem
 from spikec.ir.op import Op, Role
 from spikec.ir.origin import Origin, describe
 
-T = TypeVar("T")
 WiringT = TypeVar("WiringT", bound="Wiring")
 
 
@@ -58,7 +58,10 @@ class Wiring:
         return len(self._ops)
 
     def __getitem__(self, name: str) -> Op:
-        return self._in(self._ops, name)
+        try:
+            return self._ops[name]
+        except KeyError:
+            raise self._unknown(name) from None
 
     def __iter__(self) -> Iterator[str]:
         if self._order is None:
@@ -71,7 +74,10 @@ class Wiring:
 
     def operands(self, name: str) -> tuple[str, ...]:
         """Return the names of the operands, in order."""
-        return self._in(self._operands, name)
+        try:
+            return self._operands[name]
+        except KeyError:
+            raise self._unknown(name) from None
 
     def before(self, name: str) -> Iterator[str]:
         """Yield every other node in front of this one, however far, the nearest first."""
@@ -85,7 +91,11 @@ class Wiring:
 
     def users(self, name: str) -> list[tuple[str, int]]:
         """Return (user, operand position) for every use, outputs included."""
-        return [(user, slot) for user, slots in self._in(self._users, name).items() for slot in slots]
+        try:
+            uses = self._users[name]
+        except KeyError:
+            raise self._unknown(name) from None
+        return [(user, slot) for user, slots in uses.items() for slot in slots]
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -104,9 +114,8 @@ class Wiring:
 
     def same_as(self, other: Wiring) -> bool:
         """Whether another graph has the same op objects under the same names and wiring."""
-        return list(self._operands.items()) == list(other._operands.items()) and all(
-            op is other._ops[name] for name, op in self._ops.items()
-        )
+        is_wired_alike = self._operands == other._operands and list(self._ops) == list(other._ops)
+        return is_wired_alike and all(map(operator.is_, self._ops.values(), other._ops.values()))
 
     def location(self, name: str) -> str:
         """Name the user's layers behind a node; for one that a pass added, those of its nearest producer."""
@@ -229,12 +238,10 @@ class Wiring:
         self._taken[wish] = number
         return f"{wish}_{number}"
 
-    def _in(self, table: Mapping[str, T], name: str) -> T:
-        try:
-            return table[name]
-        except KeyError:
-            hint = "".join(f"the closest is %{each}" for each in difflib.get_close_matches(str(name), self._ops, n=1))
-            raise CompileError(f"graph {self.name} has no node %{name}", hint=hint or "see list(graph)") from None
+    def _unknown(self, name: str) -> CompileError:
+        """Make the error of a name that no node has."""
+        hint = "".join(f"the closest is %{each}" for each in difflib.get_close_matches(str(name), self._ops, n=1))
+        return CompileError(f"graph {self.name} has no node %{name}", hint=hint or "see list(graph)")
 
     def _operand(self, name: str, slot: int) -> str:
         operands = self.operands(name)

@@ -102,7 +102,7 @@ class Neuron(StatefulOp):
         (x,) = operands
         if not isinstance(x.encoding, Rate):
             raise TypeMismatchError("a neuron integrates a rate-coded signal, this one is real", hint=SPIKES_FIRST)
-        if not np.isfinite(self.v_threshold).all() or not (self.v_threshold > self.above).all():
+        if not ((self.v_threshold > self.above) & (self.v_threshold < np.inf)).all():
             raise TypeMismatchError(f"v_threshold is {span(self.v_threshold)}", hint=f"give numbers above {self.above}")
         if self.v_threshold.ndim != len(x.shape):
             raise TypeMismatchError(

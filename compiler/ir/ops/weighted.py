@@ -18,7 +18,6 @@ from spikec.ir.op import SPIKES_FIRST, Op, Role, array, tensor
 from spikec.ir.origin import Origin
 from spikec.ir.spatial import Pairs, for_axes, pad_list, pairs, window_counts
 from spikec.ir.types import (
-    SCALE_RTOL,
     Array,
     Rate,
     Real,
@@ -28,6 +27,7 @@ from spikec.ir.types import (
     channel_scale,
     ints,
     on_axis,
+    same_scales,
     sealed,
     span,
 )
@@ -92,9 +92,9 @@ class Weighted(Op):
             if self.in_scale.size + self.out_scale.size > 2 or self.in_scale[0] != 1 or self.out_scale[0] != 1:
                 message = "the weights are folded for a rate-coded operand, and it is real"
                 raise TypeMismatchError(message, hint=SPIKES_FIRST)
-            return attrs.evolve(x, shape=shape)
+            return Type(shape, x.dtype, x.encoding)
         scale = channel_scale(x, self.axis, self.kind)
-        if not np.allclose(scale, self.in_scale, rtol=SCALE_RTOL, atol=0):
+        if not same_scales(scale, self.in_scale):
             raise TypeMismatchError(
                 f"the weights are folded for an operand of scale {span(self.in_scale)}, it has {span(scale)}",
                 hint="put a Rescale before it, or fold the scale into the weights with scale_input",

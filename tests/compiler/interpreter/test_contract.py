@@ -424,6 +424,31 @@ def test_a_type_rule_that_contradicts_its_op_is_located():
     check_shapes(build.mlp())
 
 
+@pytest.mark.parametrize("steps", [(1, 2), ([1], [2])], ids=["numbers", "lists"])
+def test_a_type_rule_is_held_to_each_op_that_differs_in_more_than_the_numbers_of_its_arrays(steps):
+    @attrs.frozen(eq=False)
+    class Strided(Op):
+        kind = "strided"
+        role = Role.LINEAR
+        step: object
+
+        def infer(self, *operands):
+            return operands[0]
+
+        def eval(self, *xs):
+            return xs[0][:, :: self.step if isinstance(self.step, int) else self.step[0]]
+
+    b = build.Builder(6)
+    right = b.add(Strided(steps[0]), b.x, name="right")
+    g = b.done(b.add(Strided(steps[1]), right, name="wrong"))
+    with pytest.raises(VerificationError, match="%wrong = strided"):
+        check_shapes(g)
+    before = b.graph.copy()
+    before.set_op("wrong", Strided(steps[0]))
+    with pytest.raises(VerificationError, match="%wrong = strided"):
+        check_shapes(g, before)
+
+
 def test_a_probe_without_data_holds_six_different_samples_of_the_unit_range():
     (x,) = probe(build.mlp(), None, 0)
     assert len(torch.unique(x, dim=0)) == len(x) == 6
