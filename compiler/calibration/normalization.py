@@ -18,6 +18,8 @@ Method = Literal["percentile", "max", "mmse", "ltb", "model"]
 
 #: candidate thresholds of ``mmse``, as shares of the maximum
 _SHARES = np.arange(1, 101) / 100
+#: numbers that are looked at together, which stay in the processor's cache
+_CELLS = 2**15
 #: updates of ``ltb``
 _UPDATES = 1000
 #: a float64's bits without so many of the lowest tell the 128th of an octave that it is in
@@ -120,7 +122,7 @@ class Normalization:
 
 
 def _tails(statistics: Statistics) -> Callable[[Array], tuple[Array, Array]]:
-    """Return a function of bounds [C, n]: how many values of each channel lie at or above them, and their sums."""
+    """Return a function of bounds [..., C, n]: how many values of each channel lie at or above them, and their sums."""
     values, counts = statistics.bins()
     parts = counts.astype(np.float64), counts * values
     # from each bin on: [C, K + 1], the last of which is 0
@@ -159,15 +161,13 @@ def _least_error(statistics: Statistics, timesteps: int, v_init: float) -> Array
     """
     above = _tails(statistics)
     j = np.arange(1, timesteps + 1)
-    best = np.full(len(statistics.maximum), np.inf)
-    chosen = statistics.maximum
-    for share in _SHARES:
-        step = (share * statistics.maximum / timesteps)[:, None]
+    errors = []
+    parts = 1 + len(_SHARES) * statistics.maximum.size * timesteps // _CELLS
+    for shares in np.array_split(_SHARES, min(parts, len(_SHARES))):
+        step = (shares[:, None] * statistics.maximum / timesteps)[..., None]
         counts, sums = above((j - v_init) * step)
-        error = ((2 * j - 1) * step**2 * counts - 2 * step * sums).sum(1)
-        chosen = np.where(error < best, share * statistics.maximum, chosen)
-        best = np.minimum(error, best)
-    return chosen
+        errors.append(((2 * j - 1) * step**2 * counts - 2 * step * sums).sum(-1))
+    return np.asarray(_SHARES[np.concatenate(errors).argmin(0)] * statistics.maximum)
 
 
 def _balanced(statistics: Statistics) -> Array:
