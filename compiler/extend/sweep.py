@@ -124,18 +124,21 @@ class Sweep:
         dtype = next(iter(self.feeds.values())).dtype
         read = {name, *(x for each in between for x in self.graph.operands(each))}
         values = {source: settled[source].to(dtype) for source in read & settled.keys()}
+        own = {x for x in values if values[x] is not settled[x]} | {x for x in between if self.graph[x].fresh}
         for each in between:
-            values[each] = self._over_time(each, *(values[x] for x in self.graph.operands(each)))
+            operands = self.graph.operands(each)
+            over = len(operands) == 1 and operands[0] in own and len(self.graph.users(operands[0])) == 1
+            values[each] = self._over_time(each, *(values[x] for x in operands), over=over)
         return values[name]
 
-    def _over_time(self, name: str, *xs: Tensor) -> Tensor:
-        """Run an op for all steps: [T, n, ...], or [1, n, ...] where it gives the same at each."""
+    def _over_time(self, name: str, *xs: Tensor, over: bool = False) -> Tensor:
+        """Run an op for all steps: [T, n, ...], or [1, n, ...] where it gives the same at each; over its operand."""
         op = self.graph[name]
         steps = self.timesteps if isinstance(op, StatefulOp) else max(map(len, xs))
         xs = tuple(x.expand(steps, *x.shape[1:]) for x in xs)
         if isinstance(op, StatefulOp):
             return op.steps(op.initial(*(x[0] for x in xs)), *xs)[1]
-        value: Tensor = self.graph.apply_rule(name, op.eval, *(x.flatten(0, 1) for x in xs))
+        value: Tensor = self.graph.apply_rule(name, op.eval_over if over else op.eval, *(x.flatten(0, 1) for x in xs))
         return value.reshape(steps, -1, *value.shape[1:])
 
     def _between(self, name: str) -> list[str]:

@@ -156,6 +156,11 @@ def _last_uses(graph: Graph, order: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
+def is_own(graph: Graph, name: str) -> bool:
+    """Whether only the user of a node's result may look at its memory: others may have made a view of it."""
+    return graph[name].fresh and len(graph.users(name)) == 1
+
+
 def one_step(
     graph: Graph,
     order: Sequence[str],
@@ -183,11 +188,12 @@ def one_step(
         elif isinstance(op, StatefulOp):
             operands = tuple(values[x] for x in read)
             before = states[name] if name in states else op.initial(*operands)
-            over = tap is None and all(graph[x].fresh and x in spent.get(name, ()) for x in read)
+            over = tap is None and all(x in spent.get(name, ()) and is_own(graph, x) for x in read)
             states[name], values[name] = (op.step_over if over else op.step)(before, *operands)
         else:
             operands = (feeds[name],) if name in feeds else tuple(values[x] for x in read)
-            values[name] = graph.apply_rule(name, op.eval, *operands)
+            over = tap is None and len(read) == 1 and read[0] in spent.get(name, ()) and is_own(graph, read[0])
+            values[name] = graph.apply_rule(name, op.eval_over if over else op.eval, *operands)
         if tap is not None:
             tap(name, values[name], before, operands)
         for x in spent.get(name, ()):

@@ -87,6 +87,7 @@ class Rescale(Op):
     """
 
     elementwise = True
+    fresh = True
     role = Role.CAST
 
     factor: Array = array()
@@ -103,6 +104,10 @@ class Rescale(Op):
     def eval(self, *xs: Tensor) -> Tensor:
         """Return ``factor * x``."""
         return xs[0] * tensor(self.factor, xs[0])
+
+    def eval_over(self, x: Tensor) -> Tensor:
+        """Multiply in place."""
+        return x.mul_(tensor(self.factor, x))
 
 
 @attrs.frozen(eq=False)

@@ -5,7 +5,7 @@ import torch
 import build
 from spikec import CompileError, Compiler, Graph, InvalidModelError, TypeMismatchError, run
 from spikec.interpreter.results import as_tuple
-from spikec.ir.ops import IF, Add, Delay, Flatten, Input, Linear, Output, Relu
+from spikec.ir.ops import IF, Add, Delay, Flatten, Input, Linear, Output, Relu, Rescale, Reshape
 
 
 def neuron(op, shape=(3,)):
@@ -152,6 +152,19 @@ def test_values_are_let_go_of_and_overwritten_only_where_nobody_sees_it():
     assert torch.equal(x, given)
     assert sorted(some) == sorted(watched)
     assert all(torch.equal(some[name], every[name]) for name in watched)
+
+
+@pytest.mark.parametrize("op", [IF(np.ones(1)), Rescale(np.full(1, 2.0))], ids=lambda op: op.kind)
+def test_a_current_that_another_node_has_a_view_of_is_not_overwritten(op):
+    """The neuron, or the cast, comes in between: it is the last to read the current, and the view is read later."""
+    g, weight = Graph(), np.random.default_rng(0).normal(size=(4, 4))
+    x = g.add(Input((4,), "float64", rate=True))
+    current = g.add(Linear(weight), x)
+    view = g.add(Reshape((2, 2)), current)
+    g.add(Output(), g.add(op, current))
+    g.add(Output(), g.add(Flatten(0, -1), view))
+    xs = torch.rand(5, 3, 4, dtype=torch.float64)
+    assert np.allclose(run(g, xs)[1].numpy(), xs.numpy() @ weight.T, rtol=1e-12, atol=0)
 
 
 def test_nodes_of_a_spiking_graph():
