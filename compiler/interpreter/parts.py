@@ -35,7 +35,7 @@ from spikec.ir.ops import (
     RunningDifference,
     Weighted,
 )
-from spikec.ir.types import Type
+from spikec.ir.types import Rate, Type
 
 #: how many times larger than others a random sample, or number, is
 LOUD = 16.0
@@ -233,7 +233,8 @@ class Cut:
                 # of a single sample, all that one sign or the other gets through; of others too, where one has a result
                 lost = ~(passed.abs() > 0) if samples == 1 else passed.isnan()
                 return torch.where(lost, op.eval(-numbers), passed) if lost.any() else passed
-            return numbers / tensor(graph.type(name).scale, numbers)
+            result = graph.type(name)
+            return numbers / tensor(result.scale, numbers) if isinstance(result.encoding, Rate) else numbers
         if isinstance(op, StatefulOp) or any(x is None for x in xs):
             return None
         value: Tensor = graph.apply_rule(name, op.eval, *xs)
@@ -297,7 +298,7 @@ class _Values:
 
     def take(self, names: Sequence[str]) -> list[Tensor | None]:
         """Return the values of these nodes."""
-        while any(name not in self._values for name in names):
+        while not all(map(self._values.__contains__, names)):
             name, operands = next(self._order)
             self._values[name] = self._cut.value(self._graph, name, self.take(operands), self._samples)
         found = [self._values[name] for name in names]
