@@ -18,7 +18,7 @@ from spikec import CompileError, Compiler, Graph, Pass, Pipeline
 from spikec.extend.loader import pass_named
 from spikec.interpreter import probe as probes
 from spikec.interpreter.contract import check_exact
-from spikec.interpreter.likeness import PART, STEPS
+from spikec.interpreter.likeness import PART, STEPS, agree
 from spikec.interpreter.parts import Cut, check_parts
 from spikec.interpreter.probe import probe
 from spikec.ir.ops import (
@@ -512,3 +512,10 @@ def test_parts_are_compared_one_after_the_other_and_let_go_of(monkeypatch):
     check_parts(before, after, xs)
     assert len(computed) >= 80
     assert max(alive) <= 8
+
+
+def test_what_is_not_finite_is_not_the_same():
+    one = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    assert agree(one, one.clone())
+    for odd in (float("nan"), float("inf")):
+        assert not agree(one.clamp(max=1) + torch.tensor([[0.0, odd]]), one.clamp(max=1) + torch.tensor([[0.0, odd]]))
