@@ -71,16 +71,10 @@ def _tensor(value: Array, like: Type) -> Tensor:
 def _filled(kind: str, op: Linear | Conv | ConvTranspose, weight: Array, like: Type, **options: Any) -> nn.Module:
     """Make torch's layer of that name, with the op's numbers."""
     bias = None if op.bias is None else nn.Parameter(_tensor(op.bias, like))
-    made = _undrawn(kind)(op.in_features, op.out_features, bias=bias is not None, device="meta", **options)
-    made.__class__ = getattr(nn, kind)
+    # made without memory: its own random numbers are not wanted
+    made = getattr(nn, kind)(op.in_features, op.out_features, bias=bias is not None, device="meta", **options)
     made.weight, made.bias = nn.Parameter(_tensor(weight, like)), bias
     return cast(nn.Module, made)
-
-
-@functools.cache
-def _undrawn(kind: str) -> Any:
-    """Return torch's layer of that name without its own random numbers, which take longer than all else here."""
-    return type(kind, (getattr(nn, kind),), {"reset_parameters": lambda self: None})
 
 
 @converter(Input)
