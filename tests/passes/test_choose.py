@@ -81,6 +81,14 @@ def test_thresholds_drawn_towards_their_layers_clip_less_of_what_few_samples_do_
     assert off[1] < 0.5 * off[0]
 
 
+def test_the_more_steps_the_nearer_thresholds_are_drawn_to_their_layers():
+    chosen = [next(each for each in Pipeline.default("nir", timesteps=t) if each.name == "choose") for t in (128, 512)]
+    drawn = [each.candidates[2][0].normalization for each in chosen]
+    assert [each.shrink for each in drawn] == [0.5, 0.88]
+    off = [error(128, 0, pipeline=Pipeline.default("spikingjelly", normalization=each)) for each in drawn]
+    assert off[1] < 0.7 * off[0]
+
+
 def parted(count, **options):
     """(the ANN, trials of its spiking graph on that many samples)."""
     net, train, _ = digits()
@@ -192,7 +200,23 @@ def test_what_is_too_far_off_is_told_no_number_of_steps():
 def test_the_error_decides_among_ways_whose_answers_cannot_be_told_apart(answers, count, chosen):
     ways = (pass_named("correct-bias"),), (pass_named("dither-potential"),)
     found = {way: (same, error) for way, same, error in zip(ways, answers, (-2.0, -1.0), strict=True)}
-    assert _best(found, count) is ways[chosen]
+    assert _best(found, count, few=False) is ways[chosen]
+
+
+@pytest.mark.parametrize(
+    ("errors", "few", "chosen"),
+    [
+        ((1.00, 1.10, 0.80), True, 0),  # what is tuned on few samples is less by a fifth only
+        ((1.00, 1.10, 0.70), True, 2),
+        ((1.00, 1.10, 0.80), False, 2),
+        ((1.00, 0.90, 0.85), True, 1),  # and of the plain ways the least counts
+    ],
+)
+def test_a_plain_way_is_chosen_unless_what_few_samples_have_tuned_is_clearly_better(errors, few, chosen):
+    bias, first, both = pass_named("correct-bias"), pass_named("dither-potential"), pass_named("calibrate-potential")
+    ways = (bias,), (first,), (first, both)
+    found = {way: (1.0, -error) for way, error in zip(ways, errors, strict=True)}
+    assert _best(found, FEW, few=few) is ways[chosen]
 
 
 @pytest.mark.parametrize(("error", "is_kept"), [(1.05, False), (0.95, False), (0.85, True)])
