@@ -38,6 +38,7 @@ class Choose(Pass):
         samples: how many calibration samples all of this is tuned and judged on, if there are more, and if all steps of
             them take at most half as long as the pass over the calibration data; if not, fewer, down to 64.
         large: how many of the candidates, from the first on, are tried on a net of which still fewer samples are run.
+        few: sequences that are tried besides where there are too few samples for halves.
     """
 
     name = "choose"
@@ -49,6 +50,7 @@ class Choose(Pass):
     start: tuple[Pass, ...] = ()
     samples: int = attrs.field(default=96, validator=rounds())
     large: int = attrs.field(default=3, validator=rounds())
+    few: tuple[tuple[Pass, ...], ...] = ()
 
     @property
     def most_samples(self) -> int:
@@ -71,6 +73,8 @@ class Choose(Pass):
         if not parted:
             context.note("", "there is one sample, and what it sets cannot be judged on it")
             return 0
+        is_few = len(parted) > 1
+        candidates += self.few if is_few else ()
         count = sum(len(each.others.tuning_samples(graph)[0]) for each in parted)
         context.note("", f"judged at T={context.steps} on {count} samples that had no part in what was judged")
         found: dict[tuple[Pass, ...], tuple[float, float]] = {}
@@ -78,7 +82,7 @@ class Choose(Pass):
             found[candidate] = judged(parted, (*self.start, *candidate))
             text = agreement_text(found[candidate])
             context.note("", f"{' + '.join(map(str, candidate)) or 'as it is'}: {text}")
-        best = _best(found, count, few=len(parted) > 1)
+        best = _best(found, count, few=is_few)
         nearest = found[best][1]
         context.note("", _clipping(parted, (*self.start, *best)))
         if spread := float(np.mean([each.spread() for each in parted])):

@@ -113,17 +113,25 @@ def _tuned(backend: Backend, normalization: Normalization | None, timesteps: int
     readout = ("weigh-readout",) if backend.weighs else ()
     if normalization is None:
         again = (pass_named("tune-thresholds", normalization=Normalization()),)
-        return *several, pass_named("choose", candidates=_candidates(backend, timesteps), start=again), *readout
+        return *several, _choice(backend, timesteps, again), *readout
     if timesteps is None:
         return several
     return *several, "stream-bias" if backend.streams else "correct-bias", *readout
 
 
+def _choice(backend: Backend, timesteps: int | None, start: tuple[Pass, ...]) -> Pass:
+    """Choose among ways; of few samples also one threshold for each layer, tuned as the others are."""
+    ways = _candidates(backend, timesteps)
+    one = pass_named("tune-thresholds", normalization=Normalization(method="mmse", per_channel=False))
+    few = () if timesteps is None else ((one, *ways[2][1:]),)
+    return pass_named("choose", candidates=ways, start=start, few=few)
+
+
 def _candidates(backend: Backend, timesteps: int | None) -> tuple[tuple[Pass, ...], ...]:
     """Thresholds, potentials and biases that go together: what agrees best with the ANN is chosen.
 
-    A large net is tried in the first three only, see ``choose``. Thresholds drawn towards their layers', or one for
-    each layer, come before those that few samples, in which channels do not reach what they can, have set alone.
+    A large net is tried in the first three only, see ``choose``. Thresholds drawn towards their layers' come before
+    those that few samples, in which channels do not reach what they can, have set alone.
     What is left of a channel's own falls as the rounding of a count does, by which larger thresholds cost more; what
     smaller ones clip does not fall.
     """
@@ -131,7 +139,6 @@ def _candidates(backend: Backend, timesteps: int | None) -> tuple[tuple[Pass, ..
     thresholds = pass_named("tune-thresholds", normalization=Normalization(method="mmse" if known else "ltb"))
     drawn = round(1 - min(0.5, 64 / (backend.neurons * (timesteps or 1))), 2)
     wider = pass_named("tune-thresholds", normalization=Normalization(method="mmse", shrink=drawn))
-    one = pass_named("tune-thresholds", normalization=Normalization(method="mmse", per_channel=False))
     layer = tuple(
         (pass_named("tune-thresholds", normalization=Normalization.parse(mode)),) for mode in ("max", "99.9%")
     )
@@ -140,8 +147,8 @@ def _candidates(backend: Backend, timesteps: int | None) -> tuple[tuple[Pass, ..
     if not known:
         return *layer, (thresholds,), *(((first,), (thresholds, first)) if backend.potentials else ())
     if not backend.potentials:
-        return *layer, (wider, bias), (one, bias), (thresholds, bias), (bias,)
-    ways = (wider, potentials), (one, potentials), (thresholds, potentials), (thresholds, first, potentials)
+        return *layer, (wider, bias), (thresholds, bias), (bias,)
+    ways = (wider, potentials), (thresholds, potentials), (thresholds, first, potentials)
     if not backend.streams:
         return *layer, *ways
     stream = pass_named("stream-bias")

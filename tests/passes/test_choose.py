@@ -68,6 +68,14 @@ def test_with_six_samples_the_default_is_no_worse_than_the_best_plain_mode(times
     assert default < 0.5 * errors[Normalization()]
 
 
+@pytest.mark.parametrize(("count", "is_tried"), [(6, True), (40, False)])
+def test_of_few_samples_one_threshold_a_layer_is_tuned_too(count, is_tried):
+    net, train, _ = digits()
+    report = Compiler("spikingjelly", calibration=train[:count], timesteps=8).run(net).report
+    tried = "tune-thresholds{normalization=Normalization{method=mmse, per_channel=False}} + calibrate-potential: "
+    assert any(tried in note.reason for note in report.notes if note.by == "choose") is is_tried
+
+
 def test_judged_on_what_set_them_bad_thresholds_would_be_chosen():
     default = Pipeline.default("spikingjelly", timesteps=64)
     choose = next(each for each in default if each.name == "choose")
