@@ -70,7 +70,7 @@ def operator(op, opset, *constants, **attributes):
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *SHAPE]) for name in "xy"]
     held = [onnx.numpy_helper.from_array(each, name) for each, name in zip(constants, names, strict=True)]
     graph = helper.make_graph([node], "net", ports[:1], ports[1:], held)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def numbers(count):
