@@ -16,9 +16,10 @@ from spikec.extend.composites import expanded
 from spikec.extend.converters import Converters
 from spikec.frontends.onnx.evaluate import Budget, run_node
 from spikec.frontends.torch.call import Call as TorchCall
+from spikec.frontends.torch.call import Moved, leaves
 from spikec.frontends.torch.call import converter as torch_converter
-from spikec.frontends.torch.call import leaves
 from spikec.frontends.torch.convert import convert
+from spikec.frontends.torch.moved import placed
 from spikec.frontends.torch.tensor import SignalTensor
 from spikec.ir.errors import CompileError, InvalidModelError, UnsupportedOpError, ignoring_others
 from spikec.ir.op import Op
@@ -158,9 +159,12 @@ class Call(BaseCall):
 
         Raises:
             InvalidModelError: they hold NaN or infinity.
+            CompileError: the batch of an operand is not its first axis.
         """
         for operand in operands:
             self.shape(operand)
+            if isinstance(operand, SignalTensor) and operand.moved is not None:
+                raise operand.moved.error
         for value in op.parameters().values():
             if not np.isfinite(value).all() if isinstance(value, np.ndarray) else value != value:
                 raise InvalidModelError(self.problem(self._not_finite(), "train or load them again"))
@@ -241,11 +245,15 @@ class Call(BaseCall):
 
     def _run(self, i: int, stand_in: Callable[..., Array]) -> list[Array]:
         feeds = {
-            name: value.values[i] if isinstance(value, Constant) else stand_in((self.batches[i], *self.shape(value)))
+            name: value.values[i] if isinstance(value, Constant) else stand_in(self._sized(value, self.batches[i]))
             for name, value in self.values.items()
             if isinstance(value, (BaseSignal, Constant))
         }
         return self.evaluated(self.node, self.opsets, feeds, f", for a batch of {self.batches[i]}", self.budget)
+
+    def _sized(self, signal: BaseSignal, batch: int) -> tuple[int, ...]:
+        """The shape of a signal's tensor for a batch of that size."""
+        return tuple(placed(self, signal, batch)) if isinstance(signal, Moved) else (batch, *self.shape(signal))
 
     def evaluated(
         self, node: Any, opsets: Mapping[str, int], feeds: Mapping[str, Array], when: str, budget: Budget | None

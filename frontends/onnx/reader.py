@@ -3,17 +3,22 @@
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import attrs
 from torch import Tensor
 
 from spikec.extend.call import Refused
 from spikec.extend.call import Signal as BaseSignal
 from spikec.extend.frontend import failure, without_unused
+from spikec.frontends.onnx import moved
 from spikec.frontends.onnx.call import SIGNAL_WANTED, Call, Constant, Row, Value, converter
 from spikec.frontends.onnx.checked import subgraphs
 from spikec.frontends.onnx.evaluate import RANDOM, Budget
 from spikec.frontends.onnx.model import DOMAINS, as_array, attributes, check_types, opsets
+from spikec.frontends.torch.call import Moved
+from spikec.frontends.torch.tensor import from_tensors
 from spikec.ir.errors import CompileError, InvalidModelError, UnsupportedOpError
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Identity, Output
@@ -129,8 +134,11 @@ class Reader:
             if isinstance(value, Row):
                 raise value.error
         _check_types(call)
-        found = self._called(convert, call, given)
-        results = found if isinstance(found, (tuple, list)) else (found,)
+        if moved.first(call) is None:
+            found = self._called(convert, call, given)
+        else:
+            found = moved.read(call, given, partial(self._called, convert))
+        results = from_tensors(found if isinstance(found, (tuple, list)) else (found,))
         for each in results:
             if isinstance(each, Tensor):
                 call.refuse(
@@ -166,11 +174,11 @@ class Reader:
         """A result under the node's own name where that is free; an input that is returned becomes an Identity."""
         op, operands = self.graph[result.name], self.graph.operands(result.name)
         if call.source not in op.origin:
-            return call.add(Identity(), result)
+            return attrs.evolve(result, name=call.add(Identity(), result).name)
         if call.name in self.graph or self.graph.users(result.name):
             return result
         self.graph.remove(result.name)
-        return BaseSignal(self.graph.add(op, *operands, name=call.name))
+        return attrs.evolve(result, name=self.graph.add(op, *operands, name=call.name))
 
     def _branch(self, call: Call, condition: Constant, branches: Mapping[str, Any]) -> Sequence[Value]:
         """An If whose condition is known is one of its branches."""
@@ -189,7 +197,7 @@ class Reader:
 
     def _output(self, name: str) -> None:
         value = self.value(name)
-        if isinstance(value, Row):
+        if isinstance(value, (Row, Moved)):
             raise value.error
         if not isinstance(value, BaseSignal):
             raise InvalidModelError(

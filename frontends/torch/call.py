@@ -15,6 +15,8 @@ from spikec.extend.call import Call as BaseCall
 from spikec.extend.call import Refused as Refused
 from spikec.extend.call import Signal as Signal
 from spikec.extend.converters import Converters, Mark
+from spikec.ir.errors import CompileError
+from spikec.ir.op import Op
 from spikec.ir.types import Array, sealed
 
 
@@ -38,6 +40,22 @@ class Stacked(tuple[Signal, ...]):
         return super().__new__(cls, parts)
 
 
+@attrs.frozen(eq=False)
+class Moved(Signal):
+    """A tensor whose batch is not its first axis alone: the graph has it of one sample, with all of its axes.
+
+    Attributes:
+        axis: which axis the batch is, or is a part of.
+        before: how many cells of a sample the axis has for each step along the batch: 1 where the batch comes first in
+            it, as in ``[N * H, L]``, and L in ``[L * N, C]``.
+        error: why it is refused where nothing reads it so.
+    """
+
+    axis: int
+    before: int
+    error: CompileError
+
+
 #: Converters. A key is a layer's class, a function, ``("method", "relu")``, or a qualified name such as
 #: ``"timm.layers.mlp.Mlp"``. A layer's converter is called as ``(module, call)``, every other one as
 #: ``(call, *args, **kwargs)`` with the arguments of the call, where tensors are :class:`Signal`. The
@@ -46,6 +64,10 @@ converter: Converters[Callable[..., Signal]] = Converters("torch.fx converter")
 
 #: what reads a call on :class:`Stacked`, by the converter that would read it of a signal
 on_stacked: dict[Callable[..., Any] | None, Callable[..., Any]] = {}
+#: marks a converter that gives a tensor which does not depend on the model's input, whatever it is given
+gives_constant = Mark()
+#: marks the converter of a layer that hands what it is given to converters of functions
+takes_moved = Mark()
 #: marks a converter of a function that gives a view of its operand, although the ops that stand for it compute
 gives_view = Mark()
 
@@ -84,6 +106,13 @@ class Call(BaseCall):
                 "call it with one tensor alone, for several once each, and join the results: torch.cat",
             )
         return self.operands[0]
+
+    def add(self, op: Op, *operands: Signal, part: str = "") -> Signal:
+        """Add an op behind its operands, as every call does; their batch must be their first axis."""
+        for operand in operands:
+            if isinstance(operand, Moved):
+                raise operand.error
+        return super().add(op, *operands, part=part)
 
     def arguments(self) -> str:
         """The call's arguments as the user wrote them, signals by their names."""

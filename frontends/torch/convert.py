@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from spikec.extend.converters import Mark
-from spikec.frontends.torch.call import Call, Missing, Signal, leaves
+from spikec.frontends.torch import moved
+from spikec.frontends.torch.call import Call, Missing, Signal, gives_constant, leaves, takes_moved
 
 #: names of arguments that others are read as: those of numpy, which torch's functions take too, of methods beside
 #: functions, and of aten
@@ -35,9 +36,17 @@ def convert(converter: Callable[..., Any], call: Call) -> Any:
         CompileError: the converter refuses the call.
         UnsupportedOpError: it does not take such arguments, it raises, or it returns something else.
     """
+    first = None if converter in gives_constant else moved.found((*call.args, *call.kwargs.values()))
+    if first is not None and call.module is not None and converter not in takes_moved:
+        raise first.error
     bound = None if call.module is not None else _bound(converter, call)
     with call.blaming(converter, "(module, call)" if bound is None else "(call, *args, **kwargs)"):
-        value = converter(call.module, call) if bound is None else converter(*bound.args, **bound.kwargs)
+        if first is not None and bound is not None:
+            value = moved.read(call, converter, {k: v for k, v in bound.arguments.items() if k != "call"}, first)
+        else:
+            value = converter(call.module, call) if bound is None else converter(*bound.args, **bound.kwargs)
+    if converter in gives_constant:
+        return value
     found = list(leaves(value))
     signals = [each for each in found if isinstance(each, Signal)]
     strange = not all(isinstance(each, _ANSWERS) for each in found) or any(s.name not in call.graph for s in signals)

@@ -14,7 +14,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from spikec.extend.converters import Mark, inherited
 from spikec.frontends.torch.batch import takes_batch
-from spikec.frontends.torch.call import Call, Refused, Signal, converter, leaves, qualified
+from spikec.frontends.torch.call import Call, Refused, Signal, converter, leaves, qualified, takes_moved
 from spikec.frontends.torch.convert import convert, reason, refuse_unknown
 from spikec.frontends.torch.tensor import SignalTensor, from_tensors, to_tensors
 from spikec.ir.errors import CompileError, Hint, Option, TypeMismatchError
@@ -81,6 +81,7 @@ def keeps_state(module: nn.Module) -> bool:
 
 
 @takes_batch
+@takes_moved
 def torch_layer(module: nn.Module, call: Call, cls: type[nn.Module] | None = None) -> Any:
     """Run a layer's forward on signals: every function in it goes to its converter, in the layer's name.
 

@@ -263,8 +263,11 @@ def _open_batch(graph: fx.Graph, inputs: list[fx.Node], batch: int) -> None:
         operand, sizes = node.args[0], node.args[1]
         names = [each.name for each in getattr(getattr(node.target, "_schema", None), "arguments", ())[:2]]
         whole = isinstance(operand, fx.Node) and operand in depending and operand.meta["val"].shape[:1] == (batch,)
-        if whole and names in (["self", "size"], ["self", "shape"]) and sizes[:1] == [batch]:
-            node.update_arg(1, [BATCH, *sizes[1:]])
+        if names not in (["self", "size"], ["self", "shape"]):
+            continue
+        if -1 in sizes and None not in map(_number, node.meta["val"].shape):
+            sizes = [*node.meta["val"].shape]
+        node.update_arg(1, [BATCH, *sizes[1:]] if whole and sizes[:1] == [batch] else sizes)
 
 
 # --------------------------------------------------------------------- checks

@@ -15,6 +15,7 @@ from spikec.frontends.torch.batch import BATCH, BatchSize, takes_batch
 from spikec.frontends.torch.call import (
     Call,
     Missing,
+    Moved,
     Refused,
     Signal,
     Stacked,
@@ -258,7 +259,8 @@ class Reader:
             if computed or any(isinstance(each, BatchSize) for each in found):
                 self._of_batch.add(node)
         if source not in self.graph.imported.dropped and all(source not in self.graph[s.name].origin for s in signals):
-            self.graph.drop((source,), "does nothing" if signals else "shape arithmetic")
+            constant = any(isinstance(leaf, Tensor) for leaf in found)
+            self.graph.drop((source,), "does nothing" if signals else "a constant" if constant else "shape arithmetic")
 
     def _is_given_batch(self, node: fx.Node) -> bool:
         return any(part in self._of_batch for part in node.all_input_nodes)
@@ -301,6 +303,8 @@ class Reader:
 
         What stays inside a layer is None there, and so is what an ANN gives None for.
         """
+        if isinstance(value, Moved):
+            raise value.error
         if isinstance(value, Signal):
             self.graph.add(Output(), value.name, name=name)
             count[0] += 1

@@ -8,7 +8,7 @@ import attrs
 from torch import Tensor
 from torch.fx.node import map_aggregate
 
-from spikec.frontends.torch.call import Signal, converter, leaves
+from spikec.frontends.torch.call import Moved, Signal, converter, leaves
 
 #: given a converter's key, the positional and the named arguments of a call on signals; gives what the call gives
 Run = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]
@@ -25,6 +25,7 @@ class SignalTensor(Signal):
     """
 
     run: Run = attrs.field(eq=False, repr=False)
+    moved: Moved | None = attrs.field(default=None, eq=False, repr=False)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -50,12 +51,20 @@ class SignalTensor(Signal):
 
 def to_tensors(value: Any, run: Run) -> Any:
     """Nested containers with a :class:`SignalTensor` for each signal."""
-    return map_aggregate(value, lambda each: SignalTensor(each.name, run) if isinstance(each, Signal) else each)
+
+    def stand_in(each: Any) -> Any:
+        if not isinstance(each, Signal):
+            return each
+        return SignalTensor(each.name, run, each if isinstance(each, Moved) else None)
+
+    return map_aggregate(value, stand_in)
 
 
 def from_tensors(value: Any) -> Any:
     """Nested containers with the signal for each :class:`SignalTensor`."""
-    return map_aggregate(value, lambda each: Signal(each.name) if isinstance(each, SignalTensor) else each)
+    return map_aggregate(
+        value, lambda each: each.moved or Signal(each.name) if isinstance(each, SignalTensor) else each
+    )
 
 
 def _operator(name: str, swapped: bool) -> Any:

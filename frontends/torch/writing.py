@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from spikec.extend.composites import permuted, reshaped, sliced
-from spikec.frontends.torch.call import Call, Signal
+from spikec.frontends.torch.call import Call, Moved, Signal
 from spikec.ir.ops import Concat
 from spikec.ir.types import Array
 
@@ -44,7 +44,9 @@ def put_together(call: Call, old: Any, tensor: Any, new: Signal, written: Tensor
     if isinstance(old, (tuple, list)) and isinstance(tensor, (tuple, list)):
         pairs = zip(old, tensor, strict=True)
         return type(old)([put_together(call, value, each, new, written) for value, each in pairs])
-    if not isinstance(old, Signal) or not isinstance(tensor, Tensor) or not _is_beside(tensor, written):
+    if not isinstance(old, Signal) or isinstance(old, Moved) or isinstance(new, Moved):
+        raise NotFollowedError
+    if not isinstance(tensor, Tensor) or not _is_beside(tensor, written):
         raise NotFollowedError
     places, order = cells(written).reshape(-1), cells(written).reshape(-1).argsort()
     found = order[np.searchsorted(places, cells(tensor), sorter=order).clip(max=len(places) - 1)]

@@ -19,7 +19,7 @@ FAMILIES = Path(__file__).parents[2] / "benchmarks" / "families.py"
 ONNX = Path(__file__).with_name("torchvision_onnx.py")
 DUMP = Path(__file__).with_name("torchvision_dump.py")
 #: families with a fixed number of cells behind their last pool, which only images of this side give them
-SIDES = {"alexnet": 224, "vgg11": 224, "vgg16_bn": 224, "inception_v3": 96}
+SIDES = {"alexnet": 224, "vgg11": 224, "vgg16_bn": 224, "inception_v3": 96, "vit_b_16": 32}
 
 pytestmark = pytest.mark.skipif(not PYTHON, reason="SPIKEC_TORCHVISION_PYTHON names no Python with torchvision")
 
@@ -61,7 +61,7 @@ def test_a_family_with_attention_is_carried(family, printed):
     assert late < early
 
 
-@pytest.mark.parametrize("family", CONVERTED)
+@pytest.mark.parametrize("family", [*CONVERTED, "vit_b_16", "swin_t"])
 def test_a_family_read_back_from_onnx_is_the_torch_model(family, printed):
     differences = printed(ONNX, family, str(SIDES.get(family, 64)))
     assert set(differences) == {"dynamo", "torchscript"}

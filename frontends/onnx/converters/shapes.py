@@ -15,6 +15,8 @@ from spikec.extend.composites import affine, along, expanded, permuted, reshaped
 from spikec.frontends.onnx.call import INDEPENDENT, Call, Constant, Row, Signal, converter
 from spikec.frontends.onnx.evaluate import FIRST_RESIZE
 from spikec.frontends.onnx.model import library
+from spikec.frontends.onnx.moved import reshaped as reshaped_whole
+from spikec.frontends.torch.moved import moved
 from spikec.ir.errors import UnsupportedOpError
 from spikec.ir.ops import Pad, Upsample
 from spikec.ir.types import Array, on_axis
@@ -34,7 +36,7 @@ def _reshape(call: Call, x: Any, shape_or_axes: Any = None, **attributes: Any) -
     except UnsupportedOpError as error:
         if all(each.ndim == 1 for each in call.computed(x)[0].values):
             return Row(x, call.located(error))
-        raise
+        return reshaped_whole(call, moved(call, x, call.located(error)), call.computed(x))
 
 
 @converter("Expand")
@@ -93,7 +95,16 @@ def _check_block(call: Call, x: Any, blocksize: int, mode: str, sizes: Sequence[
 
 @converter("Concat")
 def _concat(call: Call, *xs: Any, axis: int) -> Any:
-    return torch.cat(xs, call.axis(xs[0], axis) + 1)
+    signal = next(x for x in xs if isinstance(x, Signal))
+    parts = [x if isinstance(x, Signal) else _for_each_sample(call, x, signal) for x in xs]
+    return torch.cat(parts, call.axis(signal, axis) + 1)
+
+
+def _for_each_sample(call: Call, value: Any, signal: Any) -> torch.Tensor:
+    """A constant with all axes of a signal, that of the batch being 1; torch's own converter refuses others."""
+    rank = (value.values[0] if isinstance(value, Constant) else value).ndim
+    array = call.beside(value, signal)
+    return torch.from_numpy(array[None] if rank > len(call.shape(signal)) else array)
 
 
 @converter("Slice", "Split")

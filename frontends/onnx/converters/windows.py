@@ -124,7 +124,6 @@ def _conv_transpose(
 @converter("Gemm")
 def _gemm(call: Call, a: Any, b: Any, c: Any = None, alpha: float = 1.0, beta: float = 1.0, **transposed: int) -> Any:
     """``alpha a b + beta c``, where the attributes transA and transB say which factors are stored transposed."""
-    call.expect_rank(a, 1)
     if transposed.get("transA"):
         call.refuse("transA moves the batch axis", INDEPENDENT)
     weight = call.array(1) if transposed.get("transB") else call.array(1).T

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spikec.extend.composites import permuted
-from spikec.frontends.torch.call import Call, Missing, Signal, as_array, converter, methods
+from spikec.frontends.torch.call import Call, Missing, Moved, Signal, as_array, converter, methods, takes_moved
 from spikec.frontends.torch.composed import composed
 from spikec.frontends.torch.converters.arith import affine
+from spikec.frontends.torch.moved import found
 from spikec.ir.ops import Head, Mask, MatMul
 
 # --------------------------------------------------------------------- masking
@@ -96,16 +97,35 @@ _NO_WEIGHTS = Missing("the weights of an attention are used inside it alone")
 
 
 @converter(nn.MultiheadAttention)
+@takes_moved
 def _multihead(module: nn.MultiheadAttention, call: Call) -> Any:
     """As its forward computes it, but with the samples kept apart all the way."""
     query, key, value, *rest = (*call.args, *(call.kwargs[x] for x in ("query", "key", "value") if x in call.kwargs))
     given = dict(zip(("key_padding_mask", "need_weights", "attn_mask", "average_attn_weights"), rest, strict=False))
     given |= {name: x for name, x in call.kwargs.items() if name not in ("query", "key", "value")}
-    if not module.batch_first:
-        call.refuse("it takes sequences before samples", "nn.MultiheadAttention(..., batch_first=True)")
+    _check_order(call, module, query, key, value)
     if given.get("key_padding_mask") is not None or module.bias_k is not None or module.add_zero_attn:
         call.refuse("key_padding_mask, add_bias_kv and add_zero_attn are not supported", "leave them out")
-    return composed(call, _attended, module, query, key, value, given.get("attn_mask")), _NO_WEIGHTS
+
+    def attend(query: Any, key: Any, value: Any) -> Any:
+        q, k, v = (_turned(module, x) for x in (query, key, value))
+        return _turned(module, _attended(module, q, k, v, given.get("attn_mask")))
+
+    return composed(call, attend, query, key, value), _NO_WEIGHTS
+
+
+def _check_order(call: Call, module: nn.MultiheadAttention, *tensors: Any) -> None:
+    """Refuse tensors whose batch is not where the module takes it."""
+    if module.batch_first:
+        if (first := found(tensors)) is not None:
+            raise first.error
+    elif not all(isinstance(x, Moved) and (x.axis, x.before) == (1, 1) for x in tensors):
+        call.refuse("it takes sequences before samples", f"{call.source.kind}(..., batch_first=True)")
+
+
+def _turned(module: nn.MultiheadAttention, x: Any) -> Any:
+    """The sequence behind the samples, or back in front of them, where the module has it there."""
+    return x if module.batch_first else x.transpose(0, 1)
 
 
 def _attended(module: nn.MultiheadAttention, query: Any, key: Any, value: Any, mask: Any) -> Any:
@@ -139,6 +159,7 @@ def _encoded(module: nn.TransformerEncoderLayer, x: Any, mask: Any) -> Any:
 
 
 @converter(nn.TransformerEncoderLayer, nn.TransformerEncoder)
+@takes_moved
 def _encoder(module: nn.Module, call: Call) -> Any:
     """A layer of a transformer's encoder (Vaswani et al. 2017), or a stack of them, as torch's slower path has it."""
     is_stack = isinstance(module, nn.TransformerEncoder)
@@ -149,14 +170,16 @@ def _encoder(module: nn.Module, call: Call) -> Any:
         call.refuse("src_key_padding_mask is not supported", "leave it out")
     if is_stack and not all(type(each) is nn.TransformerEncoderLayer for each in layers):
         call.refuse("a stack of layers of another class is not supported", "call them in a module of your own")
-    if not all(each.self_attn.batch_first for each in layers):
-        call.refuse("it takes sequences before samples", f"{call.source.kind}(..., batch_first=True)")
+    for each in layers:
+        _check_order(call, each.self_attn, given["src"])
+    first = layers[0].self_attn
 
     def encode(x: Any) -> Any:
+        x = _turned(first, x)
         for each in layers:
             x = _encoded(each, x, given.get(mask_name))
         norm: Any = module.norm if is_stack else None
-        return x if norm is None else norm(x)
+        return _turned(first, x if norm is None else norm(x))
 
     return composed(call, encode, given["src"])
 

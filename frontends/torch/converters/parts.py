@@ -187,7 +187,8 @@ def _cat(call: Call, tensors: Sequence[Signal], dim: int = 0) -> Signal:
 
 def _beside(call: Call, value: Any, signal: Signal, axis: int) -> Signal:
     """A constant, the same for every sample, as a signal that can be put beside another one along an axis."""
-    if not isinstance(value, Tensor) or value.ndim != len(call.shape(signal)) + 1 or len(value) != 1:
+    fits = isinstance(value, Tensor) and value.ndim == len(call.shape(signal)) + 1 and len(value) > 0
+    if not fits or not bool((value == value[:1]).all()):
         call.refuse("it joins a constant that differs between the samples of a batch", "give one for all samples")
     constant = as_array(value)[0]
     cell = sliced(call, signal, axis, 0, 1, part="cell")

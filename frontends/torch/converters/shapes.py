@@ -14,10 +14,14 @@ from torch.nn import functional as F
 
 from spikec.extend.composites import permuted, reshaped
 from spikec.frontends.torch.batch import BATCH, takes_batch
-from spikec.frontends.torch.call import Call, Signal, converter, methods
+from spikec.frontends.torch.call import Call, Signal, converter, gives_constant, methods
 from spikec.frontends.torch.convert import spreads
-from spikec.ir.errors import InvalidModelError
+from spikec.frontends.torch.moved import moved, regrouped, settled
+from spikec.ir.errors import InvalidModelError, UnsupportedOpError
 from spikec.ir.ops import Flatten, Identity, Permute, Reshape
+
+#: the hint for what would mix the samples of a batch
+INDEPENDENT = "samples of a batch are independent in a compiled network"
 
 
 @converter(
@@ -99,7 +103,7 @@ def sample_axis(call: Call, signal: Any, dim: int, *, new: bool = False) -> int:
     if not -rank <= dim < rank:
         call.refuse(f"axis {dim} of a tensor {call.shown(signal)} does not exist")
     if dim % rank == 0:
-        call.refuse("it works along the batch axis", "samples of a batch are independent in a compiled network")
+        call.refuse("it works along the batch axis", INDEPENDENT)
     return dim % rank - 1
 
 
@@ -158,13 +162,11 @@ def _movedim(call: Call, input: Signal, source: Any, destination: Any) -> Signal
 
 
 def _ordered(call: Call, input: Signal, order: Sequence[int]) -> Signal:
-    if order[0] != 0:
-        hint = (
-            "keep the batch first: samples are independent in a compiled network; nn.MultiheadAttention is read from "
-            "torch, with batch_first=True: what it is exported to has the sequence first"
-        )
-        call.refuse("it moves the batch axis", hint)
-    return permuted(call, input, [axis - 1 for axis in order[1:]])
+    if order[0] == 0:
+        return permuted(call, input, [axis - 1 for axis in order[1:]])
+    hint = f"bring it back to the front: {INDEPENDENT}"
+    whole = moved(call, input, UnsupportedOpError(call.problem("it moves the batch axis", hint)))
+    return settled(call, permuted(call, Signal(whole.name), order), whole, order.index(0))
 
 
 # ------------------------------------------------------------ number of axes
@@ -172,8 +174,11 @@ def _ordered(call: Call, input: Signal, order: Sequence[int]) -> Signal:
 
 @converter(torch.unsqueeze, *methods("unsqueeze"))
 def _unsqueeze(call: Call, input: Signal, dim: int) -> Signal:
-    axis = sample_axis(call, input, dim, new=True)
     shape = call.shape(input)
+    if isinstance(input, Signal) and dim in (0, -len(shape) - 2):
+        error = UnsupportedOpError(call.problem("it works along the batch axis", INDEPENDENT))
+        return regrouped(call, moved(call, input, error), (1, BATCH, *shape))
+    axis = sample_axis(call, input, dim, new=True)
     return reshaped(call, input, (*shape[:axis], 1, *shape[axis:]))
 
 
@@ -245,7 +250,10 @@ def flatten(call: Call, input: Signal, start_dim: int = 0, end_dim: int = -1) ->
     if start >= end:
         return call.add(Identity(), input)
     if start == 0:
-        call.refuse("it flattens the batch axis too", "torch.flatten(x, 1)")
+        error = UnsupportedOpError(call.problem("it flattens the batch axis too", "torch.flatten(x, 1)"))
+        shape = call.shape(input)
+        joined = (BATCH * math.prod(shape[:end]), *shape[end:])
+        return regrouped(call, moved(call, input, error), joined)
     return call.add(Flatten(start - 1, -1 if end == rank - 1 else end - 1), input)
 
 
@@ -261,12 +269,11 @@ def _reshape(call: Call, input: Signal, shape: Sequence[Any]) -> Signal:
     if first == BATCH or (first == -1 and math.prod(rest) == math.prod(old)):
         with contextlib.suppress(RuntimeError, TypeError):
             new = torch.empty(old, device="meta").reshape(rest).shape
-    if new is None:
-        call.refuse(
-            f"it does not keep the batch axis first and whole: samples of shape {old}",
-            "x.view(x.size(0), -1), or torch.flatten(x, 1)",
-        )
-    return reshaped(call, input, new)
+    if new is not None:
+        return reshaped(call, input, new)
+    message = f"it does not keep the batch axis first and whole: samples of shape {old}"
+    error = UnsupportedOpError(call.problem(message, "x.view(x.size(0), -1), or torch.flatten(x, 1)"))
+    return regrouped(call, moved(call, input, error), shape)
 
 
 @converter(*methods("size"))
@@ -278,6 +285,17 @@ def _size(call: Call, input: Signal, dim: int | None = None) -> Any:
 @converter(*methods("dim", "ndimension"))
 def _dim(call: Call, input: Signal) -> Any:
     return len(call.shape(input)) + 1
+
+
+def _new(call: Call, input: Signal, size: Sequence[int], *numbers: Any, function: Any, **kwargs: Any) -> Tensor:
+    """A constant of the input's type."""
+    how = {name: value for name, value in kwargs.items() if name != "pin_memory" and value is not None}
+    made: Tensor = function(size, *numbers, **{"dtype": getattr(torch, call.graph.type(input.name).dtype), **how})
+    return made
+
+
+for _name in ("zeros", "ones", "full"):
+    converter(*methods(f"new_{_name}"))(spreads(gives_constant(partial(_new, function=getattr(torch, _name)))))
 
 
 @converter(torch.is_floating_point, *methods("is_floating_point"))

@@ -39,7 +39,7 @@ def refused(proto, kind=spikec.UnsupportedOpError, example=None):
         (node("ThresholdedRelu", "x", "y", name="act"), "jumps at its threshold", ""),
         (node("Softmax", "x", "y", name="act", axis=0), "along the batch axis", ""),
         (node("Flatten", "x", "y", name="act", axis=0), "batch axis first", "flatten from axis 1"),
-        (node("Transpose", "x", "y", name="act"), "moves the batch axis", "MultiheadAttention is read from torch"),
+        (node("Transpose", "x", "y", name="act"), "moves the batch axis", "bring it back to the front"),
         (node("Gather", "x i", "y", name="act"), "along the batch axis", ""),
         (node("Gather", "w x", "y", name="act"), "must be a constant", "make it a constant"),
         (node("ReduceMean", "x", "y", name="act"), "that of the batch too", "name the axes"),

@@ -1,0 +1,291 @@
+"""Signals whose batch is not their first axis, as where a sequence stands before the samples, or is joined to them.
+
+A graph knows samples only, so such a tensor is one of a batch of one sample, all of its axes being axes of a sample:
+what is done along the others can be read of it, as of any signal, until the batch stands first again.
+"""
+
+import functools
+import inspect
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import attrs
+import torch
+from torch import Tensor
+from torch.fx.node import map_aggregate
+from torch.nn import functional as F
+
+from spikec.extend.call import Call
+from spikec.extend.composites import permuted, reshaped
+from spikec.frontends.torch.batch import BATCH
+from spikec.frontends.torch.call import Moved, Signal, converter, leaves, methods
+from spikec.frontends.torch.regrouping import regrouped_sizes
+from spikec.ir.errors import CompileError, UnsupportedOpError
+
+#: the batch's size where shapes are worked out: it divides no other, so that the axis that has it is the batch's
+_SAMPLES = 1_000_003
+
+#: what is read along other axes than the batch: arguments that name axes, and functions as torch has them
+_ALONG: tuple[tuple[str, tuple[Callable[..., Any], ...]], ...] = (
+    ("", (torch.add, torch.sub, torch.mul, torch.div, torch.neg, torch.clone, torch.matmul, torch.bmm)),
+    ("", (F.linear, F.dropout, F.relu, F.gelu, F.silu, F.hardtanh, F.relu6, F.leaky_relu, F.elu)),
+    ("", (torch.sigmoid, torch.tanh, F.hardswish, F.hardsigmoid, F.mish, F.softplus, torch.clamp, torch.exp)),
+    ("", (torch.maximum, torch.minimum, torch.sqrt, torch.square, torch.pow, torch.rsqrt, torch.clamp_min)),
+    ("dim", (torch.mean, torch.sum, torch.amax, torch.cat, torch.select, torch.unbind)),
+    ("dim", (torch.chunk, torch.split, torch.unsqueeze, torch.squeeze, torch.narrow, torch.ops.aten.slice)),
+    ("dim", (torch.linalg.vector_norm, torch.amin)),
+)
+#: what changes the order of axes
+_ORDERS = (torch.permute, torch.transpose, torch.movedim, torch.adjoint, torch.t)
+
+
+@functools.cache
+def _rules() -> Mapping[Any, tuple[Callable[..., Any], tuple[str, ...]]]:
+    """For each converter the function that says what shape its result has, and the arguments that name axes."""
+    table = {converter.get(function): (function, tuple(names.split())) for names, some in _ALONG for function in some}
+    for each in (torch.softmax, torch.log_softmax):
+        table[converter.get(each)] = (lambda x, *rest: x, ("dim",))
+    table[converter.get(F.layer_norm)] = (lambda x, shape, *rest: F.layer_norm(x, shape), ())
+    table[converter.get(torch.addmm)] = (lambda bias, x, weight, *rest: torch.mm(x, weight), ())
+    table[converter.get(*methods("expand_as"))] = (Tensor.expand_as, ())
+    return table
+
+
+def moved(call: Call, input: Signal, error: CompileError) -> Moved:
+    """A signal as a tensor of a batch of one, with all its axes.
+
+    Args:
+        call: the call that moves the batch.
+        input: the signal, whose batch stands first.
+        error: what is said where nothing reads the result.
+    """
+    if isinstance(input, Moved):
+        return input
+    whole = reshaped(call, input, (1, *call.shape(input)), part="whole")
+    return Moved(whole.name, 0, 1, error)
+
+
+def refuse(call: Call, tensor: Moved) -> NoReturn:
+    """Refuse the call that moved the batch, because of one behind it that is not read of such a tensor.
+
+    Raises:
+        UnsupportedOpError: always.
+    """
+    (problem,) = tensor.error.problems
+    if call.source in problem.origin:
+        raise tensor.error
+    message = f"{problem.message}, and {call.source.kind}, at {call.source}, is not read of such a tensor"
+    raise UnsupportedOpError(attrs.evolve(problem, message=message, origin=(*problem.origin, call.source)))
+
+
+def found(args: Any) -> Moved | None:
+    """The first of the arguments of a call whose batch is not its first axis."""
+    for each in args:
+        if isinstance(each, Moved):
+            return each
+        if isinstance(each, (tuple, list)) and (inside := found(each)) is not None:
+            return inside
+    return None
+
+
+def settled(call: Call, signal: Signal, like: Moved, axis: int) -> Signal:
+    """What holds a whole tensor whose batch is in that axis, as a signal of samples if it stands first, and alone."""
+    shape = call.graph.type(signal.name).shape
+    if axis == 0 and shape[0] == 1:
+        return reshaped(call, signal, shape[1:])
+    return Moved(signal.name, axis, like.before, like.error)
+
+
+def regrouped(call: Call, input: Moved, shape: Sequence[Any]) -> Signal:
+    """A whole tensor in another shape.
+
+    Raises:
+        CompileError: where the batch is in it does not follow from the sizes.
+    """
+    old = call.graph.type(input.name).shape
+    front = math.prod(old[: input.axis]) * input.before
+    answer = regrouped_sizes(old, front, shape)
+    if answer is None and input.axis and shape[0] == BATCH:  # a sequence as long as the batch that was exported
+        answer = regrouped_sizes(old, front, (old[0], *shape[1:]))
+    if answer is None:
+        refuse(call, input)
+    sizes, axis, before = answer
+    whole = reshaped(call, Signal(input.name), sizes, part="whole")
+    return settled(call, whole, Moved(whole.name, axis, before, input.error), axis)
+
+
+# -------------------------------------------------------------------- calls
+
+
+def read(call: Call, convert: Callable[..., Any], arguments: Mapping[str, Any], first: Moved) -> Any:
+    """What a call gives that takes a moved signal.
+
+    Args:
+        call: the call.
+        convert: what reads it of other signals.
+        arguments: of the call, by the names that the converter has for them.
+        first: the moved signal, or the first of several.
+
+    Raises:
+        CompileError: it is not read of such a signal, or works along the batch's axis.
+    """
+    special = _special().get(convert)
+    if special is not None:
+        return special(call, **arguments)
+    function, names = _rules().get(convert, (None, ()))
+    if function is None:
+        refuse(call, first)
+    rank = max(len(call.graph.type(each.name).shape) + (not isinstance(each, Moved)) for each in _signals(arguments))
+    tensors = map_aggregate(dict(arguments), lambda x: whole(call, x, rank, first) if isinstance(x, Signal) else x)
+    known = inspect.signature(convert).parameters
+    stated = {name: arguments.get(name, known[name].default) for name in names}
+    axes = {name: value for name, value in stated.items() if value is not None}
+    for axis in (each for value in axes.values() for each in (value if isinstance(value, (tuple, list)) else [value])):
+        if axis % rank == first.axis and function is not torch.unsqueeze:
+            refuse(call, first)
+    places = _places(function, tensors, call, first)
+    if any(isinstance(each, Moved) and each.before != first.before for each in _signals(arguments)):
+        refuse(call, first)
+    given = {**tensors, **{name: lifted(value) for name, value in axes.items()}}
+    plain = map_aggregate(given, lambda x: Signal(x.name) if isinstance(x, Signal) else x)
+    results = convert(call, **plain)
+    signals = list(leaves(results))
+    found = [settled(call, each, first, axis) for each, axis in zip(signals, places, strict=True)]
+    return type(results)(found) if isinstance(results, (tuple, list)) else found[0]
+
+
+def _signals(arguments: Any) -> list[Signal]:
+    return [leaf for leaf in leaves(dict(arguments)) if isinstance(leaf, Signal)]
+
+
+def whole(call: Call, x: Signal, rank: int, first: Moved) -> Moved:
+    """A signal as a whole tensor with as many axes as the others have."""
+    x = moved(call, x, first.error)
+    shape = call.graph.type(x.name).shape
+    missing = rank - len(shape)
+    if not missing:
+        return x
+    longer = reshaped(call, Signal(x.name), (*[1] * missing, *shape), part="axes")
+    return Moved(longer.name, x.axis + missing, x.before, x.error)
+
+
+def lifted(axes: Any) -> Any:
+    """Axes of a tensor as those of one more, which is in front."""
+    if isinstance(axes, (tuple, list)):
+        return [lifted(axis) for axis in axes]
+    return axes + 1 if axes >= 0 else axes
+
+
+def placed(call: Call, x: Moved, batch: int) -> list[int]:
+    """The shape of a whole tensor for a batch of that size."""
+    shape = list(call.graph.type(x.name).shape)
+    shape[x.axis] *= batch
+    return shape
+
+
+def _places(function: Callable[..., Any], tensors: Mapping[str, Any], call: Call, first: Moved) -> list[int]:
+    """Which axis of each result the batch is, by what torch makes of tensors without numbers."""
+
+    def stand_in(x: Any) -> Any:
+        if isinstance(x, Moved):
+            return torch.empty(placed(call, x, _SAMPLES), device="meta")
+        return x.to("meta") if isinstance(x, Tensor) else x
+
+    try:
+        results = function(*map_aggregate(tuple(tensors.values()), stand_in))
+    except (RuntimeError, IndexError, TypeError, ValueError):
+        refuse(call, first)
+    found = []
+    for each in results if isinstance(results, (tuple, list)) else (results,):
+        axes = [axis for axis, size in enumerate(each.shape) if size % _SAMPLES == 0]
+        if len(axes) != 1:
+            refuse(call, first)
+        found += axes
+    return found
+
+
+# ----------------------------------------------------------- shapes, and indices
+
+
+@functools.cache
+def _special() -> Mapping[Any, Callable[..., Any]]:
+    """What reads a call whose arguments hold sizes or cells, by the converter that reads it of other signals."""
+    table: dict[Any, Callable[..., Any]] = {
+        converter.get(torch.reshape): regrouped,
+        **{converter.get(each): functools.partial(_ordered, each) for each in _ORDERS},
+        converter.get(torch.flatten): _flattened,
+        converter.get(torch.unflatten): _unflattened,
+        converter.get(operator.getitem): _item,
+        converter.get(*methods("size")): _size,
+        converter.get(*methods("dim")): _dim,
+        converter.get(getattr): _attribute,
+    }
+    return {key: rule for key, rule in table.items() if key is not None}
+
+
+def _ordered(function: Callable[..., Any], call: Call, input: Moved, **axes: Any) -> Signal:
+    """The axes in the order that torch gives those of a tensor without numbers, each as long as its number."""
+    rank = len(call.graph.type(input.name).shape)
+    try:
+        order = list(function(torch.empty(tuple(range(rank)), device="meta"), *axes.values()).shape)
+    except (RuntimeError, IndexError, TypeError, ValueError):
+        refuse(call, input)
+    whole = permuted(call, Signal(input.name), order)
+    return settled(call, whole, input, order.index(input.axis))
+
+
+def _flattened(call: Call, input: Moved, start_dim: int = 0, end_dim: int = -1) -> Signal:
+    shape = [*call.graph.type(input.name).shape]
+    start, end = start_dim % len(shape), end_dim % len(shape)
+    sizes: list[Any] = [*shape]
+    sizes[input.axis] = BATCH * shape[input.axis]
+    return regrouped(call, input, [*sizes[:start], math.prod(sizes[start : end + 1]), *sizes[end + 1 :]])
+
+
+def _unflattened(call: Call, input: Moved, dim: int, sizes: Any) -> Signal:
+    shape: list[Any] = [*call.graph.type(input.name).shape]
+    axis = dim % len(shape)
+    if axis == input.axis:
+        return regrouped(call, input, [*shape[:axis], *sizes, *shape[axis + 1 :]])
+    try:
+        inner = torch.unflatten(torch.empty(shape[axis], device="meta"), 0, tuple(sizes)).shape
+    except (RuntimeError, TypeError):
+        refuse(call, input)
+    shape[input.axis] = BATCH * shape[input.axis]
+    return regrouped(call, input, [*shape[:axis], *inner, *shape[axis + 1 :]])
+
+
+def _item(call: Call, input: Any, index: Any) -> Any:
+    index = index if isinstance(index, tuple) else (index,)
+    get = converter.get(operator.getitem)
+    assert get is not None
+    if isinstance(input, (tuple, list)):
+        return get(call, input, index)
+    if index[input.axis : input.axis + 1] not in ((), (slice(None),)) or any(x is None or x is ... for x in index):
+        refuse(call, input)
+    (axis,) = _places(lambda x, _: x[index], {"input": input, "index": None}, call, input)
+    return settled(call, get(call, Signal(input.name), (slice(None), *index)), input, axis)
+
+
+def _size(call: Call, input: Moved, dim: int | None = None) -> Any:
+    shape: list[Any] = [*call.graph.type(input.name).shape]
+    shape[input.axis] = BATCH * shape[input.axis]
+    return torch.Size(shape) if dim is None else shape[dim]
+
+
+def _dim(call: Call, input: Moved) -> int:
+    return len(call.graph.type(input.name).shape)
+
+
+def _attribute(call: Call, input: Moved, name: str) -> Any:
+    if name == "shape":
+        return _size(call, input)
+    if name == "ndim":
+        return _dim(call, input)
+    if name in ("dtype", "device"):
+        get = converter.get(getattr)
+        assert get is not None
+        return get(call, Signal(input.name), name)
+    refuse(call, input)
