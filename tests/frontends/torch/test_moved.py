@@ -112,6 +112,7 @@ FUNCTIONS = {
     "squeeze": lambda y: y.unsqueeze(2).unsqueeze(0).squeeze(0).squeeze(2),
     "flatten": lambda y: y.flatten(1).unflatten(1, (-1, 6)),
     "unflatten": lambda y: y.unflatten(2, (2, 3)).flatten(2),
+    "unflatten the batch": lambda y: y.unflatten(1, (1, -1)).squeeze(1) * 2,
     "order": lambda y: y.movedim(2, 0).permute(1, 2, 0).swapaxes(0, 2).transpose(0, 2),
     "joined behind": lambda y: y.reshape(5, -1).view(5, -1, 6),
     "joined in front": lambda y: y.flatten(0, 1).relu().view(5, -1, 6),
@@ -164,7 +165,6 @@ def test_windows_that_are_joined_to_the_batch_are_cells_of_a_sample():
         lambda y: y.flatten(0, 1).view(2, 5, 6) * 2,
         lambda y: y.reshape(6, -1),
         lambda y: F.layer_norm(y.transpose(1, 2), (2,)),
-        lambda y: y.unflatten(1, (1, -1)),
         lambda y: y.flip(1),
         lambda y: F.conv1d(y, torch.ones(1, 2, 1)),
         lambda y: y.double().H,
@@ -172,10 +172,9 @@ def test_windows_that_are_joined_to_the_batch_are_cells_of_a_sample():
     ],
 )
 def test_what_mixes_samples_is_refused_where_the_batch_moves(function):
-    net = Net(lambda x: function(torch.transpose(x, 0, 1)))
-    with pytest.raises(UnsupportedOpError) as caught:
+    net = Net(lambda x: function(torch.transpose(x, 0, 1)).transpose(0, 1))
+    with pytest.raises(UnsupportedOpError, match="is not read of such a tensor"):
         spikec.load(net, torch.zeros(2, 5, 6))
-    assert "batch" in str(caught.value)
 
 
 def test_samples_that_a_view_deals_out_anew_are_refused():
