@@ -13,7 +13,6 @@ from spikec.extend.composites import permuted
 from spikec.frontends.torch.call import Call, Missing, Moved, Signal, as_array, converter, methods, takes_moved
 from spikec.frontends.torch.composed import composed
 from spikec.frontends.torch.converters.arith import affine
-from spikec.frontends.torch.moved import found
 from spikec.ir.ops import Head, Mask, MatMul
 
 # --------------------------------------------------------------------- masking
@@ -115,11 +114,9 @@ def _multihead(module: nn.MultiheadAttention, call: Call) -> Any:
 
 
 def _check_order(call: Call, module: nn.MultiheadAttention, *tensors: Any) -> None:
-    """Refuse tensors whose batch is not where the module takes it."""
-    if module.batch_first:
-        if (first := found(tensors)) is not None:
-            raise first.error
-    elif not all(isinstance(x, Moved) and (x.axis, x.before) == (1, 1) for x in tensors):
+    """Refuse tensors of samples where the module takes sequences of them."""
+    in_order = all(isinstance(x, Moved) and (x.axis, x.before) == (1, 1) for x in tensors)
+    if not module.batch_first and not in_order:
         call.refuse("it takes sequences before samples", f"{call.source.kind}(..., batch_first=True)")
 
 

@@ -10,7 +10,9 @@ from onnx import TensorProto
 import moved_nets
 import spikec
 from onnx_models import agrees, model, node, random
+from spikec.frontends.onnx import converter
 from spikec.ir.errors import UnsupportedOpError
+from spikec.ir.ops import Relu
 from spikec.ir.stages import IMPORTED
 from spikec.ir.verify import verify
 
@@ -91,6 +93,9 @@ NODES = {
 }
 
 
+BACK = node("Reshape", "c apart", "z")
+
+
 def around(nodes, shape, opset=17, **constants):
     """A model that brings the batch behind the first axis of a sample, and back at the end."""
     nodes = [node("Transpose", "x", "y", perm=[1, 0, 2], name="moves"), *nodes]
@@ -126,6 +131,8 @@ def test_a_node_along_other_axes_is_onnxs(name, fixed):
         [node("MatMul", "turned y", "z")],
         [node("LayerNormalization", "y one", "z", axis=1)],
         [node("LayerNormalization", "y one", "z", axis=0)],
+        [node("Transpose", "y", "a", perm=[0, 2, 1]), node("MatMul", "a y", "z")],
+        [node("Reshape", "y joined", "a"), node("Reshape", "x joined", "b"), node("Add", "a b", "c"), BACK],
         [node("CumSum", "y axis", "z")],
         [node("Selu", "y", "z")],
         [node("Reshape", "y dealt", "z")],
@@ -158,6 +165,15 @@ def test_a_model_of_doubles_is_read_in_doubles():
     nodes += [node("Softmax", "z", "a"), node("Transpose", "a", "out", perm=[1, 0, 2])]
     w = CONSTANTS["w"].astype("float64")
     agrees(model(nodes, ["n", 5, 6], output="out", dtype=TensorProto.DOUBLE, w=w), 5, 6, tolerance=1e-12)
+
+
+def test_an_op_is_never_put_behind_a_tensor_that_moved():
+    @converter(("test", "Own"))
+    def _own(call, x):
+        return call.add(Relu(), torch.transpose(x, 0, 1))
+
+    with pytest.raises(UnsupportedOpError, match="it moves the batch axis"):
+        spikec.load(model([node("Own", "x", "y", domain="test")], ["n", 5, 6], domains=["test"]))
 
 
 def test_an_output_whose_batch_has_moved_is_refused():

@@ -7,9 +7,12 @@ from torch.nn import functional as F
 
 import moved_nets
 import spikec
+from spikec.frontends.torch import converter
 from spikec.frontends.torch.batch import BATCH
+from spikec.frontends.torch.converters.shapes import transpose
 from spikec.frontends.torch.regrouping import _place, regrouped_sizes
 from spikec.ir.errors import UnsupportedOpError
+from spikec.ir.ops import Relu
 from spikec.ir.stages import IMPORTED
 from spikec.ir.verify import verify
 
@@ -225,6 +228,30 @@ def test_a_change_in_place_of_a_view_that_moved_is_followed_or_refused():
 
     with pytest.raises(UnsupportedOpError, match="changes a tensor in place"):
         spikec.load(Net(used), torch.zeros(2, 5, 6))
+
+
+def test_a_change_in_place_of_samples_that_are_joined_is_refused_where_a_part_of_them_is_used():
+    def net(x):
+        y = torch.relu(x).view(-1, 6)
+        part = y[:, 1:]
+        y.mul_(2)
+        return part.view(-1, 5, 5)
+
+    with pytest.raises(UnsupportedOpError, match="changes a tensor in place"):
+        spikec.load(Net(net), torch.zeros(2, 5, 6))
+
+
+def test_an_op_is_never_put_behind_a_signal_that_moved():
+    class Own(nn.Module):
+        def forward(self, x):
+            return x
+
+    @converter(Own)
+    def _own(module, call):
+        return call.add(Relu(), transpose(call, call.operand, 0, 1))
+
+    with pytest.raises(UnsupportedOpError, match="it moves the batch axis"):
+        spikec.load(nn.Sequential(Own()), torch.zeros(2, 5, 6))
 
 
 # --------------------------------------------------------------------- sizes
