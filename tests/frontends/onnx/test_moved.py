@@ -149,9 +149,8 @@ def test_what_mixes_samples_or_is_not_read_so_is_refused(nodes):
             node("Reshape", "a apart", "b"),
             node("Reshape", "b dealt", "by_cell"),
         ] + nodes
-    with pytest.raises(UnsupportedOpError) as caught:
+    with pytest.raises(UnsupportedOpError, match="is not read of such a tensor"):
         spikec.load(around(nodes, [3, 5, 6], **constants))
-    assert "batch" in str(caught.value)
 
 
 def test_a_softmax_of_all_axes_from_one_on_is_refused():
