@@ -96,7 +96,7 @@ def _check_block(call: Call, x: Any, blocksize: int, mode: str, sizes: Sequence[
 @converter("Concat")
 def _concat(call: Call, *xs: Any, axis: int) -> Any:
     signal = next(x for x in xs if isinstance(x, Signal))
-    parts = [x if isinstance(x, Signal) else _for_each_sample(call, x, signal) for x in xs]
+    parts: list[Any] = [x if isinstance(x, Signal) else _for_each_sample(call, x, signal) for x in xs]
     return torch.cat(parts, call.axis(signal, axis) + 1)
 
 

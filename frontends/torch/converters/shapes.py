@@ -287,11 +287,10 @@ def _dim(call: Call, input: Signal) -> Any:
     return len(call.shape(input)) + 1
 
 
-def _new(call: Call, input: Signal, size: Sequence[int], *numbers: Any, function: Any, **kwargs: Any) -> Tensor:
+def _new(call: Call, input: Signal, size: Sequence[int], *numbers: Any, function: Any, **kwargs: Any) -> Any:
     """A constant of the input's type."""
     how = {name: value for name, value in kwargs.items() if name != "pin_memory" and value is not None}
-    made: Tensor = function(size, *numbers, **{"dtype": getattr(torch, call.graph.type(input.name).dtype), **how})
-    return made
+    return function(size, *numbers, **{"dtype": getattr(torch, call.graph.type(input.name).dtype), **how})
 
 
 for _name in ("zeros", "ones", "full"):

@@ -143,6 +143,17 @@ def test_windows_that_are_joined_to_the_batch_are_cells_of_a_sample():
     same(spikec.load(Net(windows), torch.zeros(2, 4, 6, 3)), Net(windows), 3, 4, 6, 3)
 
 
+def test_constants_that_are_made_like_a_signal_are_constants():
+    net = Net(
+        lambda x: torch.cat([x, x.new_zeros(1, 5, 2)], 2) + x.new_ones((8,), dtype=torch.float32) * x.new_full([1], 3)
+    )
+    graph = spikec.load(net, torch.zeros(2, 5, 6))
+    same(graph, net, 1, 5, 6)
+    assert set(graph.imported.dropped.values()) == {"a constant"}
+    with pytest.raises(UnsupportedOpError, match="depends on the batch size"):
+        spikec.load(Net(lambda x: x + x.new_zeros(x.shape[0], 1, 1)), torch.zeros(2, 5, 6))
+
+
 # ------------------------------------------------------------------ refusals
 
 
