@@ -8,10 +8,10 @@ import numpy as np
 
 from spikec.extend.call import Signal
 from spikec.frontends.onnx.call import Call, Constant, Value
-from spikec.frontends.onnx.model import library
+from spikec.frontends.onnx.model import DOMAINS, library
 from spikec.frontends.torch.batch import BATCH
 from spikec.frontends.torch.call import Moved
-from spikec.frontends.torch.moved import lifted, placed, refuse, regrouped, settled, whole
+from spikec.frontends.torch.moved import lifted, placed, refuse, regrouped, settled, with_rank
 from spikec.ir.errors import CompileError
 
 #: operators that are read along other axes than the batch: those that name no axis, in an attribute or an input
@@ -49,7 +49,11 @@ def read(call: Call, given: Mapping[str, Any], run: Callable[[Call, Mapping[str,
     kind, moved = call.node.op_type, first(call)
     assert moved is not None
     joins = kind in ("Softmax", "LogSoftmax") and call.opset < 13  # all axes from one on
-    if joins or call.node.domain or kind not in f"{_WITHOUT_AXES} {_ALONG_AXES} {_SHAPES} Transpose Shape".split():
+    if (
+        joins
+        or call.node.domain not in DOMAINS
+        or kind not in f"{_WITHOUT_AXES} {_ALONG_AXES} {_SHAPES} Transpose Shape".split()
+    ):
         refuse(call, moved)
     if kind == "Shape":
         return call.computed(moved)
@@ -59,7 +63,7 @@ def read(call: Call, given: Mapping[str, Any], run: Callable[[Call, Mapping[str,
     rank = max(len(call.graph.type(each.name).shape) + (not isinstance(each, Moved)) for each in signals.values())
     if any(isinstance(each, Moved) and each.before != moved.before for each in signals.values()):
         refuse(call, moved)
-    inputs = {name: whole(call, each, rank, moved) for name, each in signals.items()}
+    inputs = {name: with_rank(call, each, rank, moved) for name, each in signals.items()}
     values: dict[str, Value] = {**call.values, **{name: Signal(each.name) for name, each in inputs.items()}}
     node, attributes, axes = type(call.node)(), dict(given), _axes(call, given, moved)
     node.CopyFrom(call.node)
@@ -82,8 +86,8 @@ def read(call: Call, given: Mapping[str, Any], run: Callable[[Call, Mapping[str,
     node.attribute.extend([*kept, *(library().helper.make_attribute(name, attributes[name]) for name in changed)])
     ends = _places(call, inputs, moved)
     results = run(attrs.evolve(call, node=node, values=values), attributes)
-    each_result = results if isinstance(results, (tuple, list)) else (results,)
-    return [settled(call, Signal(each.name), moved, axis) for each, axis in zip(each_result, ends, strict=False)]
+    pairs = zip(results if isinstance(results, (tuple, list)) else (results,), ends, strict=False)
+    return [settled(call, attrs.evolve(moved, name=each.name, axis=axis)) for each, axis in pairs]
 
 
 def reshaped(call: Call, moved: Moved, results: Sequence[Constant]) -> Signal:

@@ -36,7 +36,7 @@ def convert(converter: Callable[..., Any], call: Call) -> Any:
         CompileError: the converter refuses the call.
         UnsupportedOpError: it does not take such arguments, it raises, or it returns something else.
     """
-    first = None if converter in gives_constant else moved.found((*call.args, *call.kwargs.values()))
+    first = None if converter in gives_constant else moved.first_in((*call.args, *call.kwargs.values()))
     if first is not None and call.module is not None and converter not in takes_moved:
         raise first.error
     bound = None if call.module is not None else _bound(converter, call)

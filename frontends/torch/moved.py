@@ -76,26 +76,25 @@ def refuse(call: Call, tensor: Moved) -> NoReturn:
     (problem,) = tensor.error.problems
     if call.source in problem.origin:
         raise tensor.error
-    message = f"{problem.message}, and {call.source.kind}, at {call.source}, is not read of such a tensor"
+    message = f"{problem.message}, and {call.source.kind}, at {call.source}, cannot take such a tensor"
     raise UnsupportedOpError(attrs.evolve(problem, message=message, origin=(*problem.origin, call.source)))
 
 
-def found(args: Any) -> Moved | None:
+def first_in(args: Any) -> Moved | None:
     """The first of the arguments of a call whose batch is not its first axis."""
     for each in args:
         if isinstance(each, Moved):
             return each
-        if isinstance(each, (tuple, list)) and (inside := found(each)) is not None:
+        if isinstance(each, (tuple, list)) and (inside := first_in(each)) is not None:
             return inside
     return None
 
 
-def settled(call: Call, signal: Signal, like: Moved, axis: int) -> Signal:
-    """What holds a whole tensor whose batch is in that axis, as a signal of samples if it stands first, and alone."""
-    shape = call.graph.type(signal.name).shape
-    if axis == 0 and shape[0] == 1:
-        return reshaped(call, signal, shape[1:])
-    return Moved(signal.name, axis, like.before, like.error)
+def settled(call: Call, tensor: Moved) -> Signal:
+    """A whole tensor, as a signal of samples where its batch is the first axis alone."""
+    shape = call.graph.type(tensor.name).shape
+    is_first = tensor.axis == 0 and shape[0] == 1
+    return reshaped(call, Signal(tensor.name), shape[1:]) if is_first else tensor
 
 
 def regrouped(call: Call, input: Moved, shape: Sequence[Any]) -> Signal:
@@ -113,7 +112,7 @@ def regrouped(call: Call, input: Moved, shape: Sequence[Any]) -> Signal:
         refuse(call, input)
     sizes, axis, before = answer
     whole = reshaped(call, Signal(input.name), sizes, part="whole")
-    return settled(call, whole, Moved(whole.name, axis, before, input.error), axis)
+    return settled(call, Moved(whole.name, axis, before, input.error))
 
 
 # -------------------------------------------------------------------- calls
@@ -138,7 +137,7 @@ def read(call: Call, convert: Callable[..., Any], arguments: Mapping[str, Any], 
     if function is None:
         refuse(call, first)
     rank = max(len(call.graph.type(each.name).shape) + (not isinstance(each, Moved)) for each in _signals(arguments))
-    tensors = map_aggregate(dict(arguments), lambda x: whole(call, x, rank, first) if isinstance(x, Signal) else x)
+    tensors = map_aggregate(dict(arguments), lambda x: with_rank(call, x, rank, first) if isinstance(x, Signal) else x)
     known = inspect.signature(convert).parameters
     stated = {name: arguments.get(name, known[name].default) for name in names}
     axes = {name: value for name, value in stated.items() if value is not None}
@@ -151,17 +150,17 @@ def read(call: Call, convert: Callable[..., Any], arguments: Mapping[str, Any], 
     given = {**tensors, **{name: lifted(value) for name, value in axes.items()}}
     plain = map_aggregate(given, lambda x: Signal(x.name) if isinstance(x, Signal) else x)
     results = convert(call, **plain)
-    signals = list(leaves(results))
-    found = [settled(call, each, first, axis) for each, axis in zip(signals, places, strict=True)]
-    return type(results)(found) if isinstance(results, (tuple, list)) else found[0]
+    pairs = zip(leaves(results), places, strict=True)
+    settled_results = [settled(call, attrs.evolve(first, name=each.name, axis=axis)) for each, axis in pairs]
+    return type(results)(settled_results) if isinstance(results, (tuple, list)) else settled_results[0]
 
 
 def _signals(arguments: Any) -> list[Signal]:
     return [leaf for leaf in leaves(dict(arguments)) if isinstance(leaf, Signal)]
 
 
-def whole(call: Call, x: Signal, rank: int, first: Moved) -> Moved:
-    """A signal as a whole tensor with as many axes as the others have."""
+def with_rank(call: Call, x: Signal, rank: int, first: Moved) -> Moved:
+    """A signal as a whole tensor with that many axes, new ones of length 1 in front."""
     x = moved(call, x, first.error)
     shape = call.graph.type(x.name).shape
     missing = rank - len(shape)
@@ -179,7 +178,7 @@ def lifted(axes: Any) -> Any:
 
 
 def placed(call: Call, x: Moved, batch: int) -> list[int]:
-    """The shape of a whole tensor for a batch of that size."""
+    """The shape of a whole tensor for a batch of that size, which may be a formula."""
     shape = list(call.graph.type(x.name).shape)
     shape[x.axis] *= batch
     return shape
@@ -233,19 +232,17 @@ def _ordered(function: Callable[..., Any], call: Call, input: Moved, **axes: Any
     except (RuntimeError, IndexError, TypeError, ValueError):
         refuse(call, input)
     whole = permuted(call, Signal(input.name), order)
-    return settled(call, whole, input, order.index(input.axis))
+    return settled(call, attrs.evolve(input, name=whole.name, axis=order.index(input.axis)))
 
 
 def _flattened(call: Call, input: Moved, start_dim: int = 0, end_dim: int = -1) -> Signal:
-    shape = [*call.graph.type(input.name).shape]
-    start, end = start_dim % len(shape), end_dim % len(shape)
-    sizes: list[Any] = [*shape]
-    sizes[input.axis] = BATCH * shape[input.axis]
+    sizes = placed(call, input, BATCH)
+    start, end = start_dim % len(sizes), end_dim % len(sizes)
     return regrouped(call, input, [*sizes[:start], math.prod(sizes[start : end + 1]), *sizes[end + 1 :]])
 
 
 def _unflattened(call: Call, input: Moved, dim: int, sizes: Any) -> Signal:
-    shape: list[Any] = [*call.graph.type(input.name).shape]
+    shape = placed(call, input, BATCH)
     axis = dim % len(shape)
     if axis == input.axis:
         return regrouped(call, input, [*shape[:axis], *sizes, *shape[axis + 1 :]])
@@ -253,7 +250,6 @@ def _unflattened(call: Call, input: Moved, dim: int, sizes: Any) -> Signal:
         inner = torch.unflatten(torch.empty(shape[axis], device="meta"), 0, tuple(sizes)).shape
     except (RuntimeError, TypeError):
         refuse(call, input)
-    shape[input.axis] = BATCH * shape[input.axis]
     return regrouped(call, input, [*shape[:axis], *inner, *shape[axis + 1 :]])
 
 
@@ -266,12 +262,12 @@ def _item(call: Call, input: Any, index: Any) -> Any:
     if index[input.axis : input.axis + 1] not in ((), (slice(None),)) or any(x is None or x is ... for x in index):
         refuse(call, input)
     (axis,) = _places(lambda x, _: x[index], {"input": input, "index": None}, call, input)
-    return settled(call, get(call, Signal(input.name), (slice(None), *index)), input, axis)
+    part = get(call, Signal(input.name), (slice(None), *index))
+    return settled(call, attrs.evolve(input, name=part.name, axis=axis))
 
 
 def _size(call: Call, input: Moved, dim: int | None = None) -> Any:
-    shape: list[Any] = [*call.graph.type(input.name).shape]
-    shape[input.axis] = BATCH * shape[input.axis]
+    shape = placed(call, input, BATCH)
     return torch.Size(shape) if dim is None else shape[dim]
 
 

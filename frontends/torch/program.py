@@ -251,8 +251,10 @@ def _number(size: Any) -> int | None:
 
 
 def _open_batch(graph: fx.Graph, inputs: list[fx.Node], batch: int) -> None:
-    """Sizes that a program of one batch size gives to tensors which depend on its inputs are the batch's where that
-    stands first."""
+    """Give the sizes of tensors that depend on a program's inputs, where it has one batch size, in full.
+
+    A first size that is the batch's becomes that of any batch, and one that is left open becomes a number.
+    """
     depending: set[fx.Node] = set()
     for node in graph.nodes:
         if node not in inputs and depending.isdisjoint(node.all_input_nodes):

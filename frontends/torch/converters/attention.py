@@ -102,27 +102,28 @@ def _multihead(module: nn.MultiheadAttention, call: Call) -> Any:
     query, key, value, *rest = (*call.args, *(call.kwargs[x] for x in ("query", "key", "value") if x in call.kwargs))
     given = dict(zip(("key_padding_mask", "need_weights", "attn_mask", "average_attn_weights"), rest, strict=False))
     given |= {name: x for name, x in call.kwargs.items() if name not in ("query", "key", "value")}
-    _check_order(call, module, query, key, value)
+    batch_first = module.batch_first
+    _check_order(call, batch_first, query, key, value)
     if given.get("key_padding_mask") is not None or module.bias_k is not None or module.add_zero_attn:
         call.refuse("key_padding_mask, add_bias_kv and add_zero_attn are not supported", "leave them out")
 
     def attend(query: Any, key: Any, value: Any) -> Any:
-        q, k, v = (_turned(module, x) for x in (query, key, value))
-        return _turned(module, _attended(module, q, k, v, given.get("attn_mask")))
+        q, k, v = (_turned(batch_first, x) for x in (query, key, value))
+        return _turned(batch_first, _attended(module, q, k, v, given.get("attn_mask")))
 
     return composed(call, attend, query, key, value), _NO_WEIGHTS
 
 
-def _check_order(call: Call, module: nn.MultiheadAttention, *tensors: Any) -> None:
-    """Refuse tensors of samples where the module takes sequences of them."""
+def _check_order(call: Call, batch_first: bool, *tensors: Any) -> None:
+    """Refuse tensors whose first axis is the batch where the layer takes sequences before samples."""
     in_order = all(isinstance(x, Moved) and (x.axis, x.before) == (1, 1) for x in tensors)
-    if not module.batch_first and not in_order:
+    if not batch_first and not in_order:
         call.refuse("it takes sequences before samples", f"{call.source.kind}(..., batch_first=True)")
 
 
-def _turned(module: nn.MultiheadAttention, x: Any) -> Any:
-    """The sequence behind the samples, or back in front of them, where the module has it there."""
-    return x if module.batch_first else x.transpose(0, 1)
+def _turned(batch_first: bool, x: Any) -> Any:
+    """The sequence behind the samples, or back in front of them, where the layer takes it there."""
+    return x if batch_first else x.transpose(0, 1)
 
 
 def _attended(module: nn.MultiheadAttention, query: Any, key: Any, value: Any, mask: Any) -> Any:
@@ -167,16 +168,18 @@ def _encoder(module: nn.Module, call: Call) -> Any:
         call.refuse("src_key_padding_mask is not supported", "leave it out")
     if is_stack and not all(type(each) is nn.TransformerEncoderLayer for each in layers):
         call.refuse("a stack of layers of another class is not supported", "call them in a module of your own")
-    for each in layers:
-        _check_order(call, each.self_attn, given["src"])
-    first = layers[0].self_attn
+    orders = [each.self_attn.batch_first for each in layers]
+    batch_first = all(orders)
+    if any(orders) and not batch_first:
+        call.refuse("some of its layers take the sequence first, and others the samples", "make them all alike")
+    _check_order(call, batch_first, given["src"])
 
     def encode(x: Any) -> Any:
-        x = _turned(first, x)
+        x = _turned(batch_first, x)
         for each in layers:
             x = _encoded(each, x, given.get(mask_name))
         norm: Any = module.norm if is_stack else None
-        return _turned(first, x if norm is None else norm(x))
+        return _turned(batch_first, x if norm is None else norm(x))
 
     return composed(call, encode, given["src"])
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -166,7 +167,8 @@ def _ordered(call: Call, input: Signal, order: Sequence[int]) -> Signal:
         return permuted(call, input, [axis - 1 for axis in order[1:]])
     hint = f"bring it back to the front: {INDEPENDENT}"
     whole = moved(call, input, UnsupportedOpError(call.problem("it moves the batch axis", hint)))
-    return settled(call, permuted(call, Signal(whole.name), order), whole, order.index(0))
+    turned = permuted(call, Signal(whole.name), order)
+    return settled(call, attrs.evolve(whole, name=turned.name, axis=order.index(0)))
 
 
 # ------------------------------------------------------------ number of axes

@@ -149,7 +149,7 @@ def test_what_mixes_samples_or_is_not_read_so_is_refused(nodes):
             node("Reshape", "a apart", "b"),
             node("Reshape", "b dealt", "by_cell"),
         ] + nodes
-    with pytest.raises(UnsupportedOpError, match="is not read of such a tensor"):
+    with pytest.raises(UnsupportedOpError, match="cannot take such a tensor"):
         spikec.load(around(nodes, [3, 5, 6], **constants))
 
 
@@ -186,7 +186,7 @@ def test_a_refusal_names_both_nodes():
         spikec.load(around([node("Selu", "y", "z", name="act")], ["n", 5, 6]))
     (problem,) = caught.value.problems
     assert problem.location == "moves"
-    assert problem.message == "it moves the batch axis, and Selu, at act, is not read of such a tensor"
+    assert problem.message == "it moves the batch axis, and Selu, at act, cannot take such a tensor"
 
 
 def test_the_shape_of_a_moved_tensor_is_known_for_each_batch():
