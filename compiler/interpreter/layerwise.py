@@ -14,6 +14,7 @@ from spikec.ir.errors import InvalidModelError
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op, Role, StatefulOp, tensor
 from spikec.ir.ops import IF, Input, Neuron
+from spikec.ir.types import Type
 
 
 def ideal(op: StatefulOp, timesteps: int, *xs: Tensor) -> Tensor:
@@ -48,6 +49,10 @@ class _Analog(Op):
     arity: ClassVar[int | None] = None
 
     meaning: Callable[..., Tensor]
+    shape: tuple[int, ...]
+
+    def shape_of(self, *operands: Type) -> tuple[int, ...]:
+        return self.shape
 
     def eval(self, *xs: Tensor) -> Tensor:
         return self.meaning(*xs)
@@ -59,7 +64,7 @@ def without_time(graph: Graph, meanings: Mapping[str, Callable[..., Tensor]]) ->
     for node in graph.match(Input):
         found.set_op(node.name, attrs.evolve(node.op, rate=False))
     for name, meaning in meanings.items():
-        found.set_op(name, _Analog(meaning, origin=graph[name].origin))
+        found.set_op(name, _Analog(meaning, graph.type(name).shape, origin=graph[name].origin))
     return found
 
 

@@ -64,3 +64,32 @@ def test_reading_a_module_imports_no_other_format_and_none_of_torchs_compilers()
         "assert not heavy & (set(sys.modules) - before), heavy & set(sys.modules)\n"
     )
     assert said.returncode == 0, said.stderr
+
+
+@pytest.mark.slow
+def test_a_compile_imports_none_of_torchs_compilers():
+    """They take a second and a half; imported within a process group they also keep that group's threads alive."""
+    said = python(
+        "import sys, torch, spikec\n"
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.convs = nn.ModuleList(nn.Conv2d(c, 4, 3, padding=1) for c in (2, 4, 4, 4, 12))\n"
+        "        self.up, self.smooth = nn.Upsample(scale_factor=2), nn.Upsample(scale_factor=2, mode='bilinear')\n"
+        "        self.transposed, self.norm = nn.ConvTranspose2d(4, 4, 2, 2), nn.GroupNorm(2, 4)\n"
+        "        self.head = nn.Linear(4, 3)\n"
+        "    def forward(self, x):\n"
+        "        x = self.convs[0](x).relu()\n"
+        "        x = x + self.convs[1](x).relu() - self.norm(self.convs[2](x))\n"
+        "        inner = self.convs[3](nn.functional.max_pool2d(x, 2)).relu()\n"
+        "        x = torch.cat([self.up(inner), self.smooth(inner).relu(), self.transposed(inner).relu()], 1)\n"
+        "        x = nn.functional.silu(self.convs[4](x))\n"
+        "        return self.head((x * x.mean((2, 3), keepdim=True).sigmoid()).amax((2, 3)))\n"
+        "model, x = Net().eval(), torch.rand(8, 2, 6, 6)\n"
+        "sys.modules['torch._dynamo'] = None  # an import of it fails\n"
+        "for options in {}, {'timesteps': 4}, {'normalization': 'max'}:\n"
+        "    snn = spikec.Compiler('spikingjelly', calibration=x, **options).run(model)\n"
+        "    assert spikec.diagnose(snn, x, timesteps=4).layers\n"
+    )
+    assert said.returncode == 0, said.stderr

@@ -46,6 +46,11 @@ class Add(Op):
                 )
         return first
 
+    def shape_of(self, *operands: Type) -> tuple[int, ...]:
+        """Return the operands' common shape."""
+        first, *others = (t.shape for t in operands)
+        return first if all(shape == first for shape in others) else self.tried_shape(*operands)
+
     def eval(self, *xs: Tensor) -> Tensor:
         """Add from left to right."""
         return reduce(add, xs)

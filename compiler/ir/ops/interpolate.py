@@ -1,5 +1,6 @@
 """Resizing that weighs neighbouring cells."""
 
+import math
 from typing import Any
 
 import attrs
@@ -44,6 +45,17 @@ class Interpolate(Op):
     align_corners: bool = False
     factors: tuple[float, ...] | None = attrs.field(default=None, converter=attrs.converters.optional(tuple))
     antialias: bool = False
+
+    def shape_of(self, *operands: Type) -> tuple[int, ...]:
+        """Put the given sizes, or those that the factors give, in the place of the spatial ones."""
+        (x,) = operands
+        sizes = self.size
+        if self.factors is not None:
+            sizes = tuple(math.floor(old * factor) for old, factor in zip(x.shape[1:], self.factors, strict=False))
+        is_plain = len(self.size) in _MODES[self.mode] and not self.antialias
+        if is_plain and len(x.shape) == 1 + len(self.size) == 1 + len(sizes) and min((*x.shape, *sizes)) > 0:
+            return x.shape[0], *sizes
+        return self.tried_shape(x)
 
     def eval(self, *xs: Tensor) -> Tensor:
         """torch's interpolation."""

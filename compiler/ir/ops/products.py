@@ -43,6 +43,13 @@ class Multiply(_Product):
     arity = 2
     elementwise = True
 
+    def shape_of(self, *operands: Type) -> tuple[int, ...]:
+        """Take the longer of two axes, if the shorter has length 1."""
+        a, b = (t.shape for t in operands)
+        if len(a) == len(b) and all(1 in (i, j) or i == j for i, j in zip(a, b, strict=True)):
+            return tuple(j if i == 1 else i for i, j in zip(a, b, strict=True))
+        return self.tried_shape(*operands)
+
     def eval(self, *xs: Tensor) -> Tensor:
         """Run torch's product."""
         return torch.mul(*xs)

@@ -90,6 +90,11 @@ class Upsample(Movement):
 
     size: tuple[int, ...] = attrs.field(converter=ints)
 
+    def shape_of(self, *operands: Type) -> tuple[int, ...]:
+        """Put the given sizes in the place of the spatial ones."""
+        (x,) = operands
+        return (x.shape[0], *self.size) if len(x.shape) == 1 + len(self.size) else self.tried_shape(x)
+
     def eval(self, *xs: Tensor) -> Tensor:
         """Pick cells axis by axis."""
         (x,) = xs

@@ -327,6 +327,18 @@ class ConvTranspose(_Spatial):
     output_padding is part of it: after = padding - output_padding.
     """
 
+    def shape_of(self, *operands: Type) -> tuple[int, ...]:
+        """Count the cells: torch's formula, the output padding being part of the padding."""
+        (x,) = operands
+        axes = [x.shape[1:], self.kernel, self.stride, self.dilation, self.padding]
+        in_groups = self.groups > 0 and self.out_features % self.groups == 0
+        if in_groups and self._is_plain and len({len(axis) for axis in axes}) == 1:
+            wholes = [(n - 1) * s + d * (k - 1) + 1 for n, k, s, d, _ in zip(*axes, strict=True)]
+            cuts = list(zip(wholes, self.padding, strict=True))
+            if min(whole - max(a, 0) - max(b, 0) for whole, (a, b) in cuts) > 0:
+                return self.out_features, *(whole - a - b for whole, (a, b) in cuts)
+        return self.tried_shape(x)
+
     def eval(self, *xs: Tensor) -> Tensor:
         """Run torch's transposed convolution, cut its result to size and add the bias."""
         (x,) = xs

@@ -19,6 +19,7 @@ BATCHES = list(zip(X.split(10), LABELS.split(10), strict=True))
 
 PROGRAM = """
 import json
+import os
 import sys
 from pathlib import Path
 import numpy as np
@@ -41,6 +42,8 @@ why = spikec.diagnose(compilation, dealt, 6, all_reduce=True)
 how = spikec.diagnose(model, compilation.graph, dealt, timesteps=6, all_reduce=True)
 Path(f"{sys.argv[1]}/{rank}.json").write_text(json.dumps([why.to_dict(), how.to_dict()]))
 distributed.destroy_process_group()
+threads = [Path(f"/proc/self/task/{each}/comm").read_text() for each in os.listdir("/proc/self/task")]
+assert not any("gloo" in name for name in threads), threads  # else they may abort Python while it ends
 """
 
 

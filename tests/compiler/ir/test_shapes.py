@@ -7,15 +7,20 @@ from hypothesis import strategies as st
 
 from spikec.ir.ops import (
     AdaptiveAvgPool,
+    Add,
     AvgPool,
     Clamp,
     Concat,
     Conv,
+    ConvTranspose,
+    Interpolate,
     LeakyRelu,
     Linear,
     MaxPool,
+    Multiply,
     Relu,
     SumPool,
+    Upsample,
 )
 from spikec.ir.types import Type
 
@@ -44,6 +49,35 @@ def convolutions(draw):
     bias = draw(st.sampled_from([None, np.ones(len(weight), np.float32), np.ones(len(weight) + 1, np.float32)]))
     options = {"stride": per_axis(draw, axes, SMALL), "dilation": per_axis(draw, axes, SMALL)}
     return Conv(weight, bias, groups=groups, padding=pads, **options), [(*per_axis(draw, axes + 1, SIZES),)]
+
+
+@st.composite
+def transposed(draw):
+    axes, groups = draw(st.integers(1, 3)), draw(st.integers(0, 3))
+    weight = np.ones((draw(SMALL), draw(SMALL), *per_axis(draw, axes, SMALL)), np.float32)
+    pads = tuple((draw(st.integers(-2, 3)), draw(st.integers(-2, 3))) for _ in range(axes))
+    bias = draw(st.sampled_from([None, np.ones(len(weight), np.float32), np.ones(len(weight) + 1, np.float32)]))
+    options = {"stride": per_axis(draw, axes, SMALL), "dilation": per_axis(draw, axes, SMALL)}
+    op = ConvTranspose(weight, bias, groups=groups, padding=pads, **options)
+    return op, [(op.in_features, *per_axis(draw, draw(st.sampled_from([axes, axes, axes + 1])), SIZES))]
+
+
+@st.composite
+def resized(draw):
+    axes = draw(st.integers(1, 4))
+    size, factors = per_axis(draw, axes, SMALL), per_axis(draw, axes, st.sampled_from([0.3, 0.5, 1.0, 1.7, 2.0, 3.0]))
+    corners, mode = draw(st.booleans()), draw(st.sampled_from(["linear", "cubic"]))
+    op = draw(
+        st.sampled_from(
+            [
+                Upsample(size),
+                Interpolate(size, mode, corners),
+                Interpolate(size, mode, corners, factors),
+                Interpolate(size, mode, corners, factors[1:] or None),
+            ]
+        )
+    )
+    return op, [per_axis(draw, draw(st.sampled_from([axes + 1, axes + 1, axes])), SIZES)]
 
 
 @st.composite
@@ -85,13 +119,20 @@ def others(draw):
                 (Linear(np.ones((draw(SMALL), last)), np.ones(draw(SMALL))), [shape]),
                 (Linear(np.ones((draw(SMALL), last))), [shape]),
                 (Concat(draw(st.integers(-4, 3))), parts),
+                (Multiply(), [shape, tuple(draw(st.sampled_from([size, size, 1, 3])) for size in shape)]),
+                (Multiply(), parts),
+                (Add(), draw(st.sampled_from([parts, parts[:1] * 3]))),
             ]
         )
     )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cases", [convolutions(), pools(), others()], ids=["convolutions", "pools", "others"])
+@pytest.mark.parametrize(
+    "cases",
+    [convolutions(), transposed(), pools(), resized(), others()],
+    ids=["conv", "transposed", "pools", "resized", "others"],
+)
 def test_a_known_shape_is_the_one_that_torch_finds(cases):
     @settings(max_examples=150, deadline=None, derandomize=True, database=None)
     @given(cases)
@@ -119,3 +160,9 @@ def test_common_ops_do_not_try(monkeypatch):
     assert Linear(np.ones((3, 8))).shape_of(image) == (4, 8, 3)
     assert Relu().shape_of(image) == image.shape
     assert Concat().shape_of(image, image) == (8, 8, 8)
+    assert Add().shape_of(image, image) == image.shape
+    assert Multiply().shape_of(image, Type((4, 1, 1))) == image.shape
+    assert Upsample((16, 16)).shape_of(image) == (4, 16, 16)
+    assert Interpolate((16, 16)).shape_of(image) == (4, 16, 16)
+    assert Interpolate((16, 16), factors=(2.0, 2.0)).shape_of(image) == (4, 16, 16)
+    assert ConvTranspose(np.ones((6, 4, 2, 2)), stride=(2, 2)).shape_of(image) == (6, 16, 16)
