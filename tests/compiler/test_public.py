@@ -88,7 +88,7 @@ def test_a_compile_imports_none_of_torchs_compilers():
         "        return self.head((x * x.mean((2, 3), keepdim=True).sigmoid()).amax((2, 3)))\n"
         "model, x = Net().eval(), torch.rand(8, 2, 6, 6)\n"
         "sys.modules['torch._dynamo'] = None  # an import of it fails\n"
-        "for options in {}, {'timesteps': 4}, {'normalization': 'max'}:\n"
+        "for options in {}, {'timesteps': 4}, {'normalization': 'max'}, {'accumulate': True}:\n"
         "    snn = spikec.Compiler('spikingjelly', calibration=x, **options).run(model)\n"
         "    assert spikec.diagnose(snn, x, timesteps=4).layers\n"
     )

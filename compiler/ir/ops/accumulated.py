@@ -89,10 +89,9 @@ class RunningDifference(StatefulOp):
 
     def initial(self, *xs: Tensor) -> Tensor:
         """Return [B, 1 + ...]: t, the sums of the operands, and t f(n / t), all of them 0."""
-        shapes = [(1, *x.shape[1:]) for x in xs]
-        result = self.carries.eval(*(torch.empty(shape, device="meta") for shape in shapes))
-        size = 1 + sum(_flat(x).shape[1] for x in (*xs, result))
-        return xs[0].new_zeros((len(xs[0]), size))
+        shapes = [tuple(x.shape[1:]) for x in xs]
+        result = self.carries.shape_of(*map(Type, shapes))
+        return xs[0].new_zeros((len(xs[0]), 1 + sum(map(math.prod, (*shapes, result)))))
 
     def step(self, state: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor]:
         """Add the operands to their sums, and return what t f(n / t) rises by."""
