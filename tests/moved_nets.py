@@ -75,6 +75,28 @@ class Shifted(nn.Module):
         return self.out(torch.cat([q, h], 0)[-1] + q.sum(0))
 
 
+class Frames(nn.Module):
+    """Convolutions and pools on the frames of a film, all frames of all samples in one batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.deep = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, (3, 1), padding=(1, 0), groups=2)
+        self.norm, self.slope, self.back = nn.BatchNorm2d(4), nn.PReLU(4), nn.ConvTranspose2d(4, 3, 2, 2)
+        self.line, self.head, self.out = nn.Conv1d(3, 5, 3), nn.BatchNorm1d(5), nn.Linear(5, 3)
+        for norm in (self.norm, self.head):
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+            nn.init.normal_(norm.running_mean)
+
+    def forward(self, x):
+        batch, frames = x.shape[:2]
+        y = x.view(batch, frames, 1, 2, 3).flatten(0, 1)
+        y = F.relu(self.norm(self.conv(y)))
+        y = self.slope(y + self.deep(y))
+        y = F.max_pool2d(F.avg_pool2d(self.back(y), (1, 2)), (2, 1))
+        y = F.adaptive_avg_pool1d(self.line(y.flatten(2)), 1).flatten(1)
+        return self.out(F.relu(self.head(y))).view(batch, frames, -1).mean(1)
+
+
 NETS = {
     "attention": Attention,
     "attention, with weights": lambda: Attention(need_weights=True),
@@ -82,6 +104,7 @@ NETS = {
     "encoder": Encoder,
     "joined": Joined,
     "shifted": Shifted,
+    "frames": Frames,
 }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from spikec.extend.call import Refused
 from spikec.extend.call import Signal as BaseSignal
 from spikec.extend.frontend import failure, without_unused
-from spikec.frontends.onnx import moved
+from spikec.frontends.onnx import frames, moved
 from spikec.frontends.onnx.call import SIGNAL_WANTED, Call, Constant, Row, Value, converter
 from spikec.frontends.onnx.checked import subgraphs
 from spikec.frontends.onnx.evaluate import RANDOM, Budget
@@ -136,6 +136,8 @@ class Reader:
         _check_types(call)
         if moved.first(call) is None:
             found = self._called(convert, call, given)
+        elif frames.takes(call):
+            found = frames.read(call, given, self._called)
         else:
             found = moved.read(call, given, partial(self._called, convert))
         results = from_tensors(found if isinstance(found, (tuple, list)) else (found,))

@@ -66,7 +66,7 @@ converter: Converters[Callable[..., Signal]] = Converters("torch.fx converter")
 on_stacked: dict[Callable[..., Any] | None, Callable[..., Any]] = {}
 #: marks a converter that gives a tensor which does not depend on the model's input, whatever it is given
 gives_constant = Mark()
-#: marks the converter of a layer that hands what it is given to converters of functions
+#: marks a converter, as those of torch's layers, that hands what it is given to converters of functions
 takes_moved = Mark()
 #: marks a converter of a function that gives a view of its operand, although the ops that stand for it compute
 gives_view = Mark()

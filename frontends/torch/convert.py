@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from spikec.extend.converters import Mark
-from spikec.frontends.torch import moved
+from spikec.frontends.torch import frames, moved
 from spikec.frontends.torch.call import Call, Missing, Signal, gives_constant, leaves, takes_moved
 
 #: names of arguments that others are read as: those of numpy, which torch's functions take too, of methods beside
@@ -41,8 +41,9 @@ def convert(converter: Callable[..., Any], call: Call) -> Any:
         raise first.error
     bound = None if call.module is not None else _bound(converter, call)
     with call.blaming(converter, "(module, call)" if bound is None else "(call, *args, **kwargs)"):
-        if first is not None and bound is not None:
-            value = moved.read(call, converter, {k: v for k, v in bound.arguments.items() if k != "call"}, first)
+        if first is not None and bound is not None and converter not in takes_moved:
+            read = frames.read if frames.takes(converter) else moved.read
+            value = read(call, converter, {k: v for k, v in bound.arguments.items() if k != "call"}, first)
         else:
             value = converter(call.module, call) if bound is None else converter(*bound.args, **bound.kwargs)
     if converter in gives_constant:

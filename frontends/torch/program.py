@@ -213,6 +213,7 @@ def _copied(module: fx.GraphModule, graph: fx.Graph, known: dict[fx.Node, Any]) 
             known[node] = known[first][node.args[1]]
         elif isinstance(first, fx.Node) and _name(first) in _FIRST_OF and node.args[1:] == (0,):
             known[node] = known[first]
+            known[node].meta = {**known[node].meta, "val": node.meta["val"]}
         elif node.op == "get_attr" and all(_name(user) in _BODIES for user in node.users):
             known[node] = None
         elif not name.startswith(_ASSERTIONS):
@@ -264,9 +265,9 @@ def _open_batch(graph: fx.Graph, inputs: list[fx.Node], batch: int) -> None:
             continue
         operand, sizes = node.args[0], node.args[1]
         names = [each.name for each in getattr(getattr(node.target, "_schema", None), "arguments", ())[:2]]
-        whole = isinstance(operand, fx.Node) and operand in depending and operand.meta["val"].shape[:1] == (batch,)
         if names not in (["self", "size"], ["self", "shape"]):
             continue
+        whole = isinstance(operand, fx.Node) and operand in depending and operand.meta["val"].shape[:1] == (batch,)
         if -1 in sizes and None not in map(_number, node.meta["val"].shape):
             sizes = [*node.meta["val"].shape]
         node.update_arg(1, [BATCH, *sizes[1:]] if whole and sizes[:1] == [batch] else sizes)

@@ -146,8 +146,11 @@ class Reader:
     def _stand_in(self, node: fx.Node, source: Source) -> Any:
         """In place of a result that was refused: what follows is read, and judged, all the same.
 
-        A ReLU where the shape is the operand's (nothing, if that is spikes), elsewhere inputs.
+        A ReLU where the shape is the operand's (nothing, if that is spikes), elsewhere inputs. Behind a tensor whose
+        batch is not its first axis the samples of a result are not known.
         """
+        if any(isinstance(self._values.get(each), Moved) for each in node.all_input_nodes):
+            return Refused(node.name)
         try:
             result = self._memory.alone(node)
         except Exception:  # whatever a user's layer does with tensors that hold no numbers

@@ -1,10 +1,12 @@
 """Converters of arithmetic: affine maps, sums of signals, means and sums over axes, products with constant matrices."""
 
+import itertools
 import math
 import operator
 from functools import partial
 from typing import Any, NoReturn
 
+import attrs
 import numpy as np
 import torch
 from torch import Tensor
@@ -174,8 +176,15 @@ def _reduced(
     if dim in (None, (), []):
         call.refuse(f"a {what} over all axes mixes the samples of a batch", f"name the axes: x.{what}((2, 3))")
     axes = sample_axes(call, input, dim)
-    call.expect_rank(input, 1, 2, 3, 4)
     shape = call.shape(input)
+    kept = [1 if axis in axes else size for axis, size in enumerate(shape) if keepdim or axis not in axes]
+    runs = [(summed, list(run)) for summed, run in itertools.groupby(range(len(shape)), axes.__contains__)]
+    if len(shape) > 4 and len(runs) <= 4:  # neighbours of which all, or none, are summed up become one axis
+        joined = reshaped(call, input, [math.prod(shape[axis] for axis in run) for _, run in runs], part="joined")
+        places = [place for place, (summed, _) in enumerate(runs, start=1) if summed]
+        inner = _reduced(attrs.evolve(call, name=f"{call.name}_inner"), joined, places, total=total)
+        return reshaped(call, inner, kept)
+    call.expect_rank(input, 1, 2, 3, 4)
     space = [axis for axis in axes if axis > 0]
     gain = float(math.prod(shape[axis] for axis in axes)) if total else 1.0
     x = input
@@ -187,7 +196,7 @@ def _reduced(
         x = along(call, x, 0, np.full((1, shape[0]), gain / shape[0]), part="" if keepdim else "channels")
     elif gain != 1:
         x = affine(call, x, np.asarray(gain), np.zeros(()), part="" if keepdim else "times")
-    return x if keepdim else reshaped(call, x, [size for axis, size in enumerate(shape) if axis not in axes])
+    return x if keepdim else reshaped(call, x, kept)
 
 
 converter(torch.mean, *methods("mean"))(partial(_reduced, total=False))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spikec.frontends.torch.batch import BATCH
-from spikec.frontends.torch.call import Call, Missing, Signal, converter, methods
+from spikec.frontends.torch.call import Call, Missing, Signal, converter, methods, takes_moved
 from spikec.frontends.torch.convert import convert, refuse_unknown
 
 aten = torch.ops.aten
@@ -33,6 +33,7 @@ def _size(call: Call, self: Signal, dim: int) -> Any:
 
 
 @converter(aten.convolution)
+@takes_moved
 def _convolution(
     call: Call,
     input: Signal,
@@ -67,8 +68,8 @@ def _pad(call: Call, self: Signal, padding: Sequence[int], *, mode: str) -> Sign
 
 
 for _rank in (1, 2, 3):
-    converter(getattr(aten, f"reflection_pad{_rank}d"))(partial(_pad, mode="reflect"))
-    converter(getattr(aten, f"replication_pad{_rank}d"))(partial(_pad, mode="replicate"))
+    for _name, _mode in (("reflection", "reflect"), ("replication", "replicate")):
+        converter(getattr(aten, f"{_name}_pad{_rank}d"))(takes_moved(partial(_pad, mode=_mode)))
 
 
 def _adaptive_max_pool(call: Call, self: Signal, output_size: Any, *, rank: int) -> Any:
@@ -78,7 +79,7 @@ def _adaptive_max_pool(call: Call, self: Signal, output_size: Any, *, rank: int)
 
 
 for _rank in (1, 2, 3):
-    converter(getattr(aten, f"adaptive_max_pool{_rank}d").default)(partial(_adaptive_max_pool, rank=_rank))
+    converter(getattr(aten, f"adaptive_max_pool{_rank}d").default)(takes_moved(partial(_adaptive_max_pool, rank=_rank)))
 
 
 # ------------------------------------------------------------------- movement
@@ -122,4 +123,4 @@ _RESIZES = {
     "_upsample_bicubic2d_aa": "bicubic",
 }
 for _name, _mode in _RESIZES.items():
-    converter(getattr(aten, _name))(partial(_resized, mode=_mode, antialias=_name.endswith("_aa")))
+    converter(getattr(aten, _name))(takes_moved(partial(_resized, mode=_mode, antialias=_name.endswith("_aa"))))

@@ -14,10 +14,15 @@ from spikec.frontends.torch.call import Call, Signal, as_array, converter
 from spikec.ir.ops import AdaptiveAvgPool, AvgPool, BatchNorm, Conv, ConvTranspose, Linear, MaxPool
 
 
-def sizes(value: Any, rank: int) -> tuple[int, ...]:
-    """One number an axis, as torch reads ``2`` or ``(2, 3)``."""
+def for_each_axis(value: Any, rank: int) -> tuple[Any, ...]:
+    """One value an axis, as torch reads ``2`` or ``(2, 3)``."""
     items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    return tuple(int(x) for x in (items * rank if len(items) == 1 else items))
+    return items * rank if len(items) == 1 else items
+
+
+def sizes(value: Any, rank: int) -> tuple[int, ...]:
+    """One whole number an axis."""
+    return tuple(map(int, for_each_axis(value, rank)))
 
 
 # ------------------------------------------------------------------ weights

@@ -160,3 +160,32 @@ def test_signals_broadcast_over_the_axes_of_a_sample(agrees, name):
 def test_what_does_not_broadcast(call):
     with pytest.raises(TypeMismatchError, match="sum of shapes"):
         spikec.load(Net(call), torch.zeros(2, *SHAPE))
+
+
+class Split(nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, x):
+        return self.call(x.view(-1, 2, 3, 2, 2, 4))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda y: y.sum(1),
+        lambda y: y.mean(1, keepdim=True),
+        lambda y: y.mean((2, 3)),
+        lambda y: y.sum((-1, -2), keepdim=True),
+        lambda y: y.mean((1, 2, 5)),
+        lambda y: y.sum((1, 2, 3, 4, 5), keepdim=True),
+    ],
+)
+def test_sums_over_axes_of_samples_with_five_axes(agrees, call):
+    agrees(Split(call), (6, 4, 4))
+
+
+def test_sums_over_axes_that_lie_between_too_many_others_are_refused():
+    with pytest.raises(TypeMismatchError, match="takes samples of rank 1 or 2 or 3 or 4"):
+        spikec.load(Split(lambda y: y.sum((1, 3, 5))), torch.zeros(2, 6, 4, 4))
