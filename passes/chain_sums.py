@@ -14,7 +14,7 @@ from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Conv, Linear, Weighted
 from spikec.ir.ops.weighted import block_diagonal, pointwise, spread_kernel
 from spikec.ir.stages import FINAL
-from spikec.ir.types import Array, channel_scale
+from spikec.ir.types import Array, channel_scale, sealed
 
 #: a kernel, [O, I, *kernel], and its zeros in front of each axis and behind it
 Kernel = tuple[Array, tuple[tuple[int, int], ...]]
@@ -130,7 +130,7 @@ def _move(graph: Graph, total: str, skip: str, heads: list[str]) -> None:
         *(wide if operand == skip else _widened(graph, operand, scales, common) for operand in graph.operands(total)),
         name=f"{total}_wide",
     )
-    picks = pointwise(np.eye(out, scales.size), None, len(given.shape), in_scale=scales, out_scale=common)
+    picks = pointwise(sealed(np.eye(out, scales.size)), None, len(given.shape), in_scale=scales, out_scale=common)
     graph.set_op(total, picks)
     summed = graph.operands(total)
     graph.set_operands(total, joined)
@@ -144,11 +144,13 @@ def _widened(graph: Graph, name: str, scales: Array, common: Array) -> str:
     if isinstance(op, (Linear, Conv)) and len(graph.users(name)) == 1:
         more = scales.size - op.out_features
         dense = block_diagonal(op.weight, op.groups) if isinstance(op, Conv) else op.weight
-        weight = np.pad(dense, [(0, more), *[(0, 0)] * (op.weight.ndim - 1)])
+        weight = sealed(np.pad(dense, [(0, more), *[(0, 0)] * (op.weight.ndim - 1)]))
         fields: dict[str, Any] = {"bias": np.pad(op.shift, (0, more)), "out_scale": scales}
         fields |= {"groups": 1} if isinstance(op, Conv) else {}
         return graph.add(attrs.evolve(op, weight=weight, **fields), *graph.operands(name), name=f"{name}_wide")
-    embed = pointwise(np.eye(scales.size, graph.type(name).shape[0]), None, rank, in_scale=common, out_scale=scales)
+    embed = pointwise(
+        sealed(np.eye(scales.size, graph.type(name).shape[0])), None, rank, in_scale=common, out_scale=scales
+    )
     return graph.add(embed, name, name=f"{name}_wide")
 
 
@@ -158,7 +160,7 @@ def beside(op: Linear | Conv, shape: tuple[int, ...], scales: Array) -> Weighted
     shift = np.concatenate([op.shift, np.zeros(scales.size - op.out_features)]) if op.bias is not None else None
     fields: dict[str, Any] = {"in_scale": op.in_scale, "out_scale": scales, "origin": op.origin}
     if isinstance(op, Linear):
-        return Linear(np.concatenate([op.weight, np.eye(channels)]), shift, **fields)
+        return Linear(sealed(np.concatenate([op.weight, np.eye(channels)])), shift, **fields)
     cells = list(np.ndindex(*op.stride))
     windows = np.zeros((channels, len(cells), channels, *op.stride))
     for i, cell in enumerate(cells):
@@ -186,10 +188,10 @@ def joined(first: Kernel, second: Kernel, along: int = 0) -> Kernel:
         for i, pad in enumerate((one, other)):
             widths = [(0, 0)] * weights[i].ndim
             widths[axis + 2] = (front - pad[0], max(sizes) - sizes[i])
-            weights[i] = np.pad(weights[i], widths)
+            weights[i] = np.pad(weights[i], widths) if any(widths[axis + 2]) else weights[i]
         behind = one[1] + max(sizes) - sizes[0]
         padding.append((front, behind))
-    return np.concatenate(weights, along), tuple(padding)
+    return sealed(np.concatenate(weights, along)), tuple(padding)
 
 
 def _read_from(graph: Graph, head: str, source: str, wide: str, out: int) -> None:
@@ -197,14 +199,14 @@ def _read_from(graph: Graph, head: str, source: str, wide: str, out: int) -> Non
     op, scales = graph[head], channel_scale(graph.type(wide), 0, "chain")
     slots = [slot for slot, operand in enumerate(graph.operands(head)) if operand == source]
     if isinstance(op, Linear):
-        weight = np.concatenate([np.zeros((op.out_features, out)), op.weight], 1)
+        weight = sealed(np.concatenate([np.zeros((op.out_features, out)), op.weight], 1))
         graph.set_operand(head, 0, wide)
         graph.set_op(head, attrs.evolve(op, weight=weight, in_scale=scales))
         return
     found = coarse(graph, head, op, graph.type(wide).shape[1:]) if isinstance(op, Conv) else None
     if isinstance(op, Conv) and found is not None:
         weight, padding = found
-        weight = np.concatenate([np.zeros((len(weight), out, *weight.shape[2:])), weight], 1)
+        weight = sealed(np.concatenate([np.zeros((len(weight), out, *weight.shape[2:])), weight], 1))
         graph.set_operand(head, 0, wide)
         fields: dict[str, Any] = {"groups": 1, "stride": (1,) * len(padding), "dilation": (1,) * len(padding)}
         graph.set_op(head, attrs.evolve(op, weight=weight, padding=padding, in_scale=scales, **fields))
@@ -238,6 +240,8 @@ def coarse(graph: Graph, head: str, op: Conv, size: tuple[int, ...]) -> Kernel |
     )
     if min(map(min, padding)) < 0 or min(sides) < 1:
         return None
+    if set(op.stride) == {1}:
+        return weight, padding
     coarse = np.zeros((weight.shape[0], weight.shape[1], *op.stride, *sides))
     for cell in np.ndindex(*weight.shape[2:]):
         parts = [divmod(c - pad[0] + start * s, s) for c, (_, pad, s, start) in zip(cell, taps, strict=True)]
@@ -245,4 +249,4 @@ def coarse(graph: Graph, head: str, op: Conv, size: tuple[int, ...]) -> Kernel |
         there: tuple[Any, ...] = (*all_channels, *(i for _, i in parts), *(q for q, _ in parts))
         here: tuple[Any, ...] = (*all_channels, *cell)
         coarse[there] = weight[here]
-    return coarse.reshape(weight.shape[0], -1, *sides), padding
+    return sealed(coarse.reshape(weight.shape[0], -1, *sides)), padding

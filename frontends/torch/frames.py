@@ -66,8 +66,8 @@ def read(call: Call, convert: Callable[..., Any], arguments: Mapping[str, Any], 
     frames, *sample = call.graph.type(first.name).shape
     rank = len(sample) - 1
     longer = _longer().get((convert, rank))
-    rest = {name: value for name, value in arguments.items() if value is not first}
-    if longer is None or first.axis or len(rest.get("pad", ())) > 2 * rank:
+    rest = {name: value for name, value in arguments.items() if name != "input"}
+    if longer is None or first.axis or arguments["input"] is not first or len(rest.get("pad", ())) > 2 * rank:
         refuse(call, first)
     changed = {name: _with_frames(name, value, rank, frames) for name, value in rest.items()}
     if convert is converter.get(F.interpolate):

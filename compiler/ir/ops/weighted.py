@@ -363,6 +363,8 @@ def block_diagonal(weight: Array, groups: int) -> Array:
 
 def spread_kernel(weight: Array, dilation: Sequence[int]) -> Array:
     """Write a dilated weight [O, I, *kernel] without dilation: with zeros between the kernel's cells."""
+    if set(dilation) == {1}:
+        return weight
     sizes = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
     spread = np.zeros((*weight.shape[:2], *sizes), weight.dtype)
     cells: tuple[Any, ...] = (slice(None), slice(None), *(slice(None, None, d) for d in dilation))

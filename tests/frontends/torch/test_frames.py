@@ -119,6 +119,7 @@ def test_frames_are_read_of_core_operators():
         lambda y: F.instance_norm(y),
         lambda y: F.group_norm(y, 2),
         lambda y: F.pixel_shuffle(y, 2),
+        lambda y: F.conv2d(torch.ones(1, 4, 8, 8), y),
         lambda y: F.pad(y, (1, 1, 1, 1, 1, 1)),
         lambda y: F.pad(y, (0, 0, 0, 0, 1, -1)),
         lambda y: F.interpolate(y, scale_factor=2, mode="bicubic"),
