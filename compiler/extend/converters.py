@@ -23,6 +23,7 @@ class Converters(Generic[F]):
     def __init__(self, what: str) -> None:
         self.what = what
         self._table: dict[Hashable, F] = {}
+        self._by_class: dict[type, F | None] = {}  # what was found for each class that was asked for
 
     def __call__(self, *keys: Hashable) -> Callable[[F], F]:
         """Register a function for these keys."""
@@ -34,6 +35,7 @@ class Converters(Generic[F]):
                     places = " and ".join(place(each, each.__module__) for each in (known, function))
                     raise CompileError(f"two {self.what}s for {key!r}: {places}", hint="remove one of them")
                 self._table[key] = function
+            self._by_class.clear()
             return function
 
         return register
@@ -48,7 +50,9 @@ class Converters(Generic[F]):
 
     def for_class(self, kind: type) -> F | None:
         """Return the function for a class of op, or for a base of it whose meaning no class in between redefines."""
-        return inherited(kind, self._table.get, _DESCRIPTIVE)
+        if kind not in self._by_class:
+            self._by_class[kind] = inherited(kind, self._table.get, _DESCRIPTIVE)
+        return self._by_class[kind]
 
     def keys(self) -> list[Hashable]:
         """Return every key that has a function."""

@@ -78,7 +78,7 @@ def run(
 def _is_one_step(graph: Graph, xs: Sequence[Tensor]) -> bool:
     """Whether these are the inputs of one step of a graph that has no state, and so does the same at every step."""
     batches = (x.ndim == len(graph.type(name).shape) + 1 for name, x in zip(graph.inputs, xs, strict=True))
-    return all(batches) and not any(isinstance(graph[name], StatefulOp) for name in graph)
+    return all(batches) and not any(isinstance(op, StatefulOp) for _, op in graph.items())
 
 
 def _only(nodes: Collection[str], tap: Tap) -> Tap:
@@ -95,8 +95,8 @@ def _once(graph: Graph, feeds: dict[str, Tensor], tap: Tap | None, nodes: Contai
     operands = {name: graph.operands(name) for name in graph}
     uses = Counter(itertools.chain.from_iterable(operands.values()))
     shown: Counter[int] = Counter()  # how many values, or taps that may keep one, show each piece of memory now
-    for name, read in operands.items():
-        op = graph[name]
+    for name, op in graph.items():
+        read = operands[name]
         xs = (feeds[name],) if name in feeds else tuple(values[x] for x in read)
         spent = len(read) == 1 and graph[read[0]].fresh and uses[read[0]] == 1 and shown[_memory(xs[0])] == 1
         values[name] = graph.apply_rule(name, op.eval_over if spent else op.eval, *xs)

@@ -207,12 +207,14 @@ class Cut:
     def _alike(self, graph: Graph, numbers: dict[object, int]) -> dict[str, int]:
         """Number the nodes, so that those with one number, here or in the other graph, compute the same by the same."""
         found: dict[str, int] = {}
-        for name in graph:
-            content: object = name if name in self.places else (graph[name], *map(found.get, graph.operands(name)))
-            if isinstance(graph[name], Input):
+        for name, op in graph.items():
+            content: object
+            if isinstance(op, Input):
                 content = graph.inputs.index(name)
-            elif name not in self.places and isinstance(graph[name], StatefulOp):
-                content = (graph, name)
+            elif name in self.places:
+                content = name
+            else:
+                content = (graph, name) if isinstance(op, StatefulOp) else (op, *map(found.get, graph.operands(name)))
             found[name] = numbers.setdefault(content, len(numbers))
         return found
 
@@ -324,10 +326,11 @@ def _both_signs(shape: tuple[int, ...], samples: int, place: int) -> Tensor:
 
 def _is_untouched(before: Graph, after: Graph, name: str) -> bool:
     """Whether a node is the same affine op in both graphs, on operands in the same units."""
-    if name not in after or before[name] is not after[name] or not isinstance(before[name], Weighted):
+    if not isinstance(before[name], Weighted) or name not in after or before[name] is not after[name]:
         return False
     types = [[graph.type(x) for x in (name, *graph.operands(name))] for graph in (before, after)]
-    return all(a.shape == b.shape and np.array_equal(a.scale, b.scale) for a, b in zip(*types, strict=True))
+    pairs = ((a, b) for a, b in zip(*types, strict=True) if a is not b)
+    return all(a.shape == b.shape and np.array_equal(a.scale, b.scale) for a, b in pairs)
 
 
 def can_be_cut(before: Graph, after: Graph, name: str) -> bool:
@@ -356,6 +359,8 @@ def _comparable(graph: Graph, other: Graph, names: Iterable[str]) -> list[str]:
     """
     activations = graph.with_role(Role.ACTIVATION)
     gone = [node.name for node in activations if node.name not in other or type(other[node.name]) is not type(node.op)]
+    if not gone:
+        return list(names)
     bits = {name: 1 << i for i, name in enumerate(gone)}
     passed = [dict[str, int](), dict[str, int]()]
     for name in graph:

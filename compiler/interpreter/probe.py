@@ -46,14 +46,14 @@ def probe(graph: Graph, samples: Sequence[Tensor] | None, seed: int) -> tuple[Te
 def neuron_count(graph: Graph) -> int:
     """Count the single neurons of a graph, or activations that are to become some."""
     roles = (Role.NEURON, Role.ACTIVATION)
-    return sum(math.prod(graph.type(name).shape) for name in graph if graph[name].role in roles)
+    return sum(math.prod(graph.type(name).shape) for name, op in graph.items() if op.role in roles)
 
 
 def macs(graph: Graph) -> dict[str, int]:
     """Multiply-accumulates of each affine op for one sample and one step, with the padding's zeros."""
     found = {}
-    for name in graph:
-        if isinstance(op := graph[name], Weighted):
+    for name, op in graph.items():
+        if isinstance(op, Weighted):
             spreads = isinstance(op, ConvTranspose)
             features, at = (op.in_features, graph.operands(name)[0]) if spreads else (op.out_features, name)
             found[name] = math.prod(graph.type(at).shape) // features * op.weight.size

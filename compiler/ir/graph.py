@@ -63,13 +63,11 @@ class Graph(Wiring):
 
     def match(self, kind: type[OpT]) -> list[Node[OpT]]:
         """Return all nodes whose op is of that class, in order: a list, so that the graph may change under it."""
-        ops = self._ops
-        return [Node(name, op) for name in self if isinstance(op := ops[name], kind)]
+        return [Node(name, op) for name, op in self.items() if isinstance(op, kind)]
 
     def with_role(self, role: Role) -> list[Node[Op]]:
         """Return all nodes whose op has that role, in order."""
-        ops = self._ops
-        return [Node(name, op) for name in self if (op := ops[name]).role is role]
+        return [Node(name, op) for name, op in self.items() if op.role is role]
 
     @property
     def sources(self) -> set[Source]:

@@ -32,7 +32,7 @@ def chains(graph: Graph, *kinds: Kinds, shared: bool = False) -> list[tuple[Node
             if isinstance(op, wanted[-1]) and (shared or len(graph.users(operand)) == 1):
                 yield from grown((Node(operand, op), *chain), wanted[:-1])
 
-    last = [Node(name, op) for name in graph if isinstance(op := graph[name], kinds[-1])]
+    last = [Node(name, op) for name, op in graph.items() if isinstance(op, kinds[-1])]
     return [chain for node in last for chain in grown((node,), kinds[:-1])]
 
 

@@ -71,7 +71,9 @@ class Stage:
 
     def problems(self, graph: Graph) -> list[Problem]:
         """Return all breaches, in the graph's order."""
-        nodes = (Node(name, graph[name]) for name in graph)  # one at a time: a list of all calls the garbage collector
+        if not self.rules:
+            return []
+        nodes = (Node(name, op) for name, op in graph.items())  # one at a time: a list of all calls the collector
         found = (rule(graph, node) for node in nodes for rule in self.rules)
         return [problem for problem in found if problem]
 

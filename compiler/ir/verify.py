@@ -56,8 +56,8 @@ def verify(
 
 def _check_types(graph: Graph) -> None:
     """Infer all types, and hold every op to its own."""
-    for name in graph:
-        result, op = graph.type(name), graph[name]
+    for name, op in graph.items():
+        result = graph.type(name)
         if op.register:
             graph.apply_rule(name, op.infer, *(graph.type(x) for x in graph.operands(name)))
         if not _is_ours(op) and (broken := broken_claim(op, [graph.type(x) for x in graph.operands(name)], result)):
@@ -74,8 +74,7 @@ def _structure(graph: Graph) -> list[Problem]:
     if not graph.outputs:
         return [Problem(f"graph {graph.name} has no output", hint="add one: graph.add(Output(), name)")]
     list(graph)  # raises for a cycle without a delay
-    for name in graph:
-        op = graph[name]
+    for name, op in graph.items():
         operands = graph.operands(name)
         wanted = 1 if op.arity is None else op.arity
         if len(operands) < wanted or (op.arity is not None and len(operands) > wanted):
@@ -86,12 +85,12 @@ def _structure(graph: Graph) -> list[Problem]:
 
 
 def _not_finite(graph: Graph, before: Graph | None) -> list[Problem]:
-    checked = {before[name] for name in before} if before is not None else set()
+    checked = {op for _, op in before.items()} if before is not None else set()
     hint = "the training diverged: retrain it" if before is None else "mend the pass that makes it"
     return [
         graph.problem(name, f"its {field} holds NaN or infinity", hint)
-        for name in graph
-        if (op := graph[name]) not in checked
+        for name, op in graph.items()
+        if op not in checked
         for field, value in op.parameters().items()
         if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not _allowed(op, field, value)
     ]

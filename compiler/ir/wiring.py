@@ -68,6 +68,10 @@ class Wiring:
             self._order = self._sorted()
         return iter(self._order)
 
+    def items(self) -> Iterator[tuple[str, Op]]:
+        """Yield all names with their ops, in order."""
+        return zip(self, map(self._ops.__getitem__, self), strict=True)
+
     def newest_first(self) -> Iterator[str]:
         """Yield all names, the one that was added last first."""
         return reversed(self._ops)
