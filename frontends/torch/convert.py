@@ -102,7 +102,7 @@ _TABLE = (
         "its input is an index, and a spiking network takes numbers",
         "give it what the embedding gives",
     ),
-    ("> >= < <= == != sign heaviside round floor ceil where maskedfill bool", _STEP, "use ReLU or clamp"),
+    ("== != sign heaviside round floor ceil bool", _STEP, "use ReLU or clamp"),
     ("argmax argmin topk sort argsort onehot", _STEP, _AFTER),
 )
 _REASONS = {name: (why, hint) for names, why, hint in _TABLE for name in names.split()}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from operator import add
+from operator import add, ge, gt, le, lt
 from typing import ClassVar
 
 import attrs
@@ -20,7 +20,20 @@ from spikec.ir.errors import TypeMismatchError
 from spikec.ir.op import ONE_SCALE, SPIKES_FIRST, Op, Role, array, tensor
 from spikec.ir.types import Array, Rate, Type, fits, span
 
-__all__ = ["Add", "BatchNorm", "Clamp", "Floor", "Identity", "LeakyRelu", "Maximum", "Minimum", "Relu", "Rescale"]
+__all__ = [
+    "Add",
+    "BatchNorm",
+    "Clamp",
+    "Compare",
+    "Floor",
+    "Identity",
+    "LeakyRelu",
+    "Maximum",
+    "Minimum",
+    "Relu",
+    "Rescale",
+    "Where",
+]
 
 _EXPAND = "expand the smaller operand first: x.expand(...)"
 
@@ -249,9 +262,7 @@ class LeakyRelu(_Activation):
 
 
 @attrs.frozen(eq=False)
-class _Pairwise(_Activation):
-    arity = 2
-
+class _SameShape(_Activation):
     def infer(self, *operands: Type) -> Type:
         """Return the common type; shapes must be the same."""
         if any(x != operands[0] for x in operands):
@@ -261,8 +272,10 @@ class _Pairwise(_Activation):
 
 
 @attrs.frozen(eq=False)
-class Maximum(_Pairwise):
+class Maximum(_SameShape):
     """``y = max(a, b)``, element by element, of two signals of one shape."""
+
+    arity = 2
 
     def eval(self, *xs: Tensor) -> Tensor:
         """Run torch's maximum."""
@@ -270,9 +283,58 @@ class Maximum(_Pairwise):
 
 
 @attrs.frozen(eq=False)
-class Minimum(_Pairwise):
+class Minimum(_SameShape):
     """``y = min(a, b)``, element by element, of two signals of one shape."""
+
+    arity = 2
 
     def eval(self, *xs: Tensor) -> Tensor:
         """Run torch's minimum."""
         return torch.minimum(*xs)
+
+
+#: what a comparison is called, and its opposite
+_RELATIONS = {"gt": (gt, "le"), "ge": (ge, "lt"), "lt": (lt, "ge"), "le": (le, "gt")}
+_MEETING = "let torch.where choose between two functions of x that meet at the bound, such as where(x > 0, x, 0.1 * x)"
+
+
+@attrs.frozen(eq=False)
+class Compare(_Activation):
+    """``y = 1`` where the operand is greater, or less, than a number, else 0: what torch has as a tensor of bools.
+
+    Attributes:
+        relation: ``gt``, ``ge``, ``lt`` or ``le``.
+        bound: the number.
+    """
+
+    hint: ClassVar[str] = f"it jumps, and a rate changes steadily with its input: {_MEETING}, or use ReLU or clamp"
+
+    relation: str = attrs.field(validator=attrs.validators.in_(_RELATIONS))
+    bound: float = attrs.field(converter=float)
+
+    @property
+    def above(self) -> bool:
+        """Whether it is large numbers for which it is 1."""
+        return self.relation in ("gt", "ge")
+
+    def opposite(self) -> Compare:
+        """Return the comparison that is 1 where this one is 0."""
+        return Compare(_RELATIONS[self.relation][1], self.bound)
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """Run torch's comparison."""
+        result: Tensor = _RELATIONS[self.relation][0](xs[0], self.bound)
+        return result.to(xs[0].dtype)
+
+
+@attrs.frozen(eq=False)
+class Where(_SameShape):
+    """``y = a`` where the first operand is not 0, else ``b``, element by element."""
+
+    arity = 3
+    hint: ClassVar[str] = _MEETING
+
+    def eval(self, *xs: Tensor) -> Tensor:
+        """Run torch's where."""
+        condition, a, b = xs
+        return torch.where(condition != 0, a, b)

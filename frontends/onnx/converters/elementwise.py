@@ -40,6 +40,12 @@ _SAME: dict[str, Callable[..., Any]] = {
     "Cosh": torch.cosh,
     "Asinh": torch.asinh,
     "Pow": torch.pow,
+    "Greater": torch.gt,
+    "GreaterOrEqual": torch.ge,
+    "Less": torch.lt,
+    "LessOrEqual": torch.le,
+    "Not": torch.logical_not,
+    "Where": torch.where,
 }
 #: operators of any number of operands, each with the function of torch that takes two of them
 _OF_ALL: dict[str, Callable[..., Any]] = {"Max": torch.maximum, "Min": torch.minimum, "Sum": torch.add}

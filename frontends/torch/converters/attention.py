@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spikec.extend.composites import permuted
-from spikec.frontends.torch.call import Call, Missing, Moved, Signal, as_array, converter, methods, takes_moved
+from spikec.frontends.torch.call import Call, Missing, Moved, Signal, as_array, converter, takes_moved
 from spikec.frontends.torch.composed import composed
 from spikec.frontends.torch.converters.arith import affine
 from spikec.ir.ops import Head, Mask, MatMul
@@ -18,8 +18,7 @@ from spikec.ir.ops import Head, Mask, MatMul
 # --------------------------------------------------------------------- masking
 
 
-@converter(torch.masked_fill, *methods("masked_fill", "masked_fill_"))
-def _masked_fill(call: Call, input: Signal, mask: Any, value: Any) -> Signal:
+def filled(call: Call, input: Signal, mask: Any, value: Any) -> Signal:
     """Cells that a constant mask marks get a number; minus infinity is what a softmax leaves out."""
     number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
     if not isinstance(mask, Tensor) or not isinstance(number, (int, float)):

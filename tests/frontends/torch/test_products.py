@@ -186,7 +186,7 @@ def test_an_encoder_with_a_mask(agrees, mask):
         (lambda net, y: F.normalize(y, 1.0), "1-norm"),
         (lambda net, y: torch.var(y), "all axes"),
         (lambda net, y: torch.linalg.norm(y, 2, (2, 3)), "matrix norm of order 2"),
-        (lambda net, y: y.masked_fill(y, 0.0), "constant mask"),
+        (lambda net, y: y.masked_fill(y, 0.0), "no comparison of a signal"),
         (lambda net, y: F.scaled_dot_product_attention(y, y, y, dropout_p=0.5), "dropout"),
         (lambda net, y: F.scaled_dot_product_attention(y, y, y, y @ y.mT), "mask that depends"),
     ],
