@@ -63,7 +63,7 @@ class JoinFunctions(Pass):
             if name in graph and (choice := Choice.of(graph, name)) is not None:
                 choice.write(graph)
                 changes += 1
-            elif name in graph and _is_root(graph[name]) and (found := _cone(graph, name)) is not None:
+            elif name in graph and _is_curved(graph[name]) and (found := _cone(graph, name)) is not None:
                 changes += _join(graph, name, *found)
         return changes
 
@@ -71,11 +71,6 @@ class JoinFunctions(Pass):
 def _is_curved(op: Op) -> bool:
     """Whether it is an activation of single numbers that no ReLUs stand for."""
     return op.role is Role.ACTIVATION and _alone(op) is not None and not isinstance(op, _STRAIGHT)
-
-
-def _is_root(op: Op) -> bool:
-    """Whether a function may end in it; what a comparison gives is for a choice, or jumps."""
-    return _is_curved(op) and not isinstance(op, Compare)
 
 
 def _alone(op: Op) -> Op | None:
@@ -111,17 +106,14 @@ def _cone(graph: Graph, root: str) -> tuple[str, list[str]] | None:
 
 def _bounds(graph: Graph, source: str, inside: Sequence[str]) -> list[float] | None:
     """Return at which numbers of the source the comparisons change; None where one does not by a line of it."""
-    bounds = []
+    bounds: list[float] = []
     for name in inside:
         if isinstance(op := graph[name], Compare):
             (compared,) = graph.operands(name)
             line = line_of(graph, compared, source, [])
             if line is None or not line.gain.all():
                 return None
-            found = np.unique((op.bound - line.shift) / line.gain)
-            if len(found) != 1:
-                return None
-            bounds.append(float(found[0]))
+            bounds += np.unique((op.bound - line.shift) / line.gain).tolist()
     return bounds
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from spikec.ir.graph import Graph
 from spikec.ir.op import Op
-from spikec.ir.ops import Add, BatchNorm, Compare, Identity, LeakyRelu, Multiply, Relu, Where
+from spikec.ir.ops import Add, BatchNorm, Compare, LeakyRelu, Multiply, Relu, Where
 from spikec.ir.origin import Origin, merge
 from spikec.ir.types import Array, on_axis, sealed
 
@@ -55,7 +55,7 @@ class Choice:
         """Read one from the graph; None where there is none, or where its lines do not meet."""
         if not isinstance(graph[name], (Multiply, Where)):
             return None
-        operands = [_through(graph, each) for each in graph.operands(name)]
+        operands = list(graph.operands(name))
         at = next((i for i, each in enumerate(operands) if isinstance(graph[each], Compare)), None)
         if at is None or (isinstance(graph[name], Where) and at > 0):
             return None
@@ -67,7 +67,7 @@ class Choice:
         if len(lines) == 1:
             lines.append(Line(NONE, NONE))
         one, other = lines if compare.above else lines[::-1]
-        if one is None or other is None or not graph.type(x).shape == graph.type(name).shape != ():
+        if one is None or other is None or not graph.type(x).shape:
             return None
         meets = np.isclose(one.at(compare.bound), other.at(compare.bound), rtol=MEETING, atol=0)
         slopes, steps = one.gain - other.gain, other.shift - one.shift
@@ -109,18 +109,12 @@ class Choice:
         return BatchNorm(gain * ones, shift * ones, zeros, ones, 0.0, origin=self.origin)
 
 
-def _through(graph: Graph, name: str) -> str:
-    while isinstance(graph[name], Identity):
-        (name,) = graph.operands(name)
-    return name
-
-
 def line_of(graph: Graph, name: str, x: str, inside: list[str]) -> Line | None:
     """Return which line of x a node is, and add to ``inside`` the nodes that it is made of; None where it is none."""
     if name == x:
         return Line(np.ones(1), NONE)
     op, operands = graph[name], graph.operands(name)
-    if not isinstance(op, (Add, BatchNorm, Identity)):
+    if not isinstance(op, (Add, BatchNorm)):
         return None
     inside.append(name)
     lines = [line_of(graph, each, x, inside) for each in operands]

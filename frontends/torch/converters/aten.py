@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spikec.frontends.torch.batch import BATCH
+from spikec.frontends.torch.batch import BATCH, takes_batch
 from spikec.frontends.torch.call import Call, Missing, Signal, converter, methods, takes_moved
 from spikec.frontends.torch.convert import convert, refuse_unknown
 
@@ -54,6 +54,13 @@ def _convolution(
         return _call(call, transpose, input, weight, bias, stride, padding, output_padding, groups, dilation)
     conv = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
     return _call(call, conv, input, weight, bias, stride, padding, dilation, groups)
+
+
+@converter(aten.native_group_norm)
+@takes_batch
+def _group_norm(call: Call, input: Signal, weight: Any, bias: Any, *sizes: Any) -> Any:
+    """``sizes``: of the batch, of its axes, then the number of groups, and epsilon."""
+    return _call(call, torch.native_group_norm, input, weight, bias, *sizes)
 
 
 @converter(aten.to, aten._to_copy)

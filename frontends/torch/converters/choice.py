@@ -30,7 +30,7 @@ def _compare(call: Call, input: Any, other: Any, *, relation: str) -> Signal:
         other = other.item()
     if not isinstance(other, (int, float)):
         call.refuse("it compares with several numbers", "subtract them, and compare with 0: x - bounds > 0")
-    return call.add(Compare(relation, np.asarray(other, call.graph.type(input.name).dtype)), input)
+    return call.add(Compare(relation, other), input)
 
 
 for _relation, _name in (("gt", "greater"), ("ge", "greater_equal"), ("lt", "less"), ("le", "less_equal")):

@@ -5,9 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import build
 import spikec
 from spikec.extend.loader import pass_named
 from spikec.interpreter.contract import check_exact
+from spikec.ir.choice import Choice
 from spikec.ir.errors import CompileError, UnsupportedOpError
 from spikec.ir.ops import Compare, ComposedFunction, LeakyRelu, Multiply, Relu, Where
 
@@ -33,6 +35,10 @@ STRAIGHT = {
     "bound": (lambda y: torch.where(y > 0.3, y, 0.3), Relu),
     "lines": (lambda y: torch.where(y < 0.5, 2 * y - 1, SLOPES * y - SLOPES / 2), Relu),
     "lines of sums": (lambda y: torch.where(y > 1, y + (y - 1), 3 * y - 2), Relu),
+    "rounded lines": (lambda y: torch.where(y > 0.3, 1.7 * y, y + 0.21), Relu),
+    "meet above zero": (lambda y: torch.where(y > 0, y + 1, 0.5 * y + 1), Relu),
+    "meet at zero": (lambda y: torch.where(y > 1, y - 1, 0.5 * y - 0.5), Relu),
+    "copied": (lambda y: torch.where((y > 0).contiguous(), y, 0.0), Relu),
     "negative product": (lambda y: y * (y < 0), Relu),
     "constant": (lambda y: y + torch.where(y > 0.5, 1.5, 1.5), type(None)),
 }
@@ -41,6 +47,7 @@ CURVED = {
     "selu": lambda y: 1.05 * torch.where(y > 0, y, 1.67 * torch.expm1(y)),
     "mish": lambda y: y * torch.tanh(torch.where(y > 20, y, torch.log(1 + torch.exp(y)))),
     "of a line": lambda y: torch.where(1 - 2 * y < -9, 2 * y, F.softplus(2 * y)),
+    "parallel but for rounding": lambda y: torch.where(y > 0.5, y + 1, y + 1.000001),
     "two bounds": lambda y: torch.where(y > 2, y + 2, torch.where(y < -2, -y + 2, y * y)),
 }
 
@@ -83,6 +90,29 @@ def test_lines_that_meet_are_relus(name):
     after = read(Net(function))
     found = {type(node.op) for each in (Relu, LeakyRelu, ComposedFunction) for node in after.match(each)}
     assert found == {kind} - {type(None)}
+
+
+@pytest.mark.parametrize("relation", ["gt", "ge", "lt", "le"])
+def test_at_the_bound_it_is_what_torch_says(relation):
+    """A network may jump where it is only read and run."""
+    x = numbers()
+    for net in (
+        Net(lambda y: getattr(torch, relation)(y, 0.5) * y),
+        Net(lambda y: torch.where(~getattr(torch, relation)(y, 0.5), y, -y)),
+        Net(lambda y: torch.where(getattr(torch, relation)(torch.tensor(0.5), y), y, 2.0)),
+    ):
+        assert torch.equal(spikec.run(spikec.load(net, x[:2]), x), net(x))
+
+
+def test_a_condition_that_is_no_comparison_chooses_no_line():
+    b = build.Builder(3)
+    graph = b.done(b.add(Where(), b.x, b.add(Compare("gt", 0.0), b.x, name="above"), b.x, name="act"))
+    assert Choice.of(graph, "act") is None
+
+
+def test_samples_of_one_number():
+    net = Net(lambda y: (s := y.mean((1, 2, 3))) * (s > 0))
+    read(net)
 
 
 @pytest.mark.parametrize("name", CURVED)
