@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from spikec.extend.composites import affine
 from spikec.frontends.onnx.call import Call, Constant, Signal, converter
-from spikec.ir.ops import Clamp, LeakyRelu, ScalarFunction
+from spikec.ir.ops import Clamp, Compare, LeakyRelu, ScalarFunction
 
 #: operators without attributes, each with the function of torch that takes the same operands
 _SAME: dict[str, Callable[..., Any]] = {
@@ -187,12 +187,14 @@ def _dropout(call: Call, x: Any, ratio: Any = 0.5, training_mode: Any = False, s
 
 #: TensorProto's FLOAT, FLOAT16, DOUBLE and BFLOAT16: a signal keeps the precision of the model's input
 _FLOATS = (1, 10, 11, 16)
+#: its BOOL, which a comparison is
+_BOOL = 9
 _NO_FLOAT = ("only casts of a signal to another precision of float are supported", "only floats are signals")
 
 
 @converter("Cast")
 def _cast(call: Call, x: Any, to: int, **rounding: Any) -> Any:
-    if to not in _FLOATS:
+    if to not in _FLOATS and not (to == _BOOL and isinstance(call.graph[x.name], Compare)):
         call.refuse(*_NO_FLOAT)
     return x
 

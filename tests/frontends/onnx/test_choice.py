@@ -20,6 +20,10 @@ FORMS = {
     "turned": ([node("Less", "zero x", "c"), node("Where", "c x zero", "y")], Relu),
     "Not": ([node("Greater", "x zero", "c"), node("Not", "c", "n"), node("Where", "n zero x", "y")], Relu),
     "Cast": ([node("Greater", "x zero", "c"), node("Cast", "c", "f", to=1), node("Mul", "x f", "y")], Relu),
+    "Cast to bool": (
+        [node("Less", "x zero", "c"), node("Cast", "c", "f", to=9), node("Where", "f zero x", "y")],
+        Relu,
+    ),
     "slopes": (
         [node("Greater", "x zero", "c"), node("Mul", "x slope", "s"), node("Where", "c x s", "y")],
         LeakyRelu,
@@ -41,6 +45,11 @@ def test_a_choice_is_one_function(name):
     for each in ("eliminate-identity", "join-functions"):
         pass_named(each).run(graph, spikec.Context(graph))
     assert len(graph.match(kind)) == 1
+
+
+def test_a_signal_that_is_no_comparison_is_no_bool():
+    with pytest.raises(UnsupportedOpError, match="only casts of a signal to another precision"):
+        spikec.load(model([node("Cast", "x", "c", to=9), node("Where", "c x zero", "y")], ["n", 3, 4], **CONSTANTS))
 
 
 def test_a_jump_is_refused_by_the_name_of_the_node():
