@@ -97,6 +97,21 @@ class Frames(nn.Module):
         return self.out(F.relu(self.head(y))).view(batch, frames, -1).mean(1)
 
 
+class Choosing(nn.Module):
+    """What comparisons choose, in front of the batch and joined to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.embed(x).transpose(0, 1)
+        h = torch.where(h > 0, h, 0.1 * h) + h * (h >= 0.2) - h.masked_fill(~(h < 0.2), 0.2)
+        y = h.transpose(0, 1).flatten(0, 1)
+        y = torch.where(y <= 0, 0.5, y + 0.5)
+        return self.out(y).unflatten(0, (-1, 5)).sum(1)
+
+
 NETS = {
     "attention": Attention,
     "attention, with weights": lambda: Attention(need_weights=True),
@@ -105,6 +120,7 @@ NETS = {
     "joined": Joined,
     "shifted": Shifted,
     "frames": Frames,
+    "choosing": Choosing,
 }
 
 

@@ -17,7 +17,8 @@ from spikec.ir.errors import CompileError
 #: operators that are read along other axes than the batch: those that name no axis, in an attribute or an input
 _WITHOUT_AXES = (
     "Add Sub Mul Div Neg Identity Dropout Cast MatMul Gemm Relu LeakyRelu Elu Gelu Sigmoid Tanh Erf Exp Sqrt Pow "
-    "Reciprocal HardSwish HardSigmoid Mish Softplus Clip Max Min"
+    "Reciprocal HardSwish HardSigmoid Mish Softplus Clip Max Min "
+    "Greater GreaterOrEqual Less LessOrEqual Not Where"
 )
 _ALONG_AXES = "Softmax LogSoftmax LayerNormalization Concat Split Gather Slice ReduceMean ReduceSum ReduceMax ReduceMin"
 #: those that keep all numbers in their order, of which onnx says what shape they give

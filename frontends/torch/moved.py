@@ -33,6 +33,7 @@ _ALONG: tuple[tuple[str, tuple[Callable[..., Any], ...]], ...] = (
     ("", (F.linear, F.dropout, F.relu, F.gelu, F.silu, F.hardtanh, F.relu6, F.leaky_relu, F.elu)),
     ("", (torch.sigmoid, torch.tanh, F.hardswish, F.hardsigmoid, F.mish, F.softplus, torch.clamp, torch.exp)),
     ("", (torch.maximum, torch.minimum, torch.sqrt, torch.square, torch.pow, torch.rsqrt, torch.clamp_min)),
+    ("", (torch.gt, torch.ge, torch.lt, torch.le, torch.logical_not)),
     ("dim", (torch.mean, torch.sum, torch.amax, torch.cat, torch.select, torch.unbind)),
     ("dim", (torch.chunk, torch.split, torch.unsqueeze, torch.squeeze, torch.narrow, torch.ops.aten.slice)),
     ("dim", (torch.linalg.vector_norm, torch.amin)),
@@ -47,6 +48,8 @@ def _rules() -> Mapping[Any, tuple[Callable[..., Any], tuple[str, ...]]]:
     table = {converter.get(function): (function, tuple(names.split())) for names, some in _ALONG for function in some}
     for each in (torch.softmax, torch.log_softmax):
         table[converter.get(each)] = (lambda x, *rest: x, ("dim",))
+    table[converter.get(torch.where)] = (lambda condition, *rest: torch.where(condition != 0, *rest), ())
+    table[converter.get(torch.masked_fill)] = (lambda x, mask, *rest: x.masked_fill(mask != 0, *rest), ())
     table[converter.get(F.layer_norm)] = (lambda x, shape, *rest: F.layer_norm(x, shape), ())
     table[converter.get(torch.addmm)] = (lambda bias, x, weight, *rest: torch.mm(x, weight), ())
     table[converter.get(*methods("expand_as"))] = (Tensor.expand_as, ())

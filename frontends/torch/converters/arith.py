@@ -34,9 +34,9 @@ def _sum(call: Call, input: Any, other: Any, *, alpha: Any = 1) -> Signal:
     """``input + alpha * other``, of which at least one is a signal."""
     factor = np.asarray(_number(call, alpha))
     if not isinstance(other, Signal):
-        return affine(call, input, np.ones(()), factor * _constant(call, other))
+        return affine(call, input, np.ones(()), factor * as_constant(call, other))
     if not isinstance(input, Signal):
-        return affine(call, other, factor, _constant(call, input))
+        return affine(call, other, factor, as_constant(call, input))
     if factor != 1:
         other = affine(call, other, factor, np.zeros(()), part="scaled")
     return call.add(Add(), *matched(call, input, other))
@@ -57,7 +57,7 @@ def _mul(call: Call, input: Any, other: Any) -> Signal:
     if isinstance(input, Signal) and isinstance(other, Signal):
         return call.add(Multiply(), input, other)
     signal, constant = (input, other) if isinstance(input, Signal) else (other, input)
-    return affine(call, signal, _constant(call, constant), np.zeros(()))
+    return affine(call, signal, as_constant(call, constant), np.zeros(()))
 
 
 @converter(*_keys("truediv", "div", "divide", "true_divide"))
@@ -68,7 +68,7 @@ def _div(call: Call, input: Any, other: Any, *, rounding_mode: str | None = None
         quotient: Signal = composed(call, lambda a, b: a * torch.reciprocal(b), input, other)
         return quotient
     with np.errstate(divide="ignore"):
-        return affine(call, input, 1 / _constant(call, other), np.zeros(()))
+        return affine(call, input, 1 / as_constant(call, other), np.zeros(()))
 
 
 @converter(*_keys("addcmul"))
@@ -77,7 +77,7 @@ def _addcmul(call: Call, input: Any, tensor1: Any, tensor2: Any, *, value: Any =
     if isinstance(tensor1, Signal) and isinstance(tensor2, Signal):
         return _sum(call, input, call.add(Multiply(), tensor1, tensor2, part="product"), alpha=value)
     signals = [each for each in (tensor1, tensor2) if isinstance(each, Signal)]
-    factors = [_constant(call, each) for each in (tensor1, tensor2) if not isinstance(each, Signal)]
+    factors = [as_constant(call, each) for each in (tensor1, tensor2) if not isinstance(each, Signal)]
     if not signals:
         return _sum(call, input, torch.tensor(factors[0] * factors[1]), alpha=value)
     return _sum(call, input, affine(call, signals[0], factors[0], np.zeros(()), part="product"), alpha=value)
@@ -87,7 +87,7 @@ def _filled(call: Call, input: Signal, fill_value: Any, *, dtype: Any = None, **
     """A constant of the signal's shape, whatever the batch."""
     if dtype is not None:
         same_dtype(call, input, str(dtype))
-    return affine(call, input, np.zeros(()), _constant(call, fill_value))
+    return affine(call, input, np.zeros(()), as_constant(call, fill_value))
 
 
 converter(torch.full_like)(_filled)
@@ -154,7 +154,7 @@ def _number(call: Call, value: Any) -> float:
     return value
 
 
-def _constant(call: Call, value: Any) -> Array:
+def as_constant(call: Call, value: Any) -> Array:
     """A number or a tensor of numbers as float64."""
     if isinstance(value, Tensor) and not value.is_complex():
         return as_array(value).astype(np.float64)

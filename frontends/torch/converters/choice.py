@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spikec.frontends.torch.call import Call, Signal, as_array, converter, methods
-from spikec.frontends.torch.converters.arith import affine
+from spikec.frontends.torch.converters.arith import affine, as_constant
 from spikec.frontends.torch.converters.attention import filled
 from spikec.frontends.torch.converters.parts import matched
 from spikec.ir.ops import Add, Compare, Identity, Where
@@ -63,9 +63,7 @@ def where(call: Call, condition: Any, input: Any, other: Any) -> Signal:
     name, _ = _comparison(call, condition)
     compared = Signal(*call.graph.operands(name))
     signals = [
-        each
-        if isinstance(each, Signal)
-        else affine(call, compared, np.zeros(()), as_array(torch.as_tensor(each)), part)
+        each if isinstance(each, Signal) else affine(call, compared, np.zeros(()), as_constant(call, each), part)
         for each, part in ((input, "then"), (other, "else"))
     ]
     return call.add(Where(), *matched(call, condition, *signals))
