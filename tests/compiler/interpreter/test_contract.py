@@ -449,6 +449,36 @@ def test_a_type_rule_is_held_to_each_op_that_differs_in_more_than_the_numbers_of
         check_shapes(g, before)
 
 
+def test_a_type_rule_is_held_to_an_op_that_is_as_it_was_on_operands_of_other_types():
+    @attrs.frozen(eq=False)
+    class Pairs(Op):
+        kind = "pairs"
+        role = Role.LINEAR
+
+        def infer(self, *operands):
+            return operands[0]
+
+        def eval(self, *xs):
+            return xs[0][:, : xs[0].shape[1] // 2 * 2]
+
+    b = build.Builder(6)
+    before = b.done(b.add(Pairs(), b.x, name="pairs"))
+    after = before.copy()
+    check_shapes(before)
+    check_shapes(after, before)
+    after.set_op(b.x, Input((5,)))
+    with pytest.raises(VerificationError, match=r"pairs gives samples of shape \(4,\), and its type rule says \(5,\)"):
+        check_shapes(after, before)
+
+
+def test_of_ops_that_are_alike_one_is_run(monkeypatch):
+    b, ran = build.Builder(6), []
+    g = b.done(b.linear(b.linear(b.linear(b.x, 6, "fc1"), 6, "fc2"), 6, "fc3"))
+    monkeypatch.setattr(Linear, "eval", lambda self, x: ran.append(self) or x.new_zeros(len(x), len(self.weight)))
+    check_shapes(g)
+    assert ran == [g["fc1"]]
+
+
 def test_a_probe_without_data_holds_six_different_samples_of_the_unit_range():
     (x,) = probe(build.mlp(), None, 0)
     assert len(torch.unique(x, dim=0)) == len(x) == 6
