@@ -33,7 +33,7 @@ class CalibratePotential(Pass):
         changes = 0
         for layer in layers(graph, context):
             for _ in range(self.rounds):
-                missing = self.step * layer.shortfall().sum(0)
+                missing = self.step * layer.missing()
                 for name in layer.neurons:
                     op, (current,) = graph.get(name, Neuron), graph.operands(name)
                     graph.set_op(name, attrs.evolve(op, v_init=op.v_init + missing / graph.type(current).scale))

@@ -89,6 +89,7 @@ class Choose(Pass):
             context.note("", _steps_needed(-nearest / spread, context))
         for said in dict.fromkeys(parted[0].own.notes):
             context.note(said.node, f"tried on a part of the samples: {said.reason}")
+        parted.clear()  # with all that they remember, before the best way runs again
         return sum(each.run(graph, context) for each in best)
 
 

@@ -40,7 +40,7 @@ class CorrectBias(Pass):
                 if not owners:
                     context.note(layer.name, "no affine op in front of it is its own, so no bias can be corrected")
                     break
-                missing = layer.shortfall().mean(0)
+                missing = layer.missing() / context.steps
                 for owner in owners:
                     graph.set_op(owner.name, self._corrected(graph, owner, missing))
                 changes += 1

@@ -204,7 +204,7 @@ class _Layer:
         rank = len(self.graph.type(self.current).shape)
         ops = [IF(on_axis(each, rank, 0), v_reset=np.zeros(())) for each in self.thresholds]
         with torch.no_grad(), tensor_cache():
-            for x in _joined(sweep.values(self.current)):
+            for x in _joined(list(sweep.values(self.current))):
                 for op, bias, rates in zip(ops, biases, found, strict=True):
                     current = x + torch.as_tensor(on_axis(bias, rank, 0), dtype=x.dtype)
                     current = current.expand(sweep.timesteps, *current.shape[1:])

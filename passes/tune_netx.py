@@ -163,7 +163,7 @@ class _Tuned:
     def _correct(self) -> None:
         """Let the bias make up for what the layer lacks on average."""
         op, signal = self.graph.get(self.before, Weighted), self.graph.type(self.before)
-        missing = self.layer.shortfall().mean(0).reshape(signal.shape)
+        missing = (self.layer.missing() / self.layer.sweep.timesteps).reshape(signal.shape)
         self.graph.set_op(self.before, _corrected(op, missing))
 
     def _passes_on(self, ratio: float) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 from spikec.extend.passbase import NO_SAMPLES, Context, Pass, number, rounds
 from spikec.interpreter.interp import run
 from spikec.interpreter.results import agreement_text, as_tuple, in_ann_units, nearness
+from spikec.interpreter.several import with_one_for_each
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Output, RecentMean
 from spikec.ir.stages import SPIKING
@@ -78,8 +79,9 @@ def _over_time(graph: Graph, samples: Sequence[Tensor], context: Context) -> Ite
     if known := context.over_time(graph):
         yield from zip(*(torch.split(x, _AT_ONCE, dim=1) for x in known), strict=True)
         return
+    together = with_one_for_each(graph)
     for batch in zip(*(torch.split(x, _AT_ONCE) for x in samples), strict=True):
-        yield as_tuple(run(graph, batch, context.steps))
+        yield as_tuple(run(together, batch, context.steps))
 
 
 def _answers(

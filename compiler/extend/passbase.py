@@ -16,6 +16,7 @@ from spikec.extend.beginnings import Beginnings
 from spikec.extend.configured import Configured
 from spikec.interpreter.probe import neuron_count
 from spikec.interpreter.results import RunningMean, agreement_text, answers, answers_by_batch, nearness
+from spikec.interpreter.several import with_one_for_each
 from spikec.ir.errors import CompileError, warn
 from spikec.ir.graph import Graph
 from spikec.ir.stages import EVERY, Stage
@@ -172,7 +173,7 @@ class Context:
             if size == (self.steps, count) and known.same_as(graph):
                 return agreed, count
         parts: list[list[Tensor]] = []
-        for part in answers_by_batch(graph, samples, self.steps):
+        for part in answers_by_batch(with_one_for_each(graph), samples, self.steps):
             parts.append(part)
             found = [torch.cat(each) for each in zip(*parts, strict=True)]
             seen = len(found[0])

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import attrs
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from spikec.extend.beginnings import Beginnings
+from spikec.extend.given import Given
 from spikec.extend.passbase import NO_SAMPLES, Context
 from spikec.interpreter.interp import run
 from spikec.interpreter.results import BATCH
+from spikec.interpreter.several import as_one, summed
 from spikec.ir.errors import CompileError
 from spikec.ir.graph import Graph
-from spikec.ir.op import Op, StatefulOp, tensor_cache
+from spikec.ir.op import StatefulOp, tensor_cache
 from spikec.ir.ops import Neuron, Relu
 from spikec.ir.origin import label
 from spikec.ir.progress import track
@@ -26,15 +28,16 @@ from spikec.ir.types import Array
 T = TypeVar("T")
 
 #: steps of single neurons up to which a sweep keeps for others what it found at a layer: a byte each, four behind it
-SHARED = 2**27
+SHARED = 2**25
 
 
 class Sweep:
     """Iterates over a graph's neurons in order; those before the one that is given out are settled.
 
     What the caller changes between two neurons (biases, thresholds, potentials in front of or at the given one) counts
-    from there on. What a layer is given is computed once for as long as nothing in front of it changes; behind a layer,
-    only its spikes are held, as bytes. Samples go through all steps a few at a time, so that they stay in the cache.
+    from there on. Behind a layer only its spikes are held, as bytes: of several neurons for one value how many of them
+    fire, as these are run as one where they are evenly apart. What a layer is given is computed once for as long as
+    nothing in front of it changes, and held as far as it fits.
 
     Args:
         graph: a spiking graph without recurrence.
@@ -54,100 +57,124 @@ class Sweep:
         # inputs, and spikes as bytes, for a few samples each: [T, n, ...], or [1, n, ...] for what does not change
         parts = zip(*(torch.split(x[None], max(1, BATCH // timesteps), dim=1) for x in xs), strict=True)
         self._settled = [dict(zip(graph.inputs, part, strict=True)) for part in parts]
-        self._given: tuple[list[tuple[str, Op]], str, list[Tensor]] | None = None
+        self._given: Given | None = None
         self._begun = begun
-        self._depth: dict[str, int] = {}  # the most neurons in a row in front of a node
+        self._sums = summed(graph)
+        self._total = {name: total for total, neurons in self._sums.items() for name in neurons}
+        self._fires = {self.signal(node.name) for node in graph.match(Neuron)}
+        self._depth: dict[str, int] = {}  # the most layers in a row in front of a node
         for name in graph:
-            before = (self._depth[x] + isinstance(graph[x], Neuron) for x in graph.operands(name))
-            self._depth[name] = max(before, default=0)
+            self._depth[name] = max((self._depth[x] + (x in self._fires) for x in graph.operands(name)), default=0)
 
     def __iter__(self) -> Iterator[str]:
         neurons = [node.name for node in self.graph.match(Neuron)]
-        sources: dict[str, set[str]] = {}  # the neurons whose spikes reach a node without passing another one
+        sources: dict[str, set[str]] = {}  # the layers whose spikes reach a node without passing another one
         for name in self.graph:
             operands = self.graph.operands(name)
-            sources[name] = set().union(*({x} if isinstance(self.graph[x], Neuron) else sources[x] for x in operands))
+            sources[name] = set().union(*({x} if x in self._fires else sources[x] for x in operands))
         for i, name in enumerate(neurons):
             yield name
+            signal = self.signal(name)
+            if name in self._total and name != self._sums[signal][-1]:
+                continue  # until all of them are as they are to be
             later = {source for each in (*neurons[i + 1 :], *self.graph.outputs) for source in sources[each]}
-            for settled, spikes in zip(self._settled, self._spikes(name), strict=True):
-                settled[name] = spikes
+            for settled, spikes in zip(self._settled, self._spikes(signal), strict=True):
+                settled[signal] = spikes
                 for gone in settled.keys() - later - self.feeds.keys():
                     del settled[gone]
         self._given = None
 
+    def signal(self, neuron: str) -> str:
+        """Return the sum that alone reads a neuron and others with its current, or the neuron."""
+        return self._total.get(neuron, neuron)
+
     def counts(self, name: str) -> Tensor:
-        """Return for how many samples each neuron of a layer fires at each step, [T, ...], with the ops as they are."""
-        return self._once("counts", name, 0, lambda: functools.reduce(torch.add, (x.sum(1) for x in self._run(name))))
+        """Return how often, over the samples, each neuron of a layer fires at each step, [T, ...], as its ops are.
+
+        Args:
+            name: of the layer, or of the sum of several.
+        """
+        return self._once("counts", name, 0, lambda: self._counted(name))
+
+    def _counted(self, name: str) -> Tensor:
+        dtype, total = next(iter(self.feeds.values())).dtype, torch.zeros(0)
+        for spikes in self._run(name):
+            if not len(total):
+                total = torch.zeros_like(spikes[:, 0], dtype=dtype)
+            for count, step in zip(total, spikes, strict=True):
+                for each in step:  # step by step and sample by sample it stays in the cache
+                    count.add_(each)
+        return total
 
     def spikes(self, name: str) -> Tensor:
-        """Return the spikes of a layer, [T, N, ...] as bytes, with the ops as they are."""
+        """Return the spikes of a layer, or of the sum of several, [T, N, ...] as bytes, with the ops as they are."""
         return torch.cat(list(self._spikes(name)), 1)
 
-    def _spikes(self, name: str) -> Sequence[Tensor]:
-        """Return the spikes of a layer as bytes, [T, n, ...] for a few samples each, with the ops as they are."""
-        return self._once("spikes", name, 0, lambda: [spikes.to(torch.uint8) for spikes in self._run(name)])
+    def _spikes(self, name: str) -> Iterable[Tensor]:
+        """Return the spikes of a layer as bytes, [T, n, ...] for a few samples each, with the ops as they are.
+
+        Those that no other sweep may ask for are made one by one, so that what is in front of the layer can be let go
+        of in between.
+        """
+        made = self._run(name)
+        return self._once("spikes", name, 0, lambda: list(made)) if self._is_shared(name, 0) else made
 
     def outputs(self) -> list[Tensor]:
         """Return what the graph puts out at each step, [T, N, ...] an output, once all neurons are settled."""
-        found = (torch.cat(self.values(name), 1) for name in self.graph.outputs)
+        found = (torch.cat(list(self.values(name)), 1) for name in self.graph.outputs)
         return [x.expand(self.timesteps, *x.shape[1:]) for x in found]
 
-    def _run(self, name: str) -> Iterator[Tensor]:
-        """Run a layer with the ops as they are; yield its spikes, [T, n, ...], for a few samples after the other."""
-        for given in self.values(self.graph.operands(name)[0]):
+    def values(self, name: str) -> Iterator[Tensor]:
+        """Yield what a node gives, [T, n, ...], or [1, n, ...] where it is the same at each step, for a few samples."""
+        given = self._given_by(name)
+        for part in range(len(self._settled)):
             with torch.no_grad(), tensor_cache():
-                spikes = self._over_time(name, given)
+                value = given.whole(part)
+            yield value
+
+    def _run(self, name: str) -> Iterator[Tensor]:
+        """Run a layer with the ops as they are; yield its spikes, bytes [T, n, ...], for a few samples each."""
+        neurons = self._sums.get(name, (name,))
+        one = as_one(self.graph, name) if name in self._sums else None
+        ops = [one] if one is not None else [self.graph.get(each, Neuron) for each in neurons]
+        given = self._given_by(self.graph.operands(neurons[0])[0])
+        for part in range(len(self._settled)):
+            with torch.no_grad(), tensor_cache():
+                spikes = _fired(ops, given.steps(part))
             yield spikes
 
-    def values(self, name: str) -> list[Tensor]:
-        """Return what a node gives, [T, n, ...] or [1, n, ...] for a few samples each, as long as it stays the same."""
-        between = self._between(name)
-        ops = [(each, self.graph[each]) for each in between]
-        if self._given is None or self._given[:2] != (ops, name):
-            self._given = ops, name, self._once("values", name, 1, lambda: self._computed(name, between))
-        return self._given[2]
-
-    def _computed(self, name: str, between: Sequence[str]) -> list[Tensor]:
-        with torch.no_grad(), tensor_cache():
-            return [self._evaluated(name, between, settled) for settled in self._settled]
+    def _given_by(self, name: str) -> Given:
+        """Return what a node gives, which is computed once for as long as the ops in between stay the same."""
+        shared = self._is_shared(name, 1)
+        known = self._once("values", name, 1, list[Tensor]) if shared else []
+        given = Given(self.graph, name, self._settled, self.timesteps, known)
+        if shared or self._given is None or (self._given.name, self._given.ops) != (name, given.ops):
+            self._given = given
+        return self._given
 
     def _once(self, what: str, name: str, depth: int, make: Callable[[], T]) -> T:
-        """Make something of a node, unless another sweep has; it has at most so many neurons in a row before it."""
-        if self._begun is None or self._depth.get(name, depth + 1) > depth:
-            return make()
-        if math.prod(self.graph.type(name).shape) * self.timesteps * self.samples > SHARED:
+        """Make something of a node, unless another sweep has."""
+        if self._begun is None or not self._is_shared(name, depth):
             return make()
         return self._begun.once((what, name, self.timesteps, self.samples), self.graph, name, make)
 
-    def _evaluated(self, name: str, between: Sequence[str], settled: dict[str, Tensor]) -> Tensor:
-        dtype = next(iter(self.feeds.values())).dtype
-        read = {name, *(x for each in between for x in self.graph.operands(each))}
-        values = {source: settled[source].to(dtype) for source in read & settled.keys()}
-        own = {x for x in values if values[x] is not settled[x]} | {x for x in between if self.graph[x].fresh}
-        for each in between:
-            operands = self.graph.operands(each)
-            over = len(operands) == 1 and operands[0] in own and len(self.graph.users(operands[0])) == 1
-            values[each] = self._over_time(each, *(values[x] for x in operands), over=over)
-        return values[name]
+    def _is_shared(self, name: str, depth: int) -> bool:
+        """Whether other sweeps may ask for it too: it has at most so many layers in a row before it, and is small."""
+        if self._begun is None or self._depth.get(name, depth + 1) > depth:
+            return False
+        return math.prod(self.graph.type(name).shape) * self.timesteps * self.samples <= SHARED
 
-    def _over_time(self, name: str, *xs: Tensor, over: bool = False) -> Tensor:
-        """Run an op for all steps: [T, n, ...], or [1, n, ...] where it gives the same at each; over its operand."""
-        op = self.graph[name]
-        steps = self.timesteps if isinstance(op, StatefulOp) else max(map(len, xs))
-        xs = tuple(x.expand(steps, *x.shape[1:]) for x in xs)
-        if isinstance(op, StatefulOp):
-            return op.steps(op.initial(*(x[0] for x in xs)), *xs)[1]
-        value: Tensor = self.graph.apply_rule(name, op.eval_over if over else op.eval, *(x.flatten(0, 1) for x in xs))
-        return value.reshape(steps, -1, *value.shape[1:])
 
-    def _between(self, name: str) -> list[str]:
-        """What must be evaluated for a node, itself included, in order."""
-        wanted = {name} - self._settled[0].keys()
-        for each in reversed(list(self.graph)):
-            if each in wanted:
-                wanted.update(x for x in self.graph.operands(each) if x not in self._settled[0])
-        return [each for each in self.graph if each in wanted]
+def _fired(ops: Sequence[Neuron], given: Iterable[Tensor]) -> Tensor:
+    """Run neurons of one current, given for a few steps after the other; return how many fire, bytes [T, n, ...]."""
+    states: list[Tensor] = []
+    found = []
+    for current in given:
+        states = states or [op.initial(current[0]) for op in ops]
+        ran = [op.steps(state, current) for op, state in zip(ops, states, strict=True)]
+        states = [state for state, _ in ran]
+        found.append(functools.reduce(Tensor.add_, (spikes for _, spikes in ran)).to(torch.uint8))
+    return torch.cat(found)
 
 
 @attrs.frozen
@@ -173,18 +200,33 @@ class Layer:
         """The node that gives what stands for the ReLU's values: its only neuron, or the sum of several."""
         return self.neurons[0] if len(self.neurons) == 1 else self.name
 
+    def missing(self) -> Array:
+        """Return what the layer as it is now lacks of the ReLU over all steps, summed up, on average over samples."""
+        return functools.reduce(np.add, self._shortfalls())
+
     def shortfall(self) -> Array:
         """Return what the layer as it is now lacks of the ReLU at each step, [T, ...], in ANN units, on average."""
-        return np.asarray(self.wanted - self._decoded(self.sweep.counts) / self.sweep.samples)
+        return np.stack(list(self._shortfalls()))
+
+    def _shortfalls(self) -> Iterator[Array]:
+        counts, samples = [self.sweep.counts(name) for name in self._signals], self.sweep.samples
+        for step in zip(*counts, strict=True):
+            yield np.asarray(self.wanted - self._decoded(step) / samples)
 
     def values(self) -> Array:
         """Return what the spikes of all steps stand for, [N, ...], in ANN units."""
-        return self._decoded(lambda name: self.sweep.spikes(name).sum(0, dtype=torch.int32)) / self.sweep.timesteps
+        totals = (self.sweep.spikes(name).sum(0, dtype=torch.int32) for name in self._signals)
+        return self._decoded(totals) / self.sweep.timesteps
 
-    def _decoded(self, count: Callable[[str], Tensor]) -> Array:
-        """Return what counts of spikes stand for, summed over the neurons of the layer."""
-        parts = (count(name).double().numpy() * self.sweep.graph.type(name).scale for name in self.neurons)
-        return np.asarray(sum(parts))
+    @property
+    def _signals(self) -> Sequence[str]:
+        """The sum of the layer's neurons, or all of them where the sweep runs them one by one."""
+        return list(dict.fromkeys(map(self.sweep.signal, self.neurons)))
+
+    def _decoded(self, counts: Iterable[Tensor]) -> Array:
+        """Return what counts of spikes of its signals stand for, summed over them."""
+        scales = (self.sweep.graph.type(name).scale for name in self._signals)
+        return np.asarray(sum(count.double().numpy() * scale for count, scale in zip(counts, scales, strict=True)))
 
     def activations(self) -> Array:
         """Return the ReLU's values, [N, ...]."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from spikec import CompileError, Normalization
+from spikec.calibration import normalization
 from spikec.calibration.normalization import _searched
 from spikec.calibration.statistics import Accumulator
 
@@ -41,6 +42,29 @@ def test_mmse_has_the_least_squared_error_of_all_candidates(values, timesteps, v
         moved = np.sqrt(len(z)) * BIN * z.max()  # the histogram moves each value by less than a bin
         assert np.sqrt(squared_error(z, threshold, timesteps, v_init)) <= np.sqrt(min(errors)) + 2 * moved
     assert chosen[3] == 0
+
+
+@pytest.mark.parametrize("timesteps", [4, 32, 512])
+def test_mmse_leaves_out_only_candidates_that_clip_too_much(values, timesteps, monkeypatch):
+    """It is the same number to the last bit where all are looked at; the sabotage is a bound that is too low."""
+    looked, tails = [], normalization._tails
+
+    def counted(known):
+        above = tails(known)
+        return lambda bounds, channels: (looked.append(len(bounds)), above(bounds, channels))[1]
+
+    def chosen(**fields):
+        looked.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(normalization, "_tails", counted)
+            for field, value in fields.items():
+                patch.setattr(normalization, field, value)
+            return Normalization(method="mmse").statistic(statistics(values), timesteps), sum(looked)
+
+    (few, cost), (all_, most) = chosen(), chosen(_FIRST=1)
+    np.testing.assert_array_equal(few, all_)
+    assert cost < 0.7 * most
+    assert (chosen(_ROUNDING=-0.5)[0] != all_).any()
 
 
 def test_mmse_knows_where_the_neuron_starts(values):
