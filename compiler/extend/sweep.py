@@ -72,10 +72,11 @@ class Sweep:
         for name in self.graph:
             operands = self.graph.operands(name)
             sources[name] = set().union(*({x} if x in self._fires else sources[x] for x in operands))
+        last = {self.signal(name): name for name in neurons}
         for i, name in enumerate(neurons):
             yield name
             signal = self.signal(name)
-            if name in self._total and name != self._sums[signal][-1]:
+            if name != last[signal]:
                 continue  # until all of them are as they are to be
             later = {source for each in (*neurons[i + 1 :], *self.graph.outputs) for source in sources[each]}
             for settled, spikes in zip(self._settled, self._spikes(signal), strict=True):

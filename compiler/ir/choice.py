@@ -14,10 +14,10 @@ from spikec.ir.ops import Add, BatchNorm, Compare, LeakyRelu, Multiply, Relu, Wh
 from spikec.ir.origin import Origin, merge
 from spikec.ir.types import Array, on_axis, sealed
 
-#: two numbers closer than this, as a share of the larger, are one: a bound is written in float64, a weight in float32
-MEETING = 1e-6
+#: two sums closer than this, as a share of what is added, are one: a bound is written in float64, a weight in float32
+_MEETING = 1e-6
 #: no shift, in any channel
-NONE: Array = sealed(np.zeros(1))
+_NONE: Array = sealed(np.zeros(1))
 
 
 class Line(NamedTuple):
@@ -29,6 +29,10 @@ class Line(NamedTuple):
     def at(self, x: Array | float) -> Array:
         """Return the values at one number, or at one for each channel."""
         return np.asarray(self.gain * x + self.shift)
+
+    def size_at(self, x: float) -> Array:
+        """Return the sizes of what is added up there, of which rounding is a share."""
+        return np.asarray(np.abs(self.gain * x) + np.abs(self.shift))
 
 
 @attrs.frozen(eq=False)
@@ -65,12 +69,13 @@ class Choice:
         inside: list[str] = [name, condition]
         lines = [line_of(graph, each, x, inside) for each in branches]
         if len(lines) == 1:
-            lines.append(Line(NONE, NONE))
+            lines.append(Line(_NONE, _NONE))
         one, other = lines if compare.above else lines[::-1]
         if one is None or other is None or not graph.type(x).shape:
             return None
-        meets = np.isclose(one.at(compare.bound), other.at(compare.bound), rtol=MEETING, atol=0)
         slopes, steps = one.gain - other.gain, other.shift - one.shift
+        apart = np.abs(one.at(compare.bound) - other.at(compare.bound))
+        meets = apart <= _MEETING * (one.size_at(compare.bound) + other.size_at(compare.bound))
         if not (meets & ((slopes != 0) | (steps == 0))).all():
             return None
         # where the lines meet to the last digit, which is the bound but for the rounding of constants
@@ -103,7 +108,7 @@ class Choice:
         graph.set_op(self.name, self._affine(graph, np.full(1, len(parts) > 0), level))
         graph.set_operands(self.name, total)
 
-    def _affine(self, graph: Graph, gain: Array, shift: Array = NONE) -> Op:
+    def _affine(self, graph: Graph, gain: Array, shift: Array = _NONE) -> Op:
         channels = graph.type(self.x).shape[:1]
         zeros, ones = np.zeros(channels), np.ones(channels)
         return BatchNorm(gain * ones, shift * ones, zeros, ones, 0.0, origin=self.origin)
@@ -112,7 +117,7 @@ class Choice:
 def line_of(graph: Graph, name: str, x: str, inside: list[str]) -> Line | None:
     """Return which line of x a node is, and add to ``inside`` the nodes that it is made of; None where it is none."""
     if name == x:
-        return Line(np.ones(1), NONE)
+        return Line(np.ones(1), _NONE)
     op, operands = graph[name], graph.operands(name)
     if not isinstance(op, (Add, BatchNorm)):
         return None

@@ -29,7 +29,7 @@ def _compare(call: Call, input: Any, other: Any, *, relation: str) -> Signal:
     if isinstance(other, Tensor) and other.numel() == 1:
         other = other.item()
     if not isinstance(other, (int, float)):
-        call.refuse("it compares with several numbers", "subtract them, and compare with 0: x - bounds > 0")
+        call.refuse("it compares with several numbers", "compare with one, or take torch.maximum(x, bounds)")
     return call.add(Compare(relation, other), input)
 
 

@@ -85,6 +85,15 @@ def test_what_is_not_the_same_stays_several():
     assert not summed(g)
 
 
+def test_a_sum_of_neurons_in_another_order_is_settled_behind_the_last_of_them():
+    g, total = several(4)
+    g.set_operands(total, *reversed(g.operands(total)))
+    sweep = Sweep(g, (x := uneven(1)[0],), T)
+    for name in sweep:
+        g.set_op(name, attrs.evolve(g[name], v_init=g[name].v_init + 0.4))
+    assert torch.equal(sweep.outputs()[0], run(g, x, T))
+
+
 @pytest.mark.parametrize("name", ["calibrate-potential", "correct-bias"])
 def test_a_net_is_tuned_as_with_each_neuron_by_itself(name, monkeypatch):
     """Up to what rounding makes of ties: the same potentials and biases, and the same answers."""

@@ -33,6 +33,7 @@ STRAIGHT = {
     "leaky": (lambda y: torch.where(y > 0, y, 0.1 * y), LeakyRelu),
     "prelu": (lambda y: torch.where(y > 0, y, SLOPES * y), LeakyRelu),
     "bound": (lambda y: torch.where(y > 0.3, y, 0.3), Relu),
+    "threshold": (lambda y: torch.where(y > 0.3, y - 0.3, 0.0), Relu),
     "lines": (lambda y: torch.where(y < 0.5, 2 * y - 1, SLOPES * y - SLOPES / 2), Relu),
     "lines of sums": (lambda y: torch.where(y > 1, y + (y - 1), 3 * y - 2), Relu),
     "rounded lines": (lambda y: torch.where(y > 0.3, 1.7 * y, y + 0.21), Relu),
