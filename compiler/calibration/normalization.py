@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -18,6 +19,8 @@ Method = Literal["percentile", "max", "mmse", "ltb", "model"]
 
 #: candidate thresholds of ``mmse``, as shares of the maximum
 _SHARES = np.arange(1, 101) / 100
+#: and where values above the maximum are reckoned with
+_SHARES_BEYOND = np.append(_SHARES, np.arange(26, 76) / 25)
 #: numbers that are looked at together, which stay in the processor's cache
 _CELLS = 2**15
 #: updates of ``ltb``
@@ -63,6 +66,9 @@ class Normalization:
         per_channel: one scale for each channel (for each neuron after a linear layer), or one a layer.
         shrink: in [0, 1], how far the scale of each channel is drawn towards the one that its layer would have, their
             geometric mean with this weight of the layer's: a layer shows more of what may come than a channel does.
+        unseen: how many values above the largest ``mmse`` reckons with besides those of the data, which count the more
+            the fewer these are. They are exponentially distributed, and as far above the largest on average as the
+            square root of N largest of N values are above the next one (peaks over a threshold, Pickands 1975).
         v_init: initial membrane potential as a fraction of the threshold, in [0, 1]; 1/2 turns the floor
             of the spike count into rounding (Bu et al. 2022, theorem 2).
 
@@ -78,6 +84,7 @@ class Normalization:
     factor: float = attrs.field(default=1.0, validator=_up_to(1))
     per_channel: bool = attrs.field(default=True, validator=_flag)
     shrink: float = attrs.field(default=0.0, validator=_up_to(1, zero=True))
+    unseen: float = attrs.field(default=0.0, validator=_up_to(1e9, zero=True))
     v_init: float = attrs.field(default=0.5, validator=_up_to(1, zero=True))
 
     def statistic(self, values: Statistics, timesteps: int) -> Array:
@@ -90,7 +97,7 @@ class Normalization:
         if self.method == "max":
             return values.maximum * self.factor
         if self.method == "mmse":
-            return _least_error(values, timesteps, self.v_init) * self.factor
+            return _least_error(values, timesteps, self.v_init, self.unseen) * self.factor
         if self.method == "ltb":
             return _balanced(values) * self.factor
         value = values.percentile(self.percentile)
@@ -153,21 +160,40 @@ def _searched(values: Array) -> Callable[[Array], Array]:
     return first
 
 
-def _least_error(statistics: Statistics, timesteps: int, v_init: float) -> Array:
+def _least_error(statistics: Statistics, timesteps: int, v_init: float, unseen: float) -> Array:
     """[C]: the threshold h with the least sum of (x - h/T clip(floor(T x/h + v_init), 0, T))^2 over the values x.
 
     The count reaches j at x = (j - v_init) h/T, so with n_j and s_j the number and sum of the values from there on, and
-    up to a constant, the sum is that of (2j - 1) (h/T)^2 n_j - 2 (h/T) s_j over j = 1...T.
+    up to a constant, the sum is that of (2j - 1) (h/T)^2 n_j - 2 (h/T) s_j over j = 1...T. What is clipped of
+    ``unseen`` values is added. As that is a guess, all thresholds count as good whose sum is above the least by no more
+    than what was guessed there, and the one nearest to the largest value is taken.
     """
-    above = _tails(statistics)
+    above, maximum = _tails(statistics), statistics.maximum
+    shares = _SHARES_BEYOND if unseen else _SHARES
     j = np.arange(1, timesteps + 1)
-    errors = []
-    parts = 1 + len(_SHARES) * statistics.maximum.size * timesteps // _CELLS
-    for shares in np.array_split(_SHARES, min(parts, len(_SHARES))):
-        step = (shares[:, None] * statistics.maximum / timesteps)[..., None]
+    parts = []
+    for some in np.array_split(shares, min(1 + len(shares) * maximum.size * timesteps // _CELLS, len(shares))):
+        step = (some[:, None] * maximum / timesteps)[..., None]
         counts, sums = above((j - v_init) * step)
-        errors.append(((2 * j - 1) * step**2 * counts - 2 * step * sums).sum(-1))
-    return np.asarray(_SHARES[np.concatenate(errors).argmin(0)] * statistics.maximum)
+        parts.append(((2 * j - 1) * step**2 * counts - 2 * step * sums).sum(-1))
+    errors = np.concatenate(parts)
+    if unseen:
+        guessed = unseen * _clipped(statistics, shares[:, None] * maximum)
+        errors += guessed
+        allowed = np.take_along_axis(guessed, errors.argmin(0)[None], 0)
+        errors = np.where(errors - errors.min(0) <= allowed, np.abs(np.log(shares))[:, None], np.inf)
+    return np.asarray(shares[errors.argmin(0)] * maximum)
+
+
+def _clipped(statistics: Statistics, thresholds: Array) -> Array:
+    """[..., C]: for thresholds h, the mean of relu(x - h)^2 of a value x that is above its channel's largest."""
+    values, counts = statistics.bins()
+    from_each = np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
+    least = values[np.maximum((from_each > math.sqrt(statistics.count)).sum(1) - 1, 0)]
+    above = np.maximum(values - least[:, None], 0)
+    excess = (above * counts).sum(1) / np.maximum((counts * (above > 0)).sum(1), 1)
+    below, beyond = (np.maximum(x, 0) for x in (statistics.maximum - thresholds, thresholds - statistics.maximum))
+    return np.asarray(below**2 + 2 * excess * (below + excess * np.exp(-beyond / np.where(excess > 0, excess, 1))))
 
 
 def _balanced(statistics: Statistics) -> Array:

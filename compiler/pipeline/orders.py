@@ -120,11 +120,18 @@ def _tuned(backend: Backend, normalization: Normalization | None, timesteps: int
 
 
 def _choice(backend: Backend, timesteps: int | None, start: tuple[Pass, ...]) -> Pass:
-    """Choose among ways; of few samples also one threshold for each layer, tuned as the others are."""
+    """Choose among ways; of few samples among those that reckon with what these do not show, and modes for a layer.
+
+    Values above the largest come together, several of one sample, and what is clipped of them adds up where rounding
+    averages out: so four are reckoned with. Three to six give the same.
+    """
     ways = _candidates(backend, timesteps)
-    one = pass_named("tune-thresholds", normalization=Normalization(method="mmse", per_channel=False))
-    few = () if timesteps is None else ((one, *ways[2][1:]),)
-    return pass_named("choose", candidates=ways, start=start, few=few)
+    layer, channel = (
+        pass_named("tune-thresholds", normalization=Normalization(method="mmse", unseen=4.0, per_channel=each))
+        for each in (False, True)
+    )
+    others = ways if timesteps is None else ((layer, *ways[2][1:]), (channel, *ways[2][1:]))
+    return pass_named("choose", candidates=ways, start=start, few=((layer,), (channel,), *others))
 
 
 def _candidates(backend: Backend, timesteps: int | None) -> tuple[tuple[Pass, ...], ...]:
