@@ -120,7 +120,7 @@ def _tuned(backend: Backend, normalization: Normalization | None, timesteps: int
 
 
 def _choice(backend: Backend, timesteps: int | None, start: tuple[Pass, ...]) -> Pass:
-    """Choose among ways; of few samples among those that reckon with what these do not show, and modes for a layer.
+    """Choose among ways; of few samples among those that reckon with what these do not show.
 
     Values above the largest come together, several of one sample, and what is clipped of them adds up where rounding
     averages out: so four are reckoned with. Three to six give the same.
