@@ -126,12 +126,12 @@ def _choice(backend: Backend, timesteps: int | None, start: tuple[Pass, ...]) ->
     averages out: so four are reckoned with. Three to six give the same.
     """
     ways = _candidates(backend, timesteps)
-    layer, channel = (
+    channel, layer = (
         pass_named("tune-thresholds", normalization=Normalization(method="mmse", unseen=4.0, per_channel=each))
-        for each in (False, True)
+        for each in (True, False)
     )
-    others = ways if timesteps is None else ((layer, *ways[2][1:]), (channel, *ways[2][1:]))
-    return pass_named("choose", candidates=ways, start=start, few=((layer,), (channel,), *others))
+    others = ways if timesteps is None else ((channel, *ways[2][1:]), (layer, *ways[2][1:]))
+    return pass_named("choose", candidates=ways, start=start, few=((channel,), (layer,), *others))
 
 
 def _candidates(backend: Backend, timesteps: int | None) -> tuple[tuple[Pass, ...], ...]:
