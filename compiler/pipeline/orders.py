@@ -123,7 +123,7 @@ def _choice(backend: Backend, timesteps: int | None, start: tuple[Pass, ...]) ->
     """Choose among ways; of few samples among those that reckon with what these do not show.
 
     Values above the largest come together, several of one sample, and what is clipped of them adds up where rounding
-    averages out: so four are reckoned with. Three to six give the same.
+    averages out: so four are reckoned with. Two to eight give nearly the same (benchmarks/README.md, few.py).
     """
     ways = _candidates(backend, timesteps)
     channel, layer = (
