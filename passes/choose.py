@@ -1,5 +1,6 @@
 """The best of several ways on, judged on calibration samples that had no part in it."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +18,7 @@ from spikec.ir.stages import SPIKING
 _SMALL, _LAWFUL = 0.05, 0.25
 #: what running the samples for T steps may take of the pass over the calibration data; and how many it may always be
 _SHARE, _FEWEST = 0.5, 64
-#: by which share the error of what few samples have tuned must be less than that of a plain way
+#: by which share the error of a way must be less than that of the one before it, where there are few samples
 _CLEARLY = 0.25
 #: samples of which the share that is answered as by the ANN says something; of fewer the error says more
 _TELLING = 32
@@ -38,7 +39,8 @@ class Choose(Pass):
         samples: how many calibration samples all of this is tuned and judged on, if there are more, and if all steps of
             them take at most half as long as the pass over the calibration data; if not, fewer, down to 64.
         large: how many of the candidates, from the first on, are tried on a net of which still fewer samples are run.
-        few: sequences that are tried besides where there are too few samples for halves.
+        few: sequences that are tried in place of the candidates where there are too few samples for halves; each is
+            taken only if it is clearly better than the one that was kept before it.
     """
 
     name = "choose"
@@ -65,16 +67,16 @@ class Choose(Pass):
             context.note("", NO_SAMPLES)
             return 0
         count, whole = len(samples[0]), min(context.most, len(context.samples[0]))
+        parted = trials(graph, context)
         candidates = self.candidates[: self.large] if count < whole else self.candidates
+        few = self.few if len(parted) > 1 else ()
+        candidates = few or candidates
         if count < min(self.samples, len(context.samples[0])):
             why = "as the net is large" if count < whole else "as long as half a pass over the calibration data, or few"
             context.note("", f"{len(candidates)} ways besides as it is, on {count} samples, {why}")
-        parted = trials(graph, context)
         if not parted:
             context.note("", "there is one sample, and what it sets cannot be judged on it")
             return 0
-        is_few = len(parted) > 1
-        candidates += self.few if is_few else ()
         count = sum(len(each.others.tuning_samples(graph)[0]) for each in parted)
         context.note("", f"judged at T={context.steps} on {count} samples that had no part in what was judged")
         found: dict[tuple[Pass, ...], tuple[float, float]] = {}
@@ -82,7 +84,7 @@ class Choose(Pass):
             found[candidate] = judged(parted, (*self.start, *candidate))
             text = agreement_text(found[candidate])
             context.note("", f"{' + '.join(map(str, candidate)) or 'as it is'}: {text}")
-        best = _best(found, count, few=is_few)
+        best = _best(found, count, few)
         nearest = found[best][1]
         context.note("", _clipping(parted, (*self.start, *best)))
         if spread := float(np.mean([each.spread() for each in parted])):
@@ -102,27 +104,27 @@ def _affordable(context: Context) -> int:
     return max(_FEWEST, int(_SHARE * known.samples / context.steps) if known is not None else 0)
 
 
-def _best(found: Mapping[tuple[Pass, ...], tuple[float, float]], count: int, *, few: bool) -> tuple[Pass, ...]:
+def _best(
+    found: Mapping[tuple[Pass, ...], tuple[float, float]], count: int, few: Sequence[tuple[Pass, ...]] = ()
+) -> tuple[Pass, ...]:
     """Choose the way of the least error among those whose answers are as good as the best, as far as one can tell.
 
     Shares of so many samples tell ways apart that lie more than a standard error from each other (the rule of Breiman
     et al., Classification and Regression Trees, 1984; the share by Laplace's rule of succession), and more than one
-    sample. Of few samples they say nothing, and the error alone decides; and what several passes have tuned on few
-    is taken only if its error is clearly less than what a plain way, of one pass, leaves.
+    sample. Few samples say nothing by their answers, and by their errors large differences only.
 
     Args:
         found: (the share of samples that are answered as by the ANN, minus the error of the outputs) by way.
         count: how many samples it was found on.
-        few: whether they are all that there are.
+        few: the ways where these are few, of which the first is kept unless others are clearly better.
     """
+    if few:  # errors are negative
+        return functools.reduce(lambda a, b: b if found[b][1] > (1 - _CLEARLY) * found[a][1] else a, few)
     most = max(same for same, _ in found.values())
     share = (most * count + 1) / (count + 2)
     noise = max(1.0, math.sqrt(share * (1 - share) * count)) if count >= _TELLING else count
     good = [way for way, (same, _) in found.items() if round((most - same) * count) <= noise]
-    best = max(good, key=lambda way: found[way][1])
-    plain = max((way for way in good if len(way) < 2), key=lambda way: found[way][1], default=best)
-    near = found[plain][1] * (1 - _CLEARLY) >= found[best][1]  # errors are negative
-    return plain if few and near else best
+    return max(good, key=lambda way: found[way][1])
 
 
 def _clipping(parted: Sequence[Trial], passes: tuple[Pass, ...]) -> str:

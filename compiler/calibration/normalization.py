@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -20,6 +21,8 @@ Method = Literal["percentile", "max", "mmse", "ltb", "model"]
 _SHARES = np.arange(1, 101) / 100
 #: every how many of them are looked at first, and for what they clip; what rounding may be of a sum of squares
 _FIRST, _NEXT, _ROUNDING = 20, 5, 1e-9
+#: and where values above the maximum are reckoned with
+_SHARES_BEYOND = np.append(_SHARES, np.arange(26, 76) / 25)
 #: numbers that are looked at together, which stay in the processor's cache
 _CELLS = 2**15
 #: updates of ``ltb``
@@ -65,6 +68,9 @@ class Normalization:
         per_channel: one scale for each channel (for each neuron after a linear layer), or one a layer.
         shrink: in [0, 1], how far the scale of each channel is drawn towards the one that its layer would have, their
             geometric mean with this weight of the layer's: a layer shows more of what may come than a channel does.
+        unseen: how many values above the largest ``mmse`` reckons with besides those of the data, which count the more
+            the fewer these are. They are exponentially distributed, and as far above the largest on average as the
+            square root of N largest of N values are above the next one (peaks over a threshold, Pickands 1975).
         v_init: initial membrane potential as a fraction of the threshold, in [0, 1]; 1/2 turns the floor
             of the spike count into rounding (Bu et al. 2022, theorem 2).
 
@@ -80,6 +86,7 @@ class Normalization:
     factor: float = attrs.field(default=1.0, validator=_up_to(1))
     per_channel: bool = attrs.field(default=True, validator=_flag)
     shrink: float = attrs.field(default=0.0, validator=_up_to(1, zero=True))
+    unseen: float = attrs.field(default=0.0, validator=_up_to(1e9, zero=True))
     v_init: float = attrs.field(default=0.5, validator=_up_to(1, zero=True))
 
     def statistic(self, values: Statistics, timesteps: int) -> Array:
@@ -92,6 +99,8 @@ class Normalization:
         if self.method == "max":
             return values.maximum * self.factor
         if self.method == "mmse":
+            if self.unseen:
+                return _least_with_unseen(values, timesteps, self.v_init, self.unseen) * self.factor
             return _least_error(values, timesteps, self.v_init) * self.factor
         if self.method == "ltb":
             return _balanced(values) * self.factor
@@ -159,28 +168,68 @@ def _searched(values: Array) -> Callable[[Array], Array]:
 def _least_error(statistics: Statistics, timesteps: int, v_init: float) -> Array:
     """[C]: the threshold h with the least sum of (x - h/T clip(floor(T x/h + v_init), 0, T))^2 over the values x.
 
-    The count reaches j at x = (j - v_init) h/T, so with n_j and s_j the number and sum of the values from there on, and
-    up to a constant, the sum is that of (2j - 1) (h/T)^2 n_j - 2 (h/T) s_j over j = 1...T. It is found for a few h, and
-    then for those of which the next larger does not clip more alone, which are about a tenth.
+    It is found for a few h, and then for those of which the next larger does not clip more alone, about a tenth.
     """
     above, channels = _tails(statistics), np.arange(statistics.maximum.size)
-    scales, j = _SHARES[:, None] * statistics.maximum, np.arange(1, timesteps + 1)
+    scales = _SHARES[:, None] * statistics.maximum
     errors = np.full(scales.shape, np.inf)
     some = np.concatenate([scales[_NEXT - 1 :: _NEXT], np.zeros((1, len(channels)))])
     counts, sums, squares = (x.T for x in above(some.T, channels))
     clipped = (squares - 2 * some * sums + some**2 * counts - (1 + _ROUNDING) * squares[-1])[:-1]
 
     def find(asked: Array) -> None:
-        pairs = np.argwhere(asked)
-        for share, channel in (part.T for part in np.array_split(pairs, 1 + len(pairs) * timesteps // _CELLS)):
-            step = (scales[share, channel] / timesteps)[:, None]
-            counts, sums, _ = above((j - v_init) * step, channel)
-            errors[share, channel] = ((2 * j - 1) * step**2 * counts - 2 * step * sums).sum(-1)
+        _, asked_of = np.nonzero(asked)
+        errors[asked] = _errors(above, scales[asked], asked_of, timesteps, v_init)
 
-    is_first = np.arange(1, len(_SHARES) + 1)[:, None] % _FIRST == 0
-    find(np.broadcast_to(is_first, errors.shape))
+    is_first = np.broadcast_to(np.arange(1, len(_SHARES) + 1)[:, None] % _FIRST == 0, errors.shape)
+    find(is_first)
     find(~is_first & np.repeat(clipped <= errors.min(0), _NEXT, axis=0))
     return np.asarray(_SHARES[errors.argmin(0)] * statistics.maximum)
+
+
+def _least_with_unseen(statistics: Statistics, timesteps: int, v_init: float, unseen: float) -> Array:
+    """[C]: the threshold of :func:`_least_error` where what is clipped of values that are not there is added.
+
+    As that is a guess, all thresholds count as good whose sum is above the least by no more than what was guessed
+    there, and the one nearest to the largest value is taken.
+    """
+    scales = _SHARES_BEYOND[:, None] * statistics.maximum
+    channels = np.broadcast_to(np.arange(statistics.maximum.size), scales.shape)
+    errors = _errors(_tails(statistics), scales.ravel(), channels.ravel(), timesteps, v_init).reshape(scales.shape)
+    guessed = unseen * _clipped(statistics, scales)
+    errors += guessed
+    allowed = np.take_along_axis(guessed, errors.argmin(0)[None], 0)
+    distance = np.where(errors - errors.min(0) <= allowed, np.abs(np.log(_SHARES_BEYOND))[:, None], np.inf)
+    return np.asarray(_SHARES_BEYOND[distance.argmin(0)] * statistics.maximum)
+
+
+def _errors(
+    above: Callable[[Array, Array], tuple[Array, ...]], scales: Array, channels: Array, timesteps: int, v_init: float
+) -> Array:
+    """[P]: the sum of :func:`_least_error` for each threshold in its channel, up to a constant of the channel.
+
+    The count reaches j at x = (j - v_init) h/T, so with n_j and s_j the number and sum of the values from there on it
+    is that of (2j - 1) (h/T)^2 n_j - 2 (h/T) s_j over j = 1...T.
+    """
+    j = np.arange(1, timesteps + 1)
+    parts = 1 + len(scales) * timesteps // _CELLS
+    errors = []
+    for some, inside in zip(np.array_split(scales, parts), np.array_split(channels, parts), strict=True):
+        step = (some / timesteps)[:, None]
+        counts, sums, _ = above((j - v_init) * step, inside)
+        errors.append(((2 * j - 1) * step**2 * counts - 2 * step * sums).sum(-1))
+    return np.concatenate(errors)
+
+
+def _clipped(statistics: Statistics, thresholds: Array) -> Array:
+    """[..., C]: for thresholds h, the mean of relu(x - h)^2 of a value x that is above its channel's largest."""
+    values, counts = statistics.bins()
+    from_each = np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
+    least = values[np.maximum((from_each > math.sqrt(statistics.count)).sum(1) - 1, 0)]
+    above = np.maximum(values - least[:, None], 0)
+    excess = (above * counts).sum(1) / np.maximum((counts * (above > 0)).sum(1), 1)
+    below, beyond = (np.maximum(x, 0) for x in (statistics.maximum - thresholds, thresholds - statistics.maximum))
+    return np.asarray(below**2 + 2 * excess * (below + excess * np.exp(-beyond / np.where(excess > 0, excess, 1))))
 
 
 def _balanced(statistics: Statistics) -> Array:

@@ -1,5 +1,7 @@
 """Thresholds from statistics, held to what the definition gives on the values themselves."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,44 @@ def test_mmse_clips_less_the_more_steps_there_are(values):
     by_steps = [Normalization(method="mmse").statistic(statistics(values), t)[0] for t in (2, 8, 32, 128)]
     assert by_steps == sorted(by_steps)
     assert by_steps[0] < by_steps[-1]
+
+
+def guessed(z, threshold):
+    """What is clipped of four values above the largest, ten thousand quantiles of them."""
+    rising = np.sort(z)
+    least = rising[-math.floor(len(z) ** 0.5) - 1]
+    above = z.max() - np.log((np.arange(10000) + 0.5) / 10000) * (z[z > least] - least).mean()
+    return 4 * (np.maximum(above - threshold, 0) ** 2).mean()
+
+
+@pytest.mark.parametrize("count", [6, 60, 4000])
+@pytest.mark.parametrize("timesteps", [4, 32, 256])
+def test_of_the_thresholds_that_are_as_good_as_can_be_guessed_that_nearest_to_the_largest_value_is_taken(
+    values, timesteps, count
+):
+    bins, counts = statistics(values[:count, :1]).bins()
+    z = np.repeat(bins, counts[0])  # so that the histogram knows them as they are
+    (chosen,) = Normalization(method="mmse", unseen=4.0).statistic(statistics(z[:, None]), timesteps)
+    shares = np.append(np.arange(1, 101) / 100, np.arange(26, 76) / 25)
+    guesses = np.array([guessed(z, share * z.max()) for share in shares])
+    errors = np.array([squared_error(z, share * z.max(), timesteps, 0.5) for share in shares]) + guesses
+    above = errors - errors.min() - guesses[errors.argmin()]
+    slack = 0.01 * (errors + guesses)  # quantiles are no integral
+    place = np.abs(shares - chosen / z.max()).argmin()
+    assert above[place] <= slack[place]
+    nearer = np.abs(np.log(shares)) < abs(np.log(shares[place])) - 1e-9
+    assert (above > -slack)[nearer].all()
+
+
+def test_unseen_values_count_the_less_the_more_there_are(values):
+    z = np.abs(np.random.default_rng(1).normal(size=(40000, 1)))
+    far = [
+        Normalization(method="mmse", unseen=4.0).statistic(statistics(z[:count]), 64)[0] / z[:count].max()
+        for count in (6, 60, 600, 40000)
+    ]
+    assert far == sorted(far, reverse=True)
+    assert far[0] > 1.3
+    assert far[-1] <= 1
 
 
 @pytest.mark.slow
