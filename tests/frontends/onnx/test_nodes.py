@@ -37,6 +37,7 @@ IMPOSSIBLE = {
     "it does to each sample another thing": r"differs from sample to sample|more axes than the signal|without a batch",
     "it multiplies signals": r"power of two signals|no single number|computed from the model's input",
     "it is of a form that is not read": r"the equation .* is not supported|1-norm is not supported",
+    "it is older than what is read": r"is of opset [1-6]; 7 and up are read",
     "it learns": r"training mode",
     "it jumps": r"it jumps, and a rate|jumps at its threshold",
     "it has no number in it": r"holds no number|leaves nothing|does not expand|0\b.* cells",
