@@ -104,7 +104,7 @@ REASONS = {
     "method": (Calls(lambda y: y.round()), (3,), "it jumps", "use ReLU or clamp"),
     "decoder": (nn.TransformerDecoderLayer(4, 2), (3, 4), "several inputs and masks", "nn.TransformerEncoder"),
     "lstm": (nn.LSTM(4, 4), (3, 4), "gates", "convolutions over time"),
-    "comparison": (Calls(lambda y: y > 0), (3,), "it jumps", "ReLU"),
+    "comparison": (Calls(lambda y: y == 0), (3,), "it jumps", "ReLU"),
     "argmax": (Calls(lambda y: y.argmax(1)), (3,), "it jumps", "apply it to the compiled network's output"),
     "embedding": (nn.Embedding(3, 4), (3,), "an index", "what the embedding gives"),
 }
