@@ -73,7 +73,8 @@ class Stage:
         """Return all breaches, in the graph's order."""
         if not self.rules:
             return []
-        nodes = (Node(name, op) for name, op in graph.items())  # one at a time: a list of all calls the collector
+        # one at a time: a list of all nodes makes Python's garbage collector run
+        nodes = (Node(name, op) for name, op in graph.items())
         found = (rule(graph, node) for node in nodes for rule in self.rules)
         return [problem for problem in found if problem]
 
