@@ -70,10 +70,10 @@ def _tensor(value: Array, like: Type) -> Tensor:
 
 def _filled(kind: str, op: Linear | Conv | ConvTranspose, weight: Array, like: Type, **options: Any) -> nn.Module:
     """Make torch's layer of that name, with the op's numbers."""
-    bias = None if op.bias is None else nn.Parameter(_tensor(op.bias, like))
-    # made without memory: its own random numbers are not wanted
-    made = getattr(nn, kind)(op.in_features, op.out_features, bias=bias is not None, device="meta", **options)
-    made.weight, made.bias = nn.Parameter(_tensor(weight, like)), bias
+    # made without memory, and without a bias: its own random numbers are not wanted
+    made = getattr(nn, kind)(op.in_features, op.out_features, bias=False, device="meta", **options)
+    made.weight = nn.Parameter(_tensor(weight, like))
+    made.bias = None if op.bias is None else nn.Parameter(_tensor(op.bias, like))
     return cast(nn.Module, made)
 
 

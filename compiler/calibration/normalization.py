@@ -107,6 +107,12 @@ class Normalization:
         value = values.percentile(self.percentile)
         return np.where(value > 0, value, values.maximum) * self.factor
 
+    def of_layer(self, values: Statistics, timesteps: int) -> float:
+        """The scale that all channels have as one."""
+        if self.method == "max":
+            return float(values.maximum.max()) * self.factor  # for which nothing is counted anew
+        return float(self.statistic(values.layer(), timesteps)[0])
+
     def shrunk(self, scale: Array, layer: float) -> Array:
         """[C]: the scales of channels, drawn towards that of their layer."""
         return np.asarray(scale ** (1 - self.shrink) * layer**self.shrink)

@@ -51,7 +51,7 @@ def from_statistics(
         if normalization.shrink == 0 and (scale > least).all():  # whatever the layer's is, no channel takes it
             found[node.name] = scale
             continue
-        layer = float(normalization.statistic(channels.layer(), steps)[0])
+        layer = normalization.of_layer(channels, steps)
         if not normalization.per_channel:
             scale = np.array([layer])
         if layer <= noise:
@@ -87,6 +87,10 @@ def channel_axis(graph: Graph, name: str) -> int:
         name = graph.operands(name)[0]
     op, signal = graph.get(name, Weighted), graph.type(name)
     axis = op.axis % len(signal.shape)
+    if signal.shape[axis] == 1:
+        return 0
+    if not any(graph[each].role is Role.LINEAR for each in between):
+        return axis
     marked = signal.with_scale(on_axis(np.arange(1.0, signal.shape[axis] + 1), len(signal.shape), axis))
     for each in reversed(between):
         step = graph[each]

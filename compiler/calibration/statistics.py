@@ -225,7 +225,7 @@ class Accumulator:
 
     def _sorted(self) -> tuple[Array, Array]:
         """Return the keys and counts of the values that wait; they are few enough to be sorted."""
-        rows = torch.cat(self._waiting)
+        rows = torch.cat(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
         found = []
         for group in _groups(rows.shape[1], rows.shape[0] * rows.shape[2]):
             local = _keys(rows[:, group], base(self._maximum[group])).cpu().numpy()

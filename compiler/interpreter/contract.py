@@ -190,10 +190,11 @@ def check_exact(before: Graph, after: Graph, xs: Sequence[Tensor], *, whole: boo
     Raises:
         VerificationError: they differ.
     """
-    chosen, steps = within_budget(before, xs)
+    runs = affordable(before)
+    chosen, steps = within_budget(runs, xs)
     fewest = FEWEST_SAMPLES * (FEWEST_STEPS if before.is_spiking else 1)
     check: float | None = PART
-    if whole or affordable(before) >= fewest or not _is_cut_at_each_state(before, after):
+    if whole or runs >= fewest or not _is_cut_at_each_state(before, after):
         check = (
             _check_spikes(before, after, chosen, steps) if before.is_spiking else _check_values(before, after, chosen)
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spikec.interpreter.contract import AMPLIFY, TIE
 from spikec.interpreter.interp import run
-from spikec.interpreter.probe import STEPS, within_budget
+from spikec.interpreter.probe import STEPS, affordable, within_budget
 from spikec.interpreter.results import (
     EXACT,
     as_tuple,
@@ -55,7 +55,7 @@ def check_import(
             of a tenth of its maximum where it varies less than that; or those of an SNN differ at a step before
             which no neuron was within 1e-9 of its threshold.
     """
-    xs, _ = within_budget(graph, xs)
+    xs, _ = within_budget(affordable(graph), xs)
     if graph.is_spiking:
         return _check_spiking_import(graph, reference, xs, layer_results)
     wanted = reference(xs)

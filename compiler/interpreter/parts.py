@@ -64,7 +64,7 @@ def check_parts(before: Graph, after: Graph, xs: Sequence[Tensor], *, same_neuro
         raise VerificationError("the inputs or outputs are others, in number, shape or dtype")
     runs = affordable(before)
     samples = SAMPLES if runs >= SAMPLES * STEPS else 1
-    shrunk = samples == 1 and is_wide(before)
+    shrunk = samples == 1 and is_wide(before, runs)
     cut = Cut.of(before, after, [float(x.abs().max()) or 1.0 for x in xs], same_neurons)
     first = ""
     with torch.no_grad():

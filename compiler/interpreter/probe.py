@@ -62,24 +62,21 @@ def macs(graph: Graph) -> dict[str, int]:
 
 def affordable(graph: Graph) -> int:
     """Count the samples, or steps of one, for which a graph of this size may be run in a comparison."""
-    return min(_runs_by_work(graph), NODES // max(1, len(graph)))
+    by_work = min(WORK // max(1, neuron_count(graph)), PRODUCTS // max(1, sum(macs(graph).values())))
+    return min(by_work, NODES // max(1, len(graph)))
 
 
-def is_wide(graph: Graph) -> bool:
-    """Whether what a run of a graph costs is its neurons and products, and not the number of its nodes."""
-    return _runs_by_work(graph) < NODES // max(1, len(graph))
+def is_wide(graph: Graph, runs: int) -> bool:
+    """Whether what a run of a graph, of which so many are affordable, costs is its work, and not its many nodes."""
+    return runs < NODES // max(1, len(graph))
 
 
-def _runs_by_work(graph: Graph) -> int:
-    return min(WORK // max(1, neuron_count(graph)), PRODUCTS // max(1, sum(macs(graph).values())))
+def within_budget(runs: int, xs: Sequence[Tensor]) -> tuple[list[Tensor], int]:
+    """Choose those samples of a probe, and the number of steps, on which a graph is compared.
 
-
-def within_budget(graph: Graph, xs: Sequence[Tensor]) -> tuple[list[Tensor], int]:
-    """Choose those samples of a probe, and the number of steps, on which a graph of this size is compared.
-
-    They are the fewest where even those cost more than is :func:`affordable`.
+    They are the fewest where even those cost more than the ``runs`` that are :func:`affordable`.
     """
-    count, runs = len(xs[0]), affordable(graph)
+    count = len(xs[0])
     samples = min(count, max(FEWEST_SAMPLES, runs // STEPS))
     steps = min(STEPS, max(FEWEST_STEPS, runs // samples))
     chosen = torch.linspace(0, count - 1, samples).round().long()

@@ -73,13 +73,13 @@ def _structure(graph: Graph) -> list[Problem]:
     problems: list[Problem] = []
     if not graph.outputs:
         return [Problem(f"graph {graph.name} has no output", hint="add one: graph.add(Output(), name)")]
-    list(graph)  # raises for a cycle without a delay
+    used = {x for name in graph for x in graph.operands(name)}  # raises for a cycle without a delay
     for name, op in graph.items():
         operands = graph.operands(name)
         wanted = 1 if op.arity is None else op.arity
         if len(operands) < wanted or (op.arity is not None and len(operands) > wanted):
             problems.append(graph.problem(name, f"takes {wanted} operand(s), has {len(operands)}"))
-        if op.role is not Role.IO and not graph.users(name):
+        if op.role is not Role.IO and name not in used:
             problems.append(graph.problem(name, "nobody uses the result", "remove the node"))
     return problems
 

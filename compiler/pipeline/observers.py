@@ -81,9 +81,10 @@ class Numbers(Observer):
 
     def _measured(self, step: Step) -> str:
         """How far an inexact pass has moved the output; what was run for the last one is not run again."""
-        chosen, within = within_budget(step.after, self.xs)
+        runs = affordable(step.after)
+        chosen, within = within_budget(runs, self.xs)
         xs, steps = in_own_dtype(step.after, chosen), self.timesteps or within
-        if not self.each and affordable(step.after) < len(xs[0]) * (steps if step.after.is_spiking else 1):
+        if not self.each and runs < len(xs[0]) * (steps if step.after.is_spiking else 1):
             self.ann = None
         if self.ann is None:
             return "not measured, which would cost more than checks may: verify='each' does it"

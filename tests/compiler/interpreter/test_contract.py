@@ -211,14 +211,14 @@ def test_a_large_graph_is_probed_on_two_samples_and_few_steps_and_still_held_to_
     g, size = build.residual(), probes.neuron_count(spiking)
     assert size == probes.neuron_count(g) > 0
     xs = probe(g, [X], 0)
-    (all_of_them,), steps = probes.within_budget(spiking, xs)
+    (all_of_them,), steps = probes.within_budget(probes.affordable(spiking), xs)
     assert (len(all_of_them), steps) == (8, 16)
     monkeypatch.setattr(probes, "WORK", 2 * 16 * size - 1)
-    (few,), steps = probes.within_budget(spiking, xs)
+    (few,), steps = probes.within_budget(probes.affordable(spiking), xs)
     assert torch.equal(few, xs[0][[0, 7]])  # a real one and a random one
     assert steps == 15
     monkeypatch.setattr(probes, "WORK", 1)
-    assert probes.within_budget(spiking, xs)[1] == probes.FEWEST_STEPS
+    assert probes.within_budget(probes.affordable(spiking), xs)[1] == probes.FEWEST_STEPS
     assert check_exact(spiking, spiking.copy(), xs, whole=True) == 0
     assert check_exact(spiking, spiking.copy(), xs) == PART
     for graph in (g, spiking):
