@@ -112,6 +112,25 @@ class Choosing(nn.Module):
         return self.out(y).unflatten(0, (-1, 5)).sum(1)
 
 
+class Windows(nn.Module):
+    """Attention in windows that are joined to the batch; what all windows of a sample share is repeated for each."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.shared, self.out = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.bias, self.same = nn.Parameter(torch.randn(2, 2, 2)), nn.Identity()
+
+    def forward(self, x):
+        batch = x.shape[0]
+        h = F.pad(self.embed(x), (0, 0, 0, 1))
+        w = self.same(F.gelu(h.reshape(-1, 2, 8)))
+        shared = self.shared(h.mean(1)).repeat_interleave(w.shape[0] // batch, 0)
+        q, k, v = (each.unflatten(-1, (2, 4)).transpose(1, 2) for each in (w, w + shared[:, None], F.pad(w, (1, -1))))
+        y = F.scaled_dot_product_attention(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, self.bias)
+        y = y.transpose(1, 2).flatten(2).reshape_as(w) + w.mean(1, keepdim=True).expand(-1, 2, -1)
+        return self.out(y.reshape(batch, 6, 8)).mean(1)
+
+
 NETS = {
     "attention": Attention,
     "attention, with weights": lambda: Attention(need_weights=True),
@@ -121,6 +140,7 @@ NETS = {
     "shifted": Shifted,
     "frames": Frames,
     "choosing": Choosing,
+    "windows": Windows,
 }
 
 

@@ -130,6 +130,8 @@ def without_unused(graph: Graph, what: str, location: str = "") -> Graph:
     for name in reversed(list(graph)):
         if graph[name].role is not Role.IO and not graph.users(name):
             graph.remove(name, "its result is not used")
+    for source in [each for _, op in graph.items() for each in op.origin]:
+        graph.imported.dropped.pop(source, None)  # what is left of a call does something
     if all(graph[name].role is Role.IO for name in graph):
         hint = "there is nothing to compile; a layer with weights, or an activation, makes a network of it"
         raise InvalidModelError(f"the {what} has no operation: its output is its input", location=location, hint=hint)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from spikec.extend.call import Call
 from spikec.extend.composites import permuted
+from spikec.frontends.torch import moved
 from spikec.frontends.torch.call import Moved, Signal, converter
 from spikec.frontends.torch.converters.weights import for_each_axis
 from spikec.frontends.torch.moved import refuse, settled
@@ -51,7 +52,7 @@ def takes(convert: Callable[..., Any]) -> bool:
     return any(convert is each for each, _ in _longer())
 
 
-def read(call: Call, convert: Callable[..., Any], arguments: Mapping[str, Any], first: Moved) -> Signal:
+def read(call: Call, convert: Callable[..., Any], arguments: Mapping[str, Any], first: Moved) -> Any:
     """What a call gives that treats each frame by itself.
 
     Args:
@@ -68,7 +69,7 @@ def read(call: Call, convert: Callable[..., Any], arguments: Mapping[str, Any], 
     longer = _longer().get((convert, rank))
     rest = {name: value for name, value in arguments.items() if name != "input"}
     if longer is None or first.axis or arguments["input"] is not first or len(rest.get("pad", ())) > 2 * rank:
-        refuse(call, first)
+        return moved.read(call, convert, arguments, first)
     changed = {name: _with_frames(name, value, rank, frames) for name, value in rest.items()}
     if convert is converter.get(F.interpolate):
         mode = rest.get("mode", "nearest")

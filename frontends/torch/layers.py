@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import attrs
 import torch
 from torch import nn
 from torch.fx.node import map_aggregate
@@ -100,7 +101,9 @@ def torch_layer(module: nn.Module, call: Call, cls: type[nn.Module] | None = Non
             if call.source in call.graph[name].origin:
                 call.graph.remove(name)
         _, result = _run(module, call, cls, [*(f"{call.name}_{each}" for each in functions[:-1]), call.name])
-    return call.add(Identity(), result) if result in call.operands else result
+    if result not in call.operands:
+        return result
+    return attrs.evolve(result, name=call.add(Identity(), Signal(result.name)).name)
 
 
 def lacks_converter(call: Call) -> bool:

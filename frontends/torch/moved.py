@@ -8,7 +8,8 @@ import functools
 import inspect
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 import attrs
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 from spikec.extend.call import Call
 from spikec.extend.composites import permuted, reshaped
-from spikec.frontends.torch.batch import BATCH
+from spikec.frontends.torch.batch import BATCH, BatchSize
 from spikec.frontends.torch.call import Moved, Signal, converter, leaves, methods
 from spikec.frontends.torch.regrouping import regrouped_sizes
 from spikec.ir.errors import CompileError, UnsupportedOpError
@@ -33,10 +34,13 @@ _ALONG: tuple[tuple[str, tuple[Callable[..., Any], ...]], ...] = (
     ("", (F.linear, F.dropout, F.relu, F.gelu, F.silu, F.hardtanh, F.relu6, F.leaky_relu, F.elu)),
     ("", (torch.sigmoid, torch.tanh, F.hardswish, F.hardsigmoid, F.mish, F.softplus, torch.clamp, torch.exp)),
     ("", (torch.maximum, torch.minimum, torch.sqrt, torch.square, torch.pow, torch.rsqrt, torch.clamp_min)),
+    ("", (torch.abs, torch.reciprocal, torch.sin, torch.cos, torch.log, torch.log1p, torch.expm1, torch.erf)),
+    ("", (torch.atan, F.selu, F.celu, F.softsign, F.logsigmoid, F.tanhshrink, torch.addcmul)),
     ("", (torch.gt, torch.ge, torch.lt, torch.le, torch.logical_not)),
     ("dim", (torch.mean, torch.sum, torch.amax, torch.cat, torch.select, torch.unbind)),
-    ("dim", (torch.chunk, torch.split, torch.unsqueeze, torch.squeeze, torch.narrow, torch.ops.aten.slice)),
-    ("dim", (torch.linalg.vector_norm, torch.amin)),
+    ("dim", (torch.chunk, torch.split, torch.unsqueeze, torch.squeeze, torch.narrow)),
+    ("dim", (torch.linalg.vector_norm, torch.amin, torch.logsumexp, torch.cumsum, F.glu)),
+    ("dims", (torch.flip, torch.roll)),
 )
 #: what changes the order of axes
 _ORDERS = (torch.permute, torch.transpose, torch.movedim, torch.adjoint, torch.t)
@@ -51,6 +55,9 @@ def _rules() -> Mapping[Any, tuple[Callable[..., Any], tuple[str, ...]]]:
     table[converter.get(torch.where)] = (lambda condition, *rest: torch.where(condition != 0, *rest), ())
     table[converter.get(torch.masked_fill)] = (lambda x, mask, *rest: x.masked_fill(mask != 0, *rest), ())
     table[converter.get(F.layer_norm)] = (lambda x, shape, *rest: F.layer_norm(x, shape), ())
+    table[converter.get(F.normalize)] = (lambda x, *rest: x, ("dim",))
+    table[converter.get(F.scaled_dot_product_attention)] = (_attended, ())
+    table[converter.get(F.rms_norm)] = (lambda x, shape, *rest: F.rms_norm(x, shape), ())
     table[converter.get(torch.addmm)] = (lambda bias, x, weight, *rest: torch.mm(x, weight), ())
     table[converter.get(*methods("expand_as"))] = (Tensor.expand_as, ())
     return table
@@ -147,7 +154,8 @@ def read(call: Call, convert: Callable[..., Any], arguments: Mapping[str, Any], 
     for axis in (each for value in axes.values() for each in (value if isinstance(value, (tuple, list)) else [value])):
         if axis % rank == first.axis and function is not torch.unsqueeze:
             refuse(call, first)
-    places = _places(function, tensors, call, first)
+    named = {name for name in tensors if known[name].kind is inspect.Parameter.KEYWORD_ONLY}
+    places = _places(function, tensors, call, first, named)
     if any(isinstance(each, Moved) and each.before != first.before for each in _signals(arguments)):
         refuse(call, first)
     given = {**tensors, **{name: lifted(value) for name, value in axes.items()}}
@@ -187,8 +195,22 @@ def placed(call: Call, x: Moved, batch: int) -> list[int]:
     return shape
 
 
-def _places(function: Callable[..., Any], tensors: Mapping[str, Any], call: Call, first: Moved) -> list[int]:
-    """Which axis of each result the batch is, by what torch makes of tensors without numbers."""
+def _places(
+    function: Callable[..., Any],
+    tensors: Mapping[str, Any],
+    call: Call,
+    first: Moved,
+    named: Collection[str] = (),
+) -> list[int]:
+    """Which axis of each result the batch is, by what torch makes of tensors without numbers.
+
+    Args:
+        function: the one that is called.
+        tensors: its arguments; those that are ``named`` it takes by name alone.
+        call: the call.
+        first: what is said where that is not known.
+        named: names of arguments.
+    """
 
     def stand_in(x: Any) -> Any:
         if isinstance(x, Moved):
@@ -196,7 +218,9 @@ def _places(function: Callable[..., Any], tensors: Mapping[str, Any], call: Call
         return x.to("meta") if isinstance(x, Tensor) else x
 
     try:
-        results = function(*map_aggregate(tuple(tensors.values()), stand_in))
+        given: Any = map_aggregate(dict(tensors), stand_in)
+        in_order = (value for name, value in given.items() if name not in named)
+        results = function(*in_order, **{name: given[name] for name in named})
     except (RuntimeError, IndexError, TypeError, ValueError):
         refuse(call, first)
     found = []
@@ -208,6 +232,19 @@ def _places(function: Callable[..., Any], tensors: Mapping[str, Any], call: Call
     return found
 
 
+def _attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *rest: Any) -> Tensor:
+    """The result of an attention, without its numbers; it may not mix samples, nor be masked in another way in each.
+
+    Raises:
+        ValueError: it does.
+    """
+    scores = query @ key.mT
+    along = (*scores.shape[-2:], *value.shape[-2:])
+    if any(size % _SAMPLES == 0 for size in along) or (mask is not None and (scores + mask).shape != scores.shape):
+        raise ValueError
+    return scores @ value
+
+
 # ----------------------------------------------------------- shapes, and indices
 
 
@@ -217,9 +254,13 @@ def _special() -> Mapping[Any, Callable[..., Any]]:
     table: dict[Any, Callable[..., Any]] = {
         converter.get(torch.reshape): regrouped,
         **{converter.get(each): functools.partial(_ordered, each) for each in _ORDERS},
+        converter.get(*methods("reshape_as")): _as_other,
+        converter.get(torch.broadcast_to): _expanded,
+        converter.get(F.pad): _padded,
         converter.get(torch.flatten): _flattened,
         converter.get(torch.unflatten): _unflattened,
         converter.get(operator.getitem): _item,
+        converter.get(torch.ops.aten.slice): _cut,
         converter.get(*methods("size")): _size,
         converter.get(*methods("dim")): _dim,
         converter.get(getattr): _attribute,
@@ -236,6 +277,38 @@ def _ordered(function: Callable[..., Any], call: Call, input: Moved, **axes: Any
         refuse(call, input)
     whole = permuted(call, Signal(input.name), order)
     return settled(call, attrs.evolve(input, name=whole.name, axis=order.index(input.axis)))
+
+
+def _as_other(call: Call, input: Signal, other: Signal) -> Signal:
+    shape = placed(call, other, BATCH) if isinstance(other, Moved) else [BATCH, *call.shape(other)]
+    if isinstance(input, Moved):
+        return regrouped(call, input, shape)
+    reshape = converter.get(torch.reshape)
+    assert reshape is not None
+    result: Signal = reshape(call, input, shape)
+    return result
+
+
+def _expanded(call: Call, input: Moved, size: Sequence[Any]) -> Signal:
+    x = with_rank(call, input, len(size), input)
+    cells, wanted = call.graph.type(x.name).shape[x.axis], size[x.axis]
+    exported = not isinstance(wanted, BatchSize) and cells > 1 and wanted % cells == 0  # for a batch of one size
+    if wanted not in (-1, BATCH * cells) and not exported:
+        refuse(call, input)
+    expand = converter.get(torch.broadcast_to)
+    assert expand is not None
+    whole = expand(call, Signal(x.name), (-1, *(-1 if i == x.axis else each for i, each in enumerate(size))))
+    return settled(call, attrs.evolve(x, name=whole.name))
+
+
+def _padded(call: Call, input: Moved, pad: Sequence[int], *rest: Any, **options: Any) -> Signal:
+    behind = len(call.graph.type(input.name).shape) - 1 - input.axis
+    if any(pad[2 * behind : 2 * behind + 2]):
+        refuse(call, input)
+    convert = converter.get(F.pad)
+    assert convert is not None
+    whole = convert(call, Signal(input.name), pad, *rest, **options)
+    return settled(call, attrs.evolve(input, name=whole.name))
 
 
 def _flattened(call: Call, input: Moved, start_dim: int = 0, end_dim: int = -1) -> Signal:
@@ -262,11 +335,22 @@ def _item(call: Call, input: Any, index: Any) -> Any:
     assert get is not None
     if isinstance(input, (tuple, list)):
         return get(call, input, index)
-    if index[input.axis : input.axis + 1] not in ((), (slice(None),)) or any(x is None or x is ... for x in index):
+    rank = _dim(call, input)
+    dots = next((i for i, each in enumerate(index) if each is ...), len(index))
+    missing = rank - sum(each is not None and each is not ... for each in index)
+    whole = (*index[:dots], *[slice(None)] * missing, *index[dots + 1 :])
+    along = [each for each in whole if each is not None]
+    if len(along) != rank or not isinstance(along[input.axis], slice) or along[input.axis] != slice(None):
         refuse(call, input)
-    (axis,) = _places(lambda x, _: x[index], {"input": input, "index": None}, call, input)
-    part = get(call, Signal(input.name), (slice(None), *index))
+    (axis,) = _places(lambda x, _: x[whole], {"input": input, "index": None}, call, input)
+    part = get(call, Signal(input.name), (slice(None), *whole))
     return settled(call, attrs.evolve(input, name=part.name, axis=axis))
+
+
+def _cut(call: Call, self: Moved, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Any:
+    """As ``x[start:end:step]`` along one axis; exported programs have one for each axis that is taken whole."""
+    cells = slice(start or None, None if end == sys.maxsize else end, None if step == 1 else step)
+    return _item(call, self, (slice(None),) * (dim % _dim(call, self)) + (cells,))
 
 
 def _size(call: Call, input: Moved, dim: int | None = None) -> Any:

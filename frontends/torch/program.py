@@ -277,15 +277,22 @@ def _open_batch(graph: fx.Graph, inputs: list[fx.Node], batch: int) -> None:
 
 
 def _randomness(traced: Program) -> Iterator[Problem]:
-    """Layers in training mode, and whatever else gives another result on every call."""
+    """Layers in training mode, and whatever else gives another result on every call.
+
+    Weights may be standardized by a batch norm that trains, which gives the same each time.
+    """
+    given_inputs: set[fx.Node] = set()
     for node in traced.graph.nodes:
+        is_input = node.op == "placeholder" and node.target in traced.inputs
+        if is_input or not given_inputs.isdisjoint(node.all_input_nodes):
+            given_inputs.add(node)
         if not isinstance(node.target, torch._ops.OpOverload):
             continue
         defaults = {each.name: each.default_value for each in node.target._schema.arguments}
         given = {**defaults, **_by_name(node.target, node.args, node.kwargs)}
         source = traced.source(node)
         mode = given.get("training", given.get("train"))
-        if mode and given.get("p") != 0:
+        if mode and given.get("p") != 0 and ("p" in given or node in given_inputs):
             hint = "call model.eval() before torch.export.export"
             yield Problem(f"{source.kind} was exported in training mode", str(source), hint=hint)
         elif mode is None and given.get("dropout_p", 1) != 0 and torch.Tag.nondeterministic_seeded in node.target.tags:

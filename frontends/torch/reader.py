@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 
 from spikec.extend.frontend import failure, without_unused
-from spikec.frontends.torch.batch import BATCH, BatchSize, takes_batch
+from spikec.frontends.torch.alike import ONE_SAMPLE, Alike
+from spikec.frontends.torch.batch import BatchSize, takes_batch
 from spikec.frontends.torch.call import (
     Call,
     Missing,
@@ -20,6 +21,7 @@ from spikec.frontends.torch.call import (
     Signal,
     Stacked,
     fields_of,
+    gives_constant,
     gives_view,
     is_record,
     leaves,
@@ -63,7 +65,7 @@ class Reader:
         self._memory = Memory(traced, graph, self._values)
         self._outdated: dict[fx.Node, CompileError] = {}  # nodes that changed in a way that is not followed
         self._of_batch: set[fx.Node] = set()  # nodes whose numbers are made from the batch size
-        self._alike: set[fx.Node] = set()  # constants that were to be repeated for every sample
+        self._alike = Alike(self._values)
         self._attributes: dict[int, fx.Node] = {}  # the get_attr of each tensor of the model, by where its copy lies
 
     def peek(self, node: fx.Node) -> Any:
@@ -208,7 +210,10 @@ class Reader:
             if converter is None:
                 message = "it is given what is stacked in front of the batch, or works along the batch axis"
                 call.refuse(message, "stack behind the batch: torch.stack(xs, 1)")
-        return convert(converter, adapted)
+        result = convert(converter, adapted)
+        if converter in gives_constant and self._is_given_batch(node):
+            self._alike.add(node)
+        return result
 
     def _resolve(self, value: Any) -> Any:
         return map_arg(value, self._values.__getitem__)
@@ -216,26 +221,33 @@ class Reader:
     def _computed(self, node: fx.Node, call: Call) -> Any:
         """The result of a call that does not depend on the model's input."""
         target: Any = node.target
-        if self._is_given_batch(node) and not _is_on_numbers(node, call.args):
-            if (one := _for_one_sample(node, call.args)) is not None:
-                self._alike.add(node)
-                self.graph.drop((call.source,), "a constant")
-                return one
-            call.refuse(
-                f"{call.source.kind} with a size that depends on the batch is not supported",
-                "make the tensor for one sample: it broadcasts over the batch",
-            )
         function = getattr(call.args[0], target) if node.op == "call_method" else call.module or target
         given = tensors((call.args, call.kwargs))
         before = [each._version for each in given]
         try:
-            with torch.no_grad():
-                value = function(*call.args[node.op == "call_method" :], **call.kwargs)
+            is_on_numbers = _is_on_numbers(node, call.args)
+            value = None
+            if self._is_given_batch(node):
+                made = [self._values[each] for each in node.all_input_nodes if each in self._of_batch]
+                value = self._alike.made(node, function, call, made if is_on_numbers else None)
+                if value is None and not is_on_numbers:
+                    call.refuse(
+                        f"{call.source.kind} with a size that depends on the batch is not supported", ONE_SAMPLE
+                    )
+            if value is None:
+                doubled = self._alike.for_two_samples(node, call)
+                with torch.no_grad():
+                    value = function(*call.args[node.op == "call_method" :], **call.kwargs)
+                value = self._alike.judged(node, call, value, doubled)
+        except UnsupportedOpError:
+            raise
         except Exception as error:
             reason = f"{call.source.kind} fails: {type(error).__name__}: {error}"
             hint = "compute it in __init__, and keep it with register_buffer: it does not depend on the input"
             raise InvalidModelError(call.problem(reason, hint)) from error
-        self._expect_whole_layers(call, [x for x, version in zip(given, before, strict=True) if x._version != version])
+        changed = [x for x, version in zip(given, before, strict=True) if x._version != version]
+        self._expect_whole_layers(call, changed)
+        self._alike.expect_whole(node, call, changed)
         reason = "a constant" if any(isinstance(leaf, Tensor) for leaf in leaves(value)) else "shape arithmetic"
         self.graph.drop((call.source,), "a container" if _is_container(target) else reason)
         return value
@@ -346,18 +358,6 @@ def _is_on_numbers(node: fx.Node, args: Any) -> bool:
     if node.op == "call_method":
         return not isinstance(args[0], Tensor)
     return node.target is torch._assert or getattr(node.target, "__module__", "") in _ON_NUMBERS
-
-
-def _for_one_sample(node: fx.Node, args: Any) -> Tensor | None:
-    """What repeats a constant for every sample of the batch, as one that broadcasts over it; None for another call."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "").split(".")[0]
-    if name not in ("expand", "repeat", "broadcast_to", "tile") or not args or not isinstance(args[0], Tensor):
-        return None
-    first, *rest = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
-    shape, wanted = args[0].shape, len(rest) + 1
-    if first != BATCH or len(shape) > wanted or (len(shape) == wanted and shape[0] != 1):
-        return None
-    return args[0].detach().repeat(1, *rest) if name in ("repeat", "tile") else args[0].detach().expand(1, *rest)
 
 
 def _is_container(target: Any) -> bool:

@@ -4,6 +4,7 @@ A pass writes each in scalar functions and linear ops, because neurons add and d
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -146,6 +147,8 @@ class Mask(_Product):
     Attributes:
         keep: of the sample's rank, each axis 1 or full.
     """
+
+    hint: ClassVar[str] = "minus infinity goes into a softmax, or around a map into a max-pool, and nowhere else"
 
     keep: Array = array()
 

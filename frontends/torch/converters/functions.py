@@ -39,7 +39,7 @@ for _name in ("silu", "hardswish", "mish", "tanhshrink", "softsign"):
 
 
 @converter(F.gelu)
-def _gelu(call: Call, input: Signal, approximate: str = "none") -> Signal:
+def _gelu(call: Call, input: Signal, *, approximate: str = "none") -> Signal:
     return call.add(ScalarFunction("gelu" if approximate == "none" else "gelu_tanh"), input)
 
 

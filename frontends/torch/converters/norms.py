@@ -231,13 +231,11 @@ def _norm(
     *,
     dtype: Any = None,
     out: None = None,
-    **ord: Any,
 ) -> Any:
     """The root of the sum of squares over axes of a sample."""
-    p = ord.pop("ord", p)
     if dtype is not None:
         same_dtype(call, input, str(dtype))
-    if p not in (2, "fro", None) or ord:
+    if p not in (2, "fro", None):
         call.refuse(f"a norm of order {p} is not supported", "the 2-norm is")
     if dim in (None, (), []):
         call.refuse("a norm over all axes mixes the samples of a batch", "name the axes: x.norm(dim=(2, 3))")
@@ -245,7 +243,20 @@ def _norm(
 
 
 converter(torch.norm, *methods("norm"))(_norm)
-converter(torch.linalg.vector_norm)(_norm)
+
+
+@converter(torch.linalg.vector_norm)
+def _vector_norm(
+    call: Call,
+    input: Signal,
+    ord: Any = 2,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: Any = None,
+    out: None = None,
+) -> Any:
+    return _norm(call, input, ord, dim, keepdim, dtype=dtype)
 
 
 @converter(torch.linalg.norm)

@@ -13,11 +13,13 @@ from torch.nn import functional as F
 
 from spikec.extend.composites import affine, expanded, reshaped, selected, sliced
 from spikec.frontends.torch.batch import BATCH, BatchSize, takes_batch
-from spikec.frontends.torch.call import Call, Signal, Stacked, as_array, converter, gives_view, leaves, methods
+from spikec.frontends.torch.call import Call, Moved, Signal, Stacked, as_array, converter, gives_view, leaves, methods
 from spikec.frontends.torch.convert import spreads
-from spikec.frontends.torch.converters.shapes import asked, sample_axis
+from spikec.frontends.torch.converters.shapes import INDEPENDENT, asked, sample_axis
 from spikec.frontends.torch.converters.weights import adaptive_avg_pool
-from spikec.ir.ops import Concat, Identity, Interpolate, Pad, Upsample
+from spikec.frontends.torch.moved import moved, settled
+from spikec.ir.errors import UnsupportedOpError
+from spikec.ir.ops import Concat, Identity, Interpolate, Mask, Pad, Upsample
 from spikec.ir.types import Array
 
 # ----------------------------------------------------------------------- parts
@@ -279,6 +281,11 @@ def _tile(call: Call, input: Signal, dims: Sequence[int]) -> Signal:
 def _repeat_interleave(call: Call, input: Signal, repeats: Any, dim: int | None = None) -> Signal:
     if dim is None or not isinstance(repeats, int):
         call.refuse("only one number of repeats, along one axis, is supported", "torch.repeat_interleave(x, 2, dim=1)")
+    if dim in (0, -len(call.shape(input)) - 1) and repeats > 0:  # each sample is a few samples in a row
+        error = UnsupportedOpError(call.problem("it repeats the batch axis", INDEPENDENT))
+        shape = call.shape(input)
+        whole = expanded(call, Signal(moved(call, input, error).name), (repeats, *shape))
+        return settled(call, Moved(whole.name, 0, 1, error))
     axis = sample_axis(call, input, dim)
     cells = np.repeat(np.arange(call.shape(input)[axis]), repeats)
     if axis == 0:
@@ -355,6 +362,11 @@ def pad(call: Call, input: Signal, pad: Sequence[int], mode: str = "constant", v
         call.refuse("it pads the batch axis", "samples of a batch are independent in a compiled network")
     if not value:
         return call.add(Pad(pairs, mode), input)
+    if value == -math.inf and mode == "constant" and min(map(min, pairs)) >= 0:  # which a max-pool behind it takes
+        in_front = len(call.shape(input)) - len(pairs)
+        inside = np.ones((*[1] * in_front, *call.shape(input)[in_front:]))
+        padded = call.add(Pad(pairs, mode), input, part="pad")
+        return call.add(Mask(np.pad(inside, [(0, 0)] * in_front + pairs)), padded)
     if not math.isfinite(value):
         call.refuse(
             f"padding with {value} is not supported", "pad with a finite number; a MaxPool takes its own padding"

@@ -1,7 +1,7 @@
 """Converters of products of two signals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -100,15 +100,19 @@ def _einsum(call: Call, equation: str, *operands: Any, tensors: Any = (), path: 
 
 
 def _einsum_with_constant(call: Call, letters: Sequence[str], result: str, operands: Sequence[Any]) -> Any:
-    """A matrix over some axes of a signal: no letter of the constant may be kept from the signal."""
+    """A matrix over some axes of a signal, or one for each cell along axes that both have and the result keeps."""
     place = 0 if isinstance(operands[0], Signal) else 1
     x, constant, term, other = operands[place], operands[1 - place], letters[place], letters[1 - place]
-    summed = [each for each in term if each in other]
+    each_has = [each for each in other if each in term and each in result]
+    summed = [each for each in term if each in other and each not in result]
     new = [each for each in other if each not in term]
     kept = [each for each in term if each not in other]
-    if not isinstance(constant, Tensor) or term[0] != result[0] or set(result) != {*kept, *new} or not summed:
+    mixes = term[0] != result[0] or term[0] in other
+    if not isinstance(constant, Tensor) or mixes or set(result) != {*kept, *new, *each_has} or not summed:
         call.refuse("it is no product of a matrix with some axes of a signal", "x @ matrix")
     sizes = dict(zip(term[1:], call.shape(x), strict=True)) | dict(zip(other, constant.shape, strict=True))
+    if each_has:
+        return composed(call, _in_groups(constant, (term, other, result), sizes, each_has, summed, new), x)
     matrix = constant.permute([other.index(each) for each in (*summed, *new)]).reshape(
         math.prod(sizes[each] for each in summed), -1
     )
@@ -119,6 +123,41 @@ def _einsum_with_constant(call: Call, letters: Sequence[str], result: str, opera
         return y.permute([[*kept, *new].index(each) for each in result])
 
     return composed(call, product, x)
+
+
+def _in_groups(
+    constant: Tensor,
+    equation: tuple[str, str, str],
+    sizes: Mapping[str, int],
+    groups: Sequence[str],
+    summed: Sequence[str],
+    new: Sequence[str],
+) -> Callable[[Any], Any]:
+    """The function of a signal whose cells along some axes have a matrix each: a convolution of as many groups.
+
+    Args:
+        constant: the matrices.
+        equation: the letters of the signal, of the constant and of the result.
+        sizes: of the axes, by letter.
+        groups, summed, new: letters of the constant: those that all three have, those that only the result has not,
+            and those that only the signal has not.
+    """
+    term, other, result = equation
+    rest = [each for each in term[1:] if each not in other]
+    inputs, outputs = (math.prod(sizes[each] for each in some) for some in (summed, new))
+    order = [other.index(each) for each in (*groups, *new, *summed)]
+    weight = constant.permute(order).reshape(-1, inputs, 1)
+    found = [term[0], *groups, *new, *rest]
+
+    def product(y: Any) -> Any:
+        y = y.permute([term.index(each) for each in (term[0], *groups, *summed, *rest)])
+        y = y.flatten(len(term) - len(rest)) if rest else y.unsqueeze(-1)
+        y = F.conv1d(y.flatten(1, -2), weight, groups=len(weight) // outputs)
+        y = y.unflatten(-1, [sizes[each] for each in rest]) if rest else y.squeeze(-1)
+        y = y.unflatten(1, [sizes[each] for each in (*groups, *new)])
+        return y.permute([found.index(each) for each in result])
+
+    return product
 
 
 @converter(F.cosine_similarity, torch.cosine_similarity)

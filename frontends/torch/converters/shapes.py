@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spikec.extend.composites import permuted, reshaped
-from spikec.frontends.torch.batch import BATCH, takes_batch
+from spikec.frontends.torch.batch import BATCH, BatchSize, takes_batch
 from spikec.frontends.torch.call import Call, Signal, converter, gives_constant, methods
 from spikec.frontends.torch.convert import spreads
 from spikec.frontends.torch.moved import moved, regrouped, settled
@@ -278,6 +278,11 @@ def _reshape(call: Call, input: Signal, shape: Sequence[Any]) -> Signal:
     return regrouped(call, moved(call, input, error), shape)
 
 
+@converter(*methods("reshape_as", "view_as"))
+def _reshape_as(call: Call, input: Signal, other: Signal) -> Signal:
+    return _reshape(call, input, (BATCH, *call.shape(other)))
+
+
 @converter(*methods("size"))
 def _size(call: Call, input: Signal, dim: int | None = None) -> Any:
     shape = torch.Size((BATCH, *call.shape(input)))
@@ -290,13 +295,18 @@ def _dim(call: Call, input: Signal) -> Any:
 
 
 def _new(call: Call, input: Signal, size: Sequence[int], *numbers: Any, function: Any, **kwargs: Any) -> Any:
-    """A constant of the input's type."""
+    """A constant of the input's type; one for every sample is made for one."""
+    first, *rest = size
+    if any(isinstance(each, BatchSize) for each in rest) or (isinstance(first, BatchSize) and first != BATCH):
+        call.refuse("a size that depends on the batch is not supported", "give it one of the batch, in front")
+    size = (1, *rest) if first == BATCH else size
     how = {name: value for name, value in kwargs.items() if name != "pin_memory" and value is not None}
     return function(size, *numbers, **{"dtype": getattr(torch, call.graph.type(input.name).dtype), **how})
 
 
 for _name in ("zeros", "ones", "full"):
-    converter(*methods(f"new_{_name}"))(spreads(gives_constant(partial(_new, function=getattr(torch, _name)))))
+    _made = partial(_new, function=getattr(torch, _name))
+    converter(*methods(f"new_{_name}"))(takes_batch(spreads(gives_constant(_made))))
 
 
 @converter(torch.is_floating_point, *methods("is_floating_point"))

@@ -1,9 +1,11 @@
 """Converters of what layers with weights, normalizations and pools call; parameters are called as torch calls them."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,7 +13,8 @@ from torch.nn import functional as F
 
 from spikec.extend.composites import affine
 from spikec.frontends.torch.call import Call, Signal, as_array, converter
-from spikec.ir.ops import AdaptiveAvgPool, AvgPool, BatchNorm, Conv, ConvTranspose, Linear, MaxPool
+from spikec.ir.ops import AdaptiveAvgPool, AvgPool, BatchNorm, Conv, ConvTranspose, Linear, Mask, MaxPool, Pad
+from spikec.ir.spatial import for_axes
 
 
 def for_each_axis(value: Any, rank: int) -> tuple[Any, ...]:
@@ -171,7 +174,28 @@ def _max_pool(
         call.refuse("return_indices=True is not supported", "indices have no spiking form; leave it out")
     kernel = sizes(kernel_size, rank)
     step = sizes(stride, rank) if stride else kernel
-    return call.add(MaxPool(kernel, step, sizes(padding, rank), sizes(dilation, rank), ceil_mode), input)
+    options = step, sizes(padding, rank), sizes(dilation, rank), ceil_mode
+    inside, border = _within(call, input, rank)
+    if not border:
+        return call.add(MaxPool(kernel, *options), input)
+    around = [(a + c, b + c) for (a, b), c in zip(border, options[1], strict=True)]
+    result = call.add(MaxPool(kernel, step, around, *options[2:]), inside)
+    like = torch.empty((1, *call.shape(input)), device="meta")
+    if tuple(for_axes("max_pool", rank)(like, kernel, *options).shape[1:]) != call.shape(result):
+        call.refuse("with ceil_mode, a window would start in what F.pad put around the map", "leave ceil_mode out")
+    op = call.graph[result.name]
+    call.graph.set_op(result.name, attrs.evolve(op, origin=(*call.graph[input.name].origin, *op.origin)))
+    return result
+
+
+def _within(call: Call, input: Signal, rank: int) -> tuple[Signal, Sequence[tuple[int, int]]]:
+    """The map that F.pad has put minus infinity around, and how much of it; no pairs where it has not."""
+    mask = call.graph[input.name]
+    pad_name = call.graph.operands(input.name)[0] if isinstance(mask, Mask) else input.name
+    pad = call.graph[pad_name]
+    if not isinstance(mask, Mask) or not isinstance(pad, Pad) or mask.origin != pad.origin or len(pad.padding) > rank:
+        return input, ()
+    return Signal(call.graph.operands(pad_name)[0]), [*[(0, 0)] * (rank - len(pad.padding)), *pad.padding]
 
 
 def adaptive_avg_pool(call: Call, input: Signal, output_size: Any, *, rank: int) -> Signal:

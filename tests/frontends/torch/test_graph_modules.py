@@ -62,11 +62,11 @@ def test_a_graph_that_calls_a_graph():
 def test_what_such_a_module_cannot_do_is_refused_at_its_line():
     class Norm(Block):
         def forward(self, x, scale=1.0):
-            return torch.nn.functional.fold(x, 2, 1)
+            return torch.cummax(x, 1)[0]
 
     model = Net().eval()
     model.body = Norm()
-    with pytest.raises(spikec.UnsupportedOpError, match=r"fold(.|\n)*body \(test_graph_modules.py"):
+    with pytest.raises(spikec.UnsupportedOpError, match=r"cummax(.|\n)*body \(test_graph_modules.py"):
         spikec.load(graph_module(model), torch.randn(2, 6))
 
 

@@ -1,5 +1,7 @@
 """Signals whose batch is not their first axis: what is read of them is what torch computes, the rest is refused."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -81,6 +83,14 @@ def test_an_attention_that_is_exported_compiles_and_answers_as_its_module():
 # ----------------------------------------------------------------- functions
 
 WEIGHT = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+HEADS = torch.tensor([[0.5, -math.inf], [1.0, 2.0]])
+
+
+def _heads(attention, y):
+    """[5, B, 6] as [5, B, 2, 3], and back."""
+    return attention(y.unflatten(2, (2, 3))).flatten(2)
+
+
 FUNCTIONS = {
     "operators": lambda y: -(y * 2 + y / 3 - 1),
     "two of them": lambda y: y.clone() + F.relu(y) - y * 0.5,
@@ -97,6 +107,15 @@ FUNCTIONS = {
     "curves": lambda y: torch.sigmoid(y) + torch.tanh(y) + torch.exp(y) + torch.square(y),
     "roots": lambda y: torch.sqrt(y.clamp(min=0) + 1) + torch.rsqrt(torch.clamp_min(y, 1)) + torch.pow(y, 2),
     "extremes": lambda y: torch.maximum(y, -y) + torch.minimum(y, 2 * y),
+    "functions": lambda y: sum(f(y) for f in (torch.abs, torch.sin, torch.cos, torch.expm1, torch.erf, torch.atan)),
+    "more activations": lambda y: sum(f(y) for f in (F.selu, F.celu, F.softsign, F.logsigmoid, F.tanhshrink)),
+    "logarithms": lambda y: torch.log(y.abs() + 1) + torch.log1p(y * y) - torch.reciprocal(y.square() + 1),
+    "addcmul": lambda y: torch.addcmul(y, y, y.relu(), value=0.5),
+    "rms norm": lambda y: F.rms_norm(y, (6,), WEIGHT[0], 1e-5),
+    "log of a sum": lambda y: y.logsumexp(2, keepdim=True) + torch.logsumexp(y, 0, keepdim=True),
+    "running sums": lambda y: y.cumsum(0) + torch.cumsum(y, -1),
+    "glu": lambda y: F.glu(y) + F.glu(y, 2),
+    "turned round": lambda y: y.flip(0, 2) + torch.roll(y, (1, 2), (2, 0)) + y.roll(1, -1),
     "softmax": lambda y: F.softmax(y, -1) + torch.softmax(y, 2),
     "log softmax": lambda y: torch.log_softmax(y, 0),
     "mean": lambda y: y.mean(-1, keepdim=True) + y.mean(0, True),
@@ -104,6 +123,13 @@ FUNCTIONS = {
     "extreme of an axis": lambda y: y.amax(0, keepdim=True) + y.amin(-1, keepdim=True),
     "norm": lambda y: torch.linalg.vector_norm(y, 2, -1, keepdim=True),
     "expand as": lambda y: y[:1].expand_as(y) + y,
+    "expand": lambda y: y.unsqueeze(2).expand(5, -1, 2, 6).sum(2) + y[:1].expand(5, *y.shape[1:]),
+    "reshape as": lambda y: y.flatten(0, 1).reshape_as(y) + y.flatten(1).view_as(y),
+    "pad": lambda y: F.pad(y, (1, 0)) + F.pad(y, (0, 1, 0, 0, 1, -1)) + F.pad(y, (0, 1), value=0.5),
+    "normalize": lambda y: F.normalize(y, dim=-1) - F.normalize(y, dim=(0, 2)),
+    "attention": lambda y: _heads(lambda h: F.scaled_dot_product_attention(h, h.sin(), 2 * h, HEADS), y),
+    "attention, causal": lambda y: _heads(lambda h: F.scaled_dot_product_attention(h, h, h, is_causal=True), y),
+    "named arguments": lambda y: F.gelu(y, approximate="tanh") + torch.add(y, y, alpha=2) - torch.sub(1, y, alpha=0.5),
     "cat": lambda y: torch.cat([y, 2 * y]),
     "chunk": lambda y: y.chunk(2, -1)[1],
     "split": lambda y: y.split([2, 4], 2)[1],
@@ -111,6 +137,8 @@ FUNCTIONS = {
     "select": lambda y: y.select(0, 2).unsqueeze(0),
     "narrow": lambda y: y.narrow(0, 1, 3),
     "indices": lambda y: y[1:4, :, ::2],
+    "indices of some axes": lambda y: y[1:, ..., None].squeeze(-1) + y[None, ..., :1][0, 1:] + y[..., 3:4][:1],
+    "an index of the last axis": lambda y: y[..., 2] + y[:, :, 0],
     "squeeze": lambda y: y.unsqueeze(2).unsqueeze(0).squeeze(0).squeeze(2),
     "flatten": lambda y: y.flatten(1).unflatten(1, (-1, 6)),
     "unflatten": lambda y: y.unflatten(2, (2, 3)).flatten(2),
@@ -149,8 +177,6 @@ def test_constants_that_are_made_like_a_signal_are_constants():
     graph = spikec.load(net, torch.zeros(2, 5, 6))
     same(graph, net, 1, 5, 6)
     assert set(graph.imported.dropped.values()) == {"a constant"}
-    with pytest.raises(UnsupportedOpError, match="depends on the batch size"):
-        spikec.load(Net(lambda x: x + x.new_zeros(x.shape[0], 1, 1)), torch.zeros(2, 5, 6))
 
 
 # ------------------------------------------------------------------ refusals
@@ -166,7 +192,18 @@ def test_constants_that_are_made_like_a_signal_are_constants():
         lambda y: y.amax(1, keepdim=True),
         lambda y: y[:, 0],
         lambda y: y[:, 1:],
-        lambda y: y[..., 0],
+        lambda y: y[..., 0, :],
+        lambda y: y[None, :, 1:],
+        lambda y: F.normalize(y),
+        lambda y: y.roll(1, 1),
+        lambda y: y.logsumexp((1, 2)),
+        lambda y: F.rms_norm(y.transpose(1, 2), (2,)),
+        lambda y: F.pad(y, (0, 0, 1, -1)),
+        lambda y: F.scaled_dot_product_attention(y, y, y),
+        lambda y: F.scaled_dot_product_attention(*[y.transpose(1, 2)] * 3),
+        lambda y: _heads(lambda h: F.scaled_dot_product_attention(h, h, h, torch.eye(2)[:, None].expand(2, 2, 2)), y),
+        lambda y: _heads(lambda h: F.scaled_dot_product_attention(h, h, h.transpose(1, 3)), y),
+        lambda y: y.expand(5, 2, 6),
         lambda y: y.select(1, 0),
         lambda y: y.chunk(2, 1)[0],
         lambda y: torch.cat([y, y], 1),

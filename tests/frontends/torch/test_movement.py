@@ -9,9 +9,10 @@ from torch.nn import functional as F
 import spikec
 from spikec.frontends.torch import BATCH
 from spikec.ir.errors import CompileError, UnsupportedOpError
-from spikec.ir.ops import Concat, Flatten, Permute, Reshape, Slice, Upsample
+from spikec.ir.ops import Concat, Flatten, Mask, MaxPool, Permute, Reshape, Slice, Upsample
 
 SHAPE = (2, 6, 8)
+INF = float("inf")
 
 
 class Net(nn.Module):
@@ -276,7 +277,8 @@ def test_what_a_call_becomes():
         (lambda y: F.pixel_shuffle(y, 3), "no multiple of 3x3"),
         (lambda y: F.pixel_unshuffle(y, 4), "no multiple of 4"),
         (lambda y: F.channel_shuffle(y, 3), "no multiple of 3 groups"),
-        (lambda y: F.pad(y, (1, 1), value=float("-inf")), "padding with -inf"),
+        (lambda y: F.pad(y, (1, 1), value=INF), "padding with inf"),
+        (lambda y: F.pad(y, (1, -1), value=-INF), "padding with -inf"),
         (lambda y: F.pad(y, (0, 0, 0, 0, 1, 1), value=1.0), "padding channels with 1.0"),
     ],
 )
@@ -285,6 +287,40 @@ def test_refusals(call, match):
         spikec.load(Net(call), torch.zeros(2, *SHAPE))
     assert "test_movement.py" in error.value.location
     assert str(int(BATCH)) not in str(error.value)
+
+
+POOLS = {
+    "around a side": lambda y: F.max_pool2d(F.pad(y, (0, 1, 1, 0), value=-INF), 3, 2),
+    "more than half a window": lambda y: F.max_pool2d(F.pad(y, (2, 2, 0, 3), value=-INF), (4, 3), 2),
+    "one axis": lambda y: F.max_pool2d(F.pad(y, (1, 1), value=-INF), 3, 2, 1),
+    "a line": lambda y: F.max_pool1d(F.pad(y.flatten(2), (1, 0), value=-INF), 2),
+    "ceil_mode": lambda y: F.max_pool2d(F.pad(y, (0, 1, 0, 1), value=-INF), 3, 2, ceil_mode=True),
+    "twice, and as it is": lambda y: (
+        F.max_pool2d(p := F.pad(y, (0, 1, 0, 1), value=-INF), 2, 1)
+        + F.max_pool2d(p, 2, 1).relu()
+        + F.relu(p)[..., 1:, 1:]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_a_max_pool_takes_the_minus_infinity_that_was_put_around_a_map(agrees, name):
+    graph = agrees(Net(POOLS[name]), SHAPE)
+    pools = graph.match(MaxPool)
+    assert all(any(source.kind == "F.pad" for source in node.op.origin) for node in pools)
+    assert not any(source.kind == "F.pad" for source in graph.imported.dropped)
+    assert bool(graph.match(Mask)) == (name == "twice, and as it is")
+
+
+def test_minus_infinity_around_a_map_is_refused_elsewhere_at_the_users_line():
+    x = torch.rand(4, *SHAPE)
+    net = Net(lambda y: F.relu(F.conv2d(F.pad(y, (1, 1), value=-INF).relu(), torch.ones(1, 4, 2, 2))))
+    with pytest.raises(UnsupportedOpError, match=r"around a map into a max-pool(.|\n)*") as error:
+        spikec.compile(net, "spikingjelly", calibration=x)
+    assert "test_movement.py" in str(error.value)
+    net = Net(lambda y: F.max_pool2d(F.pad(y, (1, 1, 1, 1), value=-INF), 2, 2, ceil_mode=True))
+    with pytest.raises(UnsupportedOpError, match="leave ceil_mode out"):
+        spikec.load(net, torch.zeros(2, 2, 7, 7))
 
 
 def test_an_assertion_that_fails_is_the_models():

@@ -22,6 +22,7 @@ class Net(nn.Module):
         self.forms = nn.Parameter(torch.randn(3, 8, 8))
         self.register_buffer("mask", torch.ones(6, 6).tril(2).bool())
         self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.rows = nn.Parameter(torch.randn(6, 8, 3))
         self.call = call
         self.eval()
 
@@ -68,6 +69,10 @@ ATTENTION = {
     "softmax within": lambda net, y: torch.softmax(y, 1).mean((2, 3)),
 }
 OTHERS = {
+    "einsum with a matrix for each row": lambda net, y: torch.einsum("bchw,hwk->bchk", y, net.rows),
+    "the same, in another order": lambda net, y: torch.einsum("hwk,bchw->bkhc", net.rows, y),
+    "the same, of all that is left": lambda net, y: torch.einsum("bhw,hwk->bkh", y.mean(1), net.rows),
+    "einsum with a row for each row": lambda net, y: torch.einsum("bchw,hw->bch", y, net.rows[..., 0]),
     "einsum with a matrix": lambda net, y: torch.einsum("bchw,wk->bkhc", y, net.forms[0]),
     "masked_fill with a number": lambda net, y: (y @ y.mT).masked_fill(net.mask, 0.3),
     "a token in front": lambda net, y: torch.cat([net.token.expand(y.shape[0], -1, -1), y.mean(1)], 1),

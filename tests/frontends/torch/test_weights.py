@@ -181,6 +181,29 @@ def test_a_weight_that_is_computed(name):
         assert torch.allclose(spikec.run(graph, x), model(x), atol=1e-5)
 
 
+class Standardized(nn.Module):
+    """A convolution whose weights are standardized whenever it runs, by a batch norm that trains (Qiao et al. 2019)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3)
+
+    def forward(self, x):
+        weight = self.conv.weight
+        normed = F.batch_norm(weight.reshape(1, 3, -1), None, None, training=True, momentum=0.0, eps=1e-6)
+        return F.relu(F.conv2d(x, normed.reshape_as(weight), self.conv.bias))
+
+
+@pytest.mark.parametrize("exports", [False, True])
+def test_weights_that_a_batch_norm_standardizes_are_constants(exports):
+    torch.manual_seed(0)
+    model, x = Standardized().eval(), torch.randn(3, 2, 6, 8)
+    graph = spikec.load(torch.export.export(model, (x,)) if exports else model, None if exports else x)
+    assert [op.kind for _, op in graph.items()] == ["input", "conv", "relu", "output"]
+    with torch.no_grad():
+        assert torch.allclose(spikec.run(graph, x), model(x), atol=1e-5)
+
+
 @pytest.mark.parametrize("wrap", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
 def test_a_spectral_norm_in_training_mode_is_refused(wrap):
     with pytest.raises(InvalidModelError, match="training mode"):
