@@ -334,7 +334,7 @@ def test_a_layers_function_is_refused_in_the_layers_words():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layer", [nn.LSTM(3, 3), nn.Unfold(2), nn.CrossMapLRN2d(2)])
+@pytest.mark.parametrize("layer", [nn.LSTM(3, 3), nn.GRU(3, 3), nn.CrossMapLRN2d(2)])
 def test_a_layer_without_functions_that_have_converters_is_named(layer):
     class Called(nn.Module):
         def __init__(self):
@@ -344,7 +344,7 @@ def test_a_layer_without_functions_that_have_converters_is_named(layer):
         def forward(self, x):
             return self.layer(x.relu())
 
-    shape = (2, 3) if isinstance(layer, nn.LSTM) else (3, 4, 4)
+    shape = (2, 3) if isinstance(layer, nn.RNNBase) else (3, 4, 4)
     with pytest.raises(UnsupportedOpError, match=rf"nn.{type(layer).__name__} is not supported") as error:
         spikec.load(Called().eval(), torch.zeros(2, *shape))
     assert f"@converter(nn.{type(layer).__name__})" in error.value.hint

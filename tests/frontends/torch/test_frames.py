@@ -93,6 +93,7 @@ def test_a_function_of_maps_is_torchs(name):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Using padding=.same.:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 @pytest.mark.parametrize("fixed", [True, False])
 @pytest.mark.parametrize(("name", "rank"), [*((name, 1) for name in LINES), *((name, 2) for name in MAPS)])
