@@ -5,8 +5,8 @@
     python benchmarks/timm_models.py [NAME ...]
 
 Of each of timm's modules the smallest model, untrained, in its own image size, on two random images; ``--compile`` also
-compiles it for ``spikingjelly`` with thresholds at the maximum, attention without neurons (``accumulate=True``), and its
-exact passes held to the model.
+compiles it for ``spikingjelly`` with thresholds at the maximum, attention without neurons (``accumulate=True``), and
+its exact passes held to the model.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def count(model: nn.Module) -> float:
 
 
 def settled(model: nn.Module) -> nn.Module:
-    """The model with random numbers where it was made with zeros, as its last layer often is: it answers with 0 else."""
+    """The model with random numbers in layers of zeros, as the last one often is: it answers with 0 else."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for each in model.parameters():
