@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate, map_arg
@@ -22,19 +21,6 @@ _VIEWS = ("reshape", "view")
 ONE_SAMPLE = "make the tensor for one sample: it broadcasts over the batch"
 #: sizes of a batch that tell whether a number depends on it
 _SIZES = (1, 2, 3, 5, 7)
-
-
-@attrs.frozen
-class ForTwo:
-    """What a call does for a batch of two.
-
-    Attributes:
-        result: of the call.
-        given: what it was given that is alike for all samples, by node, as the call left it.
-    """
-
-    result: Any
-    given: Mapping[fx.Node, Tensor]
 
 
 class Alike:
@@ -65,7 +51,7 @@ class Alike:
 
     def made(
         self, node: fx.Node, function: Callable[..., Any], call: Call, numbers: Sequence[Any] | None
-    ) -> Tensor | int | None:
+    ) -> Tensor | float | None:
         """What a call makes of the batch size, where that is one; else None.
 
         Args:
@@ -76,8 +62,8 @@ class Alike:
         """
         if numbers is None:
             is_alike = bool(node.all_input_nodes) and node.all_input_nodes[0] in self
-            value: Tensor | int | None = _for_one_sample(node, function, call.args, call.kwargs, is_alike=is_alike)
-        elif node.target is not torch._assert and all(isinstance(each, BatchSize) for each in numbers):
+            value: Tensor | float | None = _for_one_sample(node, function, call.args, call.kwargs, is_alike=is_alike)
+        elif all(isinstance(each, BatchSize) for each in numbers):
             value = _for_any_batch(function, call.args, call.kwargs)
         else:
             value = None
@@ -85,8 +71,8 @@ class Alike:
             self.add(node)
         return value
 
-    def for_two_samples(self, node: fx.Node, call: Call) -> ForTwo | None:
-        """What a call on such tensors does for a batch of two; None for another call.
+    def for_two_samples(self, node: fx.Node, call: Call) -> Any:
+        """What a call on such tensors gives for a batch of two; None for another call.
 
         It is to be asked before the call is made, which may change what it is given.
         """
@@ -100,27 +86,25 @@ class Alike:
         args, kwargs = map_arg((node.args, node.kwargs), lambda x: copies[x] if x in copies else self._values[x])
         function: Any = getattr(args[0], str(node.target)) if node.op == "call_method" else call.module or node.target
         with torch.no_grad():
-            return ForTwo(function(*args[node.op == "call_method" :], **kwargs), copies)
+            return function(*args[node.op == "call_method" :], **kwargs)
 
-    def judged(self, node: fx.Node, call: Call, value: Any, doubled: ForTwo | None) -> Any:
-        """What a call gives, by what it does for a batch of two: such a tensor too, or sizes that hold the batch's.
+    def judged(self, node: fx.Node, call: Call, value: Any, doubled: Any) -> Any:
+        """What a call gives, by what it gives for a batch of two: such a tensor too, or sizes that hold the batch's.
 
         Raises:
-            UnsupportedOpError: it depends on the batch size otherwise, as a sum over the samples does, or it changes
-                what it is given for one sample only.
+            UnsupportedOpError: it depends on the batch size otherwise, as a sum over the samples does.
         """
         if doubled is None:
             return value
-        pairs = list(zip(leaves(value), leaves(doubled.result), strict=True))
-        are_alike = all(_is_twice(self._values[x], copy) for x, copy in doubled.given.items())
-        if are_alike and all(_is_same(one, two) for one, two in pairs):
+        pairs = list(zip(leaves(value), leaves(doubled), strict=True))
+        if all(_is_same(one, two) for one, two in pairs):
             return value
-        if are_alike and all(_is_twice(one, two) for one, two in pairs):
+        if all(_is_twice(one, two) for one, two in pairs):
             self.add(node)
             return value
-        if not are_alike or not all(type(one) is int and two in (one, 2 * one) for one, two in pairs):
+        if not all(type(one) is int for one, _ in pairs):
             call.refuse(f"{call.source.kind} joins constants that are made for each sample of the batch", ONE_SAMPLE)
-        sized = [one if one == two else BATCH * one for one, two in pairs]
+        sized = [one if one == two else BATCH * (two - one) + (2 * one - two) for one, two in pairs]
         return sized[0] if isinstance(value, int) else torch.Size(sized)
 
 
@@ -161,7 +145,7 @@ def _for_one_sample(
     return result
 
 
-def _for_any_batch(function: Callable[..., Any], args: Any, kwargs: Any) -> int | None:
+def _for_any_batch(function: Callable[..., Any], args: Any, kwargs: Any) -> float | None:
     """The number that a function gives whatever the batch size is; None where it depends on it."""
     found = []
     for size in _SIZES:
@@ -171,4 +155,4 @@ def _for_any_batch(function: Callable[..., Any], args: Any, kwargs: Any) -> int 
 
         given: Any = map_aggregate((args, dict(kwargs)), sized)
         found.append(function(*given[0], **given[1]))
-    return found[0] if type(found[0]) is int and found.count(found[0]) == len(found) else None
+    return found[0] if isinstance(found[0], (int, float)) and found.count(found[0]) == len(found) else None

@@ -281,7 +281,7 @@ def _tile(call: Call, input: Signal, dims: Sequence[int]) -> Signal:
 def _repeat_interleave(call: Call, input: Signal, repeats: Any, dim: int | None = None) -> Signal:
     if dim is None or not isinstance(repeats, int):
         call.refuse("only one number of repeats, along one axis, is supported", "torch.repeat_interleave(x, 2, dim=1)")
-    if dim in (0, -len(call.shape(input)) - 1) and repeats > 0:  # each sample is a few samples in a row
+    if dim in (0, -len(call.shape(input)) - 1):  # each sample is a few samples in a row
         error = UnsupportedOpError(call.problem("it repeats the batch axis", INDEPENDENT))
         shape = call.shape(input)
         whole = expanded(call, Signal(moved(call, input, error).name), (repeats, *shape))

@@ -194,6 +194,7 @@ def test_constants_that_are_made_like_a_signal_are_constants():
         lambda y: y[:, 1:],
         lambda y: y[..., 0, :],
         lambda y: y[None, :, 1:],
+        lambda y: y.flatten(0, 1)[::5].unsqueeze(0),
         lambda y: F.normalize(y),
         lambda y: y.roll(1, 1),
         lambda y: y.logsumexp((1, 2)),

@@ -312,6 +312,17 @@ def test_a_max_pool_takes_the_minus_infinity_that_was_put_around_a_map(agrees, n
     assert bool(graph.match(Mask)) == (name == "twice, and as it is")
 
 
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda y: F.max_pool2d(F.pad(y, (0, 1, 0, 1)).masked_fill(torch.eye(7, 9).bool(), -INF), 2),
+        lambda y: F.max_pool2d(F.pad(y, (0, 0, 0, 0, 1, 0), value=-INF), 2)[:, 1:],
+    ],
+)
+def test_minus_infinity_elsewhere_is_not_taken_for_a_pools_padding(agrees, pool):
+    assert len(agrees(Net(pool), SHAPE).match(Mask)) == 1
+
+
 def test_minus_infinity_around_a_map_is_refused_elsewhere_at_the_users_line():
     x = torch.rand(4, *SHAPE)
     net = Net(lambda y: F.relu(F.conv2d(F.pad(y, (1, 1), value=-INF).relu(), torch.ones(1, 4, 2, 2))))

@@ -188,6 +188,7 @@ def test_an_encoder_with_a_mask(agrees, mask):
         (lambda net, y: y.mean((1, 2)) @ y.mean((1, 2)), "takes matrices"),
         (lambda net, y: torch.einsum("bchw,bchw,bchw->bc", y, y, y), "give two tensors"),
         (lambda net, y: torch.einsum("bchw,achw->bac", y, y), "mixes the samples"),
+        (lambda net, y: torch.einsum("bchw,bhk->bckw", y, torch.ones(2, 6, 3)), "no product of a matrix"),
         (lambda net, y: F.normalize(y, 1.0), "1-norm"),
         (lambda net, y: torch.var(y), "all axes"),
         (lambda net, y: torch.linalg.norm(y, 2, (2, 3)), "matrix norm of order 2"),

@@ -204,6 +204,19 @@ def test_weights_that_a_batch_norm_standardizes_are_constants(exports):
         assert torch.allclose(spikec.run(graph, x), model(x), atol=1e-5)
 
 
+def test_weights_that_are_dropped_at_random_are_refused():
+    class Dropped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return F.linear(x, F.dropout(self.layer.weight, 0.5, training=True))
+
+    with pytest.raises(InvalidModelError, match="training mode"):
+        spikec.load(torch.export.export(Dropped().eval(), (torch.zeros(2, 3),)))
+
+
 @pytest.mark.parametrize("wrap", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
 def test_a_spectral_norm_in_training_mode_is_refused(wrap):
     with pytest.raises(InvalidModelError, match="training mode"):
