@@ -7,24 +7,27 @@ import attrs
 import numpy as np
 
 from spikec.extend.call import Signal
+from spikec.extend.composites import expanded
 from spikec.frontends.onnx.call import Call, Constant, Value
 from spikec.frontends.onnx.model import DOMAINS, library
 from spikec.frontends.torch.batch import BATCH
 from spikec.frontends.torch.call import Moved
 from spikec.frontends.torch.moved import lifted, placed, refuse, regrouped, settled, with_rank
 from spikec.ir.errors import CompileError
+from spikec.ir.ops import Pad
 
 #: operators that are read along other axes than the batch: those that name no axis, in an attribute or an input
 _WITHOUT_AXES = (
     "Add Sub Mul Div Neg Identity Dropout Cast MatMul Gemm Relu LeakyRelu Elu Gelu Sigmoid Tanh Erf Exp Sqrt Pow "
-    "Reciprocal HardSwish HardSigmoid Mish Softplus Clip Max Min "
+    "Reciprocal HardSwish HardSigmoid Mish Softplus Clip Max Min Abs Sin Cos Log Atan Selu Celu Softsign "
     "Greater GreaterOrEqual Less LessOrEqual Not Where"
 )
-_ALONG_AXES = "Softmax LogSoftmax LayerNormalization Concat Split Gather Slice ReduceMean ReduceSum ReduceMax ReduceMin"
+_REDUCTIONS = "ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2 ReduceLogSumExp"
+_ALONG_AXES = f"Softmax LogSoftmax LayerNormalization Concat Split Gather Slice {_REDUCTIONS}"
 #: those that keep all numbers in their order, of which onnx says what shape they give
 _SHAPES = "Reshape Flatten Squeeze Unsqueeze"
 #: where the inputs of an operator are that hold axes
-_SLOTS = {"Slice": 3, "ReduceMean": 1, "ReduceSum": 1, "ReduceMax": 1, "ReduceMin": 1}
+_SLOTS = {"Slice": 3, **dict.fromkeys(_REDUCTIONS.split(), 1)}
 #: operators that work along the first axis where they name none
 _FROM_FIRST = ("Gather", "Split")
 #: the name of axes that are counted with one more in front
@@ -53,13 +56,15 @@ def read(call: Call, given: Mapping[str, Any], run: Callable[[Call, Mapping[str,
     if (
         joins
         or call.node.domain not in DOMAINS
-        or kind not in f"{_WITHOUT_AXES} {_ALONG_AXES} {_SHAPES} Transpose Shape".split()
+        or kind not in f"{_WITHOUT_AXES} {_ALONG_AXES} {_SHAPES} Transpose Shape Expand Pad".split()
     ):
         refuse(call, moved)
     if kind == "Shape":
         return call.computed(moved)
     if kind in _SHAPES.split():
         return [reshaped(call, moved, call.computed(moved))]
+    if kind in ("Expand", "Pad"):
+        return [(_expanded if kind == "Expand" else _padded)(call, given, moved)]
     signals = {name: value for name, value in call.values.items() if isinstance(value, Signal)}
     rank = max(len(call.graph.type(each.name).shape) + (not isinstance(each, Moved)) for each in signals.values())
     if any(isinstance(each, Moved) and each.before != moved.before for each in signals.values()):
@@ -101,6 +106,33 @@ def reshaped(call: Call, moved: Moved, results: Sequence[Constant]) -> Signal:
         for column in zip(*shapes, strict=True)
     ]
     return regrouped(call, moved, sizes)
+
+
+def _expanded(call: Call, given: Mapping[str, Any], moved: Moved) -> Signal:
+    """A moved tensor repeated along other axes than the batch."""
+    shapes = [each.shape for each in call.computed(moved)[0].values]
+    x = with_rank(call, moved, len(shapes[0]), moved)
+    sizes = list(shapes[0])
+    sizes[x.axis] = call.graph.type(x.name).shape[x.axis]
+    for shape, batch in zip(shapes, call.batches, strict=True):
+        if list(shape) != [size * batch if i == x.axis else size for i, size in enumerate(sizes)]:
+            refuse(call, moved)
+    return settled(call, attrs.evolve(x, name=expanded(call, Signal(x.name), sizes).name))
+
+
+def _padded(call: Call, given: Mapping[str, Any], moved: Moved) -> Signal:
+    """A moved tensor with zeros around it along other axes than the batch."""
+    rank = len(call.graph.type(moved.name).shape)
+    pads, value, axes = (call.array(slot) for slot in (1, 2, 3))
+    pads = np.ravel(given["pads"] if pads is None else pads).reshape(2, -1)
+    places = range(rank) if axes is None else [int(axis) % rank for axis in axes]
+    pairs = [(0, 0)] * rank
+    for axis, before, after in zip(places, *pads.tolist(), strict=True):
+        pairs[axis] = (before, after)
+    is_zero = not np.any(given.get("value", 0.0) if value is None else value)
+    if any(pairs[moved.axis]) or not is_zero or given.get("mode", "constant") not in ("constant", b"constant"):
+        refuse(call, moved)
+    return settled(call, attrs.evolve(moved, name=call.add(Pad(pairs), Signal(moved.name)).name))
 
 
 def _axes(call: Call, given: Mapping[str, Any], moved: Moved) -> list[int]:

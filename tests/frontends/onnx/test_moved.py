@@ -61,6 +61,11 @@ CONSTANTS = {
     "joined": np.array([-1, 6]),
     "apart": np.array([5, -1, 6]),
     "cells": random(5, 1, 6),
+    "five": np.array([5, 1, 6]),
+    "two_more": np.array([2, 1, 1, 1]),
+    "around": np.array([1, 0, 0, 0, 0, 2]),
+    "less": np.array([0, 0, -1, 2, 0, 0]),
+    "zeros": np.zeros(1, "float32"),
 }
 #: nodes that make z of a tensor y of [5, B, 6], with three axes of which the second is the batch again
 NODES = {
@@ -87,6 +92,17 @@ NODES = {
     "means": [node("ReduceMean", "y", "a", axes=[0]), node("ReduceMean", "y", "b", axes=[2]), node("Add", "a b", "z")],
     "sums": [node("ReduceSum", "y zero", "z")],
     "extremes": [node("ReduceMax", "y", "z", axes=[0])],
+    "norms": [
+        node("ReduceL2", "y", "a", axes=[2]),
+        node("ReduceL2", "y", "b", axes=[0]),
+        node("ReduceLogSumExp", "y", "c", axes=[-1]),
+        node("Add", "a b", "d"),
+        node("Mul", "d c", "z"),
+    ],
+    "more functions": [node("Abs", "y", "a"), node("Sin", "a", "b"), node("Selu", "b", "c"), node("Atan", "c", "z")],
+    "expand": [node("ReduceMean", "y", "a", axes=[0]), node("Expand", "a five", "b"), node("Add", "b y", "z")],
+    "expand with an axis more": [node("Expand", "y two_more", "a"), node("ReduceMean", "a", "z", axes=[0], keepdims=0)],
+    "pad": [node("Pad", "y around", "a"), node("Pad", "a less zeros", "z", mode="constant")],
     "axes of one": [node("Unsqueeze", "y zero", "a"), node("Relu", "a", "b"), node("Squeeze", "b zero", "z")],
     "joined": [node("Reshape", "y joined", "a"), node("Relu", "a", "b"), node("Reshape", "b apart", "z")],
     "no change": [node("Identity", "y", "a"), node("Cast", "a", "b", to=1), node("Dropout", "b", "z")],
@@ -134,13 +150,18 @@ def test_a_node_along_other_axes_is_onnxs(name, fixed):
         [node("Transpose", "y", "a", perm=[0, 2, 1]), node("MatMul", "a y", "z")],
         [node("Reshape", "y joined", "a"), node("Reshape", "x joined", "b"), node("Add", "a b", "c"), BACK],
         [node("CumSum", "y axis", "z")],
-        [node("Selu", "y", "z")],
+        [node("ThresholdedRelu", "y", "z")],
+        [node("ReduceL2", "y", "z", axes=[1])],
+        [node("Pad", "y over_samples", "z")],
+        [node("Pad", "y around one", "z")],
+        [node("Pad", "y around", "z", mode="edge")],
         [node("Reshape", "y dealt", "z")],
         [node("Add", "y by_cell", "z")],
     ],
 )
 def test_what_mixes_samples_or_is_not_read_so_is_refused(nodes):
     constants = CONSTANTS | {"axis": np.array([1]), "samples": random(1, 3, 1), "dealt": np.array([3, 5, 6])}
+    constants |= {"over_samples": np.array([0, 1, 0, 0, -1, 0])}
     if "turned" in nodes[0].input:
         nodes = [node("Transpose", "x", "turned", perm=[2, 1, 0]), *nodes]
     if "by_cell" in nodes[0].input:
@@ -151,6 +172,12 @@ def test_what_mixes_samples_or_is_not_read_so_is_refused(nodes):
         ] + nodes
     with pytest.raises(UnsupportedOpError, match="cannot take such a tensor"):
         spikec.load(around(nodes, [3, 5, 6], **constants))
+
+
+def test_an_expansion_to_a_number_of_samples_is_refused():
+    for shape in ([5, 3, 6], [2, 5, 3, 6]):
+        with pytest.raises(UnsupportedOpError):
+            spikec.load(around([node("Expand", "y sizes", "z")], ["n", 5, 6], sizes=np.array(shape)))
 
 
 def test_a_softmax_of_all_axes_from_one_on_is_refused():
@@ -183,10 +210,10 @@ def test_an_output_whose_batch_has_moved_is_refused():
 
 def test_a_refusal_names_both_nodes():
     with pytest.raises(UnsupportedOpError) as caught:
-        spikec.load(around([node("Selu", "y", "z", name="act")], ["n", 5, 6]))
+        spikec.load(around([node("ThresholdedRelu", "y", "z", name="act")], ["n", 5, 6]))
     (problem,) = caught.value.problems
     assert problem.location == "moves"
-    assert problem.message == "it moves the batch axis, and Selu, at act, cannot take such a tensor"
+    assert problem.message == "it moves the batch axis, and ThresholdedRelu, at act, cannot take such a tensor"
 
 
 def test_the_shape_of_a_moved_tensor_is_known_for_each_batch():
