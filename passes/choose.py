@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from spikec.extend.heldout import Trial, judged, trials
-from spikec.extend.passbase import NO_SAMPLES, Context, Pass, rounds
+from spikec.extend.passbase import NO_SAMPLES, TELLING, Context, Pass, rounds
 from spikec.interpreter.results import agreement_text
 from spikec.ir.graph import Graph
 from spikec.ir.progress import track
@@ -20,8 +20,6 @@ _SMALL, _LAWFUL = 0.05, 0.25
 _SHARE, _FEWEST = 0.5, 64
 #: by which share the error of a way must be less than that of the one before it, where there are few samples
 _CLEARLY = 0.25
-#: samples of which the share that is answered as by the ANN says something; of fewer the error says more
-_TELLING = 32
 
 
 @attrs.frozen
@@ -122,7 +120,7 @@ def _best(
         return functools.reduce(lambda a, b: b if found[b][1] > (1 - _CLEARLY) * found[a][1] else a, few)
     most = max(same for same, _ in found.values())
     share = (most * count + 1) / (count + 2)
-    noise = max(1.0, math.sqrt(share * (1 - share) * count)) if count >= _TELLING else count
+    noise = max(1.0, math.sqrt(share * (1 - share) * count)) if count >= TELLING else count
     good = [way for way, (same, _) in found.items() if round((most - same) * count) <= noise]
     return max(good, key=lambda way: found[way][1])
 

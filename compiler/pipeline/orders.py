@@ -14,8 +14,9 @@ Order = Sequence[Pass | str]
 def order_for(backend: Backend, normalization: Normalization | None, timesteps: int | None) -> Order:
     """The passes from an imported ANN to what a target can carry.
 
-    A tuned pass is kept only if agreement with the ANN does not fall. Thresholds, potentials and biases are chosen on
-    samples that did not set them, also from a plain percentile of each channel or layer and the maximum of each layer.
+    A tuned pass is kept only if agreement with the ANN does not fall, on few samples only if the error does not rise.
+    Thresholds, potentials and biases are chosen on samples that did not set them, also from a plain percentile of each
+    channel or layer and the maximum of each layer.
     What the user chose stays: with a normalization given, thresholds and potentials are not tuned; without timesteps,
     nothing is that rests on T.
 
