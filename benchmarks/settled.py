@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import spikec
-from depth import READOUT, crops
+from depth import crops
 from families import build, errors
 
 try:
@@ -39,8 +39,6 @@ NAMES = ("resnet18", "resnet50", "vgg16_bn", "mobilenet_v2", "densenet121")
 CHANNELS = spikec.Normalization()
 #: (what is printed, thresholds)
 PLAIN: tuple[tuple[str, Any], ...] = (("max", "max"), ("99.9 %", "99.9%"), ("99.9 %, channels", CHANNELS))
-#: thresholds that reckon with values which the crops do not show
-UNSEEN = spikec.Normalization(method="mmse", unseen=4.0, shrink=0.5)
 #: test crops that run at a time, as several neurons for each take as many times the memory
 AT_ONCE = 4
 
@@ -55,13 +53,13 @@ def off(said: Tensor, right: Tensor) -> float:
 def spikec_rows(
     net: nn.Module, seen: Tensor, unseen: Tensor, right: Tensor, steps: Sequence[int], neurons: Sequence[int]
 ) -> Iterator[Row]:
-    """Plain thresholds, at all layers at once and layer after layer; then tuned: the default, and UNSEEN."""
+    """Plain thresholds, at all layers at once and layer after layer; then the default with several neurons."""
 
     def compiled(**options: Any) -> spikec.Compilation:
         return spikec.Compiler("spikingjelly", calibration=seen, verify="off", **options).run(net)
 
-    def nearest(t: int, **options: Any) -> float:
-        run = compiled(timesteps=t, **options)
+    def tuned(t: int, copies: int) -> float:
+        run = compiled(timesteps=t, neurons=copies)
         return off(torch.cat([spikec.simulate(run, x, t).answer for x in unseen.split(AT_ONCE)]), right)
 
     for name, normalization in PLAIN:
@@ -70,11 +68,7 @@ def spikec_rows(
         waited = [spikec.simulate(run, unseen, t, schedule="layers").answer for t in steps]
         yield f"{name}; layer after layer", [off(said, right) for said in waited]
     for copies in neurons:
-        yield f"default, neurons={copies}", [nearest(t, neurons=copies) for t in steps]
-        passes = f"replicate-neurons{{copies={copies}}}", "calibrate-potential", READOUT
-        pipeline = spikec.Pipeline.default("spikingjelly", normalization=UNSEEN)
-        pipeline = pipeline.insert_after("init-potential", *passes[copies == 1 :])
-        yield f"unseen={UNSEEN.unseen:g}, neurons={copies}", [nearest(t, pipeline=pipeline) for t in steps]
+        yield f"default, neurons={copies}", [tuned(t, copies) for t in steps]
 
 
 def theirs(net: nn.Module, seen: Tensor, unseen: Tensor, right: Tensor, steps: Sequence[int]) -> Iterator[Row]:

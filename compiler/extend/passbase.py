@@ -22,9 +22,9 @@ from spikec.ir.graph import Graph
 from spikec.ir.stages import EVERY, Stage
 from spikec.ir.types import Array
 
-#: ``exact``: the same function. ``rate``: each neuron's rate is the clipped ReLU to 1/T. ``tuned``: kept
-#: only if agreement with the ANN does not fall, on few samples only if the error does not rise. ``approximate``: changes
-#: the function, and is measured.
+#: ``exact``: the same function. ``rate``: each neuron's rate is the clipped ReLU to 1/T. ``tuned``: kept only if
+#: agreement with the ANN does not fall, on few samples only if the error does not rise. ``approximate``: changes the
+#: function, and is measured.
 Contract = Literal["exact", "rate", "tuned", "approximate"]
 CONTRACTS: tuple[str, ...] = get_args(Contract)
 
