@@ -2,7 +2,7 @@
 
     pip install -c constraints.txt ".[demo]" loguru requests tqdm && pip install --no-deps torchvision==0.28.0
     pip install --no-deps spikingjelly==2.0.0 SciencePlots tensorboard
-    python benchmarks/settled.py [NAME ...]
+    python benchmarks/settled.py [NAME ...] [--neurons 2 16]
 
 Batch norms have random affines and the statistics of photographs, as in families.py; images are crops of scikit-learn's
 two photographs, calibration from their left halves, test from their right ones, as in depth.py.
@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import spikec
-from depth import READOUT, crops
+from depth import crops
 from families import build, errors
 
 try:
@@ -39,8 +39,8 @@ NAMES = ("resnet18", "resnet50", "vgg16_bn", "mobilenet_v2", "densenet121")
 CHANNELS = spikec.Normalization()
 #: (what is printed, thresholds)
 PLAIN: tuple[tuple[str, Any], ...] = (("max", "max"), ("99.9 %", "99.9%"), ("99.9 %, channels", CHANNELS))
-#: numbers of neurons for each value
-SEVERAL = (2, 4)
+#: test crops that run at a time, as several neurons for each take as many times the memory
+AT_ONCE = 4
 
 Row = tuple[str, list[float]]
 
@@ -50,26 +50,25 @@ def off(said: Tensor, right: Tensor) -> float:
     return float((said - right).norm() / (right - right.mean(0, keepdim=True)).norm())
 
 
-def spikec_rows(net: nn.Module, seen: Tensor, unseen: Tensor, right: Tensor, steps: Sequence[int]) -> Iterator[Row]:
-    """Plain thresholds, several neurons and a weighed readout, each at all layers at once, and layer after layer."""
-
-    def waits(run: spikec.Compilation, t: int) -> float:
-        return off(spikec.simulate(run, unseen, t, schedule="layers").answer, right)
+def spikec_rows(
+    net: nn.Module, seen: Tensor, unseen: Tensor, right: Tensor, steps: Sequence[int], neurons: Sequence[int]
+) -> Iterator[Row]:
+    """Plain thresholds, at all layers at once and layer after layer; then the default with several neurons."""
 
     def compiled(**options: Any) -> spikec.Compilation:
         return spikec.Compiler("spikingjelly", calibration=seen, verify="off", **options).run(net)
 
+    def tuned(t: int, copies: int) -> float:
+        run = compiled(timesteps=t, neurons=copies)
+        return off(torch.cat([spikec.simulate(run, x, t).answer for x in unseen.split(AT_ONCE)]), right)
+
     for name, normalization in PLAIN:
         run = compiled(normalization=normalization)
         yield name, errors(run.artifact, unseen, right, steps)
-        yield f"{name}; layer after layer", [waits(run, t) for t in steps]
-    for copies in SEVERAL:
-        passes = f"replicate-neurons{{copies={copies}}}", READOUT
-        pipeline = spikec.Pipeline.default("spikingjelly", normalization="max").insert_after("init-potential", *passes)
-        runs = [compiled(pipeline=pipeline, timesteps=t) for t in steps]
-        found = [spikec.simulate(run, unseen, t).answer for run, t in zip(runs, steps, strict=True)]
-        yield f"max, {copies} neurons for each, {READOUT}", [off(said, right) for said in found]
-        yield f"max, {copies} neurons for each; layer after layer", [*map(waits, runs, steps)]
+        waited = [spikec.simulate(run, unseen, t, schedule="layers").answer for t in steps]
+        yield f"{name}; layer after layer", [off(said, right) for said in waited]
+    for copies in neurons:
+        yield f"default, neurons={copies}", [tuned(t, copies) for t in steps]
 
 
 def theirs(net: nn.Module, seen: Tensor, unseen: Tensor, right: Tensor, steps: Sequence[int]) -> Iterator[Row]:
@@ -100,7 +99,8 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=32, help="pixels")
     parser.add_argument("--calibration", type=int, default=32, help="crops")
     parser.add_argument("--test", type=int, default=32, help="crops")
-    parser.add_argument("--steps", type=int, nargs="+", default=[32, 64, 128])
+    parser.add_argument("--steps", type=int, nargs="+", default=[64])
+    parser.add_argument("--neurons", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="neurons for each value")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -113,7 +113,7 @@ def main() -> None:
         table = Table(name, *(f"T={t}" for t in options.steps), "CPU s")
         start = time.process_time()
         given = net, seen, unseen, right, options.steps
-        for label, row in itertools.chain(spikec_rows(*given), theirs(*given)):
+        for label, row in itertools.chain(spikec_rows(*given, options.neurons), theirs(*given)):
             table.add_row(label, *(f"{each:.2f}" for each in row), f"{time.process_time() - start:.0f}")
             print(name, label, *(f"{each:.2f}" for each in row), file=sys.stderr, flush=True)
             start = time.process_time()

@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from spikec.extend.heldout import Trial, judged, trials
-from spikec.extend.passbase import NO_SAMPLES, Context, Pass, rounds
+from spikec.extend.passbase import NO_SAMPLES, TELLING, Context, Pass, rounds
 from spikec.interpreter.results import agreement_text
 from spikec.ir.graph import Graph
 from spikec.ir.progress import track
@@ -20,8 +20,6 @@ _SMALL, _LAWFUL = 0.05, 0.25
 _SHARE, _FEWEST = 0.5, 64
 #: by which share the error of a way must be less than that of the one before it, where there are few samples
 _CLEARLY = 0.25
-#: samples of which the share that is answered as by the ANN says something; of fewer the error says more
-_TELLING = 32
 
 
 @attrs.frozen
@@ -38,7 +36,9 @@ class Choose(Pass):
             each way, as the other half has a part in the graph as it is given.
         samples: how many calibration samples all of this is tuned and judged on, if there are more, and if all steps of
             them take at most half as long as the pass over the calibration data; if not, fewer, down to 64.
-        large: how many of the candidates, from the first on, are tried on a net of which still fewer samples are run.
+        large: sequences that are tried in place of the candidates on a net of which still fewer samples are run. The
+            nearest is taken, unless the graph as it is is clearly better: the samples are of the kind that set the
+            thresholds, so they do not show what these clip of others.
         few: sequences that are tried in place of the candidates where there are too few samples for halves; each is
             taken only if it is clearly better than the one that was kept before it.
     """
@@ -51,7 +51,7 @@ class Choose(Pass):
     candidates: tuple[tuple[Pass, ...], ...] = ()
     start: tuple[Pass, ...] = ()
     samples: int = attrs.field(default=96, validator=rounds())
-    large: int = attrs.field(default=3, validator=rounds())
+    large: tuple[tuple[Pass, ...], ...] = ()
     few: tuple[tuple[Pass, ...], ...] = ()
 
     @property
@@ -68,9 +68,9 @@ class Choose(Pass):
             return 0
         count, whole = len(samples[0]), min(context.most, len(context.samples[0]))
         parted = trials(graph, context)
-        candidates = self.candidates[: self.large] if count < whole else self.candidates
+        large = self.large if count < whole else ()
         few = self.few if len(parted) > 1 else ()
-        candidates = few or candidates
+        candidates = few or large or self.candidates
         if count < min(self.samples, len(context.samples[0])):
             why = "as the net is large" if count < whole else "as long as half a pass over the calibration data, or few"
             context.note("", f"{len(candidates)} ways besides as it is, on {count} samples, {why}")
@@ -84,6 +84,8 @@ class Choose(Pass):
             found[candidate] = judged(parted, (*self.start, *candidate))
             text = agreement_text(found[candidate])
             context.note("", f"{' + '.join(map(str, candidate)) or 'as it is'}: {text}")
+        if large and not few:
+            few = max(large, key=lambda way: found[way][1]), ()
         best = _best(found, count, few)
         nearest = found[best][1]
         context.note("", _clipping(parted, (*self.start, *best)))
@@ -122,7 +124,7 @@ def _best(
         return functools.reduce(lambda a, b: b if found[b][1] > (1 - _CLEARLY) * found[a][1] else a, few)
     most = max(same for same, _ in found.values())
     share = (most * count + 1) / (count + 2)
-    noise = max(1.0, math.sqrt(share * (1 - share) * count)) if count >= _TELLING else count
+    noise = max(1.0, math.sqrt(share * (1 - share) * count)) if count >= TELLING else count
     good = [way for way, (same, _) in found.items() if round((most - same) * count) <= noise]
     return max(good, key=lambda way: found[way][1])
 

@@ -6,7 +6,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from spikec.extend.passbase import NO_SAMPLES, Context, Pass, number, rounds
+from spikec.extend.passbase import NO_SAMPLES, Context, Pass, number, rounds, telling
 from spikec.interpreter.interp import run
 from spikec.interpreter.results import agreement_text, as_tuple, in_ann_units, nearness
 from spikec.interpreter.several import with_one_for_each
@@ -24,8 +24,8 @@ class WeighReadout(Pass):
 
     The network is run once, unless a sweep has just done so; its neurons stay as they are, and so does what the mean
     over all steps stands for. The power of the least error is taken, of those that leave as many samples with the ANN's
-    answer as the plain mean does; but only if its error is clearly less, as a weighed average is of fewer steps, and so
-    coarser on other samples.
+    answer as the plain mean does, which counts only where there are enough of them to tell; but only if its error is
+    clearly less, as a weighed average is of fewer steps, and so coarser on other samples.
 
     Attributes:
         powers: to choose from, besides 0, the plain mean.
@@ -61,7 +61,8 @@ class WeighReadout(Pass):
         plain = context.ran(graph, found[0.0])
         wanted = context.wanted(samples)
         reached = {power: nearness(wanted, outputs) for power, outputs in found.items()}
-        best = max((power for power in reached if reached[power][0] >= plain[0]), key=lambda power: reached[power][1])
+        told = {power: telling(each, len(samples[0])) for power, each in reached.items()}
+        best = max((power for power in told if told[power][0] >= told[0.0][0]), key=lambda power: told[power][1])
         context.note("", f"the plain mean: {agreement_text(plain)}")
         if best > 0:
             context.note("", f"weights that grow like t^{best:g}: {agreement_text(reached[best])}")

@@ -22,8 +22,9 @@ from spikec.ir.graph import Graph
 from spikec.ir.stages import EVERY, Stage
 from spikec.ir.types import Array
 
-#: ``exact``: the same function. ``rate``: each neuron's rate is the clipped ReLU to 1/T. ``tuned``: kept
-#: only if agreement with the ANN does not fall. ``approximate``: changes the function, and is measured.
+#: ``exact``: the same function. ``rate``: each neuron's rate is the clipped ReLU to 1/T. ``tuned``: kept only if
+#: agreement with the ANN does not fall, on few samples only if the error does not rise. ``approximate``: changes the
+#: function, and is measured.
 Contract = Literal["exact", "rate", "tuned", "approximate"]
 CONTRACTS: tuple[str, ...] = get_args(Contract)
 
@@ -35,6 +36,8 @@ WORK = 2**28
 #: samples with which a net is tuned for the user's T, however large it is; one that is tuned unasked is left as it is
 #: where its size allows no more than these
 LEAST_SAMPLES = 16
+#: samples of which the share that is answered as by the ANN says something; of fewer the error alone does
+TELLING = 32
 #: outputs, over all steps and samples, up to which those of the graph that ran last are held: of 4 bytes
 HELD = 2**24
 
@@ -157,13 +160,15 @@ class Context:
     def compared(self, before: Graph, after: Graph) -> tuple[bool, str]:
         """Return whether a spiking graph is as near to the model as the one before it, or nearer, and both as text.
 
+        Samples too few for their answers to tell count by their error.
         The one before it sees only as many samples as it takes to know that it cannot be nearer.
         """
         now = self.agreement(after)
         was, seen = self._judge(before, now)
         count = len(self.tuning_samples(before)[0])
         part = f" on {seen} of {count} samples" if seen < count else ""
-        return bool(part) or now >= was, f"{agreement_text(was)}{part} -> {agreement_text(now)}"
+        is_as_near = bool(part) or telling(now, count) >= telling(was, count)
+        return is_as_near, f"{agreement_text(was)}{part} -> {agreement_text(now)}"
 
     def _judge(self, graph: Graph, least: tuple[float, float] | None = None) -> tuple[tuple[float, float], int]:
         """Return a graph's agreement and on how many samples; not on all where it is sure to be below the least."""
@@ -179,7 +184,8 @@ class Context:
             seen = len(found[0])
             if least is not None and seen < count:
                 same, error = nearness([x[:seen] for x in self.wanted(samples)], found)
-                if (1 - (1 - same) * seen / count, error * seen / count) < least:
+                bound = 1 - (1 - same) * seen / count, error * seen / count
+                if telling(bound, count) < telling(least, count):
                     return (same, error), seen
         return self.ran(graph, found), count
 
@@ -226,6 +232,11 @@ def number(low: float, high: float = sys.float_info.max) -> Any:
     """Make a validator of an option that is a finite number from ``low`` to ``high``."""
     valid = attrs.validators
     return valid.and_(valid.instance_of((int, float)), valid.ge(low), valid.le(high))
+
+
+def telling(found: tuple[float, float], count: int) -> tuple[float, float]:
+    """Return of an agreement, found on so many samples, what can be told apart: of few of them no answers."""
+    return found if count >= TELLING else (1.0, found[1])
 
 
 def rounds() -> Any:

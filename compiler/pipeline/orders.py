@@ -10,12 +10,16 @@ from spikec.ir.errors import CompileError, Hint, Option
 
 Order = Sequence[Pass | str]
 
+#: how many values above the largest thresholds reckon with, where samples are few or the net is large
+_UNSEEN = 4.0
+
 
 def order_for(backend: Backend, normalization: Normalization | None, timesteps: int | None) -> Order:
     """The passes from an imported ANN to what a target can carry.
 
-    A tuned pass is kept only if agreement with the ANN does not fall. Thresholds, potentials and biases are chosen on
-    samples that did not set them, also from a plain percentile of each channel or layer and the maximum of each layer.
+    A tuned pass is kept only if agreement with the ANN does not fall, on few samples only if the error does not rise.
+    Thresholds, potentials and biases are chosen on samples that did not set them, also from a plain percentile of each
+    channel or layer and the maximum of each layer.
     What the user chose stays: with a normalization given, thresholds and potentials are not tuned; without timesteps,
     nothing is that rests on T.
 
@@ -122,30 +126,31 @@ def _tuned(backend: Backend, normalization: Normalization | None, timesteps: int
 def _choice(backend: Backend, timesteps: int | None, start: tuple[Pass, ...]) -> Pass:
     """Choose among ways; of few samples among those that reckon with what these do not show.
 
+    A large net is tried with the maximum of each layer and with what reckons with more than samples show: what clips
+    more is nearer on samples of the kind that set it, and further off on others (benchmarks/README.md, settled.py).
     Values above the largest come together, several of one sample, and what is clipped of them adds up where rounding
     averages out: so four are reckoned with. Two to eight give nearly the same (benchmarks/README.md, few.py).
     """
     ways = _candidates(backend, timesteps)
     channel, layer = (
-        pass_named("tune-thresholds", normalization=Normalization(method="mmse", unseen=4.0, per_channel=each))
+        pass_named("tune-thresholds", normalization=Normalization(method="mmse", unseen=_UNSEEN, per_channel=each))
         for each in (True, False)
     )
     others = ways if timesteps is None else ((channel, *ways[2][1:]), (layer, *ways[2][1:]))
-    return pass_named("choose", candidates=ways, start=start, few=((channel,), (layer,), *others))
+    few = (channel,), (layer,), *others
+    return pass_named("choose", candidates=ways, start=start, large=(ways[0], ways[2]), few=few)
 
 
 def _candidates(backend: Backend, timesteps: int | None) -> tuple[tuple[Pass, ...], ...]:
     """Thresholds, potentials and biases that go together: what agrees best with the ANN is chosen.
 
-    A large net is tried in the first three only, see ``choose``. Thresholds drawn towards their layers' come before
-    those that few samples, in which channels do not reach what they can, have set alone.
-    What is left of a channel's own falls as the rounding of a count does, by which larger thresholds cost more; what
-    smaller ones clip does not fall.
+    The first of them to be tuned for T reckon with values that samples do not show. They are drawn half-way to their
+    layers' as well, since a layer shows more than a channel does.
     """
     known = timesteps is not None
     thresholds = pass_named("tune-thresholds", normalization=Normalization(method="mmse" if known else "ltb"))
-    drawn = round(1 - min(0.5, 64 / (backend.neurons * (timesteps or 1))), 2)
-    wider = pass_named("tune-thresholds", normalization=Normalization(method="mmse", shrink=drawn))
+    unseen = Normalization(method="mmse", shrink=0.5, unseen=_UNSEEN)
+    wider = pass_named("tune-thresholds", normalization=unseen)
     layer = tuple(
         (pass_named("tune-thresholds", normalization=Normalization.parse(mode)),) for mode in ("max", "99.9%")
     )

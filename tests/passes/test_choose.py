@@ -20,7 +20,7 @@ from spikec.extend.heldout import trials
 from spikec.extend.loader import pass_named
 from spikec.extend.passbase import Context
 from spikec.ir.ops import Relu
-from spikec.passes import weigh_readout
+from spikec.passes import choose, weigh_readout
 from spikec.passes.choose import Choose, _best
 from spikec.pipeline import manager
 
@@ -78,13 +78,13 @@ def test_with_six_samples_and_many_steps_the_default_is_better_than_the_best_pla
     assert max(default) < min(map(max, plain)) / 2
 
 
-@pytest.mark.parametrize(("count", "is_tried"), [(6, True), (40, False)])
-def test_of_few_samples_each_way_reckons_with_what_they_do_not_show(count, is_tried):
+@pytest.mark.parametrize(("count", "others"), [(6, 0), (40, 4)])
+def test_of_few_samples_each_way_reckons_with_what_they_do_not_show_and_of_more_one(count, others):
     net, train, _ = digits()
     report = Compiler("spikingjelly", calibration=train[:count], timesteps=8).run(net).report
     tried = [note.reason for note in report.notes if note.by == "choose" and "tune-thresholds" in note.reason]
-    assert tried
-    assert all(("unseen=4.0" in each) is is_tried for each in tried)
+    assert sum("unseen=4.0" not in each for each in tried) == others
+    assert sum("unseen=4.0" in each for each in tried) == (1 if others else len(tried)) > 0
 
 
 def test_what_few_samples_do_not_show_is_clipped_where_it_is_not_reckoned_with():
@@ -110,11 +110,12 @@ def test_thresholds_drawn_towards_their_layers_clip_less_of_what_few_samples_do_
     assert off[1] < 0.5 * off[0]
 
 
-def test_the_more_steps_the_nearer_thresholds_are_drawn_to_their_layers():
-    chosen = [next(each for each in Pipeline.default("nir", timesteps=t) if each.name == "choose") for t in (128, 512)]
-    drawn = [each.candidates[2][0].normalization for each in chosen]
-    assert [each.shrink for each in drawn] == [0.5, 0.88]
-    off = [error(128, 0, pipeline=Pipeline.default("spikingjelly", normalization=each)) for each in drawn]
+def test_thresholds_that_reckon_with_unseen_values_clip_less_than_those_drawn_half_way_alone():
+    choose = next(each for each in Pipeline.default("nir", timesteps=128) if each.name == "choose")
+    reckons = choose.candidates[2][0].normalization
+    assert (reckons.method, reckons.unseen, reckons.shrink) == ("mmse", 4.0, 0.5)
+    given = attrs.evolve(reckons, unseen=0.0), reckons
+    off = [error(128, 0, pipeline=Pipeline.default("spikingjelly", normalization=each)) for each in given]
     assert off[1] < 0.7 * off[0]
 
 
@@ -269,14 +270,24 @@ def test_how_many_samples_it_takes_follows_from_what_the_calibration_pass_costs(
     assert notes[count < 96] == f"judged at T={timesteps} on {count // 2} samples that had no part in what was judged"
 
 
-def test_a_large_net_is_tried_in_the_first_ways(monkeypatch):
+def test_a_large_net_is_tried_with_what_clips_little(monkeypatch):
     net, train, _ = digits()
     monkeypatch.setattr(passbase, "WORK", 192 * 8 * 20)
     c = Compiler("spikingjelly", calibration=train[:200], timesteps=8, verify="off").run(net)
     notes = [each.reason for each in c.report.notes if each.by == "choose"]
-    assert notes[0] == "3 ways besides as it is, on 20 samples, as the net is large"
-    assert sum("mean error of the outputs" in each for each in notes) == 4
-    assert sum("shrink=0.5" in each and "per_channel" not in each for each in notes) == 1
+    assert notes[0] == "2 ways besides as it is, on 20 samples, as the net is large"
+    tried = [each for each in notes if "mean error of the outputs" in each]
+    assert [("method=max" in each, "unseen=4.0" in each) for each in tried] == [(0, 0), (1, 0), (0, 1)]
+
+
+@pytest.mark.parametrize(("error", "stays"), [(0.80, False), (0.70, True)])
+def test_a_large_net_stays_as_it_is_where_that_is_clearly_better(monkeypatch, error, stays):
+    net, train, _ = digits()
+    monkeypatch.setattr(passbase, "WORK", 192 * 8 * 20)
+    monkeypatch.setattr(choose, "judged", lambda parted, passes: (1.0, -1.0 if len(passes) > 1 else -error))
+    c = Compiler("spikingjelly", calibration=train[:200], timesteps=8, verify="off").run(net)
+    stages = {each.name: each.graph for each in c.stages}
+    assert stages["choose"].same_as(stages["init-potential"]) is stays
 
 
 def test_the_readout_is_weighed_by_what_the_last_sweep_put_out(monkeypatch):

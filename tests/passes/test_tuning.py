@@ -516,3 +516,17 @@ def test_a_graph_that_cannot_be_nearer_is_run_only_until_that_is_known():
     whole = [agreement(each, context.reference, context.samples, T) for each in (graph, bad)]
     assert text == " -> ".join(map(agreement_text, whole))
     assert context.compared(graph, graph.copy())[0]
+
+
+@pytest.mark.parametrize(("count", "is_kept"), [(31, True), (32, False)])
+def test_answers_of_few_samples_do_not_keep_a_graph_that_is_further_off(count, is_kept):
+    """One answer is lost, and the outputs are far nearer than they were."""
+    graph, context = start("cnn", count=count)
+    after = graph.copy()
+    Harm().run(after, context)
+    wanted = context.wanted(context.tuning_samples(graph))
+    lost = [x.clone() for x in wanted]
+    lost[0][0] = lost[0][0].flip(-1)
+    context.ran(graph, [x + 10 for x in wanted])
+    context.ran(after, lost)
+    assert context.compared(graph, after)[0] == is_kept
