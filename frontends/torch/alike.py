@@ -43,6 +43,8 @@ class Alike:
 
     def expect_whole(self, node: fx.Node, call: Call, changed: Sequence[Tensor]) -> None:
         """Refuse a change in place of what such a tensor has for one sample, as of ``mask[0]``."""
+        if not changed:
+            return
         held = [self._values[x] for x in self._nodes if isinstance(self._values.get(x), Tensor)]
         memory = {each.untyped_storage().data_ptr() for each in held}
         whole = {id(self._values[x]) for x in node.all_input_nodes if x in self}
@@ -133,7 +135,8 @@ def _for_one_sample(
     x, *others = (None, *args) if name in _NEW else args
     is_spread = not others or not isinstance(others[0], (tuple, list))
     first, *rest = (others or [None]) if is_spread else others[0]
-    if first != BATCH or any(isinstance(each, BatchSize) for each in rest):
+    numbers = leaves((rest, () if is_spread else others[1:], dict(kwargs)))
+    if first != BATCH or any(isinstance(each, BatchSize) for each in numbers):
         return None
     result: Tensor | None = None
     if name in _NEW:
@@ -154,5 +157,8 @@ def _for_any_batch(function: Callable[..., Any], args: Any, kwargs: Any) -> floa
             return x.at(size) if isinstance(x, BatchSize) else x
 
         given: Any = map_aggregate((args, dict(kwargs)), sized)
-        found.append(function(*given[0], **given[1]))
+        try:
+            found.append(function(*given[0], **given[1]))
+        except ArithmeticError:  # of that size alone
+            return None
     return found[0] if isinstance(found[0], (int, float)) and found.count(found[0]) == len(found) else None

@@ -199,7 +199,7 @@ class Reader:
             if converter is torch_layer and lacks_converter(call):
                 refuse_unknown(call, self._traced.key(node))
             return Refused(node.name)
-        if self._is_given_batch(node) and converter not in takes_batch:
+        if self._is_given_batch(node) and (converter not in takes_batch or self._has_lost_batch(node)):
             call.refuse(
                 f"{source.kind} with a number that depends on the batch size is not supported",
                 "samples of a batch are independent in a compiled network",
@@ -229,7 +229,8 @@ class Reader:
             value = None
             if self._is_given_batch(node):
                 made = [self._values[each] for each in node.all_input_nodes if each in self._of_batch]
-                value = self._alike.made(node, function, call, made if is_on_numbers else None)
+                if is_on_numbers or not self._has_lost_batch(node):
+                    value = self._alike.made(node, function, call, made if is_on_numbers else None)
                 if value is None and not is_on_numbers:
                     call.refuse(
                         f"{call.source.kind} with a size that depends on the batch is not supported", ONE_SAMPLE
@@ -279,6 +280,12 @@ class Reader:
 
     def _is_given_batch(self, node: fx.Node) -> bool:
         return any(part in self._of_batch for part in node.all_input_nodes)
+
+    def _has_lost_batch(self, node: fx.Node) -> bool:
+        """Whether a call is given a number that was made from the batch size and holds it no more, as a remainder."""
+        made = (self._values[part] for part in node.all_input_nodes if part in self._of_batch)
+        numbers = (each for each in made if isinstance(each, (int, float)) and not isinstance(each, BatchSize))
+        return any(abs(each) < _SMALL for each in numbers)
 
     def _follow(self, node: fx.Node, source: Source, value: Any) -> None:
         """Everything that shares the memory a call changed has the new value from then on."""
@@ -349,6 +356,8 @@ def _batch_first(x: Tensor) -> bool:
     return x.ndim > 0 and x.shape[0] == SAMPLES and x.dtype in (torch.float32, torch.float64)
 
 
+#: a number that is made from the batch size and less than that is no multiple of it, see :class:`BatchSize`
+_SMALL = 2**32
 #: modules of functions that compute sizes from sizes
 _ON_NUMBERS = ("_operator", "builtins", "math")
 

@@ -297,7 +297,8 @@ def _dim(call: Call, input: Signal) -> Any:
 def _new(call: Call, input: Signal, size: Sequence[int], *numbers: Any, function: Any, **kwargs: Any) -> Any:
     """A constant of the input's type; one for every sample is made for one."""
     first, *rest = size
-    if any(isinstance(each, BatchSize) for each in rest) or (isinstance(first, BatchSize) and first != BATCH):
+    others = (*rest, *numbers, *kwargs.values())
+    if any(isinstance(each, BatchSize) for each in others) or (isinstance(first, BatchSize) and first != BATCH):
         call.refuse("a size that depends on the batch is not supported", "give it one of the batch, in front")
     size = (1, *rest) if first == BATCH else size
     how = {name: value for name, value in kwargs.items() if name != "pin_memory" and value is not None}
