@@ -5,6 +5,17 @@ from torch import nn
 from torch.nn import functional as F
 
 
+class Net(nn.Module):
+    """Calls a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
 def encoder(batch_first, layers=1, norm_first=False):
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=batch_first, norm_first=norm_first)
     return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False) if layers > 1 else layer

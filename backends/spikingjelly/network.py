@@ -189,14 +189,13 @@ class SpikingNetwork(StepModule, SpikingModule):
             given: values [B, ...] that are the same at each step, by node: their calls are not made.
         """
         feeds = dict(zip(self.inputs, xs, strict=True))
-        parts: Any = self._modules
         values: dict[str, Tensor] = dict(given)
         registers = []
         may_write = not steps and is_free()
         for call in self.plan:
             if call.node in given:
                 continue
-            part = parts[call.part]
+            part = self._part(call)
             stateful = isinstance(part, StatefulModule)
             if stateful and call.kind.register:
                 values[call.node] = self._emitted(part, xs[0])

@@ -19,6 +19,7 @@ _ALIASES = {
     for name, aliases in (
         *(("input", "x a x1 self tensor"), ("other", "x2 mat2"), ("dim", "axis"), ("keepdim", "keepdims")),
         *(("dim0", "axis0"), ("dim1", "axis1"), ("dims", "repeats"), ("shape", "size"), ("training", "train")),
+        ("p", "ord"),
         ("sections", "chunks split_size split_sizes split_size_or_sections indices_or_sections indices"),
     )
     for alias in aliases.split()

@@ -242,21 +242,7 @@ def _norm(
     return composed(call, lambda x: torch.sqrt((x * x).sum(dim, keepdim)), input)
 
 
-converter(torch.norm, *methods("norm"))(_norm)
-
-
-@converter(torch.linalg.vector_norm)
-def _vector_norm(
-    call: Call,
-    input: Signal,
-    ord: Any = 2,
-    dim: Any = None,
-    keepdim: bool = False,
-    *,
-    dtype: Any = None,
-    out: None = None,
-) -> Any:
-    return _norm(call, input, ord, dim, keepdim, dtype=dtype)
+converter(torch.norm, torch.linalg.vector_norm, *methods("norm"))(_norm)
 
 
 @converter(torch.linalg.norm)

@@ -11,6 +11,7 @@ from spikec.extend.composites import permuted, reshaped, selected
 from spikec.frontends.torch.call import Call, Signal, as_array, converter, methods
 from spikec.frontends.torch.composed import composed
 from spikec.frontends.torch.converters.shapes import asked, sample_axis
+from spikec.frontends.torch.converters.weights import sizes
 
 
 @converter(*methods("unfold"))
@@ -24,12 +25,7 @@ def _unfold(call: Call, input: Signal, dimension: int, size: int, step: int) -> 
     return permuted(call, apart, [*(each for each in range(rank) if each != axis + 1), axis + 1])
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    first, second = value if isinstance(value, (tuple, list)) else (value, value)
-    return int(first), int(second)
-
-
-def _one_hot(call: Call, input: Signal, channels: int, kernel: tuple[int, int]) -> Tensor:
+def _one_hot(call: Call, input: Signal, channels: int, kernel: tuple[int, ...]) -> Tensor:
     """The kernels that pick each cell of a window, for each channel: [C kh kw, 1, kh, kw]."""
     cells = math.prod(kernel)
     dtype = getattr(torch, call.graph.type(input.name).dtype)
@@ -40,10 +36,10 @@ def _one_hot(call: Call, input: Signal, channels: int, kernel: tuple[int, int]) 
 def _im2col(call: Call, input: Signal, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Any:
     """The windows of a map [C, H, W] in columns, [C kh kw, windows]: a convolution with kernels of a single one."""
     call.expect_rank(input, 3)
-    channels, kernel = call.shape(input)[0], _pair(kernel_size)
+    channels, kernel = call.shape(input)[0], sizes(kernel_size, 2)
     weight = _one_hot(call, input, channels, kernel)
-    options = _pair(stride), _pair(padding), _pair(dilation), channels
-    return composed(call, lambda x: F.conv2d(x, weight, None, *options).flatten(2), input)
+    steps, added, apart = (sizes(each, 2) for each in (stride, padding, dilation))
+    return composed(call, lambda x: F.conv2d(x, weight, None, steps, added, apart, channels).flatten(2), input)
 
 
 @converter(F.fold, torch.ops.aten.col2im)
@@ -58,7 +54,8 @@ def _col2im(
 ) -> Any:
     """Columns [C kh kw, windows] as a map [C, H, W], where windows that lie over each other are added."""
     call.expect_rank(input, 2)
-    size, kernel, steps, added, apart = map(_pair, (output_size, kernel_size, stride, padding, dilation))
+    given = output_size, kernel_size, stride, padding, dilation
+    size, kernel, steps, added, apart = (sizes(each, 2) for each in given)
     spans = [n + 2 * p - d * (k - 1) - 1 for n, p, d, k in zip(size, added, apart, kernel, strict=True)]
     windows, left = zip(*(divmod(span, step) for span, step in zip(spans, steps, strict=True)), strict=True)
     counts = [each + 1 for each in windows]

@@ -6,16 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import spikec
+from moved_nets import Net
 from spikec.ir.errors import CompileError, UnsupportedOpError
-
-
-class Net(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 @pytest.mark.parametrize(
